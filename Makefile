@@ -1,0 +1,66 @@
+# The everyday commands; `make` alone lists them. Needs Python 3.11 or newer with venv, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Test processes.
+JOBS ?= 2
+# More for pytest, for example: make test ARGS="-k schedule"
+ARGS ?=
+# The interpreters that constraints.txt is resolved for.
+PYTHONS ?= python3.11 python3.12
+
+QUICKSTART = runs/quickstart
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INPUTS = pyproject.toml constraints.txt
+SOURCES = jaxpretrain configs scripts tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-all checks format constraints clean
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+install: $(VENV)/.dev  ## Set up the virtual environment with the development tools
+
+quickstart: $(VENV)/.core  ## Train a small language model on the CPU and compare it with baselines
+	$(BIN)/python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=$(QUICKSTART)
+	$(BIN)/python scripts/baselines.py --run=$(QUICKSTART)
+
+test: $(VENV)/.dev  ## Run the quick tests (JOBS=2 processes, ARGS= for pytest)
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal $(ARGS)
+
+test-all: $(VENV)/.dev  ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m "" $(ARGS)
+
+checks: $(VENV)/.dev  ## Lint, check the format and the types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev  ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+constraints:  ## Resolve constraints.txt anew (PYTHONS="python3.11 python3.12")
+	$(PYTHON) scripts/make_constraints.py $(PYTHONS)
+
+clean:  ## Remove the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp a set of packages, younger than what it was installed from.
+$(VENV)/.core: $(INPUTS) | $(BIN)/pip
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(INPUTS) | $(BIN)/pip
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    version=$$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null); \
+	    echo "error: jaxpretrain needs Python 3.11 or newer; $(PYTHON) is $${version:-not there}." \
+	        "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,67 @@
+"""What every test runs on: eight virtual CPU devices, a cache of its own, and no network.
+
+The settings are environment variables, so that JAX takes them when a test first imports it and
+commands that tests start inherit them. They stand here, not in fixtures, because test modules
+import JAX while pytest collects them.
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+_IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "8",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "HF_HUB_OFFLINE": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+if not _IS_WORKER:
+    # Made once and inherited by pytest-xdist's workers: a dataset is prepared once a session, and
+    # what an earlier version of the code prepared is never seen.
+    os.environ["JAXPRETRAIN_CACHE"] = tempfile.mkdtemp(prefix="jaxpretrain-tests-")
+
+
+def pytest_unconfigure() -> None:
+    """Removes the cache when the session ends."""
+    if not _IS_WORKER:
+        shutil.rmtree(os.environ["JAXPRETRAIN_CACHE"], ignore_errors=True)
+
+
+def _is_local(host: Any) -> bool:
+    """Whether a name or address means this machine; None and "" are its own addresses."""
+    host = host.decode() if isinstance(host, bytes) else host
+    return not host or host in ("localhost", "::1") or host.startswith("127.")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """Looking up or connecting to another machine fails at once."""
+
+    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+        def connect(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
+                raise PermissionError(f"tests may not connect to another machine: {address}")
+            return call(self, address)
+
+        return connect
+
+    look_up = socket.getaddrinfo
+
+    def look_up_local(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_local(host):
+            raise PermissionError(f"tests may not look up another machine: {host}")
+        return look_up(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+        patch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+        patch.setattr(socket, "getaddrinfo", look_up_local)
+        yield
