@@ -1,0 +1,86 @@
+"""What all commands share: exit codes, strict flags, and the overrides among the flags."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from jaxpretrain.config.errors import InputError, closest
+
+_OVERRIDE = "--config."
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Calls `main` with the command line and exits with its code (None is 0).
+
+    An InputError ends in one line on standard error and code 2, Ctrl-C in code 130. Any other
+    exception is a failure of ours: it keeps its traceback and Python exits with code 1.
+    """
+    try:
+        code = main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes the `--config.path=value` items out of a command line.
+
+    Returns the other items and the (path, value) pairs, each in their order.
+    """
+    rest, overrides = [], []
+    for item in argv:
+        if not item.startswith(_OVERRIDE):
+            rest.append(item)
+            continue
+        path, equals, value = item.removeprefix(_OVERRIDE).partition("=")
+        if not equals:
+            raise InputError(f"{item} has no value: write {item}=value")
+        overrides.append((path, value))
+    return rest, overrides
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser without abbreviations that raises InputError, for subcommands too."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the InputError for a bad command line; argparse would print and exit."""
+        raise InputError(message)
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parses strictly: here everything must be known, there is never a remainder."""
+        args = sys.argv[1:] if args is None else list(args)
+        # Before parsing, because argparse would first report a misspelled required flag as
+        # missing. A parser with subcommands leaves this to them: it does not know their flags.
+        if self._subparsers is None:
+            flags = args[: args.index("--")] if "--" in args else args
+            for flag in flags:
+                if flag.startswith("--"):
+                    self._require_known(flag.partition("=")[0])
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown and unknown[0].startswith("-"):
+            self._require_known(unknown[0].partition("=")[0])
+        if unknown:
+            raise InputError(f"unexpected argument '{unknown[0]}'")
+        return namespace, []
+
+    def _require_known(self, flag: str) -> None:
+        known = self._option_string_actions
+        if flag in known:
+            return
+        group, dot, field = flag.removeprefix("--").partition(".")
+        if dot and "--config" in known:
+            path = field if closest(group, ["config"]) else f"{group}.{field}"
+            suggestion = _OVERRIDE + path
+        else:
+            suggestion = closest(flag, known)
+        hint = f"Did you mean {suggestion}?" if suggestion else "See --help."
+        raise InputError(f"unknown flag {flag}. {hint}")

@@ -1,0 +1,111 @@
+"""The help of --help_config: each field of a config, its value, its type and what it means.
+
+A field means what the string literal directly below it says.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jaxpretrain.config import schema
+
+_WIDTH = 100
+_TYPE_COLUMN = 52
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldInfo:
+    """One field: its path, what may be written for it, what it is now, and what it means.
+
+    A group of fields that is not a choice has a path and a meaning only.
+    """
+
+    path: str
+    type_text: str
+    value_text: str
+    meaning: str
+
+
+def describe(config: Any) -> list[FieldInfo]:
+    """All fields of a config, a group followed by the fields in it."""
+    return list(_describe(config, ()))
+
+
+def format_help(infos: Iterable[FieldInfo]) -> str:
+    """The fields as text for a terminal of 100 columns, one section a group."""
+    sections: dict[str, list[str]] = {"": ["Any of these can be set by --config.PATH=VALUE.", ""]}
+    for info in infos:
+        if not info.type_text:
+            title = f"{info.path}: {info.meaning}" if info.meaning else info.path
+            sections[info.path] = [_fill(title, "", "  "), ""]
+            continue
+        group = info.path.rpartition(".")[0]
+        section = sections.setdefault(group, [group, ""])
+        setting = f"  {info.path} = {info.value_text or '(empty)'}"
+        section.append(
+            _fill(info.type_text, f"{setting:<{_TYPE_COLUMN - 2}}  ", " " * _TYPE_COLUMN)
+        )
+        if info.meaning:
+            section.append(_fill(info.meaning, " " * 6, " " * 6))
+    return "\n\n".join("\n".join(lines).rstrip() for lines in sections.values()) + "\n"
+
+
+def _fill(text: str, first_indent: str, indent: str) -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=first_indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _describe(group: Any, keys: schema.Keys) -> Iterator[FieldInfo]:
+    meanings = _meanings(type(group))
+    for name, value, hint in schema.children(group, type(group)):
+        path = ".".join((*keys, name))
+        is_group = dataclasses.is_dataclass(hint)
+        yield FieldInfo(
+            path,
+            "" if is_group else schema.type_text(hint),
+            "" if is_group else schema.value_text(value),
+            meanings.get(name, ""),
+        )
+        yield from _describe_groups(value, hint, (*keys, name))
+
+
+def _describe_groups(value: Any, hint: schema.Hint, keys: schema.Keys) -> Iterator[FieldInfo]:
+    """The fields of a dataclass, or of the dataclasses in a tuple or dict."""
+    if dataclasses.is_dataclass(value):
+        yield from _describe(value, keys)
+    else:
+        for key, child, child_hint in schema.children(value, hint):
+            yield from _describe_groups(child, child_hint, (*keys, key))
+
+
+@functools.cache
+def _meanings(cls: type) -> dict[str, str]:
+    """Field name -> the string literal below it, in the class and in those it inherits from."""
+    meanings = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):
+            continue  # Without source, for example from an interactive session.
+        body = getattr(tree.body[0], "body", [])
+        for statement, below in itertools.pairwise(body):
+            match statement, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    meanings[name] = " ".join(text.split())
+    return meanings

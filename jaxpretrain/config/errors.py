@@ -1,0 +1,24 @@
+"""The error a user can cause, and the hint at what they meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """A bad flag, config or input: one line that says what is wrong, where, and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate spelled most like `name`, whatever the case; None when nothing is close."""
+    by_folded = {candidate.lower(): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(name.lower(), by_folded, n=1)
+    return by_folded[matches[0]] if matches else None
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """The question to end an error line with, leading blank included; "" if nothing is close."""
+    match = closest(name, candidates)
+    return f" Did you mean '{match}'?" if match else ""

@@ -1,0 +1,56 @@
+"""Config files: Python files with a function get_config() that returns the config."""
+
+import inspect
+import runpy
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.overrides import validate
+
+
+def load_config(spec: str) -> Any:
+    """The config of "FILE.py", from get_config(), or of "FILE.py:ARG", from get_config("ARG").
+
+    Raises:
+        InputError: no such file, a syntax error in it, no get_config() that takes such an
+            argument, an InputError or ValueError raised by it, or a config with a value of the
+            wrong type.
+    """
+    file, colon, argument = spec.partition(":")
+    arguments = [argument] if colon else []
+    get_config = _get_config(Path(file))
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError:
+        trouble = "takes no argument" if colon else f"needs an argument: {file}:ARG"
+        raise InputError(f"{spec}: get_config {trouble}") from None
+    try:
+        config = get_config(*arguments)
+        if not is_dataclass(config) or isinstance(config, type):
+            raise InputError(f"get_config must return a config, got {type(config).__name__}")
+        validate(config)
+    except (InputError, ValueError) as error:
+        raise InputError(f"{spec}: {error}") from error
+    return config
+
+
+def _get_config(file: Path) -> Callable[..., Any]:
+    if not file.parent.is_dir():
+        raise InputError(f"{file}: there is no directory {file.parent}")
+    if not file.is_file():
+        hint = nearest(file.name, [path.name for path in sorted(file.parent.glob("*.py"))])
+        raise InputError(f"{file}: no such file.{hint}")
+    try:
+        # Not an import: the file needs no package, and no stale bytecode can stand in for it.
+        namespace = runpy.run_path(str(file))
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except (InputError, ValueError) as error:
+        raise InputError(f"{file}: {error}") from error
+    get_config = namespace.get("get_config")
+    if not callable(get_config):
+        raise InputError(f"{file}: defines no function get_config()")
+    return get_config

@@ -1,0 +1,151 @@
+"""Strict typed overrides of a config: `--config.optim.schedule.peak=1e-3`.
+
+A path names fields, indices of tuples and keys of dicts. `--config.optim.schedule=warmup_cosine`
+chooses a class for a field that is a union of dataclasses; its fields can be set after that.
+
+Overrides are applied one at a time, each by rebuilding the dataclasses around one value. A
+`__post_init__` may therefore check single fields, and not how fields go together: between two
+overrides they need not. Checks across fields belong after the last override, where the config is
+resolved.
+"""
+
+import dataclasses
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
+
+from jaxpretrain.config import schema
+from jaxpretrain.config.errors import InputError, nearest
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Somewhere in a config: the value that is there (if any) and the type it must have."""
+
+    value: Any
+    hint: schema.Hint
+
+
+def apply_overrides(config: T, overrides: Iterable[tuple[str, str]]) -> T:
+    """The config with each (path, text) set, in order.
+
+    Raises:
+        InputError: a path that does not exist or a text that is no value of the type there. It
+            starts with the override and says what would be valid. A ValueError or InputError of a
+            `__post_init__` becomes such a line too.
+    """
+    for path, text in overrides:
+        config = _override(config, tuple(path.split(".")), text)
+    return config
+
+
+def validate(config: Any) -> None:
+    """Raises InputError for the first value in the config that does not have its field's type.
+
+    For configs that were built in Python, where nothing checks the types of fields.
+    """
+    for keys, value, hint in schema.walk(config, type(config)):
+        if schema.member_of(value, hint) is None:
+            raise wrong_type(keys, value, hint)
+
+
+def flag(keys: Sequence[str]) -> str:
+    """The command-line flag for a place in a config."""
+    return ".".join(("--config", *keys))
+
+
+def wrong_type(keys: schema.Keys, value: Any, hint: schema.Hint) -> InputError:
+    """The error for a value that is not of the type its place must have."""
+    return InputError(f"{flag(keys)}: {schema.expected(hint)}, got {reprlib.repr(value)}")
+
+
+def unknown_field(keys: schema.Keys, cls: type, elsewhere: Sequence[str] = ()) -> InputError:
+    """The error for a path whose last key is no field of `cls`.
+
+    `elsewhere` are paths in the config that end with a field of that name.
+    """
+    fields = schema.field_types(cls)
+    there_is = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
+    hint = nearest(keys[-1], fields)
+    if not there_is and not hint:
+        hint = f" Its fields are {', '.join(fields)}."
+    return InputError(f"{flag(keys)}: no such field in {cls.__name__}{there_is}.{hint}")
+
+
+def _override(config: Any, keys: schema.Keys, text: str) -> Any:
+    *containers, target = _trail(config, keys)
+    override = f"{flag(keys)}={text}"
+    if dataclasses.is_dataclass(target.hint):
+        fields = ", ".join(schema.field_types(target.hint))
+        raise InputError(f"{override}: this is a group of fields; set one of them: {fields}")
+    if get_origin(target.hint) is dict:
+        raise InputError(f"{override}: set one key at a time: {flag(keys)}.KEY=value")
+    try:
+        value = schema.parse(text, target.hint)
+        if dataclasses.is_dataclass(value) and type(value) is type(target.value):
+            return config  # Chosen already: its fields stay as they are.
+        for container, key in zip(reversed(containers), reversed(keys), strict=True):
+            value = _replaced(container.value, key, value)
+    except (InputError, ValueError) as error:
+        raise InputError(f"{override}: {error}") from error
+    return value
+
+
+def _trail(config: Any, keys: schema.Keys) -> list[_Place]:
+    """The places along a path, from the config itself to the one that the path names."""
+    trail = [_Place(config, type(config))]
+    for depth, key in enumerate(keys, start=1):
+        here = trail[-1]
+        inside = {
+            k: _Place(value, hint) for k, value, hint in schema.children(here.value, here.hint)
+        }
+        if key in inside:
+            trail.append(inside[key])
+        elif depth == len(keys) and (item_hint := _new_item(here)) and key:
+            trail.append(_Place(None, item_hint))
+        else:
+            _refuse(config, here, keys[:depth])
+    return trail
+
+
+def _new_item(place: _Place) -> schema.Hint | None:
+    """The type of a new item of a dict, if this is a dict that an override can add one to."""
+    member = schema.member_of(place.value, place.hint)
+    if get_origin(member) is not dict:
+        return None
+    item_hint = get_args(member)[1]
+    return None if dataclasses.is_dataclass(item_hint) else item_hint
+
+
+def _replaced(container: Any, key: str, value: Any) -> Any:
+    if isinstance(container, dict):
+        return {**container, key: value}
+    if isinstance(container, tuple):
+        index = int(key)
+        return (*container[:index], value, *container[index + 1 :])
+    return dataclasses.replace(container, **{key: value})
+
+
+def _refuse(config: Any, here: _Place, keys: schema.Keys) -> NoReturn:
+    """Raises the error for a path that ends at `here`, because its last key is not in there."""
+    *parents, key = keys
+    value, options = here.value, schema.choices(here.hint)
+    owners = [name for name, option in options.items() if key in schema.field_types(option)]
+    if owners:
+        raise InputError(
+            f"{flag(keys)}: field '{key}' belongs to {' and '.join(owners)}; "
+            f"choose it first: {flag(parents)}={owners[0]}"
+        )
+    if dataclasses.is_dataclass(value):
+        paths = [found for found, _, _ in schema.walk(config, type(config)) if found[-1:] == (key,)]
+        raise unknown_field(keys, type(value), [".".join(path) for path in paths[:3]])
+    if isinstance(value, tuple):
+        raise InputError(f"{flag(keys)}: no such index; {flag(parents)} has {len(value)} elements")
+    if isinstance(value, dict):
+        raise InputError(f"{flag(keys)}: no such key.{nearest(key, value)}")
+    raise InputError(
+        f"{flag(keys)}: {flag(parents)} is {schema.value_text(value)} "
+        f"({schema.type_text(here.hint)}) and has no fields"
+    )

@@ -1,0 +1,229 @@
+"""The types that a config field may have, and how their values are written as text.
+
+Overrides, checks, saved configs and help all go through these functions, so that a type works
+everywhere or is refused, by its field's name, at first use. A field is one of
+
+- bool, int, float (finite), str, None, Literal;
+- a dataclass: a group of fields;
+- tuple[X, ...], tuple[X, Y] or dict[str, X];
+- a union of these, with at most one tuple and one dict among them. The dataclasses in a union are
+  choices, named by their class in snake_case.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, DecimalException
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+Hint = Any
+"""A type annotation: a class, a union, or a generic such as tuple[int, ...]."""
+
+Keys = tuple[str, ...]
+"""The way from the config to one of its values: field names, indices and dict keys."""
+
+# In the order in which the members of a union are tried on a text, the least permissive first.
+_KINDS = (Literal, NoneType, bool, int, float, dict, tuple, str)
+
+
+def snake_case(cls: type) -> str:
+    """WarmupCosine -> warmup_cosine, HFTokenizer -> hf_tokenizer, AdamW -> adamw.
+
+    A single capital at the end stays with its word.
+    """
+    boundary = r"(?<=[a-z0-9])(?=[A-Z][A-Za-z0-9])|(?<=[A-Z])(?=[A-Z][a-z])"
+    return re.sub(boundary, "_", cls.__name__).lower()
+
+
+@functools.cache
+def field_types(cls: type) -> Mapping[str, Hint]:
+    """The type of each field of a dataclass; TypeError for one that no config can have."""
+    hints = get_type_hints(cls)
+    types = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    for name, hint in types.items():
+        if not _is_supported(hint):
+            raise TypeError(f"{cls.__name__}.{name}: a config field cannot have the type {hint}")
+    return types
+
+
+def members(hint: Hint) -> tuple[Hint, ...]:
+    """The members of a union; any other type is its own only member."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def choices(hint: Hint) -> dict[str, type]:
+    """The dataclasses among the members of a type, by name."""
+    return {
+        snake_case(member): member
+        for member in members(hint)
+        if isinstance(member, type) and dataclasses.is_dataclass(member)
+    }
+
+
+def member_of(value: Any, hint: Hint) -> Hint | None:
+    """The member of a type that a value has, not looking inside containers; None if it has none."""
+    return next((member for member in members(hint) if _accepts(member, value)), None)
+
+
+def children(value: Any, hint: Hint) -> Iterator[tuple[str, Any, Hint]]:
+    """(key, value, type) of each value directly inside a value of this type."""
+    member = member_of(value, hint)
+    if dataclasses.is_dataclass(member):
+        for name, field_type in field_types(type(value)).items():
+            yield name, getattr(value, name), field_type
+    elif get_origin(member) is tuple:
+        item_types = _item_types(member, len(value))
+        for index, (item, item_type) in enumerate(zip(value, item_types, strict=True)):
+            yield str(index), item, item_type
+    elif get_origin(member) is dict:
+        for key, item in value.items():
+            yield key, item, get_args(member)[1]
+
+
+def walk(value: Any, hint: Hint, keys: Keys = ()) -> Iterator[tuple[Keys, Any, Hint]]:
+    """(keys, value, type) of a value and of all values inside it, outer ones first."""
+    yield keys, value, hint
+    for key, child, child_type in children(value, hint):
+        yield from walk(child, child_type, (*keys, key))
+
+
+def parse(text: str, hint: Hint) -> Any:
+    """The value of this type that a text stands for; ValueError says what was expected.
+
+    A choice stands for its dataclass with default values. Tuples are comma-separated.
+    """
+    for member in sorted(members(hint), key=_permissiveness):
+        try:
+            return _parse_member(text, member)
+        except ValueError:
+            continue
+    raise ValueError(expected(hint))
+
+
+def parse_decimal(text: str) -> Decimal:
+    """The exact value of a finite number of sane size; ValueError for any other text."""
+    try:
+        number = Decimal(text)
+    except DecimalException:
+        raise ValueError(f"'{text}' is not a number") from None
+    # Exact integers and fractions of 1e999999999 would take forever.
+    if not number.is_finite() or abs(number.adjusted()) > 30:
+        raise ValueError(f"'{text}' is not a number of sane size")
+    return number
+
+
+def value_text(value: Any) -> str:
+    """A value as it is written on the command line, and as parse() reads it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if dataclasses.is_dataclass(value):
+        return snake_case(type(value))
+    if isinstance(value, tuple):
+        return ",".join(map(value_text, value))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {value_text(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
+def type_text(hint: Hint) -> str:
+    """What may be written for a type: "int | auto", "int,int", "triangular | warmup_cosine"."""
+    return " | ".join(text for member in members(hint) for text in _alternatives(member))
+
+
+def expected(hint: Hint) -> str:
+    """The part of an error line that says what may be written for a type."""
+    alternatives = [
+        "finite float" if member is float else text
+        for member in members(hint)
+        for text in _alternatives(member)
+    ]
+    if len(alternatives) > 1 and all(_names(member) for member in members(hint)):
+        return f"expected one of {', '.join(alternatives)}"
+    return f"expected {' or '.join(alternatives)}"
+
+
+def _is_supported(hint: Hint) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return all(map(_is_supported, args))
+    if origin is tuple:
+        return bool(args) and all(_is_supported(arg) for arg in args if arg is not Ellipsis)
+    if origin is dict:
+        return args[0] is str and _is_supported(args[1])
+    return origin is Literal or hint in (bool, int, float, str, NoneType) or bool(choices(hint))
+
+
+def _accepts(member: Hint, value: Any) -> bool:
+    origin = get_origin(member)
+    if origin is Literal:
+        # Not `in`: 1 == True.
+        return any(type(value) is type(arg) and value == arg for arg in get_args(member))
+    if origin is tuple:
+        return type(value) is tuple and len(value) == len(_item_types(member, len(value)))
+    if origin is dict:
+        return type(value) is dict and all(type(key) is str for key in value)
+    if member is float:
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is member
+
+
+def _item_types(member: Hint, num_items: int) -> tuple[Hint, ...]:
+    args = get_args(member)
+    return args[:1] * num_items if args[-1] is Ellipsis else args
+
+
+def _names(member: Hint) -> dict[str, Any]:
+    """The names that stand for values of a type, if it is a type with names."""
+    if get_origin(member) is Literal:
+        return {value_text(arg): arg for arg in get_args(member)}
+    if member is NoneType:
+        return {"none": None}
+    if member is bool:
+        return {"true": True, "false": False}
+    return choices(member)
+
+
+def _alternatives(member: Hint) -> list[str]:
+    origin, args = get_origin(member), get_args(member)
+    if origin is tuple:
+        items = [f"({text})" if " " in (text := type_text(arg)) else text for arg in args[:-1]]
+        return [",".join([*items, "..." if args[-1] is Ellipsis else type_text(args[-1])])]
+    if origin is dict:
+        return [f"{{name: {type_text(args[1])}}}"]
+    return list(_names(member)) or [member.__name__]
+
+
+def _permissiveness(member: Hint) -> int:
+    kind = get_origin(member) or member
+    return _KINDS.index(kind) if kind in _KINDS else 0
+
+
+def _parse_member(text: str, member: Hint) -> Any:
+    origin = get_origin(member)
+    if names := _names(member):
+        if member in (bool, NoneType):
+            text = text.lower()
+        if text not in names:
+            raise ValueError(expected(member))
+        value = names[text]
+        return value() if isinstance(value, type) else value
+    if origin is tuple:
+        items = [item.strip() for item in text.split(",")] if text else []
+        types = _item_types(member, len(items))
+        return tuple(parse(item, item_type) for item, item_type in zip(items, types, strict=True))
+    if member is int:
+        number = parse_decimal(text)
+        if number != int(number):
+            raise ValueError(expected(int))
+        return int(number)
+    if member is float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(expected(float))
+        return number
+    if member is str:
+        return text
+    raise ValueError(expected(member))

@@ -1,0 +1,109 @@
+"""Configs as JSON-able dicts, back again without loss, and the differences between two.
+
+Tuples become lists. Where a field is a union, a dataclass carries its choice under "class".
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from jaxpretrain.config import schema
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import flag, unknown_field, validate, wrong_type
+
+T = TypeVar("T")
+
+ABSENT = "<absent>"
+"""Stands in a difference for the side that has no value at that path."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as dicts, lists and scalars; InputError for a value of the wrong type."""
+    validate(config)
+    return _encode(config, type(config))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
+    """The config that to_dict() wrote. A missing field takes its default.
+
+    Raises:
+        InputError: an unknown field, or a value of the wrong type.
+    """
+    return _decode(data, cls, ())
+
+
+def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(path, value in a, value in b) wherever two outputs of to_dict() differ, by path.
+
+    A list of scalars is one value; where there is none, ABSENT stands.
+    """
+    leaves_a, leaves_b = _flatten(a), _flatten(b)
+    rows = [
+        (keys, leaves_a.get(keys, ABSENT), leaves_b.get(keys, ABSENT))
+        for keys in sorted(leaves_a.keys() | leaves_b.keys(), key=_by_number_or_name)
+    ]
+    return [(".".join(keys), left, right) for keys, left, right in rows if left != right]
+
+
+def _encode(value: Any, hint: schema.Hint) -> Any:
+    items = {
+        key: _encode(child, child_hint) for key, child, child_hint in schema.children(value, hint)
+    }
+    if dataclasses.is_dataclass(value):
+        choice = {} if dataclasses.is_dataclass(hint) else {"class": schema.snake_case(type(value))}
+        return choice | items
+    if isinstance(value, tuple):
+        return list(items.values())
+    return items if isinstance(value, dict) else value
+
+
+def _decode(data: Any, hint: schema.Hint, keys: schema.Keys) -> Any:
+    options = schema.choices(hint)
+    if isinstance(data, Mapping) and options and ("class" in data or len(options) == 1):
+        return _decode_group(data, options, keys)
+    value = tuple(data) if isinstance(data, list) else data
+    if dataclasses.is_dataclass(value) or schema.member_of(value, hint) is None:
+        raise wrong_type(keys, data, hint)
+    items = {
+        key: _decode(child, child_hint, (*keys, key))
+        for key, child, child_hint in schema.children(value, hint)
+    }
+    if isinstance(value, tuple):
+        return tuple(items.values())
+    return items if isinstance(value, dict) else value
+
+
+def _decode_group(data: Mapping[str, Any], options: dict[str, type], keys: schema.Keys) -> Any:
+    choice = data.get("class", next(iter(options)))
+    if choice not in options:
+        raise InputError(f"{flag(keys)}={choice}: expected one of {', '.join(options)}")
+    cls = options[choice]
+    types = schema.field_types(cls)
+    values = {}
+    for name, value in data.items():
+        if name == "class":
+            continue
+        if name not in types:
+            raise unknown_field((*keys, name), cls)
+        values[name] = _decode(value, types[name], (*keys, name))
+    try:
+        return cls(**values)
+    except (InputError, ValueError) as error:
+        raise InputError(f"{flag(keys)}: {error}") from error
+
+
+def _flatten(value: Any, keys: schema.Keys = ()) -> dict[schema.Keys, Any]:
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        items = ((str(index), item) for index, item in enumerate(value))
+    else:
+        return {keys: value}
+    leaves = {}
+    for key, item in items:
+        leaves |= _flatten(item, (*keys, key))
+    return leaves
+
+
+def _by_number_or_name(keys: schema.Keys) -> list[tuple[int, str]]:
+    return [(int(key) if key.isdecimal() else -1, key) for key in keys]

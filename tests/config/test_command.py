@@ -1,0 +1,120 @@
+import sys
+
+import pytest
+
+from jaxpretrain.config.command import Parser, run, split_overrides
+from jaxpretrain.config.errors import InputError
+
+
+def exit_code(main) -> object:
+    with pytest.raises(SystemExit) as exit_info:
+        run(main)
+    return exit_info.value.code
+
+
+def raiser(error: BaseException):
+    def main(argv: list[str]) -> None:
+        raise error
+
+    return main
+
+
+def make_parser() -> Parser:
+    parser = Parser()
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def error_of(parser: Parser, *argv: str) -> str:
+    with pytest.raises(InputError) as error:
+        parser.parse_args(argv)
+    return str(error.value)
+
+
+def test_run_passes_the_command_line_and_exits_with_the_code_of_main(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command", "75"])
+    assert exit_code(lambda argv: int(argv[0])) == 75
+
+
+def test_run_exits_with_success_when_main_returns_nothing():
+    assert not exit_code(lambda argv: None)
+
+
+def test_run_reports_an_input_error_in_one_line_and_exits_with_2(capsys):
+    assert exit_code(raiser(InputError("bad\nflag"))) == 2
+    assert capsys.readouterr() == ("", "error: bad flag\n")
+
+
+def test_run_exits_with_130_when_interrupted():
+    assert exit_code(raiser(KeyboardInterrupt())) == 130
+
+
+def test_run_leaves_other_exceptions_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(raiser(ZeroDivisionError()))
+
+
+def test_overrides_are_taken_out_in_order():
+    argv = ["--config=a.py", "--config.a.b=1", "--json", "--config.c=x=y", "--config.a.b="]
+    rest, overrides = split_overrides(argv)
+    assert rest == ["--config=a.py", "--json"]
+    assert overrides == [("a.b", "1"), ("c", "x=y"), ("a.b", "")]
+
+
+def test_an_override_without_a_value_is_refused():
+    with pytest.raises(InputError, match=r"write --config\.path=value$"):
+        split_overrides(["--config.path", "value"])
+
+
+def test_known_flags_parse():
+    args = make_parser().parse_args(["--config", "a.py", "--workdir=x", "--json"])
+    assert (args.config, args.workdir, args.json) == ("a.py", "x", True)
+
+
+def test_an_unknown_flag_names_the_nearest_one():
+    message = error_of(make_parser(), "--config=a.py", "--workdir=x", "--jsn")
+    assert message == "unknown flag --jsn. Did you mean --json?"
+
+
+def test_a_misspelled_required_flag_is_unknown_rather_than_missing():
+    message = error_of(make_parser(), "--config=a.py", "--wrkdir=x")
+    assert message == "unknown flag --wrkdir. Did you mean --workdir?"
+
+
+def test_an_unknown_flag_near_nothing_points_to_help():
+    assert error_of(make_parser(), "--xyz") == "unknown flag --xyz. See --help."
+
+
+@pytest.mark.parametrize("flag", ["--train.batch_size=8", "--confg.train.batch_size=8"])
+def test_a_misspelled_override_names_the_right_one(flag):
+    message = error_of(make_parser(), flag)
+    assert message.endswith("Did you mean --config.train.batch_size?")
+
+
+def test_flags_cannot_be_abbreviated():
+    assert "unknown flag --work." in error_of(make_parser(), "--config=a.py", "--work=x")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config=a.py"], "required: --workdir"),
+        (["--config=a.py", "--workdir"], "--workdir: expected one argument"),
+        (["--config=a.py", "--workdir=x", "y"], "unexpected argument 'y'"),
+        (["--config=a.py", "--workdir=x", "-v"], "unknown flag -v."),
+    ],
+)
+def test_other_bad_command_lines_are_input_errors(argv, message):
+    assert message in error_of(make_parser(), *argv)
+
+
+def test_subcommands_are_as_strict():
+    parser = Parser()
+    text = parser.add_subparsers(required=True).add_parser("text")
+    text.add_argument("--tokenizer")
+    text.add_argument("files", nargs="*")
+    assert parser.parse_args(["text", "--tokenizer=t", "--", "--odd"]).files == ["--odd"]
+    message = error_of(parser, "text", "--tokeniser=t")
+    assert message == "unknown flag --tokeniser. Did you mean --tokenizer?"

@@ -1,0 +1,91 @@
+from fractions import Fraction
+
+import pytest
+
+from jaxpretrain.config.durations import Duration, parse_duration
+from jaxpretrain.config.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("5000 steps", 5000, "steps"),
+        ("1 step", 1, "steps"),
+        ("5000", 5000, "steps"),
+        (5000, 5000, "steps"),
+        ("0", 0, "steps"),
+        ("1_000 steps", 1000, "steps"),
+        ("2e12 tokens", 2 * 10**12, "tokens"),
+        ("300e6 images", 300 * 10**6, "images"),
+        ("1 sequence", 1, "sequences"),
+        ("  2  epochs ", 2, "epochs"),
+        ("0.1 epochs", Fraction(1, 10), "epochs"),
+    ],
+)
+def test_durations_are_read_exactly(text, value, unit):
+    assert parse_duration(text) == Duration(Fraction(value), unit)
+
+
+def test_tokens_of_a_published_run_become_its_steps():
+    duration = parse_duration("2e12 tokens")
+    assert duration.to_steps(batch_size=2048, tokens_per_example=2048) == 476_838
+
+
+@pytest.mark.parametrize(
+    ("text", "num_steps"),
+    [
+        ("7 steps", 7),
+        ("0 steps", 0),
+        ("64 images", 8),
+        ("65 examples", 9),
+        ("63 sequences", 8),
+        ("80 tokens", 1),
+        ("81 tokens", 2),
+        ("2 epochs", 25),
+        ("0.5 epochs", 7),
+        ("0 epochs", 0),
+    ],
+)
+def test_steps_are_rounded_up(text, num_steps):
+    duration = parse_duration(text)
+    assert duration.to_steps(batch_size=8, tokens_per_example=10, num_examples=100) == num_steps
+
+
+def test_rounding_is_exact_where_floats_are_not():
+    # 0.1 as a float is a little more than a tenth, and would become 11 steps.
+    assert parse_duration("0.1 epochs").to_steps(batch_size=1, num_examples=100) == 10
+    one_too_many = parse_duration("1000000000000000000001 images")
+    assert one_too_many.to_steps(batch_size=10) == 10**20 + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5 stps", "unknown unit 'stps'. Did you mean 'steps'?"),
+        ("5 furlongs", "The units are steps, tokens, examples, images, sequences, epochs."),
+        ("5 s", "unknown unit 's'."),
+        ("five steps", "'five' is not a number"),
+        ("nan steps", "'nan' is not a number"),
+        ("inf steps", "'inf' is not a number"),
+        ("1e999999999 steps", "'1e999999999' is not a number"),
+        ("1/2 epochs", "'1/2' is not a number"),
+        ("-1 steps", "must not be negative"),
+        ("", "write a number and a unit"),
+        ("5 more steps", "write a number and a unit"),
+    ],
+)
+def test_bad_durations_are_refused(text, message):
+    with pytest.raises(InputError) as error:
+        parse_duration(text)
+    assert str(error.value).startswith(f"duration '{text}': ")
+    assert message in str(error.value)
+
+
+def test_epochs_need_the_number_of_examples():
+    with pytest.raises(InputError, match=r"duration '2 epochs': .*set data\.num_examples"):
+        parse_duration("2 epochs").to_steps(batch_size=8)
+
+
+def test_tokens_need_a_model_with_tokens():
+    with pytest.raises(InputError, match=r"duration '2e\+12 tokens': this model has no tokens"):
+        parse_duration("2e12 tokens").to_steps(batch_size=8)
