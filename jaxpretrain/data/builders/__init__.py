@@ -1,0 +1,5 @@
+"""Our own TFDS datasets: module `x` defines the builder of dataset `x`.
+
+Builders stay in importable modules (TFDS takes a script's `__main__` for a package folder) and
+use the array_record format, which is read without TensorFlow.
+"""

@@ -1,0 +1,290 @@
+"""Documents to prepare: plain text files, JSON lines, or any TFDS text dataset.
+
+A source yields documents in a fixed order, each with its split. TFDS is never allowed to
+download unless it is asked to, and is imported only when a TFDS dataset is named.
+"""
+
+import glob
+import hashlib
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data import builders
+from jaxpretrain.data.cache import cache_dir
+from jaxpretrain.data.compressed import SUFFIXES, opened
+from jaxpretrain.data.files import only_one_process
+
+LINES = (".jsonl", ".json", ".ndjson")
+TEXT = (".txt",)
+
+
+class Document(NamedTuple):
+    """One text and where it belongs."""
+
+    split: str
+    text: str
+    content: bytes
+    """The text in UTF-8."""
+
+
+class Documents(Protocol):
+    """A corpus: its documents in a fixed order, each time it is iterated over."""
+
+    num_documents: int | None
+    """How many there are, where that is known beforehand."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the documents are: equal identities mean equal documents. JSON-like."""
+        ...
+
+    def splits(self) -> tuple[str, ...]:
+        """All splits that documents may belong to."""
+        ...
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yields the documents. Raises InputError for one that is not text."""
+        ...
+
+
+class TextFiles(Documents):
+    """Documents of text files: a `.txt` is one document, a line of `.jsonl` is one.
+
+    `patterns` are files, folders (walked) or globs; files keep the order of the patterns, sorted
+    within each, and count once. Compressed ones (.gz, .xz, .zst) are read as they are.
+    """
+
+    num_documents = None
+
+    def __init__(self, patterns: tuple[str, ...], text_key: str, validation_fraction: float):
+        self._text_key = text_key
+        self._validation_fraction = validation_fraction
+        self.paths = list(dict.fromkeys(path for p in patterns for path in _find(p)))
+
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes and times of the files."""
+        stats = [(path.as_posix(), path.stat()) for path in self.paths]
+        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+
+    def splits(self) -> tuple[str, ...]:
+        """Train, and validation unless its fraction is 0."""
+        return _splits(self._validation_fraction)
+
+    def __iter__(self) -> Iterator[Document]:
+        for path in self.paths:
+            for place, text in _read(path, self._text_key):
+                content = _utf8(text, place)
+                yield Document(_split(content, self._validation_fraction), text, content)
+
+
+def _find(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
+        if not found:
+            raise InputError(f"{path}: holds no text files ({', '.join(LINES + TEXT)})")
+        return found
+    matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    if not matches:
+        raise InputError(f"{pattern}: no such file")
+    for match in matches:
+        if not _kind(match):
+            known = ", ".join(LINES + TEXT)
+            raise InputError(f"{match}: unknown kind of file; known are {known}, also compressed")
+    return matches
+
+
+def _kind(path: Path) -> str | None:
+    """The suffix that says how to read a file, without compression; None when unknown."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in LINES + TEXT else None
+
+
+def _read(path: Path, text_key: str) -> Iterator[tuple[str, str]]:
+    """Yields (place, text): the place is for messages, `path` or `path:line`."""
+    with opened(path) as file:
+        if _kind(path) in TEXT:
+            yield str(path), _decode(file.read(), str(path))
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                place = f"{path}:{number}"
+                yield place, _text_of(_decode(line, place), text_key, place)
+
+
+def _text_of(line: str, text_key: str, place: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{place}: is not a line of JSON ({error})") from None
+    if not isinstance(record, dict) or not isinstance(record.get(text_key), str):
+        keys = ", ".join(record) if isinstance(record, dict) else "none"
+        raise InputError(
+            f"{place}: has no text under the key {text_key!r} (keys: {keys}); set --text_key"
+        )
+    return record[text_key]
+
+
+def _decode(content: bytes, place: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: is not UTF-8 (byte {error.start}: {error.reason})") from None
+
+
+def _utf8(text: str, place: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which is no character
+        raise InputError(f"{place}: holds half a surrogate pair, which is not text") from None
+
+
+def _splits(validation_fraction: float) -> tuple[str, ...]:
+    return ("train", "validation") if validation_fraction else ("train",)
+
+
+def _split(content: bytes, validation_fraction: float) -> str:
+    """By a hash of the content: stable when documents are added, equal texts stay together."""
+    number = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+    return "validation" if number < validation_fraction * 2**64 else "train"
+
+
+@dataclass(frozen=True)
+class TfdsName:
+    """A dataset and its config, if any."""
+
+    name: str
+    config: str | None
+
+    @classmethod
+    def parse(cls, dataset: str) -> "TfdsName":
+        """`name` or `name:config`, as users write it (TFDS writes `name/config`)."""
+        name, _, config = dataset.replace("/", ":", 1).partition(":")
+        return cls(name, config or None)
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.config}" if self.config else self.name
+
+
+class TfdsDocuments(Documents):
+    """Documents of a TFDS dataset through `tfds.data_source`, with the dataset's own splits.
+
+    A dataset with nothing but a train split gives `validation_fraction` of it to validation.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        data_dir: str | None,
+        text_key: str,
+        validation_fraction: float,
+        download: bool,
+    ):
+        self._builder = _prepared_builder(TfdsName.parse(dataset), data_dir, download)
+        info = self._builder.info
+        self.name = info.full_name
+        features = list(info.features or {})
+        if text_key not in features:
+            raise InputError(
+                f"{dataset}: has no feature {text_key!r} (it has {', '.join(features)});"
+                f" set --text_key.{nearest(text_key, features)}"
+            )
+        self._text_key = text_key
+        self._own = [split for split in ("train", "validation", "test") if split in info.splits]
+        if not self._own:
+            raise InputError(
+                f"{dataset}: has none of the splits train, validation and test, only"
+                f" {', '.join(info.splits)}"
+            )
+        self._validation_fraction = validation_fraction if self._own == ["train"] else 0.0
+        self.num_documents = sum(info.splits[split].num_examples for split in self._own)
+
+    def identity(self) -> dict[str, Any]:
+        """Name and version of the dataset, and the sizes of its splits."""
+        splits = self._builder.info.splits
+        counts = {split: splits[split].num_examples for split in self._own}
+        return {"dataset": self.name, "splits": counts}
+
+    def splits(self) -> tuple[str, ...]:
+        """The dataset's own, or those that its train split is divided into."""
+        return tuple(self._own) if len(self._own) > 1 else _splits(self._validation_fraction)
+
+    def __iter__(self) -> Iterator[Document]:
+        for own in self._own:
+            source = self._source(own)
+            for index in range(len(source)):
+                content = source[index][self._text_key]
+                place, split = f"{self.name}, {own} example {index}", own
+                if not isinstance(content, bytes):
+                    raise InputError(f"{place}: feature {self._text_key!r} is not text")
+                if self._validation_fraction:
+                    split = _split(content, self._validation_fraction)
+                yield Document(split, _decode(content, place), content)
+
+    def _source(self, split: str) -> Any:
+        try:
+            return self._builder.as_data_source(split)
+        except NotImplementedError:
+            raise InputError(
+                f"{self.name}: was prepared in a format without random access; prepare it again"
+                " with file_format='array_record'"
+            ) from None
+
+
+def _prepared_builder(dataset: TfdsName, data_dir: str | None, download: bool) -> Any:
+    """The TFDS builder of a dataset that is prepared, or is made so from what is at hand."""
+    try:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import read_only_builder
+    except ImportError:
+        raise InputError(
+            "a TFDS dataset needs `pip install tensorflow-datasets array-record"
+            " importlib_resources`; or give --files"
+        ) from None
+    ours = [module.name for module in pkgutil.iter_modules(builders.__path__)]
+    if dataset.name in ours:
+        importlib.import_module(f"{builders.__name__}.{dataset.name}")  # registers it with TFDS
+        data_dir = data_dir or str(cache_dir() / "tfds")
+    try:
+        return read_only_builder.builder_from_files(
+            str(dataset), **({"data_dir": data_dir} if data_dir else {})
+        )
+    except tfds.core.DatasetNotFoundError:
+        pass  # not prepared yet
+    if dataset.name in ours:
+        return _prepare(tfds, dataset, data_dir)
+    names = tfds.list_builders(with_community_datasets=False)  # those need the network
+    if dataset.name not in names:
+        raise InputError(
+            f"{dataset.name}: no such TFDS dataset.{nearest(dataset.name, [*ours, *names])} For"
+            " your own text give --files=a.jsonl,b.txt"
+        )
+    if not download:
+        raise InputError(
+            f"{dataset}: is not prepared in {data_dir or '~/tensorflow_datasets'}, and making it"
+            " needs the network: add --download, or give --data_dir"
+        )
+    return _prepare(tfds, dataset, data_dir)
+
+
+def _prepare(tfds: Any, dataset: TfdsName, data_dir: str | None) -> Any:
+    # TFDS writes to a temporary folder and renames it; two at once would make it twice.
+    lock = cache_dir() / "locks" / f"tfds-{dataset.name}"
+    with only_one_process(lock), redirect_stdout(sys.stderr):  # it prints what it does
+        try:
+            builder = tfds.builder(str(dataset), data_dir=data_dir, file_format="array_record")
+            builder.download_and_prepare()
+        except (OSError, ImportError, ValueError, NotImplementedError) as error:
+            raise InputError(
+                f"{dataset}: TFDS could not make it ({type(error).__name__}: {error})"
+            ) from error
+    return builder

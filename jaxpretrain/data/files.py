@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all, content hashes, and a lock between processes."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".unfinished-"
+"""Part of the name of every file still being written."""
+
+
+class AtomicFile:
+    """A binary file that takes its name at `commit`; counts and hashes what is written."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.num_bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+        self._file = self._temporary.open("wb")
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was written so far."""
+        return self._sha256.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends `data`."""
+        self._file.write(data)
+        self._sha256.update(data)
+        self.num_bytes += len(data)
+
+    def commit(self) -> None:
+        """Puts the file on the disk and gives it its name."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self.path)
+
+    def discard(self) -> None:
+        """Removes what was written."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` as utf-8; a reader sees the old file or the new one, never a part."""
+    file = AtomicFile(path)
+    try:
+        file.write(text.encode())
+        file.commit()
+    except BaseException:
+        file.discard()
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def only_one_process(lock: Path) -> Iterator[None]:
+    """Waits until no other process holds `lock`. A process that dies lets go of it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,172 @@
+"""Byte-level BPE tokenizers, in the `tokenizer.json` format that OLMo uses.
+
+What training needs (how many bytes each token stands for) is read from the JSON alone; the
+`tokenizers` package is imported only to train one or to encode text.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TRAINING_BYTES = 2**30
+"""Text that a tokenizer is trained on at most: the first GiB of the train split."""
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, eos_token: str) -> str:
+    """The `tokenizer.json` of a byte-level BPE trained on `texts`; the same each time.
+
+    NFC normalisation and byte-level pieces, as in OLMo's. Small corpora may give fewer ids than
+    `vocab_size`, which includes the EOS token and the 256 bytes.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    smallest = 256 + 1
+    if vocab_size < smallest:
+        raise InputError(f"vocab_size is {vocab_size}, but 256 bytes and the EOS need {smallest}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[eos_token],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_first_bytes(texts, TRAINING_BYTES), trainer)
+    return tokenizer.to_str(pretty=False)
+
+
+def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+    seen = 0
+    for text in texts:
+        yield text
+        seen += len(text)
+        if seen >= limit:
+            return
+
+
+def read_tokenizer(path: Path) -> str:
+    """The text of a `tokenizer.json`; raises InputError when it is not one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such tokenizer file") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a tokenizer.json ({error})") from None
+    try:
+        model = json.loads(text)["model"]
+        dropout = model.get("dropout")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: not a tokenizer.json of the tokenizers package") from None
+    if dropout:
+        raise InputError(f"{path}: BPE dropout {dropout} would give other tokens each time")
+    return text
+
+
+def encoder(tokenizer_json: str) -> "Tokenizer":
+    """A tokenizer that encodes whole documents.
+
+    Text that happens to spell a special token is encoded as the text it is, so an EOS always is
+    the end of a document; truncation and padding that the file asks for are off.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the package raises plain Exception for a bad file
+        raise InputError(f"the tokenizers package cannot read the tokenizer: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def special_id(tokenizer_json: str, token: str) -> int:
+    """The id of a token such as the EOS; raises InputError when there is none."""
+    added, vocab = _ids(json.loads(tokenizer_json))
+    known = {entry["content"]: entry["id"] for entry in added}
+    if token in known:
+        return known[token]
+    if token in vocab:
+        return vocab[token]
+    specials = ", ".join(repr(entry["content"]) for entry in added if entry["special"])
+    raise InputError(
+        f"the tokenizer has no token {token!r} to end documents with; its special tokens are"
+        f" {specials or 'none'} (set --eos_token)"
+    )
+
+
+def vocabulary_size(tokenizer_json: str) -> int:
+    """One more than the largest id."""
+    added, vocab = _ids(json.loads(tokenizer_json))
+    return 1 + max([*vocab.values(), *(entry["id"] for entry in added)])
+
+
+def token_texts(tokenizer_json: str) -> list[bytes] | None:
+    """The bytes of text that each id stands for, in UTF-8; None if not byte-level.
+
+    Special tokens stand for none. In a byte-level vocabulary every character of a piece is one
+    byte of text; other added tokens are written as they are read. The concatenation over a
+    document's ids is its normalised text.
+    """
+    raw = json.loads(tokenizer_json)
+    if not _mentions(raw.get("pre_tokenizer"), "ByteLevel"):
+        return None
+    added, vocab = _ids(raw)
+    texts = [b""] * vocabulary_size(tokenizer_json)
+    to_byte = _byte_of_character()
+    for piece, number in vocab.items():
+        try:
+            texts[number] = bytes(map(to_byte.__getitem__, piece))
+        except KeyError:  # not of bytes: an added token, which some files list here too
+            texts[number] = piece.encode()
+    for entry in added:
+        texts[entry["id"]] = b"" if entry["special"] else entry["content"].encode()
+    return texts
+
+
+def token_bytes(tokenizer_json: str) -> np.ndarray | None:
+    """How many bytes of text each id stands for, int32 [vocab]; None if not byte-level.
+
+    Sums over a document's ids give the bytes of its normalised text exactly, and so bits per
+    byte are exact.
+    """
+    texts = token_texts(tokenizer_json)
+    return None if texts is None else np.array([len(text) for text in texts], np.int32)
+
+
+def _ids(raw: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Added tokens and the model's vocabulary; the latter is a list of pairs in Unigram."""
+    vocab = raw["model"].get("vocab", {})
+    if isinstance(vocab, list):
+        vocab = {piece: number for number, (piece, _) in enumerate(vocab)}
+    return raw.get("added_tokens") or [], vocab
+
+
+def _mentions(part: Any, kind: str) -> bool:
+    """Whether a part of the pipeline, or one inside its sequence, is of `kind`."""
+    if isinstance(part, dict):
+        return part.get("type") == kind or any(_mentions(value, kind) for value in part.values())
+    return isinstance(part, list) and any(_mentions(value, kind) for value in part)
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """Which byte each of GPT-2's 256 characters stands for.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)).difference(printable))
+    shifted = {chr(256 + number): byte for number, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | shifted
