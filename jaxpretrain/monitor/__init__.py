@@ -1,0 +1,1 @@
+"""Watching a run: where metrics go, how long things take, what the terminal shows."""

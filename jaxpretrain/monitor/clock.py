@@ -1,0 +1,136 @@
+"""Where a run's time goes, and how much is left.
+
+The clock is honest: every second since the start belongs to exactly one part, so the parts add
+up to the wall time, and they are saved with each checkpoint, so that they cover all restarts.
+JAX dispatches asynchronously: let the device finish before a part ends, or its work is counted
+in the next part that waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+Part = Literal["compile", "train", "eval", "save", "data_wait", "other"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class Clock:
+    """Seconds of a run by part. Time that no `measure` claims, such as start-up, is `other`.
+
+    Belongs to one thread. `now` gives seconds and never runs backwards.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._seconds: dict[Part, float] = dict.fromkeys(PARTS, 0.0)
+        self._counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
+        self._stack: list[Part] = ["other"]
+        self._charged = now()
+
+    @contextmanager
+    def measure(self, part: Part) -> Iterator[None]:
+        """Counts the time inside for `part`; a `measure` inside pauses the one around it."""
+        self._charge()
+        self._stack.append(part)
+        try:
+            yield
+            self._counts[part] += 1
+        finally:
+            self._charge()
+            self._stack.pop()
+
+    def seconds(self) -> dict[Part, float]:
+        """Seconds so far by part; their sum is the wall time, earlier sessions included."""
+        self._charge()
+        return dict(self._seconds)
+
+    def train_seconds(self) -> float:
+        """Seconds of training proper. Waiting for data slows training, so it is part of it."""
+        self._charge()
+        return self._seconds["train"] + self._seconds["data_wait"]
+
+    def mean(self, part: Part) -> float:
+        """Mean seconds of one finished `measure(part)`; 0 before the first."""
+        return self._seconds[part] / self._counts[part] if self._counts[part] else 0.0
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps: seconds under the part's name, counts under `num_<part>`."""
+        counts = {f"num_{part}": float(count) for part, count in self._counts.items()}
+        return {**self.seconds(), **counts}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Adds the time of earlier sessions, from the `state()` in a checkpoint."""
+        for part in PARTS:
+            self._seconds[part] += state.get(part, 0.0)
+            self._counts[part] += int(state.get(f"num_{part}", 0))
+
+    def _charge(self) -> None:
+        now = self._now()
+        self._seconds[self._stack[-1]] += now - self._charged
+        self._charged = now
+
+
+class Rate:
+    """Speed of training over the last `window` seconds of train time, and what it predicts.
+
+    Compiling, evals and saves do not slow the rate. Create it after `clock.restore`, then
+    `tick` once before the first step and whenever metrics are reported.
+    """
+
+    def __init__(self, clock: Clock, window: float = 60.0) -> None:
+        self._clock = clock
+        self._window = window
+        self._earlier_seconds = clock.train_seconds()
+        self._earlier_step = 0
+        self._ticks: deque[tuple[int, float, float]] = deque()  # step, units, train seconds
+
+    def tick(self, step: int, units: float) -> None:
+        """Notes that `step` steps and `units` tokens or images of the run are done."""
+        seconds = self._clock.train_seconds()
+        if not self._ticks:
+            self._earlier_step = step
+        self._ticks.append((step, units, seconds))
+        while len(self._ticks) > 2 and seconds - self._ticks[1][2] >= self._window:
+            self._ticks.popleft()
+
+    def units_per_second(self) -> float | None:
+        """Tokens or images per second; None before the second tick."""
+        _, units, seconds = self._span()
+        return units / seconds if seconds > 0 else None
+
+    def seconds_per_step(self) -> float | None:
+        """Train seconds per step; right after a resume the earlier sessions' mean, else None."""
+        steps, _, seconds = self._span()
+        if steps > 0:
+            return seconds / steps
+        if self._earlier_step > 0 and self._earlier_seconds > 0:
+            return self._earlier_seconds / self._earlier_step
+        return None
+
+    def eta(
+        self, step: int, total_steps: int, *, num_evals: int = 0, num_saves: int = 0
+    ) -> float | None:
+        """Expected seconds from `step` to the end; None while nothing is known.
+
+        Args:
+          step: steps done.
+          total_steps: steps of the whole run.
+          num_evals: evals still to come; each is expected to take the mean of those so far.
+          num_saves: saves still to come, likewise.
+        """
+        seconds_per_step = self.seconds_per_step()
+        if seconds_per_step is None:
+            return None
+        pauses = num_evals * self._clock.mean("eval") + num_saves * self._clock.mean("save")
+        return max(0, total_steps - step) * seconds_per_step + pauses
+
+    def _span(self) -> tuple[int, float, float]:
+        """Steps, units and train seconds between the first and the last tick of the window."""
+        if not self._ticks:
+            return 0, 0.0, 0.0
+        first, last = self._ticks[0], self._ticks[-1]
+        return last[0] - first[0], last[1] - first[1], last[2] - first[2]

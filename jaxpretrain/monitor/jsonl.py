@@ -1,0 +1,140 @@
+"""`metrics.jsonl`: every scalar of a run, one JSON object a line.
+
+This file is what the report, the diagnosis and users' scripts read, so it is kept readable
+through crashes: a line is one write, a line without its newline never counts, and resuming
+drops the lines that the restored checkpoint does not know.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+
+_BLOCK = 1 << 16
+
+
+def to_number(value: Any) -> int | float | None:
+    """A scalar of Python, numpy or JAX as a Python number; None stays None.
+
+    A float32 or bfloat16 becomes the shortest decimal that reads back as the same value in its
+    own type (3.412, not 3.4119999408721924): exact and compact.
+    """
+    if value is None:
+        return None
+    scalar = np.asarray(value).reshape(())[()]
+    return int(scalar) if scalar.dtype.kind in "biu" else float(str(scalar))
+
+
+class JsonlWriter:
+    """Appends to a `metrics.jsonl`; opens it at the first line, cutting off a torn last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: io.FileIO | None = None
+
+    def write(self, step: int, scalars: Mapping[str, int | float | None]) -> None:
+        """Writes one line, in the file when this returns. Raises OSError, e.g. on a full disk."""
+        record: dict[str, int | float | None] = {"step": step, "time": round(time.time(), 3)}
+        for name, value in scalars.items():
+            record[name] = value if value is None or math.isfinite(value) else None
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            if self._file is None:
+                self._file = _open_repaired(self._path)
+            if self._file.write(line) != len(line):
+                raise OSError(f"could not write all of a line to {self._path}")
+        except OSError:
+            self.close()  # the next line opens, and so repairs, the file again
+            raise
+
+    def close(self) -> None:
+        """Lets go of the file; another `write` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _open_repaired(path: Path) -> io.FileIO:
+    """Opens `path` unbuffered at its end, after cutting what follows the last newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.FileIO(path, "r+" if path.exists() else "w+")
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    file.truncate(end)
+    file.seek(end)
+    return file
+
+
+def drop_after(path: Path, step: int) -> int:
+    """Removes the lines above `step`, and lines that cannot be read; returns how many went.
+
+    Line by line into a new file that replaces the old one, so that neither a long file nor a
+    crash on the way does harm. A missing file is an empty one.
+    """
+    if not path.exists():
+        return 0
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    num_dropped = 0
+    try:
+        with open(path, "rb") as old, open(temporary, "wb") as new:
+            for line in old:
+                record = _parse(line)
+                if record is not None and record["step"] <= step:
+                    new.write(line)
+                else:
+                    num_dropped += 1
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return num_dropped
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `path` in order, without a torn last one.
+
+    Raises InputError without a file, and for a line that is complete and yet not a metrics line.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist: no run has written metrics there")
+    records = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            record = _parse(line)
+            if record is not None:
+                records.append(record)
+            elif line.endswith(b"\n"):
+                raise InputError(
+                    f'{path}, line {number}: not a JSON object with a "step"; remove that line'
+                )
+    return records
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The object on `line`; None when it is torn or something else."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    is_metrics = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if is_metrics else None

@@ -1,0 +1,132 @@
+"""Turns what the loop hands over into named metrics, for the writers and the terminal."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxpretrain.monitor.clock import Clock, Rate
+from jaxpretrain.monitor.progress import Progress
+from jaxpretrain.monitor.writers import Writers
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step does, for rates and for the time that is left."""
+
+    unit: str  # "tokens" or "images"
+    units_per_step: int
+    flops_per_step: float
+    peak_flops: float | None  # of all devices together; None: unknown, then no MFU
+    total_steps: int
+    eval_every: int
+    save_every: int
+
+    def evals_left(self, step: int) -> int:
+        """Evaluations still to come after `step`."""
+        return _left(step, self.total_steps, self.eval_every)
+
+    def saves_left(self, step: int) -> int:
+        """Saves still to come after `step`."""
+        return _left(step, self.total_steps, self.save_every)
+
+
+class Reporter:
+    """Reports steps (every `every`-th, the first and the last) and evaluation results."""
+
+    def __init__(
+        self, work: Work, writers: Writers, progress: Progress, clock: Clock, every: int
+    ) -> None:
+        self._work = work
+        self._writers = writers
+        self._progress = progress
+        self._clock = clock
+        self._every = every
+        self._rate = Rate(clock)
+        self._window = (0.0, 0.0)  # data wait and train seconds at the last report
+
+    def start(self, step: int) -> None:
+        """The first step after `step` finished ones is about to run."""
+        self._rate.tick(step, step * self._work.units_per_step)
+        self._window = self._waited()
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes the metrics of a step: the model's means and the step's own."""
+        finite = all(math.isfinite(v) for v in values.values())
+        first_or_last = step in (1, self._work.total_steps)
+        if finite and not first_or_last and (self._every < 1 or step % self._every):
+            self._progress.update(step)
+            return
+        work = self._work
+        self._rate.tick(step, step * work.units_per_step)
+        metrics: dict[str, float | None] = {f"train/{n}": v for n, v in values.items()}
+        metrics["train/perplexity"] = _exp(values["loss"])
+        metrics[f"train/{work.unit}"] = step * work.units_per_step
+        rate = self._rate.units_per_second()
+        metrics[f"perf/{work.unit}_per_second"] = rate
+        if work.peak_flops is not None and rate is not None:
+            steps_per_second = rate / work.units_per_step
+            metrics["perf/mfu"] = steps_per_second * work.flops_per_step / work.peak_flops
+        metrics["perf/data_wait_fraction"] = self._data_wait_fraction()
+        metrics["perf/eta_seconds"] = self._rate.eta(
+            step,
+            work.total_steps,
+            num_evals=work.evals_left(step),
+            num_saves=work.saves_left(step),
+        )
+        for part, seconds in self._clock.seconds().items():
+            metrics[f"time/{part}_seconds"] = seconds
+        self._writers.scalars(step, metrics)
+        self._progress.update(step, metrics)
+
+    def results(
+        self,
+        step: int,
+        scalars: Mapping[str, float | None],
+        texts: Mapping[str, str],
+        images: Mapping[str, np.ndarray],
+    ) -> None:
+        """Takes the results of an evaluation."""
+        if scalars:
+            self._writers.scalars(step, scalars)
+            shown = "  ".join(
+                f"{name.removeprefix('eval/')} {value:.4f}"
+                for name, value in scalars.items()
+                if value is not None
+            )
+            self.message(f"eval at step {step:,}: {shown}")
+        if texts:
+            self._writers.texts(step, texts)
+            for text in texts.values():
+                self.message(f"sample at step {step:,}: {' '.join(text.split())}")
+        if images:
+            self._writers.images(step, images)
+
+    def message(self, text: str) -> None:
+        """A line on the terminal."""
+        self._progress.message(text)
+
+    def _waited(self) -> tuple[float, float]:
+        return self._clock.seconds()["data_wait"], self._clock.train_seconds()
+
+    def _data_wait_fraction(self) -> float:
+        """Share of the train time since the last report that was spent waiting for data."""
+        now = self._waited()
+        waited, passed = (b - a for a, b in zip(self._window, now, strict=True))
+        self._window = now
+        return waited / passed if passed > 0 else 0.0
+
+
+def _left(step: int, total: int, every: int) -> int:
+    """Multiples of `every` after `step`, and the end of the run, which always counts."""
+    if step >= total:
+        return 0
+    if every < 1:
+        return 1
+    multiples = total // every - step // every
+    return multiples + (1 if total % every else 0)
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(x, 700.0)) if not math.isnan(x) else math.nan

@@ -1,0 +1,96 @@
+"""TensorBoard event files through CLU, on a thread of their own.
+
+`clu.metric_writers` imports TensorFlow, which takes 4 to 16 seconds. So both are imported on the
+writing thread, at the first thing to write, while training goes on; what is written meanwhile
+waits in a queue. The thread never ends a run: whatever goes wrong in it is one warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class TensorBoard:
+    """Calls the methods of a CLU metric writer in order, on a background thread.
+
+    Args:
+      logdir: folder of the event files.
+      message: shows the user one line of text; called from the thread too.
+      make_writer: builds the writer for `logdir`, on the thread.
+    """
+
+    def __init__(
+        self,
+        logdir: Path,
+        message: Callable[[str], None],
+        make_writer: Callable[[Path], Any] | None = None,
+    ) -> None:
+        self._logdir = logdir
+        self._message = message
+        self._make_writer = make_writer or _summary_writer
+        self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._failed = threading.Event()
+
+    def call(self, method: str, *args: Any) -> None:
+        """Queues `writer.method(*args)`; returns at once. Does nothing after a failure."""
+        if self._failed.is_set():
+            return
+        self._calls.put((method, args))
+        if self._thread is None:
+            # A daemon, so that a run that dies without close() does not hang in its exit.
+            self._thread = threading.Thread(target=self._run, name="tensorboard", daemon=True)
+            self._thread.start()
+
+    def close(self, patience: float = 2.0, timeout: float = 120.0) -> None:
+        """Waits until all is in the files, `timeout` seconds at most; says so after `patience`."""
+        if self._thread is None:
+            return
+        self._calls.put(("close", ()))
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            self._message("waiting for the TensorBoard event files to be written ...")
+            self._thread.join(timeout - patience)
+        if self._thread.is_alive():
+            self._message(
+                f"warning: TensorBoard event files are incomplete: gave up after {timeout:.0f} s"
+            )
+        self._thread = None
+
+    def _run(self) -> None:
+        try:
+            writer = self._make_writer(self._logdir)
+            method = ""
+            while method != "close":
+                method, args = self._calls.get()
+                getattr(writer, method)(*args)
+        except ImportError as error:
+            self._fail(f"no TensorBoard event files: {error}; metrics.jsonl has all scalars")
+        except Exception as error:  # nothing that can happen here is worth the run
+            self._fail(f"TensorBoard event files end here: {type(error).__name__}: {error}")
+
+    def _fail(self, reason: str) -> None:
+        self._failed.set()
+        self._message("warning: " + " ".join(reason.split()))
+
+
+def _summary_writer(logdir: Path) -> Any:
+    # TensorFlow greets with lines about oneDNN and CPU instructions. What the user set stays;
+    # "1" is also JAX's choice, and higher would hide warnings of XLA.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import tensorflow as tf
+
+    # TensorFlow would take most of each GPU's memory. It refuses when it already runs, which
+    # means that somebody has used it, and decided on its devices, before.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(logdir))

@@ -1,0 +1,122 @@
+"""Where the numbers of a run go: `metrics.jsonl` always, TensorBoard event files if wanted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, to_number
+from jaxpretrain.monitor.tensorboard import TensorBoard
+
+
+class Writers:
+    """Writes a run's metrics; no method waits for more than one line of `metrics.jsonl`.
+
+    Monitoring never ends a run: trouble becomes one warning. Without `jsonl` and `tensorboard`
+    every method does nothing, which is what the processes other than the first need.
+    """
+
+    def __init__(
+        self,
+        jsonl: JsonlWriter | None,
+        tensorboard: TensorBoard | None,
+        message: Callable[[str], None],
+    ) -> None:
+        self._jsonl = jsonl
+        self._tensorboard = tensorboard
+        self._message = message
+        self._has_warned = False
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes numbers of Python, numpy or JAX.
+
+        None (unknown) is null in `metrics.jsonl`, as NaN is, and absent from TensorBoard.
+        """
+        if self._jsonl is None and self._tensorboard is None:
+            return
+        numbers = {name: to_number(value) for name, value in scalars.items()}
+        if self._jsonl is not None:
+            try:
+                self._jsonl.write(step, numbers)
+            except OSError as error:
+                if not self._has_warned:
+                    self._message(
+                        f"warning: metrics.jsonl misses lines from step {step} on: {error}"
+                    )
+                self._has_warned = True
+        known = {name: number for name, number in numbers.items() if number is not None}
+        self._show("write_scalars", step, known)
+
+    def texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Shows texts in TensorBoard."""
+        self._show("write_texts", step, dict(texts))
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Shows images in TensorBoard: name -> uint8 of shape (height, width, channels)."""
+        self._show("write_images", step, dict(images))
+
+    def hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Shows a nested configuration in TensorBoard, under names such as `optim.peak`."""
+        # TensorBoard takes text, numbers and booleans alone: through JSON, the rest is its text.
+        self._show("write_hparams", json.loads(json.dumps(dict(hparams), default=str)))
+
+    def flush(self) -> None:
+        """Has what was written so far appear in TensorBoard soon, rather than in two minutes."""
+        self._show("flush")
+
+    def close(self) -> None:
+        """Completes all files; waits for TensorFlow's import when that is still under way."""
+        if self._jsonl is not None:
+            self._jsonl.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _show(self, method: str, *args: Any) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.call(method, *args)
+
+
+def open_writers(
+    workdir: Path,
+    *,
+    resume_step: int | None,
+    tensorboard: bool,
+    is_primary: bool = True,
+    message: Callable[[str], None] | None = None,
+) -> Writers:
+    """The writers of the run in `workdir`.
+
+    Args:
+      workdir: gets `metrics.jsonl` and the event files.
+      resume_step: step of the restored checkpoint: later lines of `metrics.jsonl` are dropped.
+        None starts anew, without those of an attempt that never saved.
+      tensorboard: also write event files. Costs nothing at start, see `tensorboard.py`.
+      is_primary: only this process writes.
+      message: shows the user one line of text, also from another thread, such as
+        `Progress.message`; standard error by default.
+    """
+    message = message or _print_on_stderr
+    if not is_primary:
+        return Writers(None, None, message)
+    path = workdir / "metrics.jsonl"
+    if resume_step is None:
+        path.unlink(missing_ok=True)
+    else:
+        drop_after(path, resume_step)
+    events = TensorBoard(workdir, message) if tensorboard else None
+    return Writers(JsonlWriter(path), events, message)
+
+
+def _print_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

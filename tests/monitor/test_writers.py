@@ -1,0 +1,66 @@
+import errno
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpretrain.monitor.jsonl import JsonlWriter, read_metrics
+from jaxpretrain.monitor.writers import Writers, open_writers
+
+
+def steps(workdir):
+    return [record["step"] for record in read_metrics(workdir / "metrics.jsonl")]
+
+
+def write(workdir, resume_step, new_steps):
+    with open_writers(workdir, resume_step=resume_step, tensorboard=False) as writers:
+        for step in new_steps:
+            writers.scalars(step, {"train/loss": np.float32(1.5)})
+
+
+def test_resuming_goes_on_after_the_restored_step(tmp_path):
+    write(tmp_path, None, range(6))
+    write(tmp_path, 3, range(4, 8))
+    assert steps(tmp_path) == list(range(8))
+
+
+def test_starting_anew_drops_an_attempt_that_never_saved(tmp_path):
+    write(tmp_path, None, range(6))
+    write(tmp_path, None, range(2))
+    assert steps(tmp_path) == [0, 1]
+
+
+def test_numbers_of_numpy_and_jax_and_unknown_ones_are_written(tmp_path):
+    with open_writers(tmp_path, resume_step=None, tensorboard=False) as writers:
+        writers.scalars(1, {"a": jnp.float32(0.1), "b": np.int32(3), "c": None, "d": math.nan})
+    [record] = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record[name] for name in "abcd"] == [0.1, 3, None, None]
+
+
+def test_only_the_primary_process_writes(tmp_path):
+    with open_writers(tmp_path, resume_step=None, tensorboard=True, is_primary=False) as writers:
+        writers.scalars(0, {"train/loss": 1.0})
+        writers.texts(0, {"a": "b"})
+        writers.images(0, {"a": np.zeros((2, 2, 3), np.uint8)})
+        writers.hparams({"seed": 0})
+        writers.flush()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_warning_and_writing_resumes_when_there_is_room(tmp_path):
+    class FullFor3Lines(JsonlWriter):
+        num_lines = 0
+
+        def write(self, step, scalars):
+            self.num_lines += 1
+            if self.num_lines <= 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().write(step, scalars)
+
+    messages = []
+    writers = Writers(FullFor3Lines(tmp_path / "metrics.jsonl"), None, messages.append)
+    for step in range(5):
+        writers.scalars(step, {"train/loss": 1.0})
+    writers.close()
+    assert len(messages) == 1 and "No space left" in messages[0]
+    assert steps(tmp_path) == [3, 4]
