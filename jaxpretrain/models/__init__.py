@@ -1,0 +1,1 @@
+"""Model families. Each gives the same contract (`contract.Model`); flax is imported only here."""

@@ -1,0 +1,81 @@
+"""What every model family gives to the trainer, the planner and the evaluators.
+
+Nothing outside `models/` knows more of a model than this. Losses are sums with their weights, so
+that microbatches, devices, hosts and evaluation batches add up exactly.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+Params = dict[str, Any]
+"""A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
+
+Batch = Mapping[str, jax.Array]
+"""Arrays by name, first axis the batch; `weight` [B], when there, weighs the examples."""
+
+Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+"""Pins an activation's layout by its logical axis names; given by `parallel`, so that models know
+neither mesh nor devices."""
+
+
+def unconstrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """The `Constrain` of a single device: leaves the layout alone."""
+    del axes
+    return x
+
+
+class Model(Protocol):
+    """A model family at one size."""
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Name -> shape and dtype of a batch of `batch_size` examples."""
+        ...
+
+    def input_limits(self) -> dict[str, int]:
+        """Name -> exclusive upper bound of the values of an integer input (a vocabulary size)."""
+        ...
+
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh parameters; traceable, so that it can run sharded or abstractly."""
+        ...
+
+    def axes(self) -> Params:
+        """The tree of `init` with a tuple of logical axis names for each array."""
+        ...
+
+    def loss(
+        self, params: Params, batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """(sum of the training objective, sum of weights, {name: sum}) over the batch.
+
+        Dividing by the weight gives means. `loss` among the named sums is the quantity to report
+        (without regularisers such as z-loss).
+        """
+        ...
+
+    def flops_per_example(self, *, causal: bool) -> float:
+        """Floating-point operations of forward and backward for one example.
+
+        `causal=False` counts attention over all pairs of positions, as most published MFU figures
+        do; `causal=True` only the pairs that the mask lets through.
+        """
+        ...
+
+    def units_per_example(self) -> tuple[str, int]:
+        """What throughput is counted in, and how many an example holds: ("tokens", 2048)."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Lines for start-up that say what is really active: kernel, dtypes, remat, layers."""
+        ...
+
+
+@runtime_checkable
+class LanguageModel(Model, Protocol):
+    """A model that predicts tokens, and so can continue a text."""
+
+    def logits(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
+        """Float32 logits [b, t, v] of the next token at each position."""
+        ...

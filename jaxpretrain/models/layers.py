@@ -1,0 +1,136 @@
+"""Transformer parts as Linen modules: linear maps, norms, rotary positions, remat policies.
+
+Parameters are float32 and are cast to the compute dtype where they are used. Each declares its
+logical axes where it is made; `models.stack` takes the boxes off. Weights are kept as
+[in, out] matrices with heads merged, the layout that optimizers and checkpoint tables expect.
+
+Shapes: b batch, t positions, d model width, n heads, h head size.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+RematPolicy = Literal["none", "full", "dots", "attention"]
+
+
+def truncated_normal(std: float | jax.Array, cutoff: float | None) -> Initializer:
+    """Normal with `std`, cut at +-`cutoff` standard deviations (None: not cut).
+
+    As in OLMo, `std` is that of the normal before the cut; at cutoff 3 the draws have 0.98658 std.
+    """
+
+    def init(rng: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        if cutoff is None:
+            return std * jax.random.normal(rng, shape, dtype)
+        return std * jax.random.truncated_normal(rng, -cutoff, cutoff, shape, dtype)
+
+    return init
+
+
+def weight(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """A float32 parameter of `module` with its logical axes."""
+    box: Any = nn.with_partitioning(init, axes)
+    return module.param(name, box, shape, jnp.float32)
+
+
+class Linear(nn.Module):
+    """y = x W, [.., in] -> [.., out], without bias."""
+
+    features: int
+    axes: tuple[str, str]
+    initializer: Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[.., in] -> [.., out] in the compute dtype."""
+        kernel = weight(self, "kernel", self.initializer, self.axes, (x.shape[-1], self.features))
+        # As one matrix: with two contracted axes the weight gradient misses XLA's fast CPU product.
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        return (rows @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+
+
+class Embedding(nn.Module):
+    """Token ids [b, t] -> [b, t, d]. Ids must lie in the table: the gather would clamp silently."""
+
+    rows: int
+    features: int
+    initializer: Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens_bt: jax.Array) -> jax.Array:
+        """[b, t] -> [b, t, d] in the compute dtype."""
+        table_vd = weight(
+            self, "embedding", self.initializer, ("vocab", "embed"), (self.rows, self.features)
+        )
+        return table_vd.astype(self.dtype)[tokens_bt]
+
+
+class Norm(nn.Module):
+    """LayerNorm without parameters, or RMSNorm with a scale; computed in float32.
+
+    RMSNorm rounds to the compute dtype before it applies the scale, as OLMo's trainer does.
+    """
+
+    kind: Literal["layernorm", "rmsnorm"]
+    epsilon: float
+    axis: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        """Normalises the last axis; the compute dtype comes out."""
+        x32 = x_btd.astype(jnp.float32)
+        if self.kind == "layernorm":
+            x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
+        y = (x32 * inverse).astype(self.dtype)
+        if self.kind == "layernorm":
+            return y
+        ones = nn.initializers.ones_init()
+        scale_d = weight(self, "scale", ones, (self.axis,), x_btd.shape[-1:])
+        return y * scale_d.astype(self.dtype)[None, None, :]
+
+
+def rope_table(num_positions: int, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """(sin, cos) [t, h / 2] in float32: angle = position * theta^(-2i / h)."""
+    inverse = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles_th = jnp.arange(num_positions, dtype=jnp.float32)[:, None] * inverse[None, :]
+    return jnp.sin(angles_th), jnp.cos(angles_th)
+
+
+def rotate(x_btnh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotary positions, half-split as in NeoX and Hugging Face, in float32."""
+    sin, cos = (table_th[None, :, None, :] for table_th in rope)
+    first, second = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_btnh.dtype)
+
+
+def remat(block: Callable, policy: RematPolicy) -> Callable:
+    """`block` with its activations recomputed in the backward pass, as the policy says.
+
+    none: everything is kept. dots: matrix products are kept. attention: only the output of
+    attention is kept (the costliest thing to recompute for its size). full: only the block's input.
+    """
+    if policy == "none":
+        return block
+    policies = {
+        "full": jax.checkpoint_policies.nothing_saveable,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    }
+    # prevent_cse guards against undoing the recomputation outside of scan.
+    return jax.checkpoint(block, policy=policies[policy])

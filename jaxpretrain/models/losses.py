@@ -1,0 +1,130 @@
+"""Cross-entropy over a large vocabulary in chunks: the full logits never exist.
+
+Shapes: b batch, t positions, r rows of one chunk (batch times positions), d model width, v vocabulary
+(padded).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(
+    x_btd: jax.Array,
+    kernel_dv: jax.Array,
+    targets_bt: jax.Array,
+    weights_bt: jax.Array,
+    *,
+    z_loss: float = 0.0,
+    chunk: int = 512,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Weighted sums over all positions of the cross-entropy and of z = logsumexp(logits)^2.
+
+    Only the first result, the objective ce + z_loss * z, carries a gradient. The gradient of each
+    chunk's logits is taken while they are at hand (three matrix products a chunk, where
+    recomputing them would take four); in and out of the products in the dtype of `x_btd`, sums in
+    float32.
+
+    Args:
+      x_btd: final hidden states.
+      kernel_dv: output projection, same dtype as `x_btd`.
+      targets_bt: int token ids in [0, v).
+      weights_bt: float32 weight of each position; 0 leaves it out.
+      z_loss: weight of z (PaLM, section 5).
+      chunk: positions of each sequence whose logits exist at once.
+
+    Returns:
+      (objective, cross-entropy, z), float32 scalars, sums in nats.
+    """
+    objective, ce, z = _chunked(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk)
+    return objective, jax.lax.stop_gradient(ce), jax.lax.stop_gradient(z)
+
+
+def _chunked_sums(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
+    def add_chunk(sums, inputs):
+        x_rd, targets_r, weights_r = inputs
+        ce, z, _, _ = _chunk_sums(x_rd, targets_r, weights_r, kernel_dv)
+        return (sums[0] + ce, sums[1] + z), None
+
+    zero = jnp.zeros((), jnp.float32)
+    (ce, z), _ = _over_chunks(add_chunk, (zero, zero), (x_btd, targets_bt, weights_bt), chunk)
+    return ce + z_loss * z, ce, z
+
+
+def _chunked_forward(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
+    def add_chunk(carry, inputs):
+        ce_sum, z_sum, dkernel_dv = carry
+        x_rd, targets_r, weights_r = inputs
+        ce, z, logits_rv, lse_r = _chunk_sums(x_rd, targets_r, weights_r, kernel_dv)
+        scale_r = weights_r * (1.0 + 2.0 * z_loss * lse_r)
+        is_target_rv = jnp.arange(logits_rv.shape[1])[None, :] == targets_r[:, None]
+        dlogits_rv = jnp.exp(logits_rv - lse_r[:, None]) * scale_r[:, None]
+        dlogits_rv = (dlogits_rv - jnp.where(is_target_rv, weights_r[:, None], 0.0)).astype(
+            x_rd.dtype
+        )
+        dx_rd = dlogits_rv @ kernel_dv.T
+        dkernel_dv += jnp.einsum("rd,rv->dv", x_rd, dlogits_rv, preferred_element_type=jnp.float32)
+        return (ce_sum + ce, z_sum + z, dkernel_dv), dx_rd
+
+    zero = jnp.zeros((), jnp.float32)
+    start = (zero, zero, jnp.zeros(kernel_dv.shape, jnp.float32))
+    inputs = (x_btd, targets_bt, weights_bt)
+    (ce, z, dkernel_dv), dx_btd = _over_chunks(add_chunk, start, inputs, chunk)
+    return (ce + z_loss * z, ce, z), (dx_btd, dkernel_dv.astype(kernel_dv.dtype))
+
+
+def _chunked_backward(z_loss, chunk, residuals, cotangents):
+    del z_loss, chunk
+    dx_btd, dkernel_dv = residuals
+    scale = cotangents[0]  # the objective's; the reported sums carry none
+    dx_btd = (dx_btd * scale).astype(dx_btd.dtype)
+    return dx_btd, (dkernel_dv * scale).astype(dkernel_dv.dtype), None, None
+
+
+_chunked: Any = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5))
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _chunk_sums(x_rd, targets_r, weights_r, kernel_dv):
+    logits_rv = jnp.einsum("rd,dv->rv", x_rd, kernel_dv, preferred_element_type=jnp.float32)
+    lse_r = jax.nn.logsumexp(logits_rv, axis=1)
+    target_r = jnp.take_along_axis(logits_rv, targets_r[:, None], axis=1)[:, 0]
+    ce = jnp.sum(weights_r * (lse_r - target_r))
+    z = jnp.sum(weights_r * jnp.square(lse_r))
+    return ce, z, logits_rv, lse_r
+
+
+def _over_chunks(body, carry, arrays, chunk):
+    """Folds `body` over chunks of axis 1, each as rows [b * c, ...]; joins its outputs again.
+
+    Whole chunks go through one `scan`; what is left of a length that `chunk` does not divide takes
+    one more call, so that no position is padded.
+    """
+    batch, length = arrays[0].shape[:2]
+    seam = length - length % chunk
+    pieces = []
+    if seam:
+        carry, out = jax.lax.scan(body, carry, tuple(_chunks(a[:, :seam], chunk) for a in arrays))
+        pieces.append(out)
+    if seam < length:
+        carry, out = body(carry, tuple(_chunks(a[:, seam:], length - seam)[0] for a in arrays))
+        pieces.append(None if out is None else out[None])
+    if pieces[0] is None:
+        return carry, None
+    joined = [_joined(piece, batch) for piece in pieces]
+    return carry, jnp.concatenate(joined, axis=1)
+
+
+def _chunks(a: jax.Array, size: int) -> jax.Array:
+    """[b, t, ...] -> [t / size, b * size, ...]."""
+    chunks = jnp.moveaxis(a.reshape(a.shape[0], -1, size, *a.shape[2:]), 1, 0)
+    return chunks.reshape(chunks.shape[0], -1, *a.shape[2:])
+
+
+def _joined(chunks: jax.Array, batch: int) -> jax.Array:
+    """[n, b * size, d] -> [b, n * size, d]."""
+    num_chunks, _, width = chunks.shape
+    return jnp.moveaxis(chunks.reshape(num_chunks, batch, -1, width), 0, 1).reshape(
+        batch, -1, width
+    )
