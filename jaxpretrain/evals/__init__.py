@@ -1,0 +1,1 @@
+"""Evaluators: functions of the parameters that give named results. One file each."""

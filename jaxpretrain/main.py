@@ -1,0 +1,53 @@
+"""Trains: python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=runs/nano
+
+Any field of the config can be set on the command line: --config.optim.schedule.peak=1e-3.
+The same command on the same folder goes on where it stopped.
+"""
+
+import sys
+from pathlib import Path
+
+from jaxpretrain.config.command import Parser, run, split_overrides
+from jaxpretrain.config.describe import describe, format_help
+from jaxpretrain.config.files import load_config
+from jaxpretrain.config.overrides import apply_overrides, validate
+
+EXIT_PREEMPTED = 75
+
+
+def main(argv: list[str]) -> int:
+    """Exit codes: 0 done; 2 bad input; 75 asked to stop, saved, run again to go on."""
+    rest, overrides = split_overrides(argv)
+    parser = Parser(prog="python -m jaxpretrain.main", description="Trains a model.")
+    parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
+    parser.add_argument("--workdir", type=Path, help="folder of the run")
+    parser.add_argument("--help_config", action="store_true", help="explain every config field")
+    parser.add_argument(
+        "--allow_config_change",
+        action="store_true",
+        help="go on in a folder whose run had another config",
+    )
+    flags = parser.parse_args(rest)
+
+    config = load_config(flags.config)
+    validate(config)
+    config = apply_overrides(config, overrides)
+    if flags.help_config:
+        print(format_help(describe(config)))
+        return 0
+    if flags.workdir is None:
+        parser.error("--workdir is required: the folder of the run")
+
+    from jaxpretrain.train.run import train_experiment  # after the flags: it imports JAX
+
+    finished = train_experiment(
+        config, flags.workdir, allow_config_change=flags.allow_config_change
+    )
+    if not finished:
+        print("stopped and saved; run the same command to go on", file=sys.stderr)
+        return EXIT_PREEMPTED
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Devices: the mesh, layouts of arrays on it, checkpoints of sharded state."""

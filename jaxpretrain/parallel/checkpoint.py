@@ -1,0 +1,173 @@
+"""Checkpoints: flat named arrays plus a small JSON document, written by Orbax.
+
+A checkpoint knows nothing of classes: `params/blocks/0/query/kernel`, `optimizer/adam/mu/...`,
+`step`. Saving is asynchronous and atomic. Each checkpoint carries an integer checksum of every
+array, taken on the devices before the save and compared after a restore, because storage below
+Orbax can hand back changed bytes without an error.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from jaxpretrain.config.errors import InputError
+
+
+class CorruptCheckpoint(Exception):
+    """A checkpoint cannot be read, or reads other than it was written."""
+
+
+def to_named(tree: Any) -> dict[str, Any]:
+    """Flattens a tree of dicts, named tuples and dataclasses to {"a/b/c": leaf}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def from_named(like: Any, named: dict[str, Any]) -> Any:
+    """The tree `like` with its leaves replaced by the arrays of those names."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path)], like)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    parts = []
+    for key in path:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(key, attribute):
+                parts.append(str(getattr(key, attribute)))
+                break
+    return "/".join(parts)
+
+
+@jax.jit
+def _checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
+
+    def checksum(x: jax.Array) -> jax.Array:
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        return jnp.sum(jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32), dtype=jnp.uint32)
+
+    return jax.tree.map(checksum, named)
+
+
+class Checkpoints:
+    """The checkpoints of one run, `directory/<step>/`."""
+
+    def __init__(
+        self, directory: Path, *, keep_last: int | None = None, keep_every: int | None = None
+    ) -> None:
+        """Keeps the newest `keep_last` and, for good, those at multiples of `keep_every` steps."""
+        self.directory = directory
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every)
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def steps(self) -> list[int]:
+        """Steps that have a finished checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+        """Starts saving; returns once the arrays are copied and may be donated."""
+        named = to_named(state)
+        sums = {name: int(value) for name, value in jax.device_get(_checksums(named)).items()}
+        document = {**extra, "checksums": sums}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(named), meta=ocp.args.JsonSave(document)
+            ),
+        )
+
+    def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, extra) of the newest sound checkpoint, or None where there is none.
+
+        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. A checkpoint that cannot be read
+        is moved aside to `corrupt/`, with a warning, and the one before it is taken.
+
+        Raises:
+          InputError: there are checkpoints, and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return (step, *self.restore(step, like))
+            except CorruptCheckpoint as error:
+                moved = self._set_aside(step)
+                print(
+                    f"warning: checkpoint {step} is damaged ({error}); moved to {moved}, "
+                    "falling back to the one before",
+                    file=sys.stderr,
+                )
+        if steps:
+            raise InputError(f"{self.directory}: no checkpoint can be read; all are in corrupt/")
+        return None
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, extra) of one checkpoint; only the arrays that `like` names are read.
+
+        Raises:
+          InputError: the checkpoint holds other arrays than `like` asks for.
+          CorruptCheckpoint: it cannot be read.
+        """
+        wanted = to_named(like)
+        extra = self._read_meta(step)
+        self._check_names(step, wanted, extra["checksums"])
+        restore_args = jax.tree.map(
+            lambda s: ocp.ArrayRestoreArgs(
+                sharding=s.sharding, global_shape=s.shape, dtype=s.dtype, strict=True
+            ),
+            wanted,
+        )
+        request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+        try:
+            named = self._manager.restore(step, args=ocp.args.Composite(state=request))["state"]
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
+        expected = extra.pop("checksums")
+        found = jax.device_get(_checksums(named))
+        for name, value in found.items():
+            if int(value) != expected[name]:
+                raise CorruptCheckpoint(f"the checksum of {name} differs")
+        return from_named(like, named), extra
+
+    def wait(self) -> None:
+        """Blocks until the save under way has finished."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes the save under way."""
+        self._manager.close()
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        path = self.directory / str(step) / "meta" / "metadata"
+        try:
+            meta = json.loads(path.read_text())
+            if not isinstance(meta, dict) or "checksums" not in meta:
+                raise ValueError("no checksums")
+        except (OSError, ValueError) as error:
+            raise CorruptCheckpoint(f"{path.name}: {error}") from error
+        return meta
+
+    def _check_names(self, step: int, wanted: dict[str, Any], sums: dict[str, int]) -> None:
+        missing = sorted(set(wanted) - set(sums))
+        if missing:
+            raise InputError(
+                f"checkpoint {self.directory / str(step)} has no {missing[0]}"
+                + (f" and {len(missing) - 1} more that are needed" if missing[1:] else "")
+            )
+
+    def _set_aside(self, step: int) -> Path:
+        target = self.directory.parent / "corrupt" / str(step)
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            number = 1
+            while target.exists():
+                number += 1
+                target = target.with_name(f"{step}.{number}")
+            os.rename(self.directory / str(step), target)
+        self._manager.reload()
+        return target

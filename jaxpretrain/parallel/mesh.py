@@ -1,0 +1,157 @@
+"""The device mesh and the one table from logical axes to mesh axes.
+
+Mesh axes: `replica` (data parallel copies, across slices or hosts), `fsdp` (data parallel with
+parameters sharded), `tensor` (matrices split by heads, inner width and vocabulary). The name
+`sequence` is reserved for context parallelism.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxpretrain.config.errors import InputError
+
+AXES = ("replica", "fsdp", "tensor")
+DATA_AXES = ("replica", "fsdp")
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": DATA_AXES,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "norm": None,
+    "layers": None,
+}
+"""Logical axis -> mesh axes. None: replicated."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How many devices each mesh axis has; one axis may be -1 and takes what is left."""
+
+    replica: int = 1
+    """Copies of the model, each on its own devices."""
+    fsdp: int = -1
+    """Devices that share one copy of parameters and optimizer state, and split the batch."""
+    tensor: int = 1
+    """Devices that split every matrix product."""
+
+    def build(self, devices: Sequence[Any]) -> jax.sharding.Mesh:
+        """The mesh over `devices`.
+
+        Raises:
+          InputError: the axes do not make up the number of devices.
+        """
+        sizes = [self.replica, self.fsdp, self.tensor]
+        asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise InputError(f"mesh ({asked}): sizes are positive, and one at most may be -1")
+        known = math.prod(size for size in sizes if size != -1)
+        if -1 in sizes and len(devices) % known == 0:
+            sizes[sizes.index(-1)] = len(devices) // known
+        if math.prod(sizes) != len(devices):
+            raise InputError(f"mesh ({asked}) does not divide the {len(devices)} devices")
+        # make_mesh would order devices by their physical links; on one axis that is all the same,
+        # and where it matters (TPU) this function asks for the physical order.
+        grid = _arrange(devices, tuple(sizes))
+        return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
+    if getattr(devices[0], "platform", "") != "tpu":
+        return np.array(devices).reshape(sizes)
+    from jax.experimental import mesh_utils
+
+    num_slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if num_slices == 1:
+        return mesh_utils.create_device_mesh(sizes, list(devices))
+    if sizes[0] % num_slices:
+        raise InputError(f"mesh.replica={sizes[0]} is not a multiple of the {num_slices} slices")
+    inner = (sizes[0] // num_slices, *sizes[1:])
+    return mesh_utils.create_hybrid_device_mesh(inner, (num_slices, 1, 1), list(devices))
+
+
+class Layout:
+    """Where arrays lie on a mesh, by their logical axis names."""
+
+    def __init__(self, mesh: jax.sharding.Mesh) -> None:
+        self.mesh = mesh
+        self.num_data = math.prod(mesh.shape[axis] for axis in DATA_AXES)
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.batch = NamedSharding(mesh, PartitionSpec(DATA_AXES))
+
+    def sharding(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+        """The sharding of an array; a dimension that its mesh axes do not divide is replicated."""
+        parts = []
+        for name, size in zip(axes, shape, strict=True):
+            target = RULES[name] if name is not None else None
+            names = (target,) if isinstance(target, str) else target or ()
+            ways = math.prod(self.mesh.shape[axis] for axis in names)
+            parts.append(target if ways > 1 and size % ways == 0 else None)
+        return NamedSharding(self.mesh, PartitionSpec(*parts))
+
+    def constrain(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        """The models' `Constrain` on this mesh."""
+        if self.mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
+
+    def constrain_batch(self, x: jax.Array) -> jax.Array:
+        """Spreads the first axis over the data-parallel devices."""
+        return self.constrain(x, ("batch",) + (None,) * (x.ndim - 1))
+
+    def batch_spec(self, spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+        """The abstract batch with its shardings."""
+        return {
+            name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch)
+            for name, s in spec.items()
+        }
+
+    def local_rows(self, batch_size: int) -> np.ndarray:
+        """Rows of a global batch that this process's devices hold, int64, in order."""
+        slices = self.batch.addressable_devices_indices_map((batch_size,)).values()
+        return np.unique(np.concatenate([np.arange(batch_size)[s] for s in slices]))
+
+    def put(self, batch: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+        """Makes global arrays of this process's rows, without waiting for the transfer."""
+        return {
+            name: jax.make_array_from_process_local_data(
+                self.batch, rows, (batch_size, *rows.shape[1:])
+            )
+            for name, rows in batch.items()
+        }
+
+    def tree(self, axes: Any, shapes: Any) -> Any:
+        """Shardings of a tree of arrays, from the same tree of logical axis names."""
+        is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+        return jax.tree.map(lambda a, s: self.sharding(a, s.shape), axes, shapes, is_leaf=is_names)
+
+    def undivided(self, axes: Any, shapes: Any) -> list[str]:
+        """Parameters with a dimension replicated only because its mesh axis does not divide it."""
+        names = []
+        is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+        leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_names)
+        for (path, a), s in zip(leaves, jax.tree.leaves(shapes), strict=True):
+            spec = self.sharding(a, s.shape).spec
+            for logical, part in zip(a, spec, strict=True):
+                target = RULES[logical] if logical is not None else None
+                if target is not None and part is None and self._ways(target) > 1:
+                    names.append("/".join(str(k.key) for k in path))
+        return names
+
+    def describe(self) -> str:
+        """One line: the devices and the mesh."""
+        sizes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
+        device = self.mesh.devices.flat[0]
+        kind = getattr(device, "device_kind", "?")
+        return f"{self.mesh.size} x {kind} as {sizes}, {jax.process_count()} process(es)"
+
+    def _ways(self, target: str | tuple[str, ...]) -> int:
+        names = (target,) if isinstance(target, str) else target
+        return math.prod(self.mesh.shape[axis] for axis in names)

@@ -1,0 +1,1 @@
+"""The trainer: the experiment, the one step, the one loop. It knows no model family."""

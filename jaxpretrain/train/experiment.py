@@ -1,0 +1,139 @@
+"""The experiment: everything a run is, as one typed value.
+
+`configs/*.py` build an `Experiment`; the command line overrides fields; `resolve` turns durations
+and open choices into numbers. What `resolve` returns is what runs and what `experiment.json` keeps.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxpretrain.config.durations import Steps, resolve_durations
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.text import TextData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.parallel.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long and in what portions."""
+
+    duration: Steps = "1000 steps"
+    """Length of the run: steps, tokens, images or epochs."""
+    batch_size: int = 8
+    """Examples (sequences, images) of one optimizer step, over all devices."""
+    microbatch_size: int | None = None
+    """Examples that one data-parallel device holds at a time; the rest of its share is
+    accumulated. none: all of its share at once."""
+    deterministic: bool = False
+    """On GPUs: only kernels whose sums have a fixed order, so that runs repeat bit for bit. Costs
+    speed (no atomics, fewer fused kernels); CPU and TPU are exact without it."""
+    compiler_options: dict[str, str] = field(default_factory=dict)
+    """XLA options of the training step, by name; an unknown one is an error."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved and kept."""
+
+    every: Steps = "1000 steps"
+    """How often the state is saved; 0: only at the end."""
+    keep_last: int | None = 2
+    """Newest checkpoints that are kept; none: all."""
+    keep_every: Steps | None = None
+    """Checkpoints at multiples of this are kept for good."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training run."""
+
+    model: Decoder
+    """What is trained."""
+    data: TextData
+    """What it is trained on."""
+    optim: AdamW
+    """How it is trained."""
+    train: Train = Train()
+    """How long and in what portions."""
+    mesh: Mesh = Mesh()
+    """How devices are arranged."""
+    eval: Eval = Eval()
+    """Evaluation while training."""
+    checkpoint: Checkpoint = Checkpoint()
+    """What is saved and kept."""
+    monitor: Monitor = Monitor()
+    """Logs, metrics and traces."""
+    seed: int = 6198
+    """Seed of the initial parameters, of the data order and of every draw."""
+
+
+IDENTITY = ("seed", "model", "data", "optim", "train.batch_size")
+"""What makes a run the run it is; the rest may change when it goes on."""
+
+_NO_EFFECT_ON_RESULT = (
+    "model.attention",
+    "model.scan_layers",
+    "model.remat",
+    "model.loss_chunk",
+    "data.root",
+    "data.verify",
+)
+"""Parts of the identity that say where or how fast, not what."""
+
+
+def resolve(experiment: Experiment) -> Experiment:
+    """Turns durations into whole steps, once, rounded up.
+
+    Raises:
+      InputError: a duration in epochs without `data.num_examples`, or a size that cannot be.
+    """
+    train = experiment.train
+    if train.batch_size < 1:
+        raise InputError(f"train.batch_size={train.batch_size}: must be positive")
+    if train.microbatch_size is not None and train.microbatch_size < 1:
+        raise InputError(f"train.microbatch_size={train.microbatch_size}: must be positive")
+    unit, per_example = experiment.data.units_per_example()
+    return resolve_durations(
+        experiment,
+        batch_size=train.batch_size,
+        tokens_per_example=per_example if unit == "tokens" else None,
+        num_examples=experiment.data.num_examples,
+    )
+
+
+def num_microbatches(train: Train, num_data: int) -> int:
+    """Portions in which each of `num_data` data-parallel devices works through its share.
+
+    Raises:
+      InputError: the batch does not divide.
+    """
+    share, rest = divmod(train.batch_size, num_data)
+    if rest:
+        raise InputError(
+            f"train.batch_size={train.batch_size} does not divide over {num_data} "
+            "data-parallel devices (mesh.replica x mesh.fsdp)"
+        )
+    microbatch = train.microbatch_size or share
+    if share % microbatch:
+        raise InputError(
+            f"train.microbatch_size={microbatch} does not divide the {share} examples of "
+            f"train.batch_size={train.batch_size} that each of {num_data} devices gets"
+        )
+    return share // microbatch
+
+
+def identity_changes(
+    changes: list[tuple[str, Any, Any]],
+) -> tuple[list[tuple[str, Any, Any]], list[tuple[str, Any, Any]]]:
+    """Splits differences of two saved experiments into (those of identity, the others)."""
+
+    def belongs(path: str) -> bool:
+        if any(path == p or path.startswith(f"{p}.") for p in _NO_EFFECT_ON_RESULT):
+            return False
+        return any(path == p or path.startswith(f"{p}.") for p in IDENTITY)
+
+    return [c for c in changes if belongs(c[0])], [c for c in changes if not belongs(c[0])]

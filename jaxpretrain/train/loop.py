@@ -1,0 +1,131 @@
+"""The loop: batches in, steps dispatched, results reported one step late, state saved.
+
+The order inside a step is fixed. A step is dispatched before the one before it is reported, so the
+device never waits for the host. Evaluation comes before saving, so a checkpoint never precedes the
+results of its step. A step whose loss or gradient is not finite ends the run and is never saved.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxpretrain.data.loader import load_batches
+from jaxpretrain.evals.contract import Evaluator
+from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.monitor.reporter import Reporter
+from jaxpretrain.monitor.trace import Trace
+from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.train.program import Program
+from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.stop import StopRequest
+
+
+class NonFinite(Exception):
+    """A step gave a loss or gradient that is not a number."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A program with everything around it that is open while it trains."""
+
+    program: Program
+    workdir: Path
+    train_step: Any  # compiled
+    data: Any  # batch(samples) -> arrays
+    evaluators: list[Evaluator]
+    checkpoints: Checkpoints
+    clock: Clock
+    reporter: Reporter
+    stop: StopRequest
+
+
+def train(run: Run, state: TrainState, first: int) -> bool:
+    """Trains from `first` finished steps to the end of the run; true when it got there.
+
+    Raises:
+      NonFinite: a loss or gradient norm was not finite.
+    """
+    experiment = run.program.experiment
+    last = _steps(experiment.train.duration)
+    eval_every, save_every = _steps(experiment.eval.every), _steps(experiment.checkpoint.every)
+    saved = first if run.checkpoints.steps() else None
+    in_flight: tuple[int, Mapping[str, jax.Array]] | None = None
+    if first == 0:
+        evaluate(run, state, 0)
+    with (
+        load_batches(lambda step: _read(run, step), first, last) as batches,
+        Trace(run.workdir / "profile", experiment.monitor.profile) as trace,
+    ):
+        run.reporter.start(first)
+        for step in range(first + 1, last + 1):
+            with run.clock.measure("data_wait"):
+                batch = next(batches)
+            with run.clock.measure("train"):
+                trace.before(step)
+                batch = run.program.layout.put(batch, experiment.train.batch_size)
+                state, metrics = run.train_step(state, batch)
+                _report(run, in_flight)
+                in_flight = (step, metrics)
+                evaluates = step == last or _due(step, eval_every)
+                stops = bool(run.stop)
+                saves = step == last or _due(step, save_every) or stops
+                if evaluates or saves or trace.ends(step):
+                    _report(run, in_flight)
+                    in_flight = None
+                    trace.after(step)
+            if evaluates:
+                evaluate(run, state, step)
+            if saves:
+                save(run, state, step)
+                saved = step
+            if stops:
+                break
+    if saved is None:
+        save(run, state, first)
+    return saved == last or first >= last
+
+
+def evaluate(run: Run, state: TrainState, step: int) -> None:
+    """Runs all evaluators on the parameters and reports their results."""
+    with run.clock.measure("eval"):
+        results = [evaluator(state.params) for evaluator in run.evaluators]
+    for result in results:
+        run.reporter.results(step, result.scalars, result.texts, result.images)
+
+
+def save(run: Run, state: TrainState, step: int) -> None:
+    """Starts saving the state with the clock; the data position is the step."""
+    with run.clock.measure("save"):
+        run.checkpoints.save(step, state, {"clock": run.clock.state(), "data_position": step})
+    run.reporter.message(f"saved step {step:,}")
+
+
+def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> None:
+    """Waits for a dispatched step, checks and reports it."""
+    if in_flight is None:
+        return
+    step, metrics = in_flight
+    values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+    run.reporter.step(step, values)
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values[name]):
+            raise NonFinite(f"{name} is {values[name]} at step {step}")
+
+
+def _read(run: Run, step: int) -> dict[str, Any]:
+    """This process's rows of the batch of the step after `step` finished ones."""
+    batch_size = run.program.experiment.train.batch_size
+    return run.data.batch(step * batch_size + run.program.layout.local_rows(batch_size))
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _steps(duration: int | str) -> int:
+    assert isinstance(duration, int), "the experiment is not resolved"
+    return duration

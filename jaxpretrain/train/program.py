@@ -1,0 +1,108 @@
+"""The program of a run: what the experiment means on given devices, before any data or memory.
+
+Training, planning and benchmarks all start from the same `Program`, so what is planned or timed
+is what trains.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxpretrain.models.contract import Model
+from jaxpretrain.optim.optimizers import Optimizer
+from jaxpretrain.parallel.mesh import Layout
+from jaxpretrain.train.experiment import Experiment, num_microbatches
+from jaxpretrain.train.state import TrainState, abstract_state, create_state
+from jaxpretrain.train.step import compile_train_step, make_train_step
+
+
+@dataclass(frozen=True)
+class Program:
+    """Model, optimizer and layout, with the abstract state and batch of the training step."""
+
+    experiment: Experiment
+    layout: Layout
+    model: Model
+    optimizer: Optimizer
+    num_microbatches: int
+    state: TrainState  # jax.ShapeDtypeStruct leaves, sharded
+    batch: dict[str, jax.ShapeDtypeStruct]  # sharded
+
+    def compile(self) -> Any:
+        """The compiled training step, (state, batch) -> (state, metrics)."""
+        step = make_train_step(self.model, self.optimizer, self.layout, self.num_microbatches)
+        options = self.experiment.train.compiler_options
+        return compile_train_step(step, self.state, self.batch, options)
+
+    def create_state(self) -> TrainState:
+        """A fresh state from the experiment's seed."""
+        return create_state(self.model, self.optimizer.transform, self.state, self.experiment.seed)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Examples of one evaluation batch: by default what the devices hold at a time."""
+        return (
+            self.experiment.eval.batch_size
+            or self.experiment.train.batch_size // self.num_microbatches
+        )
+
+    def describe(self) -> list[str]:
+        """Lines for start-up: what is really active."""
+        experiment, train = self.experiment, self.experiment.train
+        num_data = self.layout.num_data
+        unit, per_example = self.model.units_per_example()
+        num_params = sum(p.size for p in jax.tree.leaves(self.state.params))
+        state_bytes = sum(
+            math.prod(s.sharding.shard_shape(s.shape)) * s.dtype.itemsize
+            for s in jax.tree.leaves(self.state)
+        )
+        undivided = self.layout.undivided(self.model.axes(), self.state.params)
+        schedule = experiment.optim.schedule
+        num_steps = train.duration
+        assert isinstance(num_steps, int)
+        phases = ", ".join(f"{name} from {at:,}" for name, at in schedule.phases(num_steps))
+        lines = [
+            f"devices: {self.layout.describe()}",
+            *self.model.describe(),
+            f"{num_params:,} parameters, {state_bytes / 2**20:,.0f} MiB of state a device",
+            f"batch {train.batch_size} = {num_data} device(s) x {self.num_microbatches} "
+            f"microbatch(es) x {train.batch_size // num_data // self.num_microbatches}, "
+            f"{train.batch_size * per_example:,} {unit} a step; {num_steps:,} steps, "
+            f"{num_steps * train.batch_size * per_example:,} {unit}",
+            f"learning rate {type(schedule).__name__}: peak {schedule.peak:g}, phases {phases}",
+        ]
+        if undivided:
+            lines.append(
+                f"not sharded, because the mesh does not divide them: {', '.join(undivided)}"
+            )
+        return lines
+
+
+def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
+    """Binds a resolved experiment to devices, real or described.
+
+    Raises:
+      InputError: mesh, batch or model sizes do not fit together.
+    """
+    layout = Layout(experiment.mesh.build(devices))
+    microbatches = num_microbatches(experiment.train, layout.num_data)
+    model = experiment.model.build(
+        experiment.data.example_spec(),
+        platform=devices[0].platform,
+        constrain=layout.constrain,
+    )
+    assert isinstance(experiment.train.duration, int)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    optimizer = experiment.optim.build(experiment.train.duration, shapes)
+    return Program(
+        experiment=experiment,
+        layout=layout,
+        model=model,
+        optimizer=optimizer,
+        num_microbatches=microbatches,
+        state=abstract_state(model, optimizer.transform, layout),
+        batch=layout.batch_spec(model.batch_spec(experiment.train.batch_size)),
+    )

@@ -1,0 +1,134 @@
+"""The folder of a run: who it belongs to, and the files that say so.
+
+`experiment.json` names the run. Starting another run in its folder is refused, with the keys that
+differ; what is not part of a run's identity may change when it goes on.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import diff, from_dict, to_dict
+from jaxpretrain.train.experiment import Experiment, identity_changes
+
+_PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+
+
+def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
+    """Checks that `workdir` is free or holds this run; returns lines about accepted changes.
+
+    Raises:
+      InputError: the folder holds another run, or cannot be used.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: {error.strerror}") from error
+    path = workdir / "experiment.json"
+    if not path.exists():
+        if (workdir / "checkpoints").exists():
+            raise InputError(f"--workdir={workdir} has checkpoints but no experiment.json")
+        return []
+    saved = _load(path)["config"]
+    changes = diff(saved, to_dict(experiment))
+    identity, other = identity_changes(changes)
+    if identity and not allow_change:
+        shown = "; ".join(f"{p}: {a} there, {b} here" for p, a, b in identity[:6])
+        more = f" and {len(identity) - 6} more" if identity[6:] else ""
+        raise InputError(
+            f"--workdir={workdir} holds another run ({shown}{more}); take another folder, or "
+            "--allow_config_change to go on with the new values"
+        )
+    return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in identity + other]
+
+
+def write_experiment(workdir: Path, experiment: Experiment, data_fingerprint: str) -> None:
+    """Writes `experiment.json`: the resolved config, versions and git revision."""
+    document = {
+        "config": to_dict(experiment),
+        "data_fingerprint": data_fingerprint,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git_revision": _git_revision(),
+        "command": sys.argv,
+    }
+    write_atomically(workdir / "experiment.json", json.dumps(document, indent=2) + "\n")
+
+
+def read_experiment(workdir: Path) -> Experiment:
+    """The experiment of a run's folder."""
+    return from_dict(Experiment, _load(workdir / "experiment.json")["config"])
+
+
+def check_data(workdir: Path, data_fingerprint: str, *, allow_change: bool) -> None:
+    """Refuses to go on with other data than the run began with.
+
+    Raises:
+      InputError: the fingerprint differs from the saved one.
+    """
+    path = workdir / "experiment.json"
+    if not path.exists() or allow_change:
+        return
+    saved = _load(path).get("data_fingerprint")
+    if saved != data_fingerprint:
+        raise InputError(
+            f"--workdir={workdir}: the data is not that of this run (fingerprint "
+            f"{data_fingerprint}, was {saved}); --allow_config_change goes on with it"
+        )
+
+
+def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
+    """Copies the tokenizer beside the checkpoints, so that the folder stands alone."""
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, workdir / ".tokenizer.tmp")
+        os.replace(workdir / ".tokenizer.tmp", workdir / "tokenizer.json")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is either there in whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+        document["config"]
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is no run: it has no experiment.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return document
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_revision() -> str | None:
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + dirty
+    except (OSError, subprocess.CalledProcessError):
+        return None
