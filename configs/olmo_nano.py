@@ -39,13 +39,13 @@ def get_config() -> Experiment:
             seq_len=256,
         ),
         optim=AdamW(
-            schedule=Triangular(start=4e-4, peak=4e-3, end=1e-4, warmup="100 steps"),
+            schedule=Triangular(start=4e-4, peak=6e-3, end=1e-4, warmup="100 steps"),
             epsilon=1e-8,
             weight_decay=0.1,
             clip_norm=1.0,
         ),
-        train=Train(duration="1500 steps", batch_size=16),
-        eval=Eval(every="500 steps", prompts=("Fellow-Citizens of the Senate",)),
+        train=Train(duration="1000 steps", batch_size=8),
+        eval=Eval(every="250 steps", prompts=("Fellow-Citizens of the Senate",)),
         checkpoint=Checkpoint(every="500 steps"),
         monitor=Monitor(every="20 steps"),
     )

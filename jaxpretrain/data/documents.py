@@ -192,7 +192,7 @@ class TfdsDocuments(Documents):
         self._builder = _prepared_builder(TfdsName.parse(dataset), data_dir, download)
         info = self._builder.info
         self.name = info.full_name
-        features = list(info.features or {})
+        features = sorted(info.features or {})  # as a dataset is read back, in any order
         if text_key not in features:
             raise InputError(
                 f"{dataset}: has no feature {text_key!r} (it has {', '.join(features)});"

@@ -51,11 +51,7 @@ class Generator:
         Raises:
           InputError: the prompt has no tokens or leaves no room in the context.
         """
-        ids = self._tokenizer.encode(prompt).ids
-        if not ids:
-            raise InputError("the prompt is empty: give at least one token of text")
-        if len(ids) >= self._length:
-            raise InputError(f"the prompt has {len(ids)} tokens, the context only {self._length}")
+        ids = self.encode(prompt)
         window = np.zeros((1, self._length), np.int32)
         window[0, : len(ids)] = ids
         stop = min(self._length, len(ids) + num_tokens)
@@ -70,6 +66,19 @@ class Generator:
             )
             window[0, position] = int(token)
         return self._tokenizer.decode(window[0, len(ids) : stop].tolist())
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt that leaves room in the context.
+
+        Raises:
+          InputError: it has no tokens or leaves no room.
+        """
+        ids = self._tokenizer.encode(prompt).ids
+        if not ids:
+            raise InputError("the prompt is empty: give at least one token of text")
+        if len(ids) >= self._length:
+            raise InputError(f"the prompt has {len(ids)} tokens, the context only {self._length}")
+        return ids
 
     def _compile(self, model: LanguageModel) -> Callable[..., jax.Array]:
         size = self._size
@@ -86,6 +95,8 @@ class Samples:
     """An evaluator that continues fixed prompts with a fixed seed, so that runs compare."""
 
     def __init__(self, generator: Generator, prompts: Sequence[str], num_tokens: int) -> None:
+        for prompt in prompts:
+            generator.encode(prompt)  # refused now, not at the first evaluation
         self._generator = generator
         self._prompts = prompts
         self._num_tokens = num_tokens

@@ -7,10 +7,13 @@ Shapes: b batch, t query positions, s key positions, n query heads, m key/value 
 multiple of m), h head size.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxpretrain.config.errors import InputError
 
 AttentionKernel = Literal["xla", "xla_blocks", "cudnn"]
 AttentionChoice = Literal["auto", "xla", "xla_blocks", "cudnn"]
@@ -20,12 +23,20 @@ _MASKED = -1e30  # finite: a row that is masked throughout must not become NaN
 
 
 def resolve_kernel(choice: AttentionChoice, platform: str, dtype: str) -> AttentionKernel:
-    """The kernel that `choice` means on `platform` ("cpu", "gpu", "tpu"), for start-up to print."""
+    """The kernel that `choice` means on `platform` ("cpu", "gpu", "tpu"), for start-up to print.
+
+    Raises:
+      InputError: cuDNN is asked for where it cannot run.
+    """
+    takes_cudnn = platform in ("gpu", "cuda") and dtype == "bfloat16"
+    if choice == "cudnn" and not takes_cudnn:
+        raise InputError(
+            f"model.attention=cudnn needs an NVIDIA GPU and model.dtype=bfloat16; here are "
+            f"{platform} and {dtype}"
+        )
     if choice != "auto":
         return choice
-    if platform in ("gpu", "cuda") and dtype == "bfloat16":
-        return "cudnn"  # cuDNN's flash attention takes half precision only
-    return "xla_blocks"
+    return "cudnn" if takes_cudnn else "xla_blocks"
 
 
 def attention(
@@ -47,9 +58,18 @@ def attention(
     """
     if kernel == "cudnn":
         return _cudnn(q_btnh, k_btmh, v_btmh, window)
-    if kernel == "xla_blocks":
-        return _blocks(q_btnh, k_btmh, v_btmh, window)
-    return _plain(q_btnh, k_btmh, v_btmh, window)
+    xla = _blocks if kernel == "xla_blocks" else _plain
+    return checkpoint_name(xla(q_btnh, k_btmh, v_btmh, window), "attention")
+
+
+def keep_attention(primitive: Any, *_: Any, **params: Any) -> bool:
+    """A policy for `jax.checkpoint` that keeps the output of attention and recomputes the rest.
+
+    cuDNN's backward pass reads the softmax sums too, which its kernel gives along with the output:
+    the kernel's results are kept, else it would run twice.
+    """
+    is_output = primitive.name == "name" and params["name"] == "attention"
+    return is_output or primitive.name.startswith("dot_product_attention_fwd")
 
 
 def _plain(
@@ -73,43 +93,46 @@ def _blocks(
 ) -> jax.Array:
     """Query blocks, each against only the keys it may see: half of the plain formula's work.
 
-    Heads come first, so that every product is a plain batched one over z = (b, m) with the rows
+    Heads come first, so that every product is a plain batched one over (b, m) with the rows
     r = (g, t) of all query heads that share a key; and weights are divided by their sum after they
-    met the values, when there is less to divide.
+    met the values, when there is less to divide. b and m stay apart: merged, axes that are sharded
+    over different devices would have to be gathered.
     """
     b, t, n, h = q_btnh.shape
     m = k_btmh.shape[2]
-    q_zgth = q_btnh.reshape(b, t, m, n // m, h).transpose(0, 2, 3, 1, 4).reshape(-1, n // m, t, h)
-    q_zgth = q_zgth * jnp.asarray(h**-0.5, q_zgth.dtype)
-    k_zth, v_zth = (x.transpose(0, 2, 1, 3).reshape(-1, t, h) for x in (k_btmh, v_btmh))
+    q_bmgth = q_btnh.reshape(b, t, m, n // m, h).transpose(0, 2, 3, 1, 4)
+    q_bmgth = q_bmgth * jnp.asarray(h**-0.5, q_bmgth.dtype)
+    k_bmth, v_bmth = (x.transpose(0, 2, 1, 3) for x in (k_btmh, v_btmh))
     size = _block_size(t)
     outputs = []
     for start in range(0, t, size):
         stop = min(start + size, t)
         first = 0 if window is None else max(0, start - window + 1)
         visible_ts = _visible(start, stop, first, stop, window)
-        q_zrh = q_zgth[:, :, start:stop].reshape(q_zgth.shape[0], -1, h)
-        out_zrh = _block(q_zrh, k_zth[:, first:stop], v_zth[:, first:stop], visible_ts)
-        outputs.append(out_zrh.reshape(b, m, n // m, stop - start, h))
+        q_bmrh = q_bmgth[:, :, :, start:stop].reshape(b, m, -1, h)
+        keys = slice(first, stop)
+        out_bmrh = _block(q_bmrh, k_bmth[:, :, keys], v_bmth[:, :, keys], visible_ts)
+        outputs.append(out_bmrh.reshape(b, m, n // m, stop - start, h))
     return jnp.concatenate(outputs, axis=3).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
 def _block(
-    q_zrh: jax.Array, k_zsh: jax.Array, v_zsh: jax.Array, visible_ts: jax.Array
+    q_bmrh: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, visible_ts: jax.Array
 ) -> jax.Array:
-    num_groups = q_zrh.shape[1] // visible_ts.shape[0]
-    scores_zrs = jnp.einsum("zrh,zsh->zrs", q_zrh, k_zsh, preferred_element_type=jnp.float32)
-    scores_zrs = jnp.where(jnp.tile(visible_ts, (num_groups, 1))[None], scores_zrs, _MASKED)
-    peak_zr1 = jax.lax.stop_gradient(jnp.max(scores_zrs, axis=-1, keepdims=True))
-    weights_zrs = jnp.exp(scores_zrs - peak_zr1)
-    sum_zr1 = jnp.sum(weights_zrs, axis=-1, keepdims=True)
-    out_zrh = jnp.einsum(
-        "zrs,zsh->zrh",
-        weights_zrs.astype(v_zsh.dtype),
-        v_zsh,
+    num_groups = q_bmrh.shape[2] // visible_ts.shape[0]
+    visible_rs = jnp.tile(visible_ts, (num_groups, 1))
+    scores_bmrs = jnp.einsum("bmrh,bmsh->bmrs", q_bmrh, k_bmsh, preferred_element_type=jnp.float32)
+    scores_bmrs = jnp.where(visible_rs[None, None], scores_bmrs, _MASKED)
+    peak_bmr1 = jax.lax.stop_gradient(jnp.max(scores_bmrs, axis=-1, keepdims=True))
+    weights_bmrs = jnp.exp(scores_bmrs - peak_bmr1)
+    sum_bmr1 = jnp.sum(weights_bmrs, axis=-1, keepdims=True)
+    out_bmrh = jnp.einsum(
+        "bmrs,bmsh->bmrh",
+        weights_bmrs.astype(v_bmsh.dtype),
+        v_bmsh,
         preferred_element_type=jnp.float32,
     )
-    return (out_zrh / sum_zr1).astype(v_zsh.dtype)
+    return (out_bmrh / sum_bmr1).astype(v_bmsh.dtype)
 
 
 def _block_size(length: int) -> int:

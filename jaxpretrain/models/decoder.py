@@ -14,7 +14,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models import layers, stack
@@ -103,12 +102,15 @@ class Decoder:
         return DecoderModel(self, seq_len, kernel, constrain)
 
     def _check(self) -> None:
-        for name in ("vocab_size", "num_kv_heads", "d_ff", "clip_qkv", "init_cutoff", "loss_chunk"):
+        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff")
+        for name in (*sizes, "clip_qkv", "init_cutoff", "loss_chunk"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"model.{name}={value}: must be positive")
         if any(window is not None and window < 1 for window in self.windows):
-            raise InputError(f"model.windows={self.windows}: a window holds the query, so 1 or more")
+            raise InputError(
+                f"model.windows={self.windows}: a window holds the query, so 1 or more"
+            )
         kv_heads = self.num_kv_heads or self.num_heads
         for value, by, what in (
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
@@ -116,7 +118,7 @@ class Decoder:
             (self.num_layers, len(self.windows), "model.num_layers by the length of model.windows"),
             (self.d_model // self.num_heads, 2, "the head size d_model / num_heads by 2 (rotary)"),
         ):
-            if by < 1 or value < 1 or value % by:
+            if by < 1 or value % by:
                 raise InputError(f"cannot divide {what}: {value} / {by}")
         if self.embedding_rows < self.vocab_size:
             raise InputError(
@@ -163,8 +165,7 @@ class Block(nn.Module):
         split = ("batch", None, "heads", None)
         q_btnh, k_btmh, v_btmh = (self.constrain(a, split) for a in (q_btnh, k_btmh, v_btmh))
         out_btnh = attention(q_btnh, k_btmh, v_btmh, kernel=self.kernel, window=self.window)
-        out_btd = checkpoint_name(out_btnh.reshape(b, t, d), "attention")
-        return self._linear("output", d, ("heads", "embed"))(out_btd)
+        return self._linear("output", d, ("heads", "embed"))(out_btnh.reshape(b, t, d))
 
     def _mlp(self, x_btd: jax.Array) -> jax.Array:
         gate_btf = self._linear("gate", self.config.d_ff, ("embed", "mlp"))(x_btd)
@@ -208,6 +209,7 @@ class DecoderModel:
             config.d_model,
             layers.truncated_normal(_init_std(config, "embed", 0), cutoff),
             dtype,
+            constrain,
         )
         self._final_norm = layers.Norm(config.norm, config.norm_epsilon, "norm", dtype)
         self._head = layers.Linear(
@@ -282,7 +284,11 @@ class DecoderModel:
             return _apply(self._block(position), block_params, x_btd, rope)
 
         blocks = [
-            layers.remat(partial(run_layer, position=p), self.config.remat)
+            layers.remat(
+                partial(run_layer, position=p),
+                self.config.remat,
+                scanned=self.config.scan_layers,
+            )
             for p in range(len(self.config.windows))
         ]
         x_btd = stack.apply_stack(

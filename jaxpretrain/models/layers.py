@@ -14,6 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpretrain.models.attention import keep_attention
+from jaxpretrain.models.contract import Constrain
+
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 RematPolicy = Literal["none", "full", "dots", "attention"]
 
@@ -68,6 +71,7 @@ class Embedding(nn.Module):
     features: int
     initializer: Initializer
     dtype: jnp.dtype
+    constrain: Constrain
 
     @nn.compact
     def __call__(self, tokens_bt: jax.Array) -> jax.Array:
@@ -75,7 +79,8 @@ class Embedding(nn.Module):
         table_vd = weight(
             self, "embedding", self.initializer, ("vocab", "embed"), (self.rows, self.features)
         )
-        return table_vd.astype(self.dtype)[tokens_bt]
+        # Gathered whole over the data axes first: rows of a table cut along d would come in pieces.
+        return self.constrain(table_vd.astype(self.dtype), ("vocab", None))[tokens_bt]
 
 
 class Norm(nn.Module):
@@ -119,7 +124,7 @@ def rotate(x_btnh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
     return rotated.astype(x_btnh.dtype)
 
 
-def remat(block: Callable, policy: RematPolicy) -> Callable:
+def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
     """`block` with its activations recomputed in the backward pass, as the policy says.
 
     none: everything is kept. dots: matrix products are kept. attention: only the output of
@@ -130,7 +135,7 @@ def remat(block: Callable, policy: RematPolicy) -> Callable:
     policies = {
         "full": jax.checkpoint_policies.nothing_saveable,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+        "attention": keep_attention,
     }
-    # prevent_cse guards against undoing the recomputation outside of scan.
-    return jax.checkpoint(block, policy=policies[policy])
+    # Outside of scan, XLA would find the two computations equal and keep the first.
+    return jax.checkpoint(block, policy=policies[policy], prevent_cse=not scanned)

@@ -1,7 +1,7 @@
 """Cross-entropy over a large vocabulary in chunks: the full logits never exist.
 
-Shapes: b batch, t positions, r rows of one chunk (batch times positions), d model width, v vocabulary
-(padded).
+Shapes: b batch, t positions, r rows of one chunk (batch times positions), d model width,
+v vocabulary (padded).
 """
 
 from typing import Any

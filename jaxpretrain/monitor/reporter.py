@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,18 @@ class Reporter:
         self._every = every
         self._rate = Rate(clock)
         self._window = (0.0, 0.0)  # data wait and train seconds at the last report
+
+    def begin(self, step: int, config: Mapping[str, Any]) -> None:
+        """The run begins, or goes on after `step` finished steps, with this resolved config.
+
+        Called before compilation, with which the writers' slow imports then overlap.
+        """
+        self._writers.hparams(config)
+        total = self._work.total_steps
+        if step >= total:
+            self.message(f"nothing left to do: {step:,} of {total:,} steps are done")
+        else:
+            self.message(f"going on after step {step:,}" if step else "starting at step 0")
 
     def start(self, step: int) -> None:
         """The first step after `step` finished ones is about to run."""

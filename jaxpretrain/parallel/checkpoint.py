@@ -1,11 +1,12 @@
 """Checkpoints: flat named arrays plus a small JSON document, written by Orbax.
 
 A checkpoint knows nothing of classes: `params/blocks/0/query/kernel`, `optimizer/adam/mu/...`,
-`step`. Saving is asynchronous and atomic. Each checkpoint carries an integer checksum of every
-array, taken on the devices before the save and compared after a restore, because storage below
-Orbax can hand back changed bytes without an error.
+`step`. Saving is asynchronous and atomic. Each checkpoint carries the shape, the dtype and an
+integer checksum of every array. Checksums are taken on the devices before the save and compared
+after a restore, because storage below Orbax can hand back changed bytes without an error.
 """
 
+import functools
 import json
 import os
 import sys
@@ -44,6 +45,10 @@ def _name(path: tuple[Any, ...]) -> str:
     return "/".join(parts)
 
 
+def _kind(x: Any) -> dict[str, Any]:
+    return {"shape": list(x.shape), "dtype": str(x.dtype)}
+
+
 @jax.jit
 def _checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """A wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
@@ -55,15 +60,42 @@ def _checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return jax.tree.map(checksum, named)
 
 
+@functools.cache
+def _silence_abandoned_reads() -> None:
+    """Keeps Orbax's noise from the terminal when a damaged checkpoint is met.
+
+    It gives up its other reads at the first that fails; each of them then finds its event loop
+    closed and prints a traceback, a hundred lines and more around the one that matters.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
 class Checkpoints:
     """The checkpoints of one run, `directory/<step>/`."""
 
     def __init__(
-        self, directory: Path, *, keep_last: int | None = None, keep_every: int | None = None
+        self,
+        directory: Path,
+        *,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        read_only: bool = False,
     ) -> None:
         """Keeps the newest `keep_last` and, for good, those at multiples of `keep_every` steps."""
         self.directory = directory
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every)
+        self._corrupt = directory.parent / "corrupt"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep_last,
+            keep_period=None if read_only else keep_every,
+            create=not read_only,
+            read_only=read_only,
+        )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def steps(self) -> list[int]:
@@ -73,13 +105,15 @@ class Checkpoints:
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         """Starts saving; returns once the arrays are copied and may be donated."""
         named = to_named(state)
-        sums = {name: int(value) for name, value in jax.device_get(_checksums(named)).items()}
-        document = {**extra, "checksums": sums}
+        sums = jax.device_get(_checksums(named))
+        arrays = {name: {**_kind(x), "checksum": int(sums[name])} for name, x in named.items()}
+        document = {**extra, "arrays": arrays}
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(named), meta=ocp.args.JsonSave(document)
+                state=ocp.args.PyTreeSave(named), meta=ocp.args.JsonSave(document)
             ),
+            force=True,  # else a step below the newest would not be saved, without a word
         )
 
     def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -89,7 +123,7 @@ class Checkpoints:
         is moved aside to `corrupt/`, with a warning, and the one before it is taken.
 
         Raises:
-          InputError: there are checkpoints, and none can be read.
+          InputError: there are checkpoints, and none can be read; or they are another model's.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -102,20 +136,24 @@ class Checkpoints:
                     "falling back to the one before",
                     file=sys.stderr,
                 )
-        if steps:
-            raise InputError(f"{self.directory}: no checkpoint can be read; all are in corrupt/")
+        if self._corrupt.exists():
+            raise InputError(
+                f"{self.directory}: no checkpoint can be read, all are in {self._corrupt}; delete "
+                "that folder to begin again"
+            )
         return None
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """(state, extra) of one checkpoint; only the arrays that `like` names are read.
 
         Raises:
-          InputError: the checkpoint holds other arrays than `like` asks for.
+          InputError: the checkpoint holds other arrays, or of other shapes, than `like` asks for.
           CorruptCheckpoint: it cannot be read.
         """
         wanted = to_named(like)
         extra = self._read_meta(step)
-        self._check_names(step, wanted, extra["checksums"])
+        saved = extra.pop("arrays")
+        self._check_arrays(step, wanted, saved)
         restore_args = jax.tree.map(
             lambda s: ocp.ArrayRestoreArgs(
                 sharding=s.sharding, global_shape=s.shape, dtype=s.dtype, strict=True
@@ -123,14 +161,16 @@ class Checkpoints:
             wanted,
         )
         request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+        _silence_abandoned_reads()
         try:
             named = self._manager.restore(step, args=ocp.args.Composite(state=request))["state"]
+        except jax.errors.JaxRuntimeError:
+            raise  # the devices' trouble, such as too little memory, and not the file's
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
-        expected = extra.pop("checksums")
         found = jax.device_get(_checksums(named))
         for name, value in found.items():
-            if int(value) != expected[name]:
+            if int(value) != saved[name]["checksum"]:
                 raise CorruptCheckpoint(f"the checksum of {name} differs")
         return from_named(like, named), extra
 
@@ -146,22 +186,29 @@ class Checkpoints:
         path = self.directory / str(step) / "meta" / "metadata"
         try:
             meta = json.loads(path.read_text())
-            if not isinstance(meta, dict) or "checksums" not in meta:
-                raise ValueError("no checksums")
+            if not isinstance(meta, dict) or "arrays" not in meta:
+                raise ValueError("it lists no arrays")
         except (OSError, ValueError) as error:
             raise CorruptCheckpoint(f"{path.name}: {error}") from error
         return meta
 
-    def _check_names(self, step: int, wanted: dict[str, Any], sums: dict[str, int]) -> None:
-        missing = sorted(set(wanted) - set(sums))
+    def _check_arrays(
+        self, step: int, wanted: dict[str, Any], saved: dict[str, dict[str, Any]]
+    ) -> None:
+        where = f"checkpoint {self.directory / str(step)}"
+        missing = sorted(set(wanted) - set(saved))
         if missing:
             raise InputError(
-                f"checkpoint {self.directory / str(step)} has no {missing[0]}"
+                f"{where} has no {missing[0]}"
                 + (f" and {len(missing) - 1} more that are needed" if missing[1:] else "")
             )
+        for name, x in wanted.items():
+            here, there = _kind(x), {key: saved[name][key] for key in _kind(x)}
+            if here != there:
+                raise InputError(f"{where} is another model's: {name} is {there}, not {here}")
 
     def _set_aside(self, step: int) -> Path:
-        target = self.directory.parent / "corrupt" / str(step)
+        target = self._corrupt / str(step)
         if jax.process_index() == 0:
             target.parent.mkdir(exist_ok=True)
             number = 1

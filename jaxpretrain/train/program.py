@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Model
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout
@@ -35,6 +36,9 @@ class Program:
         """The compiled training step, (state, batch) -> (state, metrics)."""
         step = make_train_step(self.model, self.optimizer, self.layout, self.num_microbatches)
         options = self.experiment.train.compiler_options
+        platform = self.layout.mesh.devices.flat[0].platform
+        if self.experiment.train.deterministic and platform == "gpu":
+            options = {"xla_gpu_deterministic_ops": True, **options}
         return compile_train_step(step, self.state, self.batch, options)
 
     def create_state(self) -> TrainState:
@@ -74,6 +78,8 @@ class Program:
             f"{num_steps * train.batch_size * per_example:,} {unit}",
             f"learning rate {type(schedule).__name__}: peak {schedule.peak:g}, phases {phases}",
         ]
+        if phases.startswith("warmup") and "," not in phases:
+            lines.append("warning: the run ends inside its warm-up, before the learning rate peaks")
         if undivided:
             lines.append(
                 f"not sharded, because the mesh does not divide them: {', '.join(undivided)}"
@@ -89,6 +95,11 @@ def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
     """
     layout = Layout(experiment.mesh.build(devices))
     microbatches = num_microbatches(experiment.train, layout.num_data)
+    if (eval_batch_size := experiment.eval.batch_size or 0) % layout.num_data:
+        raise InputError(
+            f"eval.batch_size={eval_batch_size} does not divide over {layout.num_data} "
+            "data-parallel devices (mesh.replica x mesh.fsdp)"
+        )
     model = experiment.model.build(
         experiment.data.example_spec(),
         platform=devices[0].platform,

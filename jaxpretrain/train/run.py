@@ -1,11 +1,14 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.evals.contract import Evaluator
@@ -17,6 +20,7 @@ from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.devices import peak_flops
+from jaxpretrain.parallel.host_memory import keep_freed_memory
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, resolve
@@ -35,50 +39,35 @@ def train_experiment(
     """
     clock = Clock()
     experiment = resolve(experiment)
-    _configure_jax(experiment)
+    keeps_memory = _configure_jax(experiment)
     program = make_program(experiment, jax.devices())
     changes = folder.claim(workdir, experiment, allow_change=allow_config_change)
-    data = experiment.data.open(seed=experiment.seed, limits=program.model.input_limits())
+    limits = program.model.input_limits()
+    data = experiment.data.open(seed=experiment.seed, limits=limits)
+    eval_sets = experiment.data.open_evals(limits=limits)
     folder.check_data(workdir, data.fingerprint, allow_change=allow_config_change)
-    eval_sets = experiment.data.open_evals(limits=program.model.input_limits())
-    checkpoints = _open_checkpoints(experiment, workdir)
 
-    with stop_on_signal() as stop:
+    with stop_on_signal() as stop, folder.hold(workdir):
+        checkpoints = _open_checkpoints(experiment, workdir)
         restored = checkpoints.restore_newest(program.state)
         first, state = (0, None) if restored is None else restored[:2]
         if restored is not None:
             clock.restore(restored[2]["clock"])
-        work = _work(program)
-        is_primary = jax.process_index() == 0
-        progress = Progress(work.total_steps, is_primary=is_primary)
-        writers = open_writers(
-            workdir,
-            resume_step=None if restored is None else first,
-            tensorboard=experiment.monitor.tensorboard,
-            is_primary=is_primary,
-            message=progress.message,
-        )
-        with progress, writers:
+        resume_step = None if restored is None else first
+        with _open_reporter(program, workdir, clock, resume_step) as reporter:
             for line in [*program.describe(), data.describe(), *changes]:
-                progress.message(line)
-            folder.write_experiment(workdir, experiment, data.fingerprint)
-            folder.keep_tokenizer(workdir, data.tokenizer_path)
-            writers.hparams(to_dict(experiment))
-            progress.message(_starts(first, work.total_steps))
+                reporter.message(line)
+            if keeps_memory:
+                reporter.message("host: freed memory stays with the process (train.keep_memory)")
+            reporter.begin(first, to_dict(experiment))
             with clock.measure("compile"):
                 train_step = program.compile()
                 evaluators = _make_evaluators(program, eval_sets, data.tokenizer_path)
                 state = program.create_state() if state is None else state
+            folder.write_experiment(workdir, experiment, data.fingerprint)
+            folder.keep_tokenizer(workdir, data.tokenizer_path)
             run = loop.Run(
-                program=program,
-                workdir=workdir,
-                train_step=train_step,
-                data=data,
-                evaluators=evaluators,
-                checkpoints=checkpoints,
-                clock=clock,
-                reporter=Reporter(work, writers, progress, clock, _int(experiment.monitor.every)),
-                stop=stop,
+                program, workdir, train_step, data, evaluators, checkpoints, clock, reporter, stop
             )
             try:
                 return loop.train(run, state, first)
@@ -86,11 +75,35 @@ def train_experiment(
                 checkpoints.close()
 
 
-def _configure_jax(experiment: Experiment) -> None:
-    """Compilation cache and determinism, before the first compilation."""
+@contextmanager
+def _open_reporter(
+    program: Program, workdir: Path, clock: Clock, resume_step: int | None
+) -> Iterator[Reporter]:
+    """What reports to the terminal and to files, in the first process only."""
+    monitor = program.experiment.monitor
+    is_primary = jax.process_index() == 0
+    work = _work(program)
+    with Progress(work.total_steps, is_primary=is_primary) as progress:
+        writers = open_writers(
+            workdir,
+            resume_step=resume_step,
+            tensorboard=monitor.tensorboard,
+            is_primary=is_primary,
+            message=progress.message,
+        )
+        with writers:
+            yield Reporter(work, writers, progress, clock, _int(monitor.every))
+
+
+def _configure_jax(experiment: Experiment) -> bool:
+    """The compilation cache and, on CPUs, host memory; before JAX starts its backend.
+
+    Returns whether freed host memory is kept.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return experiment.train.keep_memory and keep_freed_memory()
 
 
 def _open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:
@@ -98,7 +111,7 @@ def _open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:
     return Checkpoints(
         workdir / "checkpoints",
         keep_last=kept.keep_last,
-        keep_every=None if kept.keep_every is None else _int(kept.keep_every),
+        keep_every=_int(kept.keep_every or 0) or None,
     )
 
 
@@ -118,7 +131,9 @@ def _make_evaluators(
                 max_examples=config.max_examples,
             )
         )
-    if config.prompts and tokenizer is not None:
+    if config.prompts:
+        if tokenizer is None:
+            raise InputError("eval.prompts need a tokenizer, and the data has none (no manifest)")
         generator = Generator(program.model, tokenizer)
         evaluators.append(Samples(generator, config.prompts, config.sample_tokens))
     return evaluators
@@ -140,12 +155,6 @@ def _work(program: Program) -> Work:
         eval_every=_int(experiment.eval.every),
         save_every=_int(experiment.checkpoint.every),
     )
-
-
-def _starts(first: int, total: int) -> str:
-    if first >= total:
-        return f"nothing left to do: {first:,} of {total:,} steps are done"
-    return f"going on after step {first:,}" if first else "starting at step 0"
 
 
 def _int(duration: int | str) -> int:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Batch, Model
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout
@@ -74,15 +75,24 @@ def compile_train_step(
     train_step: TrainStep,
     state: TrainState,
     batch: Mapping[str, jax.ShapeDtypeStruct],
-    compiler_options: Mapping[str, str],
+    compiler_options: Mapping[str, bool | str],
 ) -> Any:
     """Compiles the step for abstract, sharded arguments. The state is donated.
 
     The result refuses other shapes and layouts, so nothing is ever compiled a second time.
+
+    Raises:
+      InputError: the compiler does not know an option, or does not take its value.
     """
     shardings = jax.tree.map(lambda s: s.sharding, state)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
-    return jitted.lower(state, dict(batch)).compile(compiler_options=dict(compiler_options))
+    lowered = jitted.lower(state, dict(batch))
+    try:
+        return lowered.compile(compiler_options=dict(compiler_options))
+    except jax.errors.JaxRuntimeError as error:
+        if "compile option" in str(error) or "setting option" in str(error):
+            raise InputError(f"train.compiler_options: {error}") from error
+        raise
 
 
 def _objective(model: Model):

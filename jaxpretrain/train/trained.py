@@ -47,7 +47,9 @@ def load_trained(path: Path) -> Trained:
         shapes,
         layout.tree(model.axes(), shapes),
     )
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{workdir} has no finished checkpoint yet")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     if not steps:
         raise InputError(f"{workdir} has no finished checkpoint yet")

@@ -4,6 +4,7 @@
 differ; what is not part of a run's identity may change when it goes on.
 """
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -11,30 +12,48 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
+from jaxpretrain.data.files import write_atomically
 from jaxpretrain.train.experiment import Experiment, identity_changes
 
 _PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+
+
+@contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other processes of this machine from training in it.
+
+    Raises:
+      InputError: it cannot be made, or another process trains in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"--workdir={workdir}: another process trains in it") from None
+        yield
 
 
 def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
     """Checks that `workdir` is free or holds this run; returns lines about accepted changes.
 
     Raises:
-      InputError: the folder holds another run, or cannot be used.
+      InputError: the folder holds another run.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--workdir={workdir}: {error.strerror}") from error
     path = workdir / "experiment.json"
     if not path.exists():
-        if (workdir / "checkpoints").exists():
+        if any((workdir / "checkpoints").glob("*")):
             raise InputError(f"--workdir={workdir} has checkpoints but no experiment.json")
         return []
     saved = _load(path)["config"]
@@ -89,16 +108,6 @@ def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
     if tokenizer is not None:
         shutil.copyfile(tokenizer, workdir / ".tokenizer.tmp")
         os.replace(workdir / ".tokenizer.tmp", workdir / "tokenizer.json")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is either there in whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def _load(path: Path) -> dict[str, Any]:

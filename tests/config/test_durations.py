@@ -1,8 +1,9 @@
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
 
-from jaxpretrain.config.durations import Duration, parse_duration
+from jaxpretrain.config.durations import Duration, Steps, parse_duration, resolve_durations
 from jaxpretrain.config.errors import InputError
 
 
@@ -89,3 +90,75 @@ def test_epochs_need_the_number_of_examples():
 def test_tokens_need_a_model_with_tokens():
     with pytest.raises(InputError, match=r"duration '2e\+12 tokens': this model has no tokens"):
         parse_duration("2e12 tokens").to_steps(batch_size=8)
+
+
+@dataclass(frozen=True)
+class Rise:
+    warmup: Steps = "80 tokens"
+    horizon: Steps | None = None
+    note: str = "5 steps"
+
+
+@dataclass(frozen=True)
+class Fall:
+    decay: Steps = "0.5 epochs"
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    schedule: Rise | Fall = Rise()
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Run:
+    optim: Optimizer = Optimizer()
+    duration: Steps = "65 examples"
+    every: Steps | None = "2 epochs"
+    workers: int | None = 3
+
+
+SIZES = {"batch_size": 8, "tokens_per_example": 10, "num_examples": 100}
+
+
+def test_durations_resolve_at_any_depth_and_nothing_else_changes():
+    resolved = resolve_durations(Run(), **SIZES)
+    assert resolved == Run(optim=Optimizer(Rise(warmup=1)), duration=9, every=25)
+    assert resolved.optim.schedule == Rise(warmup=1, horizon=None, note="5 steps")
+
+
+def test_optional_durations_resolve_when_they_are_there():
+    config = Run(optim=Optimizer(Rise(horizon="81 tokens")), every=None)
+    resolved = resolve_durations(config, **SIZES)
+    assert resolved.every is None
+    assert resolved.optim.schedule == Rise(warmup=1, horizon=2)
+
+
+def test_the_chosen_class_of_a_union_is_resolved():
+    assert resolve_durations(Run(optim=Optimizer(Fall())), **SIZES).optim.schedule == Fall(decay=7)
+
+
+def test_resolving_twice_changes_nothing():
+    resolved = resolve_durations(Run(), **SIZES)
+    assert resolve_durations(resolved, batch_size=1) == resolved
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            Run(optim=Optimizer(Rise(horizon="5 stps"))),
+            "--config.optim.schedule.horizon: duration '5 stps': unknown unit 'stps'.",
+        ),
+        (Run(duration="-1 steps"), "--config.duration: duration '-1 steps': must not be negative"),
+        (Run(every="1 epochs"), "--config.every: duration '1 epochs': the length of an epoch"),
+        (Run(), "--config.optim.schedule.warmup: duration '80 tokens': this model has no tokens"),
+    ],
+    ids=str,
+)
+def test_an_unresolvable_duration_is_named_by_its_path(config, message):
+    with pytest.raises(InputError) as error:
+        tokens = 10 if config != Run() else None
+        resolve_durations(config, batch_size=8, tokens_per_example=tokens)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)

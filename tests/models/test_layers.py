@@ -1,0 +1,169 @@
+from typing import Any, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxpretrain.models import layers
+from jaxpretrain.models.contract import unconstrained
+from jaxpretrain.models.stack import unbox
+
+BF16 = jnp.dtype("bfloat16")
+F32 = jnp.dtype("float32")
+
+
+def variables(module: nn.Module, *inputs: jax.Array) -> tuple[Any, Any]:
+    """(parameters, logical axes) of a module."""
+    return unbox(module.init(jax.random.key(0), *inputs))
+
+
+@pytest.mark.parametrize("std", [1.0, 0.02])
+def test_the_truncated_normal_is_cut_and_narrower_than_its_std(std):
+    draw = layers.truncated_normal(std, 3.0)(jax.random.key(1), (1_000_000,), jnp.float32)
+    draw = np.asarray(draw, np.float64)
+    assert 2.99 * std < np.abs(draw).max() <= 3.0 * std * (1 + 1e-6)
+    np.testing.assert_allclose(draw.std(), 0.98658 * std, rtol=0.003)
+    assert abs(draw.mean()) < 0.005 * std
+
+
+def test_without_a_cutoff_the_normal_has_its_std_and_its_tails():
+    draw = layers.truncated_normal(0.02, None)(jax.random.key(1), (1_000_000,), jnp.float32)
+    np.testing.assert_allclose(np.asarray(draw, np.float64).std(), 0.02, rtol=0.003)
+    assert np.abs(draw).max() > 4 * 0.02
+
+
+def test_linear_is_a_product_in_the_compute_dtype_with_a_float32_weight():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    init = layers.truncated_normal(0.5, 3.0)
+    for dtype in (F32, BF16):
+        linear = layers.Linear(6, ("embed", "mlp"), init, dtype)
+        params, axes = variables(linear, x)
+        assert params["kernel"].dtype == jnp.float32
+        assert axes == {"kernel": ("embed", "mlp")}
+        out = linear.apply({"params": params}, x)
+        expected = np.float32(x.astype(dtype)) @ np.float32(params["kernel"].astype(dtype))
+        assert out.dtype == dtype
+        np.testing.assert_allclose(np.float32(out), expected, rtol=1e-2, atol=1e-2)
+        exact = dtype == F32
+        assert (np.abs(np.float32(out) - expected).max() < 1e-6) == exact
+
+
+def test_embedding_looks_rows_up():
+    embedding = layers.Embedding(7, 4, layers.truncated_normal(1.0, None), F32, unconstrained)
+    tokens = jnp.array([[0, 6, 3], [3, 3, 1]])
+    params, axes = variables(embedding, tokens)
+    assert axes == {"embedding": ("vocab", "embed")}
+    table = np.asarray(params["embedding"])
+    assert table.shape == (7, 4)
+    np.testing.assert_array_equal(embedding.apply({"params": params}, tokens), table[tokens])
+
+
+def test_layernorm_is_the_formula_and_has_no_parameters():
+    norm = layers.Norm("layernorm", 1e-5, "norm", F32)
+    x = 3.0 + 0.01 * jax.random.normal(jax.random.key(0), (2, 3, 64))
+    assert variables(norm, x) == ({}, {})
+    x64 = np.asarray(x, np.float64)
+    centred = x64 - x64.mean(axis=-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(norm.apply({}, x), expected, atol=2e-4)
+
+
+def test_rmsnorm_is_the_formula_with_a_scale_of_one_at_first():
+    norm = layers.Norm("rmsnorm", 1e-2, "heads", F32)
+    x = 0.3 * jax.random.normal(jax.random.key(0), (2, 3, 16))
+    params, axes = variables(norm, x)
+    assert axes == {"scale": ("heads",)}
+    np.testing.assert_array_equal(params["scale"], np.ones(16))
+    scale = np.linspace(-1.0, 2.0, 16)
+    x64 = np.asarray(x, np.float64)
+    expected = scale * x64 / np.sqrt((x64**2).mean(axis=-1, keepdims=True) + 1e-2)
+    out = norm.apply({"params": {"scale": jnp.float32(scale)}}, x)
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_rmsnorm_rounds_before_it_scales_and_computes_in_float32():
+    norm = layers.Norm("rmsnorm", 1e-6, "norm", BF16)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, 8, 64)), BF16)
+    scale = jnp.asarray(rng.uniform(0.5, 2.0, size=64), jnp.float32)
+    x32 = np.asarray(x, np.float32)
+    normed = jnp.float32(x32 / np.sqrt((x32**2).mean(axis=-1, keepdims=True) + 1e-6))
+    rounded_first = normed.astype(BF16) * scale.astype(BF16)[None, None]
+    rounded_last = (normed * scale[None, None]).astype(BF16)
+    out = norm.apply({"params": {"scale": scale}}, x)
+    assert out.dtype == BF16
+    # A last bit of float32 may tip the rounding of single values.
+    assert np.mean(np.float32(out) == np.float32(rounded_first)) > 0.995
+    assert np.mean(np.float32(out) == np.float32(rounded_last)) < 0.9
+
+
+def test_rotary_positions_turn_pairs_of_channels_half_a_head_apart():
+    theta, head_dim = 10000.0, 6
+    x = np.random.default_rng(0).normal(size=(1, 5, 2, head_dim))
+    out = layers.rotate(jnp.float32(x), layers.rope_table(5, head_dim, theta))
+    for position in range(5):
+        for i in range(head_dim // 2):
+            angle = position * theta ** (-2 * i / head_dim)
+            pair = x[0, position, :, i] + 1j * x[0, position, :, i + head_dim // 2]
+            turned = pair * np.exp(1j * angle)
+            np.testing.assert_allclose(out[0, position, :, i], turned.real, atol=1e-6)
+            np.testing.assert_allclose(
+                out[0, position, :, i + head_dim // 2], turned.imag, atol=1e-6
+            )
+
+
+def test_scores_of_rotated_vectors_depend_on_their_distance_alone():
+    q, k = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
+    rope = layers.rope_table(32, 16, 500.0)
+    q_all, k_all = (layers.rotate(jnp.tile(x, (1, 32, 1, 1)), rope)[0, :, 0] for x in (q, k))
+    scores = np.asarray(q_all @ k_all.T)
+    for distance in range(-31, 32):
+        diagonal = np.diagonal(scores, distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-4)
+    assert np.ptp(scores[0]) > 1.0
+
+
+def test_rotation_is_in_float32_whatever_comes_in():
+    """At a late position, angles in bfloat16 would be off by whole turns."""
+    rope = layers.rope_table(4096, 8, 10000.0)
+    assert {table.dtype for table in rope} == {F32}
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4096, 1, 8)), BF16)
+    out = layers.rotate(x, rope)
+    assert out.dtype == BF16
+    expected = layers.rotate(x.astype(jnp.float32), rope).astype(BF16)
+    np.testing.assert_array_equal(np.float32(out), np.float32(expected))
+    angle = 4095 * 10000.0 ** (-2 / 8)
+    np.testing.assert_allclose(rope[0][4095, 1], np.sin(angle), atol=1e-4)
+
+
+def recomputed(policy: layers.RematPolicy) -> dict[str, int]:
+    """How often a block's operations stand in the program of its gradient."""
+
+    def block(x: jax.Array, w: jax.Array) -> jax.Array:
+        attended = checkpoint_name(jnp.sin(x), "attention")
+        return jnp.tanh(jnp.exp(attended) @ w)
+
+    gradient = jax.grad(lambda x, w: jnp.sum(layers.remat(block, policy, scanned=False)(x, w)))
+    text = str(jax.make_jaxpr(gradient)(jnp.ones((2, 3)), jnp.ones((3, 3))))
+    return {name: text.count(f" {name} ") + text.count(f" {name}[") for name in ("sin", "exp")} | {
+        "products": text.count("dot_general[")
+    }
+
+
+def test_remat_recomputes_what_its_policy_says():
+    # The gradient of the inputs takes one product more than the forward pass.
+    assert recomputed("none") == {"sin": 1, "exp": 1, "products": 2}
+    assert recomputed("full") == {"sin": 2, "exp": 2, "products": 3}
+    assert recomputed("dots") == {"sin": 2, "exp": 2, "products": 2}
+    assert recomputed("attention") == {"sin": 1, "exp": 2, "products": 3}
+
+
+def test_every_remat_policy_is_known_and_others_are_not():
+    for policy in get_args(layers.RematPolicy):
+        assert callable(layers.remat(jnp.sin, policy, scanned=True))
+    unknown: Any = "everything"
+    with pytest.raises(KeyError):
+        layers.remat(jnp.sin, unknown, scanned=True)

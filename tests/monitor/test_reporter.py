@@ -1,0 +1,169 @@
+import math
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.monitor.reporter import Reporter, Work
+
+TOTAL = 20
+
+
+class Sink:
+    """Stands for the writers and the terminal."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, Any]]] = []
+        self.texts_: list[tuple[int, dict[str, str]]] = []
+        self.updates: list[tuple[int, bool]] = []
+        self.messages: list[str] = []
+
+    def scalars(self, step: int, scalars: dict[str, Any]) -> None:
+        self.lines.append((step, scalars))
+
+    def texts(self, step: int, texts: dict[str, str]) -> None:
+        self.texts_.append((step, texts))
+
+    def update(self, step: int, metrics: dict[str, Any] | None = None) -> None:
+        self.updates.append((step, metrics is not None))
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+class Time:
+    """A clock's source that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.clock = Clock(lambda: self.now)
+
+    @contextmanager
+    def passing(self, part: Any, seconds: float):
+        with self.clock.measure(part):
+            self.now += seconds
+            yield
+
+
+def _work(**changes: Any) -> Work:
+    fields: dict[str, Any] = {
+        "unit": "tokens",
+        "units_per_step": 100,
+        "flops_per_step": 6e6,
+        "peak_flops": 1e8,
+        "total_steps": TOTAL,
+        "eval_every": 8,
+        "save_every": 0,
+    }
+    return Work(**(fields | changes))
+
+
+def _reporter(time: Time, every: int = 1, **changes: Any) -> tuple[Reporter, Sink]:
+    sink: Any = Sink()
+    return Reporter(_work(**changes), sink, sink, time.clock, every), sink
+
+
+@pytest.mark.parametrize("every", [0, 1, 3, 8, 20, 33])
+@pytest.mark.parametrize("step", [0, 1, 7, 8, 19, 20, 25])
+def test_what_is_left_is_what_the_loop_will_do(every: int, step: int):
+    """At multiples of the interval, and at the end."""
+    to_come = [
+        s for s in range(step + 1, TOTAL + 1) if s == TOTAL or (every > 0 and s % every == 0)
+    ]
+    assert _work(eval_every=every).evals_left(step) == len(to_come)
+    assert _work(save_every=every).saves_left(step) == len(to_come)
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [(1, list(range(1, TOTAL + 1))), (8, [1, 8, 16, 20]), (0, [1, 20]), (50, [1, 20])],
+)
+def test_the_first_the_last_and_each_interval_are_written(every: int, expected: list[int]):
+    reporter, sink = _reporter(Time(), every)
+    reporter.start(0)
+    for step in range(1, TOTAL + 1):
+        reporter.step(step, {"loss": 1.0})
+    assert [step for step, _ in sink.lines] == expected
+    assert sink.updates == [(step, step in expected) for step in range(1, TOTAL + 1)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_is_always_written(value: float):
+    """It ends the run: whoever looks for the reason finds it."""
+    reporter, sink = _reporter(Time(), every=10)
+    reporter.start(0)
+    reporter.step(3, {"loss": value, "grad_norm": 1.0})
+    ((step, metrics),) = sink.lines
+    assert step == 3
+    assert metrics["train/loss"] == pytest.approx(value, nan_ok=True)
+    assert math.isnan(metrics["train/perplexity"]) == math.isnan(value)
+
+
+def test_values_keep_their_names_and_units_are_counted():
+    reporter, sink = _reporter(Time(), unit="images")
+    reporter.start(0)
+    reporter.step(4, {"loss": 2.0, "grad_norm": 0.5})
+    ((_, metrics),) = sink.lines
+    assert (metrics["train/loss"], metrics["train/grad_norm"]) == (2.0, 0.5)
+    assert metrics["train/perplexity"] == pytest.approx(math.exp(2))
+    assert metrics["train/images"] == 400
+    assert "perf/images_per_second" in metrics and "train/tokens" not in metrics
+
+
+def test_speed_and_mfu_are_of_training_time_alone():
+    """Ten steps of 0.1 s, a tenth of it waiting for data, with an evaluation in between."""
+    time = Time()
+    reporter, sink = _reporter(time, every=10)
+    reporter.start(0)
+    for step in range(1, 11):
+        with time.passing("data_wait", 0.01), time.passing("other", 0):
+            pass
+        with time.passing("train", 0.09):
+            pass
+        if step == 5:
+            with time.passing("eval", 30):
+                pass
+        reporter.step(step, {"loss": 1.0})
+    _, metrics = sink.lines[-1]
+    assert metrics["perf/tokens_per_second"] == pytest.approx(1000)
+    assert metrics["perf/mfu"] == pytest.approx(10 * 6e6 / 1e8)  # 10 steps a second
+    assert metrics["perf/data_wait_fraction"] == pytest.approx(0.1)
+    # Ten steps, and evaluations at 16 and 20 as long as the one so far.
+    assert metrics["perf/eta_seconds"] == pytest.approx(10 * 0.1 + 2 * 30)
+    assert metrics["time/eval_seconds"] == pytest.approx(30)
+    parts = [v for name, v in metrics.items() if name.startswith("time/")]
+    assert sum(parts) == pytest.approx(time.now)
+
+
+def test_mfu_is_absent_where_the_peak_is_unknown():
+    reporter, sink = _reporter(Time(), peak_flops=None)
+    reporter.start(0)
+    reporter.step(1, {"loss": 1.0})
+    assert "perf/mfu" not in sink.lines[0][1]
+
+
+def test_a_resumed_run_is_not_credited_with_earlier_steps():
+    time = Time()
+    time.clock.restore({"train": 1000.0})
+    reporter, sink = _reporter(time)
+    reporter.start(10)
+    with time.passing("train", 0.5):
+        pass
+    reporter.step(11, {"loss": 1.0})
+    ((_, metrics),) = sink.lines
+    assert metrics["perf/tokens_per_second"] == pytest.approx(200)
+    assert metrics["train/tokens"] == 1100
+    assert metrics["perf/data_wait_fraction"] == 0
+
+
+def test_results_are_written_and_shown_without_the_unknown():
+    reporter, sink = _reporter(Time())
+    scalars = {"eval/sotu/loss": 2.5, "eval/sotu/bits_per_byte": None}
+    reporter.results(1000, scalars, {"samples/0": "Fellow|\n citizens"}, {})
+    assert sink.lines == [(1000, scalars)]
+    assert sink.texts_ == [(1000, {"samples/0": "Fellow|\n citizens"})]
+    assert sink.messages == [
+        "eval at step 1,000: sotu/loss 2.5000",
+        "sample at step 1,000: Fellow| citizens",
+    ]

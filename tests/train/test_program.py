@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import jax
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.program import Program, make_program
+
+
+def _program(experiment: Experiment, *overrides: tuple[str, str]) -> Program:
+    return make_program(resolve(apply_overrides(experiment, overrides)), jax.devices())
+
+
+def test_a_program_holds_no_memory(experiment: Experiment):
+    """So that a large model can be planned on a laptop."""
+    huge = _program(
+        experiment,
+        ("model.d_model", "16384"),
+        ("model.num_layers", "100"),
+        ("model.d_ff", "65536"),
+        ("mesh.tensor", "8"),
+        ("mesh.fsdp", "1"),
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(huge.state.params)) > 4e11
+    leaves = jax.tree.leaves((huge.state, huge.batch))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding for leaf in leaves)
+
+
+def test_the_description_says_what_is_active(experiment: Experiment):
+    lines = _program(experiment, ("train.microbatch_size", "1")).describe()
+    assert lines[0] == "devices: 8 x cpu as replica 1 x fsdp 8 x tensor 1, 1 process(es)"
+    # Two layers of 4 d^2 + 3 d d_ff, and embedding and head of 64 d.
+    num_params = 2 * (4 * 32**2 + 3 * 32 * 64) + 2 * 64 * 32
+    assert any(line.startswith(f"{num_params:,} parameters, ") for line in lines)
+    assert (
+        "batch 16 = 8 device(s) x 2 microbatch(es) x 1, 256 tokens a step; 5 steps, 1,280 tokens"
+        in lines
+    )
+    assert "learning rate Triangular: peak 0.01, phases warmup from 0, decay from 2" in lines
+    assert not any("not sharded" in line for line in lines)
+
+
+def test_what_the_mesh_does_not_divide_is_told(experiment: Experiment):
+    lines = _program(experiment, ("model.embedding_rows", "61"), ("mesh.tensor", "2")).describe()
+    (line,) = [line for line in lines if line.startswith("not sharded")]
+    assert "embed/embedding" in line and "head/kernel" in line and "query" not in line
+
+
+def test_evaluation_takes_what_devices_hold_of_a_microbatch(experiment: Experiment):
+    assert _program(experiment).eval_batch_size == 16
+    assert _program(experiment, ("train.microbatch_size", "1")).eval_batch_size == 8
+    assert _program(experiment, ("eval.batch_size", "24")).eval_batch_size == 24
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("mesh.fsdp", "3"), "does not divide the 8 devices"),
+        (("train.batch_size", "12"), "train.batch_size=12 does not divide over 8"),
+        (("eval.batch_size", "12"), "eval.batch_size=12 does not divide over 8"),
+        (("model.num_heads", "5"), "model.num_heads"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(experiment: Experiment, override, message: str):
+    with pytest.raises(InputError, match=message):
+        _program(experiment, override)
+
+
+def test_a_run_may_end_inside_its_warm_up(experiment: Experiment):
+    schedule = replace(experiment.optim.schedule, warmup="1000 steps")
+    experiment = replace(experiment, optim=replace(experiment.optim, schedule=schedule))
+    lines = _program(experiment).describe()
+    assert any(line.endswith("phases warmup from 0") for line in lines)

@@ -1,0 +1,189 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.optim.schedules import Constant
+from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
+from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.loop import NonFinite
+from jaxpretrain.train.program import make_program
+from jaxpretrain.train.run import train_experiment
+
+
+@pytest.fixture(scope="module")
+def six_steps(experiment: Experiment) -> Experiment:
+    """At a constant learning rate, so that runs of any length share one program."""
+    optim = replace(experiment.optim, schedule=Constant(peak=1e-2))
+    return replace(experiment, optim=optim, train=replace(experiment.train, duration="6 steps"))
+
+
+@pytest.fixture(scope="module")
+def finished(six_steps: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that got to its end."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    assert train_experiment(six_steps, workdir)
+    return workdir
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """Its copy, which a test may change."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def _arrays(workdir: Path, experiment: Experiment) -> tuple[int, dict[str, np.ndarray]]:
+    program = make_program(resolve(experiment), jax.devices())
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.steps()[-1]
+    state, _ = checkpoints.restore(step, program.state)
+    return step, {name: np.asarray(x) for name, x in to_named(state).items()}
+
+
+def _results(workdir: Path) -> list[dict[str, Any]]:
+    """The lines without what depends on time."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    timed = ("time", "perf/")
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
+
+
+def _steps(workdir: Path, name: str) -> list[int]:
+    return [line["step"] for line in _results(workdir) if name in line]
+
+
+def test_a_run_leaves_its_folder_as_documented(finished: Path, six_steps: Experiment):
+    assert {path.name for path in finished.iterdir()} == {
+        "experiment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        ".lock",
+    }
+    document = json.loads((finished / "experiment.json").read_text())
+    assert document["config"]["train"]["duration"] == 6
+    assert _steps(finished, "train/loss") == [1, 2, 3, 4, 5, 6]
+    assert _steps(finished, "eval/validation/loss") == [0, 2, 4, 6]
+    assert Checkpoints(finished / "checkpoints").steps() == [4, 6]
+
+
+def test_the_names_of_metrics_are_the_contract(finished: Path):
+    first, second, *_ = read_metrics(finished / "metrics.jsonl")
+    values = ("loss", "perplexity", "bits_per_byte")
+    assert set(first) == {"step", "time", *(f"eval/validation/{name}" for name in values)}
+    assert first["eval/validation/bits_per_byte"] is None  # raw files: bytes are not known
+    assert {
+        "train/loss",
+        "train/perplexity",
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/tokens",
+        "perf/tokens_per_second",
+        "perf/eta_seconds",
+    } <= set(second)
+    assert second["train/tokens"] == 256
+    assert second["train/perplexity"] == pytest.approx(np.exp(second["train/loss"]))
+    assert second["time/compile_seconds"] > 0
+
+
+def test_it_learns(finished: Path):
+    lines = _results(finished)
+    assert lines[-1]["eval/validation/loss"] < lines[0]["eval/validation/loss"] - 0.05
+
+
+def test_a_finished_run_stays_as_it_is(run: Path, six_steps: Experiment, capsys):
+    before = (run / "metrics.jsonl").read_bytes()
+    assert train_experiment(six_steps, run)
+    assert "nothing left to do: 6 of 6 steps" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert Checkpoints(run / "checkpoints").steps() == [4, 6]
+
+
+def test_a_longer_run_goes_on(run: Path, six_steps: Experiment, capsys):
+    longer = replace(six_steps, train=replace(six_steps.train, duration="9 steps"))
+    assert train_experiment(longer, run)
+    error = capsys.readouterr().err
+    assert "going on after step 6" in error and "train.duration was 6, is 9" in error
+    assert _steps(run, "train/loss") == list(range(1, 10))
+    assert _steps(run, "eval/validation/loss") == [0, 2, 4, 6, 8, 9]
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if "train/loss" in line]
+    seconds = [line["time/train_seconds"] for line in lines]
+    assert seconds == sorted(seconds)  # of all sessions together
+
+
+def test_after_a_damaged_checkpoint_the_same_results_come_again(run: Path, six_steps: Experiment):
+    step, expected = _arrays(run, six_steps)
+    results = _results(run)
+    files = [path for path in (run / "checkpoints" / "6").rglob("d/*") if path.is_file()]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-10])
+    assert train_experiment(six_steps, run)
+    assert (run / "corrupt" / "6").is_dir()
+    found_step, found = _arrays(run, six_steps)
+    assert found_step == step == 6
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert _results(run) == results
+
+
+def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(six_steps: Experiment, tmp_path: Path):
+    optim = replace(six_steps.optim, schedule=Constant(peak=1e38))
+    checkpoint = replace(six_steps.checkpoint, every="1 steps")
+    with pytest.raises(NonFinite, match="is nan at step 2"):
+        train_experiment(replace(six_steps, optim=optim, checkpoint=checkpoint), tmp_path)
+    line = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert (line["step"], line["train/loss"], line["train/perplexity"]) == (2, None, None)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
+
+
+def test_another_run_is_refused_before_anything_happens(run: Path, six_steps: Experiment):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(InputError, match="seed: 6198 there, 1 here"):
+        train_experiment(replace(six_steps, seed=1), run)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_other_tokens_under_the_same_config_are_refused(
+    run: Path, six_steps: Experiment, tokens: Path, tmp_path: Path
+):
+    root = shutil.copytree(tokens, tmp_path / "tokens")
+    elsewhere = replace(six_steps, data=replace(six_steps.data, root=str(root)))
+    assert train_experiment(elsewhere, run)  # the same files at another place
+    with (root / "train" / "part.npy").open("ab") as file:
+        file.write(b"\0\0" * 16)
+    with pytest.raises(InputError, match="the data is not that of this run"):
+        train_experiment(elsewhere, run)
+    assert train_experiment(elsewhere, run, allow_config_change=True)
+
+
+def test_checkpoints_of_another_model_are_refused_and_kept(run: Path, six_steps: Experiment):
+    other = replace(six_steps, model=replace(six_steps.model, d_ff=128))
+    with pytest.raises(InputError, match="is another model's"):
+        train_experiment(other, run, allow_config_change=True)
+    assert Checkpoints(run / "checkpoints").steps() == [4, 6]
+    assert not (run / "corrupt").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"root": "/nowhere"}},
+        {"data": {"root": None}},
+        {"data": {"num_examples": 7}},
+        {"train": {"batch_size": 12}},
+        {"mesh": {"fsdp": 3}},
+        {"model": {"num_heads": 5}},
+    ],
+)
+def test_bad_input_leaves_no_files(six_steps: Experiment, tmp_path: Path, changes):
+    for name, values in changes.items():
+        part = replace(getattr(six_steps, name), **values)
+        six_steps = replace(six_steps, **{name: part})
+    with pytest.raises(InputError):
+        train_experiment(six_steps, tmp_path / "run")
+    assert not list(tmp_path.rglob("*.*")) and not list(tmp_path.rglob("checkpoints"))
