@@ -64,9 +64,9 @@ class Perplexity:
     def _compile(self, model: Model, params: Any) -> Any:
         def sums(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             inputs = {name: x for name, x in batch.items() if name != "bytes"}
-            _, weight, named = model.loss(params, inputs, jax.random.key(0))
+            _, weight, examples = model.loss(params, inputs, jax.random.key(0))
             return {
-                "loss": named["loss"],
+                "loss": jnp.sum(examples["loss"]),
                 "weight": weight,
                 "bytes": jnp.sum(batch["bytes"] * batch["weight"]),
             }

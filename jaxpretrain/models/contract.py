@@ -48,10 +48,11 @@ class Model(Protocol):
     def loss(
         self, params: Params, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """(sum of the training objective, sum of weights, {name: sum}) over the batch.
+        """(sum of the training objective, sum of weights, {name: sums of each example [B]}).
 
-        Dividing by the weight gives means. `loss` among the named sums is the quantity to report
-        (without regularisers such as z-loss).
+        Dividing by the weight gives means. Among the names, `loss` is the quantity to report
+        (without regularisers such as z-loss) and `weight` the weight of each example; the names
+        carry no gradient.
         """
         ...
 

@@ -320,7 +320,7 @@ class DecoderModel:
         weights_bt = jnp.ones(tokens_bt.shape, jnp.float32).at[:, -1].set(0.0)
         if "weight" in batch:
             weights_bt = weights_bt * batch["weight"][:, None]
-        objective, ce, z = cross_entropy(
+        objective, ce_b, z_b = cross_entropy(
             x_btd,
             self._output_kernel(params),
             targets_bt,
@@ -328,7 +328,8 @@ class DecoderModel:
             z_loss=self.config.z_loss,
             chunk=self.config.loss_chunk,
         )
-        return objective, jnp.sum(weights_bt), {"loss": ce, "z": z}
+        weight_b = jnp.sum(weights_bt, axis=1)
+        return objective, jnp.sum(weight_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
 
     def flops_per_example(self, *, causal: bool) -> float:
         """6 per weight and token for the matrix products (head counted, embedding look-up not),

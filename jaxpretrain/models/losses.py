@@ -19,10 +19,10 @@ def cross_entropy(
     z_loss: float = 0.0,
     chunk: int = 512,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weighted sums over all positions of the cross-entropy and of z = logsumexp(logits)^2.
+    """Weighted sums over positions of the cross-entropy and of z = logsumexp(logits)^2.
 
-    Only the first result, the objective ce + z_loss * z, carries a gradient. The gradient of each
-    chunk's logits is taken while they are at hand (three matrix products a chunk, where
+    Only the first result, the objective sum(ce + z_loss * z), carries a gradient, and only to
+    `x_btd` and `kernel_dv`. The gradient of each chunk's logits is taken while they are at hand (three matrix products a chunk, where
     recomputing them would take four); in and out of the products in the dtype of `x_btd`, sums in
     float32.
 
@@ -35,28 +35,31 @@ def cross_entropy(
       chunk: positions of each sequence whose logits exist at once.
 
     Returns:
-      (objective, cross-entropy, z), float32 scalars, sums in nats.
+      The objective, a scalar; cross-entropy and z of each sequence, [b]; float32, in nats.
     """
-    objective, ce, z = _chunked(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk)
-    return objective, jax.lax.stop_gradient(ce), jax.lax.stop_gradient(z)
+    objective, ce_b, z_b = _chunked(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk)
+    return objective, jax.lax.stop_gradient(ce_b), jax.lax.stop_gradient(z_b)
 
 
 def _chunked_sums(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
     def add_chunk(sums, inputs):
         x_rd, targets_r, weights_r = inputs
-        ce, z, _, _ = _chunk_sums(x_rd, targets_r, weights_r, kernel_dv)
-        return (sums[0] + ce, sums[1] + z), None
+        ce_r, z_r, _, _ = _chunk_losses(x_rd, targets_r, weights_r, kernel_dv)
+        return (sums[0] + _by_sequence(ce_r, batch), sums[1] + _by_sequence(z_r, batch)), None
 
-    zero = jnp.zeros((), jnp.float32)
-    (ce, z), _ = _over_chunks(add_chunk, (zero, zero), (x_btd, targets_bt, weights_bt), chunk)
-    return ce + z_loss * z, ce, z
+    batch = x_btd.shape[0]
+    zero_b = jnp.zeros(batch, jnp.float32)
+    inputs = (x_btd, targets_bt, weights_bt)
+    (ce_b, z_b), _ = _over_chunks(add_chunk, (zero_b, zero_b), inputs, chunk)
+    return jnp.sum(ce_b + z_loss * z_b), ce_b, z_b
 
 
 def _chunked_forward(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
     def add_chunk(carry, inputs):
-        ce_sum, z_sum, dkernel_dv = carry
+        ce_b, z_b, dkernel_dv = carry
         x_rd, targets_r, weights_r = inputs
-        ce, z, logits_rv, lse_r = _chunk_sums(x_rd, targets_r, weights_r, kernel_dv)
+        ce_r, z_r, logits_rv, lse_r = _chunk_losses(x_rd, targets_r, weights_r, kernel_dv)
+        ce_b, z_b = ce_b + _by_sequence(ce_r, batch), z_b + _by_sequence(z_r, batch)
         scale_r = weights_r * (1.0 + 2.0 * z_loss * lse_r)
         is_target_rv = jnp.arange(logits_rv.shape[1])[None, :] == targets_r[:, None]
         dlogits_rv = jnp.exp(logits_rv - lse_r[:, None]) * scale_r[:, None]
@@ -65,13 +68,15 @@ def _chunked_forward(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
         )
         dx_rd = dlogits_rv @ kernel_dv.T
         dkernel_dv += jnp.einsum("rd,rv->dv", x_rd, dlogits_rv, preferred_element_type=jnp.float32)
-        return (ce_sum + ce, z_sum + z, dkernel_dv), dx_rd
+        return (ce_b, z_b, dkernel_dv), dx_rd
 
-    zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero, jnp.zeros(kernel_dv.shape, jnp.float32))
+    batch = x_btd.shape[0]
+    zero_b = jnp.zeros(batch, jnp.float32)
+    start = (zero_b, zero_b, jnp.zeros(kernel_dv.shape, jnp.float32))
     inputs = (x_btd, targets_bt, weights_bt)
-    (ce, z, dkernel_dv), dx_btd = _over_chunks(add_chunk, start, inputs, chunk)
-    return (ce + z_loss * z, ce, z), (dx_btd, dkernel_dv.astype(kernel_dv.dtype))
+    (ce_b, z_b, dkernel_dv), dx_btd = _over_chunks(add_chunk, start, inputs, chunk)
+    objective = jnp.sum(ce_b + z_loss * z_b)
+    return (objective, ce_b, z_b), (dx_btd, dkernel_dv.astype(kernel_dv.dtype))
 
 
 def _chunked_backward(z_loss, chunk, residuals, cotangents):
@@ -86,13 +91,17 @@ _chunked: Any = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5))
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def _chunk_sums(x_rd, targets_r, weights_r, kernel_dv):
+def _chunk_losses(x_rd, targets_r, weights_r, kernel_dv):
     logits_rv = jnp.einsum("rd,dv->rv", x_rd, kernel_dv, preferred_element_type=jnp.float32)
     lse_r = jax.nn.logsumexp(logits_rv, axis=1)
     target_r = jnp.take_along_axis(logits_rv, targets_r[:, None], axis=1)[:, 0]
-    ce = jnp.sum(weights_r * (lse_r - target_r))
-    z = jnp.sum(weights_r * jnp.square(lse_r))
-    return ce, z, logits_rv, lse_r
+    ce_r = weights_r * (lse_r - target_r)
+    return ce_r, weights_r * jnp.square(lse_r), logits_rv, lse_r
+
+
+def _by_sequence(values_r: jax.Array, batch: int) -> jax.Array:
+    """[b * c] -> sums [b]."""
+    return jnp.sum(values_r.reshape(batch, -1), axis=1)
 
 
 def _over_chunks(body, carry, arrays, chunk):

@@ -97,7 +97,8 @@ def compile_train_step(
 
 def _objective(model: Model):
     def objective(params: Any, batch: Batch, rng: jax.Array):
-        total, weight, sums = model.loss(params, batch, rng)
+        total, weight, examples = model.loss(params, batch, rng)
+        sums = {name: jnp.sum(x) for name, x in examples.items() if name != "weight"}
         return total, (weight, sums)
 
     return objective
