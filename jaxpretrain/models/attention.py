@@ -171,3 +171,11 @@ def _cudnn(
         implementation="cudnn",
     )
     return out[:, :t, :, :h]
+
+
+def attended_pairs(length: int, window: int | None, causal: bool) -> float:
+    """Pairs (query, key) of one layer and one sequence that are computed, or let through."""
+    reach = length if window is None else min(window, length)
+    if not causal:
+        return float(length * reach)
+    return reach * (reach + 1) / 2 + (length - reach) * reach

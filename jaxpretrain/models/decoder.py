@@ -20,11 +20,13 @@ from jaxpretrain.models import layers, stack
 from jaxpretrain.models.attention import (
     AttentionChoice,
     AttentionKernel,
+    attended_pairs,
     attention,
     resolve_kernel,
 )
 from jaxpretrain.models.contract import Batch, Constrain, Params, unconstrained
 from jaxpretrain.models.losses import cross_entropy
+from jaxpretrain.models.matmul import Products, choose_products
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Decoder:
         self._check()
         ((seq_len,), _) = example["tokens"]
         kernel = resolve_kernel(self.attention, platform, self.dtype)
-        return DecoderModel(self, seq_len, kernel, constrain)
+        products = choose_products(platform, self.dtype)
+        return DecoderModel(self, seq_len, kernel, products, constrain)
 
     def _check(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff")
@@ -133,6 +136,7 @@ class Block(nn.Module):
     config: Decoder
     window: int | None
     kernel: AttentionKernel
+    products: Products
     constrain: Constrain
     layer: jax.Array | int = 0  # position from the bottom; only initialisation looks at it
 
@@ -170,7 +174,9 @@ class Block(nn.Module):
     def _mlp(self, x_btd: jax.Array) -> jax.Array:
         gate_btf = self._linear("gate", self.config.d_ff, ("embed", "mlp"))(x_btd)
         up_btf = self._linear("up", self.config.d_ff, ("embed", "mlp"))(x_btd)
-        hidden_btf = self.constrain(nn.silu(gate_btf) * up_btf, ("batch", None, "mlp"))
+        gate32_btf, up32_btf = gate_btf.astype(jnp.float32), up_btf.astype(jnp.float32)
+        hidden_btf = (nn.silu(gate32_btf) * up32_btf).astype(x_btd.dtype)
+        hidden_btf = self.constrain(hidden_btf, ("batch", None, "mlp"))
         return self._linear("down", x_btd.shape[-1], ("mlp", "embed"))(hidden_btf)
 
     def _norm(self, name: str, axis: str = "norm") -> layers.Norm:
@@ -180,13 +186,8 @@ class Block(nn.Module):
     def _linear(self, name: str, features: int, axes: tuple[str, str]) -> layers.Linear:
         c = self.config
         init = layers.truncated_normal(_init_std(c, name, self.layer), c.init_cutoff)
-        return layers.Linear(features, axes, init, jnp.dtype(c.dtype), name=name)
-
-
-def _apply(module: nn.Module, params: Params, *inputs: Any) -> jax.Array:
-    """`module` on its parameters; its only result is one array."""
-    out: Any = module.apply({"params": params}, *inputs)
-    return out
+        dtype = jnp.dtype(c.dtype)
+        return layers.Linear(features, axes, init, dtype, self.products, name=name)
 
 
 class DecoderModel:
@@ -197,11 +198,17 @@ class DecoderModel:
     """
 
     def __init__(
-        self, config: Decoder, seq_len: int, kernel: AttentionKernel, constrain: Constrain
+        self,
+        config: Decoder,
+        seq_len: int,
+        kernel: AttentionKernel,
+        products: Products,
+        constrain: Constrain,
     ) -> None:
         self.config = config
         self.seq_len = seq_len
         self.kernel: AttentionKernel = kernel
+        self.products = products
         self.constrain = constrain
         dtype, cutoff = jnp.dtype(config.dtype), config.init_cutoff
         self._embedding = layers.Embedding(
@@ -217,6 +224,7 @@ class DecoderModel:
             ("embed", "vocab"),
             layers.truncated_normal(_init_std(config, "head", 0), cutoff),
             dtype,
+            products,
         )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -276,12 +284,12 @@ class DecoderModel:
 
     def hidden(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
         """Final normalised hidden states [b, t, d] in the compute dtype."""
-        x_btd = _apply(self._embedding, params["embed"], tokens_bt)
+        x_btd = layers.apply(self._embedding, params["embed"], tokens_bt)
         x_btd = self.constrain(x_btd, ("batch", None, None))
         rope = self._rope(tokens_bt.shape[1])
 
         def run_layer(x_btd: jax.Array, block_params: Params, position: int) -> jax.Array:
-            return _apply(self._block(position), block_params, x_btd, rope)
+            return layers.apply(self._block(position), block_params, x_btd, rope)
 
         blocks = [
             layers.remat(
@@ -297,7 +305,7 @@ class DecoderModel:
             params["blocks"],
             scan=self.config.scan_layers,
         )
-        return _apply(self._final_norm, params.get("final_norm", {}), x_btd)
+        return layers.apply(self._final_norm, params.get("final_norm", {}), x_btd)
 
     def logits(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
         """Float32 logits [b, t, v] over the padded vocabulary."""
@@ -327,6 +335,7 @@ class DecoderModel:
             weights_bt,
             z_loss=self.config.z_loss,
             chunk=self.config.loss_chunk,
+            products=self.products,
         )
         weight_b = jnp.sum(weights_bt, axis=1)
         return objective, jnp.sum(weight_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
@@ -340,7 +349,7 @@ class DecoderModel:
         block = 2 * c.d_model * (c.d_model + kv_width) + 3 * c.d_model * c.d_ff
         weights = c.num_layers * block + c.d_model * c.embedding_rows
         groups = c.num_layers // len(c.windows)
-        pairs = groups * sum(_attended_pairs(t, window, causal) for window in c.windows)
+        pairs = groups * sum(attended_pairs(t, window, causal) for window in c.windows)
         return 6.0 * weights * t + 12.0 * c.d_model * pairs
 
     def describe(self) -> list[str]:
@@ -350,14 +359,15 @@ class DecoderModel:
         return [
             f"decoder: {c.num_layers} layers x {c.d_model}, {c.num_heads} heads, "
             f"d_ff {c.d_ff}, {c.embedding_rows} embedding rows, {self.seq_len} tokens",
-            f"compute {c.dtype}, parameters float32, loss in chunks of {c.loss_chunk} positions, "
+            f"compute {c.dtype} ({self.products.name} products), parameters float32, loss in chunks of {c.loss_chunk} positions, "
             f"z-loss {c.z_loss:g}",
             f"attention {self.kernel} (asked: {c.attention}){windows}, "
             f"layers {'scanned' if c.scan_layers else 'unrolled'}, remat {c.remat}",
         ]
 
     def _block(self, position: int, layer: jax.Array | int = 0) -> Block:
-        return Block(self.config, self.config.windows[position], self.kernel, self.constrain, layer)
+        window = self.config.windows[position]
+        return Block(self.config, window, self.kernel, self.products, self.constrain, layer)
 
     def _rope(self, num_positions: int) -> tuple[jax.Array, jax.Array]:
         head_dim = self.config.d_model // self.config.num_heads
@@ -369,14 +379,6 @@ class DecoderModel:
         )
         # Gathered once over the data axes, not once a chunk.
         return self.constrain(kernel_dv.astype(self.config.dtype), (None, "vocab"))
-
-
-def _attended_pairs(length: int, window: int | None, causal: bool) -> float:
-    """Pairs (query, key) of one layer and one sequence."""
-    reach = length if window is None else min(window, length)
-    if not causal:
-        return float(length * reach)
-    return reach * (reach + 1) / 2 + (length - reach) * reach
 
 
 def _init_std(config: Decoder, name: str, layer: jax.Array | int) -> float | jax.Array:

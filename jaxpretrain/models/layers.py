@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxpretrain.models.attention import keep_attention
 from jaxpretrain.models.contract import Constrain
+from jaxpretrain.models.matmul import Products
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 RematPolicy = Literal["none", "full", "dots", "attention"]
@@ -54,6 +55,7 @@ class Linear(nn.Module):
     axes: tuple[str, str]
     initializer: Initializer
     dtype: jnp.dtype
+    products: Products
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,7 +63,7 @@ class Linear(nn.Module):
         kernel = weight(self, "kernel", self.initializer, self.axes, (x.shape[-1], self.features))
         # As one matrix: with two contracted axes the weight gradient misses XLA's fast CPU product.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        return (rows @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        return self.products.matmul(rows, kernel).reshape(*x.shape[:-1], self.features)
 
 
 class Embedding(nn.Module):
@@ -139,3 +141,9 @@ def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
     }
     # Outside of scan, XLA would find the two computations equal and keep the first.
     return jax.checkpoint(block, policy=policies[policy], prevent_cse=not scanned)
+
+
+def apply(module: nn.Module, params: dict[str, Any], *inputs: Any) -> jax.Array:
+    """`module` on its parameters; its only result is one array."""
+    out: Any = module.apply({"params": params}, *inputs)
+    return out

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpretrain.models.matmul import PLAIN, Products
+
 
 def cross_entropy(
     x_btd: jax.Array,
@@ -18,6 +20,7 @@ def cross_entropy(
     *,
     z_loss: float = 0.0,
     chunk: int = 512,
+    products: Products = PLAIN,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Weighted sums over positions of the cross-entropy and of z = logsumexp(logits)^2.
 
@@ -33,15 +36,19 @@ def cross_entropy(
       weights_bt: float32 weight of each position; 0 leaves it out.
       z_loss: weight of z (PaLM, section 5).
       chunk: positions of each sequence whose logits exist at once.
+      products: how matrices are multiplied.
 
     Returns:
       The objective, a scalar; cross-entropy and z of each sequence, [b]; float32, in nats.
     """
-    objective, ce_b, z_b = _chunked(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk)
+    arrays = (x_btd, kernel_dv, targets_bt, weights_bt)
+    objective, ce_b, z_b = _chunked(*arrays, z_loss, chunk, products)
     return objective, jax.lax.stop_gradient(ce_b), jax.lax.stop_gradient(z_b)
 
 
-def _chunked_sums(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
+def _chunked_sums(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk, products):
+    del products  # only gradients transpose
+
     def add_chunk(sums, inputs):
         x_rd, targets_r, weights_r = inputs
         ce_r, z_r, _, _ = _chunk_losses(x_rd, targets_r, weights_r, kernel_dv)
@@ -54,7 +61,9 @@ def _chunked_sums(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
     return jnp.sum(ce_b + z_loss * z_b), ce_b, z_b
 
 
-def _chunked_forward(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
+def _chunked_forward(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk, products):
+    kernel_vd = products.transposed(kernel_dv)
+
     def add_chunk(carry, inputs):
         ce_b, z_b, dkernel_dv = carry
         x_rd, targets_r, weights_r = inputs
@@ -66,9 +75,10 @@ def _chunked_forward(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
         dlogits_rv = (dlogits_rv - jnp.where(is_target_rv, weights_r[:, None], 0.0)).astype(
             x_rd.dtype
         )
-        dx_rd = dlogits_rv @ kernel_dv.T
-        dkernel_dv += jnp.einsum("rd,rv->dv", x_rd, dlogits_rv, preferred_element_type=jnp.float32)
-        return (ce_b, z_b, dkernel_dv), dx_rd
+        dx_rd = jnp.dot(dlogits_rv, kernel_vd, preferred_element_type=jnp.float32)
+        x_dr = products.transposed(x_rd)
+        dkernel_dv += jnp.dot(x_dr, dlogits_rv, preferred_element_type=jnp.float32)
+        return (ce_b, z_b, dkernel_dv), dx_rd.astype(x_rd.dtype)
 
     batch = x_btd.shape[0]
     zero_b = jnp.zeros(batch, jnp.float32)
@@ -79,15 +89,15 @@ def _chunked_forward(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk):
     return (objective, ce_b, z_b), (dx_btd, dkernel_dv.astype(kernel_dv.dtype))
 
 
-def _chunked_backward(z_loss, chunk, residuals, cotangents):
-    del z_loss, chunk
+def _chunked_backward(z_loss, chunk, products, residuals, cotangents):
+    del z_loss, chunk, products
     dx_btd, dkernel_dv = residuals
     scale = cotangents[0]  # the objective's; the reported sums carry none
     dx_btd = (dx_btd * scale).astype(dx_btd.dtype)
     return dx_btd, (dkernel_dv * scale).astype(dkernel_dv.dtype), None, None
 
 
-_chunked: Any = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5))
+_chunked: Any = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5, 6))
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 

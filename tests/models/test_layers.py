@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpretrain.models import layers
 from jaxpretrain.models.contract import unconstrained
+from jaxpretrain.models.matmul import PLAIN
 from jaxpretrain.models.stack import unbox
 
 BF16 = jnp.dtype("bfloat16")
@@ -39,7 +40,7 @@ def test_linear_is_a_product_in_the_compute_dtype_with_a_float32_weight():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
     init = layers.truncated_normal(0.5, 3.0)
     for dtype in (F32, BF16):
-        linear = layers.Linear(6, ("embed", "mlp"), init, dtype)
+        linear = layers.Linear(6, ("embed", "mlp"), init, dtype, PLAIN)
         params, axes = variables(linear, x)
         assert params["kernel"].dtype == jnp.float32
         assert axes == {"kernel": ("embed", "mlp")}
