@@ -2,12 +2,12 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo_60m.py --workdir=DIR \
               --config.data.root=TOKEN_FILES
-Hardware  one GPU of 24 GB or more, or a TPU host: 85M parameters with the untied, padded embeddings.
+Hardware  one GPU of 24 GB or more: 85M parameters with the untied, padded embeddings.
 Hours     not measured; 1.2B tokens, twenty for each parameter.
 Result    a model to try ideas on; OLMo's ladder predicts larger models from such losses.
 
 Source: the rules of scripts/ladder.py of allenai/OLMo, with N = 59,318,784 parameters besides the
-input embedding: batch 160 * (N / 108e6)^(2/3) = 107 sequences of 2,048, to the next multiple of 32;
+input embedding: batch 160 * (N / 108e6)^(2/3) = 107 sequences of 2,048, rounded to 96 = 3 * 32;
 learning rate 0.0047 * (N / 108e6)^(-1/3) = 5.7e-3; weight decay 0.05; warm-up N tokens; cosine to
 1 % of the peak.
 """

@@ -1,7 +1,8 @@
 """Trains: python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=runs/nano
 
 Any field of the config can be set on the command line: --config.optim.schedule.peak=1e-3.
-The same command on the same folder goes on where it stopped.
+The same command on the same folder goes on where it stopped. Started by SLURM, Open MPI,
+Kubernetes or on the hosts of a TPU pod, its processes find each other; see docs/distributed.md.
 """
 
 import sys
@@ -27,24 +28,35 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="go on in a folder whose run had another config",
     )
+    many = parser.add_argument_group("several processes, where no launcher tells of them")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached")
+    many.add_argument("--num_processes", type=int, help="how many there are")
+    many.add_argument("--process_id", type=int, help="which of them this is, from 0")
     flags = parser.parse_args(rest)
 
-    config = load_config(flags.config)
-    validate(config)
-    config = apply_overrides(config, overrides)
-    if flags.help_config:
-        print(format_help(describe(config)))
-        return 0
-    if flags.workdir is None:
-        parser.error("--workdir is required: the folder of the run")
+    from jaxpretrain.parallel import distributed  # after the flags: it imports JAX
 
-    from jaxpretrain.train.run import train_experiment  # after the flags: it imports JAX
+    if not flags.help_config:
+        distributed.start(flags.coordinator, flags.num_processes, flags.process_id)
+    with distributed.leaving_at_failure():
+        with distributed.agreed("config"):
+            config = load_config(flags.config)
+            validate(config)
+            config = apply_overrides(config, overrides)
+            if flags.help_config:
+                print(format_help(describe(config)))
+                return 0
+            if flags.workdir is None:
+                parser.error("--workdir is required: the folder of the run")
 
-    finished = train_experiment(
-        config, flags.workdir, allow_config_change=flags.allow_config_change
-    )
+        from jaxpretrain.train.run import train_experiment
+
+        finished = train_experiment(
+            config, flags.workdir, allow_config_change=flags.allow_config_change
+        )
     if not finished:
-        print("stopped and saved; run the same command to go on", file=sys.stderr)
+        if distributed.is_primary():
+            print("stopped and saved; run the same command to go on", file=sys.stderr)
         return EXIT_PREEMPTED
     return 0
 

@@ -1,8 +1,7 @@
 """Draws the curves of a run: python scripts/plot_run.py --run=runs/quickstart --output=curve.png
 
-Needs matplotlib. Training loss in bits per byte is not drawn, since a batch's bytes are not counted;
-the upper panel shows validation bits per byte with the baselines given, the lower one the learning
-rate.
+Needs matplotlib. The upper panel shows training and validation loss, with the validation's bits per
+byte and the baselines given; the lower one the learning rate.
 """
 
 from pathlib import Path

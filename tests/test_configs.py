@@ -33,9 +33,11 @@ def test_every_config_resolves_and_builds_on_eight_devices(file):
     program = build(experiment)
     assert program.layout.mesh.size == 8
     batch_size, seq_len = experiment.train.batch_size, experiment.data.seq_len
-    assert {name: (s.shape, s.dtype) for name, s in program.batch.items()} == {
-        "tokens": ((batch_size, seq_len), jnp.int32)
-    }
+    spec = {"tokens": (batch_size, seq_len)}
+    if experiment.data.source_names():
+        spec["source"] = (batch_size,)
+    assert {name: s.shape for name, s in program.batch.items()} == spec
+    assert {s.dtype for s in program.batch.values()} == {jnp.dtype("int32")}
     assert {p.dtype for p in jax.tree.leaves(program.state.params)} == {jnp.dtype("float32")}
     # Parameters and Adam's two moments are spread over the devices.
     for tree in (program.state.params, program.state.optimizer["adam"].mu):

@@ -151,14 +151,17 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
 
 def test_imported_packages_are_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = (re.match(r"[\w.-]+", line) for line in project["dependencies"])
-    declared = {normalized(name[0]) for name in names if name}
+    core, bench = (
+        {normalized(name[0]) for line in lines if (name := re.match(r"[\w.-]+", line))}
+        for lines in (project["dependencies"], project["optional-dependencies"]["bench"])
+    )
     known = {"jaxpretrain", *sys.stdlib_module_names}
     owners = importlib.metadata.packages_distributions()
     wrong = []
     for module in itertools.chain(
         *(modules(ROOT / f) for f in ("jaxpretrain", "configs", "scripts"))
     ):
+        declared = core | bench if "scripts" in module.path.parts else core
         for package in module.packages() - known:
             if declared.isdisjoint(map(normalized, owners.get(package, [package]))):
                 wrong.append(f"{module.name} imports {package}")

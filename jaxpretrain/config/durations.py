@@ -1,7 +1,7 @@
 """Durations such as "5000 steps", "2e12 tokens", "300e6 images" or "2 epochs".
 
-They are kept exact until they become whole steps, once, rounded up: a run never sees less than
-was asked for.
+They are kept exact until they become whole steps (or whole examples, for positions in the data),
+once, rounded up: a run never sees less than was asked for.
 """
 
 import dataclasses
@@ -15,10 +15,19 @@ from jaxpretrain.config.schema import parse_decimal
 
 T = TypeVar("T")
 
-_IS_DURATION = object()
 
-Steps = Annotated[int | str, _IS_DURATION]
+@dataclass(frozen=True)
+class _Whole:
+    """Marks the type of a field that is resolved to whole numbers of this unit."""
+
+    unit: str
+
+
+Steps = Annotated[int | str, _Whole("steps")]
 """The type of a config field that holds a duration: text, or whole steps once resolved."""
+
+Examples = Annotated[int | str, _Whole("examples")]
+"""Like `Steps`, but whole examples once resolved, and a bare number counts examples."""
 
 _UNITS = ("steps", "tokens", "examples", "images", "sequences", "epochs")
 
@@ -47,25 +56,38 @@ class Duration:
             tokens_per_example: tokens of one example; None for a model without tokens.
             num_examples: examples of one epoch; None when unknown.
         """
+        return math.ceil(self._examples(batch_size, tokens_per_example, num_examples) / batch_size)
+
+    def to_examples(
+        self,
+        *,
+        batch_size: int,
+        tokens_per_example: int | None = None,
+        num_examples: int | None = None,
+    ) -> int:
+        """The smallest whole number of examples that lasts at least this long; as `to_steps`."""
+        return math.ceil(self._examples(batch_size, tokens_per_example, num_examples))
+
+    def _examples(
+        self, batch_size: int, tokens_per_example: int | None, num_examples: int | None
+    ) -> Fraction:
         match self.unit:
             case "steps":
-                return math.ceil(self.value)
+                return self.value * batch_size
             case "tokens":
                 if tokens_per_example is None:
                     raise InputError(
                         f"duration '{self}': this model has no tokens; count steps or examples"
                     )
-                num_wanted = self.value / tokens_per_example
+                return self.value / tokens_per_example
             case "epochs":
                 if num_examples is None:
                     raise InputError(
                         f"duration '{self}': the length of an epoch is unknown; "
                         "set data.num_examples"
                     )
-                num_wanted = self.value * num_examples
-            case _:
-                num_wanted = self.value
-        return math.ceil(num_wanted / batch_size)
+                return self.value * num_examples
+        return self.value
 
 
 def resolve_durations(
@@ -76,7 +98,9 @@ def resolve_durations(
     num_examples: int | None = None,
     path: str = "--config",
 ) -> T:
-    """The config with every `Steps` field, at any depth, in whole steps.
+    """The config with every `Steps` field in whole steps and every `Examples` field in examples.
+
+    At any depth, also in the dataclasses of a tuple or dict.
 
     Raises:
         InputError: a text that is no duration, or one that cannot be counted in steps.
@@ -90,25 +114,39 @@ def resolve_durations(
     resolved: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         value, here = getattr(config, field.name), f"{path}.{field.name}"
-        if dataclasses.is_dataclass(value):
-            resolved[field.name] = resolve_durations(value, path=here, **units)
-        elif value is not None and _is_duration(hints[field.name]):
-            try:
-                resolved[field.name] = parse_duration(value).to_steps(**units)
-            except InputError as error:
-                raise InputError(f"{here}: {error}") from error
+        unit = _unit(hints[field.name])
+        if unit is None or value is None:
+            resolved[field.name] = _resolve_inside(value, here, units)
+            continue
+        try:
+            duration = parse_duration(value, unit)
+            whole = duration.to_steps if unit == "steps" else duration.to_examples
+            resolved[field.name] = whole(**units)
+        except InputError as error:
+            raise InputError(f"{here}: {error}") from error
     return dataclasses.replace(config, **resolved)  # pyright: ignore[reportArgumentType]
 
 
-def _is_duration(hint: Any) -> bool:
-    return _IS_DURATION in getattr(hint, "__metadata__", ()) or any(
-        _is_duration(member) for member in get_args(hint)
-    )
+def _resolve_inside(value: Any, path: str, units: dict[str, Any]) -> Any:
+    if dataclasses.is_dataclass(value):
+        return resolve_durations(value, path=path, **units)
+    if isinstance(value, tuple):
+        return tuple(_resolve_inside(item, f"{path}.{i}", units) for i, item in enumerate(value))
+    if isinstance(value, dict):
+        return {key: _resolve_inside(item, f"{path}.{key}", units) for key, item in value.items()}
+    return value
 
 
-def parse_duration(text: str | int) -> Duration:
-    """Reads "<number> <unit>", the unit in singular or plural; a bare number counts steps."""
-    number, unit = _split(str(text))
+def _unit(hint: Any) -> str | None:
+    """What a field of this type is resolved to; None if it holds no duration."""
+    marks = (mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, _Whole))
+    inner = (unit for member in get_args(hint) if (unit := _unit(member)))
+    return next((mark.unit for mark in marks), None) or next(inner, None)
+
+
+def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
+    """Reads "<number> <unit>", the unit in singular or plural; a bare number is of the default."""
+    number, unit = _split(str(text), default_unit)
     plural = unit if unit.endswith("s") else f"{unit}s"
     if plural not in _UNITS:
         hint = nearest(plural, _UNITS) or f" The units are {', '.join(_UNITS)}."
@@ -122,10 +160,10 @@ def parse_duration(text: str | int) -> Duration:
     return Duration(value, plural)
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split(text: str, default_unit: str) -> tuple[str, str]:
     match text.split():
         case [number]:
-            return number, "steps"
+            return number, default_unit
         case [number, unit]:
             return number, unit
     raise InputError(f"duration '{text}': write a number and a unit, such as '5000 steps'")

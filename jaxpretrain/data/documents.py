@@ -23,7 +23,7 @@ from jaxpretrain.data.compressed import SUFFIXES, opened
 from jaxpretrain.data.files import only_one_process
 
 LINES = (".jsonl", ".json", ".ndjson")
-TEXT = (".txt",)
+TEXT = (".txt", ".md", ".rst", ".py")
 
 
 class Document(NamedTuple):
@@ -55,7 +55,7 @@ class Documents(Protocol):
 
 
 class TextFiles(Documents):
-    """Documents of text files: a `.txt` is one document, a line of `.jsonl` is one.
+    """Documents of text files: a `.txt` or `.py` is one document, a line of `.jsonl` is one.
 
     `patterns` are files, folders (walked) or globs; files keep the order of the patterns, sorted
     within each, and count once. Compressed ones (.gz, .xz, .zst) are read as they are.

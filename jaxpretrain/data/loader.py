@@ -1,8 +1,9 @@
 """Reads batches ahead of the step that consumes them.
 
 Grain does it: its import costs 0.3 s once JAX is there (0.8 s without), and its prefetching
-iterator is the well-tested form of a thread and a queue. One thread keeps order and is enough,
-since reading 64k tokens takes a fraction of a millisecond.
+iterator is the well-tested form of a thread and a queue. One thread keeps order and is enough: on
+one core, which it shares with its consumer, it delivers 140 to 390 million tokens a second by order
+and mixture, three quarters or more of what reading alone does (docs/data.md has the table).
 """
 
 import time

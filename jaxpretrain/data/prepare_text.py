@@ -48,14 +48,16 @@ class PrepareText:
     data_dir: str | None = None
     """Where TFDS datasets lie; by default the cache directory, or TFDS's own for its catalogue."""
     files: tuple[str, ...] = ()
-    """Text files instead of a dataset: .txt and .jsonl, also compressed, folders and globs."""
+    """Text files instead of a dataset: .txt, .md, .rst, .py and .jsonl, also compressed, folders
+    and globs."""
     text_key: str = "text"
     """Feature of the dataset, or key of the JSON lines, that holds the text."""
     validation_fraction: float = 0.05
     """Part of the documents, by a hash of their content, kept for validation where the corpus
     has no splits of its own; 0 for none."""
     tokenizer: str = "bpe"
-    """Path of a tokenizer.json, or `bpe` to train a byte-level BPE on the train split."""
+    """Path of a tokenizer.json, or of a prepared directory to use the same as there; or `bpe` to
+    train a byte-level BPE on the train split."""
     vocab_size: int = 8192
     """Size of the vocabulary of a tokenizer that is trained."""
     eos_token: str = "<|endoftext|>"

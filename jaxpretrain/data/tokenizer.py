@@ -56,7 +56,9 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def read_tokenizer(path: Path) -> str:
-    """The text of a `tokenizer.json`; raises InputError when it is not one."""
+    """The text of a `tokenizer.json`, or of the one in a folder; InputError when it is not one."""
+    if (inside := path / "tokenizer.json").is_file():
+        path = inside
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

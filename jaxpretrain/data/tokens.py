@@ -64,20 +64,25 @@ class TokenFiles:
         Raises InputError for an id outside the vocabulary: such a file was written with
         another tokenizer or dtype, and nothing that is learnt from it can be right.
         """
+        tokens = np.empty((len(indices), self.seq_len), np.int32)
+        self.read_into(tokens, np.arange(len(indices)), indices)
+        return tokens
+
+    def read_into(self, tokens: np.ndarray, rows: np.ndarray, indices: np.ndarray) -> None:
+        """As `read`, into the rows `rows`, int64 [n], of `tokens`, int32 [m, seq_len]."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"example {indices.min()}..{indices.max()} of {len(self)}")
-        tokens = np.empty((len(indices), self.seq_len), np.int32)
         numbers = np.searchsorted(self._ends, indices, side="right")
+        # Read as unsigned, a uint32 id above 2**31 is a large number and not a negative one.
+        unsigned = tokens.view(np.uint32)
         for number in np.unique(numbers):
-            here = np.flatnonzero(numbers == number)
+            here = numbers == number
             start = self._ends[number - 1] if number else 0
             windows = self._open(int(number))
-            for row, window in zip(here, indices[here] - start, strict=True):
+            for row, window in zip(rows[here], indices[here] - start, strict=True):
                 tokens[row] = windows[window]
-        # Read as unsigned, a uint32 id above 2**31 is a large number and not a negative one.
-        if tokens.size and int(tokens.view(np.uint32).max()) >= self.vocab_size:
-            self._raise_bad_id(tokens, indices)
-        return tokens
+                if int(unsigned[row].max()) >= self.vocab_size:
+                    self._raise_bad_id(unsigned[row], int(number), int(window))
 
     def _open(self, number: int) -> np.ndarray:
         """The windows of one file, [num_windows, seq_len], on its memory map."""
@@ -95,15 +100,12 @@ class TokenFiles:
             self._windows[number] = tokens.reshape(num_windows, self.seq_len)
         return self._windows[number]
 
-    def _raise_bad_id(self, tokens: np.ndarray, indices: np.ndarray) -> None:
-        unsigned = tokens.view(np.uint32)
-        row, column = np.argwhere(unsigned >= self.vocab_size)[0]
-        number = int(np.searchsorted(self._ends, indices[row], side="right"))
-        start = self._ends[number - 1] if number else 0
-        offset = int(indices[row] - start) * self.seq_len + int(column)
+    def _raise_bad_id(self, tokens: np.ndarray, number: int, window: int) -> None:
+        column = int(np.argmax(tokens >= self.vocab_size))
         raise InputError(
-            f"{self.files[number].path}: token {offset} is {unsigned[row, column]}, outside the"
-            f" vocabulary of {self.vocab_size}; check the tokenizer, and the dtype of raw files"
+            f"{self.files[number].path}: token {window * self.seq_len + column} is"
+            f" {tokens[column]}, outside the vocabulary of {self.vocab_size}; check the tokenizer,"
+            " and the dtype of raw files"
         )
 
     def __getstate__(self) -> dict[str, object]:

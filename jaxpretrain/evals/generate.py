@@ -55,14 +55,9 @@ class Generator:
         window = np.zeros((1, self._length), np.int32)
         window[0, : len(ids)] = ids
         stop = min(self._length, len(ids) + num_tokens)
-        key = jax.random.key(seed)
         for position in range(len(ids), stop):
             token = self._next(
-                params,
-                window,
-                np.int32(position - 1),
-                np.float32(temperature),
-                jax.random.fold_in(key, position),
+                params, window, np.int32(position), np.float32(temperature), np.int32(seed)
             )
             window[0, position] = int(token)
         return self._tokenizer.decode(window[0, len(ids) : stop].tolist())
@@ -83,8 +78,12 @@ class Generator:
     def _compile(self, model: LanguageModel) -> Callable[..., jax.Array]:
         size = self._size
 
-        def next_token(params, tokens_bt, last, temperature, key):
-            logits_v = model.logits(params, tokens_bt)[0, last, :size]  # padding rows say nothing
+        # All but the parameters are numbers on the host, the same in all processes: an array made
+        # outside would lie on one device of its own process.
+        def next_token(params, tokens_bt, position, temperature, seed):
+            logits_v = model.logits(params, tokens_bt)[0, position - 1]
+            logits_v = logits_v[:size]  # no token stands for the padding rows
+            key = jax.random.fold_in(jax.random.key(seed), position)
             drawn = jax.random.categorical(key, logits_v / jnp.maximum(temperature, 1e-6))
             return jnp.where(temperature > 0, drawn, jnp.argmax(logits_v))
 

@@ -9,7 +9,7 @@ Shapes: b batch, t positions, d model width, n heads, m key/value heads, h head 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -359,8 +359,8 @@ class DecoderModel:
         return [
             f"decoder: {c.num_layers} layers x {c.d_model}, {c.num_heads} heads, "
             f"d_ff {c.d_ff}, {c.embedding_rows} embedding rows, {self.seq_len} tokens",
-            f"compute {c.dtype} ({self.products.name} products), parameters float32, loss in chunks of {c.loss_chunk} positions, "
-            f"z-loss {c.z_loss:g}",
+            f"compute {c.dtype} ({self.products.name} products), parameters float32, "
+            f"loss in chunks of {c.loss_chunk} positions, z-loss {c.z_loss:g}",
             f"attention {self.kernel} (asked: {c.attention}){windows}, "
             f"layers {'scanned' if c.scan_layers else 'unrolled'}, remat {c.remat}",
         ]

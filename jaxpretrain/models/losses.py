@@ -25,9 +25,9 @@ def cross_entropy(
     """Weighted sums over positions of the cross-entropy and of z = logsumexp(logits)^2.
 
     Only the first result, the objective sum(ce + z_loss * z), carries a gradient, and only to
-    `x_btd` and `kernel_dv`. The gradient of each chunk's logits is taken while they are at hand (three matrix products a chunk, where
-    recomputing them would take four); in and out of the products in the dtype of `x_btd`, sums in
-    float32.
+    `x_btd` and `kernel_dv`. The gradient of each chunk's logits is taken while they are at hand
+    (three matrix products a chunk, where recomputing them would take four); in and out of the
+    products in the dtype of `x_btd`, sums in float32.
 
     Args:
       x_btd: final hidden states.

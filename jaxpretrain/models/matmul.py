@@ -1,8 +1,8 @@
 """Matrix products of activations and weights, with their gradients.
 
 XLA's fast bfloat16 product on CPUs takes row-major operands and gives float32; asked for anything
-else, it falls back to one of half the speed, and gradients are all "anything else": they multiply by
-a transpose. `ROW_MAJOR` asks for just what is fast. Elsewhere the plain products are as good.
+else, it falls back to one of half the speed, and gradients are all "anything else": they multiply
+by a transpose. `ROW_MAJOR` asks for just what is fast. Elsewhere the plain products are as good.
 """
 
 from collections.abc import Callable

@@ -66,7 +66,7 @@ class Reporter:
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Takes the metrics of a step: the model's means and the step's own."""
-        finite = all(math.isfinite(v) for v in values.values())
+        finite = all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "grad_norm"))
         first_or_last = step in (1, self._work.total_steps)
         if finite and not first_or_last and (self._every < 1 or step % self._every):
             self._progress.update(step)

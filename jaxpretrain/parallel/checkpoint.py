@@ -4,6 +4,9 @@ A checkpoint knows nothing of classes: `params/blocks/0/query/kernel`, `optimize
 `step`. Saving is asynchronous and atomic. Each checkpoint carries the shape, the dtype and an
 integer checksum of every array. Checksums are taken on the devices before the save and compared
 after a restore, because storage below Orbax can hand back changed bytes without an error.
+
+All processes of a run save and restore together, each its own parts of the arrays, in one folder
+that all of them see. What one cannot read counts as unreadable for all.
 """
 
 import functools
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
 
 
 class CorruptCheckpoint(Exception):
@@ -93,8 +97,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep_last,
             keep_period=None if read_only else keep_every,
-            create=not read_only,
-            read_only=read_only,
+            create=not read_only,  # Orbax's own read_only warns at each use
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
@@ -125,17 +128,12 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, and none can be read; or they are another model's.
         """
-        steps = self.steps()
+        steps = json.loads(exchange("checkpoints", json.dumps(self.steps()))[0])
         for step in reversed(steps):
             try:
                 return (step, *self.restore(step, like))
             except CorruptCheckpoint as error:
-                moved = self._set_aside(step)
-                print(
-                    f"warning: checkpoint {step} is damaged ({error}); moved to {moved}, "
-                    "falling back to the one before",
-                    file=sys.stderr,
-                )
+                self._set_aside(step, error)
         if self._corrupt.exists():
             raise InputError(
                 f"{self.directory}: no checkpoint can be read, all are in {self._corrupt}; delete "
@@ -150,24 +148,16 @@ class Checkpoints:
           InputError: the checkpoint holds other arrays, or of other shapes, than `like` asks for.
           CorruptCheckpoint: it cannot be read.
         """
-        wanted = to_named(like)
-        extra = self._read_meta(step)
-        saved = extra.pop("arrays")
-        self._check_arrays(step, wanted, saved)
-        restore_args = jax.tree.map(
-            lambda s: ocp.ArrayRestoreArgs(
-                sharding=s.sharding, global_shape=s.shape, dtype=s.dtype, strict=True
-            ),
-            wanted,
-        )
-        request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-        _silence_abandoned_reads()
+        problem = named = extra = None
         try:
-            named = self._manager.restore(step, args=ocp.args.Composite(state=request))["state"]
-        except jax.errors.JaxRuntimeError:
-            raise  # the devices' trouble, such as too little memory, and not the file's
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
+            named, extra = self._read(step, to_named(like))
+        except CorruptCheckpoint as error:
+            problem = str(error)
+        problem = first_problem("restore", problem)
+        if problem is not None:
+            raise CorruptCheckpoint(problem)
+        assert named is not None and extra is not None
+        saved = extra.pop("arrays")
         found = jax.device_get(_checksums(named))
         for name, value in found.items():
             if int(value) != saved[name]["checksum"]:
@@ -181,6 +171,28 @@ class Checkpoints:
     def close(self) -> None:
         """Finishes the save under way."""
         self._manager.close()
+
+    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """This process's parts of the wanted arrays, and the JSON document."""
+        meta = self._read_meta(step)
+        self._check_arrays(step, wanted, meta["arrays"])
+        restore_args = jax.tree.map(
+            lambda s: ocp.ArrayRestoreArgs(
+                sharding=s.sharding, global_shape=s.shape, dtype=s.dtype, strict=True
+            ),
+            wanted,
+        )
+        request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+        _silence_abandoned_reads()
+        # Not by the manager: it would have processes that can read wait for one that cannot.
+        reader = ocp.PyTreeCheckpointHandler()
+        path = self._manager.directory / str(step) / "state"
+        try:
+            return reader.restore(path, args=request), meta
+        except jax.errors.JaxRuntimeError:
+            raise  # the devices' trouble, such as too little memory, and not the file's
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         path = self.directory / str(step) / "meta" / "metadata"
@@ -207,14 +219,19 @@ class Checkpoints:
             if here != there:
                 raise InputError(f"{where} is another model's: {name} is {there}, not {here}")
 
-    def _set_aside(self, step: int) -> Path:
-        target = self._corrupt / str(step)
-        if jax.process_index() == 0:
+    def _set_aside(self, step: int, error: CorruptCheckpoint) -> None:
+        if is_primary():
+            target = self._corrupt / str(step)
             target.parent.mkdir(exist_ok=True)
             number = 1
             while target.exists():
                 number += 1
                 target = target.with_name(f"{step}.{number}")
             os.rename(self.directory / str(step), target)
+            print(
+                f"warning: checkpoint {step} is damaged ({error}); moved to {target}, "
+                "falling back to the one before",
+                file=sys.stderr,
+            )
+        exchange("set aside", "")  # nobody looks before it is moved
         self._manager.reload()
-        return target

@@ -5,16 +5,18 @@ and open choices into numbers. What `resolve` returns is what runs and what `exp
 """
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from jaxpretrain.config.durations import Steps, resolve_durations
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.mixture import Mixture
 from jaxpretrain.data.text import TextData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.monitor.config import Monitor
-from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.optim.optimizers import Adafactor, AdamW, Lion, Muon
 from jaxpretrain.parallel.mesh import Mesh
 
 
@@ -29,6 +31,17 @@ class Train:
     microbatch_size: int | None = None
     """Examples that one data-parallel device holds at a time; the rest of its share is
     accumulated. none: all of its share at once."""
+    ema: float | None = None
+    """Decay of an average of the weights over steps (0.999, say), kept beside them as `ema` and in
+    every checkpoint; none: no average."""
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: it ends the run, or its step changes no
+    weights and the run goes on with the next batch."""
+    skip_outliers: float | None = None
+    """Steps change no weights when their loss or gradient norm lies more than this many standard
+    deviations above the mean of the last 128 steps (OLMo-core: 6); none: all are taken."""
+    max_skipped: int = 10
+    """Steps skipped in a row that end the run."""
     deterministic: bool = False
     """On GPUs: only kernels whose sums have a fixed order, so that runs repeat bit for bit. Costs
     speed (no atomics, fewer fused kernels); CPU and TPU are exact without it."""
@@ -57,9 +70,9 @@ class Experiment:
 
     model: Decoder
     """What is trained."""
-    data: TextData
+    data: TextData | Mixture
     """What it is trained on."""
-    optim: AdamW
+    optim: AdamW | Lion | Adafactor | Muon
     """How it is trained."""
     train: Train = Train()
     """How long and in what portions."""
@@ -84,6 +97,7 @@ _NO_EFFECT_ON_RESULT = (
     "model.remat",
     "model.loss_chunk",
     "data.root",
+    "data.sources.*.root",
     "data.verify",
 )
 """Parts of the identity that say where or how fast, not what."""
@@ -91,6 +105,7 @@ _NO_EFFECT_ON_RESULT = (
 _POSITIVE = (
     "train.batch_size",
     "train.microbatch_size",
+    "train.max_skipped",
     "eval.batch_size",
     "eval.max_examples",
     "eval.sample_tokens",
@@ -108,6 +123,10 @@ def resolve(experiment: Experiment) -> Experiment:
         value = attrgetter(name)(experiment)
         if value is not None and value < 1:
             raise InputError(f"--config.{name}={value}: must be positive")
+    if (decay := experiment.train.ema) is not None and not 0.0 < decay < 1.0:
+        raise InputError(f"--config.train.ema={decay}: must be above 0 and below 1")
+    if (sigmas := experiment.train.skip_outliers) is not None and sigmas <= 0.0:
+        raise InputError(f"--config.train.skip_outliers={sigmas}: must be positive")
     if (traced := experiment.monitor.profile) and not 1 <= traced[0] <= traced[1]:
         raise InputError(f"--config.monitor.profile={traced}: must be a first and a last step")
     unit, per_example = experiment.data.units_per_example()
@@ -148,7 +167,7 @@ def identity_changes(
     """Splits differences of two saved experiments into (those of identity, the others)."""
 
     def belongs(path: str) -> bool:
-        if any(path == p or path.startswith(f"{p}.") for p in _NO_EFFECT_ON_RESULT):
+        if any(fnmatch(path, pattern) for pattern in _NO_EFFECT_ON_RESULT):
             return False
         return any(path == p or path.startswith(f"{p}.") for p in IDENTITY)
 

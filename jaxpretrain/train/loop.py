@@ -7,7 +7,7 @@ results of its step. A step whose loss or gradient is not finite ends the run an
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.state import TrainState
-from jaxpretrain.train.stop import StopRequest
+from jaxpretrain.train.stop import Stop
 
 
 class NonFinite(Exception):
@@ -40,7 +40,8 @@ class Run:
     checkpoints: Checkpoints
     clock: Clock
     reporter: Reporter
-    stop: StopRequest
+    stop: Stop
+    skipped: list[int] = field(default_factory=list)  # the last steps, those skipped in a row
 
 
 def train(run: Run, state: TrainState, first: int) -> bool:
@@ -71,7 +72,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 _report(run, in_flight)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, eval_every)
-                stops = bool(run.stop)
+                stops = run.stop.reached(step)
                 saves = step == last or _due(step, save_every) or stops
                 if evaluates or saves or trace.ends(step):
                     _report(run, in_flight)
@@ -105,15 +106,32 @@ def save(run: Run, state: TrainState, step: int) -> None:
 
 
 def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> None:
-    """Waits for a dispatched step, checks and reports it."""
+    """Waits for a dispatched step, checks and reports it.
+
+    Raises:
+      NonFinite: its loss or gradient norm is not finite, or it is one skipped step too many.
+    """
     if in_flight is None:
         return
     step, metrics = in_flight
     values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-    run.reporter.step(step, values)
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(values[name]):
-            raise NonFinite(f"{name} is {values[name]} at step {step}")
+    epochs = run.data.epochs(step * run.program.experiment.train.batch_size)
+    run.reporter.step(step, values | {f"{name}/epochs": n for name, n in epochs.items()})
+    if not values.get("skipped"):
+        run.skipped.clear()
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                raise NonFinite(f"{name} is {values[name]} at step {step}")
+        return
+    run.skipped.append(step)
+    train = run.program.experiment.train
+    last = step * train.batch_size - 1
+    run.reporter.message(
+        f"warning: skipped step {step:,}, samples {last - train.batch_size + 1:,} to {last:,}: "
+        f"loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g}"
+    )
+    if len(run.skipped) >= train.max_skipped:
+        raise NonFinite(f"{len(run.skipped)} steps in a row were skipped, up to step {step}")
 
 
 def _read(run: Run, step: int) -> dict[str, Any]:

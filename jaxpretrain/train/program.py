@@ -34,7 +34,14 @@ class Program:
 
     def compile(self) -> Any:
         """The compiled training step, (state, batch) -> (state, metrics)."""
-        step = make_train_step(self.model, self.optimizer, self.layout, self.num_microbatches)
+        step = make_train_step(
+            self.model,
+            self.optimizer,
+            self.layout,
+            self.num_microbatches,
+            self.experiment.train,
+            self.experiment.data.source_names(),
+        )
         options = self.experiment.train.compiler_options
         platform = self.layout.mesh.devices.flat[0].platform
         if self.experiment.train.deterministic and platform == "gpu":
@@ -43,7 +50,13 @@ class Program:
 
     def create_state(self) -> TrainState:
         """A fresh state from the experiment's seed."""
-        return create_state(self.model, self.optimizer.transform, self.state, self.experiment.seed)
+        return create_state(
+            self.model,
+            self.optimizer.transform,
+            self.experiment.train,
+            self.state,
+            self.experiment.seed,
+        )
 
     @property
     def eval_batch_size(self) -> int:
@@ -100,20 +113,26 @@ def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
             f"eval.batch_size={eval_batch_size} does not divide over {layout.num_data} "
             "data-parallel devices (mesh.replica x mesh.fsdp)"
         )
+    data = experiment.data
     model = experiment.model.build(
-        experiment.data.example_spec(),
+        data.example_spec(),
         platform=devices[0].platform,
         constrain=layout.constrain,
     )
     assert isinstance(experiment.train.duration, int)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     optimizer = experiment.optim.build(experiment.train.duration, shapes)
+    batch_size = experiment.train.batch_size
+    batch = model.batch_spec(batch_size) | {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for name, (shape, dtype) in data.extra_spec().items()
+    }
     return Program(
         experiment=experiment,
         layout=layout,
         model=model,
         optimizer=optimizer,
         num_microbatches=microbatches,
-        state=abstract_state(model, optimizer.transform, layout),
-        batch=layout.batch_spec(model.batch_spec(experiment.train.batch_size)),
+        state=abstract_state(model, optimizer.transform, layout, experiment.train),
+        batch=layout.batch_spec(batch),
     )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import open_writers
+from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.devices import peak_flops
 from jaxpretrain.parallel.host_memory import keep_freed_memory
@@ -25,7 +26,7 @@ from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.stop import stop_on_signal
+from jaxpretrain.train.stop import stop_requests
 
 
 def train_experiment(
@@ -38,34 +39,54 @@ def train_experiment(
       NonFinite: the loss or the gradient stopped being a number.
     """
     clock = Clock()
-    experiment = resolve(experiment)
-    keeps_memory = _configure_jax(experiment)
-    program = make_program(experiment, jax.devices())
-    changes = folder.claim(workdir, experiment, allow_change=allow_config_change)
-    limits = program.model.input_limits()
-    data = experiment.data.open(seed=experiment.seed, limits=limits)
-    eval_sets = experiment.data.open_evals(limits=limits)
-    folder.check_data(workdir, data.fingerprint, allow_change=allow_config_change)
+    with ExitStack() as held:
+        with distributed.agreed("start") as same:
+            experiment = resolve(experiment)
+            keeps_memory = _configure_jax(experiment)
+            program = make_program(experiment, jax.devices())
+            changes = folder.claim(workdir, experiment, allow_change=allow_config_change)
+            limits = program.model.input_limits()
+            data = experiment.data.open(seed=experiment.seed, limits=limits)
+            eval_sets = experiment.data.open_evals(limits=limits)
+            folder.check_data(workdir, data.fingerprint, allow_change=allow_config_change)
+            same |= {"config": to_dict(experiment), "data": data.fingerprint}
+            if distributed.is_primary():
+                held.enter_context(folder.hold(workdir))
+        lines = [*program.describe(), data.describe(), *changes]
+        if keeps_memory:
+            lines.append("host: freed memory stays with the process (train.keep_memory)")
+        return _train(program, workdir, clock, data, eval_sets, lines)
 
-    with stop_on_signal() as stop, folder.hold(workdir):
-        checkpoints = _open_checkpoints(experiment, workdir)
-        restored = checkpoints.restore_newest(program.state)
+
+def _train(
+    program: Program,
+    workdir: Path,
+    clock: Clock,
+    data: Any,
+    eval_sets: list[Any],
+    lines: list[str],
+) -> bool:
+    """Trains in a folder that is held; `lines` say to the user what was found until here."""
+    experiment = program.experiment
+    with stop_requests() as stop:
+        with distributed.agreed("restore"):
+            checkpoints = _open_checkpoints(experiment, workdir)
+            restored = checkpoints.restore_newest(program.state)
         first, state = (0, None) if restored is None else restored[:2]
         if restored is not None:
             clock.restore(restored[2]["clock"])
         resume_step = None if restored is None else first
         with _open_reporter(program, workdir, clock, resume_step) as reporter:
-            for line in [*program.describe(), data.describe(), *changes]:
+            for line in lines:
                 reporter.message(line)
-            if keeps_memory:
-                reporter.message("host: freed memory stays with the process (train.keep_memory)")
             reporter.begin(first, to_dict(experiment))
-            with clock.measure("compile"):
+            with clock.measure("compile"), distributed.agreed("compile"):
                 train_step = program.compile()
                 evaluators = _make_evaluators(program, eval_sets, data.tokenizer_path)
                 state = program.create_state() if state is None else state
-            folder.write_experiment(workdir, experiment, data.fingerprint)
-            folder.keep_tokenizer(workdir, data.tokenizer_path)
+            if distributed.is_primary():
+                folder.write_experiment(workdir, experiment, data.fingerprint)
+                folder.keep_tokenizer(workdir, data.tokenizer_path)
             run = loop.Run(
                 program, workdir, train_step, data, evaluators, checkpoints, clock, reporter, stop
             )
@@ -81,7 +102,7 @@ def _open_reporter(
 ) -> Iterator[Reporter]:
     """What reports to the terminal and to files, in the first process only."""
     monitor = program.experiment.monitor
-    is_primary = jax.process_index() == 0
+    is_primary = distributed.is_primary()
     work = _work(program)
     with Progress(work.total_steps, is_primary=is_primary) as progress:
         writers = open_writers(

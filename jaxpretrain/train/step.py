@@ -5,6 +5,7 @@ step, and one division at the end makes them means. So any split of a batch give
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Batch, Model
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout
+from jaxpretrain.train.experiment import Train
+from jaxpretrain.train.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -22,53 +25,91 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    model: Model, optimizer: Optimizer, layout: Layout, num_microbatches: int
+    model: Model,
+    optimizer: Optimizer,
+    layout: Layout,
+    num_microbatches: int,
+    train: Train = Train(),  # noqa: B008
+    sources: tuple[str, ...] = (),
 ) -> TrainStep:
     """(state, batch) -> (state, metrics): one update from one global batch.
 
+    `sources` names what `batch["source"]` [b] counts, when the data has sources.
+
     Metrics are float32 scalars: the model's means, `grad_norm` (before clipping), `update_norm`,
-    `param_norm`, `learning_rate`, `weight` (predicted tokens or images of the batch).
+    `param_norm`, `learning_rate`, `weight` (predicted tokens or images of the batch), and
+    `skipped` where steps can be: 1 when this one changed no weights. Each source has `NAME/loss`
+    (not a number where the batch has none of it) and `NAME/weight`.
     """
-    gradient = jax.value_and_grad(_objective(model), has_aux=True)
+    sum_gradient = _make_sum_gradient(model, layout, num_microbatches, len(sources))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step + 1)
-
-        def add_microbatch(sums: Any, index_and_batch: Any) -> tuple[Any, None]:
-            index, microbatch = index_and_batch
-            microbatch = {name: layout.constrain_batch(x) for name, x in microbatch.items()}
-            (_, aux), grads = gradient(state.params, microbatch, jax.random.fold_in(rng, index))
-            return jax.tree.map(jnp.add, sums, (grads, aux)), None
-
-        if num_microbatches == 1:
-            (_, (weight, sums)), grads = gradient(state.params, batch, jax.random.fold_in(rng, 0))
-        else:
-            portions = (jnp.arange(num_microbatches), _split(batch, num_microbatches))
-            first = jax.tree.map(lambda x: x[0], portions)
-            shapes = jax.eval_shape(gradient, state.params, first[1], rng)
-            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[1], shapes[0][1]))
-            (grads, (weight, sums)), _ = jax.lax.scan(add_microbatch, zeros, portions)
-
+        grads, weight, sums = sum_gradient(state.params, batch, rng)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, optimizer_state = optimizer.transform.update(grads, state.optimizer, state.params)
-        metrics = {name: total / weight for name, total in sums.items()}
-        metrics |= {
-            "weight": weight,
+        params: Any = optax.apply_updates(state.params, updates)
+        metrics = _means(sums, weight, sources) | {
             "grad_norm": optax.global_norm(grads),
             "update_norm": optax.global_norm(updates),
             "param_norm": optax.global_norm(state.params),
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step + 1), jnp.float32),
         }
-        params: Any = optax.apply_updates(state.params, updates)
-        new_state = TrainState(
+        new_state = replace(
+            state,
             step=state.step + 1,
-            rng=state.rng,
             params=params,
             optimizer=optimizer_state,
+            ema={} if train.ema is None else _average(state.ema, params, train.ema),
         )
-        return new_state, metrics
+        return _skip_if_bad(train, state, new_state, metrics)
 
     return train_step
+
+
+def _make_sum_gradient(
+    model: Model, layout: Layout, num_microbatches: int, num_sources: int
+) -> Callable[[Any, Batch, jax.Array], tuple[Any, jax.Array, dict[str, Any]]]:
+    """(params, batch, rng) -> sums over the batch: gradients, weight, losses by name and source."""
+
+    def objective(params: Any, batch: Batch, rng: jax.Array):
+        total, weight, examples = model.loss(params, batch, rng)
+        sums: dict[str, Any] = {n: jnp.sum(x) for n, x in examples.items() if n != "weight"}
+        sums["by_source"] = {
+            name: jax.ops.segment_sum(examples[name], batch["source"], num_sources)
+            for name in ("loss", "weight")
+            if num_sources
+        }
+        return total, (weight, sums)
+
+    def gradient(params: Any, batch: Batch, rng: jax.Array):
+        grads, (weight, sums) = jax.grad(objective, has_aux=True)(params, batch, rng)
+        return grads, weight, sums
+
+    def accumulated(params: Any, batch: Batch, rng: jax.Array):
+        def add(sums: Any, portion: Any) -> tuple[Any, None]:
+            index, microbatch = portion
+            microbatch = {name: layout.constrain_batch(x) for name, x in microbatch.items()}
+            new = gradient(params, microbatch, jax.random.fold_in(rng, index))
+            return jax.tree.map(jnp.add, sums, new), None
+
+        portions = (jnp.arange(num_microbatches), _split(batch, num_microbatches))
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], portions[1]), rng)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.scan(add, zeros, portions)[0]
+
+    if num_microbatches > 1:
+        return accumulated
+    return lambda params, batch, rng: gradient(params, batch, jax.random.fold_in(rng, 0))
+
+
+def _means(sums: dict[str, Any], weight: jax.Array, sources: tuple[str, ...]) -> Metrics:
+    by_source = sums["by_source"]
+    means = {name: total / weight for name, total in sums.items() if name != "by_source"}
+    for index, source in enumerate(sources):
+        means[f"{source}/loss"] = by_source["loss"][index] / by_source["weight"][index]
+        means[f"{source}/weight"] = by_source["weight"][index]
+    return means | {"weight": weight}
 
 
 def compile_train_step(
@@ -95,13 +136,35 @@ def compile_train_step(
         raise
 
 
-def _objective(model: Model):
-    def objective(params: Any, batch: Batch, rng: jax.Array):
-        total, weight, examples = model.loss(params, batch, rng)
-        sums = {name: jnp.sum(x) for name, x in examples.items() if name != "weight"}
-        return total, (weight, sums)
+def _skip_if_bad(
+    train: Train, old: TrainState, new: TrainState, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """The new state and metrics; or, after a bad step, the old weights, moments and average.
 
-    return objective
+    The learning rate goes on even then: it is a function of the step, as the data is.
+    """
+    if train.on_bad_step == "stop" and train.skip_outliers is None:
+        return new, metrics
+    finite = all_finite(metrics)
+    skipped = ~finite if train.on_bad_step == "skip" else jnp.bool_(False)
+    if train.skip_outliers is not None:
+        skipped |= finite & is_outlier(old.history, metrics, train.skip_outliers)
+        new = replace(new, history=record(old.history, metrics))
+    unchanged = replace(
+        old,
+        step=new.step,
+        optimizer=old.optimizer | {"learning_rate": new.optimizer["learning_rate"]},
+        history=new.history,
+    )
+    metrics = metrics | {
+        "update_norm": jnp.where(skipped, 0.0, metrics["update_norm"]),
+        "skipped": skipped.astype(jnp.float32),
+    }
+    return select(skipped, unchanged, new), metrics
+
+
+def _average(ema: Any, params: Any, decay: float) -> Any:
+    return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
 
 
 def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:

@@ -1,9 +1,15 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import pytest
 
-from jaxpretrain.config.durations import Duration, Steps, parse_duration, resolve_durations
+from jaxpretrain.config.durations import (
+    Duration,
+    Examples,
+    Steps,
+    parse_duration,
+    resolve_durations,
+)
 from jaxpretrain.config.errors import InputError
 
 
@@ -136,6 +142,41 @@ def test_optional_durations_resolve_when_they_are_there():
 
 def test_the_chosen_class_of_a_union_is_resolved():
     assert resolve_durations(Run(optim=Optimizer(Fall())), **SIZES).optim.schedule == Fall(decay=7)
+
+
+@dataclass(frozen=True)
+class Change:
+    at: Examples = "2 steps"
+    before: Steps | None = None
+
+
+@dataclass(frozen=True)
+class Changes:
+    listed: tuple[Change, ...] = (Change(), Change(at="81 tokens", before="9 examples"))
+    named: dict[str, Change] = field(default_factory=lambda: {"a": Change(at="1 epoch")})
+
+
+def test_durations_in_tuples_and_dicts_resolve():
+    assert resolve_durations(Changes(), **SIZES) == Changes(
+        listed=(Change(at=16), Change(at=9, before=2)), named={"a": Change(at=100)}
+    )
+
+
+def test_positions_are_examples_and_resolving_them_twice_changes_nothing():
+    resolved = resolve_durations(Change(at=17), **SIZES)
+    assert resolved == resolve_durations(resolved, **SIZES) == Change(at=17)
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        (Changes(listed=(Change(), Change(at="x steps"))), "listed.1.at"),
+        (Changes(named={"a": Change(before="-1 steps")}), "named.a.before"),
+    ],
+)
+def test_an_unresolvable_duration_in_a_container_is_named_by_its_path(config, place):
+    with pytest.raises(InputError, match=rf"^--config\.{place}: duration"):
+        resolve_durations(config, **SIZES)
 
 
 def test_resolving_twice_changes_nothing():

@@ -38,13 +38,13 @@ def test_compressed_files_are_read_as_they_are(tmp_path: Path):
 
 def test_folders_are_walked_globs_expanded_and_files_count_once(tmp_path: Path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
-    for name in ["b.txt", "a.txt", "deep/er/c.txt", "deep/picture.png"]:
+    for name in ["b.txt", "a.py", "deep/er/c.md", "deep/picture.png"]:
         (tmp_path / name).write_text(name)
-    assert _texts(tmp_path) == ["a.txt", "b.txt", "deep/er/c.txt"]
+    assert _texts(tmp_path) == ["a.py", "b.txt", "deep/er/c.md"]
     assert _texts(tmp_path / "deep", tmp_path / "*.txt", tmp_path) == [
-        "deep/er/c.txt",
-        "a.txt",
+        "deep/er/c.md",
         "b.txt",
+        "a.py",
     ]
 
 

@@ -137,6 +137,11 @@ def test_a_missing_file_is_named(tmp_path: Path):
         read_tokenizer(tmp_path / "absent.json")
 
 
+def test_a_folder_stands_for_the_tokenizer_in_it(tokenizer: str, tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_text(tokenizer)
+    assert read_tokenizer(tmp_path) == tokenizer
+
+
 def test_a_folder_is_not_a_tokenizer(tmp_path: Path):
     with pytest.raises(InputError, match=r"not a tokenizer\.json"):
         read_tokenizer(tmp_path)

@@ -83,15 +83,14 @@ def test_draws_follow_the_models_distribution(generator, tokenizer, params):
     window[0, : len(ids)] = ids
     logits_v = _model().logits(params, window)[0, len(ids) - 1, :size]
     probs_v = np.asarray(jax.nn.softmax(logits_v / 0.5))
-    key = jax.random.key
     drawn = [
         int(
             generator._next(
                 params,
                 window,
-                np.int32(len(ids) - 1),
+                np.int32(len(ids)),
                 np.float32(0.5),
-                jax.random.fold_in(key(seed), len(ids)),
+                np.int32(seed),
             )
         )
         for seed in range(400)

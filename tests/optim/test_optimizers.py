@@ -11,25 +11,40 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.optim.optimizers import (
     PARAMETER_KINDS,
+    Adafactor,
     AdamW,
+    Lion,
+    Muon,
+    OptimizerChoice,
     clip_by_global_norm,
     decay_mask,
 )
 from jaxpretrain.optim.schedules import Constant, Triangular
+from jaxpretrain.parallel.checkpoint import to_named
 
 SCHEDULE = Triangular(start=0.01, peak=0.1, end=0.02, warmup=4, plateau=2)
 NUM_STEPS = 10
+
+# With all that an optimizer can do; Adafactor factors the small matrices of these tests.
+CHOICES = [
+    AdamW(schedule=SCHEDULE),
+    Lion(schedule=SCHEDULE),
+    Adafactor(schedule=SCHEDULE, beta1=0.9, min_size=2, clip_rms=0.7, parameter_scale=1e-3),
+    Muon(schedule=SCHEDULE, adam_rate=0.5),
+]
+
+each_optimizer = pytest.mark.parametrize("config", CHOICES, ids=lambda c: type(c).__name__)
 
 
 def draw(seed: int, scale: float = 1.0) -> dict[str, Any]:
     """A tree with every kind of parameter."""
     rng = np.random.default_rng(seed)
-    shapes = {"kernel": (3, 4), "embedding": (5, 3), "scale": (4,), "bias": (2,)}
+    shapes = {"kernel": (2, 3, 4), "embedding": (5, 3), "scale": (2, 4), "bias": (2, 2)}
     leaves = {kind: np.float32(scale * rng.normal(size=s)) for kind, s in shapes.items()}
     return {"embed": {"embedding": leaves.pop("embedding")}, "blocks": {"0": leaves}}
 
 
-def run(config: AdamW, params: Any, gradients: list[Any]) -> list[Any]:
+def run(config: OptimizerChoice, params: Any, gradients: list[Any]) -> list[Any]:
     """Parameters after each update."""
     transform = config.build(NUM_STEPS, params).transform
     state, trajectory = transform.init(params), []
@@ -112,9 +127,13 @@ def test_the_reported_learning_rate_is_that_of_the_update():
 
 
 @pytest.mark.parametrize("decayed", [(), *((kind,) for kind in PARAMETER_KINDS), PARAMETER_KINDS])
-def test_only_the_kinds_that_are_named_decay(decayed):
-    """Without gradients, decay is all that moves a parameter."""
-    config = AdamW(schedule=Constant(peak=0.1), weight_decay=0.5, decayed=decayed)
+@each_optimizer
+def test_only_the_kinds_that_are_named_decay(config, decayed):
+    """Without gradients, decay is all that moves a parameter: by learning rate times decay."""
+    change: Any = {"adam_rate": 1.0} if isinstance(config, Muon) else {}
+    config = dataclasses.replace(
+        config, schedule=Constant(peak=0.1), weight_decay=0.5, decayed=decayed, **change
+    )
     params = draw(0)
     zeros = jax.tree.map(np.zeros_like, params)
     (after,) = run(config, params, [zeros])
@@ -126,14 +145,15 @@ def test_only_the_kinds_that_are_named_decay(decayed):
     jax.tree_util.tree_map_with_path(check, params, after)
 
 
-def test_a_parameter_that_no_rule_covers_is_refused():
+@each_optimizer
+def test_a_parameter_that_no_rule_covers_is_refused(config):
     params = {"blocks": {"0": {"gain": np.ones(3)}}, "embed": {"embedding": np.ones((2, 3))}}
     message = (
         "no weight-decay rule covers parameter blocks/0/gain: "
         "its last name must be one of kernel, embedding, scale, bias"
     )
     with pytest.raises(InputError) as error:
-        AdamW(schedule=SCHEDULE).build(NUM_STEPS, params)
+        config.build(NUM_STEPS, params)
     assert str(error.value) == message
 
 
@@ -153,14 +173,133 @@ def test_clipping_is_global_and_has_torchs_small_number():
     np.testing.assert_allclose(halved["a"], 0.5e-6, rtol=1e-5)
 
 
-def test_the_state_has_the_names_that_checkpoints_know():
+@pytest.mark.parametrize("clip_norm", [1.0, None])
+@pytest.mark.parametrize(
+    ("config", "names"),
+    zip(
+        CHOICES,
+        [
+            {"adam/count", "adam/mu/*", "adam/nu/*"},
+            {"lion/count", "lion/mu/*"},
+            {
+                "adafactor/count",
+                "adafactor/row/kernel",
+                "adafactor/row/embedding",
+                "adafactor/column/kernel",
+                "adafactor/column/embedding",
+                "adafactor/whole/scale",
+                "adafactor/whole/bias",
+                "momentum/count",
+                "momentum/ema/*",
+            },
+            {
+                "muon/inner_state/momentum/kernel",
+                "adam/inner_state/count",
+                *(
+                    f"adam/inner_state/{m}/{kind}"
+                    for m in ("mu", "nu")
+                    for kind in ("embedding", "scale", "bias")
+                ),
+            },
+        ],
+        strict=True,
+    ),
+    ids=["adamw", "lion", "adafactor", "muon"],
+)
+def test_the_state_has_the_names_that_checkpoints_know(config, names, clip_norm):
+    """A star stands for each kind of parameter; the paths of parameters are cut to the kind."""
+    config = dataclasses.replace(config, clip_norm=clip_norm)
     params = draw(0)
-    for clip_norm in (1.0, None):
-        config = AdamW(schedule=SCHEDULE, clip_norm=clip_norm)
-        state = config.build(NUM_STEPS, params).transform.init(params)
-        assert list(state) == ["clip", "adam", "decay", "learning_rate"]
-        assert jax.tree.structure(state["adam"].mu) == jax.tree.structure(params)
-        assert jax.tree.structure(state["adam"].nu) == jax.tree.structure(params)
+    state = config.build(NUM_STEPS, params).transform.init(params)
+    found = {name.replace("blocks/0/", "").replace("embed/", "") for name in to_named(state)}
+    expected = {name.replace("*", kind) for name in names for kind in PARAMETER_KINDS}
+    assert found == expected | {"learning_rate/count"}
+
+
+@each_optimizer
+def test_each_layer_of_a_stack_is_updated_as_if_it_were_alone(config):
+    """Five updates; the gradients of the layers differ by orders of magnitude."""
+    config = dataclasses.replace(config, clip_norm=None)
+
+    def gradient(seed: int) -> Any:
+        tree = draw(seed)
+        second = jax.tree.map(lambda leaf: np.stack([leaf[0], 1e-3 * leaf[1]]), tree["blocks"])
+        return tree | {"blocks": second}
+
+    def alone(tree: Any, index: int) -> Any:
+        """With one layer, not stacked; but Muon knows the matrices of layers by their stack."""
+        if isinstance(config, Muon):
+            layer = jax.tree.map(lambda leaf: leaf[index : index + 1], tree["blocks"])
+            return tree | {"blocks": layer}
+        layer = jax.tree.map(lambda leaf: leaf[index], tree["blocks"]["0"])
+        return {"embed": tree["embed"], "layer": layer}
+
+    params, gradients = draw(0), [gradient(seed) for seed in range(1, 6)]
+    together = run(config, params, gradients)[-1]
+    for i in (0, 1):
+        found = run(config, alone(params, i), [alone(g, i) for g in gradients])[-1]
+        expected = alone(together, i)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+
+
+@each_optimizer
+def test_first_moments_can_be_kept_in_half_the_bytes(config):
+    """And nothing else is: the parameters, second moments and updates stay as they are."""
+    config = dataclasses.replace(config, moment_dtype="bfloat16")
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 4)]
+    transform = config.build(NUM_STEPS, params).transform
+    state = transform.init(params)
+    for gradient in gradients:
+        updates, state = transform.update(gradient, state, params)
+        assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
+        firsts = {
+            name: x.dtype
+            for name, x in to_named(state).items()
+            if {"mu", "ema", "momentum"} & set(name.split("/")) and not name.endswith("count")
+        }
+        assert len(firsts) == 4 and set(firsts.values()) == {jnp.dtype("bfloat16")}
+        others = {x.dtype for name, x in to_named(state).items() if name not in firsts}
+        assert others <= {jnp.dtype("float32"), jnp.dtype("int32")}
+    whole = run(dataclasses.replace(config, moment_dtype="float32"), params, gradients)[-1]
+    if not isinstance(config, Lion):  # a sign may differ, and then all of an update does
+        half = run(config, params, gradients)[-1]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-3), half, whole)
+
+
+def test_lion_takes_the_sign_of_two_momenta():
+    """Chen et al., algorithm 2, in float64: the momentum that is kept decays more slowly."""
+    config = Lion(schedule=Constant(peak=0.1), beta1=0.6, beta2=0.9, decayed=PARAMETER_KINDS)
+    config = dataclasses.replace(config, clip_norm=None)
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 6)]
+
+    def lion(p: Any, *gradients: Any) -> np.ndarray:
+        p, m = np.float64(p), np.zeros_like(p, np.float64)
+        for g in map(np.float64, gradients):
+            p -= 0.1 * (np.sign(0.6 * m + 0.4 * g) + 0.1 * p)
+            m = 0.9 * m + 0.1 * g
+        return p
+
+    ours = run(config, params, gradients)[-1]
+    expected = jax.tree.map(lion, params, *gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, expected)
+
+
+def test_muon_leaves_to_adamw_what_is_no_matrix_of_a_layer():
+    """At its own learning rate, decay included; a head is a kernel and none of the layers'."""
+    schedule = Constant(peak=0.1)
+    muon = Muon(schedule=schedule, adam_rate=0.3, decayed=PARAMETER_KINDS, clip_norm=None)
+    adamw = AdamW(schedule=Constant(peak=0.03), decayed=PARAMETER_KINDS, clip_norm=None)
+
+    def with_head(tree: Any) -> Any:
+        return tree | {"head": {"kernel": tree["embed"]["embedding"].T}}
+
+    params, *gradients = [with_head(draw(seed)) for seed in range(6)]
+    ours, theirs = (run(config, params, gradients)[-1] for config in (muon, adamw))
+    for tree in (ours, theirs):
+        tree["matrices"] = tree["blocks"]["0"].pop("kernel")
+    matrices, others = ours.pop("matrices"), theirs.pop("matrices")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+    assert np.abs(matrices - others).max() > 0.01
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,18 @@ def test_changes_are_split_without_loss():
 def test_the_defaults_are_legal(experiment: Experiment):
     plain = Experiment(model=experiment.model, data=experiment.data, optim=experiment.optim)
     assert resolve(replace(plain, train=Train())).train.duration == 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ema": 1.0}, "--config.train.ema=1.0: must be above 0 and below 1"),
+        ({"ema": 0.0}, "--config.train.ema=0.0: must be above 0 and below 1"),
+        ({"skip_outliers": 0.0}, "--config.train.skip_outliers=0.0: must be positive"),
+        ({"max_skipped": 0}, "--config.train.max_skipped=0: must be positive"),
+    ],
+)
+def test_what_guards_a_run_must_make_sense(experiment: Experiment, change, message):
+    with pytest.raises(InputError) as error:
+        resolve(replace(experiment, train=replace(experiment.train, **change)))
+    assert str(error.value) == message

@@ -38,6 +38,7 @@ class Recorder:
     events: list[tuple[str, Any]] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
     values: dict[int, dict[str, float]] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
     stop_request: StopRequest = field(default_factory=StopRequest)
 
     def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -48,6 +49,9 @@ class Recorder:
             self.stop_request.reason = "SIGTERM"
         metrics = {"loss": 3.0, "grad_norm": 1.0} | self.bad.get(step, {})
         return step, {name: jax.device_put(np.float32(value)) for name, value in metrics.items()}
+
+    def epochs(self, num_samples: int) -> dict[str, float]:
+        return {}
 
     def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         self.samples.append(samples)
@@ -72,7 +76,7 @@ class Recorder:
         self.events.append(("eval", step))
 
     def message(self, text: str) -> None:
-        pass
+        self.messages.append(text)
 
     def train(self, program: Program, workdir: Path, **changes: dict[str, Any]) -> bool:
         experiment = program.experiment
@@ -137,6 +141,30 @@ def test_saves_and_evaluations_come_at_their_interval_and_at_the_end(
     assert recorder.saved == expected
     assert [step for name, step in recorder.events if name == "eval"] == [0, *expected]
     assert list(recorder.values) == list(range(1, 8))
+
+
+SKIPPED = {"skipped": 1.0, "loss": float("nan")}
+
+
+def test_a_skipped_step_is_told_with_its_samples_and_the_run_goes_on(
+    program: Program, tmp_path: Path
+):
+    outlier = {"skipped": 1.0, "loss": 70.5, "grad_norm": 12.0}
+    recorder = Recorder(num_steps=5, bad={2: SKIPPED, 3: outlier})
+    assert recorder.train(program, tmp_path, checkpoint={"every": 2})
+    assert recorder.saved == [2, 4, 5]
+    assert [text for text in recorder.messages if "skipped" in text] == [
+        "warning: skipped step 2, samples 16 to 31: loss nan, gradient norm 1",
+        "warning: skipped step 3, samples 32 to 47: loss 70.5, gradient norm 12",
+    ]
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(program: Program, tmp_path: Path):
+    """A step that is taken begins the count anew."""
+    recorder = Recorder(num_steps=9, bad={step: SKIPPED for step in (1, 2, 4, 5, 6, 7)})
+    with pytest.raises(loop.NonFinite, match="3 steps in a row were skipped, up to step 6"):
+        recorder.train(program, tmp_path, train={"duration": 9, "max_skipped": 3})
+    assert recorder.saved == [2, 4]
 
 
 def test_each_step_reads_its_own_samples(program: Program, tmp_path: Path):

