@@ -12,6 +12,7 @@ from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.describe import describe, format_help
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides, validate
+from jaxpretrain.parallel.host_memory import use_huge_pages
 
 EXIT_PREEMPTED = 75
 
@@ -62,4 +63,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run(main)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.parallel.host_memory import keep_freed_memory
+from jaxpretrain.parallel.host_memory import use_huge_pages
 
 SIZES = {
     "d_model": 512,
@@ -35,7 +35,6 @@ SIZES = {
 def main(argv: list[str]) -> None:
     """Prints one JSON document, or a table."""
     flags = parse(argv)
-    keep_freed_memory()  # as training does, before JAX starts
     dtypes = flags.dtypes.split(",")
     turns = {dtype: Ours(flags, dtype) for dtype in dtypes}
     theirs = {dtype: Theirs(flags, dtype) for dtype in dtypes} if flags.reference else {}
@@ -226,4 +225,5 @@ def ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as training does; the reference's process inherits it
     run(main)

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpretrain.config.errors import InputError
 
-AttentionKernel = Literal["xla", "xla_blocks", "cudnn"]
+AttentionKernel = Literal["xla", "xla_blocks", "xla_blocks_float32", "cudnn"]
 AttentionChoice = Literal["auto", "xla", "xla_blocks", "cudnn"]
 
 MIN_QUERY_BLOCK = 64
@@ -36,7 +36,10 @@ def resolve_kernel(choice: AttentionChoice, platform: str, dtype: str) -> Attent
         )
     if choice != "auto":
         return choice
-    return "cudnn" if takes_cudnn else "xla_blocks"
+    if takes_cudnn:
+        return "cudnn"
+    # On CPUs, products of bfloat16 blocks and their transposes take longer than those of float32.
+    return "xla_blocks_float32" if (platform, dtype) == ("cpu", "bfloat16") else "xla_blocks"
 
 
 def attention(
@@ -58,8 +61,13 @@ def attention(
     """
     if kernel == "cudnn":
         return _cudnn(q_btnh, k_btmh, v_btmh, window)
-    xla = _blocks if kernel == "xla_blocks" else _plain
-    return checkpoint_name(xla(q_btnh, k_btmh, v_btmh, window), "attention")
+    if kernel == "xla":
+        out_btnh = _plain(q_btnh, k_btmh, v_btmh, window)
+    else:
+        dtype = jnp.float32 if kernel == "xla_blocks_float32" else q_btnh.dtype
+        q, k, v = (x.astype(dtype) for x in (q_btnh, k_btmh, v_btmh))
+        out_btnh = _blocks(q, k, v, window).astype(q_btnh.dtype)
+    return checkpoint_name(out_btnh, "attention")
 
 
 def keep_attention(primitive: Any, *_: Any, **params: Any) -> bool:
@@ -137,7 +145,8 @@ def _block(
 
 def _block_size(length: int) -> int:
     """Queries of a block: many small blocks save work, few keep compilation short."""
-    return max(MIN_QUERY_BLOCK, -(-length // (8 * MIN_QUERY_BLOCK)) * MIN_QUERY_BLOCK)
+    smallest = MIN_QUERY_BLOCK if length < 8 * MIN_QUERY_BLOCK else 2 * MIN_QUERY_BLOCK
+    return max(smallest, -(-length // (8 * MIN_QUERY_BLOCK)) * MIN_QUERY_BLOCK)
 
 
 def _visible(

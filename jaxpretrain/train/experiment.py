@@ -47,9 +47,6 @@ class Train:
     speed (no atomics, fewer fused kernels); CPU and TPU are exact without it."""
     compiler_options: dict[str, bool | str] = field(default_factory=dict)
     """XLA options of the training step, by name; an unknown one is an error."""
-    keep_memory: bool = True
-    """On CPUs: memory that a step frees stays with the process, which spares the next step the page
-    faults, about a third of the time of small models. Takes more resident memory."""
 
 
 @dataclass(frozen=True)

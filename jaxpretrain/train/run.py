@@ -21,7 +21,7 @@ from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.devices import peak_flops
-from jaxpretrain.parallel.host_memory import keep_freed_memory
+from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, resolve
@@ -42,7 +42,7 @@ def train_experiment(
     with ExitStack() as held:
         with distributed.agreed("start") as same:
             experiment = resolve(experiment)
-            keeps_memory = _configure_jax(experiment)
+            _configure_jax()
             program = make_program(experiment, jax.devices())
             changes = folder.claim(workdir, experiment, allow_change=allow_config_change)
             limits = program.model.input_limits()
@@ -53,8 +53,8 @@ def train_experiment(
             if distributed.is_primary():
                 held.enter_context(folder.hold(workdir))
         lines = [*program.describe(), data.describe(), *changes]
-        if keeps_memory:
-            lines.append("host: freed memory stays with the process (train.keep_memory)")
+        if has_huge_pages():
+            lines.append("host: large allocations take huge pages (GLIBC_TUNABLES)")
         return _train(program, workdir, clock, data, eval_sets, lines)
 
 
@@ -116,15 +116,11 @@ def _open_reporter(
             yield Reporter(work, writers, progress, clock, _int(monitor.every))
 
 
-def _configure_jax(experiment: Experiment) -> bool:
-    """The compilation cache and, on CPUs, host memory; before JAX starts its backend.
-
-    Returns whether freed host memory is kept.
-    """
+def _configure_jax() -> None:
+    """The compilation cache, before the first compilation."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    return experiment.train.keep_memory and keep_freed_memory()
 
 
 def _open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:

@@ -550,7 +550,7 @@ def test_the_kernel_follows_platform_and_choice():
     config = dataclasses.replace(OLMO_1, dtype="bfloat16")
     example = {"tokens": ((T,), "int32")}
     assert config.build(example, platform="gpu").kernel == "cudnn"
-    assert config.build(example, platform="cpu").kernel == "xla_blocks"
+    assert config.build(example, platform="cpu").kernel == "xla_blocks_float32"
     for choice in get_args(attention.AttentionKernel):
         chosen = dataclasses.replace(config, attention=choice)
         assert chosen.build(example, platform="gpu").kernel == choice
