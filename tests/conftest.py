@@ -22,6 +22,9 @@ os.environ |= {
     "JAX_NUMPY_RANK_PROMOTION": "raise",
     # Tests compile more than they compute: unoptimised code is there up to four times sooner.
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    # Threads of XLA's CPU client. On few cores, eight devices that wait for each other in two
+    # collectives at once would take them all, and wait for ever.
+    "NPROC": "32",
     "HF_HUB_OFFLINE": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
