@@ -144,6 +144,13 @@ def _unit(hint: Any) -> str | None:
     return next((mark.unit for mark in marks), None) or next(inner, None)
 
 
+def whole_steps(duration: int | str) -> int:
+    """A duration that `resolve_durations` has turned into whole steps."""
+    if not isinstance(duration, int):
+        raise TypeError(f"the duration {duration!r} is not resolved to steps")
+    return duration
+
+
 def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
     """Reads "<number> <unit>", the unit in singular or plural; a bare number is of the default."""
     number, unit = _split(str(text), default_unit)

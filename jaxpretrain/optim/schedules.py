@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import optax
 
-from jaxpretrain.config.durations import Steps
+from jaxpretrain.config.durations import Steps, whole_steps
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Triangular:
 
     def build(self, num_steps: int) -> optax.Schedule:
         """Learning rate as a function of s."""
-        warmup, plateau = _whole(self.warmup), _whole(self.plateau)
+        warmup, plateau = whole_steps(self.warmup), whole_steps(self.plateau)
         down = max(num_steps - warmup - plateau, 1)
         return optax.join_schedules(
             [
@@ -43,7 +43,7 @@ class Triangular:
 
     def phases(self, num_steps: int) -> list[tuple[str, int]]:
         """(name, first step) of each phase, for logs and reports."""
-        warmup, plateau = _whole(self.warmup), _whole(self.plateau)
+        warmup, plateau = whole_steps(self.warmup), whole_steps(self.plateau)
         return _inside([("warmup", 0), ("plateau", warmup), ("decay", warmup + plateau)], num_steps)
 
 
@@ -65,8 +65,8 @@ class WarmupCosine:
 
     def build(self, num_steps: int) -> optax.Schedule:
         """Learning rate as a function of s."""
-        warmup = _whole(self.warmup)
-        horizon = num_steps if self.horizon is None else _whole(self.horizon)
+        warmup = whole_steps(self.warmup)
+        horizon = num_steps if self.horizon is None else whole_steps(self.horizon)
         down = max(horizon - warmup, 1)
 
         def cosine(s):
@@ -79,7 +79,7 @@ class WarmupCosine:
 
     def phases(self, num_steps: int) -> list[tuple[str, int]]:
         """(name, first step) of each phase."""
-        return _inside([("warmup", 0), ("decay", _whole(self.warmup))], num_steps)
+        return _inside([("warmup", 0), ("decay", whole_steps(self.warmup))], num_steps)
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class WarmupStableDecay:
         return _inside([("warmup", 0), ("stable", warmup), ("decay", decay_start)], num_steps)
 
     def _seams(self, num_steps: int) -> tuple[int, int]:
-        warmup = _whole(self.warmup)
-        return warmup, max(warmup, num_steps - _whole(self.decay))
+        warmup = whole_steps(self.warmup)
+        return warmup, max(warmup, num_steps - whole_steps(self.decay))
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class InverseSqrt:
     def build(self, num_steps: int) -> optax.Schedule:
         """Learning rate as a function of s."""
         del num_steps  # it does not know where the run ends
-        warmup = max(_whole(self.warmup), 1)
+        warmup = max(whole_steps(self.warmup), 1)
 
         def decay(s):
             return self.peak * jnp.sqrt(warmup / jnp.maximum(warmup + s, warmup))
@@ -144,7 +144,7 @@ class InverseSqrt:
 
     def phases(self, num_steps: int) -> list[tuple[str, int]]:
         """(name, first step) of each phase."""
-        return _inside([("warmup", 0), ("decay", _whole(self.warmup))], num_steps)
+        return _inside([("warmup", 0), ("decay", whole_steps(self.warmup))], num_steps)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Constant:
     def build(self, num_steps: int) -> optax.Schedule:
         """Learning rate as a function of s."""
         del num_steps
-        warmup = _whole(self.warmup)
+        warmup = whole_steps(self.warmup)
         return optax.join_schedules(
             [
                 optax.linear_schedule(self.start, self.peak, warmup),
@@ -172,17 +172,10 @@ class Constant:
 
     def phases(self, num_steps: int) -> list[tuple[str, int]]:
         """(name, first step) of each phase."""
-        return _inside([("warmup", 0), ("stable", _whole(self.warmup))], num_steps)
+        return _inside([("warmup", 0), ("stable", whole_steps(self.warmup))], num_steps)
 
 
 Schedule = Triangular | WarmupCosine | WarmupStableDecay | InverseSqrt | Constant
-
-
-def _whole(steps: Steps) -> int:
-    """A resolved duration; `train.experiment.resolve` turns strings into whole steps."""
-    if not isinstance(steps, int):
-        raise TypeError(f"the duration {steps!r} is not resolved to steps")
-    return steps
 
 
 def _inside(phases: list[tuple[str, int]], num_steps: int) -> list[tuple[str, int]]:

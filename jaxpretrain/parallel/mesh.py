@@ -91,8 +91,7 @@ class Layout:
         parts = []
         for name, size in zip(axes, shape, strict=True):
             target = RULES[name] if name is not None else None
-            names = (target,) if isinstance(target, str) else target or ()
-            ways = math.prod(self.mesh.shape[axis] for axis in names)
+            ways = self._ways(target or ())
             parts.append(target if ways > 1 and size % ways == 0 else None)
         return NamedSharding(self.mesh, PartitionSpec(*parts))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.data.loader import load_batches
 from jaxpretrain.evals.contract import Evaluator
 from jaxpretrain.monitor.clock import Clock
@@ -51,8 +52,11 @@ def train(run: Run, state: TrainState, first: int) -> bool:
       NonFinite: a loss or gradient norm was not finite.
     """
     experiment = run.program.experiment
-    last = _steps(experiment.train.duration)
-    eval_every, save_every = _steps(experiment.eval.every), _steps(experiment.checkpoint.every)
+    last = whole_steps(experiment.train.duration)
+    eval_every, save_every = (
+        whole_steps(experiment.eval.every),
+        whole_steps(experiment.checkpoint.every),
+    )
     saved = first if run.checkpoints.steps() else None
     in_flight: tuple[int, Mapping[str, jax.Array]] | None = None
     if first == 0:
@@ -142,8 +146,3 @@ def _read(run: Run, step: int) -> dict[str, Any]:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _steps(duration: int | str) -> int:
-    assert isinstance(duration, int), "the experiment is not resolved"
-    return duration

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.cache import cache_dir
@@ -113,7 +114,7 @@ def _open_reporter(
             message=progress.message,
         )
         with writers:
-            yield Reporter(work, writers, progress, clock, _int(monitor.every))
+            yield Reporter(work, writers, progress, clock, whole_steps(monitor.every))
 
 
 def _configure_jax() -> None:
@@ -128,7 +129,7 @@ def _open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:
     return Checkpoints(
         workdir / "checkpoints",
         keep_last=kept.keep_last,
-        keep_every=_int(kept.keep_every or 0) or None,
+        keep_every=whole_steps(kept.keep_every or 0) or None,
     )
 
 
@@ -168,12 +169,7 @@ def _work(program: Program) -> Work:
         units_per_step=batch_size * per_example,
         flops_per_step=batch_size * program.model.flops_per_example(causal=causal),
         peak_flops=None if peak is None else peak * program.layout.mesh.size,
-        total_steps=_int(experiment.train.duration),
-        eval_every=_int(experiment.eval.every),
-        save_every=_int(experiment.checkpoint.every),
+        total_steps=whole_steps(experiment.train.duration),
+        eval_every=whole_steps(experiment.eval.every),
+        save_every=whole_steps(experiment.checkpoint.every),
     )
-
-
-def _int(duration: int | str) -> int:
-    assert isinstance(duration, int), "the experiment is not resolved"
-    return duration
