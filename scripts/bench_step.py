@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, value in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--d_ff", type=int, help="by default 4 d_model")
-    parser.add_argument("--loss_chunk", type=int, default=256)
+    parser.add_argument("--loss_chunk", type=int, default=128)
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--remat", default="none")
     parser.add_argument("--scan_layers", action="store_true")

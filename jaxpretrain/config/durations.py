@@ -29,6 +29,39 @@ Steps = Annotated[int | str, _Whole("steps")]
 Examples = Annotated[int | str, _Whole("examples")]
 """Like `Steps`, but whole examples once resolved, and a bare number counts examples."""
 
+
+@dataclass(frozen=True)
+class Pace:
+    """How many examples a run has seen after how many steps, when its batch size grows."""
+
+    batch_size: int
+    """Examples of a step after the stages."""
+    stages: tuple[tuple[int, int], ...] = ()
+    """(steps, examples of each) of what comes before, in order."""
+
+    def examples(self, steps: Fraction | int) -> Fraction:
+        """Examples of the first `steps` steps."""
+        seen, left = Fraction(0), Fraction(steps)
+        for length, size in self.stages:
+            seen += min(left, length) * size
+            left -= min(left, length)
+        return seen + left * self.batch_size
+
+    def steps(self, examples: Fraction | int) -> Fraction:
+        """Steps that see this many examples, the inverse of `examples`."""
+        steps, left = Fraction(0), Fraction(examples)
+        for length, size in self.stages:
+            here = min(left, length * size)
+            steps += here / size
+            left -= here
+        return steps + left / self.batch_size
+
+
+def as_pace(batch_size: int | Pace) -> Pace:
+    """The pace of a run; a number is a batch size that never changes."""
+    return batch_size if isinstance(batch_size, Pace) else Pace(batch_size)
+
+
 _UNITS = ("steps", "tokens", "examples", "images", "sequences", "epochs")
 
 
@@ -45,7 +78,7 @@ class Duration:
     def to_steps(
         self,
         *,
-        batch_size: int,
+        batch_size: int | Pace,
         tokens_per_example: int | None = None,
         num_examples: int | None = None,
     ) -> int:
@@ -56,24 +89,25 @@ class Duration:
             tokens_per_example: tokens of one example; None for a model without tokens.
             num_examples: examples of one epoch; None when unknown.
         """
-        return math.ceil(self._examples(batch_size, tokens_per_example, num_examples) / batch_size)
+        pace = as_pace(batch_size)
+        return math.ceil(pace.steps(self._examples(pace, tokens_per_example, num_examples)))
 
     def to_examples(
         self,
         *,
-        batch_size: int,
+        batch_size: int | Pace,
         tokens_per_example: int | None = None,
         num_examples: int | None = None,
     ) -> int:
         """The smallest whole number of examples that lasts at least this long; as `to_steps`."""
-        return math.ceil(self._examples(batch_size, tokens_per_example, num_examples))
+        return math.ceil(self._examples(as_pace(batch_size), tokens_per_example, num_examples))
 
     def _examples(
-        self, batch_size: int, tokens_per_example: int | None, num_examples: int | None
+        self, pace: Pace, tokens_per_example: int | None, num_examples: int | None
     ) -> Fraction:
         match self.unit:
             case "steps":
-                return self.value * batch_size
+                return pace.examples(self.value)
             case "tokens":
                 if tokens_per_example is None:
                     raise InputError(
@@ -93,7 +127,7 @@ class Duration:
 def resolve_durations(
     config: T,
     *,
-    batch_size: int,
+    batch_size: int | Pace,
     tokens_per_example: int | None = None,
     num_examples: int | None = None,
     path: str = "--config",

@@ -85,52 +85,42 @@ class Rate:
         self._clock = clock
         self._window = window
         self._earlier_seconds = clock.train_seconds()
-        self._earlier_step = 0
-        self._ticks: deque[tuple[int, float, float]] = deque()  # step, units, train seconds
+        self._earlier_units = 0.0
+        self._ticks: deque[tuple[float, float]] = deque()  # units, train seconds
 
-    def tick(self, step: int, units: float) -> None:
-        """Notes that `step` steps and `units` tokens or images of the run are done."""
+    def tick(self, units: float) -> None:
+        """Notes that `units` tokens or images of the run are done."""
         seconds = self._clock.train_seconds()
         if not self._ticks:
-            self._earlier_step = step
-        self._ticks.append((step, units, seconds))
-        while len(self._ticks) > 2 and seconds - self._ticks[1][2] >= self._window:
+            self._earlier_units = units
+        self._ticks.append((units, seconds))
+        while len(self._ticks) > 2 and seconds - self._ticks[1][1] >= self._window:
             self._ticks.popleft()
 
     def units_per_second(self) -> float | None:
         """Tokens or images per second; None before the second tick."""
-        _, units, seconds = self._span()
+        if not self._ticks:
+            return None
+        units, seconds = (b - a for a, b in zip(self._ticks[0], self._ticks[-1], strict=True))
         return units / seconds if seconds > 0 else None
 
-    def seconds_per_step(self) -> float | None:
-        """Train seconds per step; right after a resume the earlier sessions' mean, else None."""
-        steps, _, seconds = self._span()
-        if steps > 0:
-            return seconds / steps
-        if self._earlier_step > 0 and self._earlier_seconds > 0:
-            return self._earlier_seconds / self._earlier_step
-        return None
-
     def eta(
-        self, step: int, total_steps: int, *, num_evals: int = 0, num_saves: int = 0
+        self, units: float, total_units: float, *, num_evals: int = 0, num_saves: int = 0
     ) -> float | None:
-        """Expected seconds from `step` to the end; None while nothing is known.
+        """Expected seconds to the end of the run; None while nothing is known.
+
+        Right after a resume the mean rate of the earlier sessions counts.
 
         Args:
-          step: steps done.
-          total_steps: steps of the whole run.
+          units: tokens or images done.
+          total_units: those of the whole run.
           num_evals: evals still to come; each is expected to take the mean of those so far.
           num_saves: saves still to come, likewise.
         """
-        seconds_per_step = self.seconds_per_step()
-        if seconds_per_step is None:
+        rate = self.units_per_second()
+        if rate is None and self._earlier_seconds > 0:
+            rate = self._earlier_units / self._earlier_seconds
+        if not rate:
             return None
         pauses = num_evals * self._clock.mean("eval") + num_saves * self._clock.mean("save")
-        return max(0, total_steps - step) * seconds_per_step + pauses
-
-    def _span(self) -> tuple[int, float, float]:
-        """Steps, units and train seconds between the first and the last tick of the window."""
-        if not self._ticks:
-            return 0, 0.0, 0.0
-        first, last = self._ticks[0], self._ticks[-1]
-        return last[0] - first[0], last[1] - first[1], last[2] - first[2]
+        return max(0.0, total_units - units) / rate + pauses

@@ -1,12 +1,13 @@
 """Turns what the loop hands over into named metrics, for the writers and the terminal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jaxpretrain.config.durations import Pace
 from jaxpretrain.monitor.clock import Clock, Rate
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.writers import Writers
@@ -14,15 +15,20 @@ from jaxpretrain.monitor.writers import Writers
 
 @dataclass(frozen=True)
 class Work:
-    """What one step does, for rates and for the time that is left."""
+    """What the steps do, for rates and for the time that is left."""
 
     unit: str  # "tokens" or "images"
-    units_per_step: int
-    flops_per_step: float
+    units_per_example: int
+    pace: Pace
+    flops_per_unit: Callable[[int], float]  # at a step
     peak_flops: float | None  # of all devices together; None: unknown, then no MFU
     total_steps: int
     eval_every: int
     save_every: int
+
+    def units(self, step: int) -> int:
+        """Tokens or images of the first `step` steps."""
+        return int(self.pace.examples(step)) * self.units_per_example
 
     def evals_left(self, step: int) -> int:
         """Evaluations still to come after `step`."""
@@ -61,7 +67,7 @@ class Reporter:
 
     def start(self, step: int) -> None:
         """The first step after `step` finished ones is about to run."""
-        self._rate.tick(step, step * self._work.units_per_step)
+        self._rate.tick(self._work.units(step))
         self._window = self._waited()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -72,19 +78,19 @@ class Reporter:
             self._progress.update(step)
             return
         work = self._work
-        self._rate.tick(step, step * work.units_per_step)
+        units = work.units(step)
+        self._rate.tick(units)
         metrics: dict[str, float | None] = {f"train/{n}": v for n, v in values.items()}
         metrics["train/perplexity"] = _exp(values["loss"])
-        metrics[f"train/{work.unit}"] = step * work.units_per_step
+        metrics[f"train/{work.unit}"] = units
         rate = self._rate.units_per_second()
         metrics[f"perf/{work.unit}_per_second"] = rate
         if work.peak_flops is not None and rate is not None:
-            steps_per_second = rate / work.units_per_step
-            metrics["perf/mfu"] = steps_per_second * work.flops_per_step / work.peak_flops
+            metrics["perf/mfu"] = rate * work.flops_per_unit(step) / work.peak_flops
         metrics["perf/data_wait_fraction"] = self._data_wait_fraction()
         metrics["perf/eta_seconds"] = self._rate.eta(
-            step,
-            work.total_steps,
+            units,
+            work.units(work.total_steps),
             num_evals=work.evals_left(step),
             num_saves=work.saves_left(step),
         )

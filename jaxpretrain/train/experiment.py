@@ -4,12 +4,12 @@
 and open choices into numbers. What `resolve` returns is what runs and what `experiment.json` keeps.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from operator import attrgetter
 from typing import Any, Literal
 
-from jaxpretrain.config.durations import Steps, resolve_durations
+from jaxpretrain.config.durations import Pace, Steps, resolve_durations, whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.mixture import Mixture
 from jaxpretrain.data.text import TextData
@@ -18,6 +18,19 @@ from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import Adafactor, AdamW, Lion, Muon
 from jaxpretrain.parallel.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A portion of the run before the batch and the sequences have their full size."""
+
+    duration: Steps = "1000 steps"
+    """How long it lasts, at its own batch size."""
+    batch_size: int | None = None
+    """Examples of the data in one step; none: train.batch_size."""
+    seq_len: int | None = None
+    """Tokens of a sequence: examples are cut into pieces of this length, all of which stay in the
+    batch. none: data.seq_len."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,9 @@ class Train:
     microbatch_size: int | None = None
     """Examples that one data-parallel device holds at a time; the rest of its share is
     accumulated. none: all of its share at once."""
+    stages: tuple[Stage, ...] = ()
+    """Batch-size and sequence-length warm-up: what the run begins with, in order. Each stage is
+    compiled once, when it begins."""
     ema: float | None = None
     """Decay of an average of the weights over steps (0.999, say), kept beside them as `ema` and in
     every checkpoint; none: no average."""
@@ -85,7 +101,7 @@ class Experiment:
     """Seed of the initial parameters, of the data order and of every draw."""
 
 
-IDENTITY = ("seed", "model", "data", "optim", "train.batch_size")
+IDENTITY = ("seed", "model", "data", "optim", "train.batch_size", "train.stages")
 """What makes a run the run it is; the rest may change when it goes on."""
 
 _NO_EFFECT_ON_RESULT = (
@@ -129,12 +145,32 @@ def resolve(experiment: Experiment) -> Experiment:
     unit, per_example = experiment.data.units_per_example()
     if per_example < 1:
         raise InputError(f"the data has examples of {per_example} {unit}; set data.seq_len")
-    return resolve_durations(
-        experiment,
-        batch_size=experiment.train.batch_size,
-        tokens_per_example=per_example if unit == "tokens" else None,
-        num_examples=experiment.data.num_examples,
+    units = {
+        "tokens_per_example": per_example if unit == "tokens" else None,
+        "num_examples": experiment.data.num_examples,
+    }
+    train = experiment.train
+    # Stages first: they say how many steps any other duration takes.
+    stages = tuple(_resolve_stage(stage, i, train, units) for i, stage in enumerate(train.stages))
+    experiment = replace(experiment, train=replace(train, stages=stages))
+    return resolve_durations(experiment, batch_size=pace(experiment), **units)
+
+
+def pace(experiment: Experiment) -> Pace:
+    """Examples that the run has seen after any number of steps; its stages are resolved."""
+    train = experiment.train
+    return Pace(
+        train.batch_size,
+        tuple((whole_steps(s.duration), s.batch_size or train.batch_size) for s in train.stages),
     )
+
+
+def _resolve_stage(stage: Stage, index: int, train: Train, units: dict[str, Any]) -> Stage:
+    batch_size = train.batch_size if stage.batch_size is None else stage.batch_size
+    where = f"--config.train.stages.{index}"
+    if batch_size < 1:
+        raise InputError(f"{where}.batch_size={batch_size}: must be positive")
+    return resolve_durations(stage, batch_size=batch_size, path=where, **units)
 
 
 def num_microbatches(train: Train, num_data: int) -> int:

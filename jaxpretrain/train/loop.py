@@ -20,7 +20,8 @@ from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.checkpoint import Checkpoints
-from jaxpretrain.train.program import Program
+from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.stages import Stage, stage_of
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop
 
@@ -31,11 +32,10 @@ class NonFinite(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """A program with everything around it that is open while it trains."""
+    """The stages of a run with everything around them that is open while it trains."""
 
-    program: Program
+    stages: list[Stage]
     workdir: Path
-    train_step: Any  # compiled
     data: Any  # batch(samples) -> arrays
     evaluators: list[Evaluator]
     checkpoints: Checkpoints
@@ -44,6 +44,11 @@ class Run:
     stop: Stop
     skipped: list[int] = field(default_factory=list)  # the last steps, those skipped in a row
 
+    @property
+    def experiment(self) -> Experiment:
+        """What is run, as configured."""
+        return self.stages[-1].program.experiment
+
 
 def train(run: Run, state: TrainState, first: int) -> bool:
     """Trains from `first` finished steps to the end of the run; true when it got there.
@@ -51,7 +56,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     Raises:
       NonFinite: a loss or gradient norm was not finite.
     """
-    experiment = run.program.experiment
+    experiment = run.experiment
     last = whole_steps(experiment.train.duration)
     eval_every, save_every = (
         whole_steps(experiment.eval.every),
@@ -62,17 +67,22 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     if first == 0:
         evaluate(run, state, 0)
     with (
-        load_batches(lambda step: _read(run, step), first, last) as batches,
+        load_batches(
+            lambda step: stage_of(run.stages, step).read(run.data, step), first + 1, last + 1
+        ) as batches,
         Trace(run.workdir / "profile", experiment.monitor.profile) as trace,
     ):
         run.reporter.start(first)
         for step in range(first + 1, last + 1):
+            stage = stage_of(run.stages, step)
+            with run.clock.measure("compile"):  # takes time in a stage's first step only
+                train_step = stage.train_step
             with run.clock.measure("data_wait"):
                 batch = next(batches)
             with run.clock.measure("train"):
                 trace.before(step)
-                batch = run.program.layout.put(batch, experiment.train.batch_size)
-                state, metrics = run.train_step(state, batch)
+                batch = stage.program.layout.put(batch, stage.batch_size)
+                state, metrics = train_step(state, batch)
                 _report(run, in_flight)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, eval_every)
@@ -119,7 +129,8 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> 
         return
     step, metrics = in_flight
     values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-    epochs = run.data.epochs(step * run.program.experiment.train.batch_size)
+    samples = stage_of(run.stages, step).samples(step)
+    epochs = run.data.epochs(samples.stop)
     run.reporter.step(step, values | {f"{name}/epochs": n for name, n in epochs.items()})
     if not values.get("skipped"):
         run.skipped.clear()
@@ -128,20 +139,12 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> 
                 raise NonFinite(f"{name} is {values[name]} at step {step}")
         return
     run.skipped.append(step)
-    train = run.program.experiment.train
-    last = step * train.batch_size - 1
     run.reporter.message(
-        f"warning: skipped step {step:,}, samples {last - train.batch_size + 1:,} to {last:,}: "
+        f"warning: skipped step {step:,}, samples {samples[0]:,} to {samples[-1]:,}: "
         f"loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g}"
     )
-    if len(run.skipped) >= train.max_skipped:
+    if len(run.skipped) >= run.experiment.train.max_skipped:
         raise NonFinite(f"{len(run.skipped)} steps in a row were skipped, up to step {step}")
-
-
-def _read(run: Run, step: int) -> dict[str, Any]:
-    """This process's rows of the batch of the step after `step` finished ones."""
-    batch_size = run.program.experiment.train.batch_size
-    return run.data.batch(step * batch_size + run.program.layout.local_rows(batch_size))
 
 
 def _due(step: int, every: int) -> bool:

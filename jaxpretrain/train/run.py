@@ -25,8 +25,9 @@ from jaxpretrain.parallel.devices import peak_flops
 from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
-from jaxpretrain.train.experiment import Experiment, resolve
-from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.experiment import Experiment, pace, resolve
+from jaxpretrain.train.program import Program
+from jaxpretrain.train.stages import Stage, make_stages, stage_of
 from jaxpretrain.train.stop import stop_requests
 
 
@@ -44,7 +45,8 @@ def train_experiment(
         with distributed.agreed("start") as same:
             experiment = resolve(experiment)
             _configure_jax()
-            program = make_program(experiment, jax.devices())
+            stages = make_stages(experiment, jax.devices())
+            program = stages[-1].program
             changes = folder.claim(workdir, experiment, allow_change=allow_config_change)
             limits = program.model.input_limits()
             data = experiment.data.open(seed=experiment.seed, limits=limits)
@@ -54,13 +56,15 @@ def train_experiment(
             if distributed.is_primary():
                 held.enter_context(folder.hold(workdir))
         lines = [*program.describe(), data.describe(), *changes]
+        if len(stages) > 1:
+            lines += [stage.describe() for stage in stages]
         if has_huge_pages():
             lines.append("host: large allocations take huge pages (GLIBC_TUNABLES)")
-        return _train(program, workdir, clock, data, eval_sets, lines)
+        return _train(stages, workdir, clock, data, eval_sets, lines)
 
 
 def _train(
-    program: Program,
+    stages: list[Stage],
     workdir: Path,
     clock: Clock,
     data: Any,
@@ -68,6 +72,7 @@ def _train(
     lines: list[str],
 ) -> bool:
     """Trains in a folder that is held; `lines` say to the user what was found until here."""
+    program = stages[-1].program
     experiment = program.experiment
     with stop_requests() as stop:
         with distributed.agreed("restore"):
@@ -77,20 +82,18 @@ def _train(
         if restored is not None:
             clock.restore(restored[2]["clock"])
         resume_step = None if restored is None else first
-        with _open_reporter(program, workdir, clock, resume_step) as reporter:
+        with _open_reporter(stages, workdir, clock, resume_step) as reporter:
             for line in lines:
                 reporter.message(line)
             reporter.begin(first, to_dict(experiment))
             with clock.measure("compile"), distributed.agreed("compile"):
-                train_step = program.compile()
+                _ = stage_of(stages, first + 1).train_step
                 evaluators = _make_evaluators(program, eval_sets, data.tokenizer_path)
                 state = program.create_state() if state is None else state
             if distributed.is_primary():
                 folder.write_experiment(workdir, experiment, data.fingerprint)
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
-            run = loop.Run(
-                program, workdir, train_step, data, evaluators, checkpoints, clock, reporter, stop
-            )
+            run = loop.Run(stages, workdir, data, evaluators, checkpoints, clock, reporter, stop)
             try:
                 return loop.train(run, state, first)
             finally:
@@ -99,12 +102,12 @@ def _train(
 
 @contextmanager
 def _open_reporter(
-    program: Program, workdir: Path, clock: Clock, resume_step: int | None
+    stages: list[Stage], workdir: Path, clock: Clock, resume_step: int | None
 ) -> Iterator[Reporter]:
     """What reports to the terminal and to files, in the first process only."""
-    monitor = program.experiment.monitor
+    monitor = stages[-1].program.experiment.monitor
     is_primary = distributed.is_primary()
-    work = _work(program)
+    work = _work(stages)
     with Progress(work.total_steps, is_primary=is_primary) as progress:
         writers = open_writers(
             workdir,
@@ -157,17 +160,23 @@ def _make_evaluators(
     return evaluators
 
 
-def _work(program: Program) -> Work:
+def _work(stages: list[Stage]) -> Work:
+    program = stages[-1].program
     experiment = program.experiment
     unit, per_example = program.model.units_per_example()
     device = program.layout.mesh.devices.flat[0]
     peak = peak_flops(device.device_kind, experiment.model.dtype)
-    batch_size = experiment.train.batch_size
     causal = experiment.monitor.mfu_attention == "causal"
+
+    def flops_per_unit(step: int) -> float:
+        model = stage_of(stages, step).program.model
+        return model.flops_per_example(causal=causal) / model.units_per_example()[1]
+
     return Work(
         unit=unit,
-        units_per_step=batch_size * per_example,
-        flops_per_step=batch_size * program.model.flops_per_example(causal=causal),
+        units_per_example=per_example,
+        pace=pace(experiment),
+        flops_per_unit=flops_per_unit,
         peak_flops=None if peak is None else peak * program.layout.mesh.size,
         total_steps=whole_steps(experiment.train.duration),
         eval_every=whole_steps(experiment.eval.every),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from jaxpretrain.config.durations import Pace
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.reporter import Reporter, Work
 
@@ -49,8 +50,9 @@ class Time:
 def _work(**changes: Any) -> Work:
     fields: dict[str, Any] = {
         "unit": "tokens",
-        "units_per_step": 100,
-        "flops_per_step": 6e6,
+        "units_per_example": 10,
+        "pace": Pace(10),
+        "flops_per_unit": lambda step: 6e4,
         "peak_flops": 1e8,
         "total_steps": TOTAL,
         "eval_every": 8,

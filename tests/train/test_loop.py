@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.contract import Results
 from jaxpretrain.evals.perplexity import Perplexity
@@ -20,6 +21,7 @@ from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.train import loop
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work
+from jaxpretrain.train.stages import Stage
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import StopRequest
 
@@ -86,9 +88,8 @@ class Recorder:
             experiment = replace(experiment, **{name: part})
         here: Any = self
         run = loop.Run(
-            program=replace(program, experiment=experiment),
+            stages=[_stage(replace(program, experiment=experiment), self.train_step)],
             workdir=workdir,
-            train_step=self.train_step,
             data=self,
             evaluators=[lambda params: Results({"eval/x/loss": 1.0})],
             checkpoints=here,
@@ -97,6 +98,14 @@ class Recorder:
             stop=self.stop_request,
         )
         return loop.train(run, _Step(self.first), self.first)
+
+
+def _stage(program: Program, train_step: Any) -> Stage:
+    """The only stage of a run, with its compiled step."""
+    num_steps = whole_steps(program.experiment.train.duration)
+    stage = Stage(first=0, last=num_steps, first_sample=0, num_pieces=1, program=program)
+    vars(stage)["train_step"] = train_step  # where a cached property keeps its value
+    return stage
 
 
 class _Step(int):
@@ -281,17 +290,17 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
     params = program.state.params
     perplexity = Perplexity(program.model, program.layout, params, sets, batch_size=16)
+    stage = _stage(program, compiled)
     clock, progress = Clock(), Progress(5, is_primary=False)
     writers = open_writers(tmp_path, resume_step=None, tensorboard=False)
     run = loop.Run(
-        program=program,
+        stages=[stage],
         workdir=tmp_path,
-        train_step=compiled,
         data=data,
         evaluators=[perplexity],
         checkpoints=Checkpoints(tmp_path / "checkpoints", keep_last=2),
         clock=clock,
-        reporter=Reporter(_work(program), writers, progress, clock, every=1),
+        reporter=Reporter(_work([stage]), writers, progress, clock, every=1),
         stop=StopRequest(),
     )
     with jax.transfer_guard("disallow"), writers:
