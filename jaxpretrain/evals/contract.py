@@ -1,10 +1,14 @@
 """What an evaluator gives to the loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from jaxpretrain.models.contract import Model
+from jaxpretrain.parallel.mesh import Layout
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,26 @@ class Results:
     scalars: Mapping[str, float | None] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What evaluators are built from: the training mesh and all that the run has opened."""
+
+    model: Model
+    layout: Layout
+    params: Any
+    """Abstract parameters with their shardings."""
+    data: Any
+    """The training data, as opened."""
+    eval_sets: Sequence["EvalSet"]
+    batch_size: int
+    """Examples of an evaluation batch, over all devices."""
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The `tokenizer.json` of the data; None where there is none."""
+        return self.data.tokenizer_path
 
 
 Evaluator = Callable[[Any], Results]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.contract import Results
+from jaxpretrain.evals.contract import Results, Setting
 from jaxpretrain.models.contract import LanguageModel, Model
 
 
@@ -93,7 +93,10 @@ class Generator:
 class Samples:
     """An evaluator that continues fixed prompts with a fixed seed, so that runs compare."""
 
-    def __init__(self, generator: Generator, prompts: Sequence[str], num_tokens: int) -> None:
+    def __init__(self, setting: Setting, prompts: Sequence[str], num_tokens: int) -> None:
+        if setting.tokenizer_path is None:
+            raise InputError("eval.prompts need a tokenizer, and the data has none (no manifest)")
+        generator = Generator(setting.model, setting.tokenizer_path)
         for prompt in prompts:
             generator.encode(prompt)  # refused now, not at the first evaluation
         self._generator = generator

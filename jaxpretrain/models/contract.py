@@ -4,7 +4,7 @@ Nothing outside `models/` knows more of a model than this. Losses are sums with 
 that microbatches, devices, hosts and evaluation batches add up exactly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -13,17 +13,36 @@ Params = dict[str, Any]
 """A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
 
 Batch = Mapping[str, jax.Array]
-"""Arrays by name, first axis the batch; `weight` [B], when there, weighs the examples."""
+"""Arrays by name, first axis the batch. Optional: `weight` [B] weighs the examples; `row` [B] is the
+number of each in the whole batch, or in a set that is evaluated; `mask` [B, T] is true where a token
+counts as a target."""
 
-Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+Axes = tuple[str | None, ...]
+"""A logical name for each dimension of an array; None: not divided."""
+
+Constrain = Callable[[jax.Array, Axes], jax.Array]
 """Pins an activation's layout by its logical axis names; given by `parallel`, so that models know
 neither mesh nor devices."""
 
 
-def unconstrained(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+def unconstrained(x: jax.Array, axes: Axes) -> jax.Array:
     """The `Constrain` of a single device: leaves the layout alone."""
     del axes
     return x
+
+
+Shard = Callable[[Callable[..., jax.Array], Sequence[jax.Array], Sequence[Axes]], jax.Array]
+"""`shard(f, arrays, axes)`: f(*arrays) by each device on its own part of the arrays, which the axes
+divide; for kernels that XLA cannot divide. The result has the shape of the first array and is
+divided like it. Given by `parallel`, as `Constrain` is."""
+
+
+def unsharded(
+    f: Callable[..., jax.Array], arrays: Sequence[jax.Array], axes: Sequence[Axes]
+) -> jax.Array:
+    """The `Shard` of a single device."""
+    del axes
+    return f(*arrays)
 
 
 class Model(Protocol):
@@ -53,6 +72,9 @@ class Model(Protocol):
         Dividing by the weight gives means. Among the names, `loss` is the quantity to report
         (without regularisers such as z-loss) and `weight` the weight of each example; the names
         carry no gradient.
+
+        `rng` is the same for all microbatches of a step. What is drawn for an example must come
+        from `fold_in(rng, row)`, so that it depends neither on microbatches nor on devices.
         """
         ...
 

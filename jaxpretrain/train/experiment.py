@@ -138,6 +138,8 @@ def resolve(experiment: Experiment) -> Experiment:
             raise InputError(f"--config.{name}={value}: must be positive")
     if (decay := experiment.train.ema) is not None and not 0.0 < decay < 1.0:
         raise InputError(f"--config.train.ema={decay}: must be above 0 and below 1")
+    if experiment.eval.weights == "average" and experiment.train.ema is None:
+        raise InputError("--config.eval.weights=average needs an average: set train.ema")
     if (sigmas := experiment.train.skip_outliers) is not None and sigmas <= 0.0:
         raise InputError(f"--config.train.skip_outliers={sigmas}: must be positive")
     if (traced := experiment.monitor.profile) and not 1 <= traced[0] <= traced[1]:

@@ -105,9 +105,10 @@ def train(run: Run, state: TrainState, first: int) -> bool:
 
 
 def evaluate(run: Run, state: TrainState, step: int) -> None:
-    """Runs all evaluators on the parameters and reports their results."""
+    """Runs all evaluators on the weights that are asked for and reports their results."""
     with run.clock.measure("eval"):
-        results = [evaluator(state.params) for evaluator in run.evaluators]
+        params = state.ema if run.experiment.eval.weights == "average" else state.params
+        results = [evaluator(params) for evaluator in run.evaluators]
     for result in results:
         run.reporter.results(step, result.scalars, result.texts, result.images)
 

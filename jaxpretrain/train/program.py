@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.contract import EvalSet, Setting
 from jaxpretrain.models.contract import Model
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout
@@ -58,12 +59,17 @@ class Program:
             self.experiment.seed,
         )
 
-    @property
-    def eval_batch_size(self) -> int:
-        """Examples of one evaluation batch: by default what the devices hold at a time."""
-        return (
-            self.experiment.eval.batch_size
-            or self.experiment.train.batch_size // self.num_microbatches
+    def setting(self, data: Any, eval_sets: Sequence[EvalSet]) -> Setting:
+        """What evaluators of this program are built from, with its opened data."""
+        batch_size = self.experiment.eval.batch_size
+        return Setting(
+            model=self.model,
+            layout=self.layout,
+            params=self.state.params,
+            data=data,
+            eval_sets=eval_sets,
+            # By default what the devices hold at a time in training.
+            batch_size=batch_size or self.experiment.train.batch_size // self.num_microbatches,
         )
 
     def describe(self) -> list[str]:

@@ -9,12 +9,8 @@ from typing import Any
 import jax
 
 from jaxpretrain.config.durations import whole_steps
-from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.cache import cache_dir
-from jaxpretrain.evals.contract import Evaluator
-from jaxpretrain.evals.generate import Generator, Samples
-from jaxpretrain.evals.perplexity import Perplexity
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter, Work
@@ -26,7 +22,6 @@ from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, pace, resolve
-from jaxpretrain.train.program import Program
 from jaxpretrain.train.stages import Stage, make_stages, stage_of
 from jaxpretrain.train.stop import stop_requests
 
@@ -88,7 +83,7 @@ def _train(
             reporter.begin(first, to_dict(experiment))
             with clock.measure("compile"), distributed.agreed("compile"):
                 _ = stage_of(stages, first + 1).train_step
-                evaluators = _make_evaluators(program, eval_sets, data.tokenizer_path)
+                evaluators = experiment.eval.build(program.setting(data, eval_sets))
                 state = program.create_state() if state is None else state
             if distributed.is_primary():
                 folder.write_experiment(workdir, experiment, data.fingerprint)
@@ -134,30 +129,6 @@ def _open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:
         keep_last=kept.keep_last,
         keep_every=whole_steps(kept.keep_every or 0) or None,
     )
-
-
-def _make_evaluators(
-    program: Program, eval_sets: list[Any], tokenizer: Path | None
-) -> list[Evaluator]:
-    config = program.experiment.eval
-    evaluators: list[Evaluator] = []
-    if eval_sets:
-        evaluators.append(
-            Perplexity(
-                program.model,
-                program.layout,
-                program.state.params,
-                eval_sets,
-                batch_size=program.eval_batch_size,
-                max_examples=config.max_examples,
-            )
-        )
-    if config.prompts:
-        if tokenizer is None:
-            raise InputError("eval.prompts need a tokenizer, and the data has none (no manifest)")
-        generator = Generator(program.model, tokenizer)
-        evaluators.append(Samples(generator, config.prompts, config.sample_tokens))
-    return evaluators
 
 
 def _work(stages: list[Stage]) -> Work:

@@ -45,6 +45,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step + 1)
+        batch_size = len(next(iter(batch.values())))
+        batch = {**batch, "row": layout.constrain_batch(jnp.arange(batch_size))}
         grads, weight, sums = sum_gradient(state.params, batch, rng)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, optimizer_state = optimizer.transform.update(grads, state.optimizer, state.params)
@@ -87,20 +89,16 @@ def _make_sum_gradient(
         return grads, weight, sums
 
     def accumulated(params: Any, batch: Batch, rng: jax.Array):
-        def add(sums: Any, portion: Any) -> tuple[Any, None]:
-            index, microbatch = portion
+        def add(sums: Any, microbatch: Batch) -> tuple[Any, None]:
             microbatch = {name: layout.constrain_batch(x) for name, x in microbatch.items()}
-            new = gradient(params, microbatch, jax.random.fold_in(rng, index))
-            return jax.tree.map(jnp.add, sums, new), None
+            return jax.tree.map(jnp.add, sums, gradient(params, microbatch, rng)), None
 
-        portions = (jnp.arange(num_microbatches), _split(batch, num_microbatches))
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], portions[1]), rng)
+        portions = _split(batch, num_microbatches)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], portions), rng)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(add, zeros, portions)[0]
 
-    if num_microbatches > 1:
-        return accumulated
-    return lambda params, batch, rng: gradient(params, batch, jax.random.fold_in(rng, 0))
+    return accumulated if num_microbatches > 1 else gradient
 
 
 def _means(sums: dict[str, Any], weight: jax.Array, sources: tuple[str, ...]) -> Metrics:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -7,8 +8,10 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.generate import Generator, Samples
 from jaxpretrain.models.decoder import Decoder, DecoderModel
+from jaxpretrain.parallel.mesh import Layout, Mesh
 
 SEQ_LEN = 24
 VOCAB_SIZE = 270
@@ -135,10 +138,21 @@ def test_a_model_that_continues_no_text_is_refused(tokenizer_path: Path):
         Generator(model, tokenizer_path)
 
 
-def test_samples_are_the_same_at_each_evaluation(generator, params):
-    samples = Samples(generator, ["the", "union"], num_tokens=5)
+def _setting(tokenizer_path: Path | None) -> Setting:
+    layout = Layout(Mesh().build(jax.devices()[:1]))
+    data = SimpleNamespace(tokenizer_path=tokenizer_path)
+    return Setting(_model(), layout, params=None, data=data, eval_sets=[], batch_size=1)
+
+
+def test_samples_are_the_same_at_each_evaluation(generator, params, tokenizer_path: Path):
+    samples = Samples(_setting(tokenizer_path), ["the", "union"], num_tokens=5)
     results = samples(params)
     assert results == samples(params) and not results.scalars
     assert list(results.texts) == ["samples/0", "samples/1"]
     text = generator(params, "union", 5, temperature=0.8, seed=1)
     assert results.texts["samples/1"] == f"union|{text}"
+
+
+def test_samples_need_a_tokenizer():
+    with pytest.raises(InputError, match=r"eval\.prompts need a tokenizer"):
+        Samples(_setting(None), ["the"], num_tokens=5)

@@ -11,7 +11,7 @@ import pytest
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.contract import Results
-from jaxpretrain.evals.perplexity import Perplexity
+from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.monitor.progress import Progress
@@ -288,8 +288,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
         expected[step] = {f"train/{name}": float(value) for name, value in metrics.items()}
 
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
-    params = program.state.params
-    perplexity = Perplexity(program.model, program.layout, params, sets, batch_size=16)
+    held_out = HeldOut(program.setting(data, sets))
     stage = _stage(program, compiled)
     clock, progress = Clock(), Progress(5, is_primary=False)
     writers = open_writers(tmp_path, resume_step=None, tensorboard=False)
@@ -297,7 +296,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
         stages=[stage],
         workdir=tmp_path,
         data=data,
-        evaluators=[perplexity],
+        evaluators=[held_out],
         checkpoints=Checkpoints(tmp_path / "checkpoints", keep_last=2),
         clock=clock,
         reporter=Reporter(_work([stage]), writers, progress, clock, every=1),

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.train.outliers import MIN_ENTRIES, WINDOW, empty_history, is_outlier, record
+from jaxpretrain.train.outliers import WINDOW, empty_history, is_outlier, record
 
 
 def reference(window: list[tuple[float, float]], values: tuple[float, float], sigmas: float):
-    """The rule on Python lists, in float64."""
-    recent = np.array(window[-WINDOW:], np.float64)
-    if len(recent) < MIN_ENTRIES:
+    """The rule of OLMo-core on Python lists, in float64; the 64 count the one that is judged."""
+    recent = np.array(window[-128:], np.float64)
+    if len(recent) + 1 < 64:
         return False
     limits = recent.mean(0) + sigmas * recent.std(0, ddof=1)
     return bool((np.array(values) > limits).any())
@@ -51,7 +51,7 @@ def test_outliers_are_those_of_the_rule_at_every_step(sigmas):
 
 def test_one_value_above_a_known_limit_is_out_and_one_below_is_in():
     """0 and 2 in turn: mean 1, sample deviation sqrt(n / (n - 1))."""
-    n = MIN_ENTRIES
+    n = 64
     limit = 1 + 6 * math.sqrt(n / (n - 1))
     for value, expected in ((limit - 0.01, False), (limit + 0.01, True)):
         for column in (0, 1):
@@ -62,10 +62,11 @@ def test_one_value_above_a_known_limit_is_out_and_one_below_is_in():
             assert found == [False] * n + [expected]
 
 
-def test_nothing_is_judged_before_there_is_enough_to_judge_by():
-    values = np.ones((MIN_ENTRIES, 2))
-    values[-1] = 1e6
-    assert not any(judge(values, 6.0)[0])
+def test_the_64th_step_is_the_first_that_is_judged():
+    for num_steps, expected in ((63, False), (64, True)):
+        values = np.ones((num_steps, 2))
+        values[-1] = 1e6
+        assert judge(values, 6.0)[0] == [False] * (num_steps - 1) + [expected]
 
 
 def test_outliers_are_recorded_so_that_a_new_level_is_accepted():

@@ -49,9 +49,10 @@ def test_what_the_mesh_does_not_divide_is_told(experiment: Experiment):
 
 
 def test_evaluation_takes_what_devices_hold_of_a_microbatch(experiment: Experiment):
-    assert _program(experiment).eval_batch_size == 16
-    assert _program(experiment, ("train.microbatch_size", "1")).eval_batch_size == 8
-    assert _program(experiment, ("eval.batch_size", "24")).eval_batch_size == 24
+    assert _program(experiment).setting(None, []).batch_size == 16
+    in_parts = _program(experiment, ("train.microbatch_size", "1"))
+    assert in_parts.setting(None, []).batch_size == 8
+    assert _program(experiment, ("eval.batch_size", "24")).setting(None, []).batch_size == 24
 
 
 @pytest.mark.parametrize(

@@ -187,3 +187,20 @@ def test_bad_input_leaves_no_files(six_steps: Experiment, tmp_path: Path, change
     with pytest.raises(InputError):
         train_experiment(six_steps, tmp_path / "run")
     assert not list(tmp_path.rglob("*.*")) and not list(tmp_path.rglob("checkpoints"))
+
+
+def test_the_average_of_the_weights_is_evaluated_when_asked_for(
+    six_steps: Experiment, tmp_path: Path
+):
+    """At step 0 it is the weights themselves; after that it lags behind them."""
+    train = replace(six_steps.train, ema=0.5)
+    losses = {}
+    for weights in ("current", "average"):
+        run = replace(six_steps, train=train, eval=replace(six_steps.eval, weights=weights))
+        train_experiment(run, tmp_path / weights)
+        lines = read_metrics(tmp_path / weights / "metrics.jsonl")
+        losses[weights] = [x["eval/validation/loss"] for x in lines if "eval/validation/loss" in x]
+    assert losses["current"][0] == losses["average"][0]
+    assert all(b > a for a, b in zip(losses["current"][1:], losses["average"][1:], strict=True))
+    with pytest.raises(InputError, match=r"eval\.weights=average needs an average"):
+        resolve(replace(run, train=six_steps.train))

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.evals.perplexity import Perplexity
+from jaxpretrain.evals.contract import Setting
+from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
@@ -58,8 +59,8 @@ def _evaluator(num_devices: int, sets: list[Set], params: Any, **options: Any) -
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
     )
-    evaluator = Perplexity(model, layout, like, sets, **options)
-    return evaluator, placed
+    setting = Setting(model, layout, like, data=None, eval_sets=sets, batch_size=8)
+    return HeldOut(setting, **options), placed
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def losses(params: Any):
 def by_eights(params: Any):
     """An evaluator of several sets in batches of 8, on one device."""
     sets = [_set(19), _set(16, "whole"), _set(3, "small", knows_bytes=False)]
-    return sets, *_evaluator(1, sets, params, batch_size=8)
+    return sets, *_evaluator(1, sets, params)
 
 
 def test_every_example_counts_once_whatever_the_batch(by_eights: Any, losses: Any):
@@ -121,7 +122,7 @@ def test_parameters_stay_as_they_are_and_results_repeat(by_eights: Any):
 def test_devices_do_not_change_results(by_eights: Any, params: Any):
     sets, evaluator, placed = by_eights
     expected = evaluator(placed).scalars
-    sharded, placed = _evaluator(8, sets, params, batch_size=8)
+    sharded, placed = _evaluator(8, sets, params)
     with jax.transfer_guard("disallow"):
         found = sharded(placed).scalars
     assert found.keys() == expected.keys()
@@ -131,7 +132,7 @@ def test_devices_do_not_change_results(by_eights: Any, params: Any):
 
 def test_only_the_first_examples_when_so_many_are_asked_for(params: Any, losses: Any):
     eval_set = _set(19)
-    evaluator, placed = _evaluator(1, [eval_set], params, batch_size=8, max_examples=10)
+    evaluator, placed = _evaluator(1, [eval_set], params, max_examples=10)
     loss = losses(eval_set)[:10].sum() / (10 * (SEQ_LEN - 1))
     assert evaluator(placed).scalars["eval/held_out/loss"] == pytest.approx(loss, rel=2e-6)
 

@@ -1,72 +1,61 @@
-"""Held-out loss, perplexity and bits per byte, weighted exactly.
+"""Held-out loss, and for language models perplexity and bits per byte, weighted exactly.
 
 Every example of a set counts once: the last batch is filled up with examples of weight zero, so
 all batches have one shape. Sums of batches are added in float64 on the host.
 """
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.evals.contract import EvalSet, Results
-from jaxpretrain.models.contract import Model
-from jaxpretrain.parallel.mesh import Layout
+from jaxpretrain.evals.contract import EvalSet, Results, Setting
+from jaxpretrain.models.contract import LanguageModel, Model
 
 _MAX_IN_FLIGHT = 4
 
 
-class Perplexity:
+class HeldOut:
     """Evaluates named sets; compiled once, for the parameters' own layout.
 
     Args:
-      model: gives the loss.
-      layout: the training mesh.
-      params: shapes and shardings of the parameters.
-      sets: held-out examples.
-      batch_size: examples of one batch, over all devices.
-      max_examples: only the first so many of each set.
+      setting: model, mesh and held-out sets.
+      max_examples: only the first so many of each set; None: all.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        layout: Layout,
-        params: Any,
-        sets: Sequence[EvalSet],
-        *,
-        batch_size: int,
-        max_examples: int | None = None,
-    ) -> None:
-        self._layout = layout
-        self._sets = sets
-        self._batch_size = batch_size
+    def __init__(self, setting: Setting, *, max_examples: int | None = None) -> None:
+        self._layout = setting.layout
+        self._sets = setting.eval_sets
+        self._batch_size = setting.batch_size
         self._max_examples = max_examples
-        self._step = self._compile(model, params)
+        self._is_language_model = isinstance(setting.model, LanguageModel)
+        self._step = self._compile(setting.model, setting.params)
 
     def __call__(self, params: Any) -> Results:
-        """`eval/<set>/loss` in nats, `/perplexity` and `/bits_per_byte` (None: bytes unknown)."""
+        """`eval/<set>/loss` and the model's other means that begin with "loss".
+
+        Of language models, whose loss is in nats, also `/perplexity` and `/bits_per_byte` (None:
+        bytes unknown).
+        """
         scalars: dict[str, float | None] = {}
         for eval_set in self._sets:
             sums = self._sums(params, eval_set)
-            loss = sums["loss"] / sums["weight"]
-            scalars[f"eval/{eval_set.name}/loss"] = loss
-            scalars[f"eval/{eval_set.name}/perplexity"] = math.exp(min(loss, 700.0))
-            scalars[f"eval/{eval_set.name}/bits_per_byte"] = (
-                sums["loss"] / math.log(2) / sums["bytes"] if sums["bytes"] else None
-            )
+            results = {name: sums[name] / sums["weight"] for name in sums if name[:4] == "loss"}
+            if self._is_language_model:
+                results |= _of_tokens(results["loss"], sums)
+            scalars |= {f"eval/{eval_set.name}/{name}": x for name, x in results.items()}
         return Results(scalars=scalars)
 
     def _compile(self, model: Model, params: Any) -> Any:
         def sums(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             inputs = {name: x for name, x in batch.items() if name != "bytes"}
             _, weight, examples = model.loss(params, inputs, jax.random.key(0))
-            return {
-                "loss": jnp.sum(examples["loss"]),
+            losses = {name: jnp.sum(x) for name, x in examples.items() if name[:4] == "loss"}
+            return losses | {
                 "weight": weight,
                 "bytes": jnp.sum(batch["bytes"] * batch["weight"]),
             }
@@ -74,10 +63,11 @@ class Perplexity:
         spec = dict(model.batch_spec(self._batch_size))
         for extra in ("weight", "bytes"):
             spec[extra] = jax.ShapeDtypeStruct((self._batch_size,), jnp.float32)
+        spec["row"] = jax.ShapeDtypeStruct((self._batch_size,), jnp.int32)
         return jax.jit(sums).lower(params, self._layout.batch_spec(spec)).compile()
 
     def _sums(self, params: Any, eval_set: EvalSet) -> dict[str, float]:
-        total = {"loss": 0.0, "weight": 0.0, "bytes": 0.0}
+        total: dict[str, float] = defaultdict(float)
         in_flight: deque[dict[str, jax.Array]] = deque()
 
         def collect() -> None:
@@ -103,6 +93,16 @@ class Perplexity:
             num_bytes = np.zeros(len(rows))
         return {
             **batch,
+            "row": rows.astype(np.int32),
             "weight": (rows < stop).astype(np.float32),
             "bytes": num_bytes.astype(np.float32),
         }
+
+
+def _of_tokens(loss: float, sums: Mapping[str, float]) -> dict[str, float | None]:
+    """What a loss in nats a token means."""
+    bits = sums["loss"] / math.log(2)
+    return {
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": bits / sums["bytes"] if sums["bytes"] else None,
+    }
