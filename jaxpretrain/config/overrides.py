@@ -1,7 +1,9 @@
 """Strict typed overrides of a config: `--config.optim.schedule.peak=1e-3`.
 
-A path names fields, indices of tuples and keys of dicts. `--config.optim.schedule=warmup_cosine`
-chooses a class for a field that is a union of dataclasses; its fields can be set after that.
+A path names fields, indices of tuples and keys of dicts. The index after a tuple's last adds an
+element with its defaults, where elements are groups of fields. A flag such as
+`--config.optim.schedule=warmup_cosine` chooses a class for a field that is a union of dataclasses;
+its fields can be set after that.
 
 Overrides are applied one at a time, each by rebuilding the dataclasses around one value. A
 `__post_init__` may therefore check single fields, and not how fields go together: between two
@@ -103,11 +105,23 @@ def _trail(config: Any, keys: schema.Keys) -> list[_Place]:
         }
         if key in inside:
             trail.append(inside[key])
+        elif (element := _next_element(here, key)) is not None:
+            trail.append(element)
         elif depth == len(keys) and (item_hint := _new_item(here)) and key:
             trail.append(_Place(None, item_hint))
         else:
             _refuse(config, here, keys[:depth])
     return trail
+
+
+def _next_element(place: _Place, key: str) -> _Place | None:
+    """What `key` adds to a tuple of any length, when it is the index after the last."""
+    if not isinstance(place.value, tuple) or key != str(len(place.value)):
+        return None
+    item_hint, *more = get_args(schema.member_of(place.value, place.hint))
+    if more != [...] or not dataclasses.is_dataclass(item_hint):
+        return None
+    return _Place(item_hint(), item_hint)  # pyright: ignore[reportCallIssue]
 
 
 def _new_item(place: _Place) -> schema.Hint | None:

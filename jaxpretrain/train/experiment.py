@@ -147,7 +147,7 @@ def resolve(experiment: Experiment) -> Experiment:
     unit, per_example = experiment.data.units_per_example()
     if per_example < 1:
         raise InputError(f"the data has examples of {per_example} {unit}; set data.seq_len")
-    units = {
+    units: dict[str, Any] = {
         "tokens_per_example": per_example if unit == "tokens" else None,
         "num_examples": experiment.data.num_examples,
     }

@@ -320,3 +320,20 @@ def test_a_wrong_type_in_a_config_built_in_python_is_found(config, message):
         validate(config)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Stages:
+    stages: tuple[Source, ...] = ()
+
+
+def test_the_index_after_the_last_adds_an_element():
+    """Only that one: an element in between would have to be made up."""
+    config = apply_overrides(
+        Stages(), [("stages.0.path", "a"), ("stages.1.weight", "2"), ("stages.0.weight", "3")]
+    )
+    assert config == Stages((Source("a", 3.0), Source("", 2.0)))
+    with pytest.raises(InputError, match=r"stages\.1: no such index; --config\.stages has 0"):
+        apply_overrides(Stages(), [("stages.1.path", "a")])
+    with pytest.raises(InputError, match="no such field in Source"):
+        apply_overrides(Stages(), [("stages.0.pat", "a")])
