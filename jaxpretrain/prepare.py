@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run
+from jaxpretrain.data.compressed import SUFFIXES
+from jaxpretrain.data.documents import LINES, TEXT
 from jaxpretrain.data.manifest import Manifest
 from jaxpretrain.data.prepare_text import PrepareText, prepare_text
 
@@ -47,7 +49,8 @@ def _parser() -> Parser:
     add("--output", required=True, help="directory to make")
     add("--dataset", help="TFDS text dataset, name or name:config; sotu_text needs no network")
     add("--data_dir", help="directory of TFDS datasets")
-    add("--files", default="", help=".txt and .jsonl files, folders and globs, by commas")
+    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(SUFFIXES)})"
+    add("--files", default="", help=f"files, folders and globs, by commas: {kinds}")
     add("--text_key", default=default.text_key, help="feature or key that holds the text")
     add("--validation_fraction", type=float, default=default.validation_fraction)
     add("--tokenizer", default=default.tokenizer, help="tokenizer.json, or bpe to train one")

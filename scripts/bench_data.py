@@ -1,4 +1,4 @@
-"""What the data path delivers on one core: tokens a second, memory of an index, time to start.
+"""What the data path delivers on one core: tokens a second, cost of an order, time to start.
 
     python scripts/bench_data.py [--seq_len=2048] [--batch_size=32] [--seconds=2] [--json]
 
@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,13 @@ import numpy as np
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.loader import load_batches
+from jaxpretrain.data.masks import InstanceFilter
 from jaxpretrain.data.mixture import Mixture, MixtureSource
-from jaxpretrain.data.order import HashedOrder, OlmoOrder, Order, OrderName
+from jaxpretrain.data.order import Ordering, OrderName
 from jaxpretrain.data.text import TextData
 
 NUM_FILES, FILE_TOKENS = 16, 2**23
 VOCAB_SIZE = 50_280
-BILLION, TEN_MILLION = 10**9, 10**7
 ORDERS: tuple[OrderName, ...] = ("olmo", "hashed")
 
 
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
             "versions": {name: version(name) for name in ("numpy", "grain")},
             "python": platform.python_version(),
             "batch": [flags.batch_size, flags.seq_len],
-            "memory": _memory(),  # first: the children must not inherit threads
+            "orders": _orders(folder),  # first: the children must not inherit threads
             "tokens_per_second": _throughput(configs, flags.batch_size, flags.seconds),
             "seconds_to_first_batch": {
                 name: _starts(config, flags.batch_size) for name, config in configs.items()
@@ -80,6 +81,7 @@ def _configs(folder: str, seq_len: int) -> dict[str, TextData | Mixture]:
         for name, weight in (("a", 0.7), ("b", 0.3))
     }
     plain = {order: TextData(root=folder, seq_len=seq_len, order=order) for order in ORDERS}
+    plain["olmo, instance filter"] = replace(plain["olmo"], instance_filter=InstanceFilter())
     mixed = {
         f"mixture, {order}": Mixture(sources, seq_len=seq_len, order=order) for order in ORDERS
     }
@@ -129,39 +131,29 @@ def _starts(config: TextData | Mixture, batch_size: int) -> dict[str, float]:
     return seconds
 
 
-def _memory() -> dict[str, float]:
-    """Growth of the resident memory with an order, at its peak, in a process of its own."""
-    hashed = _growth(_use_hashed)
-    olmo = _growth(_use_olmo)
+def _orders(folder: str) -> dict[str, dict[str, float]]:
+    """CPU seconds, memory and pages of files that an order takes, each in a process of its own."""
+    os.environ["JAXPRETRAIN_CACHE"] = f"{folder}/cache"
     return {
-        "hashed, bytes for 1e9 sequences": hashed,
-        "olmo, bytes for 1e7 sequences": olmo,
-        "olmo, bytes a sequence": round(olmo / TEN_MILLION, 2),
+        "hashed, 1e9 sequences": _cost("hashed", 10**9),
+        "olmo, 9e6 sequences, in memory": _cost("olmo", 9 * 10**6),
+        "olmo, 1e8 sequences, built": _cost("olmo", 10**8),
+        "olmo, 1e8 sequences, mapped": _cost("olmo", 10**8),
     }
 
 
-def _use_hashed() -> None:
-    _use(HashedOrder(BILLION, seed=0), BILLION)
-
-
-def _use_olmo() -> None:
-    _use(OlmoOrder(TEN_MILLION, seed=0), TEN_MILLION)
-
-
-def _use(order: Order, num_examples: int) -> None:
-    """Batches all over two epochs."""
-    for start in np.linspace(0, 2 * num_examples - 100, 200, dtype=np.int64):
-        order(start + np.arange(100))
-
-
-def _growth(work: Callable[[], None]) -> int:
+def _cost(name: OrderName, num_examples: int) -> dict[str, float]:
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
 
     def measure() -> None:
-        before = _peak_bytes()
-        work()
-        queue.put(_peak_bytes() - before)
+        before, start = _resident(), time.process_time()
+        order = Ordering(name).make(num_examples, seed=0)
+        for first in np.linspace(0, num_examples - 100, 200, dtype=np.int64):
+            order(first + np.arange(100))
+        passed = time.process_time() - start
+        anonymous, mapped = (now - then for now, then in zip(_resident(), before, strict=True))
+        queue.put({"seconds": round(passed, 3), "bytes": anonymous, "mapped_bytes": mapped})
 
     process = context.Process(target=measure)
     process.start()
@@ -169,10 +161,11 @@ def _growth(work: Callable[[], None]) -> int:
     return queue.get()
 
 
-def _peak_bytes() -> int:
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match
-    return int(match[1]) * 1024
+def _resident() -> tuple[int, int]:
+    """Bytes of memory, and bytes of files that are mapped and in the page cache."""
+    text = Path("/proc/self/status").read_text()
+    kilobytes = dict(re.findall(r"(Rss\w+):\s+(\d+) kB", text))
+    return int(kilobytes["RssAnon"]) * 1024, int(kilobytes["RssFile"]) * 1024
 
 
 def _cpu() -> str:
@@ -187,7 +180,11 @@ def _table(summary: dict[str, Any]) -> str:
     lines += [f"batches of {summary['batch'][0]} x {summary['batch'][1]} tokens"]
     rates = summary["tokens_per_second"]
     lines += [f"{name:<32}{rate / 1e6:>12.1f} M tokens/s" for name, rate in rates.items()]
-    lines += [f"{name:<32}{value:>16,}" for name, value in summary["memory"].items()]
+    for name, cost in summary["orders"].items():
+        own, mapped = cost["bytes"] / 1e6, cost["mapped_bytes"] / 1e6
+        lines.append(
+            f"{name:<32}{cost['seconds']:>12.3f} s {own:>10.1f} MB, mapped {mapped:.1f} MB"
+        )
     for name, starts in summary["seconds_to_first_batch"].items():
         text = ", ".join(f"{1e3 * s:.1f} ms from step {step}" for step, s in starts.items())
         lines.append(f"{name}: first batch after {text}")

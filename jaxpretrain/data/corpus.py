@@ -13,9 +13,11 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.data.manifest import MANIFEST, Dtype, Manifest, load_manifest
+from jaxpretrain.data.masks import open_label_masks
 from jaxpretrain.data.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
 from jaxpretrain.data.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.tokens import TokenFiles, Verify, open_raw, open_split
+from jaxpretrain.data.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class TextSource:
     file_list: str | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. By default the sorted paths."""
+    label_mask: str | None = None
+    """Directory with a mask for each token file, of the same name relative to it as the token file
+    has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class Corpus:
             )
         return cls(source, flag, root, manifest, tokenizer_path, seq_len, vocab_size, verify)
 
-    def open_train(self) -> TokenFiles:
-        """The sequences to train on, at least one."""
-        files = self._open(self.source.train_split)
+    def open_train(self, chunk: int = 1) -> TokenFiles:
+        """The sequences to train on, at least one; a whole number of chunks of each file."""
+        files = self._open(self.source.train_split, chunk)
         if not len(files):
             raise InputError(
                 f"{self.root}: split {self.source.train_split} has {files.num_tokens} tokens in"
@@ -102,6 +107,13 @@ class Corpus:
             )
         return files
 
+    def open_label_masks(self, files: TokenFiles) -> Windows | None:
+        """The label masks of the examples of `files`; None where the source has none."""
+        folder = self.source.label_mask
+        if folder is None:
+            return None
+        return open_label_masks(Path(folder).expanduser(), self.root, files)
+
     def token_bytes(self) -> np.ndarray | None:
         """Bytes of text that each id stands for, int32 [vocab]; None where that is not known."""
         if self.manifest is None or self.tokenizer_path is None:
@@ -110,7 +122,7 @@ class Corpus:
             return None
         return token_bytes(read_tokenizer(self.tokenizer_path))
 
-    def _open(self, split: str) -> TokenFiles:
+    def _open(self, split: str, chunk: int = 1) -> TokenFiles:
         seq_len, vocab_size = self.seq_len, self.vocab_size
         if self.manifest:
             return open_split(
@@ -120,11 +132,14 @@ class Corpus:
                 seq_len=seq_len,
                 vocab_size=vocab_size,
                 verify=self.verify,
+                chunk=chunk,
             )
         if self.verify == "hash":
             raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
         paths, dtype = self._raw_paths(split), self.source.dtype
-        return open_raw(self.root, paths, dtype=dtype, seq_len=seq_len, vocab_size=vocab_size)
+        return open_raw(
+            self.root, paths, dtype=dtype, seq_len=seq_len, vocab_size=vocab_size, chunk=chunk
+        )
 
     def _raw_paths(self, split: str) -> list[Path]:
         source = self.source

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from jaxpretrain.config.errors import InputError
 
 TEMPORARY = ".unfinished-"
 """Part of the name of every file still being written."""
@@ -45,15 +48,38 @@ class AtomicFile:
         self._temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write and read, which takes its name when the block ends without an error."""
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` as utf-8; a reader sees the old file or the new one, never a part."""
-    file = AtomicFile(path)
-    try:
+    with atomic_file(path) as file:
         file.write(text.encode())
-        file.commit()
-    except BaseException:
-        file.discard()
-        raise
+
+
+def relative(path: Path, root: Path) -> Path:
+    """The path from `root` on, where it lies below."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; raises InputError when it cannot be read."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def sha256_of(path: Path) -> str:

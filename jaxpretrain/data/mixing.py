@@ -71,6 +71,13 @@ class Blend:
             sources[here], numbers[here] = self._stages[number].locate(samples[here])
         return sources, numbers
 
+    def find(self, source: int, number: int, num_samples: int) -> int | None:
+        """The sample that is this number within a source; None if not among the first."""
+        sample = bisect.bisect_right(
+            range(num_samples), number, key=lambda sample: self.counts(sample + 1)[source]
+        )
+        return sample if sample < num_samples else None
+
     def proportions(self) -> list[tuple[int, list[int]]]:
         """(first sample, quotas in lowest terms) of each stage: all that the samples depend on."""
         return [(stage.first, stage.quotas.tolist()) for stage in self._stages]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,12 +18,16 @@ import numpy as np
 from jaxpretrain.config.durations import Examples
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data.corpus import Corpus, TextSource
+from jaxpretrain.data.masks import InstanceFilter
 from jaxpretrain.data.mixing import Blend, quotas
-from jaxpretrain.data.order import OrderName
+from jaxpretrain.data.order import Ordering, OrderName
 from jaxpretrain.data.text import (
     EvalText,
+    Place,
     TrainingText,
     check_num_examples,
+    empty_batch,
+    mask_spec,
     open_held_out,
     open_training,
 )
@@ -71,6 +75,8 @@ class Mixture:
     verified when the data is opened. An epoch lasts until the first source would repeat."""
     order: OrderName = "olmo"
     """Order within each source: `olmo` is OLMo's own; `hashed` needs no memory."""
+    instance_filter: InstanceFilter | None = None
+    """Leaves sequences that repeat themselves out of the loss; none: takes all."""
     verify: Verify = "auto"
     """How files are checked against the manifest: `hash`, `size`, or by hash up to 1 GB."""
 
@@ -79,8 +85,9 @@ class Mixture:
         return {"tokens": ((self.seq_len,), "int32")}
 
     def extra_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Name -> (shape, dtype) of what batches hold beside that: the number of the source."""
-        return {"source": ((), "int32")}
+        """Name -> (shape, dtype) of what batches hold beside that: the source, a mask."""
+        masks = mask_spec(self.seq_len, self.sources.values(), self.instance_filter)
+        return {"source": ((), "int32")} | masks
 
     def source_names(self) -> tuple[str, ...]:
         """What the number of the source counts."""
@@ -95,7 +102,9 @@ class Mixture:
         stages = self._stages()
         corpora = self._find(limits["tokens"])
         parts = {
-            name: open_training(corpus, self.order, _seed_of(name, seed))
+            name: open_training(
+                corpus, Ordering(self.order), _seed_of(name, seed), self.instance_filter
+            )
             for name, corpus in corpora.items()
         }
         blend = Blend([(first, self._quotas(weights)) for first, weights in stages])
@@ -200,25 +209,55 @@ class TrainingMixture:
     """Changes with the sources, their names, the proportions, the sequence length and the order."""
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of the sources, by the numbers that batches hold."""
-        return tuple(self.parts)
-
-    @property
     def tokenizer_path(self) -> Path | None:
         """The tokenizer of all sources, where one knows it."""
         paths = (part.tokenizer_path for part in self.parts.values())
         return next((path for path in paths if path is not None), None)
 
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends each document, where a source knows it."""
+        ids = (part.eos_id for part in self.parts.values())
+        return next((eos_id for eos_id in ids if eos_id is not None), None)
+
     def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """{"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n]."""
+        """{"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n].
+
+        With a filter or label masks in any source, also {"mask": bool [n, seq_len]}.
+        """
         sources, numbers = self.blend(samples)
-        seq_len = next(iter(self.parts.values())).files.seq_len
-        tokens = np.empty((len(samples), seq_len), np.int32)
-        for source, part in enumerate(self.parts.values()):
+        parts = self.parts.values()
+        batch = empty_batch(len(samples), next(iter(parts)).files.seq_len, parts)
+        for source, part in enumerate(parts):
             rows = np.flatnonzero(sources == source)
-            part.files.read_into(tokens, rows, part.order(numbers[rows]))
-        return {"tokens": tokens, "source": sources}
+            part.fill(batch, rows, numbers[rows])
+        return batch | {"source": sources}
+
+    def locate(self, samples: np.ndarray) -> list[Place]:
+        """Where the samples, int64 [n], come from; examples and epochs are the source's."""
+        sources, numbers = self.blend(samples)
+        names = list(self.parts)
+        places = []
+        for sample, source, number in zip(samples.tolist(), sources, numbers, strict=True):
+            (place,) = self.parts[names[source]].locate(np.array([number]))
+            places.append(replace(place, sample=sample, source=names[source]))
+        return places
+
+    def find(self, example: int, num_samples: int, source: str | None = None) -> Iterator[int]:
+        """The samples among the first `num_samples` that are this example of a source."""
+        names = list(self.parts)
+        if source not in names:
+            hint = "" if source is None else nearest(source, names)
+            raise InputError(
+                f"an example of a mixture is SOURCE:INDEX, of {', '.join(names)}; there is no"
+                f" source {source!r}.{hint}"
+            )
+        index = names.index(source)
+        count = int(self.blend.counts(num_samples)[index])
+        for number in self.parts[source].find(example, count):
+            sample = self.blend.find(index, number, num_samples)
+            if sample is not None:
+                yield sample
 
     def epochs(self, num_samples: int) -> dict[str, float]:
         """Source -> how often the first `num_samples` samples go through it."""

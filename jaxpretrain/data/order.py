@@ -1,126 +1,110 @@
 """The global data order: sample k of a run is a pure function of (seed, k).
 
 It knows nothing of hosts, workers or restarts: those only decide who reads a sample. So the
-whole state of the data is one integer. Both orders visit every example once in each epoch.
+whole state of the data is one integer. Every order visits an example at most once in an epoch.
 """
 
-import math
-import threading
-from typing import Literal, Protocol
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.permutations import Chunked, Hashed, Listed, Permutations, Shuffled
 
-OrderName = Literal["olmo", "hashed"]
+OrderName = Literal["olmo", "olmo_core", "hashed"]
+
+_FIRST_EPOCH = {"olmo": 0, "olmo_core": 1}
+"""What each program adds to the seed in its first epoch."""
 
 
-class Order(Protocol):
-    """Maps sample numbers of the run, int64 [n], to example indices, int64 [n]."""
+@dataclass(frozen=True)
+class Order:
+    """Sample numbers of the run to example indices."""
+
+    permutations: Permutations
+    epoch_size: int
+    """Samples of an epoch: the first positions of its permutation. The rest is left out."""
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """The example that each sample is."""
-        ...
+        """The examples, int64 [n], that the samples, int64 [n], are."""
+        return self.permutations(*np.divmod(samples, self.epoch_size))
+
+    def find(self, example: int, num_samples: int) -> Iterator[int]:
+        """The samples among the first `num_samples` that are this example, epoch by epoch."""
+        for epoch in range(-(-num_samples // self.epoch_size)):
+            position = self.permutations.find(epoch, example)
+            if position is not None and position < self.epoch_size:
+                sample = epoch * self.epoch_size + position
+                if sample < num_samples:
+                    yield sample
 
 
-def make_order(name: OrderName, num_examples: int, seed: int) -> Order:
-    """The order of that name; `seed` and `num_examples` determine it."""
-    orders = {"olmo": OlmoOrder, "hashed": HashedOrder}
-    return orders[name](num_examples, seed)
+@dataclass(frozen=True)
+class Ordering:
+    """Which order: its name and what is changed in it.
 
-
-class OlmoOrder(Order):
-    """OLMo's own order, bit for bit (OLMo, olmo/data/iterable_dataset.py).
-
-    Epoch e is `arange(n, uint32)` shuffled by NumPy's PCG64(seed + e). Takes 4 bytes of memory
-    an example for each of at most two epochs, and one shuffle when an epoch begins. OLMo cuts
-    or pads an epoch to a multiple of its number of GPUs; here every epoch has n samples.
+    `olmo` is OLMo's (olmo/data/iterable_dataset.py): epoch e, from 0, is `arange(n, uint32)`
+    shuffled by NumPy's PCG64(seed + e). `olmo_core` is OLMo-core's (olmo_core/data/data_loader.py):
+    the same with epochs from 1. `hashed` needs no memory. In each, an epoch is the first
+    floor(n / epoch_multiple) * epoch_multiple positions of its permutation.
     """
 
-    def __init__(self, num_examples: int, seed: int):
-        _check_size(num_examples)
-        if num_examples > 2**32:
+    name: OrderName
+    chunk: int = 1
+    """Consecutive examples that stay together: chunks of this many are permuted."""
+    epoch_multiple: int = 1
+    global_indices: str | None = None
+    """File that replaces epoch 0, one index an example."""
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise InputError(f"data.order_chunk is {self.chunk}: must be positive")
+        if self.epoch_multiple < 1:
+            raise InputError(f"data.epoch_multiple is {self.epoch_multiple}: must be positive")
+
+    def make(self, num_examples: int, seed: int) -> Order:
+        """The order of `num_examples`, a multiple of the chunk."""
+        if num_examples < 1:
+            raise InputError("there are no training examples: the data holds not one full sequence")
+        epoch_size = num_examples - num_examples % self.epoch_multiple
+        if not epoch_size:
             raise InputError(
-                f"data.order=olmo numbers examples with 32 bits, and there are {num_examples};"
-                " set data.order=hashed"
+                f"data.epoch_multiple is {self.epoch_multiple}, and there are {num_examples}"
+                " examples: not one epoch"
             )
-        self.num_examples = num_examples
-        self.seed = seed
-        self._permutations: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
+        num_chunks = num_examples // self.chunk
+        permutations: Permutations = (
+            Hashed(num_chunks, seed)
+            if self.name == "hashed"
+            else Shuffled(num_chunks, seed + _FIRST_EPOCH[self.name])
+        )
+        if self.chunk > 1:
+            permutations = Chunked(permutations, self.chunk)
+        if self.global_indices is not None:
+            permutations = _listed(
+                Path(self.global_indices), num_examples, epoch_size, permutations
+            )
+        return Order(permutations, epoch_size)
 
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Shuffles when a sample is the first of its epoch: seconds for 1e8 examples."""
-        epochs, positions = np.divmod(samples, self.num_examples)
-        indices = np.empty(len(samples), np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            indices[here] = self._permutation(int(epoch))[positions[here]]
-        return indices
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        with self._lock:
-            if epoch not in self._permutations:
-                # A batch may straddle two epochs; an older one is never asked for again.
-                while len(self._permutations) >= 2:
-                    del self._permutations[min(self._permutations)]
-                permutation = np.arange(self.num_examples, dtype=np.uint32)
-                generator = np.random.Generator(np.random.PCG64(self.seed + epoch))
-                generator.shuffle(permutation)
-                self._permutations[epoch] = permutation
-            return self._permutations[epoch]
-
-    def __getstate__(self) -> dict[str, int]:
-        return {"num_examples": self.num_examples, "seed": self.seed}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.__init__(**state)
+    def identity(self) -> list[object]:
+        """What tells it from other orders of the same examples and seed."""
+        listed = None
+        if self.global_indices is not None:
+            with Path(self.global_indices).open("rb") as file:
+                listed = hashlib.sha256(file.read(2**20)).hexdigest()
+        return [self.name, self.chunk, self.epoch_multiple, listed]
 
 
-class HashedOrder(Order):
-    """An order in constant memory, for indexes too large to keep a permutation of.
-
-    Writes an index as (left, right) on a grid of about sqrt(n) by sqrt(n) cells and applies a
-    keyed Feistel network with additions modulo the sides (Black and Rogaway, "Ciphers with
-    arbitrary finite domains", 2002). The grid has at most sqrt(n) + 1 cells more than there are
-    examples; an index that lands on one of those walks on until it is back inside.
-    """
-
-    ROUNDS = 8
-
-    def __init__(self, num_examples: int, seed: int):
-        _check_size(num_examples)
-        self.num_examples = num_examples
-        self.seed = seed
-        self._height = np.uint64(math.isqrt(num_examples - 1) + 1)
-        self._width = np.uint64(-(-num_examples // int(self._height)))
-
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """The same time for every sample."""
-        epochs, positions = np.divmod(samples.astype(np.uint64), np.uint64(self.num_examples))
-        keys = _mix(epochs + _mix(np.uint64(self.seed % 2**64)))
-        indices = self._permute(positions, keys)
-        while (outside := indices >= self.num_examples).any():
-            indices[outside] = self._permute(indices[outside], keys[outside])
-        return indices.astype(np.int64)
-
-    def _permute(self, cells: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """A bijection of the grid's cells, uint64 [n]; `keys`, uint64 [n], choose it."""
-        left, right = np.divmod(cells, self._width)
-        for number in range(0, self.ROUNDS, 2):
-            left = (left + _mix(right ^ _mix(keys + np.uint64(number)))) % self._height
-            right = (right + _mix(left ^ _mix(keys + np.uint64(number + 1)))) % self._width
-        return left * self._width + right
-
-
-def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
-    """The SplitMix64 step (Steele, Lea, Flood, 2014): uint64 to well-mixed uint64."""
-    x = np.atleast_1d(x) + np.uint64(0x9E3779B97F4A7C15)  # arrays wrap around, scalars warn
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _check_size(num_examples: int) -> None:
-    if num_examples < 1:
-        raise InputError("there are no training examples: the data holds not one full sequence")
+def _listed(path: Path, num_examples: int, epoch_size: int, later: Permutations) -> Listed:
+    listed = Listed(path, num_examples, later)
+    if not epoch_size <= len(listed) <= num_examples:
+        raise InputError(
+            f"data.global_indices {path}: holds {len(listed):,} indices; an epoch of this data has"
+            f" {epoch_size:,} samples of {num_examples:,} examples. Check the list of files,"
+            " data.seq_len and data.epoch_multiple"
+        )
+    return listed

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,11 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.corpus import Corpus, TextSource
-from jaxpretrain.data.order import Order, OrderName, make_order
+from jaxpretrain.data.files import relative
+from jaxpretrain.data.masks import InstanceFilter
+from jaxpretrain.data.order import Order, Ordering, OrderName
 from jaxpretrain.data.tokens import TokenFiles, Verify
+from jaxpretrain.data.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,23 @@ class TextData(TextSource):
     seq_len: int = 2048
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
     num_examples: int | None = None
-    """Declared number of training sequences, so that epochs resolve without the data; it is
+    """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
     verified when the data is opened."""
     name: str | None = None
     """Name of the evaluation set in `eval/<name>/...`; by default the dataset's own."""
     order: OrderName = "olmo"
-    """`olmo` is OLMo's own order; `hashed` needs no memory, for a billion sequences or more."""
+    """`olmo` and `olmo_core` are what these programs do, bit for bit; `hashed` needs no memory, for
+    a billion sequences or more."""
+    order_chunk: int = 1
+    """Consecutive sequences of a file that stay together in the order; each file is cut to a whole
+    number of them (OLMo-core: the longest sequence length of the run / seq_len)."""
+    epoch_multiple: int = 1
+    """An epoch is cut to a multiple of this many sequences. OLMo and OLMo-core begin an epoch with
+    a batch: the same with the batch size here."""
+    global_indices: str | None = None
+    """OLMo's `global_indices.npy`, one uint32 a sequence: replaces the order's first epoch."""
+    instance_filter: InstanceFilter | None = None
+    """Leaves sequences that repeat themselves out of the loss; none: takes all."""
     verify: Verify = "auto"
     """How files are checked against the manifest: `hash`, `size`, or by hash up to 1 GB."""
 
@@ -35,8 +49,8 @@ class TextData(TextSource):
         return {"tokens": ((self.seq_len,), "int32")}
 
     def extra_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Name -> (shape, dtype) of what batches hold beside that: nothing."""
-        return {}
+        """Name -> (shape, dtype) of what batches hold beside that: a mask where there is one."""
+        return mask_spec(self.seq_len, [self], self.instance_filter)
 
     def source_names(self) -> tuple[str, ...]:
         """Sources whose losses are told apart: none."""
@@ -48,8 +62,9 @@ class TextData(TextSource):
 
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingText":
         """The checked training data; token ids must lie below `limits["tokens"]`."""
+        ordering = Ordering(self.order, self.order_chunk, self.epoch_multiple, self.global_indices)
         corpus = self._find(limits)
-        training = open_training(corpus, self.order, seed)
+        training = open_training(corpus, ordering, seed, self.instance_filter)
         check_num_examples(self.num_examples, training.num_examples, str(corpus.root))
         return training
 
@@ -71,43 +86,122 @@ class TextData(TextSource):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a sample of the run comes from."""
+
+    sample: int
+    epoch: int
+    """Counted from 0."""
+    example: int
+    """Index among the sequences of the data, or of the source."""
+    file: Path
+    """Relative to the root of the data, or of the source."""
+    start: int
+    """Number of its first token in the file."""
+    source: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainingText:
     """Batches by sample number: which example a sample is depends on the seed alone."""
 
     files: TokenFiles
     order: Order
-    fingerprint: str
-    """Changes with the tokens, the sequence length and the order."""
-    root: Path
-    tokenizer_path: Path | None
-    order_name: OrderName
+    label_masks: Windows | None
+    instance_filter: InstanceFilter | None
+    ordering: Ordering
+    corpus: Corpus
 
     @property
     def num_examples(self) -> int:
         """Sequences of one epoch."""
-        return len(self.files)
+        return self.order.epoch_size
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of what is mixed: nothing is."""
-        return ()
+    def fingerprint(self) -> str:
+        """Changes with the tokens, the sequence length and the order."""
+        identity = [file.identity for file in self.files.files]
+        content = [identity, self.files.seq_len, *self.ordering.identity()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @property
+    def root(self) -> Path:
+        """The directory of the files."""
+        return self.corpus.root
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The tokenizer of the files, where it is known."""
+        return self.corpus.tokenizer_path
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends each document, where it is known."""
+        return self.corpus.manifest.eos_id if self.corpus.manifest else None
+
+    @property
+    def masks_loss(self) -> bool:
+        """Whether some tokens may be left out of the loss."""
+        return self.label_masks is not None or self.instance_filter is not None
 
     def epochs(self, num_samples: int) -> dict[str, float]:
         """Source -> epochs of it in the first `num_samples` samples: there are no sources."""
         return {}
 
     def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """{"tokens": int32 [n, seq_len]} of the run's samples `samples`, int64 [n]."""
-        return {"tokens": self.files.read(self.order(samples))}
+        """{"tokens": int32 [n, seq_len]} of the run's samples `samples`, int64 [n].
+
+        Where there are label masks or a filter, also {"mask": bool [n, seq_len]}: the tokens to be
+        predicted.
+        """
+        batch = empty_batch(len(samples), self.files.seq_len, [self])
+        self.fill(batch, np.arange(len(samples)), samples)
+        return batch
+
+    def fill(self, batch: dict[str, np.ndarray], rows: np.ndarray, samples: np.ndarray) -> None:
+        """As `batch`, into the rows `rows`, int64 [n], of the arrays of a batch."""
+        indices = self.order(samples)
+        self.files.read_into(batch["tokens"], rows, indices)
+        if self.label_masks is not None:
+            for position, _, _, mask in self.label_masks.read(indices):
+                batch["mask"][rows[position]] = mask
+        if self.instance_filter:
+            batch["mask"][rows[~self.instance_filter.keeps(batch["tokens"][rows])]] = False
+
+    def locate(self, samples: np.ndarray) -> list[Place]:
+        """Where the samples, int64 [n], come from."""
+        indices = self.order(samples)
+        return [
+            Place(sample, sample // self.num_examples, index, relative(path, self.root), start)
+            for sample, index, (path, start) in zip(
+                samples.tolist(), indices.tolist(), self.files.places(indices), strict=True
+            )
+        ]
+
+    def find(self, example: int, num_samples: int, source: str | None = None) -> Iterator[int]:
+        """The samples among the first `num_samples` that are this example."""
+        if source is not None:
+            raise InputError(f"the data has no sources, and so no {source!r}: give a number alone")
+        if not 0 <= example < len(self.files):
+            raise InputError(f"{self.root}: has examples 0 to {len(self.files) - 1}, not {example}")
+        return self.order.find(example, num_samples)
 
     def describe(self) -> str:
         """One line for the start of a run."""
-        files = self.files
-        return (
+        files, ordering = self.files, self.ordering
+        line = (
             f"{self.root}: {files.num_tokens:,} tokens in {len(files.files):,} files, an epoch is"
-            f" {self.num_examples:,} sequences of {files.seq_len:,} in {self.order_name} order;"
-            f" {files.checked}"
+            f" {self.num_examples:,} sequences of {files.seq_len:,} in {ordering.name} order"
         )
+        if ordering.chunk > 1:
+            line += f" of {ordering.chunk} at a time"
+        if ordering.global_indices:
+            line += f", the first as {ordering.global_indices} lists them"
+        if self.label_masks is not None:
+            line += f"; label masks of {self.corpus.source.label_mask}"
+        if self.instance_filter:
+            line += "; sequences that repeat themselves are left out of the loss"
+        return f"{line}; {files.checked}"
 
 
 @dataclass(frozen=True)
@@ -139,17 +233,34 @@ class EvalText:
         return self.token_bytes[batch["tokens"][:, 1:]].sum(axis=1, dtype=np.int64)
 
 
-def open_training(corpus: Corpus, order: OrderName, seed: int) -> TrainingText:
-    """The training split of a corpus, in the order of that name and seed."""
-    files = corpus.open_train()
-    return TrainingText(
-        files=files,
-        order=make_order(order, len(files), seed),
-        fingerprint=_fingerprint(files, order),
-        root=corpus.root,
-        tokenizer_path=corpus.tokenizer_path,
-        order_name=order,
-    )
+def open_training(
+    corpus: Corpus, ordering: Ordering, seed: int, instance_filter: InstanceFilter | None
+) -> TrainingText:
+    """The training split of a corpus, in the order of that seed."""
+    if instance_filter:
+        instance_filter.check()
+    files = corpus.open_train(ordering.chunk)
+    order = ordering.make(len(files), seed)
+    masks = corpus.open_label_masks(files)
+    return TrainingText(files, order, masks, instance_filter, ordering, corpus)
+
+
+def mask_spec(
+    seq_len: int, sources: Iterable[TextSource], instance_filter: InstanceFilter | None
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype) of the mask that batches of these sources hold, if they do."""
+    masked = instance_filter is not None or any(source.label_mask for source in sources)
+    return {"mask": ((seq_len,), "bool")} if masked else {}
+
+
+def empty_batch(
+    num_rows: int, seq_len: int, parts: Iterable[TrainingText]
+) -> dict[str, np.ndarray]:
+    """Arrays for the samples of these parts to be filled in; a mask is true where none says no."""
+    batch = {"tokens": np.empty((num_rows, seq_len), np.int32)}
+    if any(part.masks_loss for part in parts):
+        batch["mask"] = np.ones((num_rows, seq_len), bool)
+    return batch
 
 
 def open_held_out(corpus: Corpus, name: str) -> EvalText | None:
@@ -162,11 +273,6 @@ def check_num_examples(declared: int | None, found: int, where: str) -> None:
     """Raises InputError when a config declares another number of sequences than there are."""
     if declared not in (None, found):
         raise InputError(
-            f"data.num_examples declares {declared} sequences, but {where} holds {found};"
+            f"data.num_examples declares {declared} sequences, but an epoch of {where} has {found};"
             f" set data.num_examples={found}"
         )
-
-
-def _fingerprint(files: TokenFiles, order: OrderName) -> str:
-    identity = [[file.identity for file in files.files], files.seq_len, order]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import subprocess
 import sys
@@ -7,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from jaxpretrain.data.files import AtomicFile, only_one_process, sha256_of, write_atomically
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.files import (
+    AtomicFile,
+    atomic_file,
+    only_one_process,
+    relative,
+    sha256_of,
+    size_of,
+    write_atomically,
+)
 
 
 def test_a_file_has_no_name_before_it_is_whole(tmp_path: Path):
@@ -29,6 +39,26 @@ def test_discarding_leaves_the_old_file(tmp_path: Path):
     file.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "old"
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path):
+    for failure in (None, ValueError):
+        with contextlib.suppress(ValueError), atomic_file(tmp_path / "x") as file:
+            file.write(b"new" if failure else b"old")
+            assert [path.name for path in tmp_path.glob("x*")] != ["x"]
+            if failure:
+                raise failure
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+        assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_names_and_sizes(tmp_path: Path):
+    (tmp_path / "x").write_text("four")
+    assert size_of(tmp_path / "x") == 4
+    with pytest.raises(InputError, match="absent: cannot be read"):
+        size_of(tmp_path / "absent")
+    assert relative(tmp_path / "a" / "b", tmp_path) == Path("a/b")
+    assert relative(Path("/a"), Path("/b")) == Path("/a")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path):

@@ -94,3 +94,12 @@ def test_the_pattern_has_the_shortest_window():
     sources, _ = blend([(0, [700, 300])])(np.arange(1000))
     assert (np.bincount(sources[:10]) == [7, 3]).all()
     assert (sources.reshape(-1, 10) == sources[:10]).all()
+
+
+def test_find_is_the_inverse():
+    sources, numbers = blend()(np.arange(1200))
+    for sample in [0, 1, 36, 37, 38, 39, 999, 1000, 1199]:
+        source, number = int(sources[sample]), int(numbers[sample])
+        assert blend().find(source, number, 1200) == sample
+        assert blend().find(source, number, sample) is None
+    assert blend().find(0, 10**6, 1200) is None

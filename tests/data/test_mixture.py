@@ -10,8 +10,9 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.serialize import from_dict, to_dict
 from jaxpretrain.data.manifest import load_manifest
+from jaxpretrain.data.masks import InstanceFilter
 from jaxpretrain.data.mixture import Mixture, MixtureSource, MixtureStage, TrainingMixture
-from jaxpretrain.data.order import HashedOrder, OlmoOrder
+from jaxpretrain.data.permutations import Hashed, Shuffled
 from jaxpretrain.data.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text import TextData
 
@@ -41,7 +42,8 @@ def _read(data: TrainingMixture, samples: np.ndarray) -> list[tuple[str, int]]:
     batch = data.batch(samples)
     assert (batch["tokens"] == batch["tokens"][:, :1]).all()
     examples = batch["tokens"][:, 0].tolist()
-    return [(data.sources[s], e) for s, e in zip(batch["source"], examples, strict=True)]
+    names = list(data.parts)
+    return [(names[s], e) for s, e in zip(batch["source"], examples, strict=True)]
 
 
 def _of(name: str, samples: list[tuple[str, int]]) -> list[int]:
@@ -58,7 +60,7 @@ def test_specs_are_what_batches_hold(mixture: Mixture):
 def test_text_alone_has_no_sources(mixture: Mixture):
     text = TextData(root=mixture.sources["a"].root, seq_len=SEQ_LEN)
     data = text.open(seed=0, limits=VOCAB)
-    assert (data.sources, data.epochs(10), text.extra_spec()) == ((), {}, {})
+    assert (text.source_names(), data.epochs(10), text.extra_spec()) == ((), {}, {})
     assert list(data.batch(np.arange(2))) == ["tokens"]
 
 
@@ -225,7 +227,7 @@ def test_a_window_too_small_names_one_that_is_enough(mixture: Mixture):
     small = replace(_with_weights(mixture, 0.97, 0.01, 0.02), stages=())
     with pytest.raises(InputError, match="one sample of b, .* set data.window to at least 100"):
         _open(small)
-    assert _open(replace(small, window=100)).sources == ("a", "b", "c")
+    assert _open(replace(small, window=100)).batch(np.arange(100))["source"].max() == 2
 
 
 def test_sources_need_one_tokenizer(prepared: Path, spec: PrepareText, tmp_path: Path):
@@ -245,7 +247,7 @@ def test_sources_need_one_tokenizer(prepared: Path, spec: PrepareText, tmp_path:
     data = given.open(seed=0, limits=limits)
     sha256 = load_manifest(prepared).tokenizer.sha256
     assert [load_manifest(p.root).tokenizer.sha256 for p in data.parts.values()] == [sha256] * 2
-    assert data.sources == ("other", "tiny")
+    assert given.source_names() == tuple(data.parts) == ("other", "tiny")
     assert data.tokenizer_path == data.parts["other"].tokenizer_path
 
 
@@ -257,7 +259,44 @@ def test_evaluation_sets_are_named_by_their_sources(prepared: Path):
     assert evals[0].target_bytes(evals[0].batch(np.arange(2))) is not None
 
 
-@pytest.mark.parametrize(("order", "kind"), [("olmo", OlmoOrder), ("hashed", HashedOrder)])
+@pytest.mark.parametrize(("order", "kind"), [("olmo", Shuffled), ("hashed", Hashed)])
 def test_the_order_within_sources_is_the_one_asked_for(mixture: Mixture, order, kind):
     data = _open(replace(mixture, order=order))
-    assert {type(part.order) for part in data.parts.values()} == {kind}
+    assert {type(part.order.permutations) for part in data.parts.values()} == {kind}
+
+
+def test_samples_are_located_and_found(mixture: Mixture):
+    """Within the first 200 samples, epochs and stages included."""
+    data, samples = _open(mixture), np.arange(200)
+    read = _read(data, samples)
+    places = data.locate(samples)
+    assert [(place.source, place.example) for place in places] == read
+    assert [place.sample for place in places] == samples.tolist()
+    assert all(place.start == SEQ_LEN * place.example for place in places)
+    for source, example in (("a", 0), ("a", 49), ("c", 7)):
+        expected = [k for k, found in enumerate(read) if found == (source, example)]
+        assert list(data.find(example, 200, source)) == expected
+
+
+@pytest.mark.parametrize("source", [None, "aa"])
+def test_an_example_of_a_mixture_needs_its_source(mixture: Mixture, source: str | None):
+    with pytest.raises(InputError, match="SOURCE:INDEX, of a, b, c"):
+        list(_open(mixture).find(3, 100, source))
+
+
+def test_masks_of_one_source_leave_the_others_alone(mixture: Mixture, tmp_path: Path):
+    np.zeros(SEQ_LEN * SIZES["b"], np.uint8).tofile(tmp_path / "0.npy")
+    masked = replace(mixture.sources["b"], label_mask=str(tmp_path))
+    config = replace(mixture, sources={**mixture.sources, "b": masked})
+    batch = _open(config).batch(np.arange(35))
+    assert config.extra_spec()["mask"] == ((SEQ_LEN,), "bool")
+    assert batch["mask"].dtype == bool
+    np.testing.assert_array_equal(batch["mask"], np.repeat(batch["source"] != 1, 4).reshape(-1, 4))
+
+
+def test_the_filter_judges_all_sources(mixture: Mixture):
+    """Every example is one token four times, so a pattern of three is too much."""
+    config = replace(mixture, instance_filter=InstanceFilter(max_count=3))
+    assert not _open(config).batch(np.arange(35))["mask"].any()
+    config = replace(mixture, instance_filter=InstanceFilter(max_count=5))
+    assert _open(config).batch(np.arange(35))["mask"].all()

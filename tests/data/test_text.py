@@ -8,7 +8,8 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.manifest import MANIFEST, load_manifest
-from jaxpretrain.data.order import HashedOrder, OlmoOrder
+from jaxpretrain.data.masks import InstanceFilter
+from jaxpretrain.data.order import Ordering
 from jaxpretrain.data.prepare_text import PrepareText
 from jaxpretrain.data.text import TextData
 
@@ -35,10 +36,10 @@ def test_the_spec_of_an_example_is_what_batches_hold(data: TextData):
     assert data.units_per_example() == ("tokens", SEQ_LEN)
 
 
-@pytest.mark.parametrize("order", ["olmo", "hashed"])
+@pytest.mark.parametrize("order", ["olmo", "olmo_core", "hashed"])
 def test_samples_are_examples_in_the_order(data: TextData, order):
     training = replace(data, order=order).open(seed=5, limits={"tokens": 400})
-    expected = {"olmo": OlmoOrder, "hashed": HashedOrder}[order](training.num_examples, 5)
+    expected = Ordering(order).make(training.num_examples, 5)
     samples = np.array([3, 0, training.num_examples + 3, 3])
     batch = training.batch(samples)
     assert list(batch) == ["tokens"]
@@ -75,7 +76,8 @@ def test_the_fingerprint_is_of_content_and_order(data: TextData, prepared: Path,
     assert len({fingerprint(config) for config in same}) == 1
     others = [replace(data, seq_len=8), replace(data, order="hashed")]
     others.append(replace(data, train_split="validation"))
-    assert len({fingerprint(config) for config in [data, *others]}) == 4
+    others.append(replace(data, epoch_multiple=7))
+    assert len({fingerprint(config) for config in [data, *others]}) == 5
 
 
 def test_the_evaluation_set_has_the_datasets_name(data: TextData):
@@ -130,6 +132,75 @@ def test_training_knows_its_tokenizer_and_describes_itself(data: TextData, prepa
     assert "\n" not in line
     for fact in (str(prepared), f"{training.num_examples:,} sequences of 16", "olmo", "SHA-256"):
         assert fact in line
+
+
+def test_an_epoch_is_cut_to_the_multiple_and_chunks_lie_together(tmp_path: Path):
+    _raw(tmp_path, 40, 56)  # of two sequences at a time: 4 and 6 of them
+    data = TextData(root=str(tmp_path), seq_len=8, order_chunk=2, epoch_multiple=4)
+    assert data.open(seed=0, limits={"tokens": 200}).num_examples == 8
+    declared = replace(data, num_examples=10)
+    with pytest.raises(InputError, match="an epoch of .* has 8; set data.num_examples=8"):
+        declared.open(seed=0, limits={"tokens": 200})
+    tokens = data.open(seed=0, limits={"tokens": 200}).batch(np.arange(8))["tokens"]
+    np.testing.assert_array_equal(tokens[1::2], tokens[::2] + 8)
+
+
+def test_samples_are_located_and_found(data: TextData, prepared: Path):
+    training = data.open(seed=3, limits={"tokens": 400})
+    samples = np.array([0, 5, training.num_examples + 5])
+    tokens = training.batch(samples)["tokens"]
+    for place, sample, row in zip(training.locate(samples), samples, tokens, strict=True):
+        ids = np.fromfile(prepared / place.file, "<u2")
+        np.testing.assert_array_equal(ids[place.start : place.start + SEQ_LEN], row)
+        assert (place.sample, place.source) == (sample, None)
+        assert place.epoch == sample // training.num_examples
+        assert sample in training.find(place.example, 2 * training.num_examples)
+    assert training.eos_id == load_manifest(prepared).eos_id
+    with pytest.raises(InputError, match="has examples 0 to"):
+        training.find(training.num_examples, 10)
+    with pytest.raises(InputError, match="no sources, and so no 'books'"):
+        training.find(0, 10, "books")
+
+
+def test_label_masks_and_the_filter_make_one_mask(tmp_path: Path):
+    """A token counts where neither says no; a batch holds a mask where either is set."""
+    tokens, masks = tmp_path / "tokens", tmp_path / "masks"
+    _raw(tokens, 32)
+    masks.mkdir()
+    ids = np.fromfile(tokens / "0.npy", "<u2")
+    ids[16:24] = 7
+    ids.tofile(tokens / "0.npy")
+    labels = np.arange(32) % 3 != 0
+    labels.tofile(masks / "0.npy")
+    data = TextData(root=str(tokens), seq_len=8)
+    repeats = np.array([False, False, True, False])
+    for label_mask, instance_filter in [
+        (None, None),
+        (str(masks), None),
+        (None, InstanceFilter(max_count=8)),
+        (str(masks), InstanceFilter(max_count=8)),
+    ]:
+        config = replace(data, label_mask=label_mask, instance_filter=instance_filter)
+        training = config.open(seed=0, limits={"tokens": 200})
+        batch = training.batch(np.arange(4))
+        spec = {name: (x.shape[1:], str(x.dtype)) for name, x in batch.items()}
+        assert spec == config.example_spec() | config.extra_spec()
+        if "mask" not in batch:
+            continue
+        expected = np.ones((4, 8), bool)
+        if label_mask:
+            expected &= labels.reshape(4, 8)
+        if instance_filter:
+            expected[repeats] = False
+        np.testing.assert_array_equal(batch["mask"], expected[training.order(np.arange(4))])
+    assert len(spec) == 2
+
+
+def test_impossible_filters_are_errors(data: TextData):
+    with pytest.raises(InputError, match="data.instance_filter.max_count is 1"):
+        replace(data, instance_filter=InstanceFilter(max_count=1)).open(
+            seed=0, limits={"tokens": 400}
+        )
 
 
 def test_raw_files_are_all_for_training(tmp_path: Path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data import tokens
+from jaxpretrain.data import tokens, windows
 from jaxpretrain.data.manifest import Dtype, load_manifest
 from jaxpretrain.data.tokens import TokenFiles, open_raw, open_split
 
@@ -62,14 +62,14 @@ def test_an_index_outside_is_an_error(tmp_path: Path, index: int):
 
 
 def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tokens, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(windows, "MAX_OPEN_FILES", 2)
     _write(tmp_path)
     opened = _open(tmp_path)
     whole = opened.read(np.arange(len(opened)))
     indices = np.random.default_rng(0).integers(0, len(opened), 200)
     for index in indices:
         np.testing.assert_array_equal(opened.read(np.array([index])), whole[[index]])
-        assert len(opened._windows) <= 2
+        assert len(opened.windows._opened) <= 2
 
 
 def test_a_pickled_copy_reads_the_same_and_carries_no_data(tmp_path: Path):
@@ -79,6 +79,14 @@ def test_a_pickled_copy_reads_the_same_and_carries_no_data(tmp_path: Path):
     pickled = pickle.dumps(opened)
     assert len(pickled) < 3000
     np.testing.assert_array_equal(pickle.loads(pickled).read(np.arange(len(opened))), before)
+
+
+def test_places_are_where_examples_begin(tmp_path: Path):
+    _write(tmp_path)
+    opened = _open(tmp_path)
+    indices = np.array([20, 0, 7, 6])
+    for (path, start), example in zip(opened.places(indices), opened.read(indices), strict=True):
+        np.testing.assert_array_equal(np.fromfile(path, "<u2")[start : start + SEQ_LEN], example)
 
 
 def test_an_id_outside_the_vocabulary_is_located(tmp_path: Path):

@@ -1,0 +1,168 @@
+"""What a step trains on: python -m jaxpretrain.show_batch --config=FILE --step=N
+
+Prints the files, offsets and text of the batch that update number N (from 1) uses. Or, with
+--find=INDEX, the steps that use an example of the data (--find=SOURCE:INDEX in a mixture).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxpretrain.config.command import Parser, run, split_overrides
+from jaxpretrain.config.durations import whole_steps
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.files import load_config
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.data.contents import Row, read_rows
+from jaxpretrain.data.tokenizer import encoder, read_tokenizer
+
+if TYPE_CHECKING:
+    from jaxpretrain.train.experiment import Experiment
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    rest, overrides = split_overrides(argv)
+    flags = _parser().parse_args(rest)
+    config = apply_overrides(load_config(flags.config), overrides)
+
+    from jaxpretrain.train.experiment import resolve  # after the flags: it imports JAX
+
+    experiment = resolve(config)
+    shown = _batch(experiment, flags) if flags.find is None else _uses(experiment, flags.find)
+    print(json.dumps(asdict(shown), ensure_ascii=False) if flags.json else shown.describe())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on."""
+
+    step: int
+    samples: tuple[int, int]
+    """Of the run: the first, and the one after the last."""
+    seq_len: int
+    rows: list[Row]
+
+    def describe(self) -> str:
+        """Two or three lines a row."""
+        start, stop = self.samples
+        lines = [
+            f"step {self.step:,}: samples {start:,} to {stop - 1:,} of the run, {stop - start:,}"
+            f" sequences of {self.seq_len:,} tokens"
+        ]
+        for number, row in enumerate(self.rows):
+            lines += _describe_row(number, row)
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A step that trains on an example."""
+
+    step: int
+    row: int
+    sample: int
+    """Number in the run, from 0."""
+
+
+@dataclass(frozen=True)
+class Uses:
+    """All of a run."""
+
+    example: str
+    uses: list[Use]
+
+    def describe(self) -> str:
+        """A line a step."""
+        lines = [f"step {u.step:,}, row {u.row:,} (sample {u.sample:,})" for u in self.uses]
+        return "\n".join(lines) or f"the run does not train on {self.example}"
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m jaxpretrain.show_batch", description=__doc__)
+    add = parser.add_argument
+    add("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--step", type=int, help="number of the update, from 1")
+    what.add_argument("--find", metavar="INDEX", help="an example, or SOURCE:INDEX of a mixture")
+    add("--rows", type=int, default=8, help="sequences to show")
+    add("--tokens", type=int, default=32, help="tokens of each to show as text")
+    add("--tokenizer", type=Path, help="tokenizer.json of raw files")
+    add("--eos_id", type=int, help="token that ends each document of raw files")
+    add("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+def _batch(experiment: "Experiment", flags: Any) -> Batch:
+    from jaxpretrain.train.experiment import pace
+
+    last = whole_steps(experiment.train.duration)
+    if not 1 <= flags.step <= last:
+        raise InputError(f"--step={flags.step}: the run has steps 1 to {last:,}")
+    examples = pace(experiment).examples
+    start, stop = int(examples(flags.step - 1)), int(examples(flags.step))
+    data = _open(experiment)
+    rows = read_rows(
+        data,
+        np.arange(start, min(stop, start + flags.rows)),
+        num_tokens=flags.tokens,
+        eos_id=data.eos_id if flags.eos_id is None else flags.eos_id,
+        decode=_decoder(flags.tokenizer or data.tokenizer_path),
+    )
+    return Batch(flags.step, (start, stop), experiment.data.seq_len, rows)
+
+
+def _uses(experiment: "Experiment", where: str) -> Uses:
+    from jaxpretrain.train.experiment import pace
+
+    source, colon, index = where.rpartition(":")
+    if not index.isdecimal():
+        raise InputError(f"--find={where}: expected INDEX, or SOURCE:INDEX of a mixture")
+    speed = pace(experiment)
+    num_samples = int(speed.examples(whole_steps(experiment.train.duration)))
+    uses = []
+    for sample in _open(experiment).find(int(index), num_samples, source if colon else None):
+        before = int(speed.steps(sample))
+        uses.append(Use(before + 1, sample - int(speed.examples(before)), sample))
+    return Uses(where, uses)
+
+
+def _open(experiment: "Experiment") -> Any:
+    """The training data. Sizes of files are compared with the manifest, not their hashes."""
+    example = experiment.data.example_spec()
+    if "tokens" not in example:
+        raise InputError(f"the data holds {', '.join(example)}, no text")
+    limits = experiment.model.build(example, platform="cpu").input_limits()
+    return replace(experiment.data, verify="size").open(seed=experiment.seed, limits=limits)
+
+
+def _decoder(path: Path | None) -> Callable[[list[int]], str] | None:
+    if path is None:
+        return None
+    tokenizer = encoder(read_tokenizer(path))
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def _describe_row(number: int, row: Row) -> list[str]:
+    source = "" if row.source is None else f" of {row.source}"
+    start, stop = row.tokens
+    lines = [
+        f"row {number}: sample {row.sample:,}, example {row.example:,}{source}, epoch {row.epoch}",
+        f"  {row.file}, tokens {start:,} to {stop - 1:,}",
+    ]
+    if row.documents is not None:
+        parts = ", ".join(f"{start}-{stop - 1}" for start, stop in row.documents)
+        lines[1] += f", documents {parts}"
+    if row.num_masked:
+        lines[1] += f", {row.num_masked:,} left out of the loss"
+    if row.text is not None:
+        lines.append(f"  {json.dumps(row.text, ensure_ascii=False)}")
+    return lines
+
+
+if __name__ == "__main__":
+    run(main)
