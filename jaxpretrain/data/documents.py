@@ -1,29 +1,23 @@
 """Documents to prepare: plain text files, JSON lines, or any TFDS text dataset.
 
-A source yields documents in a fixed order, each with its split. TFDS is never allowed to
-download unless it is asked to, and is imported only when a TFDS dataset is named.
+A source yields documents in a fixed order, each with its split.
 """
 
 import glob
 import hashlib
-import importlib
 import json
-import pkgutil
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data import builders
-from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.data.compressed import SUFFIXES, opened
-from jaxpretrain.data.files import only_one_process
+from jaxpretrain.data.tfds_builder import TfdsName, Wording, open_data_source, prepared_builder
 
 LINES = (".jsonl", ".json", ".ndjson")
 TEXT = (".txt", ".md", ".rst", ".py")
+
+_WORDING = Wording(flag="--", instead="For your own text give --files=a.jsonl,b.txt")
 
 
 class Document(NamedTuple):
@@ -158,23 +152,6 @@ def _split(content: bytes, validation_fraction: float) -> str:
     return "validation" if number < validation_fraction * 2**64 else "train"
 
 
-@dataclass(frozen=True)
-class TfdsName:
-    """A dataset and its config, if any."""
-
-    name: str
-    config: str | None
-
-    @classmethod
-    def parse(cls, dataset: str) -> "TfdsName":
-        """`name` or `name:config`, as users write it (TFDS writes `name/config`)."""
-        name, _, config = dataset.replace("/", ":", 1).partition(":")
-        return cls(name, config or None)
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.config}" if self.config else self.name
-
-
 class TfdsDocuments(Documents):
     """Documents of a TFDS dataset through `tfds.data_source`, with the dataset's own splits.
 
@@ -189,7 +166,9 @@ class TfdsDocuments(Documents):
         validation_fraction: float,
         download: bool,
     ):
-        self._builder = _prepared_builder(TfdsName.parse(dataset), data_dir, download)
+        self._builder = prepared_builder(
+            TfdsName.parse(dataset), data_dir=data_dir, download=download, wording=_WORDING
+        )
         info = self._builder.info
         self.name = info.full_name
         features = sorted(info.features or {})  # as a dataset is read back, in any order
@@ -220,7 +199,7 @@ class TfdsDocuments(Documents):
 
     def __iter__(self) -> Iterator[Document]:
         for own in self._own:
-            source = self._source(own)
+            source = open_data_source(self._builder, own)
             for index in range(len(source)):
                 content = source[index][self._text_key]
                 place, split = f"{self.name}, {own} example {index}", own
@@ -229,62 +208,3 @@ class TfdsDocuments(Documents):
                 if self._validation_fraction:
                     split = _split(content, self._validation_fraction)
                 yield Document(split, _decode(content, place), content)
-
-    def _source(self, split: str) -> Any:
-        try:
-            return self._builder.as_data_source(split)
-        except NotImplementedError:
-            raise InputError(
-                f"{self.name}: was prepared in a format without random access; prepare it again"
-                " with file_format='array_record'"
-            ) from None
-
-
-def _prepared_builder(dataset: TfdsName, data_dir: str | None, download: bool) -> Any:
-    """The TFDS builder of a dataset that is prepared, or is made so from what is at hand."""
-    try:
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core import read_only_builder
-    except ImportError:
-        raise InputError(
-            "a TFDS dataset needs `pip install tensorflow-datasets array-record"
-            " importlib_resources`; or give --files"
-        ) from None
-    ours = [module.name for module in pkgutil.iter_modules(builders.__path__)]
-    if dataset.name in ours:
-        importlib.import_module(f"{builders.__name__}.{dataset.name}")  # registers it with TFDS
-        data_dir = data_dir or str(cache_dir() / "tfds")
-    try:
-        return read_only_builder.builder_from_files(
-            str(dataset), **({"data_dir": data_dir} if data_dir else {})
-        )
-    except tfds.core.DatasetNotFoundError:
-        pass  # not prepared yet
-    if dataset.name in ours:
-        return _prepare(tfds, dataset, data_dir)
-    names = tfds.list_builders(with_community_datasets=False)  # those need the network
-    if dataset.name not in names:
-        raise InputError(
-            f"{dataset.name}: no such TFDS dataset.{nearest(dataset.name, [*ours, *names])} For"
-            " your own text give --files=a.jsonl,b.txt"
-        )
-    if not download:
-        raise InputError(
-            f"{dataset}: is not prepared in {data_dir or '~/tensorflow_datasets'}, and making it"
-            " needs the network: add --download, or give --data_dir"
-        )
-    return _prepare(tfds, dataset, data_dir)
-
-
-def _prepare(tfds: Any, dataset: TfdsName, data_dir: str | None) -> Any:
-    # TFDS writes to a temporary folder and renames it; two at once would make it twice.
-    lock = cache_dir() / "locks" / f"tfds-{dataset.name}"
-    with only_one_process(lock), redirect_stdout(sys.stderr):  # it prints what it does
-        try:
-            builder = tfds.builder(str(dataset), data_dir=data_dir, file_format="array_record")
-            builder.download_and_prepare()
-        except (OSError, ImportError, ValueError, NotImplementedError) as error:
-            raise InputError(
-                f"{dataset}: TFDS could not make it ({type(error).__name__}: {error})"
-            ) from error
-    return builder

@@ -5,7 +5,6 @@ Each document is encoded alone, so its tokens do not depend on the number of pro
 
 import multiprocessing
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.documents import Document
+from jaxpretrain.data.processes import end_with_parent
 from jaxpretrain.data.tokenizer import encoder, read_tokenizer, token_bytes
 
 BATCH_BYTES = 2**20
@@ -92,15 +92,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def _start_worker() -> None:
     # Before the package is imported: one process a core is parallel enough.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Waits for the parent to end: one that is killed tells its processes nothing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _encode_texts(tokenizer: Path, texts: list[str]) -> list[Result]:

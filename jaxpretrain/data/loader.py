@@ -4,36 +4,43 @@ Grain does it: its import costs 0.3 s once JAX is there (0.8 s without), and its
 iterator is the well-tested form of a thread and a queue. One thread keeps order and is enough: on
 one core, which it shares with its consumer, it delivers 140 to 390 million tokens a second by order
 and mixture, three quarters or more of what reading alone does (docs/data.md has the table).
+
+Images have to be decoded, which takes processes. Those are Grain's, too.
 """
 
+import gc
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from jaxpretrain.data.processes import end_with_parent
+
 Batch = dict[str, np.ndarray]
+
+PART_ROWS = 16
+"""Rows that a process reads at a time. A whole batch of large images would be too much memory in
+each, and would come too late."""
 
 
 class Batches(Iterator[Batch]):
-    """`read(step)` for steps first, ..., last - 1, prefetched by one background thread.
+    """What one of Grain's prefetching iterators delivers.
 
-    An exception in `read` is raised at the batch it belongs to. `close` (or leaving a `with`)
-    drops what is queued and lets the thread end after the read it is in.
+    An exception in reading is raised at the batch it belongs to. `close` (or leaving a `with`)
+    drops what is queued and ends threads, after the read they are in, and processes.
     """
 
-    def __init__(self, read: Callable[[int], Batch], first: int, last: int, prefetch: int):
-        import grain
-
+    def __init__(self, batches: Any):
         self.seconds_waited = 0.0
         """Time the consumer spent waiting for batches, in all."""
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
-        steps = grain.MapDataset.range(first, last).map(read)
-        self._batches = iter(steps.to_iter_dataset(options))
-        self._batches.start_prefetch()
-        self._closed = False
+        batches.start_prefetch()
+        self._batches: Any = batches
 
     def __next__(self) -> Batch:
-        if self._closed:
+        if self._batches is None:
             raise StopIteration
         start = time.perf_counter()
         try:
@@ -43,8 +50,10 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends the iteration; may be called at any time, and twice."""
-        self._closed = True
-        self._batches.close()
+        if self._batches is not None:
+            self._batches.close()
+            # Not left to the interpreter's exit, at which it would complain about missing modules.
+            self._batches = None
 
     def __enter__(self) -> "Batches":
         return self
@@ -53,8 +62,83 @@ class Batches(Iterator[Batch]):
         self.close()
 
 
+class WorkerBatches(Batches):
+    """The same where processes read."""
+
+    def close(self) -> None:
+        """Ends the processes, and frees the memory that they shared."""
+        super().close()
+        # Grain's exhausted iterators are in cycles with the last arrays. Left to the interpreter's
+        # exit, they would be reported as leaked.
+        gc.collect()
+
+
 def load_batches(
     read: Callable[[int], Batch], first: int, last: int, *, prefetch: int = 8
 ) -> Batches:
-    """Starts reading; `prefetch` is how many batches may lie ready, at least 1."""
-    return Batches(read, first, last, prefetch)
+    """`read(step)` for steps first, ..., last - 1, read ahead by one background thread.
+
+    `prefetch` is how many batches may lie ready, at least 1.
+    """
+    import grain
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+    return Batches(iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options)))
+
+
+def load_in_workers(
+    read: Callable[[np.ndarray], Batch],
+    samples: Callable[[int], np.ndarray],
+    first: int,
+    last: int,
+    *,
+    num_workers: int,
+    prefetch: int = 2,
+) -> WorkerBatches:
+    """`read(samples(step))` for steps first, ..., last - 1, read ahead by `num_workers` processes.
+
+    Batches are the same, bit for bit, as those of a thread. Both functions are pickled; the second
+    gives the sample numbers of a step, int64 [n]. The processes are spawned: they import the main
+    module again, so a script needs its `if __name__ == "__main__"`. They never touch a device.
+    """
+    import grain
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain reads flags, which only absl's own start parses
+        flags.FLAGS.mark_as_parsed()
+    num_parts = max(1, -(-len(samples(last - 1)) // PART_ROWS))
+    parts = (
+        grain.MapDataset.range(first * num_parts, last * num_parts)
+        .map(partial(_read_part, read, samples, num_parts))
+        .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        .mp_prefetch(
+            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2), _start_worker
+        )
+    )
+    batches = parts.batch(num_parts, batch_fn=_join)
+    return WorkerBatches(
+        iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch))
+    )
+
+
+def _read_part(
+    read: Callable[[np.ndarray], Batch],
+    samples: Callable[[int], np.ndarray],
+    num_parts: int,
+    index: int,
+) -> Batch:
+    step, part = divmod(index, num_parts)
+    return read(np.array_split(samples(step), num_parts)[part])
+
+
+def _join(parts: Sequence[Batch]) -> Batch:
+    """Copies the parts out of the memory that the processes share."""
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+
+
+def _start_worker(index: int, num_workers: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach the whole group; the parent still needs its batches
+    # while it saves.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()

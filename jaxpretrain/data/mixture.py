@@ -208,6 +208,9 @@ class TrainingMixture:
     fingerprint: str
     """Changes with the sources, their names, the proportions, the sequence length and the order."""
 
+    num_workers = 0
+    """Reading takes no processes."""
+
     @property
     def tokenizer_path(self) -> Path | None:
         """The tokenizer of all sources, where one knows it."""
@@ -219,6 +222,10 @@ class TrainingMixture:
         """The token that ends each document, where a source knows it."""
         ids = (part.eos_id for part in self.parts.values())
         return next((eos_id for eos_id in ids if eos_id is not None), None)
+
+    def report(self) -> list[str]:
+        """What reading found out since the last call: nothing, or it raises."""
+        return []
 
     def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """{"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n].

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.documents import Documents, TextFiles, TfdsDocuments, TfdsName
+from jaxpretrain.data.documents import Documents, TextFiles, TfdsDocuments
 from jaxpretrain.data.encode import Encoded, encode
 from jaxpretrain.data.files import only_one_process, write_atomically
 from jaxpretrain.data.manifest import (
@@ -31,6 +31,7 @@ from jaxpretrain.data.manifest import (
     load_manifest,
     save_manifest,
 )
+from jaxpretrain.data.tfds_builder import TfdsName
 from jaxpretrain.data.token_writer import SplitWriter
 from jaxpretrain.data.tokenizer import read_tokenizer, special_id, train_bpe, vocabulary_size
 

@@ -112,6 +112,9 @@ class TrainingText:
     ordering: Ordering
     corpus: Corpus
 
+    num_workers = 0
+    """Reading takes no processes."""
+
     @property
     def num_examples(self) -> int:
         """Sequences of one epoch."""
@@ -147,6 +150,10 @@ class TrainingText:
     def epochs(self, num_samples: int) -> dict[str, float]:
         """Source -> epochs of it in the first `num_samples` samples: there are no sources."""
         return {}
+
+    def report(self) -> list[str]:
+        """What reading found out since the last call: nothing, or it raises."""
+        return []
 
     def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """{"tokens": int32 [n, seq_len]} of the run's samples `samples`, int64 [n].

@@ -4,9 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxpretrain.config.durations import Steps
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.catalogue import select
 from jaxpretrain.evals.contract import Evaluator, Setting
+from jaxpretrain.evals.downstream import Downstream
+from jaxpretrain.evals.encode import TextEncoder
 from jaxpretrain.evals.generate import Samples
 from jaxpretrain.evals.held_out import HeldOut
+from jaxpretrain.evals.linear_probe import LinearProbe
+from jaxpretrain.evals.package import find_tokenizer
+from jaxpretrain.evals.reconstructions import Reconstructions
+from jaxpretrain.evals.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,20 @@ class Eval:
     """Texts that the model continues at each evaluation, logged as samples."""
     sample_tokens: int = 48
     """Length of each sample."""
+    reconstructions: Reconstructions | None = None
+    """Pictures of held-out images, for masked autoencoders."""
+    probe: LinearProbe | None = None
+    """A few-shot linear classifier of the encoder's features, for labelled images."""
+    tasks: tuple[str, ...] = ()
+    """Tasks and groups of tasks, such as core_small, that are scored at each evaluation; their data
+    comes by `make evals`."""
+    task_items: int | None = None
+    """Only so many items of each task, drawn with task_seed; none: all."""
+    task_seed: int = 1234
+    """Seed of that draw, the same at each evaluation."""
+    tokenizer: str | None = None
+    """What tasks are read with: a tokenizer.json, or the name of one that `make evals` brings;
+    none: the tokenizer of the data."""
 
     def build(self, setting: Setting) -> list[Evaluator]:
         """The evaluators, compiled for the parameters' own layout.
@@ -38,4 +60,28 @@ class Eval:
             evaluators.append(HeldOut(setting, max_examples=self.max_examples))
         if self.prompts:
             evaluators.append(Samples(setting, self.prompts, self.sample_tokens))
+        if self.reconstructions is not None:
+            evaluators.append(self.reconstructions.build(setting))
+        if self.probe is not None:
+            evaluators.append(self.probe.build(setting))
+        if self.tasks:
+            evaluators.append(self._downstream(setting))
         return evaluators
+
+    def _downstream(self, setting: Setting) -> Downstream:
+        tokenizer = find_tokenizer(self.tokenizer) if self.tokenizer else setting.tokenizer_path
+        if tokenizer is None:
+            raise InputError(
+                "eval.tasks need a tokenizer, and the data has none: set eval.tokenizer"
+            )
+        selection = select(self.tasks).take(self.task_items, self.task_seed)
+        for eval_set in setting.eval_sets:
+            if eval_set.name in selection.names:
+                raise InputError(
+                    f"eval.tasks: {eval_set.name} is the name of a validation set too, and their "
+                    "results would be mixed up; rename the set"
+                )
+        length = setting.model.units_per_example()[1]
+        batch_tokens = setting.batch_size * length
+        scorer = Scorer(setting.model, setting.layout, setting.params, batch_tokens=batch_tokens)
+        return Downstream(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)

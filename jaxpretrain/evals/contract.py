@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class Setting:
     layout: Layout
     params: Any
     """Abstract parameters with their shardings."""
+    source: Any
+    """The config of the training data."""
     data: Any
     """The training data, as opened."""
     eval_sets: Sequence["EvalSet"]
@@ -56,4 +58,34 @@ class EvalSet(Protocol):
 
     def target_bytes(self, batch: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """UTF-8 bytes that each example's targets stand for, int [n]; None when unknown."""
+        ...
+
+
+class LabelledSet(Protocol):
+    """Images with their classes."""
+
+    num_examples: int
+    classes: tuple[str, ...]
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples by index, arrays with first axis len(indices)."""
+        ...
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Numbers of their classes, int [n]."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(Protocol):
+    """The config of data that has labels."""
+
+    name: str
+
+    def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name -> (shape, dtype) of an example."""
+        ...
+
+    def open_labelled(self, split: Literal["train", "validation"]) -> LabelledSet:
+        """The images of a split."""
         ...

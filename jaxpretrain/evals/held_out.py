@@ -53,10 +53,10 @@ class HeldOut:
     def _compile(self, model: Model, params: Any) -> Any:
         def sums(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             inputs = {name: x for name, x in batch.items() if name != "bytes"}
-            _, weight, examples = model.loss(params, inputs, jax.random.key(0))
+            _, _, examples = model.loss(params, inputs, jax.random.key(0))
             losses = {name: jnp.sum(x) for name, x in examples.items() if name[:4] == "loss"}
             return losses | {
-                "weight": weight,
+                "weight": jnp.sum(examples["weight"]),
                 "bytes": jnp.sum(batch["bytes"] * batch["weight"]),
             }
 

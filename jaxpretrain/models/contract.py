@@ -13,9 +13,9 @@ Params = dict[str, Any]
 """A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
 
 Batch = Mapping[str, jax.Array]
-"""Arrays by name, first axis the batch. Optional: `weight` [B] weighs the examples; `row` [B] is the
-number of each in the whole batch, or in a set that is evaluated; `mask` [B, T] is true where a token
-counts as a target."""
+"""Arrays by name, first axis the batch. Optional: `weight` [B] weighs the examples; `row` [B] is
+the number of each in the whole batch, or in a set that is evaluated; `mask` [B, T] is true where a
+token counts as a target."""
 
 Axes = tuple[str | None, ...]
 """A logical name for each dimension of an array; None: not divided."""
@@ -69,9 +69,9 @@ class Model(Protocol):
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """(sum of the training objective, sum of weights, {name: sums of each example [B]}).
 
-        Dividing by the weight gives means. Among the names, `loss` is the quantity to report
-        (without regularisers such as z-loss) and `weight` the weight of each example; the names
-        carry no gradient.
+        The objective is divided by the sum of weights. Among the names, `loss` is the quantity to
+        report (without regularisers such as z-loss) and `weight` the weight of each example, by
+        which evaluation divides; the names carry no gradient.
 
         `rng` is the same for all microbatches of a step. What is drawn for an example must come
         from `fold_in(rng, row)`, so that it depends neither on microbatches nor on devices.
@@ -101,4 +101,27 @@ class LanguageModel(Model, Protocol):
 
     def logits(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
         """Float32 logits [b, t, v] of the next token at each position."""
+        ...
+
+    def hidden(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
+        """What logits are made of, [b, t, d] in the compute dtype."""
+        ...
+
+    def output_kernel(self, params: Params) -> jax.Array:
+        """What they are made with, [d, v] in the compute dtype."""
+        ...
+
+
+@runtime_checkable
+class ImageModel(Model, Protocol):
+    """A masked autoencoder of images: it has features of an image, and it paints."""
+
+    def encode(self, params: Params, images_bhwc: jax.Array) -> jax.Array:
+        """Features [b, 1 + l, d] of the class token and of all patches, nothing masked."""
+        ...
+
+    def reconstruct(
+        self, params: Params, batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The images, what is seen of them, and the images as painted; [b, h, w, 3] in [0, 1]."""
         ...

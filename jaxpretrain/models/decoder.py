@@ -6,31 +6,38 @@ between generations is a field of `Decoder`; the published sizes are rows of `mo
 Shapes: b batch, t positions, d model width, n heads, m key/value heads, h head size, v vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models import layers, stack
+from jaxpretrain.models import layers, masks, stack
 from jaxpretrain.models.attention import (
     AttentionChoice,
     AttentionKernel,
-    attended_pairs,
     attention,
     resolve_kernel,
 )
-from jaxpretrain.models.contract import Batch, Constrain, Params, unconstrained
+from jaxpretrain.models.block import Block, Layers
+from jaxpretrain.models.contract import (
+    Batch,
+    Constrain,
+    Params,
+    Shard,
+    unconstrained,
+    unsharded,
+)
 from jaxpretrain.models.losses import cross_entropy
 from jaxpretrain.models.matmul import Products, choose_products
+from jaxpretrain.models.rotary import Yarn, rope_table
 
 
 @dataclass(frozen=True)
-class Decoder:
+class Decoder(Layers):
     """A decoder language model of the OLMo family."""
 
     vocab_size: int = 50280
@@ -38,53 +45,32 @@ class Decoder:
     embedding_rows: int = 50304
     """Rows of the embedding and of the head: the vocabulary, padded. Padding rows take part in the
     softmax, as in OLMo, and are never targets."""
-    d_model: int = 2048
-    """Width of the residual stream."""
-    num_layers: int = 16
-    """Blocks."""
-    num_heads: int = 16
-    """Query heads; d_model / num_heads is the head size."""
-    num_kv_heads: int | None = None
-    """Key and value heads (grouped queries); none: as many as query heads."""
-    d_ff: int = 8192
-    """Inner width of SwiGLU, one of its halves (OLMo's mlp_hidden_size counts both)."""
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """layernorm: without parameters (OLMo 1). rmsnorm: with a scale (OLMo 2 and 3)."""
-    norm_epsilon: float = 1e-5
-    """Added to the variance or mean square."""
-    norm_position: Literal["before", "after"] = "before"
-    """before: the input of attention and MLP is normalised. after: their output (OLMo 2 and 3)."""
-    qk_norm: bool = False
-    """Normalise queries and keys over their full projected width, before the split into heads."""
-    clip_qkv: float | None = None
-    """Clamp queries, keys and values to +- this value."""
+    tied_head: bool = False
+    """The output projection is the transposed embedding."""
     rope_theta: float = 10000.0
     """Base of the rotary positions."""
+    yarn: Yarn | None = None
+    """Stretches the rotary positions of layers with full attention over longer contexts."""
     windows: tuple[int | None, ...] = (None,)
     """Sliding windows of the layers in turn, each a number of positions (the query included) or
     none for full attention; OLMo 3 repeats 4096,4096,4096,none."""
-    tied_head: bool = False
-    """The output projection is the transposed embedding."""
-    init: Literal["normal", "mitchell", "full_megatron"] = "mitchell"
-    """OLMo's initialisations: normal (all std init_std), mitchell (std by fan-in and depth, OLMo 1)
-    and full_megatron (residual outputs scaled down by sqrt(2 layers))."""
-    init_std: float = 0.02
-    """Standard deviation of normal and full_megatron."""
-    init_cutoff: float | None = 3.0
-    """Draws beyond this many standard deviations are redrawn; none: not cut."""
+    document_end: int | None = None
+    """Token id that ends a document: attention stays inside documents. None: it does not."""
     z_loss: float = 0.0
     """Weight of the squared log-normaliser in the objective."""
+    loss_denominator: Literal["predictable", "all"] = "predictable"
+    """What the loss is averaged over: the tokens that are predicted and count, or all positions, as
+    in OLMo's trainer. Evaluation always averages over the former."""
     loss_chunk: int = 512
     """Positions of each sequence whose logits exist at once."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Dtype of activations and matrix products; parameters and sums are float32."""
     attention: AttentionChoice = "auto"
-    """Attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16 and XLA elsewhere."""
+    """Attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16 (without documents), splash on
+    TPUs and XLA elsewhere."""
     scan_layers: bool = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
     remat: layers.RematPolicy = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
-    products are kept), attention (only attention's output is kept)."""
+    products and attention are kept), attention (only attention's output is kept)."""
 
     def build(
         self,
@@ -92,6 +78,7 @@ class Decoder:
         *,
         platform: str,
         constrain: Constrain = unconstrained,
+        shard: Shard = unsharded,
     ) -> "DecoderModel":
         """The model for examples {"tokens": ((t,), "int32")} on a platform ("cpu", "gpu", "tpu").
 
@@ -100,9 +87,10 @@ class Decoder:
         """
         self._check()
         ((seq_len,), _) = example["tokens"]
-        kernel = resolve_kernel(self.attention, platform, self.dtype)
+        has_documents = self.document_end is not None
+        kernel = resolve_kernel(self.attention, platform, self.dtype, documents=has_documents)
         products = choose_products(platform, self.dtype)
-        return DecoderModel(self, seq_len, kernel, products, constrain)
+        return DecoderModel(self, seq_len, kernel, products, constrain, shard)
 
     def _check(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff")
@@ -114,6 +102,13 @@ class Decoder:
             raise InputError(
                 f"model.windows={self.windows}: a window holds the query, so 1 or more"
             )
+        if self.document_end is not None and not 0 <= self.document_end < self.vocab_size:
+            raise InputError(
+                f"model.document_end={self.document_end} is not below "
+                f"model.vocab_size={self.vocab_size}"
+            )
+        if self.yarn is not None and self.yarn.factor < 1.0:
+            raise InputError(f"model.yarn.factor={self.yarn.factor}: must be 1 or more")
         kv_heads = self.num_kv_heads or self.num_heads
         for value, by, what in (
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
@@ -130,66 +125,6 @@ class Decoder:
             )
 
 
-class Block(nn.Module):
-    """One layer: x += attention(x); x += mlp(x), with norms before or after as configured."""
-
-    config: Decoder
-    window: int | None
-    kernel: AttentionKernel
-    products: Products
-    constrain: Constrain
-    layer: jax.Array | int = 0  # position from the bottom; only initialisation looks at it
-
-    @nn.compact
-    def __call__(self, x_btd: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """[b, t, d] -> [b, t, d]; `rope` is the (sin, cos) table of the t positions."""
-        if self.config.norm_position == "before":
-            x_btd = x_btd + self._attention(self._norm("attention_norm")(x_btd), rope)
-            x_btd = x_btd + self._mlp(self._norm("mlp_norm")(x_btd))
-        else:
-            x_btd = x_btd + self._norm("attention_norm")(self._attention(x_btd, rope))
-            x_btd = x_btd + self._norm("mlp_norm")(self._mlp(x_btd))
-        return self.constrain(x_btd, ("batch", None, None))
-
-    def _attention(self, x_btd: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-        c = self.config
-        b, t, d = x_btd.shape
-        head_dim, kv_heads = d // c.num_heads, c.num_kv_heads or c.num_heads
-        q = self._linear("query", d, ("embed", "heads"))(x_btd)
-        k = self._linear("key", kv_heads * head_dim, ("embed", "heads"))(x_btd)
-        v = self._linear("value", kv_heads * head_dim, ("embed", "heads"))(x_btd)
-        if c.clip_qkv is not None:
-            q, k, v = (jnp.clip(a, -c.clip_qkv, c.clip_qkv) for a in (q, k, v))
-        if c.qk_norm:
-            q = self._norm("query_norm", axis="heads")(q)
-            k = self._norm("key_norm", axis="heads")(k)
-        q_btnh = layers.rotate(q.reshape(b, t, c.num_heads, head_dim), rope)
-        k_btmh = layers.rotate(k.reshape(b, t, kv_heads, head_dim), rope)
-        v_btmh = v.reshape(b, t, kv_heads, head_dim)
-        split = ("batch", None, "heads", None)
-        q_btnh, k_btmh, v_btmh = (self.constrain(a, split) for a in (q_btnh, k_btmh, v_btmh))
-        out_btnh = attention(q_btnh, k_btmh, v_btmh, kernel=self.kernel, window=self.window)
-        return self._linear("output", d, ("heads", "embed"))(out_btnh.reshape(b, t, d))
-
-    def _mlp(self, x_btd: jax.Array) -> jax.Array:
-        gate_btf = self._linear("gate", self.config.d_ff, ("embed", "mlp"))(x_btd)
-        up_btf = self._linear("up", self.config.d_ff, ("embed", "mlp"))(x_btd)
-        gate32_btf, up32_btf = gate_btf.astype(jnp.float32), up_btf.astype(jnp.float32)
-        hidden_btf = (nn.silu(gate32_btf) * up32_btf).astype(x_btd.dtype)
-        hidden_btf = self.constrain(hidden_btf, ("batch", None, "mlp"))
-        return self._linear("down", x_btd.shape[-1], ("mlp", "embed"))(hidden_btf)
-
-    def _norm(self, name: str, axis: str = "norm") -> layers.Norm:
-        c = self.config
-        return layers.Norm(c.norm, c.norm_epsilon, axis, jnp.dtype(c.dtype), name=name)
-
-    def _linear(self, name: str, features: int, axes: tuple[str, str]) -> layers.Linear:
-        c = self.config
-        init = layers.truncated_normal(_init_std(c, name, self.layer), c.init_cutoff)
-        dtype = jnp.dtype(c.dtype)
-        return layers.Linear(features, axes, init, dtype, self.products, name=name)
-
-
 class DecoderModel:
     """The decoder bound to a sequence length, an attention kernel and a layout; see `Model`.
 
@@ -204,26 +139,27 @@ class DecoderModel:
         kernel: AttentionKernel,
         products: Products,
         constrain: Constrain,
+        shard: Shard,
     ) -> None:
         self.config = config
         self.seq_len = seq_len
         self.kernel: AttentionKernel = kernel
         self.products = products
         self.constrain = constrain
-        dtype, cutoff = jnp.dtype(config.dtype), config.init_cutoff
+        self._attend = partial(attention, kernel=kernel, shard=shard)
         self._embedding = layers.Embedding(
             config.embedding_rows,
             config.d_model,
-            layers.truncated_normal(_init_std(config, "embed", 0), cutoff),
-            dtype,
+            config.initializer("embed"),
+            jnp.dtype(config.residual_dtype or config.dtype),
             constrain,
         )
-        self._final_norm = layers.Norm(config.norm, config.norm_epsilon, "norm", dtype)
+        self._final_norm = config.make_norm()
         self._head = layers.Linear(
             config.embedding_rows,
             ("embed", "vocab"),
-            layers.truncated_normal(_init_std(config, "head", 0), cutoff),
-            dtype,
+            config.initializer("head"),
+            jnp.dtype(config.dtype),
             products,
         )
 
@@ -262,7 +198,7 @@ class DecoderModel:
 
         def init_layer(key: jax.Array, layer: jax.Array, position: int) -> Params:
             block = self._block(position, layer)
-            params, names = stack.unbox(block.init(key, x_btd, self._rope(1)))
+            params, names = stack.unbox(block.init(key, x_btd, self._rope(position, 1)))
             is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
             block_axes[str(position)] = jax.tree.map(
                 lambda leaf: ("layers", *leaf), names, is_leaf=is_names
@@ -286,19 +222,19 @@ class DecoderModel:
         """Final normalised hidden states [b, t, d] in the compute dtype."""
         x_btd = layers.apply(self._embedding, params["embed"], tokens_bt)
         x_btd = self.constrain(x_btd, ("batch", None, None))
-        rope = self._rope(tokens_bt.shape[1])
+        documents_bt = None
+        if self.config.document_end is not None:
+            documents_bt = masks.documents(tokens_bt, self.config.document_end)
 
-        def run_layer(x_btd: jax.Array, block_params: Params, position: int) -> jax.Array:
-            return layers.apply(self._block(position), block_params, x_btd, rope)
+        def make_block(position: int) -> Callable[[jax.Array, Params], jax.Array]:
+            block, rope = self._block(position), self._rope(position, tokens_bt.shape[1])
 
-        blocks = [
-            layers.remat(
-                partial(run_layer, position=p),
-                self.config.remat,
-                scanned=self.config.scan_layers,
-            )
-            for p in range(len(self.config.windows))
-        ]
+            def run(x_btd: jax.Array, params: Params) -> jax.Array:
+                return layers.apply(block, params, x_btd, rope, documents_bt)
+
+            return layers.remat(run, self.config.remat, scanned=self.config.scan_layers)
+
+        blocks = [make_block(p) for p in range(len(self.config.windows))]
         x_btd = stack.apply_stack(
             lambda x, p, position: blocks[position](x, p),
             x_btd,
@@ -310,7 +246,7 @@ class DecoderModel:
     def logits(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
         """Float32 logits [b, t, v] over the padded vocabulary."""
         x_btd = self.hidden(params, tokens_bt)
-        kernel_dv = self._output_kernel(params)
+        kernel_dv = self.output_kernel(params)
         return jnp.einsum("btd,dv->btv", x_btd, kernel_dv, preferred_element_type=jnp.float32)
 
     def loss(
@@ -318,19 +254,22 @@ class DecoderModel:
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Next-token cross-entropy, summed over the predictable positions (all but the last).
 
-        `batch["weight"]` [b], when there, weighs sequences (0 for padding). Sums are in nats.
+        `batch["mask"]` bool [b, t], when there, says which tokens count where they are predicted,
+        and `batch["weight"]` [b] weighs sequences (0 for padding). Sums are in nats.
         """
         del rng  # the model draws nothing
         tokens_bt = batch["tokens"]
         x_btd = self.hidden(params, tokens_bt)
+        example_b = batch.get("weight", jnp.ones(tokens_bt.shape[0], jnp.float32))
         # The last position has no target; it keeps its place so that lengths stay round.
         targets_bt = jnp.roll(tokens_bt, -1, axis=1)
         weights_bt = jnp.ones(tokens_bt.shape, jnp.float32).at[:, -1].set(0.0)
-        if "weight" in batch:
-            weights_bt = weights_bt * batch["weight"][:, None]
+        weights_bt = weights_bt * example_b[:, None]
+        if "mask" in batch:
+            weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
         objective, ce_b, z_b = cross_entropy(
             x_btd,
-            self._output_kernel(params),
+            self.output_kernel(params),
             targets_bt,
             weights_bt,
             z_loss=self.config.z_loss,
@@ -338,57 +277,53 @@ class DecoderModel:
             products=self.products,
         )
         weight_b = jnp.sum(weights_bt, axis=1)
-        return objective, jnp.sum(weight_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
+        count_b = weight_b
+        if self.config.loss_denominator == "all":
+            count_b = example_b * tokens_bt.shape[1]
+        return objective, jnp.sum(count_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
 
     def flops_per_example(self, *, causal: bool) -> float:
         """6 per weight and token for the matrix products (head counted, embedding look-up not),
         12 per attended pair and channel: 2 each for scores and values, times 3 with backward.
         """
         c, t = self.config, self.seq_len
-        kv_width = (c.num_kv_heads or c.num_heads) * (c.d_model // c.num_heads)
-        block = 2 * c.d_model * (c.d_model + kv_width) + 3 * c.d_model * c.d_ff
+        block = 2 * c.d_model * (c.d_model + c.kv_width) + 3 * c.d_model * c.d_ff
         weights = c.num_layers * block + c.d_model * c.embedding_rows
         groups = c.num_layers // len(c.windows)
-        pairs = groups * sum(attended_pairs(t, window, causal) for window in c.windows)
+        pairs = groups * sum(masks.num_visible_pairs(t, window, causal) for window in c.windows)
         return 6.0 * weights * t + 12.0 * c.d_model * pairs
 
     def describe(self) -> list[str]:
         """What is active: sizes, dtypes, attention kernel, layers."""
         c = self.config
         windows = "" if set(c.windows) == {None} else f", windows {c.windows}"
+        yarn = "" if c.yarn is None else f", YaRN x {c.yarn.factor:g} on full attention"
+        inside = ""
+        if c.document_end is not None:
+            inside = f", inside documents (ended by token {c.document_end})"
         return [
             f"decoder: {c.num_layers} layers x {c.d_model}, {c.num_heads} heads, "
             f"d_ff {c.d_ff}, {c.embedding_rows} embedding rows, {self.seq_len} tokens",
-            f"compute {c.dtype} ({self.products.name} products), parameters float32, "
+            f"compute {c.dtype} ({self.products.name} products), residual stream "
+            f"{c.residual_dtype or c.dtype}, parameters float32, "
             f"loss in chunks of {c.loss_chunk} positions, z-loss {c.z_loss:g}",
-            f"attention {self.kernel} (asked: {c.attention}){windows}, "
+            f"attention {self.kernel} (asked: {c.attention}){windows}{yarn}{inside}, "
             f"layers {'scanned' if c.scan_layers else 'unrolled'}, remat {c.remat}",
         ]
 
     def _block(self, position: int, layer: jax.Array | int = 0) -> Block:
-        window = self.config.windows[position]
-        return Block(self.config, window, self.kernel, self.products, self.constrain, layer)
+        attend = partial(self._attend, window=self.config.windows[position])
+        return Block(self.config, attend, self.products, self.constrain, layer)
 
-    def _rope(self, num_positions: int) -> tuple[jax.Array, jax.Array]:
-        head_dim = self.config.d_model // self.config.num_heads
-        return layers.rope_table(num_positions, head_dim, self.config.rope_theta)
+    def _rope(self, position: int, num_positions: int) -> tuple[jax.Array, jax.Array]:
+        c = self.config
+        yarn = c.yarn if c.windows[position] is None else None
+        return rope_table(num_positions, c.head_dim, c.rope_theta, yarn)
 
-    def _output_kernel(self, params: Params) -> jax.Array:
+    def output_kernel(self, params: Params) -> jax.Array:
+        """[d, v] in the compute dtype: the head, or the embedding that it is tied to."""
         kernel_dv = (
             params["embed"]["embedding"].T if self.config.tied_head else params["head"]["kernel"]
         )
         # Gathered once over the data axes, not once a chunk.
         return self.constrain(kernel_dv.astype(self.config.dtype), (None, "vocab"))
-
-
-def _init_std(config: Decoder, name: str, layer: jax.Array | int) -> float | jax.Array:
-    """Standard deviation of a weight's initialisation (OLMo `olmo/initialization.py`)."""
-    if config.init == "normal":
-        return config.init_std
-    residual = name in ("output", "down")
-    if config.init == "full_megatron":
-        if name == "head":
-            return config.d_model**-0.5
-        return config.init_std / (2 * config.num_layers) ** 0.5 if residual else config.init_std
-    fan_in = config.d_ff if name == "down" else config.d_model
-    return (2 * fan_in * (layer + 1)) ** -0.5 if residual else fan_in**-0.5

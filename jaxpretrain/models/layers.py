@@ -1,10 +1,10 @@
-"""Transformer parts as Linen modules: linear maps, norms, rotary positions, remat policies.
+"""Transformer parts as Linen modules: linear maps, norms, remat policies.
 
 Parameters are float32 and are cast to the compute dtype where they are used. Each declares its
 logical axes where it is made; `models.stack` takes the boxes off. Weights are kept as
 [in, out] matrices with heads merged, the layout that optimizers and checkpoint tables expect.
 
-Shapes: b batch, t positions, d model width, n heads, h head size.
+Shapes: b batch, t positions, d model width.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from jaxpretrain.models.contract import Constrain
 from jaxpretrain.models.matmul import Products
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+NormRounding = Literal["before_scale", "after_scale"]
 RematPolicy = Literal["none", "full", "dots", "attention"]
 
 
@@ -88,55 +89,47 @@ class Embedding(nn.Module):
 class Norm(nn.Module):
     """LayerNorm without parameters, or RMSNorm with a scale; computed in float32.
 
-    RMSNorm rounds to the compute dtype before it applies the scale, as OLMo's trainer does.
+    RMSNorm rounds to the dtype of its input before it applies the scale, as OLMo's trainer does, or
+    once, after it, as OLMo-core does.
     """
 
     kind: Literal["layernorm", "rmsnorm"]
     epsilon: float
     axis: str
     dtype: jnp.dtype
+    rounding: NormRounding = "before_scale"
 
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         """Normalises the last axis; the compute dtype comes out."""
-        x32 = x_btd.astype(jnp.float32)
+        y_btd = x_btd.astype(jnp.float32)
         if self.kind == "layernorm":
-            x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        y = (x32 * inverse).astype(self.dtype)
-        if self.kind == "layernorm":
-            return y
-        ones = nn.initializers.ones_init()
-        scale_d = weight(self, "scale", ones, (self.axis,), x_btd.shape[-1:])
-        return y * scale_d.astype(self.dtype)[None, None, :]
-
-
-def rope_table(num_positions: int, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """(sin, cos) [t, h / 2] in float32: angle = position * theta^(-2i / h)."""
-    inverse = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles_th = jnp.arange(num_positions, dtype=jnp.float32)[:, None] * inverse[None, :]
-    return jnp.sin(angles_th), jnp.cos(angles_th)
-
-
-def rotate(x_btnh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary positions, half-split as in NeoX and Hugging Face, in float32."""
-    sin, cos = (table_th[None, :, None, :] for table_th in rope)
-    first, second = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_btnh.dtype)
+            y_btd = y_btd - jnp.mean(y_btd, axis=-1, keepdims=True)
+        inverse_bt1 = jax.lax.rsqrt(
+            jnp.mean(jnp.square(y_btd), axis=-1, keepdims=True) + self.epsilon
+        )
+        y_btd = y_btd * inverse_bt1
+        if self.kind == "rmsnorm":
+            ones = nn.initializers.ones_init()
+            scale_d = weight(self, "scale", ones, (self.axis,), x_btd.shape[-1:])
+            if self.rounding == "before_scale":
+                y_btd = y_btd.astype(x_btd.dtype)
+            y_btd = y_btd * scale_d.astype(y_btd.dtype)[None, None, :]
+        return y_btd.astype(self.dtype)
 
 
 def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
     """`block` with its activations recomputed in the backward pass, as the policy says.
 
-    none: everything is kept. dots: matrix products are kept. attention: only the output of
-    attention is kept (the costliest thing to recompute for its size). full: only the block's input.
+    none: everything is kept. attention: the output of attention is kept (the costliest thing to
+    recompute for its size). dots: matrix products too. full: only the block's input.
     """
     if policy == "none":
         return block
+    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     policies = {
         "full": jax.checkpoint_policies.nothing_saveable,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "dots": jax.checkpoint_policies.save_from_both_policies(products, keep_attention),
         "attention": keep_attention,
     }
     # Outside of scan, XLA would find the two computations equal and keep the first.

@@ -42,11 +42,12 @@ class JsonlWriter:
         self._path = path
         self._file: io.FileIO | None = None
 
-    def write(self, step: int, scalars: Mapping[str, int | float | None]) -> None:
+    def write(self, step: int, values: Mapping[str, int | float | str | None]) -> None:
         """Writes one line, in the file when this returns. Raises OSError, e.g. on a full disk."""
-        record: dict[str, int | float | None] = {"step": step, "time": round(time.time(), 3)}
-        for name, value in scalars.items():
-            record[name] = value if value is None or math.isfinite(value) else None
+        record: dict[str, int | float | str | None] = {"step": step, "time": round(time.time(), 3)}
+        for name, value in values.items():
+            is_number = isinstance(value, int | float)
+            record[name] = None if is_number and not math.isfinite(value) else value
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         try:
             if self._file is None:

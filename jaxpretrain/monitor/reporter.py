@@ -1,6 +1,7 @@
 """Turns what the loop hands over into named metrics, for the writers and the terminal."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ import numpy as np
 
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.monitor.clock import Clock, Rate
+from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.progress import Progress
+from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import Writers
 
 
@@ -25,6 +28,7 @@ class Work:
     total_steps: int
     eval_every: int
     save_every: int
+    num_devices: int
 
     def units(self, step: int) -> int:
         """Tokens or images of the first `step` steps."""
@@ -43,26 +47,35 @@ class Reporter:
     """Reports steps (every `every`-th, the first and the last) and evaluation results."""
 
     def __init__(
-        self, work: Work, writers: Writers, progress: Progress, clock: Clock, every: int
+        self,
+        work: Work,
+        writers: Writers,
+        progress: Progress,
+        clock: Clock,
+        every: int,
+        watch: Watch | None = None,
     ) -> None:
         self._work = work
         self._writers = writers
         self._progress = progress
         self._clock = clock
         self._every = every
+        self._watch = watch
         self._rate = Rate(clock)
         self._window = (0.0, 0.0)  # data wait and train seconds at the last report
 
     def begin(self, step: int, config: Mapping[str, Any]) -> None:
         """The run begins, or goes on after `step` finished steps, with this resolved config.
 
-        Called before compilation, with which the writers' slow imports then overlap.
+        Called before compilation, with which the writers' slow imports then overlap. Leaves a mark
+        in the metrics: whoever reads them sees where each session began, and on how many devices.
         """
         self._writers.hparams(config)
         total = self._work.total_steps
         if step >= total:
             self.message(f"nothing left to do: {step:,} of {total:,} steps are done")
         else:
+            self._writers.scalars(step, {"run/num_devices": self._work.num_devices})
             self.message(f"going on after step {step:,}" if step else "starting at step 0")
 
     def start(self, step: int) -> None:
@@ -70,13 +83,16 @@ class Reporter:
         self._rate.tick(self._work.units(step))
         self._window = self._waited()
 
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes the metrics of a step: the model's means and the step's own."""
+    def step(self, step: int, values: Mapping[str, float]) -> list[Finding]:
+        """Takes the metrics of a step: the model's means and the step's own; returns what is new.
+
+        New are findings that have come up. Most steps bring none.
+        """
         finite = all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "grad_norm"))
         first_or_last = step in (1, self._work.total_steps)
         if finite and not first_or_last and (self._every < 1 or step % self._every):
             self._progress.update(step)
-            return
+            return []
         work = self._work
         units = work.units(step)
         self._rate.tick(units)
@@ -98,6 +114,7 @@ class Reporter:
             metrics[f"time/{part}_seconds"] = seconds
         self._writers.scalars(step, metrics)
         self._progress.update(step, metrics)
+        return self._judge(step, metrics)
 
     def results(
         self,
@@ -115,6 +132,7 @@ class Reporter:
                 if value is not None
             )
             self.message(f"eval at step {step:,}: {shown}")
+            self._judge(step, scalars)
         if texts:
             self._writers.texts(step, texts)
             for text in texts.values():
@@ -125,6 +143,13 @@ class Reporter:
     def message(self, text: str) -> None:
         """A line on the terminal."""
         self._progress.message(text)
+
+    def _judge(self, step: int, metrics: Mapping[str, float | None]) -> list[Finding]:
+        """Says what is new about the run."""
+        news = [] if self._watch is None else self._watch.update(step, time.time(), metrics)
+        for piece in news:
+            self.message(piece.line)
+        return [piece.finding for piece in news if piece.has_come_up]
 
     def _waited(self) -> tuple[float, float]:
         return self._clock.seconds()["data_wait"], self._clock.train_seconds()

@@ -1,4 +1,6 @@
-"""Where the numbers of a run go: `metrics.jsonl` always, TensorBoard event files if wanted."""
+"""Where the results of a run go: numbers to `metrics.jsonl`, texts to `samples.jsonl`, pictures to
+PNG files, and all of it to TensorBoard event files if wanted.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, to_number
+from jaxpretrain.monitor.pictures import write_pictures
 from jaxpretrain.monitor.tensorboard import TensorBoard
 
 
@@ -26,7 +29,11 @@ class Writers:
         jsonl: JsonlWriter | None,
         tensorboard: TensorBoard | None,
         message: Callable[[str], None],
+        pictures: Path | None = None,
+        samples: JsonlWriter | None = None,
     ) -> None:
+        self._pictures = pictures
+        self._samples = samples
         self._jsonl = jsonl
         self._tensorboard = tensorboard
         self._message = message
@@ -46,24 +53,22 @@ class Writers:
         if self._jsonl is None and self._tensorboard is None:
             return
         numbers = {name: to_number(value) for name, value in scalars.items()}
-        if self._jsonl is not None:
-            try:
-                self._jsonl.write(step, numbers)
-            except OSError as error:
-                if not self._has_warned:
-                    self._message(
-                        f"warning: metrics.jsonl misses lines from step {step} on: {error}"
-                    )
-                self._has_warned = True
+        self._write(self._jsonl, step, numbers)
         known = {name: number for name, number in numbers.items() if number is not None}
         self._show("write_scalars", step, known)
 
     def texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Shows texts in TensorBoard."""
+        """Keeps texts, and shows them in TensorBoard."""
+        self._write(self._samples, step, texts)
         self._show("write_texts", step, dict(texts))
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Shows images in TensorBoard: name -> uint8 of shape (height, width, channels)."""
+        """Keeps pictures and shows them in TensorBoard: name -> uint8 (height, width, channels)."""
+        if self._pictures is not None:
+            try:
+                write_pictures(self._pictures, step, images)
+            except OSError as error:
+                self._message(f"warning: the pictures of step {step} are not kept: {error}")
         self._show("write_images", step, dict(images))
 
     def hparams(self, hparams: Mapping[str, Any]) -> None:
@@ -77,10 +82,21 @@ class Writers:
 
     def close(self) -> None:
         """Completes all files; waits for TensorFlow's import when that is still under way."""
-        if self._jsonl is not None:
-            self._jsonl.close()
+        for file in (self._jsonl, self._samples):
+            if file is not None:
+                file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+    def _write(self, file: JsonlWriter | None, step: int, values: Mapping[str, Any]) -> None:
+        """Writes a line; the first failure of all is a warning."""
+        try:
+            if file is not None:
+                file.write(step, values)
+        except OSError as error:
+            if not self._has_warned:
+                self._message(f"warning: metrics.jsonl misses lines from step {step} on: {error}")
+            self._has_warned = True
 
     def _show(self, method: str, *args: Any) -> None:
         if self._tensorboard is not None:
@@ -98,8 +114,8 @@ def open_writers(
     """The writers of the run in `workdir`.
 
     Args:
-      workdir: gets `metrics.jsonl` and the event files.
-      resume_step: step of the restored checkpoint: later lines of `metrics.jsonl` are dropped.
+      workdir: gets `metrics.jsonl`, `samples.jsonl`, `pictures/` and the event files.
+      resume_step: step of the restored checkpoint: later lines of both files are dropped.
         None starts anew, without those of an attempt that never saved.
       tensorboard: also write event files. Costs nothing at start, see `tensorboard.py`.
       is_primary: only this process writes.
@@ -109,13 +125,14 @@ def open_writers(
     message = message or _print_on_stderr
     if not is_primary:
         return Writers(None, None, message)
-    path = workdir / "metrics.jsonl"
-    if resume_step is None:
-        path.unlink(missing_ok=True)
-    else:
-        drop_after(path, resume_step)
+    metrics, samples = workdir / "metrics.jsonl", workdir / "samples.jsonl"
+    for path in (metrics, samples):
+        if resume_step is None:
+            path.unlink(missing_ok=True)
+        else:
+            drop_after(path, resume_step)
     events = TensorBoard(workdir, message) if tensorboard else None
-    return Writers(JsonlWriter(path), events, message)
+    return Writers(JsonlWriter(metrics), events, message, workdir, JsonlWriter(samples))
 
 
 def _print_on_stderr(text: str) -> None:

@@ -14,17 +14,20 @@ from jaxpretrain.config.errors import InputError
 ParameterKind = Literal["kernel", "embedding", "scale", "bias"]
 PARAMETER_KINDS: tuple[ParameterKind, ...] = ("kernel", "embedding", "scale", "bias")
 
+CONSTANT = "constant"
+"""Last name of what is kept with the parameters and never changes: a stored table of positions."""
+
 Path = tuple[Any, ...]
 """The keys from the root of the parameters to one of them, as `jax.tree_util` gives them."""
 
 
-def kind_of(path: Path) -> ParameterKind:
+def kind_of(path: Path) -> ParameterKind | Literal["constant"]:
     """The kind of a parameter, which is its last name.
 
     Raises:
-      InputError: it is none of `PARAMETER_KINDS`: no rule of decay would cover the parameter.
+      InputError: it is none of `PARAMETER_KINDS` and no constant: no rule of decay would cover it.
     """
-    if (name := path[-1].key) not in PARAMETER_KINDS:
+    if (name := path[-1].key) not in (*PARAMETER_KINDS, CONSTANT):
         raise InputError(
             f"no weight-decay rule covers parameter {'/'.join(k.key for k in path)}: "
             f"its last name must be one of {', '.join(PARAMETER_KINDS)}"

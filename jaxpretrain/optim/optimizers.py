@@ -5,18 +5,22 @@ checkpoint keeps their state. Every optimizer clips the gradient, finds a direct
 multiplies by the learning rate: p -= lr * (direction + weight_decay * p).
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpretrain.config.durations import Steps, whole_steps
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.schema import snake_case, value_text
 from jaxpretrain.optim.adafactor import (
     clip_by_layer_rms,
     scale_by_factored_moment,
     scale_by_layer_rms,
 )
+from jaxpretrain.optim.clipping import clip_by_global_norm
 from jaxpretrain.optim.layers import PARAMETER_KINDS as PARAMETER_KINDS
 from jaxpretrain.optim.layers import ParameterKind, is_layer_matrix, kind_of, mask
 from jaxpretrain.optim.muon import MuonScale, scale_by_muon
@@ -42,9 +46,25 @@ class Shared:
     """Decay per unit of learning rate."""
     decayed: tuple[ParameterKind, ...] = ("kernel",)
     """Kinds of parameters that decay: kernel (matrices, an untied head among them), embedding,
-    scale (of norms), bias. OLMo 1: kernel; its 0424 edition: all; OLMo 2: kernel,scale."""
+    scale (of norms), bias. OLMo 1: kernel; its 0424 edition: all; OLMo 2 and 3: all but
+    embedding."""
     clip_norm: float | None = 1.0
     """Global gradient norm above which gradients are scaled down; none: no clipping."""
+    clip_warmup: Steps = 0
+    """Updates in which clip_norm is clip_warmup_factor times as high: from the second on, since
+    OLMo's trainer clips before it looks up the threshold of a step. OLMo-7B: 1000."""
+    clip_warmup_factor: float = 1.0
+    """What clip_norm is multiplied by in these updates. OLMo-7B: 10; 0424 and 0724: 5."""
+    rate_at: Literal["after_count", "before_count"] = "after_count"
+    """Whether update number k takes the learning rate of s = k, after the step count rises, as
+    OLMo does, or of s = k - 1, as Optax would; a warm-up from zero then begins with no update."""
+    rate_base_batch: int | None = None
+    """Linear scaling: the schedule's rates are meant for batches of this many examples and are
+    multiplied by train.batch_size / rate_base_batch. none: they are taken as they are."""
+    rate_scale_cap: float = 16.0
+    """Highest multiple that linear scaling gives; beyond some batch size it makes runs diverge."""
+    rate_scale: float | None = None
+    """What the schedule's rates are multiplied by; none: what linear scaling says, or 1."""
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type in which the first moment is kept between steps. A second moment always is float32: its
     small increments would be lost in bfloat16."""
@@ -55,15 +75,65 @@ class Shared:
         Raises:
           InputError: a parameter is of no known kind.
         """
-        schedule = self.schedule.build(num_steps)
-        clip = optax.identity() if self.clip_norm is None else clip_by_global_norm(self.clip_norm)
+        rate, scale = self.schedule.build(num_steps), self.rate_scale
+
+        def schedule(number: Any) -> Any:
+            return rate(number) if scale in (None, 1.0) else scale * rate(number)
+
+        before = int(self.rate_at == "before_count")
         transform = optax.named_chain(
-            ("clip", clip),
+            ("clip", self._clip()),
             *self._parts(params),
-            # Optax counts finished updates; the schedule counts the one being made.
-            ("learning_rate", optax.scale_by_learning_rate(lambda count: schedule(count + 1))),
+            # Optax counts finished updates, a schedule the one being made.
+            ("learning_rate", optax.scale_by_learning_rate(lambda n: schedule(n + 1 - before))),
         )
-        return Optimizer(transform, schedule)
+        return Optimizer(transform, lambda number: schedule(number - before))
+
+    def describe(self) -> str:
+        """One line: the class with its own settings, what decays, and how gradients are clipped."""
+        shared = {field.name for field in fields(Shared)}
+        own = [f.name for f in fields(self) if f.name not in shared]
+        settings = [f"{name} {value_text(getattr(self, name))}" for name in own]
+        decayed = f"of {', '.join(self.decayed)}" if self.decayed else "of nothing"
+        settings.append(f"weight decay {self.weight_decay:g} {decayed}")
+        settings.append(f"first moments in {self.moment_dtype}")
+        if self.clip_norm is None:
+            settings.append("no clipping")
+        else:
+            settings.append(f"gradient norms clipped to {self.clip_norm:g}{self._raised()}")
+        if self.rate_scale is not None:
+            settings.append(f"learning rates times {self.rate_scale:g}{self._why_scaled()}")
+        if self.rate_at == "before_count":
+            settings.append("learning rate of the step before")
+        return f"{snake_case(type(self))}: {'; '.join(settings)}"
+
+    def scaled(self, batch_size: int) -> Self:
+        """With the multiple that linear scaling gives for a batch size, unless one is set.
+
+        Raises:
+          InputError: the batch size that rates are meant for is not positive.
+        """
+        if self.rate_base_batch is None or self.rate_scale is not None:
+            return self
+        if self.rate_base_batch < 1 or self.rate_scale_cap <= 0:
+            raise InputError("optim.rate_base_batch and optim.rate_scale_cap must be positive")
+        return replace(self, rate_scale=min(batch_size / self.rate_base_batch, self.rate_scale_cap))
+
+    def _why_scaled(self) -> str:
+        base = self.rate_base_batch
+        capped = " (the cap)" if self.rate_scale == self.rate_scale_cap else ""
+        return "" if base is None else f"{capped}, from batches of {base:,}"
+
+    def _raised(self) -> str:
+        warmup = whole_steps(self.clip_warmup)
+        factor = f", {self.clip_warmup_factor:g} times that in updates 2 to {warmup + 1:,}"
+        return factor if warmup else ""
+
+    def _clip(self) -> optax.GradientTransformation:
+        if self.clip_norm is None:
+            return optax.identity()
+        warmup = whole_steps(self.clip_warmup)
+        return clip_by_global_norm(self.clip_norm, warmup, self.clip_warmup_factor)
 
     def _parts(self, params: Any) -> list[Part]:
         """What stands between clipping and the learning rate."""
@@ -84,9 +154,15 @@ class AdamW(Shared):
     """Decay of the second moment."""
     epsilon: float = 1e-8
     """Added to the root of the second moment (OLMo 1 and its 0424 and 0724 editions: 1e-5)."""
+    bias_correction: Literal["by_step", "as_first"] = "by_step"
+    """by_step: moments are corrected for their start at zero. as_first: every update is corrected
+    as if it were the first, which makes all but the first ones larger by sqrt(1 - beta2) / (1 -
+    beta1) = 2.236. OLMo-core's SkipStepAdamW did so until June 2025: OLMo-2-32B was trained so."""
 
     def _parts(self, params: Any) -> list[Part]:
         adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon, mu_dtype=self.moment_dtype)
+        if self.bias_correction == "as_first":
+            adam = _always_first(adam)
         return [("adam", adam), self._decay(params)]
 
 
@@ -185,15 +261,13 @@ def decay_mask(params: Any, decayed: tuple[ParameterKind, ...]) -> Any:
     return mask(params, lambda path: kind_of(path) in decayed)
 
 
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales by min(1, max_norm / (norm + 1e-6)), norm over all parameters in float32.
-
-    The 1e-6 is torch's and so OLMo's; Optax's own clipping has none.
-    """
+def _always_first(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam that takes every update for its first; its count still counts."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        factor = jnp.minimum(1.0, max_norm / (optax.global_norm(updates) + 1e-6))
-        return jax.tree.map(lambda u: u * factor, updates), state
+        count = jnp.asarray(optax.safe_increment(state.count))
+        first = state._replace(count=jnp.zeros_like(state.count))
+        updates, state = adam.update(updates, first, params)
+        return updates, state._replace(count=count)  # pyright: ignore[reportAttributeAccessIssue]
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(adam.init, update)

@@ -3,18 +3,53 @@
 `build(num_steps)` gives a function of s, the number of the update counted from 1 as OLMo counts
 it: the first update of a run uses s = 1, the last s = num_steps. A warm-up longer than the run is
 legal: the run then ends inside it.
+
+OLMo can count its schedules in tokens, those of the batch at hand included. That is s times the
+tokens of a batch, so a length in tokens becomes a length in steps, once, rounded up; a fraction of
+a step is all that can differ.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
 
 from jaxpretrain.config.durations import Steps, whole_steps
 
+Phases = list[tuple[str, int]]
+"""(name, first step) of each phase, for logs and reports."""
+
+
+class _Warmed:
+    """What begins with a linear rise: the fields that its dataclasses share."""
+
+    start: float
+    peak: float
+    warmup: Steps
+
+    def build(self, num_steps: int) -> optax.Schedule:
+        """Learning rate as a function of s."""
+        warmup = whole_steps(self.warmup)
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(self.start, self.peak, warmup),
+                self._after_warmup(warmup, num_steps),
+            ],
+            [warmup],
+        )
+
+    def phases(self, num_steps: int) -> Phases:
+        """(name, first step) of each phase of the run."""
+        return _inside([("warmup", 0), ("decay", whole_steps(self.warmup))], num_steps)
+
+    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
+        """Learning rate as a function of the steps since the warm-up."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class Triangular:
+class Triangular(_Warmed):
     """OLMo-7B's schedule: linear up to the peak, an optional plateau, linear down to the end."""
 
     start: float = 3e-5
@@ -22,74 +57,83 @@ class Triangular:
     peak: float = 3e-4
     """Learning rate at the end of the warm-up."""
     end: float = 3e-5
-    """Learning rate at the end of the run."""
+    """Learning rate at the horizon and after it."""
     warmup: Steps = "5000 steps"
     """Length of the rise."""
     plateau: Steps = 0
     """How long the peak is held."""
+    horizon: Steps | None = None
+    """Where the descent ends, counted from the start of the run; none: where the run ends."""
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        warmup, plateau = whole_steps(self.warmup), whole_steps(self.plateau)
-        down = max(num_steps - warmup - plateau, 1)
+    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
+        plateau, horizon = whole_steps(self.plateau), _horizon(self.horizon, num_steps)
         return optax.join_schedules(
             [
-                optax.linear_schedule(self.start, self.peak, warmup),
                 optax.constant_schedule(self.peak),
-                optax.linear_schedule(self.peak, self.end, down),
+                optax.linear_schedule(self.peak, self.end, max(horizon - warmup - plateau, 1)),
             ],
-            [warmup, warmup + plateau],
+            [plateau],
         )
 
-    def phases(self, num_steps: int) -> list[tuple[str, int]]:
-        """(name, first step) of each phase, for logs and reports."""
+    def phases(self, num_steps: int) -> Phases:
+        """(name, first step) of each phase of the run."""
         warmup, plateau = whole_steps(self.warmup), whole_steps(self.plateau)
         return _inside([("warmup", 0), ("plateau", warmup), ("decay", warmup + plateau)], num_steps)
 
 
+CosineShape = Literal["cosine", "cosine_linear", "cosine_or_inverse_sqrt", "second_half"]
+
+
 @dataclass(frozen=True)
-class WarmupCosine:
-    """Linear warm-up, then half a cosine down to the end."""
+class WarmupCosine(_Warmed):
+    """Linear warm-up, then down to the end along a cosine."""
 
     start: float = 0.0
-    """Learning rate at s = 0."""
+    """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
     peak: float = 3e-4
     """Learning rate at the end of the warm-up."""
     end: float = 3e-5
-    """Learning rate at the end of the cosine and after it."""
+    """Learning rate at the horizon and after it."""
     warmup: Steps = "2000 steps"
     """Length of the rise."""
     horizon: Steps | None = None
     """Where the cosine ends, counted from the start of the run; none: where the run ends. OLMo 2
     planned 5e12 tokens and stopped before."""
+    shape: CosineShape = "cosine"
+    """With p from 0 at the peak to 1 at the horizon, the part of peak - end that is left:
+    cosine: (1 + cos(pi p)) / 2.
+    cosine_linear: that times 1 - p (OLMo's cosine_linear_envelope).
+    cosine_or_inverse_sqrt: cosine, or peak * sqrt(warmup / s) where that is higher (OLMo's
+    max_scheduler).
+    second_half: 1 - sin(pi p / 2), a cosine from its middle on (OLMo-core's HalfCosWithWarmup,
+    whose learning rate is the whole cosine's peak; here `peak` is the one that is reached)."""
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        warmup = whole_steps(self.warmup)
-        horizon = num_steps if self.horizon is None else whole_steps(self.horizon)
-        down = max(horizon - warmup, 1)
+    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
+        length = max(_horizon(self.horizon, num_steps) - warmup, 1)
 
-        def cosine(s):
-            done = jnp.clip(s / down, 0.0, 1.0)
-            return self.end + (self.peak - self.end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        def after(s):
+            p = jnp.clip(s / length, 0.0, 1.0)
+            if self.shape == "second_half":
+                return self.end + (self.peak - self.end) * (1.0 - jnp.sin(0.5 * jnp.pi * p))
+            left = 0.5 * (1.0 + jnp.cos(jnp.pi * p))
+            if self.shape == "cosine_linear":
+                left *= 1.0 - p
+            rate = self.end + (self.peak - self.end) * left
+            if self.shape == "cosine_or_inverse_sqrt":
+                return jnp.maximum(rate, self.peak * _power(s, warmup, 0.5))
+            return rate
 
-        return optax.join_schedules(
-            [optax.linear_schedule(self.start, self.peak, warmup), cosine], [warmup]
-        )
-
-    def phases(self, num_steps: int) -> list[tuple[str, int]]:
-        """(name, first step) of each phase."""
-        return _inside([("warmup", 0), ("decay", whole_steps(self.warmup))], num_steps)
+        return after
 
 
 @dataclass(frozen=True)
-class WarmupStableDecay:
+class WarmupStableDecay(_Warmed):
     """Linear warm-up, constant peak, linear decay at the end of the run."""
 
     start: float = 0.0
-    """Learning rate at s = 0."""
+    """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
     peak: float = 3e-4
-    """Learning rate between warm-up and decay."""
+    """Learning rate at the end of the warm-up."""
     end: float = 0.0
     """Learning rate at the end of the run."""
     warmup: Steps = "2000 steps"
@@ -97,88 +141,162 @@ class WarmupStableDecay:
     decay: Steps = "10000 steps"
     """Length of the decay, counted back from the end of the run."""
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        warmup, decay_start = self._seams(num_steps)
+    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
+        decay_start = self._decay_start(num_steps)
         return optax.join_schedules(
             [
-                optax.linear_schedule(self.start, self.peak, warmup),
                 optax.constant_schedule(self.peak),
                 optax.linear_schedule(self.peak, self.end, max(num_steps - decay_start, 1)),
             ],
-            [warmup, decay_start],
+            [decay_start - warmup],
         )
 
-    def phases(self, num_steps: int) -> list[tuple[str, int]]:
-        """(name, first step) of each phase."""
-        warmup, decay_start = self._seams(num_steps)
+    def phases(self, num_steps: int) -> Phases:
+        """(name, first step) of each phase of the run."""
+        warmup, decay_start = whole_steps(self.warmup), self._decay_start(num_steps)
         return _inside([("warmup", 0), ("stable", warmup), ("decay", decay_start)], num_steps)
 
-    def _seams(self, num_steps: int) -> tuple[int, int]:
-        warmup = whole_steps(self.warmup)
-        return warmup, max(warmup, num_steps - whole_steps(self.decay))
+    def _decay_start(self, num_steps: int) -> int:
+        return max(whole_steps(self.warmup), num_steps - whole_steps(self.decay))
 
 
 @dataclass(frozen=True)
-class InverseSqrt:
-    """Linear warm-up, then peak * sqrt(warmup / s)."""
+class InverseSqrt(_Warmed):
+    """Linear warm-up, then down as a power of the step, the root by default; it has no horizon."""
 
     start: float = 0.0
-    """Learning rate at s = 0."""
+    """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
     peak: float = 3e-4
     """Learning rate at the end of the warm-up."""
     warmup: Steps = "2000 steps"
     """Length of the rise."""
+    end: float = 0.0
+    """What the learning rate falls towards."""
+    exponent: float = 0.5
+    """end + (peak - end) * (warmup / s)^exponent; 0.51 is OLMo-core's PowerLR."""
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        del num_steps  # it does not know where the run ends
-        warmup = max(whole_steps(self.warmup), 1)
-
-        def decay(s):
-            return self.peak * jnp.sqrt(warmup / jnp.maximum(warmup + s, warmup))
-
-        return optax.join_schedules(
-            [optax.linear_schedule(self.start, self.peak, warmup), decay], [warmup]
-        )
-
-    def phases(self, num_steps: int) -> list[tuple[str, int]]:
-        """(name, first step) of each phase."""
-        return _inside([("warmup", 0), ("decay", whole_steps(self.warmup))], num_steps)
+    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
+        del num_steps
+        return lambda s: self.end + (self.peak - self.end) * _power(s, warmup, self.exponent)
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(_Warmed):
     """A linear warm-up to a constant learning rate, or the constant alone."""
 
     start: float = 0.0
-    """Learning rate at s = 0."""
+    """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
     peak: float = 3e-4
-    """Learning rate after the warm-up."""
+    """Learning rate at the end of the warm-up."""
     warmup: Steps = 0
     """Length of the rise."""
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        del num_steps
-        warmup = whole_steps(self.warmup)
-        return optax.join_schedules(
-            [
-                optax.linear_schedule(self.start, self.peak, warmup),
-                optax.constant_schedule(self.peak),
-            ],
-            [warmup],
-        )
+    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
+        del warmup, num_steps
+        return optax.constant_schedule(self.peak)
 
-    def phases(self, num_steps: int) -> list[tuple[str, int]]:
-        """(name, first step) of each phase."""
+    def phases(self, num_steps: int) -> Phases:
+        """(name, first step) of each phase of the run."""
         return _inside([("warmup", 0), ("stable", whole_steps(self.warmup))], num_steps)
 
 
-Schedule = Triangular | WarmupCosine | WarmupStableDecay | InverseSqrt | Constant
+Plain = Triangular | WarmupCosine | WarmupStableDecay | InverseSqrt | Constant
+"""The schedules that hold no other."""
 
 
-def _inside(phases: list[tuple[str, int]], num_steps: int) -> list[tuple[str, int]]:
+@dataclass(frozen=True)
+class LinearTail:
+    """Another schedule whose last steps go down linearly from where it then stands.
+
+    OLMo-core's CosWithWarmupAndLinearDecay and PowerLR end so.
+    """
+
+    inner: Plain = WarmupCosine()
+    """The schedule until then."""
+    length: Steps = "1000 steps"
+    """Length of the descent, counted back from the end of the run."""
+    end: float = 0.0
+    """Learning rate at the end of the run."""
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        return self.inner.peak
+
+    def build(self, num_steps: int) -> optax.Schedule:
+        """Learning rate as a function of s."""
+        inner, start = self.inner.build(num_steps), self._start(num_steps)
+        tail = optax.linear_schedule(inner(start), self.end, max(num_steps - start, 1))
+        return optax.join_schedules([inner, tail], [start])
+
+    def phases(self, num_steps: int) -> Phases:
+        """(name, first step) of each phase of the run."""
+        start = self._start(num_steps)
+        before = [phase for phase in self.inner.phases(num_steps) if phase[1] < start]
+        return _inside([*before, ("tail", start)], num_steps)
+
+    def _start(self, num_steps: int) -> int:
+        return max(num_steps - whole_steps(self.length), 0)
+
+
+@dataclass(frozen=True)
+class BoltOnWarmup:
+    """Another schedule with a second warm-up into it: zero, a linear rise, then the other.
+
+    OLMo's trainer does so when it goes on with the weights of a checkpoint and fresh moments.
+    """
+
+    inner: Plain | LinearTail = WarmupCosine()
+    """The schedule that the rise meets."""
+    start: Steps = 0
+    """Where the rise begins: the step of the checkpoint."""
+    length: Steps = "1000 steps"
+    """Length of the rise."""
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate of the schedule inside."""
+        return self.inner.peak
+
+    def build(self, num_steps: int) -> optax.Schedule:
+        """Learning rate as a function of s."""
+        inner, start, length = self.inner.build(num_steps), *self._seams()
+        return optax.join_schedules(
+            [
+                optax.constant_schedule(0.0),
+                optax.linear_schedule(0.0, inner(start + length), length),
+                lambda s: inner(s + start + length),
+            ],
+            [start, start + length],
+        )
+
+    def phases(self, num_steps: int) -> Phases:
+        """(name, first step) of each phase of the run."""
+        start, length = self._seams()
+        end = start + length
+        later = self.inner.phases(num_steps)
+        current = [name for name, at in later if at <= end][-1:]
+        after = [(name, end) for name in current] + [(name, at) for name, at in later if at > end]
+        return _inside([("zero", 0), ("warmup", start), *after], num_steps)
+
+    def _seams(self) -> tuple[int, int]:
+        return whole_steps(self.start), whole_steps(self.length)
+
+
+Schedule = Plain | LinearTail | BoltOnWarmup
+
+
+def _horizon(horizon: int | str | None, num_steps: int) -> int:
+    return num_steps if horizon is None else whole_steps(horizon)
+
+
+def _power(s, warmup: int, exponent: float):
+    """(warmup / step)^exponent at s steps after the warm-up."""
+    warmup = max(warmup, 1)
+    return (warmup / jnp.maximum(warmup + s, warmup)) ** exponent
+
+
+def _inside(phases: Phases, num_steps: int) -> Phases:
     """Drops phases of no length and those that begin after the run."""
     ends = [start for _, start in phases[1:]] + [num_steps]
     return [p for p, end in zip(phases, ends, strict=True) if p[1] < min(end, num_steps)]

@@ -13,12 +13,16 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
@@ -62,6 +66,95 @@ def _checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return jnp.sum(jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32), dtype=jnp.uint32)
 
     return jax.tree.map(checksum, named)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An array that is made part by part, so that it need not be in memory whole."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    parts: Callable[[], Iterable[np.ndarray]]
+    """Makes the parts anew: consecutive rows of the first axis."""
+
+
+def write_streamed(
+    directory: Path, step: int, arrays: Mapping[str, Streamed], extra: dict[str, Any]
+) -> None:
+    """Writes the checkpoint `directory/<step>` with the arrays of those names, one after another.
+
+    It reads as one that was saved. It is not atomic: `directory` must be one that nobody looks at
+    before this has returned.
+    """
+    folder = directory.absolute() / str(step)
+    found = {
+        name: {**_kind(array), "checksum": _write_array(folder / "state" / name, array)}
+        for name, array in arrays.items()
+    }
+    # What Orbax wants to know of a tree, in its own words: a dict of arrays, each a Zarr folder.
+    tree = {
+        str((name,)): {
+            "key_metadata": [{"key": name, "key_type": 2}],
+            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
+        }
+        for name in arrays
+    }
+    documents = {
+        "_CHECKPOINT_METADATA": {},
+        "state/_METADATA": {"tree_metadata": tree, "use_ocdbt": False, "use_zarr3": False},
+        "meta/metadata": {**extra, "arrays": found},
+    }
+    for name, document in documents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document))
+
+
+def _write_array(folder: Path, array: Streamed) -> int:
+    """Writes a Zarr array; returns its checksum, that of `_checksums`."""
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "metadata": {
+            "chunks": _chunks(array.shape, array.dtype.itemsize),
+            "compressor": {"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 1},
+        },
+        "store_data_equal_to_fill_value": True,  # a restore takes chunks that lack for damage
+    }
+    store = ts.open(spec, create=True, dtype=array.dtype, shape=array.shape).result()
+    checksum = row = 0
+    for part in array.parts():
+        checksum += _checksum(part)
+        end = row + (len(part) if part.ndim else 0)
+        (store[row:end] if part.ndim else store).write(part).result()
+        row = end
+    return checksum % 2**32
+
+
+def _rows_that_lie_together(store: Any) -> list[Any]:
+    """Rows of the first axis of a TensorStore whose chunks must be read together anyway."""
+    if not store.shape:
+        return [...]
+    num_rows = store.chunk_layout.read_chunk.shape[0]
+    return [
+        slice(row, min(row + num_rows, store.shape[0]))
+        for row in range(0, store.shape[0], num_rows)
+    ]
+
+
+def _checksum(part: np.ndarray) -> int:
+    """What a part of an array adds to its checksum, on the host."""
+    bits = np.ascontiguousarray(part).reshape(-1).view(f"uint{8 * part.itemsize}")
+    return int(np.sum(bits, dtype=np.uint32))
+
+
+def _chunks(shape: tuple[int, ...], itemsize: int, limit: int = 2**26) -> list[int]:
+    """Chunks of whole rows, up to 64 MiB; a layer of a stack has its own."""
+    room, chunks = limit // itemsize, []
+    for size in reversed(shape):
+        chunks.insert(0, min(size, max(1, room)))
+        room //= size
+    return [1, *chunks[1:]] if len(shape) > 2 else chunks
 
 
 @functools.cache
@@ -164,6 +257,52 @@ class Checkpoints:
                 raise CorruptCheckpoint(f"the checksum of {name} differs")
         return from_named(like, named), extra
 
+    def document(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays of a checkpoint, and about each of them in `arrays`.
+
+        Raises:
+          CorruptCheckpoint: it cannot be read.
+        """
+        path = self.directory / str(step) / "meta" / "metadata"
+        try:
+            document = json.loads(path.read_text())
+            if not isinstance(document, dict) or "arrays" not in document:
+                raise ValueError("it lists no arrays")
+        except (OSError, ValueError) as error:
+            raise CorruptCheckpoint(f"{path.name}: {error}") from error
+        return document
+
+    def stream(self, step: int) -> dict[str, Streamed]:
+        """The arrays of a checkpoint, to be read by as many rows at a time as lie together.
+
+        Raises:
+          CorruptCheckpoint: at once or while an array is read: it is not what was written.
+        """
+        state = self.directory.absolute() / str(step) / "state"
+        file: dict[str, Any] = {"driver": "file", "path": f"{state}/"}
+        if (state / "manifest.ocdbt").exists():
+            file = {"driver": "ocdbt", "base": file}
+
+        def stream(name: str, found: dict[str, Any]) -> Streamed:
+            def parts() -> Iterator[np.ndarray]:
+                kvstore = {**file, "path": f"{file.get('path', '')}{name}/"}
+                checksum = 0
+                try:
+                    store = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
+                    for rows in _rows_that_lie_together(store):
+                        part = np.asarray(store[rows].read().result())
+                        checksum += _checksum(part)
+                        yield part
+                except ValueError as error:  # all that TensorStore raises
+                    raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
+                if checksum % 2**32 != found["checksum"]:
+                    raise CorruptCheckpoint(f"the checksum of {name} differs")
+
+            return Streamed(tuple(found["shape"]), np.dtype(found["dtype"]), parts)
+
+        arrays = self.document(step)["arrays"]
+        return {name: stream(name, found) for name, found in arrays.items()}
+
     def wait(self) -> None:
         """Blocks until the save under way has finished."""
         self._manager.wait_until_finished()
@@ -174,7 +313,7 @@ class Checkpoints:
 
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """This process's parts of the wanted arrays, and the JSON document."""
-        meta = self._read_meta(step)
+        meta = self.document(step)
         self._check_arrays(step, wanted, meta["arrays"])
         restore_args = jax.tree.map(
             lambda s: ocp.ArrayRestoreArgs(
@@ -193,16 +332,6 @@ class Checkpoints:
             raise  # the devices' trouble, such as too little memory, and not the file's
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
-
-    def _read_meta(self, step: int) -> dict[str, Any]:
-        path = self.directory / str(step) / "meta" / "metadata"
-        try:
-            meta = json.loads(path.read_text())
-            if not isinstance(meta, dict) or "arrays" not in meta:
-                raise ValueError("it lists no arrays")
-        except (OSError, ValueError) as error:
-            raise CorruptCheckpoint(f"{path.name}: {error}") from error
-        return meta
 
     def _check_arrays(
         self, step: int, wanted: dict[str, Any], saved: dict[str, dict[str, Any]]

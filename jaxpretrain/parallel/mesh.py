@@ -6,7 +6,7 @@ parameters sharded), `tensor` (matrices split by heads, inner width and vocabula
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,20 @@ class Layout:
         if self.mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
+
+    def shard(
+        self,
+        f: Callable[..., jax.Array],
+        arrays: Sequence[jax.Array],
+        axes: Sequence[tuple[str | None, ...]],
+    ) -> jax.Array:
+        """The models' `Shard` on this mesh."""
+        if self.mesh.size == 1:
+            return f(*arrays)
+        specs = tuple(self.sharding(a, x.shape).spec for a, x in zip(axes, arrays, strict=True))
+        # Kernels do not say how their results vary over the mesh, so that is not checked.
+        run = jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
+        return run(*arrays)
 
     def constrain_batch(self, x: jax.Array) -> jax.Array:
         """Spreads the first axis over the data-parallel devices."""

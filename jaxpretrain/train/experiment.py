@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from jaxpretrain.config.durations import Pace, Steps, resolve_durations, whole_steps
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.images import ImageData
 from jaxpretrain.data.mixture import Mixture
 from jaxpretrain.data.text import TextData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.vit_mae import VitMae
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import Adafactor, AdamW, Lion, Muon
 from jaxpretrain.parallel.mesh import Mesh
@@ -81,9 +83,9 @@ class Checkpoint:
 class Experiment:
     """A training run."""
 
-    model: Decoder
+    model: Decoder | VitMae
     """What is trained."""
-    data: TextData | Mixture
+    data: TextData | Mixture | ImageData
     """What it is trained on."""
     optim: AdamW | Lion | Adafactor | Muon
     """How it is trained."""
@@ -97,11 +99,20 @@ class Experiment:
     """What is saved and kept."""
     monitor: Monitor = Monitor()
     """Logs, metrics and traces."""
+    init_from: str | None = None
+    """Where the weights come from instead of a fresh initialisation: a run's folder, one of its
+    `checkpoints/<step>`, or a Hugging Face folder. A run that goes on reads it no more."""
+    init_with: Literal["weights", "optimizer", "everything"] = "weights"
+    """What is taken from there: the weights; also the optimizer's moments and their counts, for a
+    new schedule from step 0; or also the step, so that schedule and data go on from it."""
     seed: int = 6198
     """Seed of the initial parameters, of the data order and of every draw."""
 
 
-IDENTITY = ("seed", "model", "data", "optim", "train.batch_size", "train.stages")
+IDENTITY = (
+    *("seed", "model", "data", "optim", "train.batch_size", "train.stages"),
+    *("init_from", "init_with"),
+)
 """What makes a run the run it is; the rest may change when it goes on."""
 
 _NO_EFFECT_ON_RESULT = (
@@ -112,6 +123,10 @@ _NO_EFFECT_ON_RESULT = (
     "data.root",
     "data.sources.*.root",
     "data.verify",
+    "data.num_workers",
+    "data.max_undecodable",
+    "data.source.root",
+    "data.source.data_dir",
 )
 """Parts of the identity that say where or how fast, not what."""
 
@@ -122,6 +137,7 @@ _POSITIVE = (
     "eval.batch_size",
     "eval.max_examples",
     "eval.sample_tokens",
+    "eval.task_items",
     "checkpoint.keep_last",
 )
 
@@ -154,7 +170,8 @@ def resolve(experiment: Experiment) -> Experiment:
     train = experiment.train
     # Stages first: they say how many steps any other duration takes.
     stages = tuple(_resolve_stage(stage, i, train, units) for i, stage in enumerate(train.stages))
-    experiment = replace(experiment, train=replace(train, stages=stages))
+    optim = experiment.optim.scaled(train.batch_size)
+    experiment = replace(experiment, train=replace(train, stages=stages), optim=optim)
     return resolve_durations(experiment, batch_size=pace(experiment), **units)
 
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxpretrain.config.durations import whole_steps
-from jaxpretrain.data.loader import load_batches
+from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.evals.contract import Evaluator
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.stages import Stage, stage_of
+from jaxpretrain.train.stages import Stage, local_samples, stage_of
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop
 
@@ -67,9 +68,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     if first == 0:
         evaluate(run, state, 0)
     with (
-        load_batches(
-            lambda step: stage_of(run.stages, step).read(run.data, step), first + 1, last + 1
-        ) as batches,
+        _load(run, first, last) as batches,
         Trace(run.workdir / "profile", experiment.monitor.profile) as trace,
     ):
         run.reporter.start(first)
@@ -79,6 +78,8 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 train_step = stage.train_step
             with run.clock.measure("data_wait"):
                 batch = next(batches)
+            for line in run.data.report():
+                run.reporter.message(line)
             with run.clock.measure("train"):
                 trace.before(step)
                 batch = stage.program.layout.put(batch, stage.batch_size)
@@ -146,6 +147,19 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> 
     )
     if len(run.skipped) >= run.experiment.train.max_skipped:
         raise NonFinite(f"{len(run.skipped)} steps in a row were skipped, up to step {step}")
+
+
+def _load(run: Run, first: int, last: int) -> Batches:
+    """The batches of the updates after `first`."""
+    if run.data.num_workers:
+        samples = local_samples(run.stages)
+        workers = run.data.num_workers
+        return load_in_workers(run.data.batch, samples, first + 1, last + 1, num_workers=workers)
+
+    def read(step: int) -> dict[str, np.ndarray]:
+        return stage_of(run.stages, step).read(run.data, step)
+
+    return load_batches(read, first + 1, last + 1)
 
 
 def _due(step: int, every: int) -> bool:

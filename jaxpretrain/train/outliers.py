@@ -1,8 +1,8 @@
 """Steps that are too bad to take: losses or gradient norms far above those of late.
 
-The rule of OLMo-core's SkipStepOptimizer: an outlier lies more than so many standard deviations
-above the mean of the last 128 values. A window is a ring, so that it can live in the state of
-training, and thereby in its checkpoints.
+The rule of OLMo-core's SkipStepOptimizer: an outlier lies more than so many sample standard
+deviations above the mean of the 128 values before it. A window is a ring, so that it can live in
+the state of training, and thereby in its checkpoints.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 WINDOW = 128
-MIN_ENTRIES = 64
+MIN_ENTRIES = 63  # OLMo-core wants 64 and counts the one that is judged
 NAMES = ("loss", "grad_norm")
 
 History = dict[str, jax.Array]
@@ -28,7 +28,7 @@ def empty_history() -> History:
 def is_outlier(history: History, metrics: Mapping[str, jax.Array], sigmas: float) -> jax.Array:
     """Whether the loss or the gradient norm > mean + sigmas * sample deviation of the window.
 
-    Never before the window holds `MIN_ENTRIES`.
+    The values themselves are not in the window yet. Never before it holds `MIN_ENTRIES`.
     """
     num_entries = jnp.minimum(history["count"], WINDOW)
     holds = jnp.arange(WINDOW) < num_entries

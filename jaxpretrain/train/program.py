@@ -66,6 +66,7 @@ class Program:
             model=self.model,
             layout=self.layout,
             params=self.state.params,
+            source=self.experiment.data,
             data=data,
             eval_sets=eval_sets,
             # By default what the devices hold at a time in training.
@@ -86,6 +87,7 @@ class Program:
         schedule = experiment.optim.schedule
         num_steps = train.duration
         assert isinstance(num_steps, int)
+        peak = schedule.peak * (experiment.optim.rate_scale or 1.0)
         phases = ", ".join(f"{name} from {at:,}" for name, at in schedule.phases(num_steps))
         lines = [
             f"devices: {self.layout.describe()}",
@@ -95,7 +97,8 @@ class Program:
             f"microbatch(es) x {train.batch_size // num_data // self.num_microbatches}, "
             f"{train.batch_size * per_example:,} {unit} a step; {num_steps:,} steps, "
             f"{num_steps * train.batch_size * per_example:,} {unit}",
-            f"learning rate {type(schedule).__name__}: peak {schedule.peak:g}, phases {phases}",
+            f"optimizer {experiment.optim.describe()}",
+            f"learning rate {type(schedule).__name__}: peak {peak:g}, phases {phases}",
         ]
         if phases.startswith("warmup") and "," not in phases:
             lines.append("warning: the run ends inside its warm-up, before the learning rate peaks")
@@ -124,6 +127,7 @@ def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
         data.example_spec(),
         platform=devices[0].platform,
         constrain=layout.constrain,
+        shard=layout.shard,
     )
     assert isinstance(experiment.train.duration, int)
     shapes = jax.eval_shape(model.init, jax.random.key(0))

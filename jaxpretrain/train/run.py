@@ -12,8 +12,11 @@ from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.monitor.history import read_history
+from jaxpretrain.monitor.plan import plan_of
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter, Work
+from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.checkpoint import Checkpoints
@@ -22,6 +25,7 @@ from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, pace, resolve
+from jaxpretrain.train.initial import initial_state
 from jaxpretrain.train.stages import Stage, make_stages, stage_of
 from jaxpretrain.train.stop import stop_requests
 
@@ -82,9 +86,14 @@ def _train(
                 reporter.message(line)
             reporter.begin(first, to_dict(experiment))
             with clock.measure("compile"), distributed.agreed("compile"):
+                if state is None:
+                    first, state = initial_state(program)
+                    if experiment.init_from is not None:
+                        reporter.message(
+                            f"{experiment.init_with} from {experiment.init_from}, at step {first:,}"
+                        )
                 _ = stage_of(stages, first + 1).train_step
                 evaluators = experiment.eval.build(program.setting(data, eval_sets))
-                state = program.create_state() if state is None else state
             if distributed.is_primary():
                 folder.write_experiment(workdir, experiment, data.fingerprint)
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
@@ -112,7 +121,15 @@ def _open_reporter(
             message=progress.message,
         )
         with writers:
-            yield Reporter(work, writers, progress, clock, whole_steps(monitor.every))
+            watch = _watch(stages[-1].program.experiment, workdir) if is_primary else None
+            yield Reporter(work, writers, progress, clock, whole_steps(monitor.every), watch)
+
+
+def _watch(experiment: Experiment, workdir: Path) -> Watch:
+    """What judges the run, knowing what earlier sessions have left in `metrics.jsonl`."""
+    plan = plan_of(experiment.optim, whole_steps(experiment.train.duration))
+    path = workdir / "metrics.jsonl"
+    return Watch(plan, read_history(path) if path.exists() else None)
 
 
 def _configure_jax() -> None:
@@ -150,6 +167,7 @@ def _work(stages: list[Stage]) -> Work:
         flops_per_unit=flops_per_unit,
         peak_flops=None if peak is None else peak * program.layout.mesh.size,
         total_steps=whole_steps(experiment.train.duration),
+        num_devices=program.layout.mesh.size,
         eval_every=whole_steps(experiment.eval.every),
         save_every=whole_steps(experiment.checkpoint.every),
     )

@@ -5,7 +5,7 @@ sample that a step begins with depends on the batch sizes before it alone. A sta
 when it begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -87,6 +87,22 @@ def make_stages(experiment: Experiment, devices: Sequence[Any]) -> list[Stage]:
         first = last
     start = int(pace(experiment).examples(first))
     return [*stages, Stage(first, num_steps, start, 1, final)]
+
+
+def local_samples(stages: Sequence[Stage]) -> Callable[[int], np.ndarray]:
+    """Update number -> the samples of it that this process reads. It can be sent to others."""
+    portions = []
+    for stage in stages:
+        samples = stage.samples(stage.first + 1)
+        rows = stage.program.layout.local_rows(len(samples))
+        portions.append((stage.first, stage.last, samples.start + rows, len(samples)))
+
+    def samples_of(step: int) -> np.ndarray:
+        found = (portion for portion in portions if step <= portion[1])
+        first, _, samples, num_samples = next(found, portions[-1])
+        return samples + (step - 1 - first) * num_samples
+
+    return samples_of
 
 
 def stage_of(stages: Sequence[Stage], step: int) -> Stage:

@@ -139,7 +139,8 @@ def _skip_if_bad(
 ) -> tuple[TrainState, Metrics]:
     """The new state and metrics; or, after a bad step, the old weights, moments and average.
 
-    The learning rate goes on even then: it is a function of the step, as the data is.
+    The learning rate and the warm-up of clipping go on even then: they are functions of the step,
+    as the data is.
     """
     if train.on_bad_step == "stop" and train.skip_outliers is None:
         return new, metrics
@@ -151,7 +152,7 @@ def _skip_if_bad(
     unchanged = replace(
         old,
         step=new.step,
-        optimizer=old.optimizer | {"learning_rate": new.optimizer["learning_rate"]},
+        optimizer=old.optimizer | {name: new.optimizer[name] for name in ("clip", "learning_rate")},
         history=new.history,
     )
     metrics = metrics | {

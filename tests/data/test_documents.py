@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.documents import TextFiles, TfdsDocuments, TfdsName
+from jaxpretrain.data.documents import TextFiles, TfdsDocuments
+from jaxpretrain.data.tfds_builder import TfdsName
 
 
 def _files(*patterns: Path | str, text_key: str = "text", fraction: float = 0.0) -> TextFiles:

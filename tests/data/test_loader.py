@@ -1,9 +1,17 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxpretrain.data.loader import load_batches
+from jaxpretrain.data.loader import PART_ROWS, load_batches, load_in_workers
 
 
 def test_batches_come_in_order():
@@ -79,3 +87,107 @@ def test_waiting_is_counted():
     assert batches.seconds_waited == 0
     list(batches)
     assert batches.seconds_waited > 0
+
+
+def test_workers_read_what_a_thread_reads():
+    """In batches of less than a part and of several, one after the other."""
+
+    def samples(step: int) -> np.ndarray:
+        return 1000 * step + np.arange(3 if step < 4 else 2 * PART_ROWS + 5)
+
+    def read(samples: np.ndarray) -> dict[str, np.ndarray]:
+        return {"samples": samples, "squares": np.stack([samples, samples**2], axis=1)}
+
+    with load_in_workers(read, samples, 2, 7, num_workers=2) as batches:
+        found = list(batches)
+    assert len(found) == 5
+    for step, batch in enumerate(found, 2):
+        expected = read(samples(step))
+        assert batch.keys() == expected.keys()
+        for name, values in expected.items():
+            assert type(batch[name]) is np.ndarray and batch[name].dtype == values.dtype
+            np.testing.assert_array_equal(batch[name], values)
+    assert multiprocessing.active_children() == []
+
+
+def test_an_error_in_a_worker_is_raised_at_its_batch():
+    def read(samples: np.ndarray) -> dict[str, np.ndarray]:
+        if samples[0] == 3:
+            raise OSError("the disk is gone")
+        return {"samples": samples}
+
+    with load_in_workers(read, lambda step: np.array([step]), 0, 9, num_workers=2) as batches:
+        assert [int(next(batches)["samples"][0]) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(batches)
+    assert multiprocessing.active_children() == []
+
+
+SCRIPT = """
+    import os, sys, time
+    import numpy as np
+    import jax
+    from jaxpretrain.data.loader import load_in_workers
+
+    def read(samples):
+        from jax._src import xla_bridge
+        return {"of": np.array([os.getpid(), len(xla_bridge._backends)])}
+
+    if __name__ == "__main__":
+        jax.devices()
+        pids = set()
+        with load_in_workers(read, lambda step: np.array([step]), 0, 10**6, num_workers=2) as it:
+            while len(pids) < 2:
+                pid, num_backends = next(it)["of"]
+                assert num_backends == 0
+                pids.add(int(pid))
+            try:
+                print(*pids, flush=True)
+                time.sleep(60)
+            except KeyboardInterrupt:
+                for _ in range(20):  # the batches go on while a run is saved
+                    next(it)
+                print("saved", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_run(tmp_path: Path, number: signal.Signals):
+    """Nor does one touch a device, or answer to Ctrl-C, which reaches the whole group."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    run = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        assert run.stdout
+        workers = [int(pid) for pid in run.stdout.readline().split()]
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)
+        else:
+            run.kill()
+        output, errors = run.communicate(timeout=30)
+        assert len(workers) == 2, errors
+        if number == signal.SIGINT:
+            assert (output, errors, run.returncode) == ("saved\n", "", 0)
+        deadline = time.monotonic() + 20
+        while any(map(_is_alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(_is_alive, workers))
+    finally:
+        if run.poll() is None:
+            run.kill()
+            run.wait()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

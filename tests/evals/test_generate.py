@@ -141,7 +141,9 @@ def test_a_model_that_continues_no_text_is_refused(tokenizer_path: Path):
 def _setting(tokenizer_path: Path | None) -> Setting:
     layout = Layout(Mesh().build(jax.devices()[:1]))
     data = SimpleNamespace(tokenizer_path=tokenizer_path)
-    return Setting(_model(), layout, params=None, data=data, eval_sets=[], batch_size=1)
+    return Setting(
+        _model(), layout, params=None, source=None, data=data, eval_sets=[], batch_size=1
+    )
 
 
 def test_samples_are_the_same_at_each_evaluation(generator, params, tokenizer_path: Path):

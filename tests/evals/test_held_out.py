@@ -59,7 +59,7 @@ def _evaluator(num_devices: int, sets: list[Set], params: Any, **options: Any) -
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
     )
-    setting = Setting(model, layout, like, data=None, eval_sets=sets, batch_size=8)
+    setting = Setting(model, layout, like, source=None, data=None, eval_sets=sets, batch_size=8)
     return HeldOut(setting, **options), placed
 
 

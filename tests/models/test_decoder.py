@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models import attention, layers
+from jaxpretrain.models import layers
 from jaxpretrain.models.contract import LanguageModel
 from jaxpretrain.models.decoder import Decoder, DecoderModel
 from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.models.rotary import Yarn
 from jaxpretrain.parallel.mesh import RULES
 
 T = 11
@@ -226,6 +227,27 @@ def test_logits_depend_on_all_earlier_tokens_and_on_no_later_one(config):
     np.testing.assert_array_equal(dependencies(config), reach(T))
 
 
+@pytest.mark.parametrize("windows", [(None,), (3, None)], ids=str)
+def test_logits_depend_on_tokens_of_their_document_alone(windows):
+    """The token that ends a document belongs to it."""
+    end = int(make_tokens(batch=1)[0, 4])
+    config = dataclasses.replace(OLMO_2, windows=windows, document_end=end)
+    document = np.arange(T) > 4
+    same = document[:, None] == document[None, :]
+    np.testing.assert_array_equal(dependencies(config), reach(T) & same)
+
+
+def test_a_document_in_a_sequence_is_as_one_alone():
+    """Rotary positions tell distances, so they need not begin anew with each document."""
+    tokens = make_tokens(batch=1)
+    config = dataclasses.replace(OLMO_3, document_end=int(tokens[0, 4]))
+    params = make_params(config)
+    together = get_logits(config, params, tokens)[0]
+    for part in (slice(0, 5), slice(5, T)):
+        alone = get_logits(config, params, tokens[:, part])[0]
+        np.testing.assert_allclose(together[part], alone, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("windows", "num_layers", "num_positions"),
     [((3,), 2, 4), ((2, 3), 4, 6), ((2, None), 2, T)],
@@ -329,6 +351,56 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_counts():
         assert 0.0 < np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
 
 
+def test_yarn_turns_layers_with_full_attention_alone():
+    yarn = Yarn(factor=4.0, original_length=4)
+    params, tokens = make_params(OLMO_3), make_tokens()
+
+    def largest_change(windows: tuple[int | None, ...], seq_len: int) -> float:
+        config = dataclasses.replace(OLMO_3, windows=windows)
+        plain = get_logits(config, params, tokens[:, :seq_len])
+        changed = dataclasses.replace(config, yarn=yarn)
+        return np.abs(get_logits(changed, params, tokens[:, :seq_len]) - plain).max()
+
+    assert largest_change((3, T), T) == 0.0
+    assert largest_change((3, None), T) > 0.1
+
+
+def test_the_residual_stream_has_a_dtype_of_its_own():
+    config = dataclasses.replace(OLMO_2, dtype="bfloat16", num_layers=2)
+    params, tokens = make_params(config), make_tokens()
+
+    def stream_dtypes(config: Decoder) -> set[str]:
+        dtypes = set()
+
+        def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+            if axes == ("batch", None, None):
+                dtypes.add(x.dtype.name)
+            return x
+
+        model = config.build({"tokens": ((T,), "int32")}, platform="cpu", constrain=constrain)
+        assert jax.eval_shape(model.hidden, params, tokens).dtype == jnp.bfloat16
+        return dtypes
+
+    in_float32 = dataclasses.replace(config, residual_dtype="float32")
+    assert stream_dtypes(config) == {"bfloat16"}
+    assert stream_dtypes(in_float32) == {"float32"}
+    exact = get_logits(dataclasses.replace(config, dtype="float32"), params, tokens)
+    np.testing.assert_allclose(get_logits(in_float32, params, tokens), exact, atol=0.2)
+
+
+def test_norms_round_as_told():
+    """In float32 there is nothing to round."""
+    params, tokens = make_params(OLMO_2), make_tokens()
+    for dtype, is_same in (("float32", True), ("bfloat16", False)):
+        before, after = (
+            get_logits(
+                dataclasses.replace(OLMO_2, dtype=dtype, norm_rounding=rounding), params, tokens
+            )
+            for rounding in get_args(layers.NormRounding)
+        )
+        assert np.array_equal(before, after) == is_same
+
+
 def test_activations_are_pinned_without_changing_anything():
     """Every axis name that the model hands out is one that the sharding table knows."""
     pinned = []
@@ -362,6 +434,44 @@ def test_weights_weigh_sequences():
     for name, values in ours[2].items():
         alone = np.concatenate([example[name] for example in examples])
         np.testing.assert_allclose(values, weights * alone, rtol=1e-5)
+
+
+def test_masked_tokens_are_predicted_for_nothing():
+    """The mask of a token weighs its prediction, which the position before makes."""
+    config = dataclasses.replace(OLMO_1, num_layers=1, z_loss=0.01)
+    params, tokens = make_params(config), make_tokens()
+    mask = np.random.default_rng(3).random(tokens.shape) < 0.5
+    weight = np.float32([1.0, 3.0])
+    batch = {"tokens": tokens, "mask": mask, "weight": weight}
+    objective, total, sums = jax.jit(build(config).loss)(params, batch, jax.random.key(0))
+    for i, (row, row_mask) in enumerate(zip(tokens, mask, strict=True)):
+        logits = olmo_logits(config, params, row)[:-1]
+        log_normaliser = np.log(np.exp(logits).sum(axis=1))
+        ce = log_normaliser - logits[np.arange(T - 1), np.asarray(row)[1:]]
+        for name, each in (("loss", ce), ("z", log_normaliser**2), ("weight", np.ones(T - 1))):
+            expected = weight[i] * each[row_mask[1:]].sum()
+            np.testing.assert_allclose(sums[name][i], expected, rtol=1e-5)
+    assert total == np.sum(sums["weight"])
+    np.testing.assert_allclose(objective, np.sum(sums["loss"] + 0.01 * sums["z"]), rtol=1e-5)
+
+
+def test_olmos_trainer_counts_every_position_in_the_denominator():
+    config = dataclasses.replace(OLMO_1, num_layers=1)
+    params, tokens = make_params(config), make_tokens(batch=3)
+    batch = {
+        "tokens": tokens,
+        "mask": np.arange(T)[None] > np.array([[0], [5], [T]]),
+        "weight": np.float32([1.0, 2.0, 1.0]),
+    }
+    predictable, everything = (
+        jax.jit(build(dataclasses.replace(config, loss_denominator=name)).loss)(
+            params, batch, jax.random.key(0)
+        )
+        for name in ("predictable", "all")
+    )
+    assert predictable[1] == (T - 1) + 2 * (T - 6) + 0
+    assert everything[1] == 4 * T
+    assert_same(everything[::2], predictable[::2], 0.0)  # the sums are the same
 
 
 def test_full_logits_never_exist_in_training():
@@ -543,7 +653,11 @@ def test_the_contract_of_language_models():
     text = "\n".join(model.describe())
     for part in ("xla_blocks", "auto", "float32", "windows (3, None)", "scanned", "remat none"):
         assert part in text
-    assert "windows" not in "\n".join(build(OLMO_2).describe())
+    plain = "\n".join(build(OLMO_2).describe())
+    assert not [word for word in ("windows", "YaRN", "documents") if word in plain]
+    long = dataclasses.replace(OLMO_3, yarn=Yarn(), residual_dtype="float32", dtype="bfloat16")
+    text = "\n".join(build(long).describe())
+    assert "YaRN x 8 on full attention" in text and "residual stream float32" in text
 
 
 def test_the_kernel_follows_platform_and_choice():
@@ -551,9 +665,18 @@ def test_the_kernel_follows_platform_and_choice():
     example = {"tokens": ((T,), "int32")}
     assert config.build(example, platform="gpu").kernel == "cudnn"
     assert config.build(example, platform="cpu").kernel == "xla_blocks_float32"
-    for choice in get_args(attention.AttentionKernel):
+    assert config.build(example, platform="tpu").kernel == "splash"
+    for choice in ("xla", "xla_blocks", "cudnn"):
         chosen = dataclasses.replace(config, attention=choice)
         assert chosen.build(example, platform="gpu").kernel == choice
+
+
+def test_start_up_says_that_documents_change_the_kernel():
+    config = dataclasses.replace(OLMO_1, dtype="bfloat16", document_end=7)
+    model = config.build({"tokens": ((T,), "int32")}, platform="gpu")
+    assert "attention xla_blocks (asked: auto), inside documents (ended by token 7)" in "\n".join(
+        model.describe()
+    )
 
 
 @pytest.mark.parametrize(
@@ -575,6 +698,8 @@ def test_the_kernel_follows_platform_and_choice():
         ({"vocab_size": 0}, "model.vocab_size=0: must be positive"),
         ({"loss_chunk": 0}, "model.loss_chunk=0: must be positive"),
         ({"clip_qkv": 0.0}, "model.clip_qkv=0.0: must be positive"),
+        ({"document_end": 29}, "model.document_end=29 is not below model.vocab_size=29"),
+        ({"yarn": Yarn(factor=0.5)}, "model.yarn.factor=0.5: must be 1 or more"),
         ({"init_cutoff": -1.0}, "model.init_cutoff=-1.0: must be positive"),
     ],
     ids=str,

@@ -2,11 +2,14 @@ import math
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.monitor.plan import Plan
 from jaxpretrain.monitor.reporter import Reporter, Work
+from jaxpretrain.monitor.watch import Watch
 
 TOTAL = 20
 
@@ -57,6 +60,7 @@ def _work(**changes: Any) -> Work:
         "total_steps": TOTAL,
         "eval_every": 8,
         "save_every": 0,
+        "num_devices": 1,
     }
     return Work(**(fields | changes))
 
@@ -168,4 +172,31 @@ def test_results_are_written_and_shown_without_the_unknown():
     assert sink.messages == [
         "eval at step 1,000: sotu/loss 2.5000",
         "sample at step 1,000: Fellow| citizens",
+    ]
+
+
+def test_each_session_leaves_a_mark_with_its_devices():
+    sink: Any = Sink()
+    sink.hparams = lambda config: None
+    reporter = Reporter(_work(num_devices=8), sink, sink, Time().clock, 1)
+    reporter.begin(5, {})
+    assert sink.lines == [(5, {"run/num_devices": 8})]
+
+
+def test_findings_are_said_and_handed_to_the_loop():
+    plan = Plan(TOTAL, [("warmup", 0), ("decay", 2)], lambda s: 0 * np.asarray(s) + 1e-3)
+    sink: Any = Sink()
+    reporter = Reporter(_work(), sink, sink, Time().clock, 1, Watch(plan, now=lambda: 0.0))
+    reporter.start(0)
+    found = [reporter.step(step, {"loss": 3.0, "grad_norm": 1.0}) for step in (1, 2)]
+    found.append(reporter.step(3, {"loss": math.nan, "grad_norm": 1.0}))
+    assert [[finding.name for finding in new] for new in found] == [
+        [],
+        ["warmup_ended"],
+        ["not_finite"],
+    ]
+    assert [message.split(".")[0] for message in sink.messages] == [
+        "note: warm-up ended",
+        "error: not finite",
+        "note: no longer at step 3: warm-up ended",
     ]

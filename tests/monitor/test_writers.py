@@ -3,6 +3,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxpretrain.monitor.jsonl import JsonlWriter, read_metrics
 from jaxpretrain.monitor.writers import Writers, open_writers
@@ -64,3 +65,15 @@ def test_a_full_disk_is_one_warning_and_writing_resumes_when_there_is_room(tmp_p
     writers.close()
     assert len(messages) == 1 and "No space left" in messages[0]
     assert steps(tmp_path) == [3, 4]
+
+
+def test_pictures_are_kept_by_name_and_step(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    with open_writers(tmp_path, resume_step=None, tensorboard=False) as writers:
+        for step in (0, 20):
+            writers.images(step, {"faces/reconstructions": pixels + step})
+    folder = tmp_path / "pictures" / "faces" / "reconstructions"
+    assert [path.name for path in sorted(folder.iterdir())] == ["00000000.png", "00000020.png"]
+    with image_module.open(folder / "00000020.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels + 20)

@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +19,6 @@ from jaxpretrain.optim.optimizers import (
     Lion,
     Muon,
     OptimizerChoice,
-    clip_by_global_norm,
     decay_mask,
 )
 from jaxpretrain.optim.schedules import Constant, Triangular
@@ -126,6 +128,20 @@ def test_the_reported_learning_rate_is_that_of_the_update():
     np.testing.assert_allclose([learning_rate(s) for s in (1, 4, 10)], [0.0325, 0.1, 0.02])
 
 
+def test_the_rate_can_be_that_of_the_step_before():
+    """As Optax counts: a run's first update has the rate of s = 0."""
+    late = AdamW(schedule=Constant(start=0.0, peak=0.8, warmup=8), weight_decay=0.0)
+    early = dataclasses.replace(late, rate_at="before_count")
+    rates = early.build(NUM_STEPS, draw(0)).learning_rate
+    np.testing.assert_allclose([rates(s) for s in (1, 2, 9, 10)], [0.0, 0.1, 0.8, 0.8], rtol=1e-6)
+    params, gradient = draw(0), draw(1)
+    first, second = run(early, params, [gradient] * 2)
+    jax.tree.map(np.testing.assert_array_equal, first, params)
+    # The second has the size that the first has in OLMo's count: the direction is the same.
+    (expected,) = run(late, params, [gradient])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), second, expected)
+
+
 @pytest.mark.parametrize("decayed", [(), *((kind,) for kind in PARAMETER_KINDS), PARAMETER_KINDS])
 @each_optimizer
 def test_only_the_kinds_that_are_named_decay(config, decayed):
@@ -157,20 +173,71 @@ def test_a_parameter_that_no_rule_covers_is_refused(config):
     assert str(error.value) == message
 
 
-def test_clipping_is_global_and_has_torchs_small_number():
-    clip = clip_by_global_norm(1.0)
-    gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[0.0, 4.0]])}
-    clipped, _ = clip.update(gradients, clip.init(gradients))
-    np.testing.assert_allclose(clipped["a"], np.array([3.0, 0.0]) / (5.0 + 1e-6), rtol=1e-6)
-    np.testing.assert_allclose(clipped["b"], np.array([[0.0, 4.0]]) / (5.0 + 1e-6), rtol=1e-6)
+def test_ten_updates_are_those_of_the_trainer_of_olmo():
+    """scripts/make_golden_schedules.py; clipping's warm-up and its lag are among them."""
+    golden = json.loads((Path(__file__).parents[1] / "golden/olmo_adamw.json").read_text())
 
-    small = jax.tree.map(lambda g: 0.1 * g, gradients)
-    kept, _ = clip.update(small, clip.init(small))
-    jax.tree.map(np.testing.assert_array_equal, kept, small)
+    def tree(leaves: dict[str, Any]) -> Any:
+        return {"all": {kind: np.array(leaf, np.float32) for kind, leaf in leaves.items()}}
 
-    tiny = clip_by_global_norm(1e-6)  # where the 1e-6 is half of the denominator
-    halved, _ = tiny.update({"a": jnp.array([1e-6])}, tiny.init({}))
-    np.testing.assert_allclose(halved["a"], 0.5e-6, rtol=1e-5)
+    config = AdamW(
+        schedule=Triangular(start=0.01, peak=0.1, end=0.01, warmup=4),
+        epsilon=1e-5,
+        decayed=("kernel",),
+        clip_norm=1.0,
+        clip_warmup=5,
+        clip_warmup_factor=3.0,
+    )
+    assert len(golden["gradients"]) == NUM_STEPS
+    ours = run(config, tree(golden["params"]), [tree(g) for g in golden["gradients"]])
+    for after, expected in zip(ours, golden["updated"], strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, tree(expected)
+        )
+
+
+def test_bias_correction_can_stay_that_of_the_first_update():
+    """SkipStepAdamW as it was; with its betas, late updates are 2.236 times as large."""
+    config = AdamW(schedule=Constant(), weight_decay=0.0, clip_norm=None, epsilon=0.0)
+    params = draw(0)
+    right, wrong = (
+        dataclasses.replace(config, bias_correction=choice).build(NUM_STEPS, params).transform
+        for choice in ("by_step", "as_first")
+    )
+    state, other = right.init(params), wrong.init(params)
+    for t in range(1, 201):
+        updates, state = right.update(draw(t), state, params)
+        larger, other = wrong.update(draw(t), other, params)
+        ratio = (1 - 0.9**t) / (1 - 0.9) * math.sqrt((1 - 0.95) / (1 - 0.95**t))
+        jax.tree.map(
+            lambda a, b, r=ratio: np.testing.assert_allclose(b, r * a, rtol=1e-4), updates, larger
+        )
+    assert math.isclose(ratio, 2.236, rel_tol=1e-3)
+    # Checkpoints of both count alike, so a run can go on with the other.
+    assert state["adam"].count == other["adam"].count == 200
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (AdamW(epsilon=1e-5), ["adamw: beta1 0.9; beta2 0.95; epsilon 1e-05; bias_correction"]),
+        (AdamW(decayed=()), ["weight decay 0.1 of nothing"]),
+        (AdamW(decayed=("kernel", "scale")), ["weight decay 0.1 of kernel, scale"]),
+        (
+            AdamW(clip_warmup=1000, clip_warmup_factor=10.0),
+            ["clipped to 1, 10 times that in updates 2 to 1,001"],
+        ),
+        (Lion(clip_norm=None), ["lion: beta1 0.9; beta2 0.99; ", "no clipping"]),
+        (
+            Muon(rate_at="before_count"),
+            ["muon: momentum 0.95;", "learning rate of the step before"],
+        ),
+    ],
+    ids=str,
+)
+def test_one_line_says_what_the_optimizer_does(config, words):
+    line = config.describe()
+    assert "\n" not in line and all(word in line for word in words)
 
 
 @pytest.mark.parametrize("clip_norm", [1.0, None])
@@ -338,3 +405,37 @@ def test_every_parameter_of_the_decoder_has_a_rule(traits, decayed, expected):
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), updates, shapes)
     assert all(jax.tree.leaves(same))
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize(("batch_size", "scale"), [(128, 0.5), (1024, 4.0), (8192, 16.0)])
+def test_linear_scaling_multiplies_the_rate_up_to_a_cap(batch_size: int, scale: float):
+    """And is applied once: what has been scaled stays as it is."""
+    optim = AdamW(schedule=Constant(peak=1e-3), rate_base_batch=256).scaled(batch_size)
+    assert optim.rate_scale == scale and optim.scaled(7) == optim
+    built = optim.build(10, {"kernel": jnp.ones((2, 2))})
+    assert float(built.learning_rate(3)) == pytest.approx(scale * 1e-3)
+    assert f"learning rates times {scale:g}" in optim.describe()
+    unscaled = AdamW(schedule=Constant(peak=1e-3)).scaled(batch_size)
+    assert float(unscaled.build(10, {"kernel": jnp.ones(2)}).learning_rate(3)) == np.float32(1e-3)
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        AdamW(decayed=PARAMETER_KINDS),
+        Lion(decayed=PARAMETER_KINDS),
+        Adafactor(decayed=PARAMETER_KINDS, min_size=2, parameter_scale=1e-3),
+        Muon(decayed=PARAMETER_KINDS),
+    ],
+)
+def test_constants_never_change(optim: Any):
+    """They have no gradient, and no optimizer decays them, even if told to decay all kinds."""
+    params = {"a": {"kernel": jnp.ones((4, 4))}, "positions": {"constant": jnp.ones((4, 4))}}
+    grads = {"a": {"kernel": jnp.ones((4, 4))}, "positions": {"constant": jnp.zeros((4, 4))}}
+    transform = dataclasses.replace(optim, schedule=Constant(peak=0.1)).build(3, params).transform
+    state, moved = transform.init(params), params
+    for _ in range(3):
+        updates, state = transform.update(grads, state, moved)
+        moved = optax.apply_updates(moved, updates)
+    np.testing.assert_array_equal(moved["positions"]["constant"], params["positions"]["constant"])
+    assert not np.allclose(moved["a"]["kernel"], params["a"]["kernel"])

@@ -1,5 +1,8 @@
+import dataclasses
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,8 +11,10 @@ import numpy as np
 import pytest
 
 from jaxpretrain.optim.schedules import (
+    BoltOnWarmup,
     Constant,
     InverseSqrt,
+    LinearTail,
     Schedule,
     Triangular,
     WarmupCosine,
@@ -21,6 +26,7 @@ from jaxpretrain.optim.schedules import (
 
 def triangular(c: Triangular, s: int, total: int) -> float:
     top = c.warmup + c.plateau
+    total = total if c.horizon is None else c.horizon
     if s < c.warmup:
         return c.start + (c.peak - c.start) * s / c.warmup
     if s < top:
@@ -32,10 +38,19 @@ def warmup_cosine(c: WarmupCosine, s: int, total: int) -> float:
     horizon = total if c.horizon is None else c.horizon
     if s < c.warmup:
         return c.start + (c.peak - c.start) * s / c.warmup
+    if c.shape == "cosine_or_inverse_sqrt":
+        plain = dataclasses.replace(c, shape="cosine")
+        return max(warmup_cosine(plain, s, total), c.peak * math.sqrt(c.warmup / s))
     if s >= horizon:
         return c.end
-    angle = math.pi * (s - c.warmup) / (horizon - c.warmup)
-    return c.end + (c.peak - c.end) * (1 + math.cos(angle)) / 2
+    p = (s - c.warmup) / (horizon - c.warmup)
+    if c.shape == "second_half":  # as OLMo-core writes it; its own peak is the whole cosine's
+        whole = 2 * (c.peak - c.end)
+        return c.end + whole * (1 + math.cos(math.pi * (p + 1) / 2)) / 2
+    cosine = (c.peak - c.end) * (1 + math.cos(math.pi * p)) / 2
+    if c.shape == "cosine_linear":
+        return c.end + (1 - p) * cosine
+    return c.end + cosine
 
 
 def warmup_stable_decay(c: WarmupStableDecay, s: int, total: int) -> float:
@@ -50,11 +65,28 @@ def warmup_stable_decay(c: WarmupStableDecay, s: int, total: int) -> float:
 def inverse_sqrt(c: InverseSqrt, s: int, total: int) -> float:
     if s < c.warmup:
         return c.start + (c.peak - c.start) * s / c.warmup
-    return c.peak * math.sqrt(c.warmup / max(c.warmup, s))
+    return c.end + (c.peak - c.end) * (c.warmup / max(c.warmup, s)) ** c.exponent
 
 
 def constant(c: Constant, s: int, total: int) -> float:
     return c.start + (c.peak - c.start) * s / c.warmup if s < c.warmup else c.peak
+
+
+def linear_tail(c: LinearTail, s: int, total: int) -> float:
+    reference, start = REFERENCES[type(c.inner)], total - c.length
+    if s < start:
+        return reference(c.inner, s, total)
+    left = max(total - s, 0) / c.length
+    return c.end + (reference(c.inner, start, total) - c.end) * left
+
+
+def bolt_on_warmup(c: BoltOnWarmup, s: int, total: int) -> float:
+    reference, end = REFERENCES[type(c.inner)], c.start + c.length
+    if s < c.start:
+        return 0.0
+    if s < end:
+        return reference(c.inner, end, total) * (s - c.start) / c.length
+    return reference(c.inner, s, total)
 
 
 REFERENCES: dict[type, Callable[[Any, int, int], float]] = {
@@ -63,6 +95,8 @@ REFERENCES: dict[type, Callable[[Any, int, int], float]] = {
     WarmupStableDecay: warmup_stable_decay,
     InverseSqrt: inverse_sqrt,
     Constant: constant,
+    LinearTail: linear_tail,
+    BoltOnWarmup: bolt_on_warmup,
 }
 
 TOTALS_AND_SCHEDULES: list[tuple[int, Schedule]] = [
@@ -81,11 +115,29 @@ TOTALS_AND_SCHEDULES: list[tuple[int, Schedule]] = [
     (1000, InverseSqrt(peak=1.0, warmup=1)),
     (1000, Constant(start=0.1, peak=1.0, warmup=300)),
     (1000, Constant(start=0.1, peak=1.0, warmup=0)),
+    (11_931, Triangular(start=6e-5, peak=6.1499e-5, end=0.0, warmup=0, horizon=11_921)),
+    (1000, WarmupCosine(peak=1.0, end=0.1, warmup=50, shape="cosine_linear")),
+    (1000, WarmupCosine(peak=1.0, end=0.1, warmup=50, shape="cosine_or_inverse_sqrt")),
+    (
+        1_413_814,
+        WarmupCosine(
+            peak=1.65e-4, end=3e-5, warmup=597_046, horizon=1_668_931, shape="second_half"
+        ),
+    ),
+    (100_000, InverseSqrt(peak=3e-4, end=3e-5, warmup=2000, exponent=0.51)),
+    (1000, LinearTail(WarmupCosine(peak=1.0, end=0.1, warmup=50), length=100)),
+    (1000, LinearTail(InverseSqrt(peak=1.0, warmup=50, exponent=0.51), length=100, end=0.01)),
+    (1000, BoltOnWarmup(WarmupCosine(peak=1.0, end=0.1, warmup=50), start=400, length=30)),
+    (1000, BoltOnWarmup(Triangular(peak=1.0, end=0.1, warmup=100), start=20, length=30)),
 ]
 
 
 def seams(schedule: Any, total: int) -> list[int]:
     """The steps around every change of formula, and some between."""
+    if isinstance(schedule, LinearTail | BoltOnWarmup):
+        ends = [total - schedule.length, getattr(schedule, "start", 0)]
+        ends += [getattr(schedule, "start", 0) + schedule.length]
+        return sorted({*seams(schedule.inner, total), *(s for s in ends if s >= 0)})
     starts = [schedule.warmup, total]
     starts += [schedule.warmup + getattr(schedule, "plateau", 0)]
     starts += [getattr(schedule, "horizon", None) or total]
@@ -111,6 +163,8 @@ def test_schedules_are_their_closed_forms_at_the_seams(total, schedule):
         WarmupStableDecay(warmup=10, decay=5),
         InverseSqrt(warmup=10),
         Constant(warmup=10),
+        LinearTail(Constant(warmup=10), length=5),
+        BoltOnWarmup(Constant(warmup=10), start=5, length=10),
     ],
     ids=lambda schedule: type(schedule).__name__,
 )
@@ -120,6 +174,36 @@ def test_plain_integers_serve_as_steps(schedule):
     for s in (0, 1, 10, 30, 31):
         np.testing.assert_array_equal(learning_rate(s), learning_rate(jnp.int32(s)))
         assert np.isfinite(learning_rate(s))
+
+
+PLANNED_BY_OLMO_2 = math.ceil(5e12 / 4_194_304)
+OF_OLMO: dict[str, tuple[int, Schedule]] = {
+    "linear": (476_838, Triangular(warmup=5000)),
+    "linear_horizon": (11_931, Triangular(end=0.0, warmup=0, horizon=11_921)),
+    "cosine": (739_328, WarmupCosine(start=3e-5, warmup=2000)),
+    "cosine_tokens": (928_646, WarmupCosine(warmup=2000, horizon=PLANNED_BY_OLMO_2)),
+    "inverse_sqrt": (100_000, InverseSqrt(start=3e-5, warmup=2000)),
+    "max": (100_000, WarmupCosine(start=3e-5, warmup=2000, shape="cosine_or_inverse_sqrt")),
+    "cosine_linear": (100_000, WarmupCosine(start=3e-5, warmup=5000, shape="cosine_linear")),
+    "constant": (1000, Constant()),
+    "constant_with_warmup": (1000, Constant(start=3e-5, warmup=300)),
+    "bolt_on": (
+        100_000,
+        BoltOnWarmup(WarmupCosine(start=3e-5, warmup=2000), start=40_000, length=1000),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_OLMO)
+def test_learning_rates_are_those_of_the_trainer_of_olmo(name):
+    """scripts/make_golden_schedules.py asked every scheduler of the package `ai2-olmo`."""
+    file = Path(__file__).parents[1] / "golden/olmo_schedules.json"
+    golden = json.loads(file.read_text())
+    assert set(golden) == set(OF_OLMO)
+    num_steps, schedule = OF_OLMO[name]
+    assert golden[name]["steps"][-1] >= num_steps and len(golden[name]["steps"]) > 180
+    ours = jax.vmap(schedule.build(num_steps))(jnp.array(golden[name]["steps"], jnp.int32))
+    np.testing.assert_allclose(ours, golden[name]["rates"], rtol=0, atol=1e-6 * 3e-4)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +274,22 @@ def test_a_warmup_longer_than_the_run_is_cut_off(schedule):
         (InverseSqrt(warmup=10), 100, [("warmup", 0), ("decay", 10)]),
         (Constant(warmup=10), 100, [("warmup", 0), ("stable", 10)]),
         (Constant(), 100, [("stable", 0)]),
+        (
+            LinearTail(Constant(warmup=10), length=30),
+            100,
+            [("warmup", 0), ("stable", 10), ("tail", 70)],
+        ),
+        (LinearTail(Constant(warmup=80), length=30), 100, [("warmup", 0), ("tail", 70)]),
+        (
+            BoltOnWarmup(WarmupCosine(warmup=10), start=40, length=20),
+            100,
+            [("zero", 0), ("warmup", 40), ("decay", 60)],
+        ),
+        (
+            BoltOnWarmup(Triangular(warmup=10, plateau=60), start=0, length=20),
+            100,
+            [("warmup", 0), ("plateau", 20), ("decay", 70)],
+        ),
     ],
     ids=str,
 )
@@ -206,7 +306,7 @@ def test_the_slope_changes_where_a_phase_begins(total, schedule):
     for (name, start), end in zip(phases, ends, strict=True):
         if end - start > 2 and end <= (getattr(schedule, "horizon", None) or total):
             change = abs(learning_rate(start) - learning_rate(end - 1))
-            assert (change < 1e-9) == (name in ("stable", "plateau")), name
+            assert (change < 1e-9) == (name in ("stable", "plateau", "zero")), name
 
 
 def test_unresolved_durations_are_a_mistake_of_the_program():

@@ -107,6 +107,22 @@ def test_putting_a_batch_is_an_explicit_transfer():
         layout.put({"tokens": np.zeros((8, 2), np.int32)}, 8)
 
 
+def test_a_function_is_run_by_each_device_on_its_own_part():
+    """Axes that the mesh does not divide are whole on every device."""
+    x, w = jnp.arange(48.0).reshape(4, 4, 3), jnp.arange(4.0)
+    shapes = []
+
+    def scale(x: jax.Array, w: jax.Array) -> jax.Array:
+        shapes.append((x.shape, w.shape))
+        return x * w[None, :, None]
+
+    axes = [("batch", "heads", "mlp"), ("heads",)]
+    for layout in (_layout(1, 2, 4), _layout(1, 1, 1, num_devices=1)):
+        y = jax.jit(lambda *arrays, on=layout: on.shard(scale, arrays, axes))(x, w)
+        np.testing.assert_array_equal(y, x * w[None, :, None])
+    assert shapes == [((2, 1, 3), (1,)), ((4, 4, 3), (4,))]
+
+
 def test_constraints_place_activations_and_leave_values_alone():
     layout = _layout(1, 4, 2)
     x = np.arange(64, dtype=np.float32).reshape(8, 8)

@@ -52,6 +52,11 @@ class Recorder:
         metrics = {"loss": 3.0, "grad_norm": 1.0} | self.bad.get(step, {})
         return step, {name: jax.device_put(np.float32(value)) for name, value in metrics.items()}
 
+    num_workers = 0
+
+    def report(self) -> list[str]:
+        return []
+
     def epochs(self, num_samples: int) -> dict[str, float]:
         return {}
 

@@ -48,8 +48,8 @@ def _arrays(workdir: Path, experiment: Experiment) -> tuple[int, dict[str, np.nd
 
 
 def _results(workdir: Path) -> list[dict[str, Any]]:
-    """The lines without what depends on time."""
-    lines = read_metrics(workdir / "metrics.jsonl")
+    """The lines of results, without what depends on time."""
+    lines = [x for x in read_metrics(workdir / "metrics.jsonl") if "run/num_devices" not in x]
     timed = ("time", "perf/")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
@@ -73,7 +73,8 @@ def test_a_run_leaves_its_folder_as_documented(finished: Path, six_steps: Experi
 
 
 def test_the_names_of_metrics_are_the_contract(finished: Path):
-    first, second, *_ = read_metrics(finished / "metrics.jsonl")
+    start, first, second, *_ = read_metrics(finished / "metrics.jsonl")
+    assert start["step"] == 0 and start["run/num_devices"] == 8
     values = ("loss", "perplexity", "bits_per_byte")
     assert set(first) == {"step", "time", *(f"eval/validation/{name}" for name in values)}
     assert first["eval/validation/bits_per_byte"] is None  # raw files: bytes are not known

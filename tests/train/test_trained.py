@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,10 +7,12 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.interop.hugging_face import write_hugging_face
+from jaxpretrain.interop.tables import whole
+from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.state import TrainState
-from jaxpretrain.train.trained import load_trained
+from jaxpretrain.train.trained import experiment_of, load_arrays, load_trained, open_source
 from jaxpretrain.train.workdir import write_experiment
 
 
@@ -47,6 +50,59 @@ def test_the_tokenizer_comes_along(saved: Path, tmp_path: Path):
     assert load_trained(run / "checkpoints" / "3").tokenizer_path == run / "tokenizer.json"
 
 
+def test_the_same_paths_give_the_weights_unread(saved: Path, fresh: TrainState):
+    for path, step, added in (("", 5, 1), ("checkpoints/3", 3, 0)):
+        source = open_source(saved / path)
+        expected = to_named(fresh.params)
+        assert (source.step, source.folder, set(source.params)) == (step, saved, set(expected))
+        for name, array in source.params.items():
+            np.testing.assert_array_equal(whole(array), expected[name] + np.float32(added))
+
+
+def test_a_hugging_face_folder_serves(saved: Path, tmp_path: Path, fresh: TrainState):
+    source = open_source(saved / "checkpoints" / "3")
+    write_hugging_face(source, tmp_path / "hf")
+    (tmp_path / "hf" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 60}}}))
+    trained = load_trained(tmp_path / "hf")
+    assert trained.step == 0 and trained.tokenizer_path == tmp_path / "hf" / "tokenizer.json"
+    assert trained.experiment.model.vocab_size == 61
+    assert trained.experiment.data.example_spec() == source.data.example_spec()
+    assert jax.tree.structure(trained.params) == jax.tree.structure(fresh.params)
+    for a, b in zip(jax.tree.leaves(trained.params), jax.tree.leaves(fresh.params), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), b)
+        assert len(a.sharding.device_set) == 8
+    again = open_source(tmp_path / "hf")
+    assert experiment_of(again) == trained.experiment
+
+
+def test_single_arrays_come_where_they_are_wanted(saved: Path, tmp_path: Path, fresh: TrainState):
+    """Of a run any, of a Hugging Face folder the parameters; of these all."""
+    write_hugging_face(open_source(saved / "checkpoints" / "3"), tmp_path / "hf")
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[3])
+
+    def like(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    named = to_named(fresh)
+    params = {name: like(x) for name, x in named.items() if name.startswith("params/")}
+    for path, name in {
+        saved / "checkpoints" / "3": "optimizer/adam/count",
+        tmp_path / "hf": "params/embed/embedding",
+    }.items():
+        wanted = params | {name: like(named[name])}
+        _, found = load_arrays(path, wanted, flag="--config.init_from")
+        assert found.keys() == wanted.keys() and found[name].sharding == where
+        np.testing.assert_array_equal(np.asarray(found[name]), named[name])
+    embedding = "params/embed/embedding"
+    for wanted, message in {
+        "optimizer/adam/count": f"--config.init_from={tmp_path / 'hf'} has no optimizer/adam/count",
+        embedding: r"params/embed/embedding is \[64, 32\], not \[64, 31\]",
+    }.items():
+        leaf = named[wanted][..., :31] if wanted == embedding else named[wanted]
+        with pytest.raises(InputError, match=message):
+            load_arrays(tmp_path / "hf", params | {wanted: like(leaf)}, flag="--config.init_from")
+
+
 def test_what_is_no_checkpoint_is_one_line(saved: Path, tmp_path: Path):
     run = shutil.copytree(saved, tmp_path / "run")
     (run / "checkpoints" / "4").mkdir()
@@ -65,6 +121,7 @@ def test_what_is_no_checkpoint_is_one_line(saved: Path, tmp_path: Path):
 def test_a_damaged_one_is_said_to_be_and_stays(saved: Path, tmp_path: Path):
     run = shutil.copytree(saved, tmp_path / "run")
     (run / "checkpoints" / "5" / "meta" / "metadata").write_text("")
-    with pytest.raises(InputError, match="checkpoint 5 of .* is damaged"):
-        load_trained(run)
+    for load in (load_trained, open_source):
+        with pytest.raises(InputError, match="checkpoint 5 of .* is damaged"):
+            load(run)
     assert (run / "checkpoints" / "5").is_dir()

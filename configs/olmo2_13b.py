@@ -1,0 +1,74 @@
+"""OLMo-2-13B (November 2024), stage 1: 596,057 steps of 8.4M tokens, 5.0T tokens.
+
+Command   python -m jaxpretrain.main --config=configs/olmo2_13b.py --workdir=DIR \
+              --config.data.root=TOKEN_FILES --config.data.file_list=LIST
+Hardware  a pod: 13.7e9 parameters, 8.4M tokens a step.
+Hours     about 290,000 H100-hours: the 120,000 of the 7B, times 13.7 / 7.3 parameters, times
+          5.0 / 3.9 tokens.
+Result    not published as a training loss; stage 2 (`olmo2_13b_stage2.py`) begins at 9e-5, the
+          learning rate of the last step.
+
+Source: configs/official-1124/OLMo2-13B-stage1.yaml of allenai/OLMo, whose 1,122 paths (uint32) are
+the lines of LIST, in their order, repetitions too. The 596,057 steps are 5e12 tokens and the ten
+steps that the trainer adds; the YAML says one epoch. Uncertain: the YAML's learning rate is 3e-4,
+which the command that started the run overrode with 9e-4; stage 2 begins at a tenth of that, so
+9e-4 it is here. The checkpoints come from a run whose name ends in `zlossfix`: the z-loss may have
+changed on the way. The YAML's `auxiliary_loss_multiplier: 1e-5` is read by nothing in that
+trainer: its z-loss has 1e-4.
+"""
+
+from dataclasses import replace
+
+from jaxpretrain.data.masks import InstanceFilter
+from jaxpretrain.data.text import TextData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.optim.schedules import WarmupCosine
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+
+
+def get_config() -> Experiment:
+    """The hyperparameters of stage 1."""
+    return Experiment(
+        model=replace(
+            VARIANTS["olmo2_13b"],
+            z_loss=1e-4,
+            loss_denominator="all",
+            norm_rounding="before_scale",
+            document_end=None,
+            remat="full",
+        ),
+        data=TextData(
+            seq_len=4096,
+            dtype="uint32",
+            validation_split=None,
+            order="olmo",
+            order_chunk=1,
+            epoch_multiple=2048,
+            instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
+        ),
+        optim=AdamW(
+            schedule=WarmupCosine(
+                start=0.0,
+                peak=9e-4,
+                end=9e-5,
+                warmup="8388608000 tokens",
+                horizon="5e12 tokens",
+            ),
+            rate_at="after_count",
+            beta1=0.9,
+            beta2=0.95,
+            epsilon=1e-8,
+            bias_correction="by_step",
+            weight_decay=0.1,
+            decayed=("kernel", "scale", "bias"),
+            clip_norm=1.0,
+            clip_warmup="0 steps",
+            clip_warmup_factor=1.0,
+        ),
+        train=Train(duration="596057 steps", batch_size=2048, skip_outliers=None),
+        eval=Eval(every="1000 steps"),
+        checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
+        seed=6198,
+    )

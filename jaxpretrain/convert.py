@@ -1,0 +1,169 @@
+"""Checkpoints of other programs to a run's folder, and back.
+
+    python -m jaxpretrain.convert --from=hf --input=OLMo-2-1B --output=runs/olmo2
+    python -m jaxpretrain.convert --from=olmo --input=step1000-unsharded --output=runs/olmo
+    python -m jaxpretrain.convert --to=hf --input=runs/mine --output=mine-hf
+    python -m jaxpretrain.convert --from=sapiens --input=sapiens_1b.pth --output=runs/sapiens
+    python -m jaxpretrain.convert --merge=runs/a,runs/b,runs/c --output=runs/soup
+
+Weights pass through memory an array or a layer at a time. The output appears whole or not at all.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.files import TEMPORARY
+
+if TYPE_CHECKING:
+    from jaxpretrain.interop.source import Source
+
+
+def main(argv: list[str]) -> int:
+    """Converts, then prints one line, or one JSON document, about what was written."""
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    if (flags.input is None) == (flags.merge is None):
+        parser.error("give either --input, or --merge with two checkpoints or more")
+    merged = [] if flags.merge is None else [Path(path) for path in flags.merge.split(",")]
+    if len(merged) == 1:
+        parser.error("--merge needs two checkpoints or more, with commas between them")
+    if merged and flags.source != "checkpoint":
+        parser.error("--merge takes checkpoints as they are; convert others first")
+    if flags.source != "sapiens" and (flags.image_size or flags.decoder != "required"):
+        parser.error("--image_size and --decoder go with --from=sapiens")
+    if flags.dtype is not None and flags.to != "hf":
+        parser.error("--dtype goes with --to=hf; checkpoints are float32")
+
+    import jax  # after the flags: it takes its time
+
+    jax.config.update("jax_platforms", "cpu")  # an accelerator has no part in this
+    from jaxpretrain.interop.hugging_face import open_hugging_face, write_hugging_face
+    from jaxpretrain.interop.merge import merge
+    from jaxpretrain.interop.olmo import open_olmo
+    from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
+    from jaxpretrain.train.trained import open_source
+
+    readers: dict[str, Callable[[Path], Source]] = {
+        "hf": open_hugging_face,
+        "olmo": open_olmo,
+        "sapiens": partial(open_sapiens, size=flags.image_size, decoder=flags.decoder),
+        "checkpoint": open_source,
+    }
+    writers: dict[str, Callable[[Source, Path], None]] = {
+        "hf": partial(write_hugging_face, dtype=flags.dtype),
+        "sapiens": write_sapiens,
+        "sapiens_training": partial(write_sapiens, layout="training"),
+        "checkpoint": write_workdir,
+    }
+    if merged:
+        source = merge([open_source(path) for path in merged])
+    else:
+        source = readers[flags.source](flags.input)
+    with new_folder(flags.output) as folder:
+        writers[flags.to](source, folder)
+    summary = {
+        "output": str(flags.output),
+        "step": source.step,
+        "num_parameters": sum(math.prod(array.shape) for array in source.params.values()),
+        "source_dtype": source.origin.get("dtype", "float32"),
+        "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
+    }
+    print(json.dumps(summary) if flags.json else _describe(summary))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m jaxpretrain.convert", description=__doc__)
+    add = parser.add_argument
+    add("--input", type=Path, help="folder to read")
+    add("--output", type=Path, required=True, help="folder to make")
+    add(
+        "--from",
+        dest="source",
+        choices=("checkpoint", "hf", "olmo", "sapiens"),
+        default="checkpoint",
+        help="form of the input: what other commands take as --checkpoint, a Hugging Face folder, "
+        "an unsharded checkpoint of OLMo's trainer, or a .pth file of Sapiens",
+    )
+    add(
+        "--to",
+        choices=("checkpoint", "hf", "sapiens", "sapiens_training"),
+        default="checkpoint",
+        help="form of the output: a run's folder, a Hugging Face folder, or a folder with a "
+        "sapiens.pth: the encoder, as it is released, or all of the model",
+    )
+    add("--dtype", choices=("bfloat16", "float32"), help="with --to=hf; default: as it once was")
+    add("--image_size", type=int, help="with --from=sapiens: resize its positions to such images")
+    add(
+        "--decoder",
+        choices=("required", "fresh"),
+        default="required",
+        help="with --from=sapiens: what becomes of an encoder without its decoder",
+    )
+    add("--merge", metavar="A,B,...", help="checkpoints to average, instead of --input")
+    add("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A path for a folder that takes its name `output` when all of it is on the disk.
+
+    Raises:
+      InputError: there is something of that name already, or it cannot be made.
+    """
+    if output.exists():
+        raise InputError(f"--output={output} is there already; take another name")
+    temporary = output.with_name(f"{output.name}{TEMPORARY}{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        temporary.rename(output)
+    except OSError as error:
+        raise InputError(f"--output={output}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_workdir(source: "Source", folder: Path) -> None:
+    """Writes the folder of a run with one checkpoint."""
+    from jaxpretrain.interop.source import TOKENIZER_FILES
+    from jaxpretrain.parallel.checkpoint import write_streamed
+    from jaxpretrain.train.trained import experiment_of
+    from jaxpretrain.train.workdir import write_experiment
+
+    folder.mkdir()
+    write_experiment(folder, experiment_of(source), "")
+    for name in TOKENIZER_FILES:
+        if (source.folder / name).exists():
+            shutil.copyfile(source.folder / name, folder / name)
+    parts = {"params": source.params, "optimizer": source.optimizer}
+    arrays = {
+        f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()
+    }
+    write_streamed(folder / "checkpoints", source.step, arrays, {"origin": dict(source.origin)})
+
+
+def _describe(summary: dict) -> str:
+    moments = ", with the state of its optimizer" if summary["has_optimizer"] else ""
+    return (
+        f"{summary['output']}: step {summary['step']:,}, {summary['num_parameters']:,} parameters"
+        f" that were {summary['source_dtype']}{moments}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,49 @@
+"""The images of a run that could not be decoded, known to all its processes on one machine."""
+
+import tempfile
+from pathlib import Path
+
+from jaxpretrain.config.errors import InputError
+
+
+class BadImages:
+    """A list of names and reasons, each image once.
+
+    It is a temporary file, one line an image, because the processes that decode have nothing in
+    common but the disk. The file goes when the object that made it does.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._file = tempfile.NamedTemporaryFile(prefix="jaxpretrain-", suffix=".txt")  # noqa: SIM115
+        self._path = Path(self._file.name)
+        self._known: set[str] = set()
+        self._num_reported = 0
+
+    def add(self, name: str, reason: str) -> None:
+        """Notes an image. Raises InputError when it is one more than the limit."""
+        if name in self._known:
+            return
+        line = f"{name}: {reason}".replace("\n", " ")
+        with self._path.open("a") as file:  # one write of one line: nothing comes between
+            file.write(line + "\n")
+        self._known.add(name)
+        lines = self.lines()
+        if len(lines) > self._limit:
+            raise InputError(
+                f"{len(lines)} images cannot be decoded, the last is {line}; repair the data, or"
+                f" raise data.max_undecodable={self._limit}"
+            )
+
+    def lines(self) -> list[str]:
+        """All that were noted, `name: reason`, in the order in which they were found."""
+        return list(dict.fromkeys(self._path.read_text().splitlines()))
+
+    def report(self) -> list[str]:
+        """A warning for each that is new since the last call."""
+        lines = self.lines()
+        new, self._num_reported = lines[self._num_reported :], len(lines)
+        return [f"warning: another image stands in for {line}" for line in new]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_file": None}

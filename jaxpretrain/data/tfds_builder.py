@@ -1,0 +1,112 @@
+"""Finds TFDS datasets by name, and prepares those that need no network, or may use it.
+
+TFDS is never allowed to download unless it is asked to, and is imported only when a TFDS dataset is
+named. What is read through `data_source` needs no TensorFlow.
+"""
+
+import importlib
+import pkgutil
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data import builders
+from jaxpretrain.data.cache import cache_dir
+from jaxpretrain.data.files import only_one_process
+
+
+@dataclass(frozen=True)
+class TfdsName:
+    """A dataset, its config and its version, if they are named."""
+
+    name: str
+    config: str | None = None
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, dataset: str) -> "TfdsName":
+        """`name` or `name:config`, as users write it (TFDS writes `name/config`)."""
+        name, _, config = dataset.replace("/", ":", 1).partition(":")
+        return cls(name, config or None)
+
+    def __str__(self) -> str:
+        config = f"/{self.config}" if self.config else ""
+        return self.name + config + (f":{self.version}" if self.version else "")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How error lines call the options of whoever asks for a dataset."""
+
+    flag: str
+    """What precedes the names of its options: "--"."""
+    instead: str
+    """A sentence: what they may give instead of a TFDS dataset."""
+
+
+def prepared_builder(
+    dataset: TfdsName, *, data_dir: str | None, download: bool, wording: Wording
+) -> Any:
+    """The TFDS builder of a dataset that is prepared, or is made so from what is at hand."""
+    try:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import read_only_builder
+    except ImportError:
+        raise InputError(
+            "a TFDS dataset needs `pip install tensorflow-datasets array-record"
+            f" importlib_resources`. {wording.instead}"
+        ) from None
+    ours = [module.name for module in pkgutil.iter_modules(builders.__path__)]
+    if dataset.name in ours:
+        importlib.import_module(f"{builders.__name__}.{dataset.name}")  # registers it with TFDS
+        data_dir = data_dir or str(cache_dir() / "tfds")
+    try:
+        return read_only_builder.builder_from_files(
+            str(dataset), **({"data_dir": data_dir} if data_dir else {})
+        )
+    except tfds.core.DatasetNotFoundError:
+        pass  # not prepared yet
+    if dataset.name in ours:
+        return _prepare(tfds, dataset, data_dir)
+    names = tfds.list_builders(with_community_datasets=False)  # those need the network
+    if dataset.name not in names:
+        raise InputError(
+            f"{dataset.name}: no such TFDS dataset.{nearest(dataset.name, [*ours, *names])}"
+            f" {wording.instead}"
+        )
+    if not download:
+        raise InputError(
+            f"{dataset}: is not prepared in {data_dir or '~/tensorflow_datasets'}, and making it"
+            f" needs the network: add {wording.flag}download, or give {wording.flag}data_dir"
+        )
+    return _prepare(tfds, dataset, data_dir)
+
+
+def open_data_source(builder: Any, split: str, decoders: Any = None) -> Any:
+    """Random access to a split of a prepared dataset, without TensorFlow."""
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError:
+        raise InputError(
+            f"{builder.info.full_name}: was prepared in a format without random access; prepare it"
+            " again with file_format='array_record'"
+        ) from None
+    except ValueError as error:  # of a split that is not there, or not well written
+        raise InputError(f"{builder.info.full_name}: {error}") from None
+
+
+def _prepare(tfds: Any, dataset: TfdsName, data_dir: str | None) -> Any:
+    # TFDS writes to a temporary folder and renames it; two at once would make it twice.
+    lock = cache_dir() / "locks" / f"tfds-{dataset.name}"
+    with only_one_process(lock), redirect_stdout(sys.stderr):  # it prints what it does
+        try:
+            builder = tfds.builder(str(dataset), data_dir=data_dir, file_format="array_record")
+            builder.download_and_prepare()
+        # An AssertionError is how TFDS says that there is no such version.
+        except (OSError, ImportError, ValueError, NotImplementedError, AssertionError) as error:
+            raise InputError(
+                f"{dataset}: TFDS could not make it ({type(error).__name__}: {error})"
+            ) from error
+    return builder

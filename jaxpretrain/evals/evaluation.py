@@ -1,0 +1,57 @@
+"""All that one command evaluates on a checkpoint: tasks and perplexity of files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.tokenizer import read_tokenizer, token_bytes
+from jaxpretrain.evals.catalogue import Selection
+from jaxpretrain.evals.downstream import Downstream
+from jaxpretrain.evals.encode import TextEncoder
+from jaxpretrain.evals.outcome import Outcome
+from jaxpretrain.evals.perplexity import Perplexity
+from jaxpretrain.evals.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is wanted of a checkpoint."""
+
+    selection: Selection
+    sets: Mapping[str, Sequence[Path]]
+    """Name -> raw token files."""
+    token_dtype: Literal["uint16", "uint32"] | None = None
+    """Of their ids; None: the smallest that holds all of the model's, as OLMo's files have."""
+
+
+class Evaluation:
+    """Evaluates checkpoints of one model; planned and compiled once.
+
+    Raises:
+      InputError: there is no tokenizer for the tasks, or what is asked for does not fit the model.
+    """
+
+    def __init__(self, scorer: Scorer, tokenizer: Path | None, asked: Asked) -> None:
+        self._downstream = self._perplexity = None
+        if asked.selection.tasks:
+            if tokenizer is None:
+                raise InputError(
+                    "the checkpoint has no tokenizer.json to read the tasks with: set --tokenizer"
+                )
+            encode = TextEncoder(tokenizer, scorer.vocab_size)
+            self._downstream = Downstream(scorer, encode, asked.selection)
+        if asked.sets:
+            bytes_v = None if tokenizer is None else token_bytes(read_tokenizer(tokenizer))
+            smallest = "uint16" if scorer.vocab_size <= 2**16 else "uint32"
+            dtype = asked.token_dtype or smallest
+            self._perplexity = Perplexity(scorer, asked.sets, dtype=dtype, token_bytes=bytes_v)
+
+    def __call__(self, step: int, params: Any) -> Outcome:
+        """The outcome of the parameters of a step."""
+        return Outcome(
+            step,
+            None if self._downstream is None else self._downstream.report(params),
+            {} if self._perplexity is None else self._perplexity(params),
+        )

@@ -1,0 +1,174 @@
+"""What a frozen encoder knows of classes, from a few labelled images, in closed form.
+
+Ridge regression from features to classes, for several numbers of images a class and several
+draws, always beside the same probe on a random initialisation: a random encoder keeps a good deal
+of an image, and only what lies above it was learned. After the few-shot probe of big_vision, which
+needs neither an optimizer nor its settings.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.images import ImageData
+from jaxpretrain.evals.contract import LabelledSet, LabelledSource, Results, Setting
+from jaxpretrain.models.contract import ImageModel
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier of frozen features at each evaluation."""
+
+    data: ImageData | None = None
+    """Labelled images, of the size of the run's; none: those of the run."""
+    shots: tuple[int, ...] = (1, 5, 10)
+    """Labelled images of each class."""
+    num_seeds: int = 3
+    """Draws of such images, each with a random encoder of its own to compare with."""
+    features: Literal["mean", "class"] = "mean"
+    """mean: of all patches' features. class: those of the class token."""
+    l2: float = 10.0
+    """Weight of the squared coefficients; features are standardised."""
+    max_images: int | None = 1000
+    """Only the first so many held-out images are classified; none: all."""
+
+    def build(self, setting: Setting) -> "Probe":
+        """The evaluator.
+
+        Raises:
+          InputError: the model has no features, the images no labels, or a class too few images.
+        """
+        model = setting.model
+        if not isinstance(model, ImageModel):
+            raise InputError("eval.probe: this model has no features of images")
+        source = self.data or setting.source
+        if not isinstance(source, LabelledSource):
+            raise InputError("eval.probe: the run's data are no images; set eval.probe.data")
+        if source.example_spec() != setting.source.example_spec():
+            raise InputError("eval.probe.data: its images are not of the size of the run's")
+        if not self.shots or min(self.shots) < 1 or self.num_seeds < 1 or self.l2 <= 0:
+            raise InputError("eval.probe: shots, num_seeds and l2 must be positive")
+        return Probe(model, setting, self, source)
+
+
+class Probe:
+    """Gives accuracies on held-out images."""
+
+    def __init__(
+        self, model: ImageModel, setting: Setting, config: LinearProbe, source: LabelledSource
+    ) -> None:
+        self._config = config
+        self._layout = setting.layout
+        self._batch_size = setting.batch_size
+        self._train, self._test = source.open_labelled("train"), source.open_labelled("validation")
+        self._name = source.name
+        num_test = min(self._test.num_examples, config.max_images or self._test.num_examples)
+        self._test_indices = np.arange(num_test)
+        labels = self._train.labels(np.arange(self._train.num_examples))
+        self._draws = [
+            draw_shots(labels, len(self._train.classes), max(config.shots), seed)
+            for seed in range(config.num_seeds)
+        ]
+        self._random: dict[int, list[float]] | None = None
+        self._compile(model, setting.params)
+
+    def __call__(self, params: Any) -> Results:
+        """`eval/<set>/probe_<n>shot` and, of random encoders, `.../probe_<n>shot_random_init`.
+
+        Means over the draws, with `..._stderr`, their standard error.
+        """
+        if self._random is None:
+            seeds = range(self._config.num_seeds)
+            self._random = self._accuracies([self._random_params(seed) for seed in seeds])
+        learned = self._accuracies([params] * self._config.num_seeds)
+        scalars: dict[str, float | None] = {}
+        for shots in self._config.shots:
+            for suffix, found in (("", learned), ("_random_init", self._random)):
+                name = f"eval/{self._name}/probe_{shots}shot{suffix}"
+                scalars[name] = float(np.mean(found[shots]))
+                if len(found[shots]) > 1:
+                    error = np.std(found[shots], ddof=1) / len(found[shots]) ** 0.5
+                    scalars[f"{name}_stderr"] = float(error)
+        return Results(scalars=scalars)
+
+    def _compile(self, model: ImageModel, params: Any) -> None:
+        replicated = self._layout.replicated
+
+        def encode(params: Any, batch: Any) -> jax.Array:
+            features_btd = model.encode(params, batch["images"]).astype(jnp.float32)
+            if self._config.features == "class":
+                return features_btd[:, 0]
+            return jnp.mean(features_btd[:, 1:], axis=1)
+
+        spec = self._layout.batch_spec(model.batch_spec(self._batch_size))
+        self._encode = jax.jit(encode, out_shardings=replicated).lower(params, spec).compile()
+        shardings = jax.tree.map(lambda s: s.sharding, params)
+        init = jax.jit(lambda seed: model.init(jax.random.key(seed)), out_shardings=shardings)
+        self._random_params = init
+
+    def _accuracies(self, encoders: list[Any]) -> dict[int, list[float]]:
+        """Shots -> the accuracy of each draw, with the encoder of that number."""
+        found: dict[int, list[float]] = {shots: [] for shots in self._config.shots}
+        labels = self._test.labels(self._test_indices)
+        num_classes, test_nd = len(self._train.classes), None
+        for number, (params, draw_cs) in enumerate(zip(encoders, self._draws, strict=True)):
+            if number == 0 or params is not encoders[0]:
+                test_nd = self._features(params, self._test, self._test_indices)
+            assert test_nd is not None
+            train_csd = self._features(params, self._train, draw_cs.ravel())
+            train_csd = train_csd.reshape(*draw_cs.shape, -1)
+            for shots in self._config.shots:
+                train_nd = train_csd[:, :shots].reshape(-1, train_csd.shape[-1])
+                train_labels = np.repeat(np.arange(num_classes), shots)
+                predicted = classify(train_nd, train_labels, test_nd, self._config.l2)
+                found[shots].append(float(np.mean(predicted == labels)))
+        return found
+
+    def _features(self, params: Any, images: LabelledSet, indices: np.ndarray) -> np.ndarray:
+        """Float64 [n, d]; the last batch is filled up with its last image."""
+        parts = []
+        for start in range(0, len(indices), self._batch_size):
+            rows = start + self._layout.local_rows(self._batch_size)
+            batch = images.batch(indices[np.minimum(rows, len(indices) - 1)])
+            parts.append(self._encode(params, self._layout.put(batch, self._batch_size)))
+        features_nd = np.concatenate(jax.device_get(parts)).astype(np.float64)
+        return features_nd[: len(indices)]
+
+
+def draw_shots(labels: np.ndarray, num_classes: int, shots: int, seed: int) -> np.ndarray:
+    """Indices [classes, shots] of images of each class, without repetition.
+
+    Raises:
+      InputError: a class has too few.
+    """
+    random = np.random.default_rng(seed)
+    drawn = []
+    for label in range(num_classes):
+        indices = np.flatnonzero(labels == label)
+        if len(indices) < shots:
+            raise InputError(
+                f"eval.probe.shots: class {label} has {len(indices)} images, not {shots}"
+            )
+        drawn.append(random.permutation(indices)[:shots])
+    return np.stack(drawn)
+
+
+def classify(
+    train_nd: np.ndarray, labels: np.ndarray, test_md: np.ndarray, l2: float
+) -> np.ndarray:
+    """Classes [m] of the test features by ridge regression with an intercept.
+
+    Features are standardised by the training ones, targets are +1 for the class and -1 for others.
+    Solved in the smaller of the two equivalent forms, as there are fewer images than features.
+    """
+    mean_d, deviation_d = train_nd.mean(axis=0), train_nd.std(axis=0)
+    scale_d = np.where(deviation_d > 0, deviation_d, 1.0)
+    x_nd, z_md = (train_nd - mean_d) / scale_d, (test_md - mean_d) / scale_d
+    targets_nc = 2.0 * (labels[:, None] == np.arange(labels.max() + 1)) - 1.0
+    mean_c = targets_nc.mean(axis=0)
+    kernel_nn = x_nd @ x_nd.T + l2 * np.eye(len(x_nd))
+    return np.argmax(z_md @ x_nd.T @ np.linalg.solve(kernel_nn, targets_nc - mean_c) + mean_c, 1)

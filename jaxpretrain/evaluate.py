@@ -1,0 +1,181 @@
+"""A checkpoint to scores: python -m jaxpretrain.evaluate --checkpoint=DIR --tasks=arc_easy,piqa
+
+Without --tasks and --perplexity: what the run itself evaluates, on its own data.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel.host_memory import use_huge_pages
+
+if TYPE_CHECKING:  # imported after the flags: they import JAX
+    from jaxpretrain.evals.evaluation import Asked
+    from jaxpretrain.evals.outcome import Outcome
+    from jaxpretrain.evals.scorer import Scorer
+    from jaxpretrain.train.trained import Trained
+
+
+def main(argv: list[str]) -> int:
+    """Evaluates one checkpoint or several of a run; prints tables and writes the files."""
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    outcomes = []
+    for outcome in _evaluate(flags):
+        outcomes.append(outcome)
+        print(outcome.table(), file=sys.stderr if flags.json else sys.stdout)
+    document = outcomes[-1].document()
+    if len(outcomes) > 1:
+        document["steps"] = [outcome.document() for outcome in outcomes]
+    _write(flags, outcomes, document)
+    if flags.json:
+        print(json.dumps(document))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m jaxpretrain.evaluate", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="a run, one of its steps, or a HF folder")
+    add("--steps", help="steps of a run: all, FIRST:LAST, or some by commas")
+    add("--tasks", default="", help="tasks, groups and FILE.jsonl, by commas")
+    add("--limit", type=int, help="at most so many items of each task")
+    add("--subset_seed", type=int, help="draw the items of --limit; default: the first ones")
+    add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... raw token ids")
+    add("--pictures", type=Path, help="folder for the pictures that a run itself makes")
+    add("--tokenizer", help="tokenizer.json, or one that make evals brings; default: the model's")
+    add("--dtype", choices=("bfloat16", "float32"), help="compute in it; default: as trained")
+    add("--token_dtype", choices=("uint16", "uint32"), help="of FILE.npy; default: the smallest")
+    add("--batch_tokens", type=int, default=4096, help="tokens of a batch, a device")
+    add("--output", type=Path, help="FILE.json to write; FILE.csv appears beside it")
+    add("--predictions", type=Path, help="FILE.jsonl to write, a line an item")
+    add("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+def _evaluate(flags: Any) -> Iterator["Outcome"]:
+    """The outcome of each checkpoint in turn, all by what was compiled for the first one."""
+    from jaxpretrain.evals.evaluation import Evaluation
+    from jaxpretrain.evals.package import find_tokenizer
+    from jaxpretrain.train.trained import load_trained
+
+    if not flags.tasks and not flags.perplexity:
+        yield from _own(flags)
+        return
+    asked = _asked(flags)
+    tokenizer = None if flags.tokenizer is None else find_tokenizer(flags.tokenizer)
+    evaluation = None
+    for path in _checkpoints(flags.checkpoint, flags.steps):
+        trained = load_trained(path)
+        if evaluation is None:
+            scorer = _scorer(trained, flags.dtype, flags.batch_tokens)
+            evaluation = Evaluation(scorer, tokenizer or trained.tokenizer_path, asked)
+        yield evaluation(trained.step, trained.params)
+
+
+def _own(flags: Any) -> Iterator["Outcome"]:
+    """What the run of the checkpoints evaluates while it trains."""
+    from jaxpretrain.evals.outcome import Outcome
+    from jaxpretrain.monitor.pictures import write_pictures
+    from jaxpretrain.train.trained import load_trained
+
+    evaluators = None
+    for path in _checkpoints(flags.checkpoint, flags.steps):
+        trained = load_trained(path)
+        if evaluators is None:
+            evaluators = trained.experiment.eval.build(trained.setting())
+        results = [evaluate(trained.params) for evaluate in evaluators]
+        for result in results:
+            if flags.pictures is not None:
+                write_pictures(flags.pictures, trained.step, result.images)
+        scalars = {name: x for result in results for name, x in result.scalars.items()}
+        yield Outcome(trained.step, own=scalars)
+
+
+def _scorer(trained: "Trained", dtype: str | None, batch_tokens: int) -> "Scorer":
+    import jax
+
+    from jaxpretrain.evals.scorer import Scorer
+
+    model, layout = trained.model, trained.layout
+    if dtype is not None:
+        model = replace(trained.experiment.model, dtype=dtype).build(
+            trained.experiment.data.example_spec(),
+            platform=jax.default_backend(),
+            constrain=layout.constrain,
+        )
+    return Scorer(model, layout, trained.params, batch_tokens=batch_tokens * layout.num_data)
+
+
+def _asked(flags: Any) -> "Asked":
+    """What the flags ask for.
+
+    Raises:
+      InputError: a name is unknown, twice there, or a number cannot be.
+    """
+    from jaxpretrain.evals.catalogue import select
+    from jaxpretrain.evals.evaluation import Asked
+
+    sets: dict[str, list[Path]] = {}
+    for text in flags.perplexity:
+        name, equals, files = text.partition("=")
+        if not (name and equals and files):
+            raise InputError(f"--perplexity={text}: write NAME=FILE.npy, or several by commas")
+        if name in sets:
+            raise InputError(f"--perplexity={text}: there is a set {name} already")
+        sets[name] = [Path(file) for file in files.split(",")]
+    if flags.limit is not None and flags.limit < 1:
+        raise InputError(f"--limit={flags.limit}: must be positive")
+    if flags.batch_tokens < 1:
+        raise InputError(f"--batch_tokens={flags.batch_tokens}: must be positive")
+    selection = select(name for name in flags.tasks.split(",") if name)
+    return Asked(selection.take(flags.limit, flags.subset_seed), sets, flags.token_dtype)
+
+
+def _checkpoints(path: Path, steps: str | None) -> list[Path]:
+    """The checkpoints of `--checkpoint` and `--steps`, in order of their steps."""
+    if steps is None:
+        return [path]
+    from jaxpretrain.parallel.checkpoint import Checkpoints
+
+    folder = path / "checkpoints"
+    if not folder.is_dir():
+        raise InputError(f"--steps needs a run's folder with checkpoints; {path} is none")
+    saved = Checkpoints(folder, read_only=True).steps()
+    first, colon, last = steps.partition(":")
+    try:
+        if steps == "all":
+            chosen = saved
+        elif colon:
+            low, high = int(first or 0), int(last) if last else max(saved, default=0)
+            chosen = [step for step in saved if low <= step <= high]
+        else:
+            chosen = sorted({int(step) for step in steps.split(",")})
+    except ValueError:
+        raise InputError(f"--steps={steps}: write all, FIRST:LAST, or steps by commas") from None
+    missing = [step for step in chosen if step not in saved]
+    if missing or not chosen:
+        raise InputError(f"--steps={steps}: {path} has checkpoints of the steps {saved}")
+    return [folder / str(step) for step in chosen]
+
+
+def _write(flags: Any, outcomes: list["Outcome"], document: dict[str, Any]) -> None:
+    from jaxpretrain.data.files import write_atomically
+    from jaxpretrain.evals.outcome import to_csv
+
+    if flags.output is not None:
+        write_atomically(flags.output, json.dumps(document, indent=2) + "\n")
+        write_atomically(flags.output.with_suffix(".csv"), to_csv(outcomes))
+    if flags.predictions is not None:
+        lines = [line for outcome in outcomes for line in outcome.predictions()]
+        write_atomically(flags.predictions, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    use_huge_pages()
+    run(main)

@@ -1,0 +1,158 @@
+"""Hugging Face folders (`config.json` and safetensors) in and out, without torch."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.prepare_text import PrepareText
+from jaxpretrain.data.tokenizer import read_tokenizer
+from jaxpretrain.interop import tables
+from jaxpretrain.interop.hf_config import read_config, write_config
+from jaxpretrain.interop.source import (
+    TOKENIZER_FILES,
+    Source,
+    common_dtype,
+    num_token_ids,
+    param_shapes,
+    text_data,
+)
+from jaxpretrain.interop.tensors import (
+    Tensor,
+    read_json,
+    read_safetensors_folder,
+    write_safetensors_folder,
+)
+from jaxpretrain.models.decoder import Decoder
+
+_COMPUTED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+"""Tensors that old versions of transformers wrote although the config tells them."""
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether a folder looks like a model of Hugging Face."""
+    return (folder / "config.json").is_file()
+
+
+def open_hugging_face(folder: Path) -> Source:
+    """The model of a folder; of its tensors only names and shapes are read now.
+
+    Raises:
+      InputError: the config is of another architecture, a file is missing or damaged, a tensor is
+        missing, too many or of another shape, or the tokenizer does not fit.
+    """
+    where = folder / "config.json"
+    config = read_json(where)
+    architecture, model, seq_len = read_config(config, str(where))
+    num_ids = num_token_ids(folder, model.embedding_rows)
+    model = replace(model, vocab_size=num_ids or model.embedding_rows)
+    data = text_data(seq_len, model.embedding_rows)
+    shapes = param_shapes(model, data)
+    places = tables.place(architecture.table, shapes)
+    tensors = read_safetensors_folder(folder)
+    if model.tied_head and _HEAD in tensors:
+        tensors = _without_copy(tensors, folder)
+    expected = tables.their_shapes(places, shapes)
+    tables.check(tensors, expected, str(folder), _COMPUTED)
+    tensors = {name: tensors[name] for name in expected}
+    token_ids = {key: config.get(key) for key in _TOKEN_IDS}
+    return Source(
+        model=model,
+        data=data,
+        step=0,
+        params=tables.to_ours(places, shapes, tensors),
+        folder=folder,
+        origin={"dtype": common_dtype(tensors), "token_ids": token_ids},
+    )
+
+
+def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -> None:
+    """Writes a model into the new folder `output`; its weights, by default, in their old type.
+
+    Raises:
+      InputError: no class of transformers is this model.
+    """
+    if not isinstance(source.model, Decoder):
+        raise InputError(f"--to=hf: a {type(source.model).__name__} is no model of transformers")
+    architecture, config = write_config(source.model, _seq_len(source))
+    dtype = dtype or source.origin.get("dtype", "float32")
+    token_ids = source.origin.get("token_ids") or _token_ids(source)
+    output.mkdir()
+    for name in TOKENIZER_FILES:
+        if (source.folder / name).exists():
+            shutil.copyfile(source.folder / name, output / name)
+    _write_missing(output, _tokenizer_documents(source))
+    generation = {key: value for key, value in token_ids.items() if value is not None}
+    config |= {**dict.fromkeys(_TOKEN_IDS), **token_ids, "dtype": dtype, "torch_dtype": dtype}
+    _write_missing(output, {"config.json": config, "generation_config.json": generation})
+
+    shapes = {name: array.shape for name, array in source.params.items()}
+    places = tables.place(architecture.table, shapes)
+    number = np.dtype(jnp.dtype(dtype))
+    specs = {name: (shape, number) for name, shape in tables.their_shapes(places, shapes).items()}
+    write_safetensors_folder(output, specs, tables.to_theirs(places, source.params, number))
+
+
+def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """A tied model's tensors without the second copy of its embedding that some files hold."""
+    everything = slice(None)
+    if not np.array_equal(tensors[_HEAD].read(everything), tensors[_EMBEDDING].read(everything)):
+        raise InputError(
+            f"{folder}: {_HEAD} is not {_EMBEDDING}, but config.json has tie_word_embeddings"
+        )
+    return {name: tensor for name, tensor in tensors.items() if name != _HEAD}
+
+
+def _token_ids(source: Source) -> dict[str, int | None]:
+    """The id that ends documents, as far as it is known, for a model that was trained here."""
+    special = _special_tokens(source)
+    usual = special.get(PrepareText().eos_token)
+    only = next(iter(special.values())) if len(special) == 1 else None
+    known = (source.model.document_end, usual, only)
+    return {"eos_token_id": next((number for number in known if number is not None), None)}
+
+
+def _special_tokens(source: Source) -> dict[str, int]:
+    path = source.folder / "tokenizer.json"
+    if not path.exists():
+        return {}
+    added = json.loads(read_tokenizer(path)).get("added_tokens") or []
+    return {entry["content"]: entry["id"] for entry in added if entry["special"]}
+
+
+def _tokenizer_documents(source: Source) -> dict[str, Any]:
+    """What transformers wants beside `tokenizer.json`, where there is one."""
+    if not (source.folder / "tokenizer.json").exists():
+        return {}
+    by_id = {number: token for token, number in _special_tokens(source).items()}
+    ids = source.origin.get("token_ids") or _token_ids(source)
+    special = {
+        key.removesuffix("_id"): by_id[number]
+        for key, number in ids.items()
+        if isinstance(number, int) and number in by_id  # some have a list of them
+    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    return {
+        "tokenizer_config.json": {**settings, "model_max_length": _seq_len(source), **special},
+        "special_tokens_map.json": special,
+    }
+
+
+def _seq_len(source: Source) -> int:
+    ((seq_len,), _) = source.data.example_spec()["tokens"]
+    return seq_len
+
+
+def _write_missing(output: Path, documents: Mapping[str, Any]) -> None:
+    for name, document in documents.items():
+        if not (output / name).exists():
+            (output / name).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,166 @@
+"""Checkpoints of OLMo's own trainer, as it unshards them, with the moments of AdamW.
+
+Source: allenai/OLMo `olmo/model.py`, `olmo/config.py`, `olmo/checkpoint.py` (FullCheckpointer),
+`olmo/safetensors_util.py`. A folder holds `config.yaml`, `model.pt` or `model.safetensors`, and
+maybe `optim.pt` or `optim.safetensors`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.interop import tables
+from jaxpretrain.interop.olmo_config import make_decoder, read_settings
+from jaxpretrain.interop.source import (
+    Source,
+    common_dtype,
+    num_token_ids,
+    param_shapes,
+    scalar,
+    text_data,
+)
+from jaxpretrain.interop.tables import Row, Table
+from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
+from jaxpretrain.interop.tuple_keys import decode_key
+from jaxpretrain.parallel.checkpoint import Streamed
+
+_BLOCK = "transformer.blocks.{}."
+TABLE: Table = (
+    Row("transformer.wte.weight", ("embed/embedding",)),
+    Row(
+        _BLOCK + "att_proj.weight",
+        ("blocks/{}/query/kernel", "blocks/{}/key/kernel", "blocks/{}/value/kernel"),
+    ),
+    Row(_BLOCK + "attn_out.weight", ("blocks/{}/output/kernel",)),
+    # The half that SiLU is taken of comes second.
+    Row(_BLOCK + "ff_proj.weight", ("blocks/{}/up/kernel", "blocks/{}/gate/kernel")),
+    Row(_BLOCK + "ff_out.weight", ("blocks/{}/down/kernel",)),
+    Row(_BLOCK + "attn_norm.weight", ("blocks/{}/attention_norm/scale",)),
+    Row(_BLOCK + "ff_norm.weight", ("blocks/{}/mlp_norm/scale",)),
+    Row(_BLOCK + "q_norm.weight", ("blocks/{}/query_norm/scale",)),
+    Row(_BLOCK + "k_norm.weight", ("blocks/{}/key_norm/scale",)),
+    Row("transformer.ln_f.weight", ("final_norm/scale",)),
+    Row("transformer.ff_out.weight", ("head/kernel",)),
+)
+
+_MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}
+
+
+def open_olmo(folder: Path) -> Source:
+    """The model of a folder; of its tensors only names and shapes are read now.
+
+    Raises:
+      InputError: a file is missing, damaged or would run code, or it is not a model of ours.
+    """
+    if not (folder / "config.yaml").exists() and (folder / "model_and_optim").exists():
+        raise InputError(
+            f"{folder} is a sharded checkpoint of OLMo-core, which is not read here; convert it to "
+            "Hugging Face's form with OLMo-core first, then take --from=hf"
+        )
+    settings = read_settings(folder / "config.yaml")
+    model = make_decoder(settings, str(folder / "config.yaml"))
+    num_token_ids(folder, model.embedding_rows)  # a tokenizer that lies there must fit
+    data = text_data(settings["max_sequence_length"], model.embedding_rows)
+    shapes = param_shapes(model, data)
+    places = tables.place(TABLE, shapes)
+    expected = tables.their_shapes(places, shapes)
+
+    group_size = settings["block_group_size"]
+    tensors = {
+        _clean(path[-1], group_size): tensor for path, tensor in _read(folder, "model").items()
+    }
+    tables.check(tensors, expected, str(folder))
+    state: dict[tuple[str, str], Tensor] = {}
+    if any((folder / f"optim.{kind}").exists() for kind in ("pt", "safetensors")):
+        state = {
+            (_clean(path[1], group_size), path[2]): tensor
+            for path, tensor in _read(folder, "optim").items()
+            if path[0] == "state"
+        }
+    optimizer: dict[str, Streamed] = {}
+    for ours, theirs in _MOMENTS.items() if state else ():
+        moments = {name: tensor for (name, kind), tensor in state.items() if kind == theirs}
+        tables.check(moments, expected, f"{folder}: {theirs} of its optimizer")
+        for name, array in tables.to_ours(places, shapes, moments).items():
+            optimizer[f"adam/{ours}/{name}"] = array
+    updates = _num_updates(state, folder)
+    step = _step(folder, updates or 0)
+    if state:
+        optimizer |= {"adam/count": scalar(updates or step), "learning_rate/count": scalar(step)}
+    return Source(
+        model=model,
+        data=data,
+        step=step,
+        params=tables.to_ours(places, shapes, tensors),
+        folder=folder,
+        optimizer=optimizer,
+        origin={
+            "dtype": common_dtype(tensors),
+            "token_ids": {key: settings.get(key) for key in ("eos_token_id", "pad_token_id")},
+        },
+    )
+
+
+def _read(folder: Path, stem: str) -> dict[tuple[Any, ...], Tensor]:
+    """The tensors of `stem.safetensors` or else `stem.pt`, by their path through nested dicts."""
+    path = folder / f"{stem}.safetensors"
+    if path.exists():
+        tensors = read_safetensors(path).items()
+        decoded = ((*decode_key(key, str(path)), tensor) for key, tensor in tensors)
+        return {keys: tensor for keys, is_pickle, tensor in decoded if not is_pickle}
+    return dict(_flatten(_by_name(read_torch(folder / f"{stem}.pt"))))
+
+
+def _by_name(state: Any) -> Any:
+    """An optimizer's state by the names of parameters, where it is by their numbers."""
+    names = {
+        number: name
+        for group in state.get("param_groups", ())
+        for number, name in zip(group["params"], group.get("param_names", ()), strict=False)
+    }
+    if "state" not in state:
+        return state
+    return {"state": {names.get(key, key): value for key, value in state["state"].items()}}
+
+
+def _flatten(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _flatten(value, (*path, key))
+    elif hasattr(tree, "detach"):
+        yield path, from_torch(tree)
+
+
+def _clean(name: Any, group_size: int) -> str:
+    """A parameter's name without what wraps it, FSDP and groups of blocks."""
+    name = str(name).replace("_fsdp_wrapped_module.", "").removeprefix("module.")
+    return re.sub(
+        r"\bblock_groups\.(\d+)\.(\d+)\b",
+        lambda match: f"blocks.{int(match[1]) * group_size + int(match[2])}",
+        name,
+    )
+
+
+def _num_updates(state: Mapping[tuple[str, str], Tensor], where: Path) -> int | None:
+    """How many updates the moments have seen, where that is kept."""
+    found = {
+        int(np.ravel(tensor.read(slice(None)))[0])
+        for (_, kind), tensor in state.items()
+        if kind == "step"
+    }
+    if len(found) > 1:
+        raise InputError(f"{where}: parameters have seen different numbers of updates: {found}")
+    return next(iter(found), None)
+
+
+def _step(folder: Path, otherwise: int) -> int:
+    """The step that the folder's name or its `train.pt` tells."""
+    if match := re.match(r"step(\d+)", folder.resolve().name):
+        return int(match[1])
+    if (folder / "train.pt").exists():
+        return int(read_torch(folder / "train.pt")["global_step"])
+    return otherwise

@@ -1,0 +1,176 @@
+"""Tables of names: which tensor of another program holds which of our parameters.
+
+One table serves both directions. A kernel is [in, out] here and [out, in] in torch; everything
+else lies the same way. Our layers are stacked, `blocks/<position>/...`; theirs are numbered.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.interop.tensors import Tensor, some
+from jaxpretrain.parallel.checkpoint import Streamed
+
+FLOAT32 = np.dtype(np.float32)
+
+EXACT_IN_FLOAT32 = ("float32", "bfloat16", "float16")
+"""Types whose every value float32 has too."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of their tensors, and what it holds."""
+
+    theirs: str
+    """Its name; {} stands for the number of the layer."""
+    ours: tuple[str, ...]
+    """Our parameters in it, one after another along its first axis; {} stands for the position in
+    the layer pattern. A model that has none of them does not have the tensor."""
+
+
+Table = tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where one of our parameters, or one layer of a stack, lies."""
+
+    theirs: str
+    rows: slice
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Names of our parameters, to their shapes."""
+
+
+def place(table: Table, shapes: Shapes) -> dict[str, list[Piece]]:
+    """Our parameters, each with its pieces in order: those of the layers, or the only one."""
+    pattern = len({name.split("/")[1] for name in shapes if is_stack(name)})
+    found: dict[str, list[Piece]] = {}
+    for row in table:
+        for position in range(pattern) if "{}" in row.theirs else (0,):
+            ours = [name.format(position) for name in row.ours]
+            if not all(name in shapes for name in ours):
+                continue
+            lengths = [_their_shape(name, shapes[name])[0] for name in ours]
+            ends = list(itertools.accumulate(lengths))
+            num_layers = shapes[ours[0]][0] if is_stack(ours[0]) else 1
+            for name, end, length in zip(ours, ends, lengths, strict=True):
+                found[name] = [
+                    Piece(row.theirs.format(position + i * pattern), slice(end - length, end))
+                    for i in range(num_layers)
+                ]
+    assert set(found) == set(shapes), f"no row for {set(shapes) - set(found)}"
+    return found
+
+
+def their_shapes(places: Mapping[str, list[Piece]], shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Their tensors, with the shapes that they must have."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, pieces in places.items():
+        rest = _their_shape(name, shapes[name])[1:]
+        for piece in pieces:
+            rows = max(piece.rows.stop, found.get(piece.theirs, (0,))[0])
+            found[piece.theirs] = (rows, *rest)
+    return found
+
+
+def check(
+    tensors: Mapping[str, Tensor],
+    expected: Shapes,
+    where: str,
+    ignored: tuple[str, ...] = (),
+) -> None:
+    """Refuses what does not hold exactly the tensors of the model; `ignored` are patterns.
+
+    Raises:
+      InputError: a tensor is missing, is too many, or has another shape or type.
+    """
+    if missing := [name for name in expected if name not in tensors]:
+        raise InputError(f"{where}: {some(missing)} missing")
+    too_many = [
+        name
+        for name in tensors
+        if name not in expected and not any(fnmatchcase(name, pattern) for pattern in ignored)
+    ]
+    if too_many:
+        raise InputError(f"{where}: {some(too_many)} not part of the model that its config says")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise InputError(
+                f"{where}: {name} is {list(tensors[name].shape)}, but its config says {list(shape)}"
+            )
+        if tensors[name].dtype not in EXACT_IN_FLOAT32:
+            raise InputError(
+                f"{where}: {name} is {tensors[name].dtype}, which float32 cannot hold exactly"
+            )
+
+
+def to_ours(
+    places: Mapping[str, list[Piece]], shapes: Shapes, tensors: Mapping[str, Tensor]
+) -> dict[str, Streamed]:
+    """Our parameters in float32, read from their tensors a layer at a time."""
+
+    def stream(name: str) -> Streamed:
+        def parts() -> Iterator[np.ndarray]:
+            for piece in places[name]:
+                part = tensors[piece.theirs].read(piece.rows).astype(np.float32)
+                part = np.ascontiguousarray(_turn(name, part))
+                yield part[None] if is_stack(name) else part
+
+        return Streamed(shapes[name], FLOAT32, parts)
+
+    return {name: stream(name) for name in places}
+
+
+def to_theirs(
+    places: Mapping[str, list[Piece]], params: Mapping[str, Streamed], dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Their tensors, one parameter of ours after another; what joins several comes in pieces."""
+    for name, pieces in places.items():
+        for piece, layer in zip(pieces, layers_of(name, params[name]), strict=True):
+            yield piece.theirs, _turn(name, layer.astype(dtype))
+
+
+def layers_of(name: str, array: Streamed) -> Iterator[np.ndarray]:
+    """The layers of a stack, or all of any other array."""
+    if is_stack(name):
+        return (layer for part in array.parts() for layer in part)
+    return iter([whole(array)])
+
+
+def parts_of(name: str, array: np.ndarray) -> Iterator[np.ndarray]:
+    """An array in memory as the parts of a `Streamed`: the layers of a stack, or all of it."""
+    return iter(np.split(array, len(array)) if is_stack(name) else [array])
+
+
+def whole(array: Streamed) -> np.ndarray:
+    """All of an array, in memory once."""
+    result = np.empty(array.shape, array.dtype)
+    row = 0
+    for part in array.parts():
+        result[row : row + len(part)] = part
+        row += len(part)
+    return result
+
+
+def is_stack(name: str) -> bool:
+    """Whether the first axis of our parameter counts layers."""
+    return "blocks" in name.split("/")
+
+
+def _their_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    one = shape[1:] if is_stack(name) else shape
+    return one[::-1] if _is_kernel(name) else one
+
+
+def _turn(name: str, array: np.ndarray) -> np.ndarray:
+    return array.T if _is_kernel(name) else array
+
+
+def _is_kernel(name: str) -> bool:
+    return name.endswith("/kernel")

@@ -1,0 +1,215 @@
+"""Tensors in other programs' files, read only where and when they are asked for.
+
+A reader gives `{name: Tensor}`: shapes at once, contents later and by rows, so that a model larger
+than memory can be read.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+SHARD_BYTES = 5 * 10**9
+"""Size of a written file at most, unless one tensor is larger."""
+
+
+_SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """float32, bfloat16, ..."""
+    read: Callable[[slice], np.ndarray]
+    """Some rows of the first axis, slice(None) for all; all of a scalar."""
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file.
+
+    Raises:
+      InputError: it is not there, cut off or not in the format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Not mapped into memory: pages once read would stay there with the file.
+        file: Any = safe_open(path, framework="numpy", backend="pread")
+        names = list(file.keys())
+        return {name: _view(file, name) for name in names}
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or 'no such file'}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
+
+
+def _view(file: Any, name: str) -> Tensor:
+    view = file.get_slice(name)
+    shape, dtype = tuple(view.get_shape()), str(view.get_dtype())
+    read = view.__getitem__ if shape else lambda rows: file.get_tensor(name)
+    return Tensor(shape, _SAFETENSORS_TYPES.get(dtype, dtype), read)
+
+
+def read_safetensors_folder(folder: Path) -> dict[str, Tensor]:
+    """The tensors of `model.safetensors`, or of the shards that its index names.
+
+    Raises:
+      InputError: a file is missing or damaged, or the index is wrong.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        if not (folder / SINGLE).exists():
+            raise InputError(f"{folder} has neither {SINGLE} nor {INDEX}")
+        return read_safetensors(folder / SINGLE)
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
+        raise InputError(f"{index}: weight_map does not name the file of each tensor")
+    shards = sorted(set(where.values()))
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise InputError(f"{index} names {shard!r}, which is not a file of that folder")
+    absent = [shard for shard in shards if not (folder / shard).is_file()]
+    if absent:
+        raise InputError(f"{index}: {some(absent)} not there")
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        tensors |= read_safetensors(folder / shard)
+    if lost := sorted(set(where) - set(tensors)):
+        raise InputError(f"{index}: no shard holds {some(lost)}")
+    return tensors
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, if it is only tensors in dicts and lists: no code is run.
+
+    Raises:
+      InputError: torch is not installed, or the file is missing, damaged or holds other objects.
+    """
+    import pickle
+
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path.name} needs torch to be read; install jaxpretrain[convert]"
+        ) from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        reason = next(iter(str(error).split("\n", 1)), "")
+        raise InputError(f"{path} holds more than tensors, so it was not read: {reason}") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} is damaged or not a torch file: {reason}") from error
+
+
+def from_torch(tensor: Any) -> Tensor:
+    """A torch tensor, read as numpy arrays."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+
+    def read(rows: slice) -> np.ndarray:
+        part = tensor.detach()[rows] if tensor.shape else tensor.detach()
+        if dtype == "bfloat16":  # which torch does not hand to numpy
+            return part.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
+        return part.numpy()
+
+    return Tensor(tuple(tensor.shape), dtype, read)
+
+
+Spec = tuple[tuple[int, ...], np.dtype]
+"""Shape and dtype of a tensor to write."""
+
+
+def write_safetensors_folder(
+    folder: Path,
+    specs: Mapping[str, Spec],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes `tensors`, which come in the order of `specs`, in files as Hugging Face names them.
+
+    One file where they fit in one, else shards and their index. One tensor is in memory at a time.
+    """
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, spec in specs.items():
+        if (size := _num_bytes(spec)) > room and shards[-1]:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= size
+    source = iter(tensors)
+    where = {}
+    for number, names in enumerate(shards, 1):
+        file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_safetensors(folder / file, {name: specs[name] for name in names}, source)
+        where |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(map(_num_bytes, specs.values()))
+        document = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def _write_safetensors(
+    path: Path, specs: Mapping[str, Spec], tensors: Iterator[tuple[str, np.ndarray]]
+) -> None:
+    """One file, tensor after tensor: the safetensors package would want all of them at once.
+
+    The format: the length of the header in 8 bytes, the header as JSON, the tensors' bytes.
+    """
+    codes = {name: code for code, name in _SAFETENSORS_TYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (shape, dtype) in specs.items():
+        start, end = end, end + _num_bytes((shape, dtype))
+        code = codes[dtype.name]
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for expected, (shape, dtype) in specs.items():
+            name, tensor = next(tensors)
+            assert (name, tensor.shape, tensor.dtype) == (expected, shape, dtype)
+            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+
+
+def _num_bytes(spec: Spec) -> int:
+    shape, dtype = spec
+    return math.prod(shape) * dtype.itemsize
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError when there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return document
+
+
+def some(names: list[str]) -> str:
+    """The first name, and how many more there are: "x is", "x and 3 more are"."""
+    return f"{names[0]} and {len(names) - 1} more are" if names[1:] else f"{names[0]} is"

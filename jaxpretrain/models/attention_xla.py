@@ -1,0 +1,128 @@
+"""Attention in plain operations, for every device and mask.
+
+Shapes: b batch, t query positions, s key positions, n query heads, m key/value heads, g = n / m
+query heads that share a key, h head size, r = (g, t) rows, c chunks of queries.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxpretrain.models.masks import Mask, same_document
+
+MIN_QUERY_BLOCK = 64
+QUERY_CHUNK = 256
+_MASKED = -1e30  # finite: a row that is masked throughout must not become NaN
+
+
+def plain(q_btnh: jax.Array, k_bsmh: jax.Array, v_bsmh: jax.Array, mask: Mask) -> jax.Array:
+    """The formula, all pairs at once."""
+    b, t, n, h = q_btnh.shape
+    m = k_bsmh.shape[2]
+    q_btmgh = q_btnh.reshape(b, t, m, n // m, h) * jnp.asarray(h**-0.5, q_btnh.dtype)
+    scores_bmgts = jnp.einsum(
+        "btmgh,bsmh->bmgts", q_btmgh, k_bsmh, preferred_element_type=jnp.float32
+    )
+    visible_bts = mask.visible(slice(0, t), slice(0, t))
+    if visible_bts is not None:
+        scores_bmgts = jnp.where(visible_bts[:, None, None], scores_bmgts, _MASKED)
+    weights_bmgts = jax.nn.softmax(scores_bmgts, axis=-1).astype(v_bsmh.dtype)
+    return jnp.einsum("bmgts,bsmh->btmgh", weights_bmgts, v_bsmh).reshape(b, t, n, h)
+
+
+def blocks(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) -> jax.Array:
+    """Blocks of queries, so that all pairs never exist at once.
+
+    Heads come first, so that every product is a plain batched one over (b, m) with the rows
+    r = (g, t) of all query heads that share a key. b and m stay apart: merged, axes that are
+    sharded over different devices would have to be gathered.
+    """
+    b, t, n, h = q_btnh.shape
+    m = k_btmh.shape[2]
+    q_bmgth = q_btnh.reshape(b, t, m, n // m, h).transpose(0, 2, 3, 1, 4)
+    q_bmgth = q_bmgth * jnp.asarray(h**-0.5, q_bmgth.dtype)
+    k_bmth, v_bmth = (x.transpose(0, 2, 1, 3) for x in (k_btmh, v_btmh))
+    over_queries = _causal_blocks if mask.causal else _equal_chunks
+    out_bmgth = over_queries(q_bmgth, k_bmth, v_bmth, mask)
+    return out_bmgth.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+
+
+def _causal_blocks(
+    q_bmgth: jax.Array, k_bmth: jax.Array, v_bmth: jax.Array, mask: Mask
+) -> jax.Array:
+    """Each block against only the keys it may see: half of the plain formula's work."""
+    b, m, g, t, h = q_bmgth.shape
+    size = _block_size(t)
+    outputs = []
+    for start in range(0, t, size):
+        queries = slice(start, min(start + size, t))
+        first = 0 if mask.window is None else max(0, start - mask.window + 1)
+        keys = slice(first, queries.stop)
+        q_bmrh = q_bmgth[:, :, :, queries].reshape(b, m, -1, h)
+        visible_bts = mask.visible(queries, keys)
+        out_bmrh = _block(q_bmrh, k_bmth[:, :, keys], v_bmth[:, :, keys], visible_bts)
+        outputs.append(out_bmrh.reshape(b, m, g, -1, h))
+    return jnp.concatenate(outputs, axis=3)
+
+
+def _equal_chunks(
+    q_bmgth: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, mask: Mask
+) -> jax.Array:
+    """Each chunk against all keys, one after the other; weights are computed again for gradients.
+
+    Queries are padded to chunks of one size, as near to QUERY_CHUNK as their number allows.
+    """
+    b, m, g, t, h = q_bmgth.shape
+    num_chunks = -(-t // QUERY_CHUNK)
+    if num_chunks == 1:
+        visible_bts = mask.visible(slice(0, t), slice(0, t))
+        out_bmrh = _block(q_bmgth.reshape(b, m, g * t, h), k_bmsh, v_bmsh, visible_bts)
+        return out_bmrh.reshape(b, m, g, t, h)
+    size = -(-t // num_chunks)
+    padding = num_chunks * size - t
+
+    @jax.checkpoint
+    def attend(chunk: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        q_bmrh, documents_bt = chunk
+        visible_bts = None
+        if documents_bt is not None and mask.documents_bt is not None:
+            visible_bts = same_document(documents_bt, mask.documents_bt)
+        return _block(q_bmrh, k_bmsh, v_bmsh, visible_bts)
+
+    q_bmgth = jnp.pad(q_bmgth, ((0, 0),) * 3 + ((0, padding), (0, 0)))
+    q_cbmgth = jnp.moveaxis(q_bmgth.reshape(b, m, g, num_chunks, size, h), 3, 0)
+    documents_cbt = None
+    if mask.documents_bt is not None:
+        documents_bt = jnp.pad(mask.documents_bt, ((0, 0), (0, padding)), mode="edge")
+        documents_cbt = jnp.moveaxis(documents_bt.reshape(b, num_chunks, size), 1, 0)
+    chunks = q_cbmgth.reshape(num_chunks, b, m, g * size, h), documents_cbt
+    out_cbmgth = jax.lax.map(attend, chunks).reshape(num_chunks, b, m, g, size, h)
+    return jnp.moveaxis(out_cbmgth, 0, 3).reshape(b, m, g, -1, h)[:, :, :, :t]
+
+
+def _block(
+    q_bmrh: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, visible_bts: jax.Array | None
+) -> jax.Array:
+    """Rows of queries against keys; weights are divided by their sum after they met the values,
+    when there is less to divide.
+    """
+    scores_bmrs = jnp.einsum("bmrh,bmsh->bmrs", q_bmrh, k_bmsh, preferred_element_type=jnp.float32)
+    if visible_bts is not None:
+        num_groups = q_bmrh.shape[2] // visible_bts.shape[1]
+        visible_brs = jnp.tile(visible_bts, (1, num_groups, 1))
+        scores_bmrs = jnp.where(visible_brs[:, None], scores_bmrs, _MASKED)
+    peak_bmr1 = jax.lax.stop_gradient(jnp.max(scores_bmrs, axis=-1, keepdims=True))
+    weights_bmrs = jnp.exp(scores_bmrs - peak_bmr1)
+    sum_bmr1 = jnp.sum(weights_bmrs, axis=-1, keepdims=True)
+    out_bmrh = jnp.einsum(
+        "bmrs,bmsh->bmrh",
+        weights_bmrs.astype(v_bmsh.dtype),
+        v_bmsh,
+        preferred_element_type=jnp.float32,
+    )
+    return (out_bmrh / sum_bmr1).astype(v_bmsh.dtype)
+
+
+def _block_size(length: int) -> int:
+    """Queries of a block: many small blocks save work, few keep compilation short."""
+    smallest = MIN_QUERY_BLOCK if length < 8 * MIN_QUERY_BLOCK else 2 * MIN_QUERY_BLOCK
+    return max(smallest, -(-length // (8 * MIN_QUERY_BLOCK)) * MIN_QUERY_BLOCK)

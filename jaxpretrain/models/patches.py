@@ -1,0 +1,71 @@
+"""Images as sequences of patches, and which of them a masked autoencoder sees.
+
+Shapes: b batch, l patches of an image, k patches that are taken of them, p values of a patch
+(row, column, channel, the channel fastest).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STD = np.array([58.395, 57.12, 57.375], np.float32)
+"""Mean and standard deviation of ImageNet's red, green and blue, of 255."""
+
+_EPSILON = 1e-6  # added to a patch's variance
+
+
+def normalize(images_bhwc: jax.Array) -> jax.Array:
+    """uint8 RGB -> float32 with mean 0 and standard deviation 1 on ImageNet."""
+    return (images_bhwc.astype(jnp.float32) - MEAN[None, None, None]) / STD[None, None, None]
+
+
+def to_unit(normalized_bhwc: jax.Array) -> jax.Array:
+    """The inverse of `normalize`, as float32 in [0, 1] for pictures."""
+    pixels = normalized_bhwc * STD[None, None, None] + MEAN[None, None, None]
+    return jnp.clip(pixels / 255.0, 0.0, 1.0)
+
+
+def patchify(images_bhwc: jax.Array, size: int) -> jax.Array:
+    """[b, h, w, c] -> [b, l, p], row by row."""
+    b, h, w, c = images_bhwc.shape
+    grid = images_bhwc.reshape(b, h // size, size, w // size, size, c)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, size * size * c)
+
+
+def unpatchify(patches_blp: jax.Array, size: int, width: int) -> jax.Array:
+    """The inverse of `patchify` for images of `width` pixels."""
+    b, _, p = patches_blp.shape
+    grid = patches_blp.reshape(b, -1, width // size, size, size, p // size**2)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, width, p // size**2)
+
+
+def patch_moments(patches_blp: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean, deviation) of each patch, [b, l, 1]; the variance is the unbiased one plus 1e-6."""
+    mean = jnp.mean(patches_blp, axis=-1, keepdims=True)
+    variance = jnp.var(patches_blp, axis=-1, keepdims=True, ddof=1)
+    return mean, jnp.sqrt(variance + _EPSILON)
+
+
+def draw_orders(rng: jax.Array, rows_b: jax.Array, num_patches: int) -> jax.Array:
+    """A random order of the patches of each example, int32 [b, l]; the first ones are seen.
+
+    An order depends on `rng` and the example's number alone, whatever batch the example is in.
+    """
+
+    def draw(row: jax.Array) -> jax.Array:
+        return jnp.argsort(jax.random.uniform(jax.random.fold_in(rng, row), (num_patches,)))
+
+    return jax.vmap(draw)(rows_b)
+
+
+def take(patches_blp: jax.Array, indices_bk: jax.Array) -> jax.Array:
+    """The patches at `indices_bk` of each example, [b, k, p]."""
+    return jnp.take_along_axis(patches_blp, indices_bk[:, :, None], axis=1)
+
+
+def put(patches_blp: jax.Array, indices_bk: jax.Array, values_bkp: jax.Array) -> jax.Array:
+    """`patches_blp` with other values at `indices_bk`."""
+    return jax.vmap(lambda patches, at, values: patches.at[at].set(values))(
+        patches_blp, indices_bk, values_bkp
+    )

@@ -1,0 +1,64 @@
+"""Rotary positions, and YaRN, which stretches them over contexts longer than those trained on.
+
+Shapes: b batch, t positions, n heads, h head size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN (Peng et al. 2023): slow rotations are slowed down further, fast ones stay."""
+
+    factor: float = 8.0
+    """How many times longer contexts become."""
+    original_length: int = 8192
+    """The context that was trained on before."""
+    beta_fast: float = 32.0
+    """Channels that turn this often within original_length, or more, stay as they are."""
+    beta_slow: float = 1.0
+    """Channels that turn this often, or less, turn slower by the factor; those between, partly."""
+
+    def stretch(self, inverse_h: jax.Array, theta: float) -> jax.Array:
+        """The angles per position [h / 2], fast channels first, over the longer context."""
+        num_channels = inverse_h.shape[0]
+
+        def channel(num_turns: float) -> float:
+            """Where, between channels, that many turns fit in the original length."""
+            period = self.original_length / (num_turns * 2 * math.pi)
+            return num_channels * math.log(period) / math.log(theta)
+
+        low = max(math.floor(channel(self.beta_fast)), 0)
+        high = min(math.ceil(channel(self.beta_slow)), 2 * num_channels - 1)
+        ramp_h = (jnp.arange(num_channels, dtype=jnp.float32) - low) / max(high - low, 1e-3)
+        slowed_h = jnp.clip(ramp_h, 0.0, 1.0)
+        return inverse_h * (1.0 - slowed_h) + inverse_h / self.factor * slowed_h
+
+    @property
+    def magnitude(self) -> float:
+        """What sine and cosine are multiplied by, so that attention stays as sharp."""
+        return 0.1 * math.log(self.factor) + 1.0
+
+
+def rope_table(
+    num_positions: int, head_dim: int, theta: float, yarn: Yarn | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """(sin, cos) [t, h / 2] in float32: angle = position * theta^(-2i / h), or as YaRN has it."""
+    inverse_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if yarn is not None:
+        inverse_h = yarn.stretch(inverse_h, theta)
+    angles_th = jnp.arange(num_positions, dtype=jnp.float32)[:, None] * inverse_h[None, :]
+    magnitude = 1.0 if yarn is None else yarn.magnitude
+    return magnitude * jnp.sin(angles_th), magnitude * jnp.cos(angles_th)
+
+
+def rotate(x_btnh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotary positions, half-split as in NeoX and Hugging Face, in float32."""
+    sin, cos = (table_th[None, :, None, :] for table_th in rope)
+    first, second = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_btnh.dtype)

@@ -1,0 +1,207 @@
+"""What the curve of the training loss tells: spikes, divergence, plateaus, no numbers at all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.monitor.history import History
+from jaxpretrain.monitor.metrics import improvements
+from jaxpretrain.monitor.plan import Plan
+from jaxpretrain.monitor.statistics import BLOCK, levels, trend
+
+SIGNIFICANT = 0.01
+PLATEAU_FRACTION = 0.1
+"""Part of the budget over which nothing may improve before that is a plateau."""
+PLATEAU_IMPROVEMENT = 0.01
+"""A plateau's loss falls by less than this part of itself over that time,"""
+PLATEAU_CERTAINTY = 0.999
+"""with this probability: it is asked again and again,"""
+PLATEAU_POWER = 4.0
+"""and is only asked where so large a fall is so many standard errors."""
+PLATEAU_ROWS = 24
+PLATEAU_RATE = 0.1
+"""Below this part of the highest learning rate a loss flattens by design."""
+SPIKE_SIGMAS = 8.0
+SPIKE_RISE = 0.03
+"""A spike is higher than the level before it by at least this part of it."""
+SPIKE_WARNS = 3
+"""Rows in a row from which on a spike is more than a single bad batch."""
+MOST_SPIKES = 20
+DIVERGENCE_RISE = 0.1
+DIVERGENCE_SIGMAS = 6.0
+
+
+def not_finite(history: History, plan: Plan) -> list[Finding]:
+    """The run's last loss is no number, which ends a run."""
+    loss = history["train/loss"]
+    skipped = history["train/skipped"]
+    if not len(loss) or np.isfinite(loss.values[-1]) or (len(skipped) and skipped.values[-1] == 1):
+        return []
+    step = int(loss.steps[-1])
+    known = history.loss.values
+    before = f" It was {known[-1]:.3f} at the report before." if len(known) else ""
+    return [
+        Finding(
+            "not_finite",
+            "error",
+            step,
+            step,
+            f"The loss or the gradient of step {step:,} is no number.{before} The step was not "
+            "saved.",
+            "Go on from the last checkpoint. If it comes again at the same step, the batch is at "
+            "fault: look at it, or leave such steps out with train.on_bad_step=skip. If it comes "
+            "at another step, lower the peak learning rate or lengthen the warm-up.",
+            {"step": step},
+        )
+    ]
+
+
+def skipped_steps(history: History, plan: Plan) -> list[Finding]:
+    """Steps that changed no weights."""
+    skipped = history["train/skipped"]
+    steps = skipped.steps[skipped.values == 1]
+    if not len(steps):
+        return []
+    rows_since = int(np.sum(skipped.steps > steps[-1]))
+    share = len(steps) / len(skipped)
+    return [
+        Finding(
+            "skipped_steps",
+            "warning",
+            int(steps[0]),
+            int(steps[-1]),
+            f"{len(steps):,} reported steps changed no weights ({share:.2%}), the last of them "
+            f"step {int(steps[-1]):,}.",
+            "A few are what skipping is for. When they come often, look at their batches and at "
+            "the learning rate.",
+            {"skipped": len(steps), "share": share},
+            signal="train/skipped",
+            is_over=rows_since >= 2 * BLOCK,
+        )
+    ]
+
+
+def divergence(history: History, plan: Plan) -> list[Finding]:
+    """The loss stands far above the lowest level that it had reached, and stays there."""
+    loss = history.loss
+    level = levels(loss.values)
+    if len(level.medians) < 3:
+        return []
+    best = int(np.argmin(level.medians[:-1]))
+    lowest, now = level.medians[best], level.medians[-1]
+    rise = now - lowest
+    stays = best < len(level.medians) - 2 and level.medians[-2] - lowest > rise / 2
+    if not stays or rise < DIVERGENCE_RISE * abs(lowest) or rise < DIVERGENCE_SIGMAS * level.error:
+        return []
+    first = int(loss.steps[level.rows[best] + level.size - 1])
+    return [
+        Finding(
+            "divergence",
+            "error",
+            first,
+            int(loss.steps[-1]),
+            f"The loss has risen from {lowest:.3f} around step {first:,} to {now:.3f} and stays "
+            "there.",
+            "Stop, and go on from a checkpoint before the rise with a lower peak learning rate, a "
+            "longer warm-up or stronger clipping. Where the data changed at that step, by plan, "
+            "the two levels do not compare and nothing is wrong.",
+            {"lowest": lowest, "now": now, "rise": rise, "error": level.error},
+        )
+    ]
+
+
+def spikes(history: History, plan: Plan) -> list[Finding]:
+    """Losses far above the level of the 64 reports before them."""
+    loss = history.loss
+    level = levels(loss.values)
+    if len(level.medians) < 3:
+        return []
+    rows = np.arange(level.rows[2], len(loss))
+    block = (rows - level.rows[0]) // level.size
+    # The level before is the lower of two blocks: a spike in one of them must not hide others.
+    before = np.minimum(level.medians[block - 1], level.medians[block - 2])
+    sigma = np.maximum(level.noises[block - 1], level.noises[block - 2])
+    rise = loss.values[rows] - before
+    high = rise > np.maximum(SPIKE_SIGMAS * sigma, SPIKE_RISE * np.abs(before))
+    found = [
+        _spike(history, rows[part], float(before[part[0]]), float(rise[part].max()))
+        for part in _runs(high)
+    ]
+    tallest = sorted(found, key=lambda spike: -spike.evidence["rise"])[:MOST_SPIKES]
+    return sorted(tallest, key=lambda spike: spike.first)
+
+
+def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Finding:
+    loss = history.loss
+    first, last = int(loss.steps[rows[0]]), int(loss.steps[rows[-1]])
+    is_over = rows[-1] < len(loss) - 1
+    rows_high = int(rows[-1] - rows[0] + 1)
+    back = f"It was back after {last - first + 1:,} steps." if is_over else "It has not come back."
+    return Finding(
+        "spike",
+        "warning" if rows_high >= SPIKE_WARNS and not is_over else "info",
+        first,
+        last,
+        f"The loss rose from {before:.3f} to {before + rise:.3f} at step {first:,}. {back}",
+        "Nothing."
+        if is_over
+        else "Nothing yet: most spikes recover by themselves. Should it "
+        "stay, go on from a checkpoint before it, with other data or a lower learning rate.",
+        {"before": before, "rise": rise, "reports": rows_high},
+        subject=f"step {first:,}",
+        is_over=is_over,
+    )
+
+
+def plateau(history: History, plan: Plan) -> list[Finding]:
+    """No signal improves over a tenth of the budget, at a learning rate that should move things."""
+    last = history.step
+    first = last - PLATEAU_FRACTION * plan.total_steps
+    if first < plan.warmup_end or not _moves(history, plan):
+        return []
+    loss = history.loss.between(first, last)
+    if len(loss) < PLATEAU_ROWS:
+        return []
+    fall = trend(loss.steps, loss.values)
+    bound = PLATEAU_IMPROVEMENT * abs(float(np.mean(loss.values)))
+    if fall is None or fall.error > bound / PLATEAU_POWER:
+        return []
+    if fall.falls < SIGNIFICANT or fall.below(-bound) < PLATEAU_CERTAINTY:
+        return []
+    judged = improvements(history, first)
+    if any(probability < SIGNIFICANT for probability in judged.values()):
+        return []
+    others = f", and none of {len(judged)} evaluation curves improves" if judged else ""
+    return [
+        Finding(
+            "plateau",
+            "warning",
+            int(loss.steps[0]),
+            last,
+            f"The loss has not fallen over {PLATEAU_FRACTION:.0%} of the run: its trend from step "
+            f"{int(loss.steps[0]):,} on is {fall.change:+.4f} ± {fall.error:.4f} (a fall: p = "
+            f"{fall.falls:.2f}){others}.",
+            "Look at samples and at the data first: a plateau this long at this learning rate "
+            "means that there is nothing more to learn from the data, that the labels are noise, "
+            "or that the weights do not move. Compare with a run at a third of the learning rate.",
+            {
+                "change": fall.change,
+                "error": fall.error,
+                "p_fall": fall.falls,
+                "others": len(judged),
+            },
+        )
+    ]
+
+
+def _moves(history: History, plan: Plan) -> bool:
+    """Whether the learning rate is still high enough for a flat loss to mean something."""
+    rate = plan.learning_rate(np.array([max(history.step, 1), max(plan.warmup_end, 1)]))
+    return bool(rate[0] >= PLATEAU_RATE * rate[1])
+
+
+def _runs(high: np.ndarray) -> list[np.ndarray]:
+    """Indices of true values, in groups with gaps of at most 4."""
+    indices = np.flatnonzero(high)
+    return np.split(indices, np.flatnonzero(np.diff(indices) > 4) + 1) if len(indices) else []

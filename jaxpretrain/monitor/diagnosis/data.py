@@ -1,0 +1,95 @@
+"""What the losses tell about the data: that it comes again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.monitor.history import History
+from jaxpretrain.monitor.plan import Plan
+
+GOOD_EPOCHS = 4.0
+"""Repeated up to so often, data is nearly worth as much as new (arXiv 2305.16264)."""
+LONGEST_CURVE = 4096
+SMALLEST_LAG = 4
+CORRELATION_SIGMAS = 6.0
+
+
+def epochs(history: History, plan: Plan) -> list[Finding]:
+    """A source has been read more than once."""
+    found = []
+    for name in history.names("train/", "epochs"):
+        curve = history[name].finite
+        if not len(curve) or curve.values[-1] <= 1.0:
+            continue
+        num_epochs, source = float(curve.values[-1]), name.split("/")[1]
+        source = "the data" if source == "epochs" else source
+        many = num_epochs > GOOD_EPOCHS
+        found.append(
+            Finding(
+                "repeated_data",
+                "warning" if many else "info",
+                int(curve.steps[np.searchsorted(curve.values, 1.0, side="right")]),
+                int(curve.steps[-1]),
+                f"{source} is being read for the {int(num_epochs) + 1}. time "
+                f"({num_epochs:.2f} epochs).",
+                f"More than {GOOD_EPOCHS:g} epochs teach little that is new: watch the validation "
+                "loss, add data, or lower the source's share."
+                if many
+                else f"Nothing: up to {GOOD_EPOCHS:g} epochs are nearly worth as much as new data.",
+                {"epochs": num_epochs},
+                signal=name,
+                subject=source,
+            )
+        )
+    return found
+
+
+def repetition(history: History, plan: Plan) -> list[Finding]:
+    """Losses that come again at a fixed distance: so do the batches."""
+    loss = history.loss[-LONGEST_CURVE:]
+    every = np.diff(loss.steps)
+    if len(loss) < 16 * SMALLEST_LAG or np.any(every[1:-1] != every[1]):
+        return []
+    loss = loss[1:-1]  # the first and the last step of a run are reported off the grid
+    rest = _detrended(loss.values)
+    correlation = _autocorrelation(rest)
+    lags = np.arange(SMALLEST_LAG, len(rest) // 3)
+    # A lag counts by how far it stands out from its neighbours: slow drifts lift them all.
+    height = correlation[lags] - np.maximum(correlation[lags - 1], correlation[lags + 1])
+    sigmas = height * np.sqrt((len(rest) - lags) / 2)
+    best = int(np.argmax(sigmas))
+    if sigmas[best] < CORRELATION_SIGMAS:
+        return []
+    lag = int(lags[best])
+    period = lag * int(every[1])
+    return [
+        Finding(
+            "repeated_batches",
+            "warning",
+            int(loss.steps[0]),
+            int(loss.steps[-1]),
+            f"The losses repeat every {period:,} steps (correlation {correlation[lag]:.2f}, "
+            f"{sigmas[best]:.0f} standard errors above its neighbours): so do the batches.",
+            "Look at the batches with python -m jaxpretrain.show_batch: an epoch is that short, or "
+            "the data holds the same documents many times.",
+            {"period": period, "correlation": float(correlation[lag]), "sigmas": sigmas[best]},
+        )
+    ]
+
+
+def _detrended(values: np.ndarray, width: int = 9) -> np.ndarray:
+    """Values less the mean of their neighbourhood, outliers cut to 4 deviations."""
+    weights = np.convolve(np.ones(len(values)), np.ones(width), "same")
+    rest = values - np.convolve(values, np.ones(width), "same") / weights
+    limit = 4 * 1.4826 * np.median(np.abs(rest))
+    return np.clip(rest, -limit, limit)
+
+
+def _autocorrelation(values: np.ndarray) -> np.ndarray:
+    """Correlation of a series with itself, by lag."""
+    size = 1 << (2 * len(values) - 1).bit_length()
+    power = np.abs(np.fft.rfft(values - values.mean(), size)) ** 2
+    sums = np.fft.irfft(power, size)[: len(values)]
+    counts = len(values) - np.arange(len(values))
+    return sums / counts / max(sums[0] / len(values), 1e-300)

@@ -1,0 +1,149 @@
+"""What evaluations tell beside the training loss, and what they are too noisy to tell."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.monitor.history import History, Series
+from jaxpretrain.monitor.metrics import (
+    evaluation_sets,
+    lower_is_better,
+    standard_error,
+    task_metrics,
+)
+from jaxpretrain.monitor.plan import Plan
+from jaxpretrain.monitor.statistics import noise, trend
+
+OVERFITTING_RISE = 0.01
+"""Above its lowest value by this part of it, a validation loss has risen,"""
+OVERFITTING_POINTS = 2
+"""when so many evaluations in a row say so."""
+OVERFITTING_SIGMAS = 3.0
+MOST_WITHIN = 2.0
+"""Differences of up to so many standard errors are noise."""
+DISAGREEMENT_FALL = 0.01
+DISAGREEMENT_POINTS = 3
+WORSE = -3.0
+
+
+def overfitting(history: History, plan: Plan) -> list[Finding]:
+    """A validation loss rises while the training loss falls."""
+    found = []
+    for name in evaluation_sets(history):
+        curve = history[f"eval/{name}/loss"].finite
+        if len(curve) < OVERFITTING_POINTS + 1:
+            continue
+        best = int(np.argmin(curve.values))
+        later = curve.values[best + 1 :] - curve.values[best]
+        error = max(_error(history, f"eval/{name}/loss"), OVERFITTING_RISE * curve.values[best])
+        if len(later) < OVERFITTING_POINTS or np.any(later[-OVERFITTING_POINTS:] < error):
+            continue
+        since = int(curve.steps[best])
+        train = history.loss.between(since, history.step)
+        line = trend(train.steps, train.values)
+        if line is None or line.falls > 0.01:
+            continue
+        found.append(_overfitting(history, name, curve, best, line.change))
+    return found
+
+
+def _overfitting(history: History, name: str, curve: Series, best: int, fall: float) -> Finding:
+    since, rise = int(curve.steps[best]), float(curve.values[-1] - curve.values[best])
+    train = float(np.median(history.loss.values[-16:]))
+    return Finding(
+        "overfitting",
+        "warning",
+        since,
+        int(curve.steps[-1]),
+        f"The loss on {name} was lowest at step {since:,} ({curve.values[best]:.3f}) and has risen "
+        f"by {rise:.3f} since, while the training loss fell by {-fall:.3f} to {train:.3f}.",
+        f"The weights of step {since:,} are the better ones. The training data repeats, within it "
+        "or by epochs: use more data, fewer steps, or more weight decay.",
+        {"best": float(curve.values[best]), "rise": rise, "train_fall": -fall, "train": train},
+        signal=f"eval/{name}/loss",
+        subject=name,
+    )
+
+
+def disagreement(history: History, plan: Plan) -> list[Finding]:
+    """Validation losses fall, and the tasks do not follow."""
+    first = max(plan.warmup_end, history.step / 2)
+    sets = [
+        history[f"eval/{n}/loss"].finite.between(first, history.step)
+        for n in evaluation_sets(history)
+    ]
+    falls = [1 - s.values[-1] / s.values[0] for s in sets if len(s) >= DISAGREEMENT_POINTS]
+    moves = _moves(history, first)
+    if not falls or not moves or np.mean(falls) < DISAGREEMENT_FALL:
+        return []
+    scores = [gain / error for gain, error in moves.values()]
+    together = float(np.sum(scores) / np.sqrt(len(scores)))
+    if together > MOST_WITHIN:
+        return []
+    gets_worse = together < WORSE
+    visible = float(np.mean([MOST_WITHIN * error for _, error in moves.values()]))
+    state = "get worse" if gets_worse else "do not move"
+    return [
+        Finding(
+            "disagreement",
+            "warning" if gets_worse else "info",
+            int(first),
+            history.step,
+            f"Since step {int(first):,} validation losses fell by {np.mean(falls):.1%} while the "
+            f"{len(moves)} task metrics {state}: together {together:+.1f} standard errors. Changes "
+            f"below {visible:.3f} on average cannot be told from noise.",
+            "Look at the tasks' prompts and at what the data has changed to."
+            if gets_worse
+            else "Nothing yet: tasks follow late, and small ones are noisy. Judge by losses on the "
+            "tasks' answers (bits per byte) where they are evaluated.",
+            {"fall": float(np.mean(falls)), "standard_errors": together, "visible": visible},
+            signal=next(iter(moves)),
+        )
+    ]
+
+
+def within_noise(history: History, plan: Plan) -> list[Finding]:
+    """The last two evaluations of the tasks do not differ by more than chance."""
+    moves = _moves(history, points=2)
+    if not moves:
+        return []
+    scores = np.array([gain / error for gain, error in moves.values()])
+    if np.any(np.abs(scores) > MOST_WITHIN):
+        return []
+    curve = history[next(iter(moves))].finite
+    error = float(np.mean([error for _, error in moves.values()]))
+    return [
+        Finding(
+            "evaluation_within_noise",
+            "info",
+            int(curve.steps[-2]),
+            int(curve.steps[-1]),
+            f"None of the {len(moves)} task metrics differs between the last two evaluations by "
+            f"more than {MOST_WITHIN:g} standard errors, on average {MOST_WITHIN * error:.3f}.",
+            "Nothing: do not read anything into these differences.",
+            {"largest": float(np.abs(scores).max()), "visible": MOST_WITHIN * error},
+            signal=next(iter(moves)),
+        )
+    ]
+
+
+def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, tuple[float, float]]:
+    """Metric -> gain since `first`, or over the last `points`, and its standard error."""
+    moves = {}
+    for name in task_metrics(history):
+        curve, errors = history[name].finite, history[standard_error(name)].finite
+        curve, errors = (s.between(first, history.step)[-points:] for s in (curve, errors))
+        if len(curve) < 2 or len(curve) != len(errors) or not np.all(errors.values > 0):
+            continue
+        gain = curve.values[-1] - curve.values[0]
+        error = float(np.hypot(errors.values[0], errors.values[-1]))
+        moves[name] = (float(-gain if lower_is_better(name) else gain), error)
+    return moves
+
+
+def _error(history: History, name: str) -> float:
+    """How far a point of an evaluation curve may lie off by chance."""
+    curve = history[name].finite
+    late = curve.values[len(curve) // 2 :]
+    return OVERFITTING_SIGMAS * noise(late)

@@ -1,0 +1,161 @@
+"""The history of a run: `metrics.jsonl` as columns.
+
+Lines that name the same values become rows of one array, block by block, so that a million steps
+are read in seconds. A torn last line, of a run that goes on or has crashed, is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Series:
+    """One named value over the run, in the order of writing."""
+
+    steps: np.ndarray
+    """int64 [n]"""
+    times: np.ndarray
+    """float64 [n], unix seconds"""
+    values: np.ndarray
+    """float64 [n]; what is not finite or not known is NaN"""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Series:
+        return Series(self.steps[rows], self.times[rows], self.values[rows])
+
+    def between(self, first: float, last: float) -> Series:
+        """The rows of steps first <= step <= last."""
+        return self[slice(*np.searchsorted(self.steps, [first, np.nextafter(last, np.inf)]))]
+
+    @cached_property
+    def finite(self) -> Series:
+        """The rows whose values are numbers."""
+        return self[np.isfinite(self.values)]
+
+
+EMPTY = Series(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class History:
+    """All named values of a run."""
+
+    series: Mapping[str, Series] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Series:
+        return self.series.get(name, EMPTY)
+
+    def names(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Names that begin and end so, in order of appearance."""
+        return [n for n in self.series if n.startswith(prefix) and n.endswith(suffix)]
+
+    def until(self, step: float) -> History:
+        """What was known after `step`, its evaluation included."""
+        cut = {name: series.between(0, step) for name, series in self.series.items()}
+        return History({name: series for name, series in cut.items() if len(series)})
+
+    @property
+    def loss(self) -> Series:
+        """The training loss where it is a number."""
+        return self["train/loss"].finite
+
+    @cached_property
+    def step(self) -> int:
+        """The last step of which anything is known; 0 without any."""
+        return max((int(s.steps[-1]) for s in self.series.values() if len(s)), default=0)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """First and last time of any line, unix seconds."""
+        rows = [s.times for s in self.series.values() if len(s)]
+        return (min(t[0] for t in rows), max(t[-1] for t in rows)) if rows else (0.0, 0.0)
+
+    @cached_property
+    def resumed(self) -> list[int]:
+        """The finished steps with which each session after the first began."""
+        return [int(step) for step in self["run/num_devices"].steps[1:]]
+
+    @cached_property
+    def unit(self) -> str:
+        """What the run counts: "tokens" or "images"."""
+        return "images" if "train/images" in self.series else "tokens"
+
+
+def read_history(path: Path) -> History:
+    """The history in a `metrics.jsonl`.
+
+    Raises:
+      InputError: no such file, or a line that is complete and yet not a metrics line.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist: no run has written metrics there")
+    columns = Columns()
+    num_lines = 0
+    with open(path, "rb") as file:
+        while lines := file.readlines(_BLOCK):
+            if not lines[-1].endswith(b"\n"):
+                lines.pop()
+            try:
+                columns.add(json.loads(b"[" + b",".join(lines) + b"]"))
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise _blame(path, lines, num_lines) from None
+            num_lines += len(lines)
+    return columns.history()
+
+
+class Columns:
+    """Gathers records, which have "step" and "time", into a `History`."""
+
+    def __init__(self) -> None:
+        self._num_records = 0
+        self._pieces: dict[str, list[tuple[np.ndarray, ...]]] = {}
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Adds records in order."""
+        groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+        for number, record in enumerate(records, start=self._num_records):
+            groups.setdefault(tuple(record), []).append((number, *record.values()))
+            self._num_records = number + 1
+        for names, rows in groups.items():
+            table = np.array(rows, np.float64).T  # None becomes NaN
+            columns = dict(zip(names, table[1:], strict=True))
+            where = (table[0], columns.pop("step"), columns.pop("time"))
+            for name, values in columns.items():
+                self._pieces.setdefault(name, []).append((*where, values))
+
+    def history(self) -> History:
+        """What was gathered."""
+        series = {}
+        for name, pieces in self._pieces.items():
+            numbers, steps, times, values = map(np.concatenate, zip(*pieces, strict=True))
+            order = np.argsort(numbers, kind="stable")
+            values = np.where(np.isfinite(values), values, np.nan)
+            series[name] = Series(steps[order].astype(np.int64), times[order], values[order])
+        return History(series)
+
+
+def _blame(path: Path, lines: Sequence[bytes], num_before: int) -> InputError:
+    """Names the first of `lines` that is no metrics line."""
+    for number, line in enumerate(lines, start=num_before + 1):
+        try:
+            Columns().add([json.loads(line)])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return InputError(
+                f'{path}, line {number}: not a JSON object of numbers with "step" and "time"; '
+                "remove that line"
+            )
+    return InputError(f"{path}, after line {num_before}: lines that are not one JSON object each")

@@ -1,0 +1,131 @@
+"""Watching a run while it goes: says a finding once when it appears, and once when it clears.
+
+Memory is bounded: of long histories older rows are thinned, every second one at a time, which keeps
+the noise of single rows as it is. Time is bounded too: judging takes at most a hundredth of it.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxpretrain.monitor.diagnosis import diagnose
+from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.monitor.history import History, Series
+from jaxpretrain.monitor.plan import Plan
+
+ROWS = 4096
+"""Rows of one metric that are kept at most."""
+SHARE = 0.01
+"""Part of the time that judging may take."""
+
+
+@dataclass(frozen=True)
+class News:
+    """A finding that has come up at a step, or that holds no longer."""
+
+    finding: Finding
+    step: int
+    has_come_up: bool
+
+    @property
+    def line(self) -> str:
+        """What the log says of it."""
+        finding, title = self.finding, self.finding.title.lower()
+        if not self.has_come_up:
+            return f"note: no longer at step {self.step:,}: {title}"
+        label = "note" if finding.severity == "info" else finding.severity
+        return f"{label}: {title}. {finding.reading} What to do: {finding.advice}"
+
+
+class Watch:
+    """Judges a run as its metrics come in.
+
+    Args:
+      plan: what the run is meant to do.
+      history: what it has done in earlier sessions.
+      now: seconds.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        history: History | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan = plan
+        self._now = now
+        self._columns: dict[str, _Column] = {}
+        self._known: dict[tuple[str, str], Finding] = {}
+        self._next = -np.inf
+        if history is not None:
+            for name, series in history.series.items():
+                self._columns[name] = _Column.of(series)
+            # What earlier sessions have said is not said again.
+            self._known = {f.key: f for f in diagnose(self._history(), plan)}
+
+    def update(self, step: int, seconds: float, metrics: Mapping[str, float | None]) -> list[News]:
+        """Takes the metrics of a step at a time (unix seconds); returns news, often none.
+
+        The last step of a run is always judged, and so is a loss that is no number.
+        """
+        numbers = {n: np.nan if x is None else float(x) for n, x in metrics.items()}
+        for name, number in numbers.items():
+            self._columns.setdefault(name, _Column()).append(step, seconds, number)
+        is_last = step >= self._plan.total_steps
+        is_urgent = is_last or not np.isfinite(numbers.get("train/loss", 0.0))
+        started = self._now()
+        if started < self._next and not is_urgent:
+            return []
+        findings = diagnose(self._history(), self._plan)
+        ended = self._now()
+        self._next = ended + (ended - started) / SHARE
+        return self._news(findings, step)
+
+    def _history(self) -> History:
+        return History({name: column.series() for name, column in self._columns.items()})
+
+    def _news(self, findings: list[Finding], step: int) -> list[News]:
+        """Compares with what was said before, and remembers."""
+        now = {finding.key: finding for finding in findings}
+        news = []
+        for key, finding in now.items():
+            before = self._known.get(key)
+            if before is None or (finding.severity != before.severity and not finding.is_over):
+                news.append(News(finding, step, has_come_up=True))
+            elif finding.is_over and not before.is_over:
+                news.append(News(finding, step, has_come_up=False))
+        for key, finding in self._known.items():
+            if key not in now and not finding.is_over:
+                news.append(News(finding, step, has_come_up=False))
+        self._known = now
+        return news
+
+
+class _Column:
+    """Rows of one metric, thinned where they are old."""
+
+    def __init__(self) -> None:
+        self._arrays = (array("d"), array("d"), array("d"))
+
+    @classmethod
+    def of(cls, series: Series) -> _Column:
+        column = cls()
+        for row in zip(series.steps, series.times, series.values, strict=True):
+            column.append(*map(float, row))
+        return column
+
+    def append(self, *row: float) -> None:
+        for items, item in zip(self._arrays, row, strict=True):
+            items.append(item)
+            if len(items) > ROWS:
+                old = ROWS // 4 * 3
+                items[:old] = items[:old:2]
+
+    def series(self) -> Series:
+        steps, times, values = (np.array(items) for items in self._arrays)
+        return Series(steps.astype(np.int64), times, values)

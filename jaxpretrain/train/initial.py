@@ -1,0 +1,58 @@
+"""The state that a run begins with: fresh, or from another run's checkpoint.
+
+What is taken from a checkpoint is never made first, so that a model is in memory once.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxpretrain.parallel.checkpoint import from_named, to_named
+from jaxpretrain.train.program import Program
+from jaxpretrain.train.state import TrainState, make_init
+from jaxpretrain.train.trained import load_arrays
+
+_SCHEDULES = ("optimizer/learning_rate/", "optimizer/clip/")
+"""What the optimizer counts for schedules; the rest of its state belongs to the weights."""
+
+
+def initial_state(program: Program) -> tuple[int, TrainState]:
+    """(finished steps, state) of a run that begins, as `init_from` and `init_with` say.
+
+    Raises:
+      InputError: the checkpoint is missing, damaged, another model's, or lacks what is asked for.
+    """
+    experiment = program.experiment
+    if experiment.init_from is None:
+        return 0, program.create_state()
+    prefixes = ("params/",) if experiment.init_with == "weights" else ("params/", "optimizer/")
+    wanted = {
+        name: leaf
+        for name, leaf in to_named(program.state).items()
+        if name.startswith(prefixes) and not name.startswith(_SCHEDULES)
+    }
+    step, taken = load_arrays(Path(experiment.init_from), wanted, flag="--config.init_from")
+    # The average begins with the weights: a copy, because the step is given both to write into.
+    params = {name.removeprefix("params/"): x for name, x in taken.items() if name[:7] == "params/"}
+    if program.state.ema:
+        taken |= {f"ema/{name}": jnp.copy(x) for name, x in params.items()}
+    named = taken | _fresh(program, without=set(taken))
+    if experiment.init_with == "everything":
+        counts = [name for name in named if name == "step" or name.startswith(_SCHEDULES)]
+        named |= {name: jnp.full_like(named[name], step) for name in counts}
+    first = step if experiment.init_with == "everything" else 0
+    return first, from_named(program.state, named)
+
+
+def _fresh(program: Program, without: set[str]) -> dict[str, jax.Array]:
+    """The arrays of a fresh state but those of some names."""
+    init = make_init(program.model, program.optimizer.transform, program.experiment.train)
+    like = {name: x for name, x in to_named(program.state).items() if name not in without}
+
+    def rest(seed: jax.Array) -> dict[str, jax.Array]:
+        named = to_named(init(seed))
+        return {name: named[name] for name in like}
+
+    shardings = {name: leaf.sharding for name, leaf in like.items()}
+    return jax.jit(rest, out_shardings=shardings)(program.experiment.seed)

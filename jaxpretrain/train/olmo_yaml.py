@@ -1,0 +1,299 @@
+"""Reads the YAML of a run of OLMo's own trainer into an `Experiment`.
+
+Where the YAML says nothing, OLMo's defaults hold (olmo/config.py): GPT-2's architecture with
+dropout and biases, LionW, epsilon 1e-5. What they ask for and is not here is refused.
+"""
+
+import hashlib
+from collections.abc import Collection
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.cache import cache_dir
+from jaxpretrain.data.files import write_atomically
+from jaxpretrain.data.masks import InstanceFilter
+from jaxpretrain.data.text import TextData
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.optim.layers import ParameterKind
+from jaxpretrain.optim.optimizers import AdamW, Lion
+from jaxpretrain.optim.schedules import (
+    Constant,
+    CosineShape,
+    InverseSqrt,
+    Schedule,
+    Triangular,
+    WarmupCosine,
+)
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.train.olmo_keys import OlmoKeys
+
+
+class OlmoYaml(NamedTuple):
+    """What a YAML file asks for, and one line for each of its keys on what became of it."""
+
+    experiment: Experiment
+    report: list[str]
+
+
+def read_olmo_yaml(file: Path, ignored: Collection[str] = ()) -> OlmoYaml:
+    """The run that the file describes; `ignored` names keys to train without.
+
+    Raises:
+      InputError: the file cannot be read, or asks for what is not there.
+    """
+    keys = OlmoKeys(file, ignored)
+    _refuse_other_beginnings(keys)
+    planned, stop = _duration(keys), keys.number("stop_at")
+    experiment = Experiment(
+        model=_model(keys),
+        data=_data(keys),
+        # A run that stops before its time keeps the schedule of the whole.
+        optim=_optimizer(keys, None if stop is None else planned),
+        train=Train(
+            duration=planned if stop is None else f"{stop} steps",
+            batch_size=keys.number("global_train_batch_size", 512),
+            skip_outliers=None,
+        ),
+        eval=Eval(every=f"{keys.number('eval_interval', 1000)} steps"),
+        checkpoint=Checkpoint(every=f"{keys.number('save_interval', 1000) or 0} steps"),
+        seed=keys.number("seed", 6198),
+    )
+    return OlmoYaml(experiment, keys.report())
+
+
+def _refuse_other_beginnings(keys: OlmoKeys) -> None:
+    if (path := keys.take("load_path")) is not None:
+        keys.refuse("load_path", f"load_path={path} (convert it, and set --config.init_from)")
+    for key in ("epoch", "fast_forward_batches", "early_stopping_factor", "stop_after"):
+        keys.only(key, None)
+    keys.only("reset_optimizer_state", False, default=False)
+
+
+def _model(keys: OlmoKeys) -> Decoder:
+    """The `model` group, and what of loss and precision belongs to the model here."""
+    keys.only("model.activation_type", "swiglu", default="swiglu")
+    keys.only("model.block_type", "sequential", default="sequential")
+    keys.only("model.rope", True, default=False)
+    for name in ("alibi", "embedding_layer_norm", "scale_logits", "scale_emb_init"):
+        keys.only(f"model.{name}", False, default=False)
+    keys.only("model.include_bias", False, default=True)
+    keys.only("model.rope_full_precision", True, default=True)
+    keys.only("model.emb_init_std", None)
+    for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
+        keys.only(f"model.{name}", 0.0, default=0.1)
+    d_model, heads = keys.number("model.d_model", 768), keys.number("model.n_heads", 12)
+    ratio, hidden = keys.number("model.mlp_ratio", 4), keys.number("model.mlp_hidden_size")
+    init = keys.only("model.init_fn", "normal", "mitchell", "full_megatron", default="normal")
+    vocab_size = keys.number("model.vocab_size", 50257)
+    return Decoder(
+        vocab_size=vocab_size,
+        embedding_rows=keys.number("model.embedding_size", 50304) or vocab_size,
+        d_model=d_model,
+        num_layers=keys.number("model.n_layers", 12),
+        num_heads=heads,
+        num_kv_heads=_kv_heads(keys),
+        d_ff=(hidden or ratio * d_model) // 2,  # OLMo counts both of SwiGLU's halves
+        norm_position="after" if keys.take("model.norm_after", False) else "before",
+        clip_qkv=keys.number("model.clip_qkv"),
+        rope_theta=float(keys.number("model.rope_theta", 10000)),
+        windows=(None,),
+        tied_head=keys.take("model.weight_tying", True),
+        init=init,
+        init_std=keys.number("model.init_std", 0.02),
+        init_cutoff=keys.number("model.init_cutoff_factor")
+        or (3.0 if init == "mitchell" else None),
+        document_end=_document_end(keys),
+        z_loss=_z_loss(keys),
+        loss_denominator="all",
+        norm_rounding="before_scale",
+        **_norms(keys),
+        **_precision(keys),
+    )
+
+
+def _kv_heads(keys: OlmoKeys) -> int | None:
+    num_kv_heads = keys.number("model.n_kv_heads")
+    return 1 if keys.take("model.multi_query_attention") else num_kv_heads
+
+
+def _norms(keys: OlmoKeys) -> dict[str, Any]:
+    """LayerNorm is without parameters here, RMSNorm with a scale, and neither has a bias."""
+    kind = keys.only("model.layer_norm_type", "rms", "default", default="default")
+    keys.only("model.layer_norm_with_affine", kind == "rms", default=True)
+    qk_norm = bool(keys.take("model.attention_layer_norm", False))
+    affine = "model.attention_layer_norm_with_affine"
+    if qk_norm:
+        keys.only(affine, kind == "rms", default=True)
+    else:
+        keys.skip(affine, "there is no norm of queries and keys")
+    if kind == "rms":
+        keys.only("model.bias_for_layer_norm", False, None)
+    else:
+        keys.skip("model.bias_for_layer_norm", "the norms have no parameters")
+    return {
+        "norm": "rmsnorm" if kind == "rms" else "layernorm",
+        "norm_epsilon": float(keys.number("model.layer_norm_eps", 1e-5)),
+        "qk_norm": qk_norm,
+    }
+
+
+def _precision(keys: OlmoKeys) -> dict[str, Any]:
+    """Under FSDP the residual stream is of the type of the products, without it float32."""
+    precision = keys.only("precision", "amp_bf16", "fp32")
+    is_sharded = keys.only("distributed_strategy", "fsdp", "ddp", None, default="fsdp") == "fsdp"
+    if is_sharded:
+        keys.only("fsdp.precision", "mixed", default="pure")
+    else:
+        keys.skip("fsdp.precision", "FSDP is off")
+    return {
+        "dtype": "float32" if precision == "fp32" else "bfloat16",
+        "residual_dtype": None if is_sharded else "float32",
+    }
+
+
+def _document_end(keys: OlmoKeys) -> int | None:
+    if keys.take("data.generate_doc_lengths", False):
+        return keys.number("model.eos_token_id", 50256)
+    keys.skip("model.eos_token_id", "attention crosses the ends of documents")
+    return None
+
+
+def _z_loss(keys: OlmoKeys) -> float:
+    """The fused loss has it even when nobody asks; its weight is the same everywhere."""
+    is_on = [keys.take(key, False) for key in ("softmax_auxiliary_loss", "fused_loss")]
+    return 1e-4 if any(is_on) else 0.0
+
+
+def _data(keys: OlmoKeys) -> TextData:
+    keys.only("data.label_mask_paths", None)
+    keys.only("data.generate_attention_mask", False, default=False)
+    seed = keys.number("seed", 6198)
+    keys.only("data.seed", None, seed)
+    paths = keys.take("data.paths") or []
+    for _, files in sorted((keys.take("data.datasets") or {}).items()):
+        paths = [*paths, *files]
+    if not paths:
+        raise InputError(f"{keys.file}: data.paths names no token files")
+    root, file_list = _file_list(keys.file, paths)
+    return TextData(
+        root=root,
+        file_list=file_list,
+        seq_len=keys.number("model.max_sequence_length", 1024),
+        dtype=keys.only("data.memmap_dtype", "uint16", "uint32", default="uint16"),
+        validation_split=None,
+        order="olmo",
+        epoch_multiple=keys.number("global_train_batch_size", 512),
+        instance_filter=_instance_filter(keys),
+    )
+
+
+def _file_list(file: Path, paths: list[str]) -> tuple[str | None, str]:
+    """(root, file of one path a line): a URL becomes its path below `data.root`, not set here."""
+    urls = [urlsplit(str(path)) for path in paths]
+    is_remote = any(url.scheme for url in urls)
+    lines = [url.path.lstrip("/") if url.scheme else url.path for url in urls]
+    text = "".join(f"{line}\n" for line in lines)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    target = cache_dir() / "olmo_yaml" / f"{digest}.txt"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, text)
+    return None if is_remote else str(file.resolve().parent), str(target)
+
+
+def _instance_filter(keys: OlmoKeys) -> InstanceFilter | None:
+    names = ("repetition_max_period", "repetition_min_period", "repetition_max_count")
+    group = [f"data.instance_filter.{name}" for name in names]
+    if keys.take("data.instance_filter") is None and not any(key in dict(keys) for key in group):
+        return None
+    longest, shortest, count = map(keys.number, group, (13, 1, 32))
+    return InstanceFilter(max_period=longest, min_period=shortest, max_count=count)
+
+
+def _optimizer(keys: OlmoKeys, horizon: str | None) -> AdamW | Lion:
+    """The optimizer with its schedule, which ends at `horizon` unless it has its own `t_max`."""
+    keys.only("optimizer.no_decay_norm_and_bias", None)
+    keys.only("optimizer.selective_updates", False, default=False)
+    keys.only("max_grad_norm_ratio", None)
+    beta1, beta2 = keys.take("optimizer.betas", (0.9, 0.95))
+    embeddings = keys.take("optimizer.decay_embeddings", False)
+    norms = keys.take("optimizer.decay_norm_and_bias", False)
+    decays: dict[ParameterKind, bool] = {
+        "kernel": True,
+        "embedding": embeddings,
+        "scale": norms,
+        "bias": norms,
+    }
+    factor = keys.number("scheduler.grad_clip_warmup_factor")
+    warmup = _amount(keys, "scheduler.grad_clip_warmup_steps", 0)
+    shared: dict[str, Any] = {
+        "schedule": _schedule(keys, horizon),
+        "rate_at": "after_count",
+        "beta1": float(beta1),
+        "beta2": float(beta2),
+        "weight_decay": keys.number("optimizer.weight_decay", 0.01),
+        "decayed": tuple(kind for kind, decay in decays.items() if decay),
+        "clip_norm": keys.number("max_grad_norm"),
+        "clip_warmup": "0 steps" if factor is None else warmup,
+        "clip_warmup_factor": 1.0 if factor is None else float(factor),
+    }
+    if keys.only("optimizer.name", "adamw", "lionw", default="lionw") == "lionw":
+        keys.skip("optimizer.eps", "Lion has none")
+        return Lion(**shared)
+    epsilon = keys.number("optimizer.eps", 1e-5)
+    return AdamW(epsilon=epsilon, bias_correction="by_step", **shared)
+
+
+_SHAPES: dict[str, CosineShape] = {
+    "cosine_with_warmup": "cosine",
+    "cosine_linear_envelope": "cosine_linear",
+    "max_scheduler": "cosine_or_inverse_sqrt",
+}
+_OTHERS = ("linear_with_warmup", "inverse_sqrt_with_warmup", "constant", "constant_with_warmup")
+"""OLMo's names of schedulers: those of a cosine, with its shape, and the others."""
+
+
+def _schedule(keys: OlmoKeys, horizon: str | None) -> Schedule:
+    peak = keys.number("optimizer.learning_rate", 1e-4)
+    name = keys.only("scheduler.name", *_SHAPES, *_OTHERS, default="cosine_with_warmup")
+    start = keys.number("scheduler.warmup_min_lr")
+    rise: dict[str, Any] = {
+        "start": _share(0.1, peak) if start is None else float(start),
+        "peak": float(peak),
+        "warmup": _amount(keys, "scheduler.t_warmup", 100),
+    }
+    if name not in (*_SHAPES, "linear_with_warmup"):
+        for key in ("alpha_f", "t_max"):
+            keys.skip(f"scheduler.{key}", f"{name} has no end")
+        if name == "constant":
+            keys.skip("scheduler.t_warmup", "constant has no warm-up")
+            return Constant(start=float(peak), peak=float(peak), warmup="0 steps")
+        return Constant(**rise) if name == "constant_with_warmup" else InverseSqrt(**rise)
+    end = _share(keys.number("scheduler.alpha_f", 0.1), peak)
+    horizon = _amount(keys, "scheduler.t_max", None) or horizon
+    if name == "linear_with_warmup":
+        return Triangular(**rise, end=end, plateau="0 steps", horizon=horizon)
+    return WarmupCosine(**rise, end=end, horizon=horizon, shape=_SHAPES[name])
+
+
+def _share(part: float, peak: float) -> float:
+    """The product of what was written: 0.1 of 3e-4 is 3e-5."""
+    return float(Decimal(str(part)) * Decimal(str(peak)))
+
+
+def _amount(keys: OlmoKeys, key: str, default: int | None) -> Any:
+    """A length in the units of the scheduler."""
+    units = keys.only("scheduler.units", "steps", "tokens", default="steps")
+    value = keys.number(key, default)
+    return None if value is None else f"{int(value)} {units}"
+
+
+def _duration(keys: OlmoKeys) -> str:
+    text = str(keys.take("max_duration", 10000)).strip()
+    for suffix, unit in (("T", "tokens"), ("ep", "epochs"), ("", "steps")):
+        if text.endswith(suffix):
+            return f"{text.removesuffix(suffix).strip()} {unit}"
+    raise AssertionError

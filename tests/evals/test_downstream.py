@@ -1,0 +1,116 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.catalogue import GROUPS, Selection, select
+from jaxpretrain.evals.config import Eval
+from jaxpretrain.evals.contract import Setting
+from jaxpretrain.evals.downstream import Downstream
+from jaxpretrain.evals.encode import TextEncoder
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.parallel.mesh import Layout, Mesh
+
+EXAMPLE = {"tokens": ((48,), "int32")}
+DECODER = Decoder(
+    vocab_size=290, embedding_rows=304, d_model=32, num_layers=1, num_heads=4, d_ff=32
+)
+
+
+@pytest.fixture
+def selection(package: Path, monkeypatch: pytest.MonkeyPatch) -> Selection:
+    monkeypatch.setitem(GROUPS, "all", ("colours", "colours:mc_5shot", "roses"))
+    return select(["all"])
+
+
+def test_items_get_the_likelihoods_of_their_own_choices(
+    make_scorer: Any, encode: TextEncoder, selection: Selection, log_likelihood: Any
+):
+    scorer, params = make_scorer()
+    report = Downstream(scorer, encode, selection).report(params)
+    assert [result.task for result in report.tasks] == list(selection.tasks)
+    for result in report.tasks:
+        assert [scored.item for scored in result.scored] == list(result.task.items)
+        for scored in result.scored:
+            for i, choice in enumerate(scored.item.choices):
+                texts = choice.context, choice.continuation, choice.unconditional or ""
+                context, continuation, without = encode(texts).values()
+                expected = log_likelihood(context, continuation)
+                assert scored.conditional[i] == pytest.approx(expected, rel=2e-5)
+                if scored.unconditional is not None:
+                    expected = log_likelihood(without, continuation)
+                    assert scored.unconditional[i] == pytest.approx(expected, rel=2e-5)
+
+
+def test_a_group_is_the_mean_of_its_tasks(
+    make_scorer: Any, encode: TextEncoder, selection: Selection
+):
+    scorer, params = make_scorer()
+    report = Downstream(scorer, encode, selection).report(params)
+    by_name = {result.task.name: result.metrics for result in report.tasks}
+    means = report.groups["all"]
+    accuracies = [by_name["colours"]["len_norm"], by_name["colours:mc_5shot"]["acc"]]
+    assert means["primary"] == pytest.approx(np.mean(accuracies))
+    assert means["random"] == 0.5
+    assert means["bpb"] == pytest.approx(np.mean([m["bpb"] for m in by_name.values()]))
+
+
+def test_the_loop_gets_named_numbers(make_scorer: Any, encode: TextEncoder, selection: Selection):
+    scorer, params = make_scorer()
+    scalars = Downstream(scorer, encode, selection)(params).scalars
+    expected = {"acc", "len_norm", "len_norm_stderr", "pmi_dc", "random", "bpb", "soft"}
+    assert {f"eval/colours/{name}" for name in expected} <= scalars.keys()
+    assert {"eval/all/primary", "eval/all/bpb", "perf/eval_requests_per_second"} <= scalars.keys()
+    assert all(np.isfinite(value) for value in scalars.values())
+
+
+def test_devices_do_not_change_results(make_scorer: Any, encode: TextEncoder, selection: Selection):
+    one, eight = (
+        Downstream(scorer, encode, selection).report(params)
+        for scorer, params in (make_scorer(1), make_scorer(8))
+    )
+    for a, b in zip(one.tasks, eight.tasks, strict=True):
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-5)
+
+
+def test_truncated_prompts_are_counted(make_scorer: Any, encode: TextEncoder, tmp_path: Path):
+    file = tmp_path / "own.jsonl"
+    lines = [
+        f'{{"context": "{"zq" * n}", "continuations": [" a", " b"], "answer": 0}}\n'
+        for n in (10, 30)
+    ]
+    file.write_text("".join(lines))
+    scorer, params = make_scorer()
+    (result,) = Downstream(scorer, encode, select([str(file)])).report(params).tasks
+    assert result.metrics["num_truncated"] == 2
+    assert result.metrics["num_items"] == 2
+
+
+def _setting(tokenizer_path: Path | None, *names: str) -> Setting:
+    layout = Layout(Mesh().build(jax.devices()[:1]))
+    model = DECODER.build(EXAMPLE, platform="cpu")
+    sets: list[Any] = [SimpleNamespace(name=name) for name in names]
+    data = SimpleNamespace(tokenizer_path=tokenizer_path)
+    return Setting(model, layout, None, source=None, data=data, eval_sets=sets, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ("colors",)}, "unknown task 'colors'"),
+        ({"tasks": ("colours",)}, "eval.tasks need a tokenizer, and the data has none"),
+        ({"tasks": ("colours",), "tokenizer": "smal"}, "Did you mean 'small'"),
+        ({"tasks": ("colours", "all"), "tokenizer": "small"}, "all is the name of a validation"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_training(
+    selection: Selection, options: dict[str, Any], message: str
+):
+    if "colors" in options["tasks"]:
+        options = {**options, "tokenizer": "small"}
+    with pytest.raises(InputError, match=message):
+        Eval(**options)._downstream(_setting(None, "all"))

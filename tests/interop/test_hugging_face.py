@@ -1,0 +1,192 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.interop.hugging_face import open_hugging_face, write_hugging_face
+from jaxpretrain.interop.source import Source
+from jaxpretrain.interop.tables import whole
+from jaxpretrain.parallel.checkpoint import from_named
+
+Folder = Callable[..., tuple[Path, dict[str, np.ndarray]]]
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+def _logits(source: Source, tokens_bt: np.ndarray) -> np.ndarray:
+    model = replace(source.model, dtype="float32", remat="none")
+    built = model.build(source.data.example_spec(), platform="cpu")
+    named = {name: jnp.asarray(whole(array)) for name, array in source.params.items()}
+    like = _nested(named)
+    return np.asarray(built.logits(from_named(like, named), jnp.asarray(tokens_bt)))
+
+
+def _nested(named: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *path, last = name.split("/")
+        at = tree
+        for key in path:
+            at = at.setdefault(key, {})
+        at[last] = leaf
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("Olmo", {"clip_qkv": 0.3}),
+        ("Olmo", {"tie_word_embeddings": True}),
+        ("Olmo2", {"rms_norm_eps": 1e-6}),
+        ("Olmo2", {"num_key_value_heads": 2, "rope_parameters": {"rope_theta": 5e5}}),
+        ("Olmo3", {"sliding_window": 8}),
+        ("Olmo3", {"sliding_window": 8, "rope_scaling": YARN, "rope_theta": 5e5}),
+        ("Llama", {"rms_norm_eps": 1e-6}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_and_we_compute_the_same(name: str, keys: dict[str, Any], tmp_path: Path):
+    """What we write back it loads, no tensor missing, with the same weights and config."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(**SIZES, **keys)
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # large enough that every part of a layer shows
+            noise = torch.randn_like(parameter)
+            parameter.copy_(0.25 * noise if parameter.ndim == 2 else 1 + 0.1 * noise)
+    theirs.save_pretrained(tmp_path / "theirs")
+    tokens = np.random.default_rng(0).integers(96, size=(2, 64))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+
+    source = open_hugging_face(tmp_path / "theirs")
+    found = _logits(source, tokens)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+    write_hugging_face(source, tmp_path / "ours")
+    again, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not any(info.values())
+    with torch.no_grad():
+        np.testing.assert_array_equal(again(torch.tensor(tokens)).logits.numpy(), expected)
+    assert again.config.to_dict() == theirs.config.to_dict() | {
+        "_name_or_path": again.config.to_dict()["_name_or_path"],
+        "rope_parameters": again.config.rope_parameters,
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+def test_there_and_back_every_bit_is_the_same(hugging_face: Folder, tmp_path: Path, dtype: Any):
+    folder, tensors = hugging_face(dtype=dtype, num_hidden_layers=4)
+    write_hugging_face(open_hugging_face(folder), tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert set(back) == set(tensors)
+    for name, array in tensors.items():
+        assert back[name].dtype == array.dtype and back[name].tobytes() == array.tobytes(), name
+
+
+def test_infinities_and_what_is_no_number_survive(hugging_face: Folder, tmp_path: Path):
+    folder, tensors = hugging_face()
+    tensors["model.norm.weight"][:4] = np.array([np.nan, -0.0, -np.inf, 1e-40], jnp.bfloat16)
+    save_file(tensors, folder / "model.safetensors")
+    write_hugging_face(open_hugging_face(folder), tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert back["model.norm.weight"].tobytes() == tensors["model.norm.weight"].tobytes()
+
+
+def test_the_type_of_the_weights_can_be_chosen(hugging_face: Folder, tmp_path: Path):
+    folder, tensors = hugging_face()
+    write_hugging_face(open_hugging_face(folder), tmp_path / "wide", "float32")
+    wide = load_file(tmp_path / "wide" / "model.safetensors")
+    assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(wide[name], array.astype(np.float32))
+
+
+def test_special_tokens_and_tokenizer_come_along(
+    hugging_face: Folder, tmp_path: Path, tokenizer_json: str
+):
+    folder, _ = hugging_face()
+    (folder / "tokenizer.json").write_text(tokenizer_json)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 7}')
+    source = open_hugging_face(folder)
+    assert source.model.vocab_size <= 300 < source.model.embedding_rows
+    write_hugging_face(source, tmp_path / "back")
+
+    def read(name: str) -> Any:
+        return json.loads((tmp_path / "back" / name).read_text())
+
+    assert (tmp_path / "back" / "tokenizer.json").read_text() == tokenizer_json
+    assert read("tokenizer_config.json") == {"model_max_length": 7}
+    assert read("special_tokens_map.json") == {"eos_token": "<|end|>"}
+    assert read("generation_config.json") == {"eos_token_id": 0, "pad_token_id": 1}
+    assert read("config.json")["eos_token_id"] == 0
+
+
+def test_a_tokenizer_with_more_ids_than_rows_is_refused(hugging_face: Folder, tokenizer_json: str):
+    folder, _ = hugging_face(vocab_size=64)
+    (folder / "tokenizer.json").write_text(tokenizer_json)
+    with pytest.raises(InputError, match="tokenizer.json has .* ids, but the embedding only 64"):
+        open_hugging_face(folder)
+
+
+def test_transformers_loads_the_tokenizer_of_a_model_trained_here(
+    hugging_face: Folder, tmp_path: Path, tokenizer_json: str
+):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder, _ = hugging_face()
+    (folder / "tokenizer.json").write_text(tokenizer_json)
+    write_hugging_face(replace(open_hugging_face(folder), origin={}), tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|end|>", 0)
+    ids = tokenizer("the union of the states")["input_ids"]
+    assert tokenizer.decode(ids) == "the union of the states"
+
+
+def test_a_second_copy_of_a_tied_embedding_is_dropped_only_if_it_is_one(hugging_face: Folder):
+    folder, tensors = hugging_face(tie_word_embeddings=True)
+    copy = {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+    save_file(tensors | copy, folder / "model.safetensors")
+    assert "head/kernel" not in open_hugging_face(folder).params
+    copy["lm_head.weight"] = copy["lm_head.weight"] + 1
+    save_file(tensors | copy, folder / "model.safetensors")
+    with pytest.raises(InputError, match="lm_head.weight is not model.embed_tokens.weight"):
+        open_hugging_face(folder)
+
+
+def test_what_old_versions_wrote_beside_the_weights_is_passed_over(hugging_face: Folder):
+    folder, tensors = hugging_face()
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    save_file(tensors | {name: np.ones(2, np.float32)}, folder / "model.safetensors")
+    source = open_hugging_face(folder)
+    assert source.origin["dtype"] == "bfloat16"
+
+
+def test_nothing_is_made_up_for_what_lacks(hugging_face: Folder):
+    folder, tensors = hugging_face()
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"model.layers.1.mlp.up_proj.weight is missing"):
+        open_hugging_face(folder)

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from jaxpretrain.monitor.diagnosis.data import epochs, repetition
+from jaxpretrain.monitor.plan import Plan
+
+PLAN = Plan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
+STEPS = np.arange(1, 1001)
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.9, None), (2.5, "info"), (6.0, "warning")])
+def test_a_source_is_repeated_from_its_second_epoch_on(history, end, severity):
+    run = history(STEPS, {"train/wiki/epochs": end * STEPS / 1000})
+    found = epochs(run, PLAN)
+    assert [finding.severity for finding in found] == ([severity] if severity else [])
+    assert all(f.subject == "wiki" and f.first == int(1000 / end) + 1 for f in found)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_that_come_again_are_found_with_their_period(history, every, seed):
+    rng = np.random.default_rng(seed)
+    batches = rng.normal(size=70)
+    steps = every * STEPS
+    curve = 3 + 2 / np.sqrt(STEPS)
+    again = curve + 0.05 * batches[STEPS % 70] + 0.05 * rng.normal(size=1000)
+    (finding,) = repetition(history(steps, {"train/loss": again}), PLAN)
+    assert finding.evidence["period"] == 70 * every
+    fresh = curve + 0.07 * rng.normal(size=1000)
+    assert repetition(history(steps, {"train/loss": fresh}), PLAN) == []
+
+
+def test_a_slow_wave_is_no_repetition(history):
+    rng = np.random.default_rng(0)
+    wave = 3 + 0.1 * np.sin(STEPS / 10) + 0.02 * rng.normal(size=1000)
+    assert repetition(history(STEPS, {"train/loss": wave}), PLAN) == []

@@ -1,0 +1,94 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.monitor.history import History, read_history
+from jaxpretrain.monitor.jsonl import JsonlWriter
+
+
+def write(path, *records):
+    writer = JsonlWriter(path)
+    for step, scalars in records:
+        writer.write(step, scalars)
+    writer.close()
+    return path
+
+
+def test_lines_become_columns_with_the_steps_that_have_them(tmp_path):
+    path = write(
+        tmp_path / "metrics.jsonl",
+        (0, {"eval/a/loss": 7.0}),
+        (1, {"train/loss": 6.5, "train/tokens": 100}),
+        (2, {"train/loss": math.nan, "train/tokens": 200}),
+        (2, {"eval/a/loss": 6.0, "eval/a/bits_per_byte": None}),
+    )
+    history = read_history(path)
+    assert history["train/loss"].steps.tolist() == [1, 2]
+    np.testing.assert_array_equal(history["train/loss"].values, [6.5, np.nan])
+    assert history.loss.steps.tolist() == [1]
+    assert history["eval/a/loss"].steps.tolist() == [0, 2]
+    assert np.isnan(history["eval/a/bits_per_byte"].values).all()
+    assert len(history["never"]) == 0
+    assert (history.step, history.unit) == (2, "tokens")
+    assert np.all(np.diff(history["train/loss"].times) >= 0)
+
+
+def test_names_that_appear_in_several_kinds_of_lines_keep_their_order(tmp_path):
+    records = [(s, {"a": s} if s % 3 else {"a": s, "b": -s}) for s in range(1, 50)]
+    history = read_history(write(tmp_path / "metrics.jsonl", *records))
+    assert history["a"].values.tolist() == list(range(1, 50))
+    assert history["b"].steps.tolist() == list(range(3, 50, 3))
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3, "ti', '{"step": 3, "time": 1.0, "train/loss": 4.0}'])
+def test_a_line_without_its_newline_does_not_count(tmp_path, torn):
+    path = write(tmp_path / "metrics.jsonl", (1, {"train/loss": 5.0}))
+    with path.open("a") as file:
+        file.write(torn)
+    assert read_history(path).step == 1
+
+
+def test_an_empty_file_is_an_empty_history(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    history = read_history(tmp_path / "metrics.jsonl")
+    assert (history.step, history.span, history.names()) == (0, (0.0, 0.0), [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        '{"time": 1, "x": 2}',
+        '{"step": 1, "x": 2}',
+        '{"step": 1, "time": 1, "x": "y"}',
+        "{",
+        "",
+    ],
+)
+def test_a_line_that_is_no_metrics_line_is_named(tmp_path, line):
+    path = write(tmp_path / "metrics.jsonl", (1, {"train/loss": 5.0}))
+    with path.open("a") as file:
+        file.write(line + "\n" + json.dumps({"step": 2, "time": 2.0}) + "\n")
+    with pytest.raises(InputError, match="line 2"):
+        read_history(path)
+
+
+def test_a_missing_file_is_said(tmp_path):
+    with pytest.raises(InputError, match="no run has written"):
+        read_history(tmp_path / "metrics.jsonl")
+
+
+def test_until_is_what_was_known_then(history):
+    whole = history(range(1, 11), {"train/loss": range(1, 11)})
+    part = whole.until(4)
+    assert (part.step, part.loss.values.tolist()) == (4, [1, 2, 3, 4])
+    assert whole.until(0).step == 0
+
+
+def test_sessions_after_the_first_are_resumes(history):
+    mark = history([0, 200, 300], {"run/num_devices": [8, 8, 8]})
+    assert mark.resumed == [200, 300]
+    assert History().resumed == []

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from jaxpretrain.monitor.plan import Plan
+from jaxpretrain.monitor.watch import ROWS, Watch
+
+PLAN = Plan(1000, [("warmup", 0), ("decay", 40)], lambda s: 0 * np.asarray(s) + 1e-3, None)
+
+
+def feed(watch, history, names, *, last=np.inf):
+    """Hands a history over, line by line; returns the lines of the log with their steps."""
+    rows = sorted(
+        (float(time), int(step), name, float(value))
+        for name in names
+        for step, time, value in zip(
+            history[name].steps, history[name].times, history[name].values, strict=True
+        )
+    )
+    lines: dict[tuple[float, int], dict[str, float | None]] = {}
+    for time, step, name, value in rows:
+        lines.setdefault((time, step), {})[name] = None if np.isnan(value) else value
+    return [
+        (step, news)
+        for (time, step), metrics in lines.items()
+        if step <= last
+        for news in watch.update(step, time, metrics)
+    ]
+
+
+def test_a_finding_is_said_once_when_it_appears_and_once_when_it_clears(recorded):
+    history, plan = recorded("healthy_triangular")
+    said = feed(Watch(plan, now=lambda: 0.0), history, ["train/loss", "train/learning_rate"])
+    (come, first), (gone, second) = said
+    assert (come, first.has_come_up, first.finding.name) == (40, True, "warmup_ended")
+    assert first.line.startswith("note: warm-up ended. The warm-up ended at step 40")
+    assert (gone, second.has_come_up) == (60, False)
+    assert second.line == "note: no longer at step 60: warm-up ended"
+
+
+def test_a_run_that_goes_on_does_not_hear_again_what_it_was_told(recorded):
+    history, plan = recorded("healthy_triangular")
+    watch = Watch(plan, history.until(45), now=lambda: 0.0)
+    names = ["train/loss", "train/learning_rate"]
+    rest = {name: history[name].between(46, 400) for name in names}
+    said = feed(watch, type(history)(rest), names)
+    assert [(step, news.has_come_up) for step, news in said] == [(60, False)]
+
+
+def test_a_loss_that_is_no_number_is_judged_at_once(recorded):
+    history, plan = recorded("bad_batch")
+    clock = iter(float(i) for i in range(10**6))  # judging takes a second and so waits for 100
+    watch = Watch(plan, now=lambda: next(clock))
+    said = feed(watch, history, ["train/loss", "train/grad_norm"])
+    assert [(step, news.finding.severity) for step, news in said][-1] == (150, "error")
+
+
+def test_judging_takes_a_hundredth_of_the_time():
+    seconds = 0.0
+    judged = []
+
+    def now() -> float:
+        return seconds
+
+    class Costly(Watch):
+        def _history(self):
+            nonlocal seconds
+            judged.append(seconds)
+            seconds += 0.5
+            return super()._history()
+
+    watch = Costly(PLAN, now=now)
+    for step in range(1, 500):
+        watch.update(step, seconds, {"train/loss": 3.0})
+        seconds += 1.0
+    assert 0.5 * len(judged) <= 0.011 * seconds + 0.5
+
+
+def test_memory_is_bounded_and_the_whole_run_is_kept():
+    watch = Watch(PLAN, now=lambda: 0.0)
+    watch._next = np.inf
+    for step in range(1, 20 * ROWS):
+        watch.update(step % 1000, step, {"train/loss": step})
+    values = watch._history()["train/loss"].values
+    assert len(values) <= ROWS
+    assert values[0] == 1 and values[-1] == 20 * ROWS - 1
+    assert np.all(np.diff(values) > 0)
+    assert values[-200:].tolist() == pytest.approx(np.arange(20 * ROWS - 200, 20 * ROWS))
