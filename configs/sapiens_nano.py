@@ -43,14 +43,14 @@ def get_config() -> Experiment:
             decayed=("kernel",),
             clip_norm=1.0,
         ),
-        train=Train(duration="60 epochs", batch_size=128),
+        train=Train(duration="35 epochs", batch_size=128),
         eval=Eval(
-            every="20 epochs",
+            every="7 epochs",
             batch_size=256,
             reconstructions=Reconstructions(),
             probe=LinearProbe(shots=(1, 10)),
         ),
-        checkpoint=Checkpoint(every="20 epochs"),
+        checkpoint=Checkpoint(every="35 epochs"),
         monitor=Monitor(every="20 steps"),
         seed=0,
     )

@@ -113,7 +113,8 @@ def _batch(experiment: "Experiment", flags: Any) -> Batch:
         eos_id=data.eos_id if flags.eos_id is None else flags.eos_id,
         decode=_decoder(flags.tokenizer or data.tokenizer_path),
     )
-    return Batch(flags.step, (start, stop), experiment.data.seq_len, rows)
+    seq_len = experiment.data.units_per_example()[1]
+    return Batch(flags.step, (start, stop), seq_len, rows)
 
 
 def _uses(experiment: "Experiment", where: str) -> Uses:

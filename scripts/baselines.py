@@ -26,7 +26,7 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.corpus import data_root
 from jaxpretrain.data.manifest import Manifest, load_manifest
-from jaxpretrain.data.mixture import Mixture
+from jaxpretrain.data.text import TextData
 from jaxpretrain.data.tokenizer import read_tokenizer, token_texts
 from jaxpretrain.data.tokens import find_split
 from jaxpretrain.monitor.jsonl import read_metrics
@@ -120,8 +120,8 @@ def _source(data: str | None, run: str | None) -> tuple[Path, str | None]:
             raise InputError("give --data=DIR, or --run=WORKDIR, or both")
         return Path(data), None
     config = read_experiment(Path(run)).data
-    if isinstance(config, Mixture):
-        raise InputError(f"{run}: trained on a mixture; give one source with --data=DIR alone")
+    if not isinstance(config, TextData):
+        raise InputError(f"{run}: trained on no single text; give one with --data=DIR alone")
     return Path(data) if data else data_root(config), config.name
 
 

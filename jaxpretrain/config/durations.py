@@ -51,7 +51,7 @@ class Pace:
         """Steps that see this many examples, the inverse of `examples`."""
         steps, left = Fraction(0), Fraction(examples)
         for length, size in self.stages:
-            here = min(left, length * size)
+            here = min(left, Fraction(length * size))
             steps += here / size
             left -= here
         return steps + left / self.batch_size

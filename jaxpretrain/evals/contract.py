@@ -49,8 +49,15 @@ Evaluator = Callable[[Any], Results]
 class EvalSet(Protocol):
     """Held-out examples."""
 
-    name: str
-    num_examples: int
+    @property
+    def name(self) -> str:
+        """What results are named by."""
+        ...
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+        ...
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Examples by index, arrays with first axis len(indices)."""
@@ -64,8 +71,15 @@ class EvalSet(Protocol):
 class LabelledSet(Protocol):
     """Images with their classes."""
 
-    num_examples: int
-    classes: tuple[str, ...]
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what labels count."""
+        ...
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Examples by index, arrays with first axis len(indices)."""
@@ -80,7 +94,10 @@ class LabelledSet(Protocol):
 class LabelledSource(Protocol):
     """The config of data that has labels."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What results are named by."""
+        ...
 
     def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Name -> (shape, dtype) of an example."""
