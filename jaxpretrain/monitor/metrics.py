@@ -7,6 +7,7 @@ from jaxpretrain.monitor.statistics import trend
 
 _LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "bpb", "error")
 _STDERR = "_stderr"
+_UNTRAINED = "_random_init"  # of an encoder that never learns; there to compare with
 
 
 def lower_is_better(name: str) -> bool:
@@ -21,7 +22,8 @@ def evaluation_sets(history: History) -> list[str]:
 
 def task_metrics(history: History) -> list[str]:
     """Names of the metrics that come with a standard error, such as `eval/arc_easy/accuracy`."""
-    return [name[: -len(_STDERR)] for name in history.names("eval/", _STDERR)]
+    names = [name[: -len(_STDERR)] for name in history.names("eval/", _STDERR)]
+    return [name for name in names if not name.endswith(_UNTRAINED)]
 
 
 def standard_error(name: str) -> str:

@@ -9,19 +9,25 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
+from jaxpretrain.data.images import ImageData
 from jaxpretrain.data.text import TextData
 from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.vit_mae import VitMae
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import Triangular
+from jaxpretrain.optim.schedules import Triangular, WarmupCosine
 from jaxpretrain.train.experiment import Experiment, Train, resolve
 from jaxpretrain.train.program import make_program
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "decoder_curve.json"
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+Curve = dict[str, list[float]]
+"""Losses and gradient norms."""
 
 
-def decoder_curve() -> dict[str, list[float]]:
-    """Losses and gradient norms of an OLMo-2-like decoder on tokens that can be learnt."""
+def decoder_curve() -> Curve:
+    """An OLMo-2-like decoder on tokens that can be learnt."""
     model = Decoder(
         vocab_size=64,
         embedding_rows=64,
@@ -45,20 +51,55 @@ def decoder_curve() -> dict[str, list[float]]:
         optim=AdamW(schedule=Triangular(1e-3, 1e-2, 1e-3, warmup="5 steps")),
         train=Train(duration="20 steps", batch_size=8, microbatch_size=4),
     )
-    program = make_program(resolve(experiment), jax.devices()[:1])
-    step, state = program.compile(), program.create_state()
     start = np.random.default_rng(0).integers(64, size=(20, 8, 1))
     tokens = (start + 5 * np.arange(32)) % 64
-    curve: dict[str, list[float]] = {"loss": [], "grad_norm": []}
-    for batch in tokens.astype(np.int32):
-        state, metrics = step(state, program.layout.put({"tokens": batch}, 8))
+    return _train(experiment, [{"tokens": batch} for batch in tokens.astype(np.int32)])
+
+
+def vit_mae_curve() -> Curve:
+    """A masked autoencoder on waves of random direction and colour."""
+    model = VitMae(
+        patch_size=4,
+        d_model=32,
+        num_layers=2,
+        num_heads=4,
+        d_ff=64,
+        decoder_d_model=16,
+        decoder_num_layers=1,
+        decoder_num_heads=2,
+        dtype="float32",
+        remat="full",
+    )
+    experiment = Experiment(
+        model=model,
+        data=ImageData(size=16),
+        optim=AdamW(schedule=WarmupCosine(1e-5, 1e-2, 0.0, warmup="5 steps"), weight_decay=0.05),
+        train=Train(duration="20 steps", batch_size=8, microbatch_size=4),
+    )
+    random = np.random.default_rng(0)
+    slope, colour = random.uniform(-1, 1, (2, 20, 8, 1, 1, 1)), random.random((20, 8, 1, 1, 3))
+    y, x = np.arange(16)[:, None, None], np.arange(16)[None, :, None]
+    waves = 0.5 + 0.5 * np.sin(slope[0] * y + slope[1] * x) * colour
+    return _train(experiment, [{"images": batch} for batch in (255 * waves).astype(np.uint8)])
+
+
+def _train(experiment: Experiment, batches: list[dict[str, np.ndarray]]) -> Curve:
+    program = make_program(resolve(experiment), jax.devices()[:1])
+    step, state = program.compile(), program.create_state()
+    curve: Curve = {"loss": [], "grad_norm": []}
+    for batch in batches:
+        state, metrics = step(state, program.layout.put(batch, 8))
         for name, values in curve.items():
             values.append(float(metrics[name]))
     return curve
 
 
-def test_the_decoder_trains_as_recorded():
-    golden, curve = json.loads(GOLDEN.read_text()), decoder_curve()
+CURVES = {"decoder": decoder_curve, "vit_mae": vit_mae_curve}
+
+
+@pytest.mark.parametrize("family", CURVES)
+def test_each_family_trains_as_recorded(family: str):
+    golden, curve = json.loads((GOLDEN / f"{family}_curve.json").read_text()), CURVES[family]()
     assert golden["loss"][-1] < 0.7 * golden["loss"][0]
     for name, values in golden.items():
         # Compilers and processors order sums differently; what is learnt is the same.
@@ -66,4 +107,5 @@ def test_the_decoder_trains_as_recorded():
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(decoder_curve(), indent=1) + "\n")
+    for family, curve in CURVES.items():
+        (GOLDEN / f"{family}_curve.json").write_text(json.dumps(curve(), indent=1) + "\n")
