@@ -11,6 +11,7 @@ that all of them see. What one cannot read counts as unreadable for all.
 
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -162,8 +163,10 @@ def _silence_abandoned_reads() -> None:
     """Keeps Orbax's noise from the terminal when a damaged checkpoint is met.
 
     It gives up its other reads at the first that fails; each of them then finds its event loop
-    closed and prints a traceback, a hundred lines and more around the one that matters.
+    closed and prints a traceback, a hundred lines and more around the one that matters. Now and
+    then asyncio logs the same of a read that had failed too.
     """
+    logging.getLogger("asyncio").addFilter(lambda line: "never retrieved" not in line.getMessage())
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

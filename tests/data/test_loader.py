@@ -124,7 +124,7 @@ def test_an_error_in_a_worker_is_raised_at_its_batch():
 
 
 SCRIPT = """
-    import os, sys, time
+    import os, signal, sys, time
     import numpy as np
     import jax
     from jaxpretrain.data.loader import load_in_workers
@@ -134,6 +134,7 @@ SCRIPT = """
         return {"of": np.array([os.getpid(), len(xla_bridge._backends)])}
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
         jax.devices()
         pids = set()
         with load_in_workers(read, lambda step: np.array([step]), 0, 10**6, num_workers=2) as it:

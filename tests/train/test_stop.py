@@ -26,6 +26,8 @@ def test_a_second_ctrl_c_ends_at_once():
 
 
 def test_handlers_are_put_back():
+    # A shell's background jobs begin with SIGINT ignored, and tests may run in one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(RuntimeError), stop_on_signal():
         raise RuntimeError
