@@ -50,8 +50,8 @@ def plan_of(optim: OptimizerChoice, total_steps: int) -> Plan:
     kinks = [step + offset for _, step in phases for offset in (-1, 0, 1)]
     grid = np.unique([1, *kinks, *np.linspace(1, total_steps, TABLE).round()])
     grid = grid[(grid >= 1) & (grid <= max(total_steps, 1))]
-    schedule = optim.schedule.build(total_steps)
-    rates = np.asarray(schedule(grid.astype(np.float32)), np.float64) * np.ones(len(grid))
+    rate = optim.learning_rate(total_steps)
+    rates = np.asarray(rate(grid.astype(np.float32)), np.float64) * np.ones(len(grid))
     return Plan(total_steps, phases, lambda steps: np.interp(steps, grid, rates), optim.clip_norm)
 
 

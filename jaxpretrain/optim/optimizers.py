@@ -75,19 +75,22 @@ class Shared:
         Raises:
           InputError: a parameter is of no known kind.
         """
-        rate, scale = self.schedule.build(num_steps), self.rate_scale
-
-        def schedule(number: Any) -> Any:
-            return rate(number) if scale in (None, 1.0) else scale * rate(number)
-
-        before = int(self.rate_at == "before_count")
+        rate = self.learning_rate(num_steps)
         transform = optax.named_chain(
             ("clip", self._clip()),
             *self._parts(params),
             # Optax counts finished updates, a schedule the one being made.
-            ("learning_rate", optax.scale_by_learning_rate(lambda n: schedule(n + 1 - before))),
+            ("learning_rate", optax.scale_by_learning_rate(lambda count: rate(count + 1))),
         )
-        return Optimizer(transform, lambda number: schedule(number - before))
+        return Optimizer(transform, rate)
+
+    def learning_rate(self, num_steps: int) -> optax.Schedule:
+        """The learning rate of an update by its number, from 1: the schedule's as it is used."""
+        rate, scale = self.schedule.build(num_steps), self.rate_scale
+        before = int(self.rate_at == "before_count")
+        if scale in (None, 1.0):
+            return lambda number: rate(number - before)
+        return lambda number: scale * rate(number - before)
 
     def describe(self) -> str:
         """One line: the class with its own settings, what decays, and how gradients are clipped."""

@@ -46,3 +46,13 @@ def test_without_a_config_the_run_ends_where_it_is_at_the_rates_it_had(history, 
     plan = plan_in(document, run)
     assert (plan.total_steps, plan.phases) == (3, [])
     assert plan.learning_rate(np.array([1.5, 9.0])).tolist() == pytest.approx([0.15, 0.3])
+
+
+@pytest.mark.parametrize("changes", [{"rate_scale": 16.0}, {"rate_at": "before_count"}])
+def test_the_plan_is_the_rate_that_is_used(changes):
+    """Not the bare schedule: scaling and counting are part of it."""
+    optim = AdamW(schedule=Triangular(warmup=50), **changes)
+    rate = optim.build(1000, {"kernel": np.ones((2, 2), np.float32)}).learning_rate
+    steps = np.arange(1, 1001)
+    exact = np.asarray(rate(np.float32(steps)))
+    np.testing.assert_allclose(plan_of(optim, 1000).learning_rate(steps), exact, rtol=1e-3)
