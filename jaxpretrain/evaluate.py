@@ -5,7 +5,7 @@ Without --tasks and --perplexity: what the run itself evaluates, on its own data
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from jaxpretrain.parallel.host_memory import use_huge_pages
 if TYPE_CHECKING:  # imported after the flags: they import JAX
     from jaxpretrain.evals.evaluation import Asked
     from jaxpretrain.evals.outcome import Outcome
-    from jaxpretrain.evals.scorer import Scorer
     from jaxpretrain.train.trained import Trained
+
+    Evaluate = Callable[[int, Any], Outcome]  # (step, parameters) -> outcome
 
 
 def main(argv: list[str]) -> int:
@@ -60,56 +61,56 @@ def _parser() -> Parser:
 
 def _evaluate(flags: Any) -> Iterator["Outcome"]:
     """The outcome of each checkpoint in turn, all by what was compiled for the first one."""
-    from jaxpretrain.evals.evaluation import Evaluation
     from jaxpretrain.evals.package import find_tokenizer
     from jaxpretrain.train.trained import load_trained
 
-    if not flags.tasks and not flags.perplexity:
-        yield from _own(flags)
-        return
-    asked = _asked(flags)
+    asked = _asked(flags) if flags.tasks or flags.perplexity else None
     tokenizer = None if flags.tokenizer is None else find_tokenizer(flags.tokenizer)
-    evaluation = None
+    evaluate = None
     for path in _checkpoints(flags.checkpoint, flags.steps):
         trained = load_trained(path)
-        if evaluation is None:
-            scorer = _scorer(trained, flags.dtype, flags.batch_tokens)
-            evaluation = Evaluation(scorer, tokenizer or trained.tokenizer_path, asked)
-        yield evaluation(trained.step, trained.params)
+        if evaluate is None:
+            evaluate = (
+                _own(trained, flags.pictures)
+                if asked is None
+                else _evaluation(trained, flags, asked, tokenizer)
+            )
+        yield evaluate(trained.step, trained.params)
 
 
-def _own(flags: Any) -> Iterator["Outcome"]:
-    """What the run of the checkpoints evaluates while it trains."""
+def _own(trained: "Trained", pictures: Path | None) -> "Evaluate":
+    """What the run of the checkpoint evaluates while it trains."""
     from jaxpretrain.evals.outcome import Outcome
     from jaxpretrain.monitor.pictures import write_pictures
-    from jaxpretrain.train.trained import load_trained
 
-    evaluators = None
-    for path in _checkpoints(flags.checkpoint, flags.steps):
-        trained = load_trained(path)
-        if evaluators is None:
-            evaluators = trained.experiment.eval.build(trained.setting())
-        results = [evaluate(trained.params) for evaluate in evaluators]
+    evaluators = trained.experiment.eval.build(trained.setting())
+
+    def evaluate(step: int, params: Any) -> Outcome:
+        results = [evaluator(params) for evaluator in evaluators]
         for result in results:
-            if flags.pictures is not None:
-                write_pictures(flags.pictures, trained.step, result.images)
+            if pictures is not None:
+                write_pictures(pictures, step, result.images)
         scalars = {name: x for result in results for name, x in result.scalars.items()}
-        yield Outcome(trained.step, own=scalars)
+        return Outcome(step, own=scalars)
+
+    return evaluate
 
 
-def _scorer(trained: "Trained", dtype: str | None, batch_tokens: int) -> "Scorer":
-    import jax
-
+def _evaluation(
+    trained: "Trained", flags: Any, asked: "Asked", tokenizer: Path | None
+) -> "Evaluate":
+    """The tasks and files that the flags name."""
+    from jaxpretrain.evals.evaluation import Evaluation
     from jaxpretrain.evals.scorer import Scorer
+    from jaxpretrain.train.program import build_model
 
     model, layout = trained.model, trained.layout
-    if dtype is not None:
-        model = replace(trained.experiment.model, dtype=dtype).build(
-            trained.experiment.data.example_spec(),
-            platform=jax.default_backend(),
-            constrain=layout.constrain,
-        )
-    return Scorer(model, layout, trained.params, batch_tokens=batch_tokens * layout.num_data)
+    if flags.dtype is not None:
+        changed = replace(trained.experiment.model, dtype=flags.dtype)
+        model = build_model(replace(trained.experiment, model=changed), layout)
+    batch_tokens = flags.batch_tokens * layout.num_data
+    scorer = Scorer(model, layout, trained.params, batch_tokens=batch_tokens)
+    return Evaluation(scorer, tokenizer or trained.tokenizer_path, asked)
 
 
 def _asked(flags: Any) -> "Asked":

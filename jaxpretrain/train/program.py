@@ -109,6 +109,16 @@ class Program:
         return lines
 
 
+def build_model(experiment: Experiment, layout: Layout) -> Model:
+    """The experiment's model on the devices of a layout."""
+    return experiment.model.build(
+        experiment.data.example_spec(),
+        platform=layout.mesh.devices.flat[0].platform,
+        constrain=layout.constrain,
+        shard=layout.shard,
+    )
+
+
 def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
     """Binds a resolved experiment to devices, real or described.
 
@@ -123,12 +133,7 @@ def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
             "data-parallel devices (mesh.replica x mesh.fsdp)"
         )
     data = experiment.data
-    model = experiment.model.build(
-        data.example_spec(),
-        platform=devices[0].platform,
-        constrain=layout.constrain,
-        shard=layout.shard,
-    )
+    model = build_model(experiment, layout)
     assert isinstance(experiment.train.duration, int)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     optimizer = experiment.optim.build(experiment.train.duration, shapes)

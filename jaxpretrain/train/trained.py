@@ -25,7 +25,10 @@ from jaxpretrain.parallel.checkpoint import (
 )
 from jaxpretrain.parallel.mesh import Layout, Mesh
 from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.program import build_model
 from jaxpretrain.train.workdir import read_experiment
+
+_PARAMS = "params/"
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,7 @@ class Trained:
         return Setting(
             model=self.model,
             layout=self.layout,
-            params=jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.params
-            ),
+            params=self.params,
             source=data,
             data=data.open(seed=self.experiment.seed, limits=limits),
             eval_sets=data.open_evals(limits=limits),
@@ -65,18 +66,10 @@ def load_trained(path: Path) -> Trained:
     Raises:
       InputError: there is no such checkpoint, or it is damaged.
     """
-    if is_hugging_face(path):
-        experiment, folder = experiment_of(open_hugging_face(path)), path
-    else:
-        folder = _find(path, "--checkpoint").workdir
-        experiment = read_experiment(folder)
+    found = _find(path, "--checkpoint")
+    experiment = found.experiment()
     layout = Layout(Mesh().build(jax.devices()))
-    model = experiment.model.build(
-        experiment.data.example_spec(),
-        platform=jax.default_backend(),
-        constrain=layout.constrain,
-        shard=layout.shard,
-    )
+    model = build_model(experiment, layout)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     like = {
         "params": jax.tree.map(
@@ -85,11 +78,11 @@ def load_trained(path: Path) -> Trained:
             layout.tree(model.axes(), shapes),
         )
     }
-    step, named = load_arrays(path, to_named(like), flag="--checkpoint")
+    named = found.load(to_named(like), f"--checkpoint={path}")
     params = from_named(like, named)["params"]
-    tokenizer = folder / "tokenizer.json"
+    tokenizer = found.folder / "tokenizer.json"
     return Trained(
-        experiment, step, layout, model, params, tokenizer if tokenizer.exists() else None
+        experiment, found.step, layout, model, params, tokenizer if tokenizer.exists() else None
     )
 
 
@@ -102,33 +95,8 @@ def load_arrays(
       InputError: there is no such checkpoint, it is damaged, or it has other arrays. The line names
         the path by `flag`.
     """
-    if not is_hugging_face(path):
-        saved = _find(path, flag)
-        _check_all_used(saved.names(), wanted, f"{flag}={path}")
-        return saved.step, saved.restore(dict(wanted))
-    source = open_hugging_face(path)
-    arrays = {f"params/{name}": array for name, array in source.params.items()}
-    _check_all_used(arrays, wanted, f"{flag}={path}")
-    for name, leaf in wanted.items():
-        if name not in arrays:
-            raise InputError(f"{flag}={path} has no {name}: it is a Hugging Face folder")
-        if arrays[name].shape != leaf.shape:
-            raise InputError(
-                f"{flag}={path} is another model's: {name} is {list(arrays[name].shape)}, not "
-                f"{list(leaf.shape)}"
-            )
-    # An array at a time: on the host, none is held beside the one that goes to the devices.
-    return source.step, {
-        name: jax.device_put(whole(arrays[name]), leaf.sharding) for name, leaf in wanted.items()
-    }
-
-
-def _check_all_used(names: Iterable[str], wanted: Mapping[str, Any], where: str) -> None:
-    """Raises InputError when there are parameters that the model has not: it is another one."""
-    unused = [name for name in names if name.startswith("params/") and name not in wanted]
-    if unused:
-        more = f" and {len(unused) - 1} more" if unused[1:] else ""
-        raise InputError(f"{where} is another model's: it has {unused[0]}{more}")
+    found = _find(path, flag)
+    return found.step, found.load(wanted, f"{flag}={path}")
 
 
 def open_source(path: Path) -> Source:
@@ -137,24 +105,7 @@ def open_source(path: Path) -> Source:
     Raises:
       InputError: there is no such checkpoint, or (also later) it is damaged.
     """
-    if is_hugging_face(path):
-        return open_hugging_face(path)
-    saved = _find(path, "--input")
-    experiment = read_experiment(saved.workdir)
-    arrays, origin = saved.stream()
-    prefix = "params/"
-    return Source(
-        model=experiment.model,
-        data=experiment.data,
-        step=saved.step,
-        params={
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        },
-        folder=saved.workdir,
-        origin=origin,
-    )
+    return _find(path, "--input").source()
 
 
 def experiment_of(source: Source) -> Experiment:
@@ -164,29 +115,80 @@ def experiment_of(source: Source) -> Experiment:
     return resolve(Experiment(model=source.model, data=source.data, optim=AdamW()))
 
 
+def _check_all_used(names: Iterable[str], wanted: Mapping[str, Any], where: str) -> None:
+    """Raises InputError when there are parameters that the model has not: it is another one."""
+    unused = [name for name in names if name.startswith(_PARAMS) and name not in wanted]
+    if unused:
+        more = f" and {len(unused) - 1} more" if unused[1:] else ""
+        raise InputError(f"{where} is another model's: it has {unused[0]}{more}")
+
+
+class _HuggingFace:
+    """A Hugging Face folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._source = open_hugging_face(folder)
+        self.step = self._source.step
+
+    def experiment(self) -> Experiment:
+        return experiment_of(self._source)
+
+    def source(self) -> Source:
+        return self._source
+
+    def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> dict[str, jax.Array]:
+        arrays = {f"{_PARAMS}{name}": array for name, array in self._source.params.items()}
+        _check_all_used(arrays, wanted, where)
+        for name, leaf in wanted.items():
+            if name not in arrays:
+                raise InputError(f"{where} has no {name}: it is a Hugging Face folder")
+            if arrays[name].shape != leaf.shape:
+                raise InputError(
+                    f"{where} is another model's: {name} is {list(arrays[name].shape)}, not "
+                    f"{list(leaf.shape)}"
+                )
+        # An array at a time: on the host, none is held beside the one that goes to the devices.
+        return {
+            name: jax.device_put(whole(arrays[name]), leaf.sharding)
+            for name, leaf in wanted.items()
+        }
+
+
 @dataclass(frozen=True)
 class _Saved:
     """A checkpoint of a run."""
 
-    workdir: Path
+    folder: Path
     step: int
     checkpoints: Checkpoints
 
-    def names(self) -> list[str]:
-        """Of all its arrays."""
-        with self._damage_is_told():
-            return list(self.checkpoints.document(self.step)["arrays"])
+    def experiment(self) -> Experiment:
+        return read_experiment(self.folder)
 
-    def restore(self, like: Any) -> Any:
-        with self._damage_is_told():
-            return self.checkpoints.restore(self.step, like)[0]
-
-    def stream(self) -> tuple[dict[str, Streamed], dict[str, Any]]:
-        """(arrays, what is known of where they came from)."""
+    def source(self) -> Source:
+        experiment = self.experiment()
         with self._damage_is_told():
             arrays = self.checkpoints.stream(self.step)
             origin = self.checkpoints.document(self.step).get("origin", {})
-        return {name: self._told(array) for name, array in arrays.items()}, origin
+        return Source(
+            model=experiment.model,
+            data=experiment.data,
+            step=self.step,
+            params={
+                name.removeprefix(_PARAMS): self._told(array)
+                for name, array in arrays.items()
+                if name.startswith(_PARAMS)
+            },
+            folder=self.folder,
+            origin=origin,
+        )
+
+    def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> dict[str, jax.Array]:
+        with self._damage_is_told():
+            names = self.checkpoints.document(self.step)["arrays"]
+            _check_all_used(names, wanted, where)
+            return self.checkpoints.restore(self.step, dict(wanted))[0]
 
     def _told(self, array: Streamed) -> Streamed:
         def parts() -> Iterator[np.ndarray]:
@@ -200,11 +202,13 @@ class _Saved:
         try:
             yield
         except CorruptCheckpoint as error:
-            where = f"checkpoint {self.step} of {self.workdir}"
+            where = f"checkpoint {self.step} of {self.folder}"
             raise InputError(f"{where} is damaged: {error}") from error
 
 
-def _find(path: Path, flag: str) -> _Saved:
+def _find(path: Path, flag: str) -> _Saved | _HuggingFace:
+    if is_hugging_face(path):
+        return _HuggingFace(path)
     if not path.is_dir():
         raise InputError(f"{flag}={path}: no such folder")
     if (path / "experiment.json").exists():
