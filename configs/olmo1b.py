@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo1b.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  one or more hosts of eight GPUs, or a TPU slice: 1.2e9 parameters (tied head).
+Hardware  h100-80gb:8 or more hosts like it, or a TPU slice: 1.2e9 parameters (tied head).
 Hours     about 19,000 H100-hours: 3.1e12 tokens at the 46,000 tokens/s a GPU that OLMo-core's PR 38
           reports.
 Result    training loss 2.376, perplexity 10.8 at the end (issue 642 of allenai/OLMo).
@@ -30,7 +30,7 @@ def get_config() -> Experiment:
             z_loss=0.0,
             loss_denominator="all",
             document_end=None,
-            remat="attention",
+            remat="auto",
         ),
         data=TextData(
             seq_len=2048,
@@ -54,7 +54,9 @@ def get_config() -> Experiment:
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(duration="739328 steps", batch_size=2048, skip_outliers=None),
+        train=Train(
+            duration="739328 steps", batch_size=2048, microbatch_size="auto", skip_outliers=None
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=6198,

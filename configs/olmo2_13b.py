@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo2_13b.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  a pod: 13.7e9 parameters, 8.4M tokens a step.
+Hardware  h100-80gb:16x8 or more: 13.7e9 parameters, 8.4M tokens a step.
 Hours     about 290,000 H100-hours: the 120,000 of the 7B, times 13.7 / 7.3 parameters, times
           5.0 / 3.9 tokens.
 Result    not published as a training loss; stage 2 (`olmo2_13b_stage2.py`) begins at 9e-5, the
@@ -37,7 +37,7 @@ def get_config() -> Experiment:
             loss_denominator="all",
             norm_rounding="before_scale",
             document_end=None,
-            remat="full",
+            remat="auto",
         ),
         data=TextData(
             seq_len=4096,
@@ -67,7 +67,9 @@ def get_config() -> Experiment:
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(duration="596057 steps", batch_size=2048, skip_outliers=None),
+        train=Train(
+            duration="596057 steps", batch_size=2048, microbatch_size="auto", skip_outliers=None
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=6198,

@@ -3,7 +3,7 @@
 Command   python -m jaxpretrain.main --config=configs/olmo2_13b_stage2.py:1110-100B --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST \
               --config.init_from=STAGE1
-Hardware  as stage 1.
+Hardware  h100-80gb:16x8 or more, as stage 1.
 Hours     about 5,800 H100-hours for 100e9 tokens: stage 1's 290,000, times 0.1 / 5.0.
 Result    the released base model is the average of the weights of the runs, moments left out.
 

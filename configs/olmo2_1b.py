@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo2_1b.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  128 H100 in the published run: 1.5e9 parameters, 2.1M tokens a step.
+Hardware  h100-80gb:16x8 in the published run: 1.5e9 parameters, 2.1M tokens a step.
 Hours     about 27,000 H100-hours: 8 days 17 hours on 128 (issue 861 of allenai/OLMo).
 Result    not published as a training loss; stage 2 (`olmo2_1b_stage2.py`) begins at 7.4487e-5,
           the learning rate of the last step.
@@ -34,7 +34,7 @@ def get_config() -> Experiment:
             loss_denominator="all",
             norm_rounding="before_scale",
             document_end=None,
-            remat="attention",
+            remat="auto",
         ),
         data=TextData(
             seq_len=4096,
@@ -64,7 +64,9 @@ def get_config() -> Experiment:
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(duration="1907359 steps", batch_size=512, skip_outliers=None),
+        train=Train(
+            duration="1907359 steps", batch_size=512, microbatch_size="auto", skip_outliers=None
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=6198,

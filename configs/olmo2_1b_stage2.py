@@ -3,7 +3,7 @@
 Command   python -m jaxpretrain.main --config=configs/olmo2_1b_stage2.py:42 --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST \
               --config.init_from=STAGE1
-Hardware  as stage 1.
+Hardware  h100-80gb:16x8, as stage 1.
 Hours     about 330 H100-hours each: 50e9 tokens at the 41,600 tokens/s a GPU of stage 1.
 Result    the released base model is the average of the weights of the runs, moments left out.
 

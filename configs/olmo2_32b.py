@@ -2,7 +2,8 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo2_32b.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  a pod: 32e9 parameters, 8.4M tokens a step; the script shards over 64 GPUs at least.
+Hardware  h100-80gb:32x8 or more: 32e9 parameters, 8.4M tokens a step; the script shards over 64
+          GPUs at least.
 Hours     about 930,000 H100-hours: 6.06e12 tokens at the 1,800 tokens/s a GPU that Ai2 reports.
 Result    not published as a training loss.
 
@@ -32,7 +33,7 @@ def get_config() -> Experiment:
             loss_denominator="predictable",
             norm_rounding="after_scale",
             document_end=None,
-            remat="full",
+            remat="auto",
         ),
         data=TextData(
             seq_len=4096,
@@ -58,7 +59,9 @@ def get_config() -> Experiment:
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(duration="721901 steps", batch_size=2048, skip_outliers=6.0),
+        train=Train(
+            duration="721901 steps", batch_size=2048, microbatch_size="auto", skip_outliers=6.0
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=34521,

@@ -3,7 +3,7 @@
 Command   python -m jaxpretrain.main --config=configs/olmo2_32b_stage2.py:100B --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST \
               --config.init_from=STAGE1 --config.seed=SEED
-Hardware  as stage 1.
+Hardware  h100-80gb:32x8 or more, as stage 1.
 Hours     about 15,000 H100-hours for 100e9 tokens at the 1,800 tokens/s a GPU of stage 1.
 Result    the released base model is the average of the weights of the runs, moments left out.
 

@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo2_7b.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  a pod: 7.3e9 parameters, 4.2M tokens a step.
+Hardware  h100-80gb:16x8 or more: 7.3e9 parameters, 4.2M tokens a step.
 Hours     about 120,000 H100-hours (estimate from issue 823 of allenai/OLMo).
 Result    not published as a training loss; stage 2 (`olmo2_7b_stage2.py`) begins at 6.1499e-5, the
           learning rate of step 928,000.
@@ -33,7 +33,7 @@ def get_config() -> Experiment:
             loss_denominator="all",
             norm_rounding="before_scale",
             document_end=None,
-            remat="full",
+            remat="auto",
         ),
         data=TextData(
             seq_len=4096,
@@ -63,7 +63,9 @@ def get_config() -> Experiment:
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(duration="928646 steps", batch_size=1024, skip_outliers=None),
+        train=Train(
+            duration="928646 steps", batch_size=1024, microbatch_size="auto", skip_outliers=None
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=6198,

@@ -3,7 +3,8 @@
 Command   python -m jaxpretrain.main --config=configs/olmo3_32b.py:STAGE --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST \
               [--config.init_from=BEFORE]
-Hardware  a pod: 32e9 parameters, 8.4M tokens a step; the script shards over 64 GPUs at least.
+Hardware  h100-80gb:32x8 or more: 32e9 parameters, 8.4M tokens a step; the script shards over 64
+          GPUs at least.
 Hours     about 800,000 H100-hours for stage 1: 5.5e12 tokens at the 1,900 tokens/s a GPU of the
           technical report.
 Result    not published as a training loss.
@@ -52,7 +53,7 @@ def stage1() -> Experiment:
             norm_rounding="after_scale",
             yarn=None,
             document_end=None,
-            remat="full",
+            remat="auto",
         ),
         data=TextData(
             seq_len=8192,
@@ -78,7 +79,9 @@ def stage1() -> Experiment:
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(duration="656000 steps", batch_size=1024, skip_outliers=6.0),
+        train=Train(
+            duration="656000 steps", batch_size=1024, microbatch_size="auto", skip_outliers=6.0
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=34521,

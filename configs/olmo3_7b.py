@@ -3,7 +3,7 @@
 Command   python -m jaxpretrain.main --config=configs/olmo3_7b.py:STAGE --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST \
               [--config.init_from=BEFORE]
-Hardware  a pod: 7.3e9 parameters, 4.2M tokens a step.
+Hardware  h100-80gb:16x8 or more: 7.3e9 parameters, 4.2M tokens a step.
 Hours     about 214,000 H100-hours for stage 1: 5.93e12 tokens at the 7,700 tokens/s a GPU of the
           technical report.
 Result    not published as a training loss.
@@ -51,7 +51,7 @@ def stage1() -> Experiment:
             norm_rounding="after_scale",
             yarn=None,
             document_end=None,
-            remat="full",
+            remat="auto",
         ),
         data=TextData(
             seq_len=8192,
@@ -77,7 +77,9 @@ def stage1() -> Experiment:
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(duration="597046 steps", batch_size=512, skip_outliers=6.0),
+        train=Train(
+            duration="597046 steps", batch_size=512, microbatch_size="auto", skip_outliers=6.0
+        ),
         eval=Eval(every="10000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=34521,

@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo7b.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  a pod: 6.9e9 parameters, 4.2M tokens a step.
+Hardware  h100-80gb:16x8 or more: 6.9e9 parameters, 4.2M tokens a step.
 Hours     about 62,000 H100-hours: 2e12 tokens at the 9,000 tokens/s a GPU that OLMo's own trainer
           reaches (estimate from issue 823 of allenai/OLMo). The 5,000 steps of the warm-up are 1 %.
 Result    training loss flattens at the end of the warm-up near 3.0 (perplexity 20) and goes on
@@ -32,7 +32,7 @@ def get_config() -> Experiment:
             z_loss=0.0,
             loss_denominator="all",
             document_end=None,
-            remat="full",
+            remat="auto",
         ),
         data=TextData(
             seq_len=2048,
@@ -58,7 +58,9 @@ def get_config() -> Experiment:
             clip_warmup="1000 steps",
             clip_warmup_factor=10.0,
         ),
-        train=Train(duration="2e12 tokens", batch_size=2048, skip_outliers=None),
+        train=Train(
+            duration="2e12 tokens", batch_size=2048, microbatch_size="auto", skip_outliers=None
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=6198,

@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo7b_0424.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  a pod: 6.9e9 parameters, 4.2M tokens a step.
+Hardware  h100-80gb:16x8 or more: 6.9e9 parameters, 4.2M tokens a step.
 Hours     about 93,000 H100-hours: 3e12 tokens at 9,000 tokens/s a GPU (issue 823 of allenai/OLMo).
 Result    not published as a training loss.
 
@@ -31,7 +31,7 @@ def get_config() -> Experiment:
             z_loss=0.0,
             loss_denominator="all",
             document_end=None,
-            remat="full",
+            remat="auto",
         ),
         data=TextData(
             seq_len=4096,
@@ -61,7 +61,9 @@ def get_config() -> Experiment:
             clip_warmup="2097152000 tokens",
             clip_warmup_factor=5.0,
         ),
-        train=Train(duration="3e12 tokens", batch_size=1024, skip_outliers=None),
+        train=Train(
+            duration="3e12 tokens", batch_size=1024, microbatch_size="auto", skip_outliers=None
+        ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=6198,

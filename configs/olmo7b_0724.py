@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo7b_0724.py --workdir=DIR \
               --config.data.root=TOKEN_FILES --config.data.file_list=LIST
-Hardware  a pod: 6.9e9 parameters, 4.2M tokens a step.
+Hardware  h100-80gb:16x8 or more: 6.9e9 parameters, 4.2M tokens a step.
 Hours     about 93,000 H100-hours: 3e12 tokens at 9,000 tokens/s a GPU (issue 823 of allenai/OLMo).
 Result    not published as a training loss.
 

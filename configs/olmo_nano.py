@@ -1,7 +1,7 @@
 """A small OLMo on real English, for two CPU cores: the quick start.
 
 Command   python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=runs/quickstart
-Hardware  two CPU cores, 2 GB of memory.
+Hardware  cpu:1, two cores, 2 GB of memory.
 Hours     under 3 minutes on two idle cores, 5 on busy ones.
 Result    1.40 bits per byte on held-out messages (validation loss 4.69, perplexity 109).
 

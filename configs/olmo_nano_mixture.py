@@ -1,7 +1,7 @@
 """The small OLMo of `olmo_nano.py` on a mixture: presidential messages and Python's own source.
 
 Command   python -m jaxpretrain.main --config=configs/olmo_nano_mixture.py --workdir=runs/mixture
-Hardware  two CPU cores.
+Hardware  cpu:1, two cores.
 
 Seven parts of messages to three of the standard library of the Python that runs it; for the last
 fifth of the run, nineteen to one. Both have the messages' tokenizer, and a validation split each.

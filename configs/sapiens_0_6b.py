@@ -2,7 +2,7 @@
 
 Command   python -m jaxpretrain.main --config=configs/sapiens_0_6b.py --workdir=DIR \
               --config.data.source.root=FOLDER_OF_IMAGES
-Hardware  one or more hosts of eight GPUs of 80 GB, or a TPU slice: 0.664e9 parameters, decoder and
+Hardware  a100-80gb:8 or more hosts like it, or a TPU slice: 0.664e9 parameters, decoder and
           tables of positions included, as the model card counts them.
 Cost      5.87 TFLOP an image, forward and backward; 1.8e21 for 300 million images.
 Hours     about 1,200 H100-hours at the 67 images/s a GPU that 40 % of its peak would be.
@@ -41,7 +41,7 @@ def get_config() -> Experiment:
             normalize_patches=True,
             positions="sincos",
             dtype="bfloat16",
-            remat="full",
+            remat="auto",
         ),
         data=ImageData(
             source=Folder(),
@@ -62,7 +62,7 @@ def get_config() -> Experiment:
             decayed=("kernel",),
             clip_norm=1.0,
         ),
-        train=Train(duration="300e6 images", batch_size=4096, microbatch_size=64),
+        train=Train(duration="300e6 images", batch_size=4096, microbatch_size="auto"),
         eval=Eval(every="2000 steps", max_examples=8192, reconstructions=Reconstructions()),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=0,

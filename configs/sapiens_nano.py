@@ -1,7 +1,7 @@
 """A small masked autoencoder on 5,000 handwritten digits: learns in minutes on two CPU cores.
 
 Command   python -m jaxpretrain.main --config=configs/sapiens_nano.py --workdir=runs/sapiens_nano
-Hardware  two CPU cores; needs `pip install '.[vision]'`, which brings the digits.
+Hardware  cpu:1, two cores; needs `pip install '.[vision]'`, which brings the digits.
 
 The recipe of Sapiens (AdamW, linear warm-up, cosine to zero, 75 % of the patches removed, each
 normalised) on 4,500 images of 28 pixels.

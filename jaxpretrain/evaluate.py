@@ -1,6 +1,6 @@
 """A checkpoint to scores: python -m jaxpretrain.evaluate --checkpoint=DIR --tasks=arc_easy,piqa
 
-Without --tasks and --perplexity: what the run itself evaluates, on its own data.
+Without --tasks, --harness and --perplexity: what the run itself evaluates, on its own data.
 """
 
 import json
@@ -16,6 +16,7 @@ from jaxpretrain.parallel.host_memory import use_huge_pages
 
 if TYPE_CHECKING:  # imported after the flags: they import JAX
     from jaxpretrain.evals.evaluation import Asked
+    from jaxpretrain.evals.harness import Harness
     from jaxpretrain.evals.outcome import Outcome
     from jaxpretrain.train.trained import Trained
 
@@ -26,6 +27,10 @@ def main(argv: list[str]) -> int:
     """Evaluates one checkpoint or several of a run; prints tables and writes the files."""
     parser = _parser()
     flags = parser.parse_args(argv)
+    for name in ("output", "predictions"):
+        path = getattr(flags, name)
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"--{name}={path}: there is no folder {path.parent}")
     outcomes = []
     for outcome in _evaluate(flags):
         outcomes.append(outcome)
@@ -48,6 +53,9 @@ def _parser() -> Parser:
     add("--limit", type=int, help="at most so many items of each task")
     add("--subset_seed", type=int, help="draw the items of --limit; default: the first ones")
     add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... raw token ids")
+    add("--harness", default="", help="tasks of lm-evaluation-harness, by commas")
+    add("--harness_folder", type=Path, help="YAML files of more such tasks")
+    add("--num_fewshot", type=int, help="examples before their questions; default: the task's")
     add("--pictures", type=Path, help="folder for the pictures that a run itself makes")
     add("--tokenizer", help="tokenizer.json, or one that make evals brings; default: the model's")
     add("--dtype", choices=("bfloat16", "float32"), help="compute in it; default: as trained")
@@ -62,9 +70,11 @@ def _parser() -> Parser:
 def _evaluate(flags: Any) -> Iterator["Outcome"]:
     """The outcome of each checkpoint in turn, all by what was compiled for the first one."""
     from jaxpretrain.evals.package import find_tokenizer
+    from jaxpretrain.parallel.compilation import keep_compiled
     from jaxpretrain.train.trained import load_trained
 
-    asked = _asked(flags) if flags.tasks or flags.perplexity else None
+    keep_compiled()
+    asked = None if _is_own(flags) else _asked(flags)
     tokenizer = None if flags.tokenizer is None else find_tokenizer(flags.tokenizer)
     evaluate = None
     for path in _checkpoints(flags.checkpoint, flags.steps):
@@ -76,6 +86,27 @@ def _evaluate(flags: Any) -> Iterator["Outcome"]:
                 else _evaluation(trained, flags, asked, tokenizer)
             )
         yield evaluate(trained.step, trained.params)
+
+
+def _is_own(flags: Any) -> bool:
+    """Whether nothing is named, so that it is what the run itself evaluates.
+
+    Raises:
+      InputError: a flag would do nothing.
+    """
+    uses = {
+        "tasks": ("subset_seed", "predictions"),
+        "harness": ("harness_folder", "num_fewshot"),
+        "perplexity": ("token_dtype",),
+    }
+    for name, others in uses.items():
+        for other in others:
+            if getattr(flags, other) is not None and not getattr(flags, name):
+                raise InputError(f"--{other} is for --{name}, which is not given")
+    named = flags.tasks or flags.perplexity or flags.harness
+    if named and flags.pictures is not None:
+        raise InputError("--pictures is for what the run itself evaluates; name nothing else")
+    return not named
 
 
 def _own(trained: "Trained", pictures: Path | None) -> "Evaluate":
@@ -134,8 +165,22 @@ def _asked(flags: Any) -> "Asked":
         raise InputError(f"--limit={flags.limit}: must be positive")
     if flags.batch_tokens < 1:
         raise InputError(f"--batch_tokens={flags.batch_tokens}: must be positive")
+    if flags.num_fewshot is not None and flags.num_fewshot < 0:
+        raise InputError(f"--num_fewshot={flags.num_fewshot}: must not be negative")
     selection = select(name for name in flags.tasks.split(",") if name)
-    return Asked(selection.take(flags.limit, flags.subset_seed), sets, flags.token_dtype)
+    selection = selection.take(flags.limit, flags.subset_seed)
+    return Asked(selection, sets, _harness(flags), flags.token_dtype)
+
+
+def _harness(flags: Any) -> "Harness | None":
+    names = tuple(name for name in flags.harness.split(",") if name)
+    if not names:
+        return None
+    if flags.harness_folder is not None and not flags.harness_folder.is_dir():
+        raise InputError(f"--harness_folder={flags.harness_folder}: no such folder")
+    from jaxpretrain.evals.harness import Harness, HarnessTasks
+
+    return Harness(HarnessTasks(names, flags.harness_folder, flags.num_fewshot, flags.limit))
 
 
 def _checkpoints(path: Path, steps: str | None) -> list[Path]:

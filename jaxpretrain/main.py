@@ -5,14 +5,20 @@ The same command on the same folder goes on where it stopped. Started by SLURM, 
 Kubernetes or on the hosts of a TPU pod, its processes find each other; see docs/distributed.md.
 """
 
+import gc
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.describe import describe, format_help
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.parallel.host_memory import use_huge_pages
+
+if TYPE_CHECKING:  # imported after the flags: it imports JAX
+    from jaxpretrain.train.experiment import Experiment
 
 EXIT_PREEMPTED = 75
 
@@ -29,6 +35,11 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="go on in a folder whose run had another config",
     )
+    parser.add_argument(
+        "--preflight_only",
+        action="store_true",
+        help="compile, say what the run takes of the devices' memory, and do not train",
+    )
     many = parser.add_argument_group("several processes, where no launcher tells of them")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached")
     many.add_argument("--num_processes", type=int, help="how many there are")
@@ -36,7 +47,9 @@ def main(argv: list[str]) -> int:
     flags = parser.parse_args(rest)
 
     from jaxpretrain.parallel import distributed  # after the flags: it imports JAX
+    from jaxpretrain.parallel.devices import use_most_memory
 
+    use_most_memory()
     if not flags.help_config:
         distributed.start(flags.coordinator, flags.num_processes, flags.process_id)
     with distributed.leaving_at_failure():
@@ -47,19 +60,78 @@ def main(argv: list[str]) -> int:
             if flags.help_config:
                 print(format_help(describe(config)))
                 return 0
-            if flags.workdir is None:
+            if flags.workdir is None and not flags.preflight_only:
                 parser.error("--workdir is required: the folder of the run")
+        chosen = _choose(config, flags.workdir, flags.allow_config_change)
+        if flags.preflight_only:
+            from jaxpretrain.train.run import preflight
 
-        from jaxpretrain.train.run import train_experiment
-
-        finished = train_experiment(
-            config, flags.workdir, allow_config_change=flags.allow_config_change
-        )
+            _say(f"the run fits: its step takes {preflight(chosen).describe()}")
+            return 0
+        finished = _train(config, chosen, Path(flags.workdir), flags.allow_config_change)
     if not finished:
         if distributed.is_primary():
             print("stopped and saved; run the same command to go on", file=sys.stderr)
         return EXIT_PREEMPTED
     return 0
+
+
+def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "Experiment":
+    """The config with numbers for what it leaves open."""
+    from jaxpretrain.parallel import distributed
+    from jaxpretrain.planning.auto import choose, open_choices, stand_in
+    from jaxpretrain.planning.table import compilation
+    from jaxpretrain.train.run import check_inputs
+
+    if not open_choices(config):
+        return config
+    if workdir is not None:  # what is wrong is told before minutes are spent
+        check_inputs(stand_in(config), workdir, allow_config_change=allow_change)
+    with distributed.agreed("auto"):
+        chosen, why = choose(config, workdir, lambda *done: _say(compilation(*done)))
+    _say(why)
+    return chosen
+
+
+def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_change: bool) -> bool:
+    """Trains; a device that had no room after all makes the microbatch smaller, once.
+
+    Raises:
+      InputError: something that was given is wrong, or there was no room.
+    """
+    import jax
+    from jax.errors import JaxRuntimeError
+
+    from jaxpretrain.planning.auto import is_out_of_memory, step_down
+    from jaxpretrain.train.run import train_experiment
+
+    try:
+        return train_experiment(chosen, workdir, allow_config_change=allow_change)
+    except JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+    # Out of the handler, so that nothing holds what was on the devices.
+    smaller = None if jax.process_count() > 1 else step_down(config, chosen)
+    if smaller is None:
+        raise InputError(
+            f"out of memory: {reason}; what was saved is kept. Make train.microbatch_size "
+            f"smaller (it is {chosen.train.microbatch_size}), or model.remat=full"
+        )
+    gc.collect()
+    _say(
+        f"out of memory: {reason}; going on from what was saved with "
+        f"train.microbatch_size={smaller.train.microbatch_size} instead of "
+        f"{chosen.train.microbatch_size}"
+    )
+    return _train(smaller, smaller, workdir, allow_change)
+
+
+def _say(line: str) -> None:
+    from jaxpretrain.parallel import distributed
+
+    if distributed.is_primary():
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Continues a text: python -m jaxpretrain.sample --checkpoint=DIR --prompt=TEXT."""
+"""Continues texts: python -m jaxpretrain.sample --checkpoint=DIR --prompt=TEXT."""
 
 import json
 import sys
@@ -9,40 +9,46 @@ from jaxpretrain.config.errors import InputError
 
 
 def main(argv: list[str]) -> int:
-    """Prints the prompt with its continuation, or one JSON document."""
-    parser = Parser(prog="python -m jaxpretrain.sample", description="Continues a text.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a run, or one of its steps")
-    parser.add_argument("--prompt", required=True, help="text to continue")
-    parser.add_argument("--num_tokens", type=int, default=100, help="tokens to add")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    """Prints the prompts with their continuations, or one JSON document."""
+    parser = Parser(prog="python -m jaxpretrain.sample", description="Continues texts.")
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="a run, or one of its steps")
+    add("--prompt", required=True, action="append", help="text to continue; can be repeated")
+    add("--num_tokens", type=int, default=100, help="tokens to add, at most")
+    add("--temperature", type=float, default=0.8, help="0 takes the likeliest")
+    add("--top_k", type=int, help="draw from so many tokens, the likeliest")
+    add("--top_p", type=float, help="draw from the fewest tokens of this much probability")
+    add("--stop", action="append", default=[], help="text to end before; can be repeated")
+    add("--seed", type=int, default=0, help="seed of the draws")
+    add("--json", action="store_true", help="print one JSON document")
     flags = parser.parse_args(argv)
     if flags.num_tokens < 1:
         parser.error("--num_tokens must be at least 1")
-    if flags.temperature < 0:
-        parser.error("--temperature must not be negative")
 
     from jaxpretrain.evals.generate import Generator  # after the flags: these import JAX
+    from jaxpretrain.evals.sampling import Sampling
+    from jaxpretrain.parallel.compilation import keep_compiled
     from jaxpretrain.train.trained import load_trained
 
+    sampling = Sampling(flags.temperature, flags.top_k, flags.top_p, flags.seed)
+    keep_compiled()
     trained = load_trained(flags.checkpoint)
     if trained.tokenizer_path is None:
         raise InputError(f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt")
-    generator = Generator(trained.model, trained.tokenizer_path)
-    text = generator(
-        trained.params,
-        flags.prompt,
-        flags.num_tokens,
-        temperature=flags.temperature,
-        seed=flags.seed,
-    )
+    generator = Generator(trained.model, trained.layout, trained.tokenizer_path)
+    texts = generator(trained.params, flags.prompt, flags.num_tokens, sampling, flags.stop)
+    samples = [
+        {"prompt": prompt, "continuation": generated.text, "ended": generated.ended}
+        for prompt, generated in zip(flags.prompt, texts, strict=True)
+    ]
     if flags.json:
-        document = {"step": trained.step, "prompt": flags.prompt, "continuation": text}
+        document = {"step": trained.step, "samples": samples}
+        if len(samples) == 1:
+            document |= samples[0]
         json.dump(document, sys.stdout, ensure_ascii=False)
         print()
     else:
-        print(flags.prompt + text)
+        print("\n\n".join(sample["prompt"] + sample["continuation"] for sample in samples))
     return 0
 
 

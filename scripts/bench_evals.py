@@ -7,36 +7,43 @@ cores, and do not depend on what else runs.
 """
 
 import argparse
+import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpretrain.evals import packing
 from jaxpretrain.evals.catalogue import select
 from jaxpretrain.evals.encode import Request, TextEncoder, encode_task
-from jaxpretrain.evals.packing import Packed, _Row
 from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.evals.sharing import Group, Query
 from jaxpretrain.train.trained import Trained, load_trained
 
 BATCH = 32
 
 
-class Unmerged(Packed):
-    """Every request has a row of its own."""
+def every_query(requests: Sequence[Request], context_length: int) -> tuple[list[Query], np.ndarray]:
+    """A query for each request, whatever begins whatever."""
+    queries = []
+    for number, request in enumerate(requests):
+        tokens = np.array([*request.context, *request.continuation[:-1]])[-context_length:]
+        size = len(request.continuation)
+        positions = list(range(len(tokens) - size, len(tokens)))
+        queries.append(Query(tokens, positions, list(request.continuation), [number] * size))
+    return queries, np.zeros(len(requests), bool)
 
-    def _merge(self, requests: Any, context_length: int) -> list[_Row]:
-        rows = []
-        for number, request in enumerate(requests):
-            query = np.array([*request.context, *request.continuation[:-1]])[-context_length:]
-            size = len(request.continuation)
-            positions = list(range(len(query) - size, len(query)))
-            rows.append(_Row(query, positions, list(request.continuation), [number] * size))
-        return rows
+
+def share_nothing(queries: Sequence[Query]) -> tuple[list[Group], list[Query]]:
+    """A row for each query."""
+    return [], list(queries)
 
 
 def by_loss(
@@ -66,13 +73,14 @@ def by_loss(
 
 
 def by_scorer(
-    trained: Trained, requests: list[Request], pack: type[Packed]
+    trained: Trained, requests: list[Request], **planning: Any
 ) -> tuple[Callable[[], np.ndarray], int]:
-    """Scores by the evaluator; and the tokens that are run."""
+    """Scores by the evaluator, parts of its planning replaced; and the tokens that are run."""
     scorer = Scorer(trained.model, trained.layout, trained.params, batch_tokens=BATCH * 128)
-    packed = pack(requests, context_length=scorer.context_length, batch_tokens=BATCH * 128)
-    for shape in packed.shapes:
-        scorer._compiled[shape] = scorer._compile(shape)
+    with ExitStack() as stack:
+        for name, function in planning.items():
+            stack.enter_context(patch.object(packing, name, function))
+        packed = scorer.prepare(requests)
     num_tokens = sum(shape.rows[0] * shape.rows[1] for _, shape in packed.batches)
     return lambda: scorer(trained.params, packed).log_likelihoods, num_tokens
 
@@ -87,34 +95,39 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tasks", default="arc_easy")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, in turn")
     flags = parser.parse_args()
     trained = load_trained(flags.checkpoint)
     assert trained.tokenizer_path is not None
     encode = TextEncoder(trained.tokenizer_path, trained.model.input_limits()["tokens"])
     tasks = select(flags.tasks.split(",")).take(flags.limit, None).tasks
-    requests = [r for task in tasks for r in encode_task(task, encode)[0]]
-    order = sorted(range(len(requests)), key=lambda i: len(requests[i].context))
-    ways: dict[str, Any] = {
-        "as the file has them, to multiples of 128": (by_loss, requests, 128),
-        "sorted by length, to multiples of 32": (by_loss, [requests[i] for i in order], 32),
-        "head where tokens are scored only": (by_scorer, requests, Unmerged),
-        "queries that begin others not run": (by_scorer, requests, Packed),
+    length = trained.model.units_per_example()[1]
+    requests = [r for task in tasks for r in encode_task(task, encode, length)[0]]
+    by_length = sorted(requests, key=lambda request: len(request.context))
+    apart = {"find_queries": every_query, "share": share_nothing}
+    ways = {
+        "as the file has them, to multiples of 128": by_loss(trained, requests, 128),
+        "sorted by length, to multiples of 32": by_loss(trained, by_length, 32),
+        "head where tokens are scored only": by_scorer(trained, requests, **apart),
+        "queries that begin others not run": by_scorer(trained, requests, share=share_nothing),
+        "what queries begin with run once": by_scorer(trained, requests),
     }
-    for name, (way, of, option) in ways.items():
-        score, num_tokens = way(trained, of, option)
-        if way is by_loss:
-            score()  # compiles
-        start, cpu = time.perf_counter(), cpu_seconds()
-        total = float(score().sum())
-        seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+    sums = {name: float(score().sum()) for name, (score, _) in ways.items()}  # and compiles
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(flags.repeats):
+        for name, (score, _) in ways.items():
+            start, cpu = time.perf_counter(), cpu_seconds()
+            score()
+            spent[name].append((time.perf_counter() - start, cpu_seconds() - cpu))
+    print(f"{len(requests):,} requests, medians of {flags.repeats}")
+    for name, (_, num_tokens) in ways.items():
+        seconds, cpu = np.median(spent[name], axis=0)
         print(
-            f"{name:<45}{num_tokens:>12,} tokens {cpu:>8.1f} CPU s {seconds:>8.1f} s "
-            f"{len(requests) / seconds:>8,.0f} requests/s   (sum {total:.2f})",
-            flush=True,
+            f"{name:<45}{num_tokens:>10,} tokens {cpu:>7.1f} CPU s {seconds:>7.1f} s "
+            f"{len(requests) / seconds:>7,.0f} requests/s {num_tokens / seconds:>8,.0f} tokens/s   "
+            f"(sum {sums[name]:.2f})",
         )
-    shared = {tuple(r.context) for r in requests}
-    ideal = sum(map(len, shared)) + sum(len(r.continuation) - 1 for r in requests)
-    print(f"{'each context once, continuations apart':<45}{ideal:>12,} tokens, without padding")
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

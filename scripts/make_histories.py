@@ -27,6 +27,7 @@ from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.run import train_experiment
+from jaxpretrain.train.step import compile_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "tests" / "golden" / "histories"
@@ -50,6 +51,7 @@ TINY: Overrides = {
     "eval.max_examples": "128",
     "checkpoint.every": "0",
     "monitor.every": "1",
+    "monitor.signals_every": "10 steps",
     "monitor.tensorboard": "false",
 }
 COSINE: Overrides = {
@@ -66,6 +68,7 @@ STABLE: Overrides = {
     "optim.schedule.decay": "100 steps",
 }
 KEPT = ("train/", "eval/", "perf/", "time/", "run/")
+LAYERS = "/blocks"
 LEFT_OUT = ("train/z", "train/perplexity", "perf/eta_seconds", "perf/mfu")
 
 
@@ -92,6 +95,28 @@ def slow_steps(first: int, seconds: float) -> Iterator[None]:
         return original(self, batch, batch_size)
 
     with mock.patch.object(Layout, "put", put):
+        yield
+
+
+@contextmanager
+def damaged_layer(first: int, layer: int, factor: float) -> Iterator[None]:
+    """From step `first` on, the weights of a layer are so many times as large."""
+    original = compile_train_step
+
+    def compiled(*args: Any) -> Any:
+        step, calls = original(*args), iter(range(1, 1 << 30))
+
+        def damaging(state: Any, batch: Any) -> Any:
+            if next(calls) == first:
+                for name in ("up", "gate", "down"):
+                    part = state.params["blocks"]["0"][name]
+                    part["kernel"] = part["kernel"].at[layer].multiply(factor)
+            return step(state, batch)
+
+        vars(damaging)["memory_analysis"] = step.memory_analysis
+        return damaging
+
+    with mock.patch("jaxpretrain.train.program.compile_train_step", compiled):
         yield
 
 
@@ -150,6 +175,7 @@ PEAK, WARMUP, BATCH = "optim.schedule.peak", "optim.schedule.warmup", "train.bat
 HALF = COSINE | {"optim.schedule.horizon": "400 steps"} | _length(200)
 WHOLE = HALF | _length(400)
 FRAGILE = {"model.norm_position": "before", "model.qk_norm": "false", "optim.clip_norm": "none"}
+SHARPENING = {"optim.schedule": "constant", PEAK: "2e-2", "optim.weight_decay": "0"}
 LONG = {"monitor.every": "2", "eval.every": "250 steps", "eval.max_examples": "64"}
 LATE_DECAY = {"optim.schedule.decay": "300 steps"}
 SCHEDULES = {"triangular": {}, "cosine": COSINE, "stable": STABLE | LATE_DECAY}
@@ -194,6 +220,10 @@ SCENARIOS: dict[str, Scenario] = {
     "divergence": Scenario(
         (FRAGILE | {"optim.schedule": "constant", PEAK: "10", WARMUP: "300 steps"},)
     ),
+    "attention_logits_growing": Scenario((FRAGILE | SHARPENING,)),
+    "layer_blow_up": Scenario(
+        (FRAGILE | {PEAK: "3e-3", "model.num_layers": "4"},), lambda: damaged_layer(200, 2, 4.0)
+    ),
     "clipping": Scenario(({"optim.clip_norm": "0.02"},)),
     "plateau": Scenario(({},), lambda: batches(noise)),
     "frozen_data": Scenario(({},), lambda: batches(cycled(8))),
@@ -232,24 +262,25 @@ def record(name: str, scenario: Scenario, workdir: Path) -> None:
                     print(f"{name}: {error}")
         (workdir / "done").touch()
     experiment = json.loads((workdir / "experiment.json").read_text())
-    document = {"config": experiment["config"], "series": series(workdir / "metrics.jsonl")}
+    lines = read_metrics(workdir / "metrics.jsonl")
+    layers = read_metrics(workdir / "signals.jsonl")
+    found = series(lines, lines[0]["time"]) | series(layers, lines[0]["time"])
+    document = {"config": experiment["config"], "series": found}
     text = json.dumps(document, separators=(",", ":"))
     OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / f"{name}.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
-def series(path: Path) -> dict[str, list[list[Any]]]:
+def series(records: list[dict[str, Any]], start: float) -> dict[str, list[list[Any]]]:
     """Name -> steps, seconds since the start and values, with five digits."""
-    records = read_metrics(path)
-    start = records[0]["time"]
     columns: dict[str, list[list[Any]]] = {}
     for line in records:
         for name, value in line.items():
-            if name.startswith(KEPT) and name not in LEFT_OUT:
+            if name.endswith(LAYERS) or (name.startswith(KEPT) and name not in LEFT_OUT):
                 column = columns.setdefault(name, [[], [], []])
                 column[0].append(line["step"])
                 column[1].append(round(line["time"] - start, 2))
-                column[2].append(None if value is None else float(f"{value:.5g}"))
+                column[2].append(float(f"{value:.5g}") if isinstance(value, float) else value)
     return columns
 
 

@@ -200,6 +200,53 @@ def test_one_process_goes_on_with_what_two_saved(
     _assert_same_losses(workdir, alone)
 
 
+SLOW = """
+
+import sys
+import time
+
+from jaxpretrain.monitor import hosts
+from jaxpretrain.parallel.mesh import Layout
+
+hosts.SECONDS_APART = 0.0
+put = Layout.put
+if "--process_id=1" in sys.argv:
+    Layout.put = lambda *args: (time.sleep(0.3), put(*args))[1]
+"""
+
+
+@pytest.fixture(scope="module")
+def alarmed(
+    config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[tuple[int, str]]]:
+    """Two processes, one of which is slow, that are to stop when the warm-up has ended."""
+    folder = tmp_path_factory.mktemp("alarmed")
+    (folder / "slow.py").write_text(config.read_text() + SLOW)
+    flags = ["--config.optim.schedule.warmup=12", "--config.monitor.stop_on=warmup_ended"]
+    flags += ["--config.eval.every=0", "--config.checkpoint.every=0"]
+    processes = _start(folder / "slow.py", folder / "run", *flags)
+    return folder / "run", _finish(processes)
+
+
+def test_a_finding_ends_all_processes_at_one_step(alarmed: Any):
+    workdir, ends = alarmed
+    assert [code for code, _ in ends] == [1, 1], ends
+    steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
+    for _, error in ends:
+        assert f"Alarm: step {steps[-1]} is saved. monitor.stop_on names warmup_ended" in error
+    assert read_metrics(workdir / "metrics.jsonl")[-1]["step"] == steps[-1]
+
+
+def test_the_process_that_the_others_wait_for_is_named(alarmed: Any):
+    lines = read_metrics(alarmed[0] / "metrics.jsonl")
+    spreads = {
+        host: [line["perf/host_spread"] for line in lines if line.get("perf/slowest_host") == host]
+        for host in (0, 1)
+    }
+    assert len(spreads[1]) > 3 * len(spreads[0]) and len(spreads[1]) >= 6
+    assert sorted(spreads[1])[2] > 0.1
+
+
 @pytest.fixture(scope="module")
 def killed(
     config: Path, alone: Path, tmp_path_factory: pytest.TempPathFactory

@@ -132,6 +132,11 @@ def test_a_limit_takes_the_first_items(command: Any, checkpoint: Path, task: Pat
     ("flags", "message"),
     [
         (["--tasks=TASK", "--limit=0"], "--limit=0: must be positive"),
+        (["--tasks=TASK", "--output=/nowhere/x.json"], "there is no folder /nowhere"),
+        (["--tasks=TASK", "--num_fewshot=2"], "--num_fewshot is for --harness, which is not given"),
+        (["--tasks=TASK", "--pictures=x"], "--pictures is for what the run itself evaluates"),
+        (["--perplexity=x.npy", "--predictions=y.jsonl"], "--predictions is for --tasks"),
+        (["--harness=x", "--num_fewshot=-1"], "--num_fewshot=-1: must not be negative"),
         (["--perplexity=x.npy"], "--perplexity=x.npy: write NAME=FILE.npy"),
         (["--perplexity=a=x.npy", "--perplexity=a=y.npy"], "there is a set a already"),
         (["--perplexity=a=x.npy"], "x.npy"),
@@ -139,6 +144,10 @@ def test_a_limit_takes_the_first_items(command: Any, checkpoint: Path, task: Pat
         (["--tasks=TASK", "--steps=x"], "--steps=x: write all, FIRST:LAST, or steps by commas"),
         (["--tasks=TASK", "--tokenizer=nowhere.json"], "nowhere.json: no such tokenizer file"),
         (["--tasks=TASK", "--checkpoint=/nowhere"], "--checkpoint=/nowhere: no such folder"),
+        (
+            ["--tasks=TASK", "--checkpoint=CHECKPOINT/checkpoints/3"],
+            "checkpoints/3: no such folder",
+        ),
         (["--taks=TASK"], "Did you mean --tasks?"),
     ],
 )
@@ -146,9 +155,20 @@ def test_bad_input_is_one_line(
     command: Any, checkpoint: Path, task: Path, flags: list[str], message: str
 ):
     flags = [flag.replace("TASK", str(task)) for flag in flags]
+    flags = [flag.replace("CHECKPOINT", str(checkpoint)) for flag in flags]
     code, output, error = command(f"--checkpoint={checkpoint}", *flags)
     assert (code, output) == (2, "")
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_without_lm_eval_the_harness_is_refused(
+    command: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "jaxpretrain.evals.harness", raising=False)
+    code, _, error = command(f"--checkpoint={checkpoint}", "--harness=lambada_openai")
+    assert code == 2 and error.count("\n") == 1
+    assert "need the package lm_eval" in error and "jaxpretrain[harness]" in error
 
 
 def test_without_a_tokenizer_there_are_no_tasks(

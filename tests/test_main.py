@@ -22,6 +22,7 @@ from jaxpretrain.data.prepare_text import PrepareText, prepare_text
 from jaxpretrain.main import main
 from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
+from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program
@@ -353,3 +354,75 @@ def test_a_diverging_run_is_a_failure_with_its_traceback(
     with pytest.raises(NonFinite, match="at step 2"):
         run(main)
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_the_preflight_says_what_the_run_takes_and_leaves_nothing(
+    command: Any, config: Path, tmp_path: Path
+):
+    workdir = tmp_path / "run"
+    flags = ["--preflight_only", "--config.train.microbatch_size=auto"]
+    code, output, error = command(f"--config={config}", f"--workdir={workdir}", *flags)
+    assert (code, output) == (0, "")
+    assert "auto: train.microbatch_size=2, " in error
+    assert "the run fits: its step takes 0.00 GiB a device (parameters 0.00," in error
+    assert not workdir.exists()
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_begins(
+    command: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jaxpretrain.train.memory.memory_limit", lambda device: 200_000)
+    message = "error: the step does not fit: it takes "
+    for flags in (["--preflight_only"], [f"--workdir={tmp_path / 'run'}"]):
+        code, output, error = command(f"--config={config}", *flags)
+        assert (code, output) == (2, "")
+        assert message in error.splitlines()[-1]
+        assert "train.microbatch_size=2 and model.remat=none" in error
+    assert not (tmp_path / "run" / "experiment.json").exists()
+
+
+def test_out_of_memory_steps_the_microbatch_down_once_and_goes_on_from_the_save(
+    command: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The device fails after the save of step 20; nothing else is made up."""
+    seen = []
+
+    def fails(step_of: Any) -> Any:
+        def save(run: loop.Run, state: Any, step: int) -> None:
+            step_of(run, state, step)
+            seen.append((run.experiment.train.microbatch_size, step))
+            if len(seen) == 1:
+                run.checkpoints.close()
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+        return save
+
+    monkeypatch.setattr(loop, "save", fails(loop.save))
+    workdir = tmp_path / "run"
+    flags = [f"--config={config}", f"--workdir={workdir}", "--config.train.duration=40 steps"]
+    code, _, error = command(*flags, "--config.train.microbatch_size=auto")
+    assert code == 0, error
+    assert seen == [(2, 20), (1, 40)]
+    assert "with train.microbatch_size=1 instead of 2" in error
+    steps = [
+        line["step"] for line in read_metrics(workdir / "metrics.jsonl") if "train/loss" in line
+    ]
+    assert steps == list(range(1, 41))
+    saved = json.loads((workdir / "experiment.json").read_text())
+    assert saved["config"]["train"]["microbatch_size"] == 1
+    code, _, error = command(*flags, "--config.train.microbatch_size=auto")
+    assert (code, "auto: train.microbatch_size=1, as before" in error) == (0, True)
+
+
+def test_out_of_memory_with_a_chosen_microbatch_is_one_line(
+    command: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def save(*_: Any) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(loop, "save", save)
+    flags = [f"--config={config}", f"--workdir={tmp_path}", "--config.train.duration=20 steps"]
+    code, _, error = command(*flags)
+    assert code == 2
+    assert "error: out of memory: RESOURCE_EXHAUSTED: Out of memory;" in error
+    assert "Make train.microbatch_size smaller" in error

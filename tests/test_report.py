@@ -63,6 +63,19 @@ def test_what_files_contain_is_text(tmp_path):
     assert "&lt;img src=x onerror=alert(1)&gt;&lt;b&gt;run" in html
 
 
+def test_layers_are_maps_with_all_their_steps(tmp_path):
+    html = report(make_run(tmp_path / "run", "attention_logits_growing"))
+    shown = {key: figure for key, figure in figures(html).items() if key.startswith("layers_")}
+    assert len(shown) == 5
+    for figure in shown.values():
+        (trace,) = figure["traces"]
+        assert len(trace["z"]) == len(trace["customdata"]) == 2  # layers
+        assert trace["x"] == list(range(10, 401, 10))
+        assert len(trace["colorbar"]["tickvals"]) > 1
+    assert "Largest attention logit by layer" in html
+    assert 'data-plot="layers_3"' in html  # the finding leads there
+
+
 def test_runs_compare(tmp_path):
     runs = [make_run(tmp_path / n, f"healthy_{n}") for n in ("triangular", "cosine")]
     html = report(*runs, output=tmp_path / "both.html")
@@ -107,6 +120,16 @@ def open_page():
 
         yield opened
         browser.close()
+
+
+def test_maps_of_layers_are_drawn_in_a_browser(tmp_path, open_page):
+    run = make_run(tmp_path / "run", "attention_logits_growing")
+    report(run)
+    page, errors = open_page(run / "report.html", 390, "dark")
+    page.locator('.finding a[data-plot="layers_3"]').first.click()
+    wait_until(page, "document.querySelectorAll('#plot-layers_3 .heatmaplayer image').length == 1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not errors
 
 
 def wait_until(page, condition: str) -> None:

@@ -65,19 +65,57 @@ def test_a_prompt_is_continued(command: Any, checkpoint: Path):
     of_step = [f"--checkpoint={checkpoint / 'checkpoints' / '7'}", *flags[1:]]
     code, document, _ = command(*of_step, "--seed=3", "--json")
     assert code == 0
-    assert json.loads(document) == {
-        "step": 7,
-        "prompt": "the union",
-        "continuation": output.removeprefix("the union")[:-1],
-    }
+    continuation = output.removeprefix("the union")[:-1]
+    sample = {"prompt": "the union", "continuation": continuation, "ended": "length"}
+    assert json.loads(document) == {"step": 7, **sample, "samples": [sample]}
     assert document.count("\n") == 1
+
+
+def test_many_prompts_are_continued_at_once(command: Any, checkpoint: Path):
+    flags = [f"--checkpoint={checkpoint}", "--temperature=0", "--num_tokens=20"]
+    prompts = ["the union of the", "the", "states"]
+    code, document, _ = command(*flags, *(f"--prompt={text}" for text in prompts), "--json")
+    document = json.loads(document)
+    assert code == 0 and set(document) == {"step", "samples"}
+    assert [sample["prompt"] for sample in document["samples"]] == prompts
+    assert {sample["ended"] for sample in document["samples"]} == {"context"}
+    code, output, _ = command(*flags, *(f"--prompt={text}" for text in prompts))
+    texts = [sample["prompt"] + sample["continuation"] for sample in document["samples"]]
+    assert (code, output) == (0, "\n\n".join(texts) + "\n")
+    for prompt, sample in zip(prompts, document["samples"], strict=True):
+        _, alone, _ = command(*flags, f"--prompt={prompt}", "--json")
+        assert json.loads(alone)["samples"] == [sample]
+
+
+def test_a_text_ends_before_its_stop_sequence(command: Any, checkpoint: Path):
+    flags = [f"--checkpoint={checkpoint}", "--prompt=the", "--num_tokens=8", "--json"]
+    _, document, _ = command(*flags)
+    text = json.loads(document)["continuation"]
+    stop = text[3:5]
+    code, document, _ = command(*flags, "--stop=nowhere", f"--stop={stop}")
+    assert code == 0 and json.loads(document)["ended"] == "stop"
+    assert json.loads(document)["continuation"] == text[: text.index(stop)]
+
+
+def test_the_likeliest_token_alone_leaves_nothing_to_the_seed(command: Any, checkpoint: Path):
+    flags = [f"--checkpoint={checkpoint}", "--prompt=the", "--num_tokens=8"]
+    outputs = {
+        command(*flags, *more)[1]
+        for more in (["--temperature=0"], ["--top_k=1", "--seed=1"], ["--top_p=1e-6", "--seed=2"])
+    }
+    assert len(outputs) == 1
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--num_tokens=0"], "--num_tokens must be at least 1"),
-        (["--temperature=-1"], "--temperature must not be negative"),
+        (["--temperature=-1"], "temperature is -1.0: must not be negative"),
+        (["--top_k=0"], "top_k is 0: must be at least 1"),
+        (["--top_p=0"], "top_p is 0.0: must be above 0 and at most 1"),
+        (["--top_p=1.5"], "top_p is 1.5: must be above 0 and at most 1"),
+        (["--seed=-1"], "seed is -1: must be at least 0"),
+        (["--stop="], "a stop sequence is empty"),
         (["--prompt="], "the prompt is empty"),
         (["--prompt=zqzqzqzqzqzqzqzqzqzq"], "has 20 tokens, the context only 16"),
         (["--checkpoint=/nowhere"], "--checkpoint=/nowhere: no such folder"),

@@ -91,8 +91,16 @@ def _override(config: Any, keys: schema.Keys, text: str) -> Any:
         for container, key in zip(reversed(containers), reversed(keys), strict=True):
             value = _replaced(container.value, key, value)
     except (InputError, ValueError) as error:
-        raise InputError(f"{override}: {error}") from error
+        raise InputError(f"{override}: {error}{_meant(text, target.hint)}") from error
     return value
+
+
+def _meant(text: str, kind: schema.Hint) -> str:
+    """Asks whether another name was meant by the first that is none; "" where none is near."""
+    names = schema.names(kind)
+    unknown = (word for word in map(str.strip, text.split(",")) if word not in names)
+    hint = nearest(next(unknown, ""), names)
+    return hint and f".{hint}"
 
 
 def _trail(config: Any, keys: schema.Keys) -> list[_Place]:

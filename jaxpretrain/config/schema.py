@@ -128,6 +128,16 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
+def names(hint: Hint) -> list[str]:
+    """The names that may be written somewhere in a value of a type, inside of tuples too."""
+    found = []
+    for member in members(hint):
+        found += _names(member)
+        if get_origin(member) is tuple:
+            found += [name for arg in get_args(member) if arg is not ... for name in names(arg)]
+    return found
+
+
 def type_text(hint: Hint) -> str:
     """What may be written for a type: "int | auto", "int,int", "triangular | warmup_cosine"."""
     return " | ".join(text for member in members(hint) for text in _alternatives(member))

@@ -162,8 +162,8 @@ class TrainingImages:
         return len(self.indices)
 
     def epochs(self, num_samples: int) -> dict[str, float]:
-        """Source -> epochs of it in the first `num_samples` samples: there are no sources."""
-        return {}
+        """How often the first `num_samples` samples go through the data, as the metric `epochs`."""
+        return {"epochs": num_samples / self.num_examples}
 
     def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """{"images": uint8 [n, size, size, 3]} of the run's samples `samples`, int64 [n].

@@ -267,10 +267,11 @@ class TrainingMixture:
                 yield sample
 
     def epochs(self, num_samples: int) -> dict[str, float]:
-        """Source -> how often the first `num_samples` samples go through it."""
+        """How often the first `num_samples` samples go through each source, `SOURCE/epochs`."""
         counts = self.blend.counts(num_samples)
         sizes = [part.num_examples for part in self.parts.values()]
-        return {name: float(n / s) for name, n, s in zip(self.parts, counts, sizes, strict=True)}
+        epochs = zip(self.parts, counts, sizes, strict=True)
+        return {f"{name}/epochs": float(count / size) for name, count, size in epochs}
 
     def describe(self) -> str:
         """One line for the start of a run."""

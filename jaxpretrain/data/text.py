@@ -148,8 +148,8 @@ class TrainingText:
         return self.label_masks is not None or self.instance_filter is not None
 
     def epochs(self, num_samples: int) -> dict[str, float]:
-        """Source -> epochs of it in the first `num_samples` samples: there are no sources."""
-        return {}
+        """How often the first `num_samples` samples go through the data, as the metric `epochs`."""
+        return {"epochs": num_samples / self.num_examples}
 
     def report(self) -> list[str]:
         """What reading found out since the last call: nothing, or it raises."""

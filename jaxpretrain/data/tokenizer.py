@@ -17,6 +17,8 @@ from jaxpretrain.config.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+USUAL_END = "<|endoftext|>"
+"""What OLMo's tokenizers end documents with."""
 TRAINING_BYTES = 2**30
 """Text that a tokenizer is trained on at most: the first GiB of the train split."""
 
@@ -106,6 +108,14 @@ def special_id(tokenizer_json: str, token: str) -> int:
         f"the tokenizer has no token {token!r} to end documents with; its special tokens are"
         f" {specials or 'none'} (set --eos_token)"
     )
+
+
+def end_id(tokenizer_json: str) -> int | None:
+    """The id that ends documents, as far as the file tells: <|endoftext|> or the only special."""
+    added, _ = _ids(json.loads(tokenizer_json))
+    special = {entry["content"]: entry["id"] for entry in added if entry["special"]}
+    only = next(iter(special.values())) if len(special) == 1 else None
+    return special.get(USUAL_END, only)
 
 
 def vocabulary_size(tokenizer_json: str) -> int:

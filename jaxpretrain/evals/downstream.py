@@ -88,7 +88,7 @@ class Downstream:
         self._groups = selection.groups
         requests, places = [], []
         for task in selection.tasks:
-            conditional, unconditional = encode_task(task, encode)
+            conditional, unconditional = encode_task(task, encode, scorer.context_length)
             start, middle = len(requests), len(requests) + len(conditional)
             requests += conditional + unconditional
             places.append((task, slice(start, middle), slice(middle, len(requests))))

@@ -45,23 +45,29 @@ class TextEncoder:
         return {text: e.ids for text, e in zip(unique, encodings, strict=True)}
 
 
-def encode_task(task: Task, encode: TextEncoder) -> tuple[list[Request], list[Request]]:
+def encode_task(
+    task: Task, encode: TextEncoder, context_length: int
+) -> tuple[list[Request], list[Request]]:
     """Requests of all choices in order, and those after the unconditional contexts, in order too.
 
     Raises:
-      InputError: a text has no tokens.
+      InputError: a text has no tokens, or a continuation alone is longer than the context.
     """
     choices = [(item, choice) for item in task.items for choice in item.choices]
     ids = encode(
         text for _, c in choices for text in (c.context, c.continuation, c.unconditional or "")
     )
     for item, choice in choices:
+        where = f"task {task.name}, item {item.name}"
         for what in ("context", "continuation"):
             text = getattr(choice, what)
             if not ids[text]:
-                raise InputError(
-                    f"task {task.name}, item {item.name}: the {what} {text!r} has no tokens"
-                )
+                raise InputError(f"{where}: the {what} {text!r} has no tokens")
+        if (size := len(ids[choice.continuation])) > context_length:
+            raise InputError(
+                f"{where}: a continuation has {size} tokens, more than the context of "
+                f"{context_length}"
+            )
     conditional = [Request(ids[c.context], ids[c.continuation]) for _, c in choices]
     unconditional = [
         Request(ids[c.unconditional or ""], ids[c.continuation])

@@ -1,9 +1,9 @@
-"""All that one command evaluates on a checkpoint: tasks and perplexity of files."""
+"""All that one command evaluates on a checkpoint: tasks, those of the harness, and files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tokenizer import read_tokenizer, token_bytes
@@ -14,6 +14,9 @@ from jaxpretrain.evals.outcome import Outcome
 from jaxpretrain.evals.perplexity import Perplexity
 from jaxpretrain.evals.scorer import Scorer
 
+if TYPE_CHECKING:  # needs a package that may not be there
+    from jaxpretrain.evals.harness import Harness
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -22,6 +25,8 @@ class Asked:
     selection: Selection
     sets: Mapping[str, Sequence[Path]]
     """Name -> raw token files."""
+    harness: "Harness | None" = None
+    """Tasks of lm-evaluation-harness."""
     token_dtype: Literal["uint16", "uint32"] | None = None
     """Of their ids; None: the smallest that holds all of the model's, as OLMo's files have."""
 
@@ -34,14 +39,17 @@ class Evaluation:
     """
 
     def __init__(self, scorer: Scorer, tokenizer: Path | None, asked: Asked) -> None:
-        self._downstream = self._perplexity = None
-        if asked.selection.tasks:
+        self._downstream = self._harness = self._perplexity = None
+        if asked.selection.tasks or asked.harness:
             if tokenizer is None:
                 raise InputError(
                     "the checkpoint has no tokenizer.json to read the tasks with: set --tokenizer"
                 )
             encode = TextEncoder(tokenizer, scorer.vocab_size)
-            self._downstream = Downstream(scorer, encode, asked.selection)
+            if asked.selection.tasks:
+                self._downstream = Downstream(scorer, encode, asked.selection)
+            if asked.harness:
+                self._harness = asked.harness.on(scorer, tokenizer)
         if asked.sets:
             bytes_v = None if tokenizer is None else token_bytes(read_tokenizer(tokenizer))
             smallest = "uint16" if scorer.vocab_size <= 2**16 else "uint32"
@@ -54,4 +62,5 @@ class Evaluation:
             step,
             None if self._downstream is None else self._downstream.report(params),
             {} if self._perplexity is None else self._perplexity(params),
+            {} if self._harness is None else self._harness(params),
         )

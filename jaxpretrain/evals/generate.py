@@ -1,19 +1,43 @@
-"""Text generation: continues a prompt, one token at a time.
+"""Text generation: continues many prompts at once, with a cache of keys and values.
 
-The whole window is computed again for each token; its length is fixed, so one compilation serves.
+The prompts of a batch are read in one go, then a loop on the devices draws token after token; the
+host looks in only where a stop sequence may end a text. Prompts are sorted by length, and lengths
+and numbers of rows come in few sizes, so that few programs are compiled.
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.tokenizer import end_id, read_tokenizer, vocabulary_size
 from jaxpretrain.evals.contract import Results, Setting
+from jaxpretrain.evals.sampling import Sampling
+from jaxpretrain.evals.sharing import round_up
+from jaxpretrain.evals.token_loop import Rows, TokenLoop
 from jaxpretrain.models.contract import LanguageModel, Model
+from jaxpretrain.parallel.mesh import Layout
+
+_TOKENS_UNSEEN = 16
+"""Tokens that are drawn before the host looks for stop sequences."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A continuation."""
+
+    ids: list[int]
+    """Its tokens: as many as it takes to write a stop sequence, or up to the end of the text."""
+    text: str
+    """What they stand for, before the stop sequence."""
+    ended: Literal["length", "stop", "end", "context"]
+    """Why it goes no further: it is as long as was asked for, a stop sequence came, the model ended
+    the text, or the context is full."""
 
 
 class Generator:
@@ -21,46 +45,51 @@ class Generator:
 
     Args:
       model: its sequence length is the longest context.
+      layout: the mesh that its parameters lie on; rows of batches are divided over it.
       tokenizer_path: a `tokenizer.json`.
+      batch_size: texts that are continued at once, over all devices.
 
     Raises:
       InputError: the model continues no text, or the tokenizer does not fit it.
     """
 
-    def __init__(self, model: Model, tokenizer_path: Path) -> None:
+    def __init__(
+        self, model: Model, layout: Layout, tokenizer_path: Path, *, batch_size: int = 16
+    ) -> None:
         if not isinstance(model, LanguageModel):
             raise InputError("this model continues no text; leave eval.prompts empty")
         from tokenizers import Tokenizer  # imported here: runs without prompts do not need it
 
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_path))
-        size = self._tokenizer.get_vocab_size()
-        limit = model.input_limits()["tokens"]
+        tokenizer_json = read_tokenizer(tokenizer_path)
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
         if size > limit:
             raise InputError(
                 f"{tokenizer_path} has {size} tokens, the model's vocabulary only {limit}"
             )
-        self._length = model.units_per_example()[1]
-        self._size = size
-        self._next = self._compile(model)
+        self._model = model
+        self._layout = layout
+        self._context = model.units_per_example()[1]
+        self._batch_size = batch_size
+        self._vocab_size = size
+        ends = {model.document_end, end_id(tokenizer_json)}
+        self._end_ids = [number for number in ends if number is not None]
+        self._loops: dict[Sampling, TokenLoop] = {}
 
     def __call__(
-        self, params: Any, prompt: str, num_tokens: int, *, temperature: float, seed: int
-    ) -> str:
-        """The continuation of `prompt`, without the prompt; temperature 0 takes the likeliest.
+        self,
+        params: Any,
+        prompts: Sequence[str],
+        num_tokens: int,
+        sampling: Sampling,
+        stops: Sequence[str] = (),
+    ) -> list[Generated]:
+        """The continuations of `prompts`, without them.
 
         Raises:
-          InputError: the prompt has no tokens or leaves no room in the context.
+          InputError: a prompt has no tokens or leaves no room in the context.
         """
-        ids = self.encode(prompt)
-        window = np.zeros((1, self._length), np.int32)
-        window[0, : len(ids)] = ids
-        stop = min(self._length, len(ids) + num_tokens)
-        for position in range(len(ids), stop):
-            token = self._next(
-                params, window, np.int32(position), np.float32(temperature), np.int32(seed)
-            )
-            window[0, position] = int(token)
-        return self._tokenizer.decode(window[0, len(ids) : stop].tolist())
+        return self.continue_ids(params, [*map(self.encode, prompts)], num_tokens, sampling, stops)
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt that leaves room in the context.
@@ -69,25 +98,114 @@ class Generator:
           InputError: it has no tokens or leaves no room.
         """
         ids = self._tokenizer.encode(prompt).ids
-        if not ids:
-            raise InputError("the prompt is empty: give at least one token of text")
-        if len(ids) >= self._length:
-            raise InputError(f"the prompt has {len(ids)} tokens, the context only {self._length}")
+        self._check(ids)
         return ids
 
-    def _compile(self, model: LanguageModel) -> Callable[..., jax.Array]:
-        size = self._size
+    def continue_ids(
+        self,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        num_tokens: int,
+        sampling: Sampling,
+        stops: Sequence[str] = (),
+    ) -> list[Generated]:
+        """The continuations of prompts in token ids, of at most `num_tokens` each.
 
-        # All but the parameters are numbers on the host, the same in all processes: an array made
-        # outside would lie on one device of its own process.
-        def next_token(params, tokens_bt, position, temperature, seed):
-            logits_v = model.logits(params, tokens_bt)[0, position - 1]
-            logits_v = logits_v[:size]  # no token stands for the padding rows
-            key = jax.random.fold_in(jax.random.key(seed), position)
-            drawn = jax.random.categorical(key, logits_v / jnp.maximum(temperature, 1e-6))
-            return jnp.where(temperature > 0, drawn, jnp.argmax(logits_v))
+        What is drawn depends on the seed, the number of the prompt among `prompts` and the position
+        alone. A text ends before the first of the `stops` that it writes.
 
-        return jax.jit(next_token)
+        Raises:
+          InputError: a prompt has no tokens or leaves no room in the context.
+        """
+        if num_tokens < 1:
+            raise InputError(f"num_tokens is {num_tokens}: must be at least 1")
+        if not all(stops):
+            raise InputError("a stop sequence is empty")
+        for prompt in prompts:
+            self._check(prompt)
+        by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+        generated: dict[int, Generated] = {}
+        for first in range(0, len(prompts), self._batch_size):
+            numbers = by_length[first : first + self._batch_size]
+            batch = {number: prompts[number] for number in numbers}
+            generated |= self._continue(params, batch, num_tokens, sampling, stops)
+        return [generated[number] for number in range(len(prompts))]
+
+    def _continue(
+        self,
+        params: Any,
+        prompts: Mapping[int, Sequence[int]],
+        num_tokens: int,
+        sampling: Sampling,
+        stops: Sequence[str],
+    ) -> dict[int, Generated]:
+        """One batch, by the numbers of its prompts."""
+        loop, rows = self._loop(sampling), self._rows(prompts, num_tokens, sampling.seed)
+        state = loop.begin(params, rows, self._round_up(rows.ends_b.max()))
+        generated: dict[int, Generated] = {}
+        while True:
+            seen = jax.device_get((state.tokens_bs, state.places_b, state.done_b))
+            tokens, places, done = map(np.array, seen)
+            for row, (number, prompt) in enumerate(prompts.items()):
+                ids = tokens[row, len(prompt) : places[row] + 1].tolist()
+                text = generated.get(number) or self._finished(ids, done[row], num_tokens, stops)
+                if text is not None:
+                    generated[number] = text
+                    done[row] = True
+            if done.all():
+                return generated
+            num_steps = _TOKENS_UNSEEN if stops else num_tokens
+            state = loop.go_on(params, rows, state, done, num_steps)
+
+    def _finished(
+        self, ids: list[int], is_done: bool, num_tokens: int, stops: Sequence[str]
+    ) -> Generated | None:
+        """What has become of a continuation; None while it goes on."""
+        is_ended = ids[-1] in self._end_ids
+        ids = ids[:-1] if is_ended else ids
+
+        def before_stop(num_tokens: int) -> str | None:
+            text = self._tokenizer.decode(ids[:num_tokens])
+            found = [text.index(stop) for stop in stops if stop in text]
+            return text[: min(found)] if found else None
+
+        if before_stop(len(ids)) is not None:
+            # The fewest tokens that write one, so that it does not matter when this is looked at.
+            fewest = bisect_left(range(len(ids)), True, key=lambda n: before_stop(n) is not None)
+            return Generated(ids[:fewest], before_stop(fewest) or "", "stop")
+        if not is_done:
+            return None
+        full = "length" if len(ids) == num_tokens else "context"
+        return Generated(ids, self._tokenizer.decode(ids), "end" if is_ended else full)
+
+    def _rows(self, prompts: Mapping[int, Sequence[int]], num_tokens: int, seed: int) -> Rows:
+        num_rows = 1 << (len(prompts) - 1).bit_length()
+        num_rows = -(-num_rows // self._layout.num_data) * self._layout.num_data
+        lengths, ends = np.ones((2, num_rows), np.int32)  # rows of padding are done at once
+        numbers = np.zeros(num_rows, np.int32)
+        lengths[: len(prompts)] = [len(prompt) for prompt in prompts.values()]
+        ends[: len(prompts)] = np.minimum(lengths[: len(prompts)] + num_tokens, self._context)
+        numbers[: len(prompts)] = list(prompts)
+        tokens = np.zeros((num_rows, self._round_up(lengths.max())), np.int32)
+        for row, prompt in enumerate(prompts.values()):
+            tokens[row, : len(prompt)] = prompt
+        return Rows(tokens, lengths, ends, numbers, np.uint32(seed))
+
+    def _round_up(self, length: int) -> int:
+        return min(round_up(length), self._context)
+
+    def _loop(self, sampling: Sampling) -> TokenLoop:
+        key = replace(sampling, seed=0)  # the seed is an input of the program
+        if key not in self._loops:
+            parts = (self._model, self._layout, key, self._vocab_size, self._end_ids)
+            self._loops[key] = TokenLoop(*parts)
+        return self._loops[key]
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if not ids:
+            raise InputError("the prompt is empty: give at least one token of text")
+        if len(ids) >= self._context:
+            raise InputError(f"the prompt has {len(ids)} tokens, the context only {self._context}")
 
 
 class Samples:
@@ -96,17 +214,14 @@ class Samples:
     def __init__(self, setting: Setting, prompts: Sequence[str], num_tokens: int) -> None:
         if setting.tokenizer_path is None:
             raise InputError("eval.prompts need a tokenizer, and the data has none (no manifest)")
-        generator = Generator(setting.model, setting.tokenizer_path)
+        self._generator = Generator(setting.model, setting.layout, setting.tokenizer_path)
         for prompt in prompts:
-            generator.encode(prompt)  # refused now, not at the first evaluation
-        self._generator = generator
+            self._generator.encode(prompt)  # refused now, not at the first evaluation
         self._prompts = prompts
         self._num_tokens = num_tokens
 
     def __call__(self, params: Any) -> Results:
         """`samples/<i>`: the prompt and its continuation."""
-        texts = {}
-        for i, prompt in enumerate(self._prompts):
-            text = self._generator(params, prompt, self._num_tokens, temperature=0.8, seed=i)
-            texts[f"samples/{i}"] = f"{prompt}|{text}"
-        return Results(texts=texts)
+        generated = self._generator(params, self._prompts, self._num_tokens, Sampling())
+        pairs = zip(self._prompts, generated, strict=True)
+        return Results(texts={f"samples/{i}": f"{a}|{b.text}" for i, (a, b) in enumerate(pairs)})

@@ -4,9 +4,8 @@ Every example of a set counts once: the last batch is filled up with examples of
 all batches have one shape. Sums of batches are added in float64 on the host.
 """
 
-import math
-from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.evals.contract import EvalSet, Results, Setting
+from jaxpretrain.evals.in_flight import read_back
+from jaxpretrain.evals.nats import bits_per_byte, perplexity
 from jaxpretrain.models.contract import LanguageModel, Model
-
-_MAX_IN_FLIGHT = 4
 
 
 class HeldOut:
@@ -33,7 +32,7 @@ class HeldOut:
         self._batch_size = setting.batch_size
         self._max_examples = max_examples
         self._is_language_model = isinstance(setting.model, LanguageModel)
-        self._step = self._compile(setting.model, setting.params)
+        self.compiled = self._compile(setting.model, setting.params)
 
     def __call__(self, params: Any) -> Results:
         """`eval/<set>/loss` and the model's other means that begin with "loss".
@@ -44,10 +43,12 @@ class HeldOut:
         scalars: dict[str, float | None] = {}
         for eval_set in self._sets:
             sums = self._sums(params, eval_set)
-            results = {name: sums[name] / sums["weight"] for name in sums if name[:4] == "loss"}
+            prefix = f"eval/{eval_set.name}"
+            losses = {name: sums[name] / sums["weight"] for name in sums if name[:4] == "loss"}
+            scalars |= {f"{prefix}/{name}": loss for name, loss in losses.items()}
             if self._is_language_model:
-                results |= _of_tokens(results["loss"], sums)
-            scalars |= {f"eval/{eval_set.name}/{name}": x for name, x in results.items()}
+                scalars[f"{prefix}/perplexity"] = perplexity(losses["loss"])
+                scalars[f"{prefix}/bits_per_byte"] = bits_per_byte(sums["loss"], sums["bytes"])
         return Results(scalars=scalars)
 
     def _compile(self, model: Model, params: Any) -> Any:
@@ -68,21 +69,16 @@ class HeldOut:
 
     def _sums(self, params: Any, eval_set: EvalSet) -> dict[str, float]:
         total: dict[str, float] = defaultdict(float)
-        in_flight: deque[dict[str, jax.Array]] = deque()
-
-        def collect() -> None:
-            for name, value in jax.device_get(in_flight.popleft()).items():
+        for sums in read_back(self._steps(params, eval_set)):
+            for name, value in sums.items():
                 total[name] += float(value)
+        return total
 
+    def _steps(self, params: Any, eval_set: EvalSet) -> Iterator[dict[str, jax.Array]]:
         num_examples = min(eval_set.num_examples, self._max_examples or eval_set.num_examples)
         for start in range(0, num_examples, self._batch_size):
             batch = self._read(eval_set, start, num_examples)
-            in_flight.append(self._step(params, self._layout.put(batch, self._batch_size)))
-            if len(in_flight) > _MAX_IN_FLIGHT:
-                collect()
-        while in_flight:
-            collect()
-        return total
+            yield self.compiled(params, self._layout.put(batch, self._batch_size))
 
     def _read(self, eval_set: EvalSet, start: int, stop: int) -> dict[str, np.ndarray]:
         """This process's rows of the batch that begins at `start`."""
@@ -97,12 +93,3 @@ class HeldOut:
             "weight": (rows < stop).astype(np.float32),
             "bytes": num_bytes.astype(np.float32),
         }
-
-
-def _of_tokens(loss: float, sums: Mapping[str, float]) -> dict[str, float | None]:
-    """What a loss in nats a token means."""
-    bits = sums["loss"] / math.log(2)
-    return {
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": bits / sums["bytes"] if sums["bytes"] else None,
-    }

@@ -6,6 +6,7 @@ of an image, and only what lies above it was learned. After the few-shot probe o
 needs neither an optimizer nor its settings.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.images import ImageData
 from jaxpretrain.evals.contract import LabelledSet, LabelledSource, Results, Setting
+from jaxpretrain.evals.in_flight import read_back
 from jaxpretrain.models.contract import ImageModel
 
 
@@ -73,7 +75,7 @@ class Probe:
             draw_shots(labels, len(self._train.classes), max(config.shots), seed)
             for seed in range(config.num_seeds)
         ]
-        self._random: dict[int, list[float]] | None = None
+        self._random: np.ndarray | None = None
         self._compile(model, setting.params)
 
     def __call__(self, params: Any) -> Results:
@@ -82,17 +84,18 @@ class Probe:
         Means over the draws, with `..._stderr`, their standard error.
         """
         if self._random is None:
-            seeds = range(self._config.num_seeds)
-            self._random = self._accuracies([self._random_params(seed) for seed in seeds])
-        learned = self._accuracies([params] * self._config.num_seeds)
+            # One encoder after the other: the devices hold no two of them.
+            self._random = np.concatenate(
+                [self._accuracies(self._init(i), [draw]) for i, draw in enumerate(self._draws)]
+            )
+        learned = self._accuracies(params, self._draws)
         scalars: dict[str, float | None] = {}
-        for shots in self._config.shots:
-            for suffix, found in (("", learned), ("_random_init", self._random)):
+        for i, shots in enumerate(self._config.shots):
+            for suffix, found in (("", learned[:, i]), ("_random_init", self._random[:, i])):
                 name = f"eval/{self._name}/probe_{shots}shot{suffix}"
-                scalars[name] = float(np.mean(found[shots]))
-                if len(found[shots]) > 1:
-                    error = np.std(found[shots], ddof=1) / len(found[shots]) ** 0.5
-                    scalars[f"{name}_stderr"] = float(error)
+                scalars[name] = float(np.mean(found))
+                if len(found) > 1:
+                    scalars[f"{name}_stderr"] = float(np.std(found, ddof=1) / len(found) ** 0.5)
         return Results(scalars=scalars)
 
     def _compile(self, model: ImageModel, params: Any) -> None:
@@ -107,36 +110,36 @@ class Probe:
         spec = self._layout.batch_spec(model.batch_spec(self._batch_size))
         self._encode = jax.jit(encode, out_shardings=replicated).lower(params, spec).compile()
         shardings = jax.tree.map(lambda s: s.sharding, params)
-        init = jax.jit(lambda seed: model.init(jax.random.key(seed)), out_shardings=shardings)
-        self._random_params = init
+        init = lambda seed: model.init(jax.random.key(seed))  # noqa: E731
+        self._init = jax.jit(init, out_shardings=shardings)
 
-    def _accuracies(self, encoders: list[Any]) -> dict[int, list[float]]:
-        """Shots -> the accuracy of each draw, with the encoder of that number."""
-        found: dict[int, list[float]] = {shots: [] for shots in self._config.shots}
+    def _accuracies(self, params: Any, draws: Sequence[np.ndarray]) -> np.ndarray:
+        """The accuracy of each draw with each number of shots, [draws, shots]."""
         labels = self._test.labels(self._test_indices)
-        num_classes, test_nd = len(self._train.classes), None
-        for number, (params, draw_cs) in enumerate(zip(encoders, self._draws, strict=True)):
-            if number == 0 or params is not encoders[0]:
-                test_nd = self._features(params, self._test, self._test_indices)
-            assert test_nd is not None
+        test_nd = self._features(params, self._test, self._test_indices)
+        found = []
+        for draw_cs in draws:
             train_csd = self._features(params, self._train, draw_cs.ravel())
             train_csd = train_csd.reshape(*draw_cs.shape, -1)
             for shots in self._config.shots:
                 train_nd = train_csd[:, :shots].reshape(-1, train_csd.shape[-1])
-                train_labels = np.repeat(np.arange(num_classes), shots)
+                train_labels = np.repeat(np.arange(len(draw_cs)), shots)
                 predicted = classify(train_nd, train_labels, test_nd, self._config.l2)
-                found[shots].append(float(np.mean(predicted == labels)))
-        return found
+                found.append(float(np.mean(predicted == labels)))
+        return np.array(found).reshape(len(draws), -1)
 
     def _features(self, params: Any, images: LabelledSet, indices: np.ndarray) -> np.ndarray:
         """Float64 [n, d]; the last batch is filled up with its last image."""
-        parts = []
+        parts = list(read_back(self._encoded(params, images, indices)))
+        return np.concatenate(parts).astype(np.float64)[: len(indices)]
+
+    def _encoded(
+        self, params: Any, images: LabelledSet, indices: np.ndarray
+    ) -> Iterator[jax.Array]:
         for start in range(0, len(indices), self._batch_size):
             rows = start + self._layout.local_rows(self._batch_size)
             batch = images.batch(indices[np.minimum(rows, len(indices) - 1)])
-            parts.append(self._encode(params, self._layout.put(batch, self._batch_size)))
-        features_nd = np.concatenate(jax.device_get(parts)).astype(np.float64)
-        return features_nd[: len(indices)]
+            yield self._encode(params, self._layout.put(batch, self._batch_size))
 
 
 def draw_shots(labels: np.ndarray, num_classes: int, shots: int, seed: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Scores of single tokens: the head is applied only where a token is scored.
+"""Scores of single tokens: the head is applied only where tokens are scored, and once there.
 
 Shapes: b batch, t positions, g groups of b / g rows (as the batch is divided over devices), n
-places of each group where a token is scored, c of a chunk of them, d model width, v vocabulary.
+places of each group, m tokens that are scored at them, c of a chunk of the places, d model width,
+v vocabulary.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models.contract import LanguageModel
+from jaxpretrain.models.contract import Branches, LanguageModel
 
 _LOGITS_AT_ONCE = 512
 """Places of a group whose logits exist at once."""
@@ -19,28 +20,32 @@ def next_token_scores(
     model: LanguageModel,
     params: Any,
     tokens_bt: jax.Array,
+    branches: Branches | None,
     places_gn: jax.Array,
-    targets_gn: jax.Array,
+    after_gm: jax.Array,
+    targets_gm: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The log-probability of each target, in nats, and whether no token is likelier; both [g, n].
+    """The log-probability of each target, in nats, and whether no token is likelier; both [g, m].
 
-    A place is row within the group * t + position; the target is what would follow there.
+    A place is row within the group * t + index; the target is what would follow after the place of
+    that number.
     """
-    x_btd = model.hidden(params, tokens_bt)
+    x_btd = model.hidden(params, tokens_bt, branches)
     num_groups, num_places = places_gn.shape
-    x_gmd = x_btd.reshape(num_groups, -1, x_btd.shape[-1])  # m: all positions of a group
-    x_gnd = jnp.take_along_axis(x_gmd, places_gn[..., None], axis=1)
+    x_ged = x_btd.reshape(num_groups, -1, x_btd.shape[-1])  # e: everywhere in a group
+    x_gnd = jnp.take_along_axis(x_ged, places_gn[..., None], axis=1)
     kernel_dv = model.output_kernel(params)
-
-    def score(x_gcd: jax.Array, targets_gc: jax.Array) -> tuple[jax.Array, jax.Array]:
+    log_prob_gm = jnp.zeros(targets_gm.shape, jnp.float32)
+    likeliest_gm = jnp.zeros(targets_gm.shape, bool)
+    for start in range(0, num_places, _LOGITS_AT_ONCE):
+        x_gcd = x_gnd[:, start : start + _LOGITS_AT_ONCE]
         logits_gcv = jnp.einsum("gcd,dv->gcv", x_gcd, kernel_dv, preferred_element_type=jnp.float32)
-        target_gc = jnp.take_along_axis(logits_gcv, targets_gc[..., None], axis=-1)[..., 0]
-        log_prob_gc = target_gc - jax.nn.logsumexp(logits_gcv, axis=-1)
-        return log_prob_gc, target_gc >= jnp.max(logits_gcv, axis=-1)
-
-    scores = [
-        score(x_gnd[:, i : i + _LOGITS_AT_ONCE], targets_gn[:, i : i + _LOGITS_AT_ONCE])
-        for i in range(0, num_places, _LOGITS_AT_ONCE)
-    ]
-    log_probs, likeliest = zip(*scores, strict=True)
-    return jnp.concatenate(log_probs, axis=1), jnp.concatenate(likeliest, axis=1)
+        is_here_gm = (after_gm >= start) & (after_gm < start + x_gcd.shape[1])
+        here_gm = jnp.where(is_here_gm, after_gm - start, 0)
+        at_gm = jnp.arange(num_groups)[:, None], here_gm
+        target_gm = logits_gcv[*at_gm, targets_gm]
+        log_norm_gm = jax.nn.logsumexp(logits_gcv, axis=-1)[at_gm]
+        peak_gm = jnp.max(logits_gcv, axis=-1)[at_gm]
+        log_prob_gm = jnp.where(is_here_gm, target_gm - log_norm_gm, log_prob_gm)
+        likeliest_gm = jnp.where(is_here_gm, target_gm >= peak_gm, likeliest_gm)
+    return log_prob_gm, likeliest_gm

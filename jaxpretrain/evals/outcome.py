@@ -21,11 +21,15 @@ class Outcome:
     report: Report | None = None
     """None: no tasks were asked for."""
     perplexity: Perplexities = field(default_factory=dict)
+    harness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of the tasks of lm-evaluation-harness, by its names."""
     own: Mapping[str, float | None] = field(default_factory=dict)
     """By the names that the run itself gives: `eval/<set>/loss`."""
 
     def document(self) -> dict[str, Any]:
-        """{"step", "tasks": {task: {metric: value}}, "groups", "perplexity", "speed", "own"}."""
+        """{"step", "own", "tasks": {task: {metric: value}}, "groups", "harness", "perplexity",
+        "speed"}.
+        """
         report = self.report
         tasks = {} if report is None else {r.task.name: r.metrics for r in report.tasks}
         groups = {} if report is None else report.groups
@@ -43,6 +47,7 @@ class Outcome:
             "own": dict(self.own),
             "tasks": tasks,
             "groups": groups,
+            "harness": {task: dict(metrics) for task, metrics in self.harness.items()},
             "perplexity": self.perplexity,
             "speed": speed,
         }
@@ -50,7 +55,8 @@ class Outcome:
     def table(self) -> str:
         """Lines for the terminal."""
         own = _aligned([(name, _number(value)) for name, value in self.own.items()])
-        lines = [*self._task_lines(), *self._set_lines(), *(own if self.own else ())]
+        harness = _aligned(self._harness_rows())
+        lines = [*self._task_lines(), *harness, *self._set_lines(), *own]
         return "\n".join([f"step {self.step:,}", *lines])
 
     def predictions(self) -> Iterator[str]:
@@ -102,6 +108,14 @@ class Outcome:
             f"{speed.requests_per_second:,.0f} requests/s, {speed.tokens_per_second:,.0f} tokens/s"
         )
 
+    def _harness_rows(self) -> list[tuple[str, ...]]:
+        rows = [
+            (task, metric, _number(value))
+            for task, metrics in self.harness.items()
+            for metric, value in metrics.items()
+        ]
+        return [("harness", "metric", "value"), *rows] if rows else []
+
     def _set_lines(self) -> Iterator[str]:
         if not self.perplexity:
             return
@@ -119,7 +133,7 @@ def to_csv(outcomes: Sequence[Outcome]) -> str:
     writer.writerow(("step", "kind", "name", "metric", "value"))
     for outcome in outcomes:
         document = outcome.document()
-        for kind in ("tasks", "groups", "perplexity"):
+        for kind in ("tasks", "groups", "harness", "perplexity"):
             for name, metrics in document[kind].items():
                 for metric, value in metrics.items():
                     writer.writerow((outcome.step, kind, name, metric, value))
@@ -135,7 +149,7 @@ def _number(value: float | None) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         first, *others = (
             text.ljust(width) if i == 0 else text.rjust(width)

@@ -34,6 +34,9 @@ def load_own(path: Path, name: str) -> Task:
             continue
         try:
             items.append(_item(json.loads(line), number))
+        except json.JSONDecodeError as error:
+            what = f"{error.msg} at character {error.pos + 1}"
+            raise InputError(f"{path}, line {number}: not JSON: {what}") from None
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
     if not items:

@@ -1,13 +1,10 @@
 """Requests to batches of few shapes, without computing anything twice.
 
-Scoring a request means running its query, the context and all of the continuation but its last
-token. The model is causal, so a query that begins another one needs no run of its own: its scores
-are read off the longer one. Letters after one question, or single words, are so scored by one run
-of the question, and equal queries by one. Queries are sorted by length and cut into batches of
-about one number of tokens; all batches of one length have one shape.
+Rows are sorted by length and cut into batches of about one number of tokens; all batches of one
+length have one shape.
 
 Shapes: b rows, t tokens, g groups of b / g rows (one for each data-parallel device), n places of
-each group where a token is scored.
+each group after which tokens are scored, m tokens that are scored there.
 """
 
 from collections import defaultdict
@@ -16,39 +13,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.encode import Request
-
-_LENGTHS = tuple(size for k in range(4, 31) for size in (2**k, 3 * 2 ** (k - 1)))
-"""Of rows, as far as the context goes: powers of two and what is half way to the next."""
-_PLACES = 64
-"""Numbers of places are multiples of this."""
+from jaxpretrain.evals.rows import Row, fill_rows
+from jaxpretrain.evals.sharing import find_queries, round_up, share
+from jaxpretrain.models.contract import Branches
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a batch: (b, t) and (g, n)."""
+    """Of a batch: (b, t), (g, n) and (g, m)."""
 
     rows: tuple[int, int]
     places: tuple[int, int]
+    targets: tuple[int, int]
+    has_branches: bool
 
 
 @dataclass(frozen=True)
 class Batch:
     """Rows that are run together."""
 
-    tokens: np.ndarray  # int32 [b, t]
-    places: np.ndarray  # int32 [g, n]: row within the group * t + position, after which ...
-    targets: np.ndarray  # int32 [g, n]: ... this token is scored ...
-    owners: np.ndarray  # int64 [g, n]: for this request; -1: for none
-
-
-@dataclass
-class _Row:
-    query: np.ndarray
-    positions: list[int]
-    targets: list[int]
-    owners: list[int]
+    rows: dict[str, np.ndarray]  # int32 [b, t]: `tokens` and, if any, the fields of `Branches`
+    places: np.ndarray  # int32 [g, n]: row within the group * t + index; each once
+    after: np.ndarray  # int32 [g, m]: after the place of this number ...
+    targets: np.ndarray  # int32 [g, m]: ... this token is scored ...
+    owners: np.ndarray  # int64 [g, m]: for this request; -1: for none
 
 
 class Packed:
@@ -73,14 +62,17 @@ class Packed:
         num_data: int = 1,
     ) -> None:
         self.num_requests = len(requests)
-        self.truncated = np.zeros(len(requests), bool)
-        self._rows = self._merge(requests, context_length)
-        self.num_tokens = sum(len(row.query) for row in self._rows)
+        queries, self.truncated = find_queries(requests, context_length)
+        groups, alone = share(queries)
+        lengths = (min(context_length, round_up(len(query.tokens))) for query in alone)
+        single = [Row.of_query(query, length) for query, length in zip(alone, lengths, strict=True)]
+        on_device = batch_tokens // num_data
+        shared = fill_rows(groups, on_device)
+        self.num_tokens = sum(len(row.tokens) for row in (*single, *shared))
         """Tokens that are run, without padding."""
 
-        self._rows.sort(key=lambda row: len(row.query), reverse=True)
-        self.batches = self._cut(context_length, batch_tokens, num_data)
-        """Rows, by their order, and the shape that holds them."""
+        self.batches = [*_cut(single, on_device, num_data), *_cut(shared, on_device, num_data)]
+        """Rows, and the shape that holds them."""
 
     @property
     def shapes(self) -> set[Shape]:
@@ -89,65 +81,58 @@ class Packed:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches."""
-        for rows, shape in self.batches:
-            (_, length), (num_groups, _) = shape.rows, shape.places
-            tokens = np.zeros(shape.rows, np.int32)
-            places, targets = np.zeros((2, *shape.places), np.int32)
-            owners = np.full(shape.places, -1, np.int64)
-            for group in range(num_groups):
-                first = group * (shape.rows[0] // num_groups)
-                used = 0
-                for i, row in enumerate(self._rows[rows][group::num_groups]):
-                    tokens[first + i, : len(row.query)] = row.query
-                    scored = slice(used, used := used + len(row.targets))
-                    places[group, scored] = i * length + np.array(row.positions)
-                    targets[group, scored] = row.targets
-                    owners[group, scored] = row.owners
-            yield Batch(tokens, places, targets, owners)
+        return (_batch(rows, shape) for rows, shape in self.batches)
 
-    def _cut(
-        self, context_length: int, batch_tokens: int, num_groups: int
-    ) -> list[tuple[slice, Shape]]:
-        pieces: list[tuple[slice, tuple[int, int]]] = []
-        start = 0
-        while start < len(self._rows):
-            longest = len(self._rows[start].query)
-            length = min(context_length, next(size for size in _LENGTHS if size >= longest))
-            # No more rows than there are, where that is less than a batch.
-            in_group = min(batch_tokens // length // num_groups, -(-len(self._rows) // num_groups))
-            num_rows = max(1, in_group) * num_groups
-            rows = slice(start, start := min(start + num_rows, len(self._rows)))
-            pieces.append((rows, (num_rows, length)))
-        num_places: dict[tuple[int, int], int] = defaultdict(int)
-        for rows, size in pieces:
-            for group in range(num_groups):
-                places = sum(len(row.targets) for row in self._rows[rows][group::num_groups])
-                num_places[size] = max(num_places[size], -(-places // _PLACES) * _PLACES)
-        return [(rows, Shape(size, (num_groups, num_places[size]))) for rows, size in pieces]
 
-    def _merge(self, requests: Sequence[Request], context_length: int) -> list[_Row]:
-        """Rows of queries that begin no other query, with the requests that each one answers."""
-        queries = []
-        for number, request in enumerate(requests):
-            if len(request.continuation) > context_length:
-                raise InputError(
-                    f"a continuation has {len(request.continuation)} tokens, more than the "
-                    f"context of {context_length}"
-                )
-            query = np.array([*request.context, *request.continuation[:-1]], ">i4")
-            self.truncated[number] = len(query) > context_length
-            queries.append(query[-context_length:].tobytes())
-        rows: list[_Row] = []
-        host = b""
-        # In the order of their bytes, which is that of their tokens, what begins others comes
-        # right before them; so from the last on, a query begins the latest row or none.
-        for number in sorted(range(len(queries)), key=queries.__getitem__, reverse=True):
-            if not rows or not host.startswith(queries[number]):
-                host = queries[number]
-                rows.append(_Row(np.frombuffer(host, ">i4"), [], [], []))
-            continuation = requests[number].continuation
-            end = len(queries[number]) // 4
-            rows[-1].positions += range(end - len(continuation), end)
-            rows[-1].targets += continuation
-            rows[-1].owners += [number] * len(continuation)
-        return rows
+def _batch(rows: Sequence[Row], shape: Shape) -> Batch:
+    num_groups, (num_rows, length) = shape.places[0], shape.rows
+    tokens = np.zeros(shape.rows, np.int32)
+    numbers = np.zeros((*shape.rows, 3), np.int32)
+    places = np.zeros(shape.places, np.int32)
+    after, targets = np.zeros((2, *shape.targets), np.int32)
+    owners = np.full(shape.targets, -1, np.int64)
+    for group in range(num_groups):
+        num_places = num_scored = 0
+        for i, row in enumerate(rows[group::num_groups]):
+            in_row = group * num_rows // num_groups + i, slice(len(row.tokens))
+            tokens[in_row] = row.tokens
+            if row.numbers:
+                numbers[in_row] = row.numbers
+            scored = group, slice(num_scored, num_scored := num_scored + len(row.targets))
+            after[scored] = num_places + np.array(row.after)
+            targets[scored] = row.targets
+            owners[scored] = row.owners
+            found = group, slice(num_places, num_places := num_places + len(row.places))
+            places[found] = i * length + np.array(list(row.places))
+    arrays = {"tokens": tokens}
+    if shape.has_branches:
+        arrays |= zip(Branches._fields, np.moveaxis(numbers, -1, 0), strict=True)
+    return Batch(arrays, places, after, targets, owners)
+
+
+def _cut(rows: Sequence[Row], batch_tokens: int, num_groups: int) -> list[tuple[list[Row], Shape]]:
+    """Batches of rows of one kind, the longest first, of about `batch_tokens` in each group."""
+    rows = sorted(rows, key=lambda row: (row.length, len(row.tokens)), reverse=True)
+    pieces: dict[tuple[int, int], list[list[Row]]] = defaultdict(list)  # by number and length
+    start = 0
+    while start < len(rows):
+        length = rows[start].length
+        # No more rows than there are, where that is less than a batch.
+        in_group = max(1, min(batch_tokens // length, -(-len(rows) // num_groups)))
+        num_rows = in_group * num_groups
+        pieces[num_rows, length].append(rows[start : start + num_rows])
+        start += num_rows
+    batches = []
+    for size, same in pieces.items():
+        dealt = [piece[group::num_groups] for piece in same for group in range(num_groups)]
+        num_places = max(sum(len(row.places) for row in group) for group in dealt)
+        num_scored = max(sum(len(row.targets) for row in group) for group in dealt)
+        groups = ((num_groups, _round_up(number)) for number in (num_places, num_scored))
+        shape = Shape(size, *groups, has_branches=bool(rows[0].numbers))
+        batches += [(piece, shape) for piece in same]
+    return batches
+
+
+def _round_up(number: int) -> int:
+    """To what places and targets are multiples of, so that shapes are few."""
+    return -(-number // 64) * 64

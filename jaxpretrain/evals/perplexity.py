@@ -6,7 +6,6 @@ the shorter window at the end of each file. OLMo's leaves that one out and avera
 the others.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tokens import open_raw
 from jaxpretrain.evals.encode import Request
+from jaxpretrain.evals.nats import bits_per_byte, perplexity
 from jaxpretrain.evals.scorer import Scorer
 
 
@@ -64,19 +64,18 @@ class Perplexity:
     def _metrics(self, windows: Sequence[np.ndarray], nats: np.ndarray) -> dict[str, float | None]:
         num_tokens = np.array([len(window) - 1 for window in windows])
         loss = float(nats.sum() / num_tokens.sum())
-        bits_per_byte = None
+        num_bytes = 0
         if self._token_bytes is not None:
             num_bytes = sum(int(self._token_bytes[window[1:]].sum()) for window in windows)
-            bits_per_byte = float(nats.sum()) / math.log(2) / num_bytes if num_bytes else None
         whole = num_tokens == self._scorer.context_length - 1
         olmo_loss = float((nats[whole] / num_tokens[whole]).mean()) if whole.any() else None
         return {
             "loss": loss,
-            "perplexity": _exp(loss),
-            "bits_per_byte": bits_per_byte,
+            "perplexity": perplexity(loss),
+            "bits_per_byte": bits_per_byte(float(nats.sum()), num_bytes),
             "num_tokens": int(num_tokens.sum()),
             "olmo_loss": olmo_loss,
-            "olmo_perplexity": None if olmo_loss is None else _exp(olmo_loss),
+            "olmo_perplexity": None if olmo_loss is None else perplexity(olmo_loss),
         }
 
 
@@ -97,7 +96,3 @@ def _windows(
     if not windows:
         raise InputError(f"{', '.join(map(str, paths))}: no tokens to predict")
     return windows
-
-
-def _exp(x: float) -> float:
-    return math.exp(min(x, 700.0))

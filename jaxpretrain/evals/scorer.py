@@ -4,8 +4,7 @@ Nothing is known here of tasks: this serves multiple choice, perplexity of files
 for log p(continuation | context).
 """
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,11 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.encode import Request
+from jaxpretrain.evals.in_flight import read_back
 from jaxpretrain.evals.next_tokens import next_token_scores
 from jaxpretrain.evals.packing import Batch, Packed, Shape
-from jaxpretrain.models.contract import LanguageModel, Model
+from jaxpretrain.models.contract import Branches, LanguageModel, Model
 from jaxpretrain.parallel.mesh import Layout
-
-_MAX_IN_FLIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class Scorer:
             raise InputError("this model predicts no tokens, so it cannot be evaluated on tasks")
         self.context_length = model.units_per_example()[1]
         self.vocab_size = model.input_limits()["tokens"]
-        self._model = model
-        self._layout = layout
+        self.model = model
+        self.layout = layout
         self._params = params
         self._batch_tokens = batch_tokens
         self._compiled: dict[Shape, Any] = {}
@@ -65,7 +63,7 @@ class Scorer:
             requests,
             context_length=self.context_length,
             batch_tokens=self._batch_tokens,
-            num_data=self._layout.num_data,
+            num_data=self.layout.num_data,
         )
         for shape in packed.shapes - self._compiled.keys():
             self._compiled[shape] = self._compile(shape)
@@ -75,40 +73,33 @@ class Scorer:
         """Scores what `prepare` planned. The parameters are neither copied nor changed."""
         log_likelihoods = np.zeros(packed.num_requests)
         is_greedy = np.ones(packed.num_requests, bool)
-        in_flight: deque[tuple[Batch, Any]] = deque()
-
-        def collect() -> None:
-            batch, outputs = in_flight.popleft()
-            log_probs, likeliest = jax.device_get(outputs)
+        for batch, (log_probs, likeliest) in read_back(self._run(params, packed)):
             used = batch.owners >= 0
             np.add.at(log_likelihoods, batch.owners[used], log_probs[used].astype(np.float64))
             np.logical_and.at(is_greedy, batch.owners[used], likeliest[used])
-
-        for batch, (_, shape) in zip(packed, packed.batches, strict=True):
-            rows = {"tokens": batch.tokens}
-            groups = {"places": batch.places, "targets": batch.targets}
-            arrays = self._put(rows, shape.rows[0]) | self._put(groups, shape.places[0])
-            in_flight.append((batch, self._compiled[shape](params, arrays)))
-            if len(in_flight) > _MAX_IN_FLIGHT:
-                collect()
-        while in_flight:
-            collect()
         return Scores(log_likelihoods, is_greedy)
 
+    def _run(self, params: Any, packed: Packed) -> Iterator[tuple[Batch, Any]]:
+        for batch, (_, shape) in zip(packed, packed.batches, strict=True):
+            groups = {name: getattr(batch, name) for name in ("places", "after", "targets")}
+            arrays = self._put(batch.rows, shape.rows[0]) | self._put(groups, shape.places[0])
+            yield batch, self._compiled[shape](params, arrays)
+
     def _put(self, arrays: dict[str, np.ndarray], num_rows: int) -> dict[str, jax.Array]:
-        mine = self._layout.local_rows(num_rows)
-        return self._layout.put({name: a[mine] for name, a in arrays.items()}, num_rows)
+        mine = self.layout.local_rows(num_rows)
+        return self.layout.put({name: a[mine] for name, a in arrays.items()}, num_rows)
 
     def _compile(self, shape: Shape) -> Any:
-        def scores(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            arrays = (batch["tokens"], batch["places"], batch["targets"])
-            return next_token_scores(self._model, params, *arrays)
+        numbers = Branches._fields if shape.has_branches else ()
 
-        spec = {
-            "tokens": jax.ShapeDtypeStruct(shape.rows, jnp.int32),
-            "places": jax.ShapeDtypeStruct(shape.places, jnp.int32),
-            "targets": jax.ShapeDtypeStruct(shape.places, jnp.int32),
-        }
+        def scores(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            branches = Branches(*(batch[name] for name in numbers)) if numbers else None
+            scored = (batch["places"], batch["after"], batch["targets"])
+            return next_token_scores(self.model, params, batch["tokens"], branches, *scored)
+
+        sizes = dict.fromkeys(("tokens", *numbers), shape.rows)
+        sizes |= {"places": shape.places, "after": shape.targets, "targets": shape.targets}
+        spec = {name: jax.ShapeDtypeStruct(size, jnp.int32) for name, size in sizes.items()}
         # Every process gets all scores: each computes the same metrics.
-        program = jax.jit(scores, out_shardings=self._layout.replicated)
-        return program.lower(self._params, self._layout.batch_spec(spec)).compile()
+        program = jax.jit(scores, out_shardings=self.layout.replicated)
+        return program.lower(self._params, self.layout.batch_spec(spec)).compile()

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.prepare_text import PrepareText
-from jaxpretrain.data.tokenizer import read_tokenizer
+from jaxpretrain.data.tokenizer import end_id, read_tokenizer
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.hf_config import read_config, write_config
 from jaxpretrain.interop.source import (
@@ -114,11 +113,10 @@ def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tens
 
 def _token_ids(source: Source) -> dict[str, int | None]:
     """The id that ends documents, as far as it is known, for a model that was trained here."""
-    special = _special_tokens(source)
-    usual = special.get(PrepareText().eos_token)
-    only = next(iter(special.values())) if len(special) == 1 else None
-    known = (source.model.document_end, usual, only)
-    return {"eos_token_id": next((number for number in known if number is not None), None)}
+    number = source.model.document_end
+    if number is None and (path := source.folder / "tokenizer.json").exists():
+        number = end_id(read_tokenizer(path))
+    return {"eos_token_id": number}
 
 
 def _special_tokens(source: Source) -> dict[str, int]:

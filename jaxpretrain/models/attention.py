@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models import attention_fused, attention_xla
-from jaxpretrain.models.contract import Shard, unsharded
+from jaxpretrain.models.contract import Branches, Shard, unsharded
 from jaxpretrain.models.masks import Mask
 
 AttentionKernel = Literal["xla", "xla_blocks", "xla_blocks_float32", "cudnn", "splash"]
@@ -64,6 +64,7 @@ def attention(
     window: int | None = None,
     causal: bool = True,
     documents_bt: jax.Array | None = None,
+    branches: Branches | None = None,
     shard: Shard = unsharded,
 ) -> jax.Array:
     """Attention, [b, t, n, h] like `q_btnh`.
@@ -72,15 +73,19 @@ def attention(
       q_btnh: queries.
       k_btmh: keys; query head i uses key/value head i // (n // m).
       v_btmh: values.
-      kernel: implementation, as `resolve_kernel` returns it.
+      kernel: implementation, as `resolve_kernel` returns it. Branches are beyond cuDNN and splash:
+        with them, xla_blocks takes their place.
       window: positions a query sees, itself included; None for all earlier ones.
       causal: queries see no later positions. False: they see all, and there is no window.
       documents_bt: int32, not negative, the document of each position: queries see only their own.
+      branches: queries see only their stem and their own branch; needs causal attention.
       shard: runs kernels that XLA cannot divide among devices.
     """
-    if window is not None and not causal:
-        raise ValueError("a window looks back, so it needs causal attention")
-    mask = Mask(causal, window, documents_bt)
+    if not causal and not (window is None and branches is None):
+        raise ValueError("windows and branches look back, so they need causal attention")
+    mask = Mask(causal, window, documents_bt, branches)
+    if branches is not None and kernel in ("cudnn", "splash"):
+        kernel = "xla_blocks"
     if kernel == "cudnn":
         return attention_fused.cudnn(q_btnh, k_btmh, v_btmh, mask)
     if kernel == "splash":
@@ -92,6 +97,23 @@ def attention(
         q, k, v = (x.astype(dtype) for x in (q_btnh, k_btmh, v_btmh))
         out_btnh = attention_xla.blocks(q, k, v, mask).astype(q_btnh.dtype)
     return checkpoint_name(out_btnh, "attention")
+
+
+def attend_kept(
+    q_btnh: jax.Array,
+    k_bmsh: jax.Array,
+    v_bmsh: jax.Array,
+    visible_bts: jax.Array,
+    *,
+    kernel: AttentionKernel,
+) -> jax.Array:
+    """Attention of few positions to keys and values that were kept, [b, t, n, h] like `q_btnh`.
+
+    It is in plain operations; `kernel` is what computes the rest, and tells in which dtype.
+    """
+    dtype = jnp.float32 if kernel == "xla_blocks_float32" else q_btnh.dtype
+    q, k, v = (x.astype(dtype) for x in (q_btnh, k_bmsh, v_bmsh))
+    return attention_xla.kept(q, k, v, visible_bts).astype(q_btnh.dtype)
 
 
 def keep_attention(primitive: Any, *_: Any, **params: Any) -> bool:

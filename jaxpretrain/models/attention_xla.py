@@ -7,7 +7,7 @@ query heads that share a key, h head size, r = (g, t) rows, c chunks of queries.
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models.masks import Mask, same_document
+from jaxpretrain.models.masks import Mask, same
 
 MIN_QUERY_BLOCK = 64
 QUERY_CHUNK = 256
@@ -36,14 +36,29 @@ def blocks(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) 
     r = (g, t) of all query heads that share a key. b and m stay apart: merged, axes that are
     sharded over different devices would have to be gathered.
     """
-    b, t, n, h = q_btnh.shape
-    m = k_btmh.shape[2]
-    q_bmgth = q_btnh.reshape(b, t, m, n // m, h).transpose(0, 2, 3, 1, 4)
-    q_bmgth = q_bmgth * jnp.asarray(h**-0.5, q_bmgth.dtype)
+    q_bmgth = _scaled_by_key(q_btnh, k_btmh.shape[2])
     k_bmth, v_bmth = (x.transpose(0, 2, 1, 3) for x in (k_btmh, v_btmh))
     over_queries = _causal_blocks if mask.causal else _equal_chunks
     out_bmgth = over_queries(q_bmgth, k_bmth, v_bmth, mask)
-    return out_bmgth.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+    return out_bmgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape)
+
+
+def kept(
+    q_btnh: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, visible_bts: jax.Array
+) -> jax.Array:
+    """Few queries against keys that were kept with their heads first; all pairs at once."""
+    q_bmgth = _scaled_by_key(q_btnh, k_bmsh.shape[1])
+    b, m, g, t, h = q_bmgth.shape
+    out_bmrh = _block(q_bmgth.reshape(b, m, g * t, h), k_bmsh, v_bmsh, visible_bts)
+    out_bmgth = out_bmrh.reshape(b, m, g, t, h)
+    return out_bmgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape)
+
+
+def _scaled_by_key(q_btnh: jax.Array, num_kv_heads: int) -> jax.Array:
+    """[b, m, g, t, h]: query heads that share a key together, divided by the root of h."""
+    b, t, n, h = q_btnh.shape
+    q_bmgth = q_btnh.reshape(b, t, num_kv_heads, n // num_kv_heads, h).transpose(0, 2, 3, 1, 4)
+    return q_bmgth * jnp.asarray(h**-0.5, q_bmgth.dtype)
 
 
 def _causal_blocks(
@@ -52,10 +67,12 @@ def _causal_blocks(
     """Each block against only the keys it may see: half of the plain formula's work."""
     b, m, g, t, h = q_bmgth.shape
     size = _block_size(t)
+    # A window measures positions; where there are branches, these are not the places.
+    window = mask.window if mask.branches is None else None
     outputs = []
     for start in range(0, t, size):
         queries = slice(start, min(start + size, t))
-        first = 0 if mask.window is None else max(0, start - mask.window + 1)
+        first = 0 if window is None else max(0, start - window + 1)
         keys = slice(first, queries.stop)
         q_bmrh = q_bmgth[:, :, :, queries].reshape(b, m, -1, h)
         visible_bts = mask.visible(queries, keys)
@@ -85,7 +102,7 @@ def _equal_chunks(
         q_bmrh, documents_bt = chunk
         visible_bts = None
         if documents_bt is not None and mask.documents_bt is not None:
-            visible_bts = same_document(documents_bt, mask.documents_bt)
+            visible_bts = same(documents_bt, mask.documents_bt)
         return _block(q_bmrh, k_bmsh, v_bmsh, visible_bts)
 
     q_bmgth = jnp.pad(q_bmgth, ((0, 0),) * 3 + ((0, padding), (0, 0)))

@@ -6,14 +6,16 @@ f inner width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models import layers
+from jaxpretrain.models import layers, masks
+from jaxpretrain.models.attention import AttentionKernel
 from jaxpretrain.models.contract import Constrain
+from jaxpretrain.models.costs import Blocks
 from jaxpretrain.models.matmul import Products
 from jaxpretrain.models.rotary import rotate
 
@@ -71,6 +73,44 @@ class Layers:
         dtype = jnp.dtype(self.dtype)
         return layers.Norm(self.norm, self.norm_epsilon, axis, dtype, self.norm_rounding, name=name)
 
+    def costs(
+        self,
+        num_tokens: int,
+        windows: tuple[int | None, ...],
+        kernel: AttentionKernel,
+        remat: layers.RematPolicy,
+        *,
+        scanned: bool,
+    ) -> Blocks:
+        """What the layers cost for one example; `windows` are those of the layers in turn."""
+        itemsize = jnp.dtype(self.dtype).itemsize
+        normed = 2 * self.d_model + (self.d_model + self.kv_width) * self.qk_norm
+
+        def pairs(causal: bool) -> float:
+            return sum(masks.num_visible_pairs(num_tokens, w, causal) for w in windows)
+
+        return Blocks(
+            num_layers=self.num_layers,
+            num_tokens=num_tokens,
+            visible_pairs=pairs(causal=True) / len(windows),
+            all_pairs=pairs(causal=False) / len(windows),
+            d_model=self.d_model,
+            kv_width=self.kv_width,
+            d_ff=self.d_ff,
+            num_heads=self.num_heads,
+            num_mlp_kernels=3,
+            # Twice in float32; RMSNorm also rounds, before or after it scales.
+            norm_bytes=normed * (8 + itemsize * (self.norm == "rmsnorm")),
+            inner_bytes=5 * 4 * self.d_ff,
+            norm_after=self.norm_position == "after",
+            query_chunk=None,
+            kernel=kernel,
+            remat=remat,
+            scanned=scanned,
+            itemsize=itemsize,
+            stream_itemsize=jnp.dtype(self.residual_dtype or self.dtype).itemsize,
+        )
+
     def initializer(self, name: str, layer: jax.Array | int = 0) -> layers.Initializer:
         """How the weight of that name starts, in the layer that has so many below it."""
         return layers.truncated_normal(self._init_std(name, layer), self.init_cutoff)
@@ -88,11 +128,14 @@ class Layers:
         return (2 * fan_in * (layer + 1)) ** -0.5 if residual else fan_in**-0.5
 
 
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+"""(q [b, t, n, h], k and v [b, t, m, h], rotated) -> (what queries find, like q; what to keep)."""
+
+
 class Block(nn.Module):
     """One layer: x += attention(x); x += mlp(x), with norms before or after as configured."""
 
     config: Layers
-    attend: Callable[..., jax.Array]  # (q, k, v, documents_bt=) -> [b, t, n, h]
     products: Products
     constrain: Constrain
     layer: jax.Array | int = 0  # position from the bottom; only initialisation looks at it
@@ -102,25 +145,24 @@ class Block(nn.Module):
         self,
         x_btd: jax.Array,
         rope: tuple[jax.Array, jax.Array],
-        documents_bt: jax.Array | None = None,
-    ) -> jax.Array:
-        """[b, t, d] -> [b, t, d]; `rope` is the (sin, cos) table of the t positions."""
+        attend: Attend,
+    ) -> tuple[jax.Array, Any]:
+        """([b, t, d], what `attend` keeps); `rope` is the (sin, cos) table of the positions."""
         attention_norm = self.config.make_norm(name="attention_norm")
         mlp_norm = self.config.make_norm(name="mlp_norm")
         if self.config.norm_position == "before":
-            x_btd = x_btd + self._attention(attention_norm(x_btd), rope, documents_bt)
+            out_btd, kept = self._attention(attention_norm(x_btd), rope, attend)
+            x_btd = x_btd + out_btd
             x_btd = x_btd + self._mlp(mlp_norm(x_btd))
         else:
-            x_btd = x_btd + attention_norm(self._attention(x_btd, rope, documents_bt))
+            out_btd, kept = self._attention(x_btd, rope, attend)
+            x_btd = x_btd + attention_norm(out_btd)
             x_btd = x_btd + mlp_norm(self._mlp(x_btd))
-        return self.constrain(x_btd, ("batch", None, None))
+        return self.constrain(x_btd, ("batch", None, None)), kept
 
     def _attention(
-        self,
-        x_btd: jax.Array,
-        rope: tuple[jax.Array, jax.Array],
-        documents_bt: jax.Array | None,
-    ) -> jax.Array:
+        self, x_btd: jax.Array, rope: tuple[jax.Array, jax.Array], attend: Attend
+    ) -> tuple[jax.Array, Any]:
         c = self.config
         b, t, d = x_btd.shape
         q = self._linear("query", d, ("embed", "heads"))(x_btd)
@@ -135,8 +177,8 @@ class Block(nn.Module):
         q_btnh, k_btmh = rotate(q_btnh, rope), rotate(k_btmh, rope)
         split = ("batch", None, "heads", None)
         q_btnh, k_btmh, v_btmh = (self.constrain(a, split) for a in (q_btnh, k_btmh, v_btmh))
-        out_btnh = self.attend(q_btnh, k_btmh, v_btmh, documents_bt=documents_bt)
-        return self._linear("output", d, ("heads", "embed"))(out_btnh.reshape(b, t, d))
+        out_btnh, kept = attend(q_btnh, k_btmh, v_btmh)
+        return self._linear("output", d, ("heads", "embed"))(out_btnh.reshape(b, t, d)), kept
 
     def _mlp(self, x_btd: jax.Array) -> jax.Array:
         gate_btf = self._linear("gate", self.config.d_ff, ("embed", "mlp"))(x_btd)

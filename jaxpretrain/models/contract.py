@@ -5,9 +5,12 @@ that microbatches, devices, hosts and evaluation batches add up exactly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+
+if TYPE_CHECKING:
+    from jaxpretrain.models.costs import Costs
 
 Params = dict[str, Any]
 """A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
@@ -19,6 +22,9 @@ token counts as a target."""
 
 Axes = tuple[str | None, ...]
 """A logical name for each dimension of an array; None: not divided."""
+
+Cache = Any
+"""What a language model keeps of the positions of a text, to go on from there; a tree of arrays."""
 
 Constrain = Callable[[jax.Array, Axes], jax.Array]
 """Pins an activation's layout by its logical axis names; given by `parallel`, so that models know
@@ -43,6 +49,22 @@ def unsharded(
     """The `Shard` of a single device."""
     del axes
     return f(*arrays)
+
+
+class Branches(NamedTuple):
+    """Rows of tokens that hold stems, each followed by branches that go on from its end; int32.
+
+    A position sees its stem and its own branch, never another branch, so that each branch is as the
+    stem and itself alone, and the stem is computed once. A stem comes before its branches, and each
+    of them lies in one piece; a row may hold many stems, one after the other.
+    """
+
+    stems_bt: jax.Array
+    """Number of the stem that a position belongs to or goes on from; neighbours have others."""
+    branches_bt: jax.Array
+    """0 in a stem; its branches have other numbers, neighbours not the same."""
+    positions_bt: jax.Array
+    """Rotary positions, which windows measure too; a branch goes on from its stem's last."""
 
 
 class Model(Protocol):
@@ -78,12 +100,23 @@ class Model(Protocol):
         """
         ...
 
+    def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """What its layers show on a few examples: float32 [layers] from the bottom, by name.
+
+        Names end with the stack, `attention_logit/blocks`. `rng` is that of `loss`.
+        """
+        ...
+
     def flops_per_example(self, *, causal: bool) -> float:
         """Floating-point operations of forward and backward for one example.
 
         `causal=False` counts attention over all pairs of positions, as most published MFU figures
         do; `causal=True` only the pairs that the mask lets through.
         """
+        ...
+
+    def costs(self) -> "Costs":
+        """What an example costs by part, in arithmetic and in memory, as it is computed here."""
         ...
 
     def units_per_example(self) -> tuple[str, int]:
@@ -103,8 +136,29 @@ class LanguageModel(Model, Protocol):
         """Float32 logits [b, t, v] of the next token at each position."""
         ...
 
-    def hidden(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
+    def hidden(
+        self, params: Params, tokens_bt: jax.Array, branches: Branches | None = None
+    ) -> jax.Array:
         """What logits are made of, [b, t, d] in the compute dtype."""
+        ...
+
+    def prefill(self, params: Params, tokens_bt: jax.Array, length: int) -> tuple[jax.Array, Cache]:
+        """`hidden`, and a cache with room for `length` positions of each row that holds these."""
+        ...
+
+    def extend(
+        self, params: Params, tokens_bt: jax.Array, cache: Cache, first_b: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """`hidden` of more tokens, and the cache that holds them too.
+
+        `first_b` is the position of the first of them in each row, at most as many as the row has
+        by now. Positions that come later than it are forgotten: this is how padding is overwritten.
+        """
+        ...
+
+    @property
+    def document_end(self) -> int | None:
+        """Token after which nothing of the same text comes, where the model knows of one."""
         ...
 
     def output_kernel(self, params: Params) -> jax.Array:

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.attention import keep_attention
 from jaxpretrain.models.contract import Constrain
 from jaxpretrain.models.matmul import Products
@@ -21,6 +22,8 @@ from jaxpretrain.models.matmul import Products
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 NormRounding = Literal["before_scale", "after_scale"]
 RematPolicy = Literal["none", "full", "dots", "attention"]
+RematChoice = Literal["auto", "none", "full", "dots", "attention"]
+"""auto: a policy is chosen before the model is built."""
 
 
 def truncated_normal(std: float | jax.Array, cutoff: float | None) -> Initializer:
@@ -118,6 +121,17 @@ class Norm(nn.Module):
         return y_btd.astype(self.dtype)
 
 
+def chosen(choice: RematChoice) -> RematPolicy:
+    """The policy, when it is one.
+
+    Raises:
+      InputError: it is still open.
+    """
+    if choice != "auto":
+        return choice
+    raise InputError("model.remat=auto: jaxpretrain.main and .plan choose; set it")
+
+
 def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
     """`block` with its activations recomputed in the backward pass, as the policy says.
 
@@ -136,7 +150,6 @@ def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
     return jax.checkpoint(block, policy=policies[policy], prevent_cse=not scanned)
 
 
-def apply(module: nn.Module, params: dict[str, Any], *inputs: Any) -> jax.Array:
-    """`module` on its parameters; its only result is one array."""
-    out: Any = module.apply({"params": params}, *inputs)
-    return out
+def apply(module: nn.Module, params: dict[str, Any], *inputs: Any) -> Any:
+    """`module` on its parameters."""
+    return module.apply({"params": params}, *inputs)

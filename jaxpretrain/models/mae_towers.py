@@ -6,13 +6,18 @@ a patch, d encoder width, e decoder width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models import layers, stack
+from jaxpretrain.models import layers, probe, stack
+from jaxpretrain.models.attention import AttentionKernel
+from jaxpretrain.models.attention_xla import QUERY_CHUNK
 from jaxpretrain.models.contract import Params
+from jaxpretrain.models.costs import Blocks
+from jaxpretrain.models.masks import Mask
 from jaxpretrain.models.positions import Positions
 from jaxpretrain.models.vit import Block, LayerNorm, Linear, Token, uniform
 
@@ -47,6 +52,32 @@ class Tower:
         """What makes its parameters."""
         return {"blocks": self._init_blocks, "norm": _init(self._norm, self._example)}
 
+    def costs(self, num_tokens: int, kernel: AttentionKernel) -> Blocks:
+        """What the blocks cost for one image."""
+        num_chunks = -(-num_tokens // QUERY_CHUNK)
+        in_chunks = kernel.startswith("xla_blocks") and num_chunks > 1
+        itemsize = self.block.precision.dtype.itemsize
+        return Blocks(
+            num_layers=self.num_layers,
+            num_tokens=num_tokens,
+            visible_pairs=num_tokens**2,
+            all_pairs=num_tokens**2,
+            d_model=self.d_model,
+            kv_width=self.d_model,
+            d_ff=self.block.d_ff,
+            num_heads=self.block.num_heads,
+            num_mlp_kernels=2,
+            norm_bytes=2 * self.d_model * 12,  # thrice in float32
+            inner_bytes=3 * 4 * self.block.d_ff,
+            norm_after=False,
+            query_chunk=-(-num_tokens // num_chunks) if in_chunks else None,
+            kernel=kernel,
+            remat=self.remat,
+            scanned=self.scan,
+            itemsize=itemsize,
+            stream_itemsize=itemsize,
+        )
+
     def __call__(self, params: Params, x_btd: jax.Array) -> jax.Array:
         """[b, t, d] -> [b, t, d], normalised."""
 
@@ -59,6 +90,22 @@ class Tower:
         )
         return layers.apply(self._norm, params["norm"], x_btd)
 
+    def signals(self, params: Params, x_btd: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Its output, and what is seen of its layers, see `probe`: float32 [layers] by name."""
+
+        def look(x_btd: jax.Array, params: Params, _: int) -> tuple[jax.Array, Any]:
+            logits = []
+
+            def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                logits.append(probe.largest_logit(q, k, Mask(False, None, None)))
+                return self.block.attend(q, k, v)
+
+            x_btd = layers.apply(self.block.clone(attend=watched), params, x_btd)
+            return x_btd, probe.seen(x_btd, logits[0])
+
+        x_btd, seen = stack.observe_stack(look, x_btd, params["blocks"])
+        return layers.apply(self._norm, params["norm"], x_btd), seen
+
     @property
     def _norm(self) -> LayerNorm:
         return LayerNorm(self.block.precision.dtype)
@@ -68,9 +115,11 @@ class Tower:
         return jnp.zeros((1, 1, self.d_model), self.block.precision.dtype)
 
     def _init_blocks(self, rng: jax.Array) -> tuple[Params, Params]:
-        init = _init(self.block, self._example)
+        # Parameters do not depend on attention, and cuDNN's cannot run for all layers at once.
+        block = self.block.clone(attend=lambda q_btnh, *_: q_btnh)
+        init = _init(block, self._example)
         blocks = stack.init_stack(lambda key, *_: init(key)[0], rng, self.num_layers, 1)
-        _, axes = stack.unbox(jax.eval_shape(self.block.init, rng, self._example))
+        _, axes = stack.unbox(jax.eval_shape(block.init, rng, self._example))
         is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
         return blocks, {"0": jax.tree.map(lambda names: ("layers", *names), axes, is_leaf=is_names)}
 
@@ -108,11 +157,22 @@ class Encoder:
 
         `order_bk` says which patches of the image these are; None: all of them, in order.
         """
+        return self._tower(params, self._tokens(params, patches_bkp, order_bk))
+
+    def signals(
+        self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The features, and what is seen of the layers, see `probe`: float32 [layers] by name."""
+        return self._tower.signals(params, self._tokens(params, patches_bkp, order_bk))
+
+    def _tokens(
+        self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array | None
+    ) -> jax.Array:
         x_bkd = layers.apply(self._patch, params["patch"], patches_bkp)
         cls_b1d = layers.apply(self._cls, params["cls"], len(x_bkd), 1)
         positions_btd = self._positions(params.get("positions", {}), order_bk)
         x_btd = jnp.concatenate([cls_b1d, x_bkd], axis=1) + positions_btd.astype(x_bkd.dtype)
-        return self._tower(params, self._tower.block.constrain(x_btd, ("batch", None, None)))
+        return self._tower.block.constrain(x_btd, ("batch", None, None))
 
 
 class PixelDecoder:
@@ -148,12 +208,22 @@ class PixelDecoder:
 
         `order_bl` holds all patches of the image, seen ones first.
         """
+        num_seen_tokens = features_btd.shape[1]
+        x_bte = self._tower(params, self._tokens(params, features_btd, order_bl))
+        predicted_bmp = layers.apply(self._head, params["head"], x_bte[:, num_seen_tokens:])
+        return predicted_bmp.astype(jnp.float32)
+
+    def signals(
+        self, params: Params, features_btd: jax.Array, order_bl: jax.Array
+    ) -> dict[str, jax.Array]:
+        """What is seen of the layers, see `probe`: float32 [layers] by name."""
+        return self._tower.signals(params, self._tokens(params, features_btd, order_bl))[1]
+
+    def _tokens(self, params: Params, features_btd: jax.Array, order_bl: jax.Array) -> jax.Array:
         x_bte = layers.apply(self._embed, params["embed"], features_btd)
         batch, num_seen_tokens, _ = x_bte.shape
         num_removed = 1 + order_bl.shape[1] - num_seen_tokens
         mask_bme = layers.apply(self._mask, params["mask"], batch, num_removed)
         positions_bte = self._positions(params.get("positions", {}), order_bl)
         x_bte = jnp.concatenate([x_bte, mask_bme], axis=1) + positions_bte.astype(x_bte.dtype)
-        x_bte = self._tower(params, self._tower.block.constrain(x_bte, ("batch", None, None)))
-        predicted_bmp = layers.apply(self._head, params["head"], x_bte[:, num_seen_tokens:])
-        return predicted_bmp.astype(jnp.float32)
+        return self._tower.block.constrain(x_bte, ("batch", None, None))

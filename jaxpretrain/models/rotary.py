@@ -45,20 +45,23 @@ class Yarn:
 
 
 def rope_table(
-    num_positions: int, head_dim: int, theta: float, yarn: Yarn | None = None
+    positions_bt: jax.Array, head_dim: int, theta: float, yarn: Yarn | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """(sin, cos) [t, h / 2] in float32: angle = position * theta^(-2i / h), or as YaRN has it."""
+    """(sin, cos) [b, t, h / 2] in float32: angle position * theta^(-2i / h), or as YaRN has it."""
     inverse_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if yarn is not None:
         inverse_h = yarn.stretch(inverse_h, theta)
-    angles_th = jnp.arange(num_positions, dtype=jnp.float32)[:, None] * inverse_h[None, :]
+    angles_bth = positions_bt.astype(jnp.float32)[:, :, None] * inverse_h[None, None, :]
     magnitude = 1.0 if yarn is None else yarn.magnitude
-    return magnitude * jnp.sin(angles_th), magnitude * jnp.cos(angles_th)
+    return magnitude * jnp.sin(angles_bth), magnitude * jnp.cos(angles_bth)
 
 
 def rotate(x_btnh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary positions, half-split as in NeoX and Hugging Face, in float32."""
-    sin, cos = (table_th[None, :, None, :] for table_th in rope)
+    """Rotary positions, half-split as in NeoX and Hugging Face, in float32.
+
+    The tables serve all rows when theirs is one.
+    """
+    sin, cos = (table_bth[:, :, None, :] for table_bth in rope)
     first, second = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x_btnh.dtype)

@@ -44,16 +44,19 @@ def init_stack(
 
 
 def apply_stack(
-    apply_layer: Callable[[jax.Array, Params, int], jax.Array],
-    x: jax.Array,
+    apply_layer: Callable[[Any, Params, int], Any],
+    x: Any,
     stacks: Params,
     *,
     scan: bool,
-) -> jax.Array:
-    """Runs all layers in order; `apply_layer(x, params, position)` runs one."""
+) -> Any:
+    """Runs all layers in order; `apply_layer(x, params, position)` runs one.
+
+    x is what goes from layer to layer, an array or a tree of them.
+    """
     pattern = len(stacks)
 
-    def group(x: jax.Array, params: Params) -> jax.Array:
+    def group(x: Any, params: Params) -> Any:
         for p in range(pattern):
             x = apply_layer(x, params[str(p)], p)
         return x
@@ -63,3 +66,24 @@ def apply_stack(
     for i in range(jax.tree.leaves(stacks)[0].shape[0]):
         x = group(x, jax.tree.map(lambda a, i=i: a[i], stacks))
     return x
+
+
+def observe_stack(
+    apply_layer: Callable[[jax.Array, Params, int], tuple[jax.Array, Any]],
+    x: jax.Array,
+    stacks: Params,
+) -> tuple[jax.Array, Any]:
+    """Runs all layers, and what was seen of each: arrays [layers, ...], from the bottom.
+
+    `apply_layer(x, params, position)` runs one and says what it saw. Layers are always scanned.
+    """
+
+    def group(x: jax.Array, params: Params) -> tuple[jax.Array, Any]:
+        seen = []
+        for p in range(len(stacks)):
+            x, one = apply_layer(x, params[str(p)], p)
+            seen.append(one)
+        return x, jax.tree.map(lambda *parts: jax.numpy.stack(parts), *seen)
+
+    x, seen = jax.lax.scan(group, x, stacks)
+    return x, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), seen)

@@ -36,6 +36,7 @@ from jaxpretrain.models.contract import (
     unconstrained,
     unsharded,
 )
+from jaxpretrain.models.costs import Bytes, Costs
 from jaxpretrain.models.mae_towers import Encoder, PixelDecoder, Tower, init_parts
 from jaxpretrain.models.matmul import choose_products
 from jaxpretrain.models.positions import Positions, PositionsKind
@@ -79,9 +80,10 @@ class VitMae:
     elsewhere."""
     scan_layers: bool = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
-    remat: layers.RematPolicy = "full"
+    remat: layers.RematChoice = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
-    products and attention are kept), attention (only attention's output is kept)."""
+    products and attention are kept), attention (only attention's output is kept); auto: what is
+    fastest of those that fit the devices, found before the run."""
 
     def build(
         self,
@@ -150,6 +152,7 @@ class VitMaeModel:
         shard: Shard,
     ) -> None:
         self.config = config
+        self._remat: layers.RematPolicy = layers.chosen(config.remat)
         self.image_shape = image_shape
         self.kernel: AttentionKernel = kernel
         self.precision = precision
@@ -160,19 +163,16 @@ class VitMaeModel:
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_seen = config.num_seen(self.num_patches)
         self._values = config.patch_size**2 * channels
-        self._encoder = Encoder(
-            self._values,
-            self._tower(config.d_model, config.num_layers, config.num_heads, config.d_ff),
-            Positions(config.positions, self.grid, config.d_model),
-        )
-        width = config.decoder_d_model
+        c, width = config, config.decoder_d_model
+        encoder = self._tower(c.d_model, c.num_layers, c.num_heads, c.d_ff)
+        decoder = self._tower(width, c.decoder_num_layers, c.decoder_num_heads, MLP_RATIO * width)
+        self._encoder = Encoder(self._values, encoder, Positions(c.positions, self.grid, c.d_model))
         self._decoder = PixelDecoder(
-            config.d_model,
-            self._values,
-            self._tower(
-                width, config.decoder_num_layers, config.decoder_num_heads, MLP_RATIO * width
-            ),
-            Positions(config.positions, self.grid, width),
+            c.d_model, self._values, decoder, Positions(c.positions, self.grid, width)
+        )
+        self._blocks = (
+            encoder.costs(1 + self.num_seen, kernel),
+            decoder.costs(1 + self.num_patches, kernel),
         )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -250,6 +250,20 @@ class VitMaeModel:
         patches_blp = patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
         return self._encoder(params["encoder"], patches_blp)
 
+    def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """What is seen of the layers, see `probe`; `rng` and rows mask the images as in `loss`.
+
+        `encoder/blocks` and `decoder/blocks` of each name, float32 [layers].
+        """
+        patches_blp = patches.patchify(patches.normalize(batch["images"]), self.config.patch_size)
+        orders_bl = self._draw_orders(batch, rng)
+        seen_bk = orders_bl[:, : self.num_seen]
+        seen_bkp = patches.take(patches_blp, seen_bk)
+        features_btd, encoder = self._encoder.signals(params["encoder"], seen_bkp, seen_bk)
+        decoder = self._decoder.signals(params["decoder"], features_btd, orders_bl)
+        towers = {"encoder": encoder, "decoder": decoder}
+        return {f"{name}/{t}/blocks": x for t, seen in towers.items() for name, x in seen.items()}
+
     def reconstruct(
         self, params: Params, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -284,16 +298,29 @@ class VitMaeModel:
         As in the reference, all patches are projected and predicted; here, projection and head skip
         the patches that do not matter, which saves half a percent at most.
         """
-        del causal  # every token sees every other
-        c, n, m = self.config, 1 + self.num_seen, 1 + self.num_patches
-        d, e = c.d_model, c.decoder_d_model
+        return sum(self.costs().flops_by_part(causal=causal).values())
 
-        def tower(num_tokens: int, width: int, d_ff: int) -> int:
-            return (4 * width + 2 * d_ff) * width * num_tokens + 2 * num_tokens**2 * width
-
-        encoder = self.num_patches * self._values * d + c.num_layers * tower(n, d, c.d_ff)
-        decoder = c.decoder_num_layers * tower(m, e, MLP_RATIO * e)
-        return 6.0 * (encoder + n * d * e + decoder + m * e * self._values)
+    def costs(self) -> Costs:
+        """The parts of the layers, `patches`, `embed` (encoder to decoder) and `head`."""
+        c, encoder, decoder = self.config, *self._blocks
+        patch_values = self.num_patches * self._values
+        return Costs(
+            blocks=self._blocks,
+            ends={
+                "patches": 6.0 * patch_values * c.d_model,
+                "embed": 6.0 * encoder.num_tokens * c.d_model * c.decoder_d_model,
+                "head": 6.0 * decoder.num_tokens * c.decoder_d_model * self._values,
+            },
+            # The pixels as inputs, and as targets in float32.
+            ends_kept=Bytes(patch_values * (encoder.itemsize + 4)),
+            # Predictions in float32 and their gradient; the features and theirs, in float32 too.
+            loss=Bytes(
+                patch_values * (4 + encoder.itemsize)
+                + decoder.num_tokens * c.decoder_d_model * (8 + 2 * decoder.itemsize)
+            ),
+            # Bytes become numbers, normalised patches and targets; predictions meet them.
+            loss_traffic=Bytes(patch_values * 32),
+        )
 
     def describe(self) -> list[str]:
         """What is active: sizes, masks, dtypes, attention kernel, layers."""
@@ -320,7 +347,7 @@ class VitMaeModel:
 
     def _tower(self, width: int, num_layers: int, num_heads: int, d_ff: int) -> Tower:
         block = Block(num_heads, d_ff, self.precision, self._attend, self.constrain)
-        return Tower(block, width, num_layers, self.config.scan_layers, self.config.remat)
+        return Tower(block, width, num_layers, self.config.scan_layers, self._remat)
 
     def _init(self, rng: jax.Array) -> tuple[Params, Params]:
         return init_parts(rng, {"encoder": self._encoder.init, "decoder": self._decoder.init})

@@ -30,6 +30,17 @@ class Clock:
         self._counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self._stack: list[Part] = ["other"]
         self._charged = now()
+        self.waited = 0.0
+        """Seconds of `train` in which this session waited for its devices."""
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for the devices, which is training too."""
+        started = self._now()
+        try:
+            yield
+        finally:
+            self.waited += self._now() - started
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxpretrain.config.durations import Steps
+from jaxpretrain.monitor.findings import Name
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,11 @@ class Monitor:
 
     every: Steps = "10 steps"
     """Log interval."""
+    signals_every: Steps = "100 steps"
+    """How often norms, update ratios, attention logits and activations of each layer are written to
+    signals.jsonl; 0: never. Training computes the same whatever it is."""
+    stop_on: tuple[Name, ...] = ()
+    """Findings that end the run, by name: it is saved first, and the command exits with 1."""
     tensorboard: bool = True
     """Write TensorBoard event files, through CLU's metric writers."""
     profile: tuple[int, int] | None = None

@@ -8,13 +8,38 @@ from typing import Literal, get_args
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+Name = Literal[
+    "warmup_ended",
+    "plateau",
+    "spike",
+    "divergence",
+    "not_finite",
+    "skipped_steps",
+    "learning_rate_too_high",
+    "learning_rate_too_low",
+    "learning_rate_spent",
+    "learning_rate_off_schedule",
+    "always_clipping",
+    "attention_logits_growing",
+    "layer_blow_up",
+    "overfitting",
+    "disagreement",
+    "evaluation_within_noise",
+    "repeated_data",
+    "repeated_batches",
+    "input_bound",
+    "slow_steps",
+    "uneven_steps",
+    "slow_host",
+    "resume_discontinuity",
+]
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something that stands out between two steps."""
 
-    name: str
+    name: Name
     severity: Severity
     first: int
     """The step from which on it shows."""

@@ -1,4 +1,4 @@
-"""The history of a run: `metrics.jsonl` as columns.
+"""The history of a run: `metrics.jsonl` and `signals.jsonl` as columns.
 
 Lines that name the same values become rows of one array, block by block, so that a million steps
 are read in seconds. A torn last line, of a run that goes on or has crashed, is left out.
@@ -29,7 +29,7 @@ class Series:
     times: np.ndarray
     """float64 [n], unix seconds"""
     values: np.ndarray
-    """float64 [n]; what is not finite or not known is NaN"""
+    """float64 [n], or [n, layers] from the bottom; what is not finite or not known is NaN"""
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -43,8 +43,9 @@ class Series:
 
     @cached_property
     def finite(self) -> Series:
-        """The rows whose values are numbers."""
-        return self[np.isfinite(self.values)]
+        """The rows whose values are numbers, all of them."""
+        is_finite = np.isfinite(self.values)
+        return self[np.asarray(is_finite.all(axis=tuple(range(1, is_finite.ndim))))]
 
 
 EMPTY = Series(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
@@ -96,7 +97,7 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """The history in a `metrics.jsonl`.
+    """The history in a `metrics.jsonl`, and in the `signals.jsonl` beside it where there is one.
 
     Raises:
       InputError: no such file, or a line that is complete and yet not a metrics line.
@@ -104,6 +105,13 @@ def read_history(path: Path) -> History:
     if not path.exists():
         raise InputError(f"{path} does not exist: no run has written metrics there")
     columns = Columns()
+    for file in (path, path.with_name("signals.jsonl")):
+        if file.exists():
+            _read(file, columns)
+    return columns.history()
+
+
+def _read(path: Path, columns: Columns) -> None:
     num_lines = 0
     with open(path, "rb") as file:
         while lines := file.readlines(_BLOCK):
@@ -114,7 +122,6 @@ def read_history(path: Path) -> History:
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise _blame(path, lines, num_lines) from None
             num_lines += len(lines)
-    return columns.history()
 
 
 class Columns:
@@ -131,9 +138,9 @@ class Columns:
             groups.setdefault(tuple(record), []).append((number, *record.values()))
             self._num_records = number + 1
         for names, rows in groups.items():
-            table = np.array(rows, np.float64).T  # None becomes NaN
-            columns = dict(zip(names, table[1:], strict=True))
-            where = (table[0], columns.pop("step"), columns.pop("time"))
+            numbers, *values = (np.array(column, np.float64) for column in zip(*rows, strict=True))
+            columns = dict(zip(names, values, strict=True))  # None has become NaN
+            where = (numbers, columns.pop("step"), columns.pop("time"))
             for name, values in columns.items():
                 self._pieces.setdefault(name, []).append((*where, values))
 

@@ -35,6 +35,13 @@ def to_number(value: Any) -> int | float | None:
     return int(scalar) if scalar.dtype.kind in "biu" else float(str(scalar))
 
 
+def to_numbers(values: np.ndarray) -> Any:
+    """An array of any rank as (lists of) numbers with four digits; None for what is not finite."""
+    if values.ndim:
+        return [to_numbers(value) for value in values]
+    return float(f"{values:.4g}") if np.isfinite(values) else None
+
+
 class JsonlWriter:
     """Appends to a `metrics.jsonl`; opens it at the first line, cutting off a torn last one."""
 
@@ -42,9 +49,9 @@ class JsonlWriter:
         self._path = path
         self._file: io.FileIO | None = None
 
-    def write(self, step: int, values: Mapping[str, int | float | str | None]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes one line, in the file when this returns. Raises OSError, e.g. on a full disk."""
-        record: dict[str, int | float | str | None] = {"step": step, "time": round(time.time(), 3)}
+        record: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
         for name, value in values.items():
             is_number = isinstance(value, int | float)
             record[name] = None if is_number and not math.isfinite(value) else value

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.monitor.clock import Clock, Rate
 from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.monitor.hosts import Hosts
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import Writers
@@ -62,6 +63,7 @@ class Reporter:
         self._every = every
         self._watch = watch
         self._rate = Rate(clock)
+        self._hosts = Hosts(clock)
         self._window = (0.0, 0.0)  # data wait and train seconds at the last report
 
     def begin(self, step: int, config: Mapping[str, Any]) -> None:
@@ -97,7 +99,8 @@ class Reporter:
         units = work.units(step)
         self._rate.tick(units)
         metrics: dict[str, float | None] = {f"train/{n}": v for n, v in values.items()}
-        metrics["train/perplexity"] = _exp(values["loss"])
+        if work.unit == "tokens":
+            metrics["train/perplexity"] = _exp(values["loss"])
         metrics[f"train/{work.unit}"] = units
         rate = self._rate.units_per_second()
         metrics[f"perf/{work.unit}_per_second"] = rate
@@ -110,11 +113,19 @@ class Reporter:
             num_evals=work.evals_left(step),
             num_saves=work.saves_left(step),
         )
+        metrics |= self._hosts.compare(step)
         for part, seconds in self._clock.seconds().items():
             metrics[f"time/{part}_seconds"] = seconds
         self._writers.scalars(step, metrics)
         self._progress.update(step, metrics)
         return self._judge(step, metrics)
+
+    def signals(self, step: int, signals: Mapping[str, np.ndarray]) -> None:
+        """Takes what single parts and layers show at a step, which comes next."""
+        named = {f"signals/{name}": np.asarray(values) for name, values in signals.items()}
+        self._writers.signals(step, named)
+        if self._watch is not None:
+            self._watch.add(step, time.time(), named)
 
     def results(
         self,
@@ -122,23 +133,21 @@ class Reporter:
         scalars: Mapping[str, float | None],
         texts: Mapping[str, str],
         images: Mapping[str, np.ndarray],
-    ) -> None:
-        """Takes the results of an evaluation."""
+    ) -> list[Finding]:
+        """Takes the results of an evaluation; returns the findings that have come up."""
+        found = []
         if scalars:
             self._writers.scalars(step, scalars)
-            shown = "  ".join(
-                f"{name.removeprefix('eval/')} {value:.4f}"
-                for name, value in scalars.items()
-                if value is not None
-            )
-            self.message(f"eval at step {step:,}: {shown}")
-            self._judge(step, scalars)
+            for line in _by_subject(scalars):
+                self.message(f"eval at step {step:,}: {line}")
+            found = self._judge(step, scalars)
         if texts:
             self._writers.texts(step, texts)
             for text in texts.values():
                 self.message(f"sample at step {step:,}: {' '.join(text.split())}")
         if images:
             self._writers.images(step, images)
+        return found
 
     def message(self, text: str) -> None:
         """A line on the terminal."""
@@ -160,6 +169,17 @@ class Reporter:
         waited, passed = (b - a for a, b in zip(self._window, now, strict=True))
         self._window = now
         return waited / passed if passed > 0 else 0.0
+
+
+def _by_subject(scalars: Mapping[str, float | None]) -> Iterator[str]:
+    """A line for each set or task, `sotu: loss 2.5000  perplexity 12.1825`, of what is known."""
+    subjects: dict[str, list[str]] = {}
+    for name, value in scalars.items():
+        subject, _, metric = name.removeprefix("eval/").rpartition("/")
+        if value is not None:
+            subjects.setdefault(subject, []).append(f"{metric} {value:.4f}")
+    for subject, shown in subjects.items():
+        yield f"{subject}: {'  '.join(shown)}"
 
 
 def _left(step: int, total: int, every: int) -> int:

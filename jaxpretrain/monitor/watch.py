@@ -19,7 +19,7 @@ from jaxpretrain.monitor.history import History, Series
 from jaxpretrain.monitor.plan import Plan
 
 ROWS = 4096
-"""Rows of one metric that are kept at most."""
+"""Numbers of one metric that are kept at most, over all of its layers."""
 SHARE = 0.01
 """Part of the time that judging may take."""
 
@@ -74,8 +74,7 @@ class Watch:
         The last step of a run is always judged, and so is a loss that is no number.
         """
         numbers = {n: np.nan if x is None else float(x) for n, x in metrics.items()}
-        for name, number in numbers.items():
-            self._columns.setdefault(name, _Column()).append(step, seconds, number)
+        self.add(step, seconds, numbers)
         is_last = step >= self._plan.total_steps
         is_urgent = is_last or not np.isfinite(numbers.get("train/loss", 0.0))
         started = self._now()
@@ -85,6 +84,11 @@ class Watch:
         ended = self._now()
         self._next = ended + (ended - started) / SHARE
         return self._news(findings, step)
+
+    def add(self, step: int, seconds: float, values: Mapping[str, float | np.ndarray]) -> None:
+        """Takes numbers, or arrays with one for each layer, to be judged at the next update."""
+        for name, value in values.items():
+            self._columns.setdefault(name, _Column()).append(step, seconds, value)
 
     def _history(self) -> History:
         return History({name: column.series() for name, column in self._columns.items()})
@@ -110,22 +114,28 @@ class _Column:
     """Rows of one metric, thinned where they are old."""
 
     def __init__(self) -> None:
-        self._arrays = (array("d"), array("d"), array("d"))
+        self._steps, self._times, self._values = array("d"), array("d"), array("d")
+        self._shape: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, series: Series) -> _Column:
         column = cls()
         for row in zip(series.steps, series.times, series.values, strict=True):
-            column.append(*map(float, row))
+            column.append(*row)
         return column
 
-    def append(self, *row: float) -> None:
-        for items, item in zip(self._arrays, row, strict=True):
-            items.append(item)
-            if len(items) > ROWS:
-                old = ROWS // 4 * 3
-                items[:old] = items[:old:2]
+    def append(self, step: float, seconds: float, value: float | np.ndarray) -> None:
+        value = np.asarray(value, np.float64)
+        width, self._shape = value.size, value.shape
+        self._steps.append(step)
+        self._times.append(seconds)
+        self._values.extend(value.ravel())
+        if len(self._steps) > ROWS // width:
+            for items, size in ((self._steps, 1), (self._times, 1), (self._values, width)):
+                rows = np.array(items).reshape(-1, size)
+                old = len(rows) // 4 * 3
+                items[:] = array("d", np.concatenate([rows[:old:2], rows[old:]]).ravel())
 
     def series(self) -> Series:
-        steps, times, values = (np.array(items) for items in self._arrays)
-        return Series(steps.astype(np.int64), times, values)
+        steps, times, values = map(np.array, (self._steps, self._times, self._values))
+        return Series(steps.astype(np.int64), times, values.reshape(-1, *self._shape))

@@ -1,5 +1,6 @@
-"""Where the results of a run go: numbers to `metrics.jsonl`, texts to `samples.jsonl`, pictures to
-PNG files, and all of it to TensorBoard event files if wanted.
+"""Where the results of a run go: numbers to `metrics.jsonl`, those of single layers to
+`signals.jsonl`, texts to `samples.jsonl`, pictures to PNG files, and all of it to TensorBoard event
+files if wanted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, to_number
+from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 from jaxpretrain.monitor.pictures import write_pictures
 from jaxpretrain.monitor.tensorboard import TensorBoard
 
@@ -31,8 +32,10 @@ class Writers:
         message: Callable[[str], None],
         pictures: Path | None = None,
         samples: JsonlWriter | None = None,
+        signals: JsonlWriter | None = None,
     ) -> None:
         self._pictures = pictures
+        self._signals = signals
         self._samples = samples
         self._jsonl = jsonl
         self._tensorboard = tensorboard
@@ -56,6 +59,19 @@ class Writers:
         self._write(self._jsonl, step, numbers)
         known = {name: number for name, number in numbers.items() if number is not None}
         self._show("write_scalars", step, known)
+
+    def signals(self, step: int, signals: Mapping[str, np.ndarray]) -> None:
+        """Writes a number for each layer, [layers]; in TensorBoard, how they are spread.
+
+        TensorBoard groups by the beginning of a name, which there is that of the quantity.
+        """
+        self._write(self._signals, step, {name: to_numbers(x) for name, x in signals.items()})
+        spread = {
+            name.removeprefix("signals/"): known
+            for name, x in signals.items()
+            if x.ndim and len(known := x[np.isfinite(x)])
+        }
+        self._show("write_histograms", step, spread)
 
     def texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Keeps texts, and shows them in TensorBoard."""
@@ -82,7 +98,7 @@ class Writers:
 
     def close(self) -> None:
         """Completes all files; waits for TensorFlow's import when that is still under way."""
-        for file in (self._jsonl, self._samples):
+        for file in (self._jsonl, self._samples, self._signals):
             if file is not None:
                 file.close()
         if self._tensorboard is not None:
@@ -114,8 +130,9 @@ def open_writers(
     """The writers of the run in `workdir`.
 
     Args:
-      workdir: gets `metrics.jsonl`, `samples.jsonl`, `pictures/` and the event files.
-      resume_step: step of the restored checkpoint: later lines of both files are dropped.
+      workdir: gets `metrics.jsonl`, `signals.jsonl`, `samples.jsonl`, `pictures/` and the event
+        files.
+      resume_step: step of the restored checkpoint: later lines of these files are dropped.
         None starts anew, without those of an attempt that never saved.
       tensorboard: also write event files. Costs nothing at start, see `tensorboard.py`.
       is_primary: only this process writes.
@@ -125,14 +142,15 @@ def open_writers(
     message = message or _print_on_stderr
     if not is_primary:
         return Writers(None, None, message)
-    metrics, samples = workdir / "metrics.jsonl", workdir / "samples.jsonl"
-    for path in (metrics, samples):
+    paths = [workdir / f"{name}.jsonl" for name in ("metrics", "samples", "signals")]
+    for path in paths:
         if resume_step is None:
             path.unlink(missing_ok=True)
         else:
             drop_after(path, resume_step)
     events = TensorBoard(workdir, message) if tensorboard else None
-    return Writers(JsonlWriter(metrics), events, message, workdir, JsonlWriter(samples))
+    metrics, samples, signals = map(JsonlWriter, paths)
+    return Writers(metrics, events, message, workdir, samples, signals)
 
 
 def _print_on_stderr(text: str) -> None:

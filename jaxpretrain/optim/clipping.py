@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpretrain.optim.norms import global_norm
+
 
 class ClipWarmup(NamedTuple):
     """How many updates were made."""
@@ -24,7 +26,7 @@ def clip_by_global_norm(
     """
 
     def clip(updates: Any, threshold: Any) -> Any:
-        factor = jnp.minimum(1.0, threshold / (optax.global_norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, threshold / (global_norm(updates) + 1e-6))
         return jax.tree.map(lambda u: u * factor, updates)
 
     if not warmup:

@@ -106,6 +106,25 @@ def is_primary() -> bool:
     return global_state.process_id == 0
 
 
+def has_others() -> bool:
+    """Whether this is one of several processes."""
+    return global_state.client is not None and global_state.num_processes > 1
+
+
+def tell(name: str, value: str) -> None:
+    """Leaves a value where the others find it, in place of the one before. Waits for nobody."""
+    assert global_state.client is not None
+    key = f"jaxpretrain/told/{name}/{global_state.process_id}"
+    global_state.client.key_value_set(key, value, allow_overwrite=True)
+
+
+def told(name: str) -> dict[int, str]:
+    """Process -> what it told last, of those that have told something."""
+    assert global_state.client is not None
+    found = global_state.client.key_value_dir_get(f"jaxpretrain/told/{name}/")
+    return {int(path.rpartition("/")[2]): text for path, text in found}
+
+
 def exchange(name: str, value: str) -> list[str]:
     """What each process gives under `name`, by process; a barrier as well.
 

@@ -64,17 +64,23 @@ class Mesh:
 
 
 def _arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
-    if getattr(devices[0], "platform", "") != "tpu":
+    """The devices in an order in which neighbours on a mesh axis have links."""
+    # Devices that are only planned with may have no place in a torus.
+    if getattr(devices[0], "platform", "") != "tpu" or not hasattr(devices[0], "coords"):
         return np.array(devices).reshape(sizes)
     from jax.experimental import mesh_utils
 
     num_slices = len({getattr(d, "slice_index", 0) for d in devices})
-    if num_slices == 1:
-        return mesh_utils.create_device_mesh(sizes, list(devices))
     if sizes[0] % num_slices:
         raise InputError(f"mesh.replica={sizes[0]} is not a multiple of the {num_slices} slices")
-    inner = (sizes[0] // num_slices, *sizes[1:])
-    return mesh_utils.create_hybrid_device_mesh(inner, (num_slices, 1, 1), list(devices))
+    try:
+        if num_slices == 1:
+            return mesh_utils.create_device_mesh(sizes, list(devices))
+        inner = (sizes[0] // num_slices, *sizes[1:])
+        return mesh_utils.create_hybrid_device_mesh(inner, (num_slices, 1, 1), list(devices))
+    except NotImplementedError:
+        asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+        raise InputError(f"mesh ({asked}): the links of the slice make no such mesh") from None
 
 
 class Layout:

@@ -43,9 +43,10 @@ class Train:
     """Length of the run: steps, tokens, images or epochs."""
     batch_size: int = 8
     """Examples (sequences, images) of one optimizer step, over all devices."""
-    microbatch_size: int | None = None
+    microbatch_size: int | Literal["auto"] | None = None
     """Examples that one data-parallel device holds at a time; the rest of its share is
-    accumulated. none: all of its share at once."""
+    accumulated. none: all of its share at once. auto: what is fastest of what fits the devices,
+    found before the run; training is the same but for rounding."""
     stages: tuple[Stage, ...] = ()
     """Batch-size and sequence-length warm-up: what the run begins with, in order. Each stage is
     compiled once, when it begins."""
@@ -150,7 +151,7 @@ def resolve(experiment: Experiment) -> Experiment:
     """
     for name in _POSITIVE:
         value = attrgetter(name)(experiment)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise InputError(f"--config.{name}={value}: must be positive")
     if (decay := experiment.train.ema) is not None and not 0.0 < decay < 1.0:
         raise InputError(f"--config.train.ema={decay}: must be above 0 and below 1")
@@ -196,8 +197,10 @@ def num_microbatches(train: Train, num_data: int) -> int:
     """Portions in which each of `num_data` data-parallel devices works through its share.
 
     Raises:
-      InputError: the batch does not divide.
+      InputError: the batch does not divide, or the portions are still to be chosen.
     """
+    if train.microbatch_size == "auto":
+        raise InputError("train.microbatch_size=auto: jaxpretrain.main and .plan choose; set it")
     share, rest = divmod(train.batch_size, num_data)
     if rest:
         raise InputError(

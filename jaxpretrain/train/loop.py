@@ -6,7 +6,7 @@ results of its step. A step whose loss or gradient is not finite ends the run an
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.evals.contract import Evaluator
 from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.checkpoint import Checkpoints
@@ -29,6 +30,10 @@ from jaxpretrain.train.stop import Stop
 
 class NonFinite(Exception):
     """A step gave a loss or gradient that is not a number."""
+
+
+class Alarm(Exception):
+    """A finding of `monitor.stop_on` has ended the run, which is saved."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,17 @@ def train(run: Run, state: TrainState, first: int) -> bool:
 
     Raises:
       NonFinite: a loss or gradient norm was not finite.
+      Alarm: something was found that is to end the run.
     """
     experiment = run.experiment
     last = whole_steps(experiment.train.duration)
-    eval_every, save_every = (
+    eval_every, save_every, look_every = (
         whole_steps(experiment.eval.every),
         whole_steps(experiment.checkpoint.every),
+        whole_steps(experiment.monitor.signals_every),
     )
     saved = first if run.checkpoints.steps() else None
-    in_flight: tuple[int, Mapping[str, jax.Array]] | None = None
+    in_flight: tuple[int, Mapping[str, Any]] | None = None
     if first == 0:
         evaluate(run, state, 0)
     with (
@@ -74,8 +81,9 @@ def train(run: Run, state: TrainState, first: int) -> bool:
         run.reporter.start(first)
         for step in range(first + 1, last + 1):
             stage = stage_of(run.stages, step)
-            with run.clock.measure("compile"):  # takes time in a stage's first step only
+            with run.clock.measure("compile"):  # takes time when a stage needs it first
                 train_step = stage.train_step
+                probe = stage.probe if _due(step, look_every) else None
             with run.clock.measure("data_wait"):
                 batch = next(batches)
             for line in run.data.report():
@@ -84,6 +92,9 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 trace.before(step)
                 batch = stage.program.layout.put(batch, stage.batch_size)
                 state, metrics = train_step(state, batch)
+                signals = metrics.pop("signals")  # left on the device unless they are due
+                if probe is not None:
+                    metrics["signals"] = signals | probe(state.params, batch)
                 _report(run, in_flight)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, eval_every)
@@ -102,6 +113,8 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 break
     if saved is None:
         save(run, state, first)
+    if saved != last and (alarm := run.stop.alarm()):
+        raise Alarm(f"step {saved} is saved. {alarm}")
     return saved == last or first >= last
 
 
@@ -111,7 +124,7 @@ def evaluate(run: Run, state: TrainState, step: int) -> None:
         params = state.ema if run.experiment.eval.weights == "average" else state.params
         results = [evaluator(params) for evaluator in run.evaluators]
     for result in results:
-        run.reporter.results(step, result.scalars, result.texts, result.images)
+        _heed(run, run.reporter.results(step, result.scalars, result.texts, result.images))
 
 
 def save(run: Run, state: TrainState, step: int) -> None:
@@ -121,7 +134,7 @@ def save(run: Run, state: TrainState, step: int) -> None:
     run.reporter.message(f"saved step {step:,}")
 
 
-def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> None:
+def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
     """Waits for a dispatched step, checks and reports it.
 
     Raises:
@@ -130,10 +143,14 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> 
     if in_flight is None:
         return
     step, metrics = in_flight
-    values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+    with run.clock.waiting():
+        fetched = jax.device_get(dict(metrics))
+    if signals := fetched.pop("signals", None):
+        run.reporter.signals(step, signals)
+    values = {name: float(value) for name, value in fetched.items()}
     samples = stage_of(run.stages, step).samples(step)
     epochs = run.data.epochs(samples.stop)
-    run.reporter.step(step, values | {f"{name}/epochs": n for name, n in epochs.items()})
+    _heed(run, run.reporter.step(step, values | epochs))
     if not values.get("skipped"):
         run.skipped.clear()
         for name in ("loss", "grad_norm"):
@@ -147,6 +164,13 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, jax.Array]] | None) -> 
     )
     if len(run.skipped) >= run.experiment.train.max_skipped:
         raise NonFinite(f"{len(run.skipped)} steps in a row were skipped, up to step {step}")
+
+
+def _heed(run: Run, findings: Sequence[Finding]) -> None:
+    """Has the run stopped where one of the findings is to end it."""
+    for finding in findings:
+        if finding.name in run.experiment.monitor.stop_on:
+            run.stop.demand(f"monitor.stop_on names {finding.name}: {finding.reading}")
 
 
 def _load(run: Run, first: int, last: int) -> Batches:

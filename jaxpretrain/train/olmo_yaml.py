@@ -6,6 +6,7 @@ dropout and biases, LionW, epsilon 1e-5. What they ask for and is not here is re
 
 import hashlib
 from collections.abc import Collection
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,13 +50,14 @@ def read_olmo_yaml(file: Path, ignored: Collection[str] = ()) -> OlmoYaml:
     _refuse_other_beginnings(keys)
     planned, stop = _duration(keys), keys.number("stop_at")
     experiment = Experiment(
-        model=_model(keys),
+        model=replace(_model(keys), remat="auto"),
         data=_data(keys),
         # A run that stops before its time keeps the schedule of the whole.
         optim=_optimizer(keys, None if stop is None else planned),
         train=Train(
             duration=planned if stop is None else f"{stop} steps",
             batch_size=keys.number("global_train_batch_size", 512),
+            microbatch_size="auto",
             skip_outliers=None,
         ),
         eval=Eval(every=f"{keys.number('eval_interval', 1000)} steps"),

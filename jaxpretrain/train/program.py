@@ -5,7 +5,7 @@ is what trains.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,11 @@ class Program:
     state: TrainState  # jax.ShapeDtypeStruct leaves, sharded
     batch: dict[str, jax.ShapeDtypeStruct]  # sharded
 
-    def compile(self) -> Any:
-        """The compiled training step, (state, batch) -> (state, metrics)."""
+    def compile(self, options: Mapping[str, Any] | None = None) -> Any:
+        """The compiled training step, (state, batch) -> (state, metrics).
+
+        `options` of the compiler come on top of those of the experiment.
+        """
         step = make_train_step(
             self.model,
             self.optimizer,
@@ -43,7 +46,7 @@ class Program:
             self.experiment.train,
             self.experiment.data.source_names(),
         )
-        options = self.experiment.train.compiler_options
+        options = {**self.experiment.train.compiler_options, **(options or {})}
         platform = self.layout.mesh.devices.flat[0].platform
         if self.experiment.train.deterministic and platform == "gpu":
             options = {"xla_gpu_deterministic_ops": True, **options}

@@ -1,8 +1,8 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import jax
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.history import read_history
 from jaxpretrain.monitor.plan import plan_of
@@ -20,12 +19,15 @@ from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.compilation import keep_compiled
 from jaxpretrain.parallel.devices import peak_flops
 from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, pace, resolve
 from jaxpretrain.train.initial import initial_state
+from jaxpretrain.train.memory import Memory, require_fit
+from jaxpretrain.train.program import Program
 from jaxpretrain.train.stages import Stage, make_stages, stage_of
 from jaxpretrain.train.stop import stop_requests
 
@@ -42,36 +44,78 @@ def train_experiment(
     clock = Clock()
     with ExitStack() as held:
         with distributed.agreed("start") as same:
-            experiment = resolve(experiment)
-            _configure_jax()
-            stages = make_stages(experiment, jax.devices())
-            program = stages[-1].program
-            changes = folder.claim(workdir, experiment, allow_change=allow_config_change)
-            limits = program.model.input_limits()
-            data = experiment.data.open(seed=experiment.seed, limits=limits)
-            eval_sets = experiment.data.open_evals(limits=limits)
-            folder.check_data(workdir, data.fingerprint, allow_change=allow_config_change)
-            same |= {"config": to_dict(experiment), "data": data.fingerprint}
+            opened = _open(experiment, workdir, allow_config_change)
+            same |= {
+                "config": to_dict(opened.program.experiment),
+                "data": opened.data.fingerprint,
+            }
             if distributed.is_primary():
                 held.enter_context(folder.hold(workdir))
-        lines = [*program.describe(), data.describe(), *changes]
-        if len(stages) > 1:
-            lines += [stage.describe() for stage in stages]
+        return _train(opened, workdir, clock)
+
+
+def check_inputs(experiment: Experiment, workdir: Path, *, allow_config_change: bool) -> None:
+    """Refuses what `train_experiment` would refuse before it compiles.
+
+    Raises:
+      InputError: something that was given is wrong.
+    """
+    with distributed.agreed("inputs"):
+        _open(experiment, workdir, allow_config_change)
+
+
+def preflight(experiment: Experiment) -> Memory:
+    """Compiles the steps of the run and finds room for them; nothing is read or written.
+
+    Raises:
+      InputError: something that was given is wrong, or a step does not fit the devices.
+    """
+    with distributed.agreed("preflight"):
+        keep_compiled()
+        stages = make_stages(resolve(experiment), jax.devices())
+        memories = [require_fit(stage.program, stage.train_step) for stage in stages]
+    return max(memories, key=lambda memory: memory.total)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run whose folder, data and sizes have been checked; nothing is compiled or written."""
+
+    stages: list[Stage]
+    data: Any
+    eval_sets: list[Any]
+    changes: list[str]
+    """Lines about what has changed since the folder was last used."""
+
+    @property
+    def program(self) -> Program:
+        return self.stages[-1].program
+
+    def describe(self) -> list[str]:
+        """Lines for start-up."""
+        lines = [*self.program.describe(), self.data.describe(), *self.changes]
+        if len(self.stages) > 1:
+            lines += [stage.describe() for stage in self.stages]
         if has_huge_pages():
             lines.append("host: large allocations take huge pages (GLIBC_TUNABLES)")
-        return _train(stages, workdir, clock, data, eval_sets, lines)
+        return lines
 
 
-def _train(
-    stages: list[Stage],
-    workdir: Path,
-    clock: Clock,
-    data: Any,
-    eval_sets: list[Any],
-    lines: list[str],
-) -> bool:
-    """Trains in a folder that is held; `lines` say to the user what was found until here."""
-    program = stages[-1].program
+def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
+    experiment = resolve(experiment)
+    keep_compiled()
+    stages = make_stages(experiment, jax.devices())
+    changes = folder.claim(workdir, experiment, allow_change=allow_change)
+    limits = stages[-1].program.model.input_limits()
+    data = experiment.data.open(seed=experiment.seed, limits=limits)
+    eval_sets = experiment.data.open_evals(limits=limits)
+    folder.check_data(workdir, data.fingerprint, allow_change=allow_change)
+    return _Opened(stages, data, eval_sets, changes)
+
+
+def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
+    """Trains in a folder that is held."""
+    stages, data, program = opened.stages, opened.data, opened.program
     experiment = program.experiment
     with stop_requests() as stop:
         with distributed.agreed("restore"):
@@ -82,18 +126,20 @@ def _train(
             clock.restore(restored[2]["clock"])
         resume_step = None if restored is None else first
         with _open_reporter(stages, workdir, clock, resume_step) as reporter:
-            for line in lines:
+            for line in opened.describe():
                 reporter.message(line)
             reporter.begin(first, to_dict(experiment))
             with clock.measure("compile"), distributed.agreed("compile"):
+                stage = stage_of(stages, first + 1)
+                memory = require_fit(stage.program, stage.train_step)
+                reporter.message(f"memory of the step: {memory.describe()}")
                 if state is None:
                     first, state = initial_state(program)
                     if experiment.init_from is not None:
                         reporter.message(
                             f"{experiment.init_with} from {experiment.init_from}, at step {first:,}"
                         )
-                _ = stage_of(stages, first + 1).train_step
-                evaluators = experiment.eval.build(program.setting(data, eval_sets))
+                evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
             if distributed.is_primary():
                 folder.write_experiment(workdir, experiment, data.fingerprint)
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
@@ -130,13 +176,6 @@ def _watch(experiment: Experiment, workdir: Path) -> Watch:
     plan = plan_of(experiment.optim, whole_steps(experiment.train.duration))
     path = workdir / "metrics.jsonl"
     return Watch(plan, read_history(path) if path.exists() else None)
-
-
-def _configure_jax() -> None:
-    """The compilation cache, before the first compilation."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:

@@ -16,6 +16,7 @@ from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.train.experiment import Experiment, pace
 from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.signals import Probe, compile_probe
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Stage:
         """The compiled step."""
         return self.program.compile()
 
+    @cached_property
+    def probe(self) -> Probe:
+        """The compiled look at the layers."""
+        return compile_probe(self.program)
+
     @property
     def batch_size(self) -> int:
         """Sequences of a step."""
@@ -46,10 +52,14 @@ class Stage:
         start = self.first_sample + (step - 1 - self.first) * num_samples
         return range(start, start + num_samples)
 
+    def local_samples(self, step: int) -> np.ndarray:
+        """Those of `samples` that this process reads, int64 [n]."""
+        samples = self.samples(step)
+        return samples.start + self.program.layout.local_rows(len(samples))
+
     def read(self, data: Any, step: int) -> dict[str, np.ndarray]:
         """This process's rows of the batch of update number `step`."""
-        samples = self.samples(step)
-        batch = data.batch(samples.start + self.program.layout.local_rows(len(samples)))
+        batch = data.batch(self.local_samples(step))
         return batch if self.num_pieces == 1 else _cut(batch, self.num_pieces)
 
     def describe(self) -> str:
@@ -93,9 +103,9 @@ def local_samples(stages: Sequence[Stage]) -> Callable[[int], np.ndarray]:
     """Update number -> the samples of it that this process reads. It can be sent to others."""
     portions = []
     for stage in stages:
-        samples = stage.samples(stage.first + 1)
-        rows = stage.program.layout.local_rows(len(samples))
-        portions.append((stage.first, stage.last, samples.start + rows, len(samples)))
+        step = stage.first + 1
+        local, num_samples = stage.local_samples(step), len(stage.samples(step))
+        portions.append((stage.first, stage.last, local, num_samples))
 
     def samples_of(step: int) -> np.ndarray:
         found = (portion for portion in portions if step <= portion[1])
@@ -128,7 +138,7 @@ def _experiment_of(experiment: Experiment, index: int, num_data: int) -> tuple[i
         data = replace(data, seq_len=stage.seq_len)
     batch_size *= num_pieces
     microbatch_size = train.microbatch_size
-    if microbatch_size is not None:
+    if isinstance(microbatch_size, int):
         microbatch_size = min(microbatch_size * num_pieces, max(batch_size // num_data, 1))
     train = replace(train, batch_size=batch_size, microbatch_size=microbatch_size, stages=())
     return num_pieces, replace(experiment, train=train, data=data)

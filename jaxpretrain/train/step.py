@@ -14,13 +14,14 @@ import optax
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Batch, Model
+from jaxpretrain.optim.norms import norms
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.train.experiment import Train
 from jaxpretrain.train.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.train.state import TrainState
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -39,7 +40,8 @@ def make_train_step(
     Metrics are float32 scalars: the model's means, `grad_norm` (before clipping), `update_norm`,
     `param_norm`, `learning_rate`, `weight` (predicted tokens or images of the batch), and
     `skipped` where steps can be: 1 when this one changed no weights. Each source has `NAME/loss`
-    (not a number where the batch has none of it) and `NAME/weight`.
+    (not a number where the batch has none of it) and `NAME/weight`. `signals` holds
+    gradient norms, weight norms and update ratios of each part and layer, by name.
     """
     sum_gradient = _make_sum_gradient(model, layout, num_microbatches, len(sources))
 
@@ -51,12 +53,9 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, optimizer_state = optimizer.transform.update(grads, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        metrics = _means(sums, weight, sources) | {
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(state.params),
-            "learning_rate": jnp.asarray(optimizer.learning_rate(state.step + 1), jnp.float32),
-        }
+        metrics = _means(sums, weight, sources) | _norms(grads, updates, state.params)
+        rate = optimizer.learning_rate(state.step + 1)
+        metrics["learning_rate"] = jnp.asarray(rate, jnp.float32)
         new_state = replace(
             state,
             step=state.step + 1,
@@ -110,6 +109,24 @@ def _means(sums: dict[str, Any], weight: jax.Array, sources: tuple[str, ...]) ->
     return means | {"weight": weight}
 
 
+def _norms(grads: Any, updates: Any, params: Any) -> Metrics:
+    """Norms of the whole, and as `signals` those of each part and layer, see `optim.norms`."""
+    grad_norm, grad_parts = norms(grads)
+    update_norm, update_parts = norms(updates)
+    param_norm, param_parts = norms(params)
+    signals = {
+        "grad_norm": grad_parts,
+        "param_norm": param_parts,
+        "update_ratio": {part: x / param_parts[part] for part, x in update_parts.items()},
+    }
+    return {
+        "grad_norm": grad_norm,
+        "update_norm": update_norm,
+        "param_norm": param_norm,
+        "signals": {f"{name}/{part}": x for name, of in signals.items() for part, x in of.items()},
+    }
+
+
 def compile_train_step(
     train_step: TrainStep,
     state: TrainState,
@@ -124,7 +141,8 @@ def compile_train_step(
       InputError: the compiler does not know an option, or does not take its value.
     """
     shardings = jax.tree.map(lambda s: s.sharding, state)
-    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    # Metrics lie on all devices, so that any process can read them.
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, shardings.step))
     lowered = jitted.lower(state, dict(batch))
     try:
         return lowered.compile(compiler_options=dict(compiler_options))

@@ -5,6 +5,7 @@ once. Among several, JAX's preemption service takes SIGTERM and finds the step a
 can leave, even when only one was told; Ctrl-C ends the process as it does any program.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Protocol
 import jax
 from jax.experimental import multihost_utils
 
-from jaxpretrain.parallel.distributed import exchange
+from jaxpretrain.parallel.distributed import exchange, first_problem
 
 
 class Stop(Protocol):
@@ -23,12 +24,21 @@ class Stop(Protocol):
         """Whether to save and leave after `step`; the same in all processes."""
         ...
 
+    def demand(self, why: str) -> None:
+        """Has all processes leave after some step soon, though nobody outside asks for it."""
+        ...
+
+    def alarm(self) -> str | None:
+        """Why this was demanded by any process; to be asked by all of them when they leave."""
+        ...
+
 
 class StopRequest:
     """Set once by a signal, read by the loop between steps."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._alarm: str | None = None
 
     def __bool__(self) -> bool:
         return self.reason is not None
@@ -37,6 +47,14 @@ class StopRequest:
         """Whether a signal has come."""
         del step
         return bool(self)
+
+    def demand(self, why: str) -> None:
+        """As if a signal had come."""
+        self.reason = self._alarm = self._alarm or why
+
+    def alarm(self) -> str | None:
+        """Why it was demanded."""
+        return self._alarm
 
 
 class Preemption:
@@ -48,6 +66,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self._reached: bool | None = None
+        self._alarm: str | None = None
 
     def reached(self, step: int) -> bool:
         """Whether `step` is the one to leave at, or that one is past."""
@@ -56,6 +75,16 @@ class Preemption:
             self._reached = "True" in exchange("preemption", early)
         self._reached |= multihost_utils.reached_preemption_sync_point(step)
         return self._reached
+
+    def demand(self, why: str) -> None:
+        """Sends this process the signal that the service waits for."""
+        if self._alarm is None:
+            self._alarm = why
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def alarm(self) -> str | None:
+        """Why it was demanded; a barrier."""
+        return first_problem("alarm", self._alarm)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.data.files import write_atomically
@@ -74,6 +76,7 @@ def write_experiment(workdir: Path, experiment: Experiment, data_fingerprint: st
     document = {
         "config": to_dict(experiment),
         "data_fingerprint": data_fingerprint,
+        "devices": describe_devices(),
         "versions": {"python": platform.python_version(), **_versions()},
         "git_revision": _git_revision(),
         "command": sys.argv,
@@ -84,6 +87,19 @@ def write_experiment(workdir: Path, experiment: Experiment, data_fingerprint: st
 def read_experiment(workdir: Path) -> Experiment:
     """The experiment of a run's folder."""
     return from_dict(Experiment, _load(workdir / "experiment.json")["config"])
+
+
+def trained_here(workdir: Path) -> Experiment | None:
+    """The experiment of the folder when it was last run on devices like those at hand."""
+    path = workdir / "experiment.json"
+    if not path.exists() or _load(path).get("devices") != describe_devices():
+        return None
+    return read_experiment(workdir)
+
+
+def describe_devices() -> str:
+    """How many there are, and their kind."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def check_data(workdir: Path, data_fingerprint: str, *, allow_change: bool) -> None:

@@ -182,7 +182,8 @@ def test_dataclasses_in_a_dict_are_reached_by_key():
             "optim.schedule=cosine",
             (
                 "--config.optim.schedule=cosine: "
-                "expected one of triangular, warmup_cosine, warmup_stable_decay"
+                "expected one of triangular, warmup_cosine, warmup_stable_decay. "
+                "Did you mean 'warmup_cosine'?"
             ),
         ),
         (

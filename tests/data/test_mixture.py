@@ -60,7 +60,8 @@ def test_specs_are_what_batches_hold(mixture: Mixture):
 def test_text_alone_has_no_sources(mixture: Mixture):
     text = TextData(root=mixture.sources["a"].root, seq_len=SEQ_LEN)
     data = text.open(seed=0, limits=VOCAB)
-    assert (text.source_names(), data.epochs(10), text.extra_spec()) == ((), {}, {})
+    assert (text.source_names(), text.extra_spec()) == ((), {})
+    assert data.epochs(3 * data.num_examples) == {"epochs": 3.0}
     assert list(data.batch(np.arange(2))) == ["tokens"]
 
 
@@ -130,7 +131,8 @@ def test_epochs_count_each_source(mixture: Mixture):
     samples = _read(data, np.arange(217))
     for num_samples in (0, 1, 34, 35, 36, 100, 217):
         expected = {
-            name: len(_of(name, samples[:num_samples])) / size for name, size in SIZES.items()
+            f"{name}/epochs": len(_of(name, samples[:num_samples])) / size
+            for name, size in SIZES.items()
         }
         assert data.epochs(num_samples) == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""A small model with its tokenizer, and a package of tasks like the real one."""
+"""Small models of text and of images, and a package of tasks like the real one."""
 
 import gzip
 import json
@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.encode import TextEncoder
 from jaxpretrain.evals.scorer import Scorer
 from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.vit_mae import VitMae
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 VOCAB_SIZE = 290
@@ -31,6 +33,19 @@ DECODER = Decoder(
     remat="none",
 )
 EXAMPLE = {"tokens": ((CONTEXT,), "int32")}
+MAE = VitMae(
+    patch_size=4,
+    d_model=32,
+    num_layers=1,
+    num_heads=2,
+    d_ff=32,
+    decoder_d_model=16,
+    decoder_num_layers=1,
+    decoder_num_heads=2,
+    dtype="float32",
+    remat="none",
+)
+IMAGES = {"images": ((8, 8, 3), "uint8")}
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +95,24 @@ def log_likelihood(params: Any):
         return sum(log_probs_tv[i, t] for i, t in zip(scored, continuation, strict=True))
 
     return compute
+
+
+@pytest.fixture(scope="session")
+def make_mae():
+    """(devices, more of the setting) -> what evaluators are built from, and the parameters."""
+
+    def make(num_devices: int = 1, **fields: Any) -> tuple[Setting, Any]:
+        layout = Layout(Mesh().build(jax.devices()[:num_devices]))
+        model = MAE.build(IMAGES, platform="cpu", constrain=layout.constrain, shard=layout.shard)
+        params = jax.jit(model.init)(jax.random.key(7))
+        params = jax.device_put(params, layout.tree(model.axes(), params))
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
+        )
+        given: dict[str, Any] = {"source": None, "data": None, "eval_sets": [], **fields}
+        return Setting(model, layout, like, batch_size=8, **given), params
+
+    return make
 
 
 def _write_rendered(folder: Path, metric: str, rows: list[dict[str, Any]]) -> None:

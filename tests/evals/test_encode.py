@@ -13,7 +13,7 @@ def _task(*choices: Choice) -> Task:
 
 def test_context_and_continuation_are_encoded_by_themselves(encode: TextEncoder):
     """The ids of a text need not be those of its parts."""
-    (request,), none = encode_task(_task(Choice("Quest", "ion")), encode)
+    (request,), none = encode_task(_task(Choice("Quest", "ion")), encode, 48)
     ids = encode(["Quest", "ion", "Question"])
     assert request == Request(ids["Quest"], ids["ion"]) and none == []
     assert [*request.context, *request.continuation] != ids["Question"]
@@ -21,17 +21,20 @@ def test_context_and_continuation_are_encoded_by_themselves(encode: TextEncoder)
 
 def test_unconditional_requests_are_there_where_all_choices_have_one(encode: TextEncoder):
     choices = Choice("a", " b", "c"), Choice("a", " d", "c")
-    _, unconditional = encode_task(_task(*choices), encode)
+    _, unconditional = encode_task(_task(*choices), encode, 48)
     ids = encode([" b", " d", "c"])
     assert unconditional == [Request(ids["c"], ids[" b"]), Request(ids["c"], ids[" d"])]
-    assert encode_task(_task(choices[0], Choice("a", " d")), encode)[1] == []
+    assert encode_task(_task(choices[0], Choice("a", " d")), encode, 48)[1] == []
 
 
 def test_a_text_without_tokens_is_named(encode: TextEncoder):
     with pytest.raises(InputError, match="task t, item q: the continuation '' has no tokens"):
-        encode_task(_task(Choice("a", " b"), Choice("a", "")), encode)
+        encode_task(_task(Choice("a", " b"), Choice("a", "")), encode, 48)
     with pytest.raises(InputError, match="task t, item q: the context '' has no tokens"):
-        encode_task(_task(Choice("", " b")), encode)
+        encode_task(_task(Choice("", " b")), encode, 48)
+    long = Choice("a", " b" * 50)
+    with pytest.raises(InputError, match="task t, item q: a continuation has .* context of 48"):
+        encode_task(_task(Choice("a", " b"), long), encode, 48)
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tokenizer: Path):

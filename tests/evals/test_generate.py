@@ -1,3 +1,5 @@
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,27 +12,38 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tokenizer import train_bpe
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.generate import Generator, Samples
+from jaxpretrain.evals.sampling import Sampling
 from jaxpretrain.models.decoder import Decoder, DecoderModel
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 SEQ_LEN = 24
 VOCAB_SIZE = 270
+PROMPTS = ("the union", "the", "states of the union", "un", "st", "union of")
+GREEDY = Sampling(temperature=0)
+DRAWN = Sampling(temperature=1.0, seed=3)
+DECODER = Decoder(
+    vocab_size=VOCAB_SIZE,
+    embedding_rows=320,
+    d_model=32,
+    num_layers=1,
+    num_heads=4,
+    d_ff=32,
+    init="normal",
+    init_std=0.3,
+    dtype="float32",
+    remat="none",
+)
 
 
-def _model(vocab_size: int = VOCAB_SIZE) -> DecoderModel:
-    decoder = Decoder(
-        vocab_size=vocab_size,
-        embedding_rows=320,
-        d_model=32,
-        num_layers=1,
-        num_heads=4,
-        d_ff=32,
-        init="normal",
-        init_std=0.3,
-        dtype="float32",
-        remat="none",
-    )
-    return decoder.build({"tokens": ((SEQ_LEN,), "int32")}, platform="cpu")
+def _layout(**sizes: int) -> Layout:
+    num_devices = int(np.prod(list(sizes.values())))
+    return Layout(Mesh(**{"fsdp": 1} | sizes).build(jax.devices()[:num_devices]))
+
+
+def _model(layout: Layout | None = None, **changes: Any) -> DecoderModel:
+    pinned = {} if layout is None else {"constrain": layout.constrain, "shard": layout.shard}
+    decoder = dataclasses.replace(DECODER, **changes)
+    return decoder.build({"tokens": ((SEQ_LEN,), "int32")}, platform="cpu", **pinned)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +60,7 @@ def params() -> Any:
 
 @pytest.fixture(scope="module")
 def generator(tokenizer_path: Path) -> Generator:
-    return Generator(_model(), tokenizer_path)
+    return Generator(_model(), _layout(), tokenizer_path)
 
 
 @pytest.fixture(scope="module")
@@ -57,63 +70,134 @@ def tokenizer(tokenizer_path: Path) -> Any:
     return Tokenizer.from_file(str(tokenizer_path))
 
 
-def test_greedy_takes_the_likeliest_token_at_each_step(generator, tokenizer, params):
+def read_anew(model: DecoderModel, params: Any, ids: Sequence[int], num_tokens: int) -> list[int]:
+    """The likeliest continuation, the whole text read again for each token."""
+    logits, ids, first = jax.jit(model.logits), list(ids), len(ids)
+    for place in range(first, first + num_tokens):
+        window = np.zeros((1, SEQ_LEN), np.int32)
+        window[0, :place] = ids
+        ids.append(int(logits(params, window)[0, place - 1, :VOCAB_SIZE].argmax()))
+    return ids[first:]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"num_layers": 4, "num_kv_heads": 2, "windows": (3, None), "qk_norm": True}],
+    ids=["plain", "windows"],
+)
+def test_greedy_takes_the_likeliest_token_at_each_step(changes, tokenizer, tokenizer_path: Path):
     """The context of each token is only what comes before it, without any padding."""
-    prompt, logits = "the union", jax.jit(_model().logits)
-    ids = tokenizer.encode(prompt).ids
-    size = tokenizer.get_vocab_size()
-    for _ in range(4):
-        logits_v = logits(params, np.array([ids], np.int32))[0, -1, :size]
-        ids.append(int(logits_v.argmax()))
-    expected = tokenizer.decode(ids[len(tokenizer.encode(prompt).ids) :])
-    assert generator(params, prompt, 4, temperature=0, seed=0) == expected
-    assert generator(params, prompt, 4, temperature=0, seed=1) == expected
+    model = _model(**changes)
+    params = jax.jit(model.init)(jax.random.key(3))
+    generated = Generator(model, _layout(), tokenizer_path)(params, PROMPTS, 10, GREEDY)
+    for prompt, ours in zip(PROMPTS, generated, strict=True):
+        expected = read_anew(model, params, tokenizer.encode(prompt).ids, 10)
+        assert (ours.ids, ours.ended) == (expected, "length")
+        assert ours.text == tokenizer.decode(expected)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_a_text_does_not_depend_on_its_batch(sampling, generator, params, tokenizer_path: Path):
+    """In one batch with all, in small ones, and in another order of lengths."""
+    together = generator(params, PROMPTS, 8, sampling)
+    in_pairs = Generator(_model(), _layout(), tokenizer_path, batch_size=2)
+    assert in_pairs(params, PROMPTS, 8, sampling) == together
+    others = [*PROMPTS[:3], "the states of the union", "of", "t"]
+    assert generator(params, others, 8, sampling)[:3] == together[:3]
+    assert generator(params, PROMPTS[:1], 8, sampling) == together[:1]
+
+
+@pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2}, {"replica": 2}], ids=str)
+def test_every_mesh_gives_the_text_of_one_device(mesh, generator, params, tokenizer_path: Path):
+    layout = _layout(**mesh)
+    model = _model(layout)
+    placed = jax.device_put(params, layout.tree(model.axes(), params))
+    ours = Generator(model, layout, tokenizer_path)
+    assert ours(placed, PROMPTS, 9, DRAWN) == generator(params, PROMPTS, 9, DRAWN)
+    stopped = ours(placed, PROMPTS, 20, DRAWN, ["e"])
+    assert stopped == generator(params, PROMPTS, 20, DRAWN, ["e"])
 
 
 def test_draws_repeat_by_their_seed(generator, params):
     def draw(seed: int) -> str:
-        return generator(params, "the", 12, temperature=1.0, seed=seed)
+        return generator(params, ["the"], 12, Sampling(seed=seed))[0].text
 
     assert draw(0) == draw(0)
     assert len({draw(seed) for seed in range(4)}) == 4
 
 
-def test_draws_follow_the_models_distribution(generator, tokenizer, params):
-    """The frequencies of one drawn token, by their seeds, are near its probabilities."""
+def test_draws_follow_the_models_distribution(tokenizer, params, tokenizer_path: Path):
+    """The frequencies of one drawn token, by the numbers of its texts, are near its probability."""
     ids = tokenizer.encode("the").ids
-    size = tokenizer.get_vocab_size()
-    window = np.zeros((1, SEQ_LEN), np.int32)
-    window[0, : len(ids)] = ids
-    logits_v = _model().logits(params, window)[0, len(ids) - 1, :size]
+    logits_v = _model().logits(params, np.array([ids]))[0, -1, :VOCAB_SIZE]
     probs_v = np.asarray(jax.nn.softmax(logits_v / 0.5))
-    drawn = [
-        int(
-            generator._next(
-                params,
-                window,
-                np.int32(len(ids)),
-                np.float32(0.5),
-                np.int32(seed),
-            )
-        )
-        for seed in range(400)
-    ]
+    many = Generator(_model(), _layout(), tokenizer_path, batch_size=512)
+    generated = many.continue_ids(params, [ids] * 400, 1, Sampling(0.5))
+    drawn = np.array([text.ids[0] for text in generated if text.ids])
     likeliest = int(probs_v.argmax())
     expected, spread = probs_v[likeliest], np.sqrt(probs_v[likeliest] / 400)
-    assert abs(np.mean(np.array(drawn) == likeliest) - expected) < 4 * spread
+    assert abs(np.mean(drawn == likeliest) - expected) < 4 * spread
 
 
 def test_padding_rows_are_never_drawn(generator, params):
     """Even where they are the likeliest: no token stands for them."""
     kernel = np.array(params["head"]["kernel"])
     kernel[:, 290:] = 1e3 * np.sign(kernel[:, :30])
-    text = generator(params | {"head": {"kernel": kernel}}, "the", 8, temperature=1.0, seed=0)
-    assert text
+    changed = params | {"head": {"kernel": kernel}}
+    (generated,) = generator(changed, ["the"], 8, Sampling(1.0))
+    assert max(generated.ids) < VOCAB_SIZE
 
 
 def test_it_ends_where_the_context_ends(generator, tokenizer, params):
-    long = generator(params, "the", 1000, temperature=0, seed=0)
-    assert long == generator(params, "the", SEQ_LEN - 1, temperature=0, seed=0)
+    long, short = generator(params, ["the", "the union of the"], 1000, GREEDY)
+    assert (long.ended, short.ended) == ("context", "context")
+    for prompt, generated in (("the", long), ("the union of the", short)):
+        assert len(tokenizer.encode(prompt).ids) + len(generated.ids) == SEQ_LEN
+    room = len(long.ids)
+    assert generator(params, ["the"], room, GREEDY)[0].ended == "length"
+    assert generator(params, ["the"], room, GREEDY)[0].ids == long.ids
+
+
+def test_a_stop_sequence_ends_a_text_before_it(generator, tokenizer, params):
+    """Wherever it lies among the tokens; the first one counts, and each text has its own end."""
+    whole = generator(params, PROMPTS, 20, DRAWN)
+    text = whole[1].text
+    for first in (0, 3, len(text) - 2):
+        stop = text[first : first + 2]
+        before = text[: text.index(stop)]
+        ours = generator(params, PROMPTS, 20, DRAWN, ["never", stop, text[-1] + "never"])
+        assert (ours[1].text, ours[1].ended) == (before, "stop")
+        assert stop in tokenizer.decode(ours[1].ids)
+        assert stop not in tokenizer.decode(ours[1].ids[:-1])
+        for mine, other in zip(ours, whole, strict=True):
+            if stop not in other.text:
+                assert mine == other
+
+
+def test_a_text_ends_with_the_token_that_ends_texts(generator, tokenizer, params, tokenizer_path):
+    """The model's, or the only special one of the tokenizer; it is not part of the text."""
+    ids = generator(params, ["the"], 10, GREEDY)[0].ids
+    end = next(number for place, number in enumerate(ids) if number not in ids[:place] and place)
+    before = ids[: ids.index(end)]
+    inside = Generator(_model(document_end=end), _layout(), tokenizer_path)
+    ours = inside(params, ["the", "union"], 10, GREEDY)
+    assert (ours[0].ids, ours[0].ended) == (before, "end")
+    assert ours[0].text == tokenizer.decode(before)
+
+    special = tokenizer.token_to_id("<|end|>")
+    kernel = np.array(params["head"]["kernel"])
+    kernel[:, [end, special]] = kernel[:, [special, end]]
+    changed = params | {"head": {"kernel": kernel}}
+    (generated,) = generator(changed, ["the"], 10, GREEDY)
+    assert (generated.ids, generated.ended) == (before, "end")
+
+
+def test_bad_numbers_are_one_line(generator, params):
+    with pytest.raises(InputError, match="num_tokens is 0: must be at least 1"):
+        generator(params, ["the"], 0, GREEDY)
+    with pytest.raises(InputError, match="a stop sequence is empty"):
+        generator(params, ["the"], 3, GREEDY, ["a", ""])
+    assert generator(params, [], 3, GREEDY) == []
 
 
 @pytest.mark.parametrize(
@@ -121,12 +205,12 @@ def test_it_ends_where_the_context_ends(generator, tokenizer, params):
 )
 def test_a_prompt_without_tokens_or_room_is_one_line(generator, params, prompt, message):
     with pytest.raises(InputError, match=message):
-        generator(params, prompt, 3, temperature=0, seed=0)
+        generator(params, ["the", prompt], 3, GREEDY)
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer_path: Path):
     with pytest.raises(InputError, match="the model's vocabulary only 260"):
-        Generator(_model(vocab_size=260), tokenizer_path)
+        Generator(_model(vocab_size=260), _layout(), tokenizer_path)
 
 
 def test_a_model_that_continues_no_text_is_refused(tokenizer_path: Path):
@@ -135,14 +219,13 @@ def test_a_model_that_continues_no_text_is_refused(tokenizer_path: Path):
 
     model: Any = Images()
     with pytest.raises(InputError, match="continues no text"):
-        Generator(model, tokenizer_path)
+        Generator(model, _layout(), tokenizer_path)
 
 
 def _setting(tokenizer_path: Path | None) -> Setting:
-    layout = Layout(Mesh().build(jax.devices()[:1]))
     data = SimpleNamespace(tokenizer_path=tokenizer_path)
     return Setting(
-        _model(), layout, params=None, source=None, data=data, eval_sets=[], batch_size=1
+        _model(), _layout(), params=None, source=None, data=data, eval_sets=[], batch_size=1
     )
 
 
@@ -151,7 +234,7 @@ def test_samples_are_the_same_at_each_evaluation(generator, params, tokenizer_pa
     results = samples(params)
     assert results == samples(params) and not results.scalars
     assert list(results.texts) == ["samples/0", "samples/1"]
-    text = generator(params, "union", 5, temperature=0.8, seed=1)
+    text = generator(params, ["the", "union"], 5, Sampling())[1].text
     assert results.texts["samples/1"] == f"union|{text}"
 
 

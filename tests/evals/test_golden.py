@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxpretrain.evals import packing
 from jaxpretrain.evals.catalogue import select
 from jaxpretrain.evals.downstream import Downstream, TaskResult
 from jaxpretrain.evals.encode import TextEncoder
@@ -29,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _results(folder: Path, limit: int) -> list[TaskResult]:
+def _results(folder: Path, limit: int | None, tasks: tuple[str, ...] = TASKS) -> list[TaskResult]:
     trained = load_trained(folder)
     model = replace(trained.experiment.model, dtype="float32").build(
         trained.experiment.data.example_spec(),
@@ -38,7 +39,7 @@ def _results(folder: Path, limit: int) -> list[TaskResult]:
     )
     scorer = Scorer(model, trained.layout, trained.params, batch_tokens=4096)
     encode = TextEncoder(find_tokenizer(TOKENIZER), scorer.vocab_size)
-    selection = select(TASKS).take(limit, None)
+    selection = select(tasks).take(limit, None)
     return Downstream(scorer, encode, selection).report(trained.params).tasks
 
 
@@ -59,6 +60,19 @@ def test_all_items_score_and_all_accuracies_are_as_in_pytorch(folder: Path):
     golden = np.load(GOLDEN)
     sums = {task: golden[task] for task in TASKS}
     _compare(_results(folder, LIMIT), sums, json.loads(str(golden["metrics"])))
+
+
+@pytest.mark.slow
+def test_what_is_run_once_for_many_requests_changes_no_score(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """All questions of a few tasks."""
+    tasks = ("arc_easy", "openbookqa", "winogrande")
+    shared = _results(folder, None, tasks)
+    monkeypatch.setattr(packing, "share", lambda queries: ([], list(queries)))
+    for a, b in zip(shared, _results(folder, None, tasks), strict=True):
+        assert len(a.scored) >= 500
+        np.testing.assert_allclose(_sums(a), _sums(b), atol=1e-4, err_msg=a.task.name)
 
 
 @pytest.mark.slow

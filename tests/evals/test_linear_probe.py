@@ -1,31 +1,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.text import TextData
-from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.linear_probe import LinearProbe, classify, draw_shots
 from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.vit_mae import VitMae
-from jaxpretrain.parallel.mesh import Layout, Mesh
-
-MODEL = VitMae(
-    patch_size=4,
-    d_model=32,
-    num_layers=1,
-    num_heads=2,
-    d_ff=32,
-    decoder_d_model=16,
-    decoder_num_layers=1,
-    decoder_num_heads=2,
-    dtype="float32",
-    remat="none",
-)
-SPEC = {"images": ((8, 8, 3), "uint8")}
 
 
 @dataclass(frozen=True)
@@ -48,22 +30,10 @@ class Source:
     name = "levels"
 
     def example_spec(self) -> Any:
-        return SPEC
+        return {"images": ((8, 8, 3), "uint8")}
 
     def open_labelled(self, split: str) -> Images:
         return Images({"train": 30, "validation": 25}[split])
-
-
-def _setting(num_devices: int, source: Any = None) -> tuple[Setting, Any]:
-    layout = Layout(Mesh().build(jax.devices()[:num_devices]))
-    model = MODEL.build(SPEC, platform="cpu", constrain=layout.constrain, shard=layout.shard)
-    params = jax.jit(model.init)(jax.random.key(7))
-    params = jax.device_put(params, layout.tree(model.axes(), params))
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-    )
-    source = source or Source()
-    return Setting(model, layout, like, source, data=None, eval_sets=[], batch_size=8), params
 
 
 def test_ridge_regression_is_scikit_learns():
@@ -93,9 +63,9 @@ def test_shots_are_of_their_class_and_never_twice():
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
-def test_what_features_tell_apart_is_found(num_devices: int):
+def test_what_features_tell_apart_is_found(make_mae: Any, num_devices: int):
     """Brightness shows even in random features; the held-out images number no whole batches."""
-    setting, params = _setting(num_devices)
+    setting, params = make_mae(num_devices, source=Source())
     probe = LinearProbe(shots=(1, 4), num_seeds=2).build(setting)
     scalars = probe(params).scalars
     assert scalars["eval/levels/probe_4shot"] == 1.0
@@ -105,14 +75,14 @@ def test_what_features_tell_apart_is_found(num_devices: int):
     assert len(scalars) == 8
 
 
-def test_one_draw_has_no_standard_error():
-    setting, params = _setting(1)
+def test_one_draw_has_no_standard_error(make_mae: Any):
+    setting, params = make_mae(source=Source())
     scalars = LinearProbe(shots=(2,), num_seeds=1, features="class").build(setting)(params).scalars
     assert list(scalars) == ["eval/levels/probe_2shot", "eval/levels/probe_2shot_random_init"]
 
 
-def test_what_cannot_be_probed_is_refused():
-    setting, _ = _setting(1)
+def test_what_cannot_be_probed_is_refused(make_mae: Any):
+    setting, _ = make_mae(source=Source())
     text = replace(setting, source=TextData(seq_len=8))
     with pytest.raises(InputError, match="data are no images"):
         LinearProbe().build(text)

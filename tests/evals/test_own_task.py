@@ -21,7 +21,7 @@ def test_each_line_is_a_question(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: Expecting property name"),
+        ("{", "not JSON: Expecting property name"),
         ("[]", "line 2: is not a JSON object"),
         ('{"contxt": "c"}', "line 2: unknown field 'contxt'. Did you mean 'context'?"),
         ('{"continuations": [" a"], "answer": 0}', "line 2: 'context' must be a text"),

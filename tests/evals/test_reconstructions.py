@@ -1,29 +1,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.reconstructions import Reconstructions, grid, reduced
-from jaxpretrain.models.vit_mae import VitMae
-from jaxpretrain.parallel.mesh import Layout, Mesh
-
-MODEL = VitMae(
-    patch_size=4,
-    d_model=16,
-    num_layers=1,
-    num_heads=2,
-    d_ff=16,
-    decoder_d_model=16,
-    decoder_num_layers=1,
-    decoder_num_heads=2,
-    dtype="float32",
-    remat="none",
-)
-SPEC = {"images": ((8, 8, 3), "uint8")}
 
 
 @dataclass(frozen=True)
@@ -39,22 +21,20 @@ class Images:
         return None
 
 
-def _picture(num_devices: int, **fields: Any) -> np.ndarray:
-    layout = Layout(Mesh().build(jax.devices()[:num_devices]))
-    model = MODEL.build(SPEC, platform="cpu", constrain=layout.constrain, shard=layout.shard)
-    params = jax.jit(model.init)(jax.random.key(7))
-    params = jax.device_put(params, layout.tree(model.axes(), params))
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-    )
-    sets: Any = [Images()]
-    setting = Setting(model, layout, like, source=None, data=None, eval_sets=sets, batch_size=8)
-    (picture,) = Reconstructions(**fields).build(setting)(params).images.values()
+@pytest.fixture
+def paint(make_mae: Any):
+    """(devices, fields of `Reconstructions`) -> the picture."""
+
+    def picture(num_devices: int, **fields: Any) -> np.ndarray:
+        setting, params = make_mae(num_devices, eval_sets=[Images()])
+        (found,) = Reconstructions(**fields).build(setting)(params).images.values()
+        return found
+
     return picture
 
 
-def test_the_first_column_shows_images_from_all_over_the_set():
-    picture = _picture(1, num_images=3)
+def test_the_first_column_shows_images_from_all_over_the_set(paint: Any):
+    picture = paint(1, num_images=3)
     assert picture.shape == (3 * 10 - 2, 3 * 10 - 2, 3) and picture.dtype == np.uint8
     expected = Images().batch(np.array([0, 10, 20]))["images"]
     for number, image in enumerate(expected):
@@ -62,16 +42,16 @@ def test_the_first_column_shows_images_from_all_over_the_set():
         assert np.abs(shown - image).max() <= 1
 
 
-def test_the_second_column_hides_what_the_model_does_not_see_and_the_third_paints_it():
-    first, second, third = (_picture(1, num_images=1)[:, x : x + 8] for x in (0, 10, 20))
+def test_the_second_column_hides_what_the_model_does_not_see_and_the_third_paints_it(paint: Any):
+    first, second, third = (paint(1, num_images=1)[:, x : x + 8] for x in (0, 10, 20))
     seen = (np.abs(second.astype(int) - first) <= 1).all(axis=2)
     assert seen.reshape(2, 4, 2, 4).all(axis=(1, 3)).sum() == 1  # a quarter of four patches
     assert (np.abs(third.astype(int) - first)[seen] <= 1).all()
     assert (third != second)[~seen].any()
 
 
-def test_devices_do_not_change_the_picture():
-    one, eight = (_picture(n, num_images=3).astype(int) for n in (1, 8))
+def test_devices_do_not_change_thepaint(paint: Any):
+    one, eight = (paint(n, num_images=3).astype(int) for n in (1, 8))
     assert np.abs(one - eight).max() <= 1
 
 
@@ -90,12 +70,9 @@ def test_a_grid_has_white_between_images():
     assert (picture[2:4] == 255).all() and (picture[:, 3:5] == 255).all() and picture.min() == 0
 
 
-def test_what_cannot_be_shown_is_refused():
-    layout: Any = Layout(Mesh().build(jax.devices()[:1]))
-    model: Any = object()
-    setting = Setting(model, layout, None, source=None, data=None, eval_sets=[], batch_size=8)
-    with pytest.raises(InputError, match="paints no images"):
-        Reconstructions().build(setting)
-    painter = MODEL.build(SPEC, platform="cpu")
+def test_what_cannot_be_shown_is_refused(make_mae: Any):
+    setting, _ = make_mae()
     with pytest.raises(InputError, match="no images are held out"):
-        Reconstructions().build(replace(setting, model=painter))
+        Reconstructions().build(setting)
+    with pytest.raises(InputError, match="paints no images"):
+        Reconstructions().build(replace(setting, model=object()))

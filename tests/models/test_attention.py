@@ -411,5 +411,5 @@ def test_splash_is_refused_where_it_cannot_run(platform):
 
 def test_a_window_without_causality_is_refused():
     q, k, v, _ = inputs(4, 1, 1)
-    with pytest.raises(ValueError, match="a window looks back"):
+    with pytest.raises(ValueError, match="windows and branches look back"):
         attention(q, k, v, kernel="xla", window=2, causal=False)

@@ -10,10 +10,15 @@ BF16 = jnp.dtype("bfloat16")
 F32 = jnp.dtype("float32")
 
 
+def until(end: int) -> jnp.ndarray:
+    """Positions [1, end] from 0 on."""
+    return jnp.arange(end)[None]
+
+
 def test_rotary_positions_turn_pairs_of_channels_half_a_head_apart():
     theta, head_dim = 10000.0, 6
     x = np.random.default_rng(0).normal(size=(1, 5, 2, head_dim))
-    out = rotate(jnp.float32(x), rope_table(5, head_dim, theta))
+    out = rotate(jnp.float32(x), rope_table(until(5), head_dim, theta))
     for position in range(5):
         for i in range(head_dim // 2):
             angle = position * theta ** (-2 * i / head_dim)
@@ -27,7 +32,7 @@ def test_rotary_positions_turn_pairs_of_channels_half_a_head_apart():
 
 def test_scores_of_rotated_vectors_depend_on_their_distance_alone():
     q, k = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
-    rope = rope_table(32, 16, 500.0)
+    rope = rope_table(until(32), 16, 500.0)
     q_all, k_all = (rotate(jnp.tile(x, (1, 32, 1, 1)), rope)[0, :, 0] for x in (q, k))
     scores = np.asarray(q_all @ k_all.T)
     for distance in range(-31, 32):
@@ -38,7 +43,7 @@ def test_scores_of_rotated_vectors_depend_on_their_distance_alone():
 
 def test_rotation_is_in_float32_whatever_comes_in():
     """At a late position, angles in bfloat16 would be off by whole turns."""
-    rope = rope_table(4096, 8, 10000.0)
+    rope = rope_table(until(4096), 8, 10000.0)
     assert {table.dtype for table in rope} == {F32}
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4096, 1, 8)), BF16)
     out = rotate(x, rope)
@@ -46,7 +51,7 @@ def test_rotation_is_in_float32_whatever_comes_in():
     expected = rotate(x.astype(jnp.float32), rope).astype(BF16)
     np.testing.assert_array_equal(np.float32(out), np.float32(expected))
     angle = 4095 * 10000.0 ** (-2 / 8)
-    np.testing.assert_allclose(rope[0][4095, 1], np.sin(angle), atol=1e-4)
+    np.testing.assert_allclose(rope[0][0, 4095, 1], np.sin(angle), atol=1e-4)
 
 
 # --- YaRN ---
@@ -56,8 +61,8 @@ OLMO_3 = {"head_dim": 128, "theta": 500000.0}
 
 def turns(yarn: Yarn | None, num_positions: int = 4) -> np.ndarray:
     """Angles per position of OLMo 3's channels; those of position 1, in float64."""
-    sin, cos = rope_table(num_positions, **OLMO_3, yarn=yarn)
-    return np.arctan2(np.float64(sin[1]), np.float64(cos[1]))
+    sin, cos = rope_table(until(num_positions), **OLMO_3, yarn=yarn)
+    return np.arctan2(np.float64(sin[0, 1]), np.float64(cos[0, 1]))
 
 
 def test_yarn_is_the_formula():
@@ -70,7 +75,7 @@ def test_yarn_is_the_formula():
     slowed = np.clip((np.arange(64) - low) / (high - low), 0.0, 1.0)
     expected = (1 - slowed) * plain + slowed * plain / 8
     np.testing.assert_allclose(turns(yarn), expected, rtol=1e-4)
-    sin, cos = rope_table(4, **OLMO_3, yarn=yarn)
+    sin, cos = rope_table(until(4), **OLMO_3, yarn=yarn)
     np.testing.assert_allclose(np.hypot(sin, cos), 0.1 * np.log(8) + 1, rtol=1e-6)
 
 
@@ -83,7 +88,9 @@ def test_yarn_leaves_fast_channels_and_slows_slow_ones_by_its_factor():
 
 def test_yarn_by_one_changes_nothing():
     for ours, plain in zip(
-        rope_table(64, **OLMO_3, yarn=Yarn(factor=1.0)), rope_table(64, **OLMO_3), strict=True
+        rope_table(until(64), **OLMO_3, yarn=Yarn(factor=1.0)),
+        rope_table(until(64), **OLMO_3),
+        strict=True,
     ):
         np.testing.assert_allclose(ours, plain, atol=1e-5)
 
@@ -112,6 +119,6 @@ def test_yarn_is_that_of_transformers(yarn):
     positions = torch.arange(4096)[None]
     for kind, ours in (("full_attention", yarn), ("sliding_attention", None)):
         cos, sin = (x[0, :, :64].numpy() for x in rotary(torch.zeros(1), positions, kind))
-        table = rope_table(4096, **OLMO_3, yarn=ours)
-        np.testing.assert_allclose(table[0], sin, atol=1e-3)
-        np.testing.assert_allclose(table[1], cos, atol=1e-3)
+        table = rope_table(until(4096), **OLMO_3, yarn=ours)
+        np.testing.assert_allclose(table[0][0], sin, atol=1e-3)
+        np.testing.assert_allclose(table[1][0], cos, atol=1e-3)

@@ -70,5 +70,4 @@ def olmo_7b() -> tuple[History, Plan]:
 
 
 def _series(steps: Any, times: Any, values: Any) -> Series:
-    numbers = [np.nan if v is None else v for v in values]
-    return Series(np.array(steps, np.int64), np.array(times, float), np.array(numbers, float))
+    return Series(np.array(steps, np.int64), np.array(times, float), np.array(values, float))

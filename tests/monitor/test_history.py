@@ -36,6 +36,18 @@ def test_lines_become_columns_with_the_steps_that_have_them(tmp_path):
     assert np.all(np.diff(history["train/loss"].times) >= 0)
 
 
+def test_numbers_of_layers_are_read_from_the_file_beside(tmp_path):
+    path = write(tmp_path / "metrics.jsonl", (1, {"train/loss": 5.0}), (2, {"train/loss": 4.0}))
+    rows = [(s, {"signals/x/blocks": [s, None], "signals/x/head": s}) for s in (2, 4, 6)]
+    write(tmp_path / "signals.jsonl", *rows)
+    history = read_history(path)
+    layers = history["signals/x/blocks"]
+    np.testing.assert_array_equal(layers.values, [[2, np.nan], [4, np.nan], [6, np.nan]])
+    assert len(layers.finite) == 0 and layers.between(3, 9).steps.tolist() == [4, 6]
+    assert history["signals/x/head"].values.tolist() == [2, 4, 6]
+    assert history.until(4)["signals/x/blocks"].values.shape == (2, 2)
+
+
 def test_names_that_appear_in_several_kinds_of_lines_keep_their_order(tmp_path):
     records = [(s, {"a": s} if s % 3 else {"a": s, "b": -s}) for s in range(1, 50)]
     history = read_history(write(tmp_path / "metrics.jsonl", *records))

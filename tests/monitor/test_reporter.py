@@ -112,8 +112,10 @@ def test_values_keep_their_names_and_units_are_counted():
     reporter.step(4, {"loss": 2.0, "grad_norm": 0.5})
     ((_, metrics),) = sink.lines
     assert (metrics["train/loss"], metrics["train/grad_norm"]) == (2.0, 0.5)
-    assert metrics["train/perplexity"] == pytest.approx(math.exp(2))
-    assert metrics["train/images"] == 400
+    assert metrics["train/images"] == 400 and "train/perplexity" not in metrics
+    tokens, shown = _reporter(Time())
+    tokens.step(4, {"loss": 2.0})
+    assert shown.lines[0][1]["train/perplexity"] == pytest.approx(math.exp(2))
     assert "perf/images_per_second" in metrics and "train/tokens" not in metrics
 
 
@@ -165,12 +167,14 @@ def test_a_resumed_run_is_not_credited_with_earlier_steps():
 
 def test_results_are_written_and_shown_without_the_unknown():
     reporter, sink = _reporter(Time())
-    scalars = {"eval/sotu/loss": 2.5, "eval/sotu/bits_per_byte": None}
+    scalars = {"eval/sotu/loss": 2.5, "eval/sotu/bits_per_byte": None, "eval/./own.jsonl/acc": 0.25}
+    scalars |= {"eval/sotu/perplexity": 12.18249}
     reporter.results(1000, scalars, {"samples/0": "Fellow|\n citizens"}, {})
     assert sink.lines == [(1000, scalars)]
     assert sink.texts_ == [(1000, {"samples/0": "Fellow|\n citizens"})]
     assert sink.messages == [
-        "eval at step 1,000: sotu/loss 2.5000",
+        "eval at step 1,000: sotu: loss 2.5000  perplexity 12.1825",
+        "eval at step 1,000: ./own.jsonl: acc 0.2500",
         "sample at step 1,000: Fellow| citizens",
     ]
 

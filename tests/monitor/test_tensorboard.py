@@ -117,6 +117,8 @@ with open_writers(workdir, resume_step=None, tensorboard=True) as writers:
     for step in range(3):
         loss = math.nan if step == 1 else np.float32(step)
         writers.scalars(step, {"train/loss": loss, "x": None})
+    writers.signals(2, {"signals/norm/blocks": np.array([1.0, math.nan, 3.0]),
+                        "signals/norm/head": np.array(2.0)})
     writers.texts(2, {"sample": "hello"})
     writers.images(2, {"mask": np.full((4, 4, 3), 128, np.uint8)})
 
@@ -154,5 +156,6 @@ def test_event_files_hold_what_was_written_and_tensorflow_is_silent(tmp_path):
     read = json.loads(result.stdout)
     assert [step for step, _ in read["loss"]] == [0, 1, 2]
     assert str([value for _, value in read["loss"]]) == "[0.0, nan, 2.0]"
-    assert {"train/loss", "sample", "mask"} <= set(read["tags"]) and "x" not in read["tags"]
+    tags = set(read["tags"])
+    assert {"train/loss", "sample", "mask", "norm/blocks"} <= tags and "x" not in tags
     assert {"seed", "optim.peak", "optim.betas.1", "optim.path"} <= set(read["hparams"])

@@ -75,6 +75,27 @@ def test_judging_takes_a_hundredth_of_the_time():
     assert 0.5 * len(judged) <= 0.011 * seconds + 0.5
 
 
+def test_layers_are_kept_and_thinned_as_one():
+    watch = Watch(PLAN, now=lambda: 0.0)
+    watch._next = np.inf
+    for step in range(1, ROWS):
+        watch.add(step, step, {"signals/x/blocks": np.array([step, -step, 2 * step, np.nan])})
+    series = watch._history()["signals/x/blocks"]
+    assert series.values.shape[1] == 4 and series.values.size <= ROWS
+    np.testing.assert_array_equal(series.values[:, 0], series.steps)
+    np.testing.assert_array_equal(series.values[:, 1], -series.steps)
+    assert series.steps[0] == 1 and series.steps[-1] == ROWS - 1
+
+
+def test_what_earlier_sessions_saw_of_layers_is_known(recorded):
+    history, plan = recorded("attention_logits_growing")
+    watch = Watch(plan, history.until(300), now=lambda: 0.0)
+    name = "signals/attention_logit/blocks"
+    np.testing.assert_array_equal(watch._history()[name].values, history.until(300)[name].values)
+    news = watch.update(301, history.span[1], {"train/loss": 5.0})
+    assert "attention_logits_growing" not in [piece.finding.name for piece in news]
+
+
 def test_memory_is_bounded_and_the_whole_run_is_kept():
     watch = Watch(PLAN, now=lambda: 0.0)
     watch._next = np.inf

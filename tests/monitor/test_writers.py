@@ -67,6 +67,18 @@ def test_a_full_disk_is_one_warning_and_writing_resumes_when_there_is_room(tmp_p
     assert steps(tmp_path) == [3, 4]
 
 
+def test_numbers_of_layers_have_a_file_of_their_own(tmp_path):
+    with open_writers(tmp_path, resume_step=None, tensorboard=False) as writers:
+        for step in (1, 2, 3):
+            writers.signals(step, {"a/blocks": np.array([0.123456, np.inf]), "a/head": np.array(2)})
+    with open_writers(tmp_path, resume_step=2, tensorboard=False):
+        pass
+    lines = read_metrics(tmp_path / "signals.jsonl")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert (lines[0]["a/blocks"], lines[0]["a/head"]) == ([0.1235, None], 2)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_pictures_are_kept_by_name_and_step(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)

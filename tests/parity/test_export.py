@@ -12,8 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxpretrain import convert
+from jaxpretrain.evals.sampling import Sampling
+from jaxpretrain.evals.token_loop import Rows, TokenLoop
 from jaxpretrain.interop.hf_config import read_config
-from jaxpretrain.train.trained import load_trained
+from jaxpretrain.train.trained import Trained, load_trained
 from scripts.make_golden_olmo import NATIVE, TRANSFORMERS, model_tokens, read
 from tests.parity.models import Names, decoder
 
@@ -71,20 +73,32 @@ def test_transformers_goes_on_as_we_do(name: str, tmp_path: Path):
     )
     assert theirs.shape == (1, len(PROMPT) + NUM_TOKENS)
     assert len(set(theirs[0, len(PROMPT) :].tolist())) > 12  # it does not go round in a circle
-    assert greedy(tmp_path / "ours") == theirs[0].tolist()
-
-
-def greedy(checkpoint: Path) -> list[int]:
-    """The prompt and its likeliest continuation, the whole of it read again for each token."""
-    trained = load_trained(checkpoint)
+    trained = load_trained(tmp_path / "ours")
     config, data = trained.experiment.model, trained.experiment.data
     model: Any = replace(config, dtype="float32").build(data.example_spec(), platform="cpu")
+    assert read_anew(model, trained.params) == theirs[0].tolist()
+    assert with_cache(model, trained) == theirs[0].tolist()
+
+
+def read_anew(model: Any, params: Any) -> list[int]:
+    """The prompt and its likeliest continuation, the whole of it read again for each token."""
     logits = jax.jit(model.logits)
     tokens = np.zeros((1, len(PROMPT) + NUM_TOKENS), np.int32)
     tokens[0, : len(PROMPT)] = PROMPT
     for position in range(len(PROMPT), tokens.shape[1]):
-        tokens[0, position] = jnp.argmax(logits(trained.params, tokens)[0, position - 1])
+        tokens[0, position] = jnp.argmax(logits(params, tokens)[0, position - 1])
     return tokens[0].tolist()
+
+
+def with_cache(model: Any, trained: Trained) -> list[int]:
+    """The same as `sample` computes it, beside a shorter text."""
+    loop = TokenLoop(model, trained.layout, Sampling(temperature=0), model.config.vocab_size, [])
+    lengths = np.array([len(PROMPT), 3], np.int32)
+    prompts = np.array([PROMPT, PROMPT], np.int32)
+    rows = Rows(prompts, lengths, lengths + NUM_TOKENS, np.arange(2), np.uint32(0))
+    state = loop.begin(trained.params, rows, len(PROMPT) + NUM_TOKENS)
+    state = loop.go_on(trained.params, rows, state, np.zeros(2, bool), NUM_TOKENS)
+    return state.tokens_bs[0].tolist()
 
 
 @pytest.mark.slow

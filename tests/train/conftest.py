@@ -71,7 +71,7 @@ def experiment(tokens: Path) -> Experiment:
         ),
         eval=Eval(every="2 steps", max_examples=20),
         checkpoint=Checkpoint(every="2 steps"),
-        monitor=Monitor(every="1 steps", tensorboard=False),
+        monitor=Monitor(every="1 steps", signals_every="2 steps", tensorboard=False),
     )
 
 

@@ -56,6 +56,7 @@ def test_resolving_changes_nothing_else_and_is_final(experiment: Experiment):
         "checkpoint.every",
         "eval.every",
         "monitor.every",
+        "monitor.signals_every",
         "optim.schedule.warmup",
         "train.duration",
     ]

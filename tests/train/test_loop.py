@@ -2,6 +2,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.contract import Results
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.monitor.clock import Clock
-from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.monitor.jsonl import read_metrics, to_numbers
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.writers import open_writers
@@ -21,6 +23,7 @@ from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.train import loop
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work
+from jaxpretrain.train.signals import compile_probe
 from jaxpretrain.train.stages import Stage
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import StopRequest
@@ -41,6 +44,8 @@ class Recorder:
     samples: list[np.ndarray] = field(default_factory=list)
     values: dict[int, dict[str, float]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    found: dict[int, list[Finding]] = field(default_factory=dict)
+    """What comes up with the reports of steps."""
     stop_request: StopRequest = field(default_factory=StopRequest)
 
     def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -50,7 +55,12 @@ class Recorder:
         if step == self.stop_at:
             self.stop_request.reason = "SIGTERM"
         metrics = {"loss": 3.0, "grad_norm": 1.0} | self.bad.get(step, {})
-        return step, {name: jax.device_put(np.float32(value)) for name, value in metrics.items()}
+        values = {name: jax.device_put(np.float32(value)) for name, value in metrics.items()}
+        return step, values | {"signals": {"grad_norm/blocks": jax.device_put(np.ones(2))}}
+
+    def probe(self, params: Any, batch: Any) -> dict[str, jax.Array]:
+        self.events.append(("probe", None))
+        return {"attention_logit/blocks": jax.device_put(np.zeros(2))}
 
     num_workers = 0
 
@@ -75,12 +85,18 @@ class Recorder:
     def start(self, step: int) -> None:
         self.events.append(("start", step))
 
-    def step(self, step: int, values: dict[str, float]) -> None:
+    def step(self, step: int, values: dict[str, float]) -> list[Finding]:
         self.values[step] = values
         self.events.append(("report", step))
+        return self.found.get(step, [])
 
-    def results(self, step: int, *results: Any) -> None:
+    def signals(self, step: int, signals: dict[str, np.ndarray]) -> None:
+        assert signals.keys() == {"grad_norm/blocks", "attention_logit/blocks"}
+        self.events.append(("signals", step))
+
+    def results(self, step: int, *results: Any) -> list[Finding]:
         self.events.append(("eval", step))
+        return []
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -88,12 +104,13 @@ class Recorder:
     def train(self, program: Program, workdir: Path, **changes: dict[str, Any]) -> bool:
         experiment = program.experiment
         parts = {"train": {"duration": self.num_steps}, "eval": {"every": 0}} | changes
+        parts["monitor"] = {"signals_every": 0} | changes.get("monitor", {})
         for name, values in parts.items():
             part = replace(getattr(experiment, name), **values)
             experiment = replace(experiment, **{name: part})
         here: Any = self
         run = loop.Run(
-            stages=[_stage(replace(program, experiment=experiment), self.train_step)],
+            stages=[_stage(replace(program, experiment=experiment), self)],
             workdir=workdir,
             data=self,
             evaluators=[lambda params: Results({"eval/x/loss": 1.0})],
@@ -105,11 +122,12 @@ class Recorder:
         return loop.train(run, _Step(self.first), self.first)
 
 
-def _stage(program: Program, train_step: Any) -> Stage:
-    """The only stage of a run, with its compiled step."""
+def _stage(program: Program, compiled: Any) -> Stage:
+    """The only stage of a run, with its compiled step and probe."""
     num_steps = whole_steps(program.experiment.train.duration)
     stage = Stage(first=0, last=num_steps, first_sample=0, num_pieces=1, program=program)
-    vars(stage)["train_step"] = train_step  # where a cached property keeps its value
+    for name in ("train_step", "probe"):  # where a cached property keeps its value
+        vars(stage)[name] = getattr(compiled, name)
     return stage
 
 
@@ -220,6 +238,45 @@ def test_asked_to_stop_it_saves_and_leaves(
     assert list(recorder.values) == list(range(1, stop_at + 1))
 
 
+def test_layers_are_looked_at_at_their_interval_and_reported_with_their_step(
+    program: Program, tmp_path: Path
+):
+    recorder = Recorder(num_steps=4)
+    recorder.train(program, tmp_path, monitor={"signals_every": 3}, checkpoint={"every": 0})
+    steps = [event for event in recorder.events if event[0] not in ("eval", "start", "save")]
+    assert steps == [
+        ("dispatch", 1),
+        ("dispatch", 2),
+        ("report", 1),
+        ("dispatch", 3),
+        ("probe", None),
+        ("report", 2),
+        ("dispatch", 4),
+        ("signals", 3),
+        ("report", 3),
+        ("report", 4),
+    ]
+
+
+def _finding(name: Any) -> Finding:
+    return Finding(name, "warning", 1, 3, "It is bad.", "Nothing.", {})
+
+
+def test_a_finding_ends_the_run_only_where_the_config_says_so(program: Program, tmp_path: Path):
+    found = {3: [_finding("spike"), _finding("plateau")]}
+    recorder = Recorder(num_steps=9, found=found)
+    assert recorder.train(program, tmp_path / "a", monitor={"stop_on": ("divergence",)})
+    recorder = Recorder(num_steps=9, found=found)
+    with pytest.raises(loop.Alarm, match="step 4 is saved. monitor.stop_on names plateau: It is"):
+        recorder.train(program, tmp_path / "b", monitor={"stop_on": ("plateau",)})
+    assert recorder.saved[-1] == 4 == max(recorder.values)
+
+
+def test_a_finding_of_the_last_step_is_no_reason_to_fail(program: Program, tmp_path: Path):
+    recorder = Recorder(num_steps=3, found={3: [_finding("plateau")]})
+    assert recorder.train(program, tmp_path, monitor={"stop_on": ("plateau",)})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 @pytest.mark.parametrize("every", [1, 4])
@@ -286,15 +343,20 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     data = program.experiment.data.open(seed=0, limits=program.model.input_limits())
     sets: Any = program.experiment.data.open_evals(limits=program.model.input_limits())
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
-    expected = {}
+    probe, expected, signals_of = compile_probe(program), {}, {}
     for step in range(1, 6):
         batch = data.batch(np.arange(16 * (step - 1), 16 * step))
-        state, metrics = compiled(state, program.layout.put(batch, 16))
+        batch = program.layout.put(batch, 16)
+        state, metrics = compiled(state, batch)
+        signals = metrics.pop("signals") | probe(state.params, batch)
         expected[step] = {f"train/{name}": float(value) for name, value in metrics.items()}
+        signals_of[step] = {
+            f"signals/{name}": to_numbers(np.asarray(x)) for name, x in signals.items()
+        }
 
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
     held_out = HeldOut(program.setting(data, sets))
-    stage = _stage(program, compiled)
+    stage = _stage(program, SimpleNamespace(train_step=compiled, probe=probe))
     clock, progress = Clock(), Progress(5, is_primary=False)
     writers = open_writers(tmp_path, resume_step=None, tensorboard=False)
     run = loop.Run(
@@ -315,4 +377,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     assert list(reported) == list(expected)
     for step, values in expected.items():
         assert {name: reported[step][name] for name in values} == values
+    lines = read_metrics(tmp_path / "signals.jsonl")
+    assert [line.pop("step") for line in lines] == [2, 4]
+    assert [line | {"time": 0} for line in lines] == [signals_of[s] | {"time": 0} for s in (2, 4)]
     assert run.checkpoints.steps() == [4, 5]

@@ -149,7 +149,6 @@ def comparable(experiment: Experiment) -> Experiment:
     experiment = resolve(experiment)
     return replace(
         experiment,
-        model=replace(experiment.model, remat="full"),
         data=replace(experiment.data, root=None, file_list=None),
         checkpoint=type(experiment.checkpoint)(),
     )

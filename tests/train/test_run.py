@@ -62,6 +62,7 @@ def test_a_run_leaves_its_folder_as_documented(finished: Path, six_steps: Experi
     assert {path.name for path in finished.iterdir()} == {
         "experiment.json",
         "metrics.jsonl",
+        "signals.jsonl",
         "checkpoints",
         ".lock",
     }

@@ -37,7 +37,8 @@ def _run(
     state, reports = _place(program, state), []
     for batch in batches:
         state, metrics = step(state, program.layout.put(batch, BATCH_SIZE))
-        reports.append({name: float(value) for name, value in metrics.items()})
+        scalars = {name: x for name, x in metrics.items() if name != "signals"}
+        reports.append({name: float(value) for name, value in scalars.items()})
     return reports, jax.device_get(state)
 
 

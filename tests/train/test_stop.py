@@ -25,6 +25,17 @@ def test_a_second_ctrl_c_ends_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_demand_stops_as_a_signal_does_and_says_why():
+    with stop_on_signal() as stop:
+        assert not stop.reached(3) and stop.alarm() is None
+        stop.demand("the loss rises")
+        stop.demand("it rises more")
+        assert stop.reached(4) and stop.alarm() == "the loss rises"
+    with stop_on_signal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reached(4) and stop.alarm() is None
+
+
 def test_handlers_are_put_back():
     # A shell's background jobs begin with SIGINT ignored, and tests may run in one.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ many times.
 
 from __future__ import annotations
 
-from jaxpretrain.monitor.diagnosis import curve, data, evaluations, rate, sessions, speed
+from jaxpretrain.monitor.diagnosis import curve, data, evaluations, layers, rate, sessions, speed
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.plan import Plan
@@ -24,6 +24,8 @@ RULES = (
     rate.spent_early,
     rate.off_schedule,
     rate.clipping,
+    layers.attention_logits,
+    layers.blow_up,
     evaluations.overfitting,
     evaluations.disagreement,
     evaluations.within_noise,
@@ -32,6 +34,7 @@ RULES = (
     speed.input_bound,
     speed.slow_steps,
     speed.uneven_steps,
+    speed.slow_host,
     sessions.discontinuity,
 )
 

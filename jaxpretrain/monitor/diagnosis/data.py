@@ -4,45 +4,53 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.monitor.findings import Finding, Severity
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.plan import Plan
 
 GOOD_EPOCHS = 4.0
-"""Repeated up to so often, data is nearly worth as much as new (arXiv 2305.16264)."""
+"""Repeated up to so often, text is nearly worth as much as new (arXiv 2305.16264)."""
 LONGEST_CURVE = 4096
 SMALLEST_LAG = 4
 CORRELATION_SIGMAS = 6.0
 
 
 def epochs(history: History, plan: Plan) -> list[Finding]:
-    """A source has been read more than once."""
+    """A source, or all of the data, has been read more than once."""
     found = []
     for name in history.names("train/", "epochs"):
         curve = history[name].finite
         if not len(curve) or curve.values[-1] <= 1.0:
             continue
         num_epochs, source = float(curve.values[-1]), name.split("/")[1]
-        source = "the data" if source == "epochs" else source
-        many = num_epochs > GOOD_EPOCHS
+        source = "" if source == "epochs" else source
+        severity, advice = _advice(history.unit, num_epochs)
         found.append(
             Finding(
                 "repeated_data",
-                "warning" if many else "info",
+                severity,
                 int(curve.steps[np.searchsorted(curve.values, 1.0, side="right")]),
                 int(curve.steps[-1]),
-                f"{source} is being read for the {int(num_epochs) + 1}. time "
+                f"{source or 'The data'} is being read for the {int(num_epochs) + 1}. time "
                 f"({num_epochs:.2f} epochs).",
-                f"More than {GOOD_EPOCHS:g} epochs teach little that is new: watch the validation "
-                "loss, add data, or lower the source's share."
-                if many
-                else f"Nothing: up to {GOOD_EPOCHS:g} epochs are nearly worth as much as new data.",
+                advice,
                 {"epochs": num_epochs},
                 signal=name,
                 subject=source,
             )
         )
     return found
+
+
+def _advice(unit: str, num_epochs: float) -> tuple[Severity, str]:
+    if unit == "images":
+        return "info", "Nothing: images come with other crops and masks each time."
+    if num_epochs > GOOD_EPOCHS:
+        return "warning", (
+            f"More than {GOOD_EPOCHS:g} epochs teach little that is new: watch the validation "
+            "loss, add data, or lower the source's share."
+        )
+    return "info", f"Nothing: up to {GOOD_EPOCHS:g} epochs are nearly worth as much as new data."
 
 
 def repetition(history: History, plan: Plan) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxpretrain.monitor.diagnosis.layers import update_ratios
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.plan import Plan
@@ -103,6 +104,9 @@ def too_high(history: History, plan: Plan) -> list[Finding]:
             np.median(norms.values[-level.size :]) / max(np.median(before.values), 1e-30)
         )
         grown = f" The gradient norm is {evidence['grad_norm_growth']:.2g} times what it was then."
+    if (ratios := update_ratios(history)) is not None:
+        evidence["update_ratio"] = ratios[1]
+        grown += f" An update moves a layer by up to {ratios[1]:.1%} of its weights."
     return [
         Finding(
             "learning_rate_too_high",
@@ -134,17 +138,22 @@ def too_low(history: History, plan: Plan) -> list[Finding]:
     move = per_rate * float(plan.learning_rate(grid).mean()) * plan.total_steps
     if move > SMALLEST_MOVE:
         return []
+    evidence, layers = {"update_ratio": float(np.median(ratio)), "move": move}, ""
+    if (of_layers := update_ratios(history)) is not None:
+        evidence |= {"lowest_layer": of_layers[0], "highest_layer": of_layers[1]}
+        layers = f", from {of_layers[0]:.1e} to {of_layers[1]:.1e} by layer"
     return [
         Finding(
             "learning_rate_too_low",
             "warning",
             max(plan.warmup_end, int(rates.steps[0])),
             history.step,
-            f"An update is {np.median(ratio):.1e} of the weights' norm. Were all updates of the "
-            f"run to point one way, they would move the weights by {move:.1%} of their norm.",
+            f"An update is {np.median(ratio):.1e} of the weights' norm{layers}. Were "
+            "all updates of the run to point one way, they would move the weights by "
+            f"{move:.1%} of their norm.",
             "Raise the peak learning rate, tenfold at first; healthy runs move their weights by "
             "several times their norm.",
-            {"update_ratio": float(np.median(ratio)), "move": move},
+            evidence,
             signal="train/update_norm",
         )
     ]

@@ -19,6 +19,12 @@ WAIT_FRACTION = 0.1
 SLOWER = 1.5
 UNEVEN = 3.0
 UNEVEN_COST = 0.1
+HOST_ROWS = 4
+"""Comparisons of the hosts that tell how things are now,"""
+HOST_SHARE = 0.75
+"""of which so many name the same one,"""
+HOST_SPREAD = 0.1
+"""which costs this part of a step."""
 
 
 def input_bound(history: History, plan: Plan) -> list[Finding]:
@@ -95,6 +101,34 @@ def uneven_steps(history: History, plan: Plan) -> list[Finding]:
             "the interval of these steps.",
             {"share": float(slow.mean()), "cost": cost},
             signal=f"perf/{history.unit}_per_second",
+        )
+    ]
+
+
+def slow_host(history: History, plan: Plan) -> list[Finding]:
+    """The processes of the run wait for one of them."""
+    spreads, slowest = history["perf/host_spread"], history["perf/slowest_host"]
+    late = spreads[-HOST_ROWS:]
+    if len(late) < HOST_ROWS or late.times[-1] - late.times[0] < SUSTAINED:
+        return []
+    hosts, counts = np.unique(slowest.values[-HOST_ROWS:], return_counts=True)
+    host, share = int(hosts[np.argmax(counts)]), float(counts.max() / HOST_ROWS)
+    cost = float(np.median(late.values))
+    if share < HOST_SHARE or cost < HOST_SPREAD:
+        return []
+    return [
+        Finding(
+            "slow_host",
+            "warning",
+            int(late.steps[0]),
+            int(late.steps[-1]),
+            f"Process {host} keeps the others waiting for {cost:.0%} of each step: it takes that "
+            "much longer to read its data and to hand its steps to its devices.",
+            "Look at that machine: other work on it, its disk and its network. Its accelerators "
+            "are not what is seen here; slow ones make the steps of all processes slow alike.",
+            {"host": host, "cost": cost, "share": share},
+            signal="perf/host_spread",
+            subject=f"process {host}",
         )
     ]
 

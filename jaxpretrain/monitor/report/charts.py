@@ -21,6 +21,7 @@ from jaxpretrain.monitor.report.runs import Run
 
 Trace = dict[str, Any]
 CLIPPING_WINDOW = 100
+_ELSEWHERE = ("time/", "perf/", "run/", "eval/", "signals/")
 _SHADES = {"warmup": 0, "stable": 1, "plateau": 1, "decay": 2, "tail": 3, "zero": 1}
 _PERF = {
     "mfu": ("Model FLOPs utilisation", ".0%"),
@@ -171,9 +172,14 @@ def _tasks(runs: Sequence[Run]) -> list[Chart]:
                 trace["error_y"] = {"array": numbers(errors.values), "thickness": 1, "width": 2}
             traces.append(trace)
         task, metric = name.removeprefix("eval/").rsplit("/", 1)
-        level = runs[0].history[f"eval/{task}/random"].finite
-        layout = {"shapes": [_level(float(level.values[-1]))]} if len(level) else {}
-        note = "Bars are one standard error." + (" Dotted: guessing." if layout else "")
+        layout, note = {}, "Bars are one standard error."
+        for level_name, what in (
+            (f"eval/{task}/random", "guessing"),
+            (f"{name}_random_init", "an encoder that has learnt nothing"),
+        ):
+            if len(level := runs[0].history[level_name].finite):
+                layout = {"shapes": [_level(float(level.values[-1]))]}
+                note += f" Dotted: {what}."
         made.append(Chart(f"task_{len(made)}", f"{task}: {metric}", note, traces, layout, (name,)))
     return made
 
@@ -247,7 +253,7 @@ def _others(runs: Sequence[Run], shown: set[str]) -> list[Chart]:
     skipped = ("train/tokens", "train/images", "train/weight", "train/perplexity")
     families: dict[str, list[str]] = {}
     for name in dict.fromkeys(n for run in runs for n in run.history.names()):
-        if name in shown or name in skipped or name.startswith(("time/", "perf/", "run/", "eval/")):
+        if name in shown or name in skipped or name.startswith(_ELSEWHERE):
             continue
         family, _, last = name.rpartition("/")
         families.setdefault(f"{family}/*" if family.count("/") > 1 else f"*/{last}", []).append(

@@ -14,6 +14,7 @@ from typing import Any
 from jaxpretrain.monitor.pictures import FOLDER
 from jaxpretrain.monitor.report import words
 from jaxpretrain.monitor.report.charts import Chart, charts
+from jaxpretrain.monitor.report.layers import layer_charts
 from jaxpretrain.monitor.report.runs import Run
 
 MOST_PICTURES = 24
@@ -27,7 +28,8 @@ _POLICY = (
 
 def page(runs: Sequence[Run], workdirs: Sequence[Path]) -> str:
     """The HTML document about some runs, the first of which is what it is mainly about."""
-    made = charts(runs)
+    curves, layers = charts(runs), layer_charts(runs)
+    made = [*curves, *layers]
     figures = {chart.key: _figure(chart) for chart in made} | _hours(runs)
     title = ", ".join(run.name for run in runs)
     body = "".join(
@@ -35,9 +37,8 @@ def page(runs: Sequence[Run], workdirs: Sequence[Path]) -> str:
             f"<h1>{escape(title)}</h1>",
             f'<p class="soft">{_source(runs)}</p>',
             *(_summary(run, len(runs) > 1) for run in runs),
-            '<h2>Curves</h2><div class="charts">',
-            *(_place(chart, wide=chart.key == "loss") for chart in made),
-            "</div>",
+            _grid("Curves", curves),
+            _grid("Layers", layers),
             _section("Findings", [(r, words.findings(r, made)) for r in runs]),
             _section("Time", [(r, words.times(r)) for r in runs]),
             '<div class="chart"><div class="plot" id="plot-hours"></div></div>',
@@ -99,12 +100,20 @@ def _figure(chart: Chart) -> dict[str, Any]:
     return {"traces": chart.traces, "layout": chart.layout, "linked": True}
 
 
+def _grid(title: str, shown: Sequence[Chart]) -> str:
+    """A heading with charts side by side; nothing without any."""
+    places = "".join(_place(chart, wide=chart.key == "loss") for chart in shown)
+    return f'<h2>{title}</h2><div class="charts">{places}</div>' if shown else ""
+
+
 def _place(chart: Chart, *, wide: bool) -> str:
     """Where a chart will be drawn."""
+    is_map = any(trace["type"] == "heatmap" for trace in chart.traces)
+    axes = () if is_map else (("xaxis", "steps"), ("yaxis", "values"))
     buttons = "".join(
         f'<button data-plot="{chart.key}" data-axis="{axis}" aria-pressed="'
         f'{str(chart.layout.get(axis, {}).get("type") == "log").lower()}">log {label}</button> '
-        for axis, label in (("xaxis", "steps"), ("yaxis", "values"))
+        for axis, label in axes
     )
     note = f'<p class="soft">{escape(chart.note)}</p>' if chart.note else ""
     height = chart.layout.get("height", 300)
@@ -118,7 +127,7 @@ def _place(chart: Chart, *, wide: bool) -> str:
 def _hours(runs: Sequence[Run]) -> dict[str, Any]:
     """Where the hours went, a bar for each run."""
     parts = {run.name: dict(words.hours(run)) for run in runs}
-    names = dict.fromkeys(name for seconds in parts.values() for name in seconds)
+    names = dict.fromkeys(name for of in parts.values() for name, seconds in of.items() if seconds)
     traces = [
         {
             "type": "bar", "orientation": "h", "name": name, "color": color,
@@ -130,7 +139,8 @@ def _hours(runs: Sequence[Run]) -> dict[str, Any]:
     layout = {
         "barmode": "stack", "height": 200 + 34 * len(runs), "hovermode": "closest",
         "title": {"text": "Hours, by what they went to", "font": {"size": 15}, "x": 0},
-        "margin": {"l": 10, "r": 14, "t": 40, "b": 90}, "legend": {"orientation": "h", "y": -0.3},
+        "margin": {"l": 10, "r": 14, "t": 40, "b": 90},
+        "legend": {"orientation": "h", "y": -0.3, "traceorder": "normal"},
         "yaxis": {"automargin": True},
     }  # fmt: skip
     return {"hours": {"traces": traces, "layout": layout, "linked": False}}

@@ -16,6 +16,18 @@ def test_a_source_is_repeated_from_its_second_epoch_on(history, end, severity):
     assert all(f.subject == "wiki" and f.first == int(1000 / end) + 1 for f in found)
 
 
+def test_data_without_sources_is_repeated_as_a_whole(history):
+    run = history(STEPS, {"train/epochs": 6.0 * STEPS / 1000})
+    (finding,) = epochs(run, PLAN)
+    assert (finding.title, finding.severity) == ("Repeated data", "warning")
+    assert finding.reading == "The data is being read for the 7. time (6.00 epochs)."
+
+
+def test_images_are_meant_to_come_often(history):
+    values = {"train/epochs": 60.0 * STEPS / 1000, "train/images": STEPS}
+    assert [finding.severity for finding in epochs(history(STEPS, values), PLAN)] == ["info"]
+
+
 @pytest.mark.parametrize("every", [1, 10])
 @pytest.mark.parametrize("seed", range(3))
 def test_losses_that_come_again_are_found_with_their_period(history, every, seed):

@@ -24,6 +24,8 @@ WRONG = {
     "rate_too_low": ("learning_rate_too_low", "warning", 40, 60),
     "divergence": ("divergence", "error", 40, 400),
     "clipping": ("always_clipping", "warning", 40, 120),
+    "attention_logits_growing": ("attention_logits_growing", "warning", 50, 200),
+    "layer_blow_up": ("layer_blow_up", "warning", 210, 250),
     "plateau": ("plateau", "warning", 80, 200),
     "frozen_data": ("overfitting", "warning", 40, 200),
     "duplicated_data": ("repeated_batches", "warning", 80, 200),

@@ -23,6 +23,7 @@
     const axis = { gridcolor: css("--line"), zeroline: false, linecolor: css("--line"), automargin: true };
     const palette = colors[mode()];
     const traces = figure.traces.map(({ color, width, ...trace }) => {
+      if (trace.type === "heatmap") return trace;
       const hue = palette[(color ?? 0) % palette.length];
       return trace.type === "bar"
         ? { ...trace, marker: { color: hue } }

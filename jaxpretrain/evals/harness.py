@@ -1,0 +1,226 @@
+"""Tasks of lm-evaluation-harness, EleutherAI's, on our models.
+
+`HarnessModel` answers what the harness asks: log-likelihoods by the scorer, texts by the generator.
+How texts are encoded, cut into windows and ended is the harness' own, as its `hf` model has it, so
+that both give the same numbers on the same weights.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data.tokenizer import end_id, read_tokenizer
+from jaxpretrain.evals.encode import Request
+from jaxpretrain.evals.generate import Generator
+from jaxpretrain.evals.sampling import Sampling
+from jaxpretrain.evals.scorer import Scorer
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ModuleNotFoundError as error:
+    raise InputError(
+        f"tasks of lm-evaluation-harness need the package {error.name}: "
+        "pip install 'jaxpretrain[harness]'"
+    ) from error
+
+Metrics = dict[str, dict[str, float]]
+
+_IGNORED = ("until", "max_gen_toks", "do_sample")
+"""What generation is asked for beside how tokens are drawn."""
+
+
+class HarnessModel(TemplateLM):
+    """A model of ours as the harness takes it.
+
+    Args:
+      scorer: of the model.
+      generator: of the model, with the same tokenizer.
+      params: its parameters.
+      tokenizer_path: a `tokenizer.json`.
+
+    Raises:
+      InputError: the tokenizer has no token that ends texts, which the harness begins texts with.
+    """
+
+    def __init__(
+        self, scorer: Scorer, generator: Generator, params: Any, tokenizer_path: Path
+    ) -> None:
+        super().__init__()
+        from tokenizers import Tokenizer
+
+        tokenizer_json = read_tokenizer(tokenizer_path)
+        end = end_id(tokenizer_json)
+        if end is None:
+            raise InputError(f"{tokenizer_path} does not tell which of its tokens ends texts")
+        self._end_id = end
+        self._scorer = scorer
+        self._generator = generator
+        self._params = params
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer_path = tokenizer_path
+
+    @property
+    def eot_token_id(self) -> int:
+        """What ends a text, and stands before one that has nothing before it."""
+        return self._end_id
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the context."""
+        return self._scorer.context_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What the harness keeps rendered requests under."""
+        return str(self._tokenizer_path.resolve()).replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids; by default with those that the tokenizer puts around a text."""
+        if add_special_tokens is None:
+            add_special_tokens = not string.startswith(self._end_text())
+        return self._tokenizer.encode(string, add_special_tokens=add_special_tokens).ids
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        """The log-likelihood of each whole text, in windows of the context."""
+        texts = [request.args[0] for request in requests]
+        windows, owners = [], []
+        for owner, text in enumerate(texts):
+            ids = self.tok_encode(text)
+            rolling = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
+            for window in map(make_disjoint_window, rolling):
+                windows.append((None, *window))
+                owners.append(owner)
+        sums = [0.0] * len(texts)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            sums[owner] += value
+        for text, value in zip(texts, sums, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), value)
+        return sums
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        for texts, _, continuation in requests:
+            if not continuation:
+                raise InputError(f"the harness asks for a continuation without tokens: {texts!r}")
+        packed = self._scorer.prepare([Request(*ids) for _, *ids in requests])
+        scores = self._scorer(self._params, packed)
+        values = zip(scores.log_likelihoods.tolist(), scores.is_greedy.tolist(), strict=True)
+        answers = list(values)
+        for (texts, *_), answer in zip(requests, answers, strict=True):
+            if texts is not None:  # a text itself, not a window of one
+                self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return answers
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """The continuation of each context, up to what is to end it."""
+        alike: dict[str, list[int]] = defaultdict(list)
+        for number, request in enumerate(requests):
+            alike[json.dumps(request.args[1], sort_keys=True)].append(number)
+        found: dict[int, str] = {}
+        for numbers in alike.values():
+            contexts = [requests[number].args[0] for number in numbers]
+            asked = requests[numbers[0]].args[1]
+            found |= zip(numbers, self._generate(contexts, asked), strict=True)
+            for number, context in zip(numbers, contexts, strict=True):
+                self.cache_hook.add_partial("generate_until", (context, asked), found[number])
+        return [found[number] for number in range(len(requests))]
+
+    def _generate(self, contexts: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
+        options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked), self.max_gen_toks))
+        until = handle_stop_sequences(options["until"], self._end_text())
+        room = self.max_length - options["max_gen_toks"]
+        if room < 1:
+            raise InputError(
+                f"the harness asks for {options['max_gen_toks']} tokens (max_gen_toks), but the "
+                f"context has {self.max_length}"
+            )
+        drawn = {name: value for name, value in options.items() if name not in _IGNORED}
+        drawn.setdefault("temperature", 0.0)
+        try:
+            sampling = Sampling(**drawn)
+        except TypeError:
+            raise InputError(f"the harness asks to generate as we cannot: {dict(asked)}") from None
+        prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
+        generated = self._generator.continue_ids(
+            self._params, prompts, options["max_gen_toks"], sampling, [*filter(None, until)]
+        )
+        return [continuation.text for continuation in generated]
+
+    @property
+    def max_gen_toks(self) -> int:
+        """Tokens to generate where a task does not say how many."""
+        return 256
+
+    def _end_text(self) -> str:
+        return self._tokenizer.decode([self._end_id], skip_special_tokens=False)
+
+
+@dataclass(frozen=True)
+class HarnessTasks:
+    """What is wanted of the harness."""
+
+    names: tuple[str, ...]
+    folder: Path | None = None
+    """More tasks, in YAML files."""
+    num_fewshot: int | None = None
+    """Examples before each question; None: as the task has it."""
+    limit: int | None = None
+    """Only so many items of each task; None: all."""
+
+
+class Harness:
+    """Evaluates tasks of the harness.
+
+    Raises:
+      InputError: a name is unknown.
+    """
+
+    def __init__(self, asked: HarnessTasks) -> None:
+        self._asked = asked
+        folder = None if asked.folder is None else str(asked.folder)
+        self._manager = TaskManager(include_path=folder)
+        known = self._manager.all_tasks
+        for name in asked.names:
+            if not self._manager.match_tasks([name]):
+                raise InputError(f"the harness has no task {name!r}.{nearest(name, known)}")
+
+    def on(self, scorer: Scorer, tokenizer: Path) -> Callable[[Any], Metrics]:
+        """The evaluation of a model: parameters -> task or group -> what the harness measures, by
+        its names, such as `acc,none`.
+
+        Raises:
+          InputError: the tokenizer does not fit.
+        """
+        generator = Generator(scorer.model, scorer.layout, tokenizer)
+
+        def evaluate(params: Any) -> Metrics:
+            model = HarnessModel(scorer, generator, params, tokenizer)
+            with redirect_stdout(sys.stderr):  # where --json prints one document, and no more
+                results: Any = simple_evaluate(
+                    model,
+                    tasks=list(self._asked.names),
+                    num_fewshot=self._asked.num_fewshot,
+                    limit=self._asked.limit,
+                    task_manager=self._manager,
+                    log_samples=False,
+                )
+            return {name: _numbers(metrics) for name, metrics in results["results"].items()}
+
+        return evaluate
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}

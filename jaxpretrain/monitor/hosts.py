@@ -1,0 +1,65 @@
+"""Which process of a run the others wait for.
+
+All devices work in step, so a slow host makes every step slow, in all processes alike. What differs
+is the time that a process spends on its own, reading data and handing steps to its devices, while
+the others already wait for theirs. Each process tells that time now and then, and the first one
+reads what has been told: nobody waits for anybody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.parallel import distributed
+
+SECONDS_APART = 10.0
+"""Telling and reading take milliseconds: so often they are nothing."""
+
+
+class Hosts:
+    """Compares the processes of a run.
+
+    Args:
+      clock: of this process.
+      now: seconds.
+    """
+
+    def __init__(self, clock: Clock, now: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._now = now
+        self._last: tuple[int, float, float, float] | None = None
+
+    def compare(self, step: int) -> dict[str, float]:
+        """`perf/slowest_host` and `perf/host_spread`; most of the time, and for one alone, nothing.
+
+        The spread is what the slowest process spends on its own beyond what is usual, as a part of
+        the time of a step.
+        """
+        if not distributed.has_others():
+            return {}
+        here = step, self._now(), self._clock.train_seconds(), self._clock.waited
+        if self._last is None:
+            self._last = here
+        steps, apart, training, waited = (b - a for a, b in zip(self._last, here, strict=True))
+        if apart < SECONDS_APART or not steps or not training:
+            return {}
+        self._last = here
+        distributed.tell("own_seconds", f"{(training - waited) / steps:.6f}")
+        if not distributed.is_primary():
+            return {}
+        own = {host: float(text) for host, text in distributed.told("own_seconds").items()}
+        return spread(own, training / steps)
+
+
+def spread(own: dict[int, float], step_seconds: float) -> dict[str, float]:
+    """The metrics, from the own seconds of a step in each process and those of a whole step."""
+    slowest = max(own, key=lambda host: own[host])
+    others = [seconds for host, seconds in own.items() if host != slowest]
+    if not others:
+        return {}
+    excess = own[slowest] - float(np.median(others))
+    return {"perf/slowest_host": float(slowest), "perf/host_spread": excess / step_seconds}

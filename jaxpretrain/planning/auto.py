@@ -1,0 +1,126 @@
+"""`auto` in a config becomes what is fastest of what fits the devices at hand, before the run.
+
+The choice is saved with the run and taken again when it goes on, so that it goes on bit for bit.
+The global batch stays as it is: smaller microbatches are accumulated.
+"""
+
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel.compilation import keep_compiled
+from jaxpretrain.parallel.devices import memory_limit
+from jaxpretrain.parallel.distributed import exchange
+from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, arrangements
+from jaxpretrain.planning.chips import Chip
+from jaxpretrain.planning.machines import Machine, open_machine
+from jaxpretrain.planning.planner import HEADROOM
+from jaxpretrain.planning.pool import Here
+from jaxpretrain.planning.search import Tell, Trial, search
+from jaxpretrain.planning.targets import parse_target
+from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.workdir import trained_here
+
+GIB = 2**30
+_MAX_SECONDS = 180.0
+
+
+def open_choices(experiment: Experiment) -> tuple[str, ...]:
+    """The fields that are auto."""
+    chosen = {MICROBATCH: experiment.train.microbatch_size, REMAT: experiment.model.remat}
+    return tuple(name for name, value in chosen.items() if value == "auto")
+
+
+def stand_in(experiment: Experiment) -> Experiment:
+    """The experiment with the least that auto could mean, for checks that need some number."""
+    least = replace(
+        experiment,
+        model=replace(experiment.model, remat="full"),
+        train=replace(experiment.train, microbatch_size=1),
+    )
+    return _as(experiment, least)
+
+
+def choose(experiment: Experiment, workdir: Path | None, tell: Tell) -> tuple[Experiment, str]:
+    """(the experiment without auto, a line that says what was chosen and why).
+
+    Args:
+      experiment: a config; it need not be resolved.
+      workdir: where the run may have been before, on devices like these.
+      tell: called after each compilation.
+
+    Raises:
+      InputError: nothing fits.
+    """
+    before = None if workdir is None else trained_here(workdir)
+    if before is not None:
+        return _as(experiment, before), f"auto: {_named(experiment, before)}, as before"
+    keep_compiled()
+    machine = _machine(experiment.model.dtype)
+    start = time.monotonic()
+    # Among several processes, none may stop searching before the others.
+    deadline = start + _MAX_SECONDS if jax.process_count() == 1 else math.inf
+    limit = int(machine.chip.usable_bytes * (1.0 - HEADROOM))
+    found = arrangements(resolve(experiment), machine, open_choices(experiment))
+    trials = search(found, limit, Here(machine), deadline=deadline, tell=tell)
+    if not trials:
+        least = min(a.memory(a.sizes[0]).total for a in found)
+        raise InputError(
+            f"auto: nothing fits the {limit / GIB:.2f} GiB of a device; one example at a time "
+            f"takes about {least / GIB:.2f} GiB. python -m jaxpretrain.plan finds a machine"
+        )
+    best = trials[0]
+    return _as(experiment, best.experiment), _reason(experiment, best, limit, start)
+
+
+def step_down(experiment: Experiment, chosen: Experiment) -> Experiment | None:
+    """The chosen experiment with its next smaller microbatch; None where there is none.
+
+    Only a microbatch that was `auto` in the config is changed.
+    """
+    size = chosen.train.microbatch_size
+    if experiment.train.microbatch_size != "auto" or not isinstance(size, int) or size == 1:
+        return None
+    smaller = max(d for d in range(1, size) if size % d == 0)
+    return replace(chosen, train=replace(chosen.train, microbatch_size=smaller))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room for what was to run on it."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _machine(dtype: str) -> Machine:
+    """The devices at hand, with the rates that the first process sees: all choose alike."""
+    machine = open_machine(parse_target("local"), dtype)
+    limit = memory_limit(machine.devices[0]) or machine.chip.usable_bytes
+    seen = {**vars(machine.chip), "memory_bytes": min(limit, machine.chip.memory_bytes)}
+    return replace(machine, chip=Chip(**json.loads(exchange("chip", json.dumps(seen))[0])))
+
+
+def _as(experiment: Experiment, chosen: Experiment) -> Experiment:
+    names = open_choices(experiment)
+    model, train = experiment.model, experiment.train
+    if REMAT in names:
+        model = replace(model, remat=chosen.model.remat)
+    if MICROBATCH in names:
+        train = replace(train, microbatch_size=chosen.train.microbatch_size)
+    return replace(experiment, model=model, train=train)
+
+
+def _named(experiment: Experiment, chosen: Experiment) -> str:
+    values = {MICROBATCH: chosen.train.microbatch_size, REMAT: chosen.model.remat}
+    return ", ".join(f"{name}={values[name]}" for name in open_choices(experiment))
+
+
+def _reason(experiment: Experiment, best: Trial, limit: int, start: float) -> str:
+    seconds = time.monotonic() - start
+    return (
+        f"auto: {_named(experiment, best.experiment)}, {best.total / GIB:.2f} of "
+        f"{limit / GIB:.2f} GiB a device (found in {seconds:.0f} s)"
+    )

@@ -1,0 +1,179 @@
+"""Described machines: devices that compile but do not run, so none has to be there.
+
+The compilers come with `jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Without them devices
+stand for themselves in meshes and nothing can be compiled.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.planning.chips import Chip, chip_of
+from jaxpretrain.planning.targets import Target
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices to bind a program to, and what they offer."""
+
+    devices: Sequence[Any]
+    chip: Chip
+    num_hosts: int
+    compiles: bool
+    """Whether programs can be compiled for the devices."""
+    compiler_options: dict[str, bool | str | int] = field(default_factory=dict)
+    """What compiling for absent devices needs; all else is as in training."""
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A device without a compiler: it takes a place in a mesh."""
+
+    id: int
+    platform: str
+    device_kind: str
+    process_index: int = 0
+
+
+def prepare_environment(target: Target) -> None:
+    """Tells JAX, before it is imported, not to touch this host's accelerators for absent ones."""
+    if target.platform == "local":
+        return
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if target.platform == "cpu":
+        flags = os.environ.get("XLA_FLAGS", "")
+        count = f"--xla_force_host_platform_device_count={target.num_devices}"
+        os.environ["XLA_FLAGS"] = f"{flags} {count}".strip()
+    # Or the plugin refuses to load where there is no driver.
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    # Or libtpu asks the network where it is.
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    # Or one process at a time could describe TPUs: it takes them for real ones.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"
+    # What compilers say of memory that they cannot save is no news here.
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL"):
+        os.environ.setdefault(name, "3")
+
+
+def open_machine(target: Target, dtype: str) -> Machine:
+    """The machine that the target names; `prepare_environment` came first.
+
+    Raises:
+      InputError: there is no such shape.
+    """
+    import jax
+
+    if target.platform in ("local", "cpu"):
+        devices = jax.devices()
+        num_hosts = jax.process_count()
+        chip = chip_of(devices[0], jax.local_device_count(), dtype)
+        return Machine(devices, chip, num_hosts, compiles=True)
+    assert target.chip is not None
+    if target.platform == "gpu":
+        devices = _gpus(target) if find_spec("jax_cuda13_plugin") else None
+        # Kernels are timed on a device to choose among them; here is none.
+        options: dict[str, bool | str | int] = {"xla_gpu_autotune_level": "0"}
+    else:
+        devices = _tpus(target) if find_spec("libtpu") else None
+        options = {}
+    if devices is not None:
+        return Machine(devices, target.chip, target.num_hosts, True, options)
+    return Machine(stands(target), target.chip, target.num_hosts, compiles=False)
+
+
+def stands(target: Target) -> list[Stand]:
+    """Devices of the target that nothing can be compiled for."""
+    assert target.chip is not None
+    platform = "gpu" if target.platform == "gpu" else "tpu"
+    return [Stand(i, platform, target.chip.device_kind) for i in range(target.num_devices)]
+
+
+def _gpus(target: Target) -> Sequence[Any]:
+    import jax
+    from jax.experimental import topologies
+
+    assert target.chip is not None
+    jax.devices()  # Has the plugin register what makes topologies.
+    num_hosts, per_host = target.shape
+    return topologies.get_topology_desc(
+        platform="cuda",
+        topology_name=target.chip.name,
+        target_config=_target_config(target.chip),
+        topology=f"1x{num_hosts}x{per_host}",  # partitions x hosts x GPUs
+    ).devices
+
+
+def _tpus(target: Target) -> Sequence[Any]:
+    from jax.errors import JaxRuntimeError
+    from jax.experimental import topologies
+
+    generation, _, shape = target.name.removeprefix("tpu-").partition(":")
+    try:
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{generation}:{shape}"
+        ).devices
+    except JaxRuntimeError as error:
+        if "INVALID_ARGUMENT" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--target={target.name}: libtpu knows no such slice: {reason}") from error
+
+
+@dataclass(frozen=True)
+class _Cores:
+    """What XLA's GPU compiler asks of a chip beyond its memory; from OpenXLA's target configs."""
+
+    capability: tuple[int, int]
+    num_cores: int
+    fpus_per_core: int
+    clock_ghz: float
+    l2_bytes: int
+    shared_per_core: int
+    shared_per_block: int
+
+
+_AMPERE = _Cores((8, 0), 108, 64, 1.41, 41_943_040, 167_936, 166_912)
+_HOPPER = _Cores((9, 0), 132, 128, 1.98, 52_428_800, 233_472, 232_448)
+_BLACKWELL = _Cores((10, 0), 148, 128, 1.965, 132_644_864, 233_472, 232_448)
+_CORES = {
+    "a100-40gb": _AMPERE,
+    "a100-80gb": _AMPERE,
+    "h100-80gb": _HOPPER,
+    "h200": _HOPPER,
+    "b200": _BLACKWELL,
+}
+
+
+def _target_config(chip: Chip) -> str:
+    """XLA's description of a GPU, a text protocol buffer (GpuTargetConfigProto)."""
+    cores = _CORES[chip.name]
+    major, minor = cores.capability
+    return f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: {cores.shared_per_core}
+  shared_memory_per_block_optin: {cores.shared_per_block}
+  threads_per_core_limit: 2048
+  core_count: {cores.num_cores}
+  fpus_per_core: {cores.fpus_per_core}
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: {int(chip.memory_bandwidth)}
+  l2_cache_size: {cores.l2_bytes}
+  clock_rate_ghz: {cores.clock_ghz}
+  device_memory_size: {chip.memory_bytes}
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: 12 minor: 8 }}
+device_description_str: "{chip.device_kind}"
+"""

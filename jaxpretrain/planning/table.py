@@ -1,0 +1,214 @@
+"""A plan on the terminal and as a JSON document."""
+
+import math
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from jaxpretrain.planning.compiled import Compiled
+from jaxpretrain.planning.planner import Plan, fits
+from jaxpretrain.planning.search import Trial
+from jaxpretrain.train.experiment import Experiment
+
+GIB = 2**30
+_NUM_BUFFERS = 5
+
+
+class Terminal:
+    """Tells on standard error what is going on. Use it in a `with`."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+
+    def __enter__(self) -> "Terminal":
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self._expected,
+            unit=" compiled",
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def line(self, text: str) -> None:
+        """One line of its own."""
+        self._bar.write(text, file=sys.stderr)
+
+    def compiled(self, experiment: Experiment, compiled: Compiled) -> None:
+        """What one compilation gave."""
+        self.line(compilation(experiment, compiled))
+        self._bar.update()
+
+    def configured(self, trial: Trial, is_fitting: bool) -> None:
+        """What the config takes as it stands: the first answer."""
+        verdict = "fits" if is_fitting else "does not fit"
+        self.line(f"as configured it {verdict}: {trial.total / GIB:.2f} GiB a device")
+
+
+def compilation(experiment: Experiment, compiled: Compiled) -> str:
+    """A line for one compilation."""
+    mesh = experiment.mesh
+    size = experiment.train.microbatch_size
+    refused = "" if compiled.memory else ", refused"
+    return (
+        f"compiled microbatch {'of the whole share' if size is None else size}, "
+        f"remat {experiment.model.remat}, mesh {mesh.replica} x {mesh.fsdp} x {mesh.tensor}: "
+        f"{compiled.total / GIB:.2f} GiB a device{refused} ({compiled.seconds:.0f} s)"
+    )
+
+
+def document(plan: Plan, price: float | None) -> dict[str, Any]:
+    """For programs; bytes, seconds and units are in the names."""
+    best = plan.best
+    shown = best or plan.configured
+    answer: dict[str, Any] = {
+        "target": plan.target,
+        "num_devices": len(plan.machine.devices),
+        "fits": best is not None,
+        "fits_as_configured": plan.fits_as_configured,
+        "source": plan.source,
+        "memory_limit_bytes": plan.limit,
+        "memory_bytes_per_device": None if shown is None else shown.total,
+        "memory_parts": None if shown is None else asdict(plan.memory(shown)),
+        "eval_bytes_per_device": plan.eval_bytes,
+        "max_microbatch_size": None if best is None else best.size,
+        "overrides": [] if best is None else plan.overrides(best),
+        "enough": plan.enough,
+        "plan_seconds": round(plan.seconds, 2),
+    }
+    if shown is not None:
+        run = plan.run_time(shown, price)
+        answer |= {
+            f"{shown.time.unit}_per_second": shown.time.units_per_second,
+            f"{shown.time.unit}_per_second_per_device": shown.time.units_per_second_per_device,
+            "step_seconds": shown.time.expected,
+            "step_seconds_optimistic": shown.time.optimistic,
+            "step_parts_seconds": shown.time.parts,
+            "mfu": shown.time.mfu,
+            "bound_by": shown.time.bound_by,
+            "steps": run.steps,
+            "days": run.days,
+            "device_hours": run.device_hours,
+            "cost": run.cost,
+        }
+        buffers = [] if shown.compiled is None else shown.compiled.buffers
+        answer["largest_buffers"] = [asdict(buffer) for buffer in buffers]
+    answer["frontier"] = [_frontier(plan, trial) for trial in plan.frontier]
+    return answer
+
+
+def table(plan: Plan, price: float | None) -> str:
+    """For people."""
+    return "\n".join([*_head(plan), *_memory(plan), *_frontier_lines(plan), *_run(plan, price)])
+
+
+def _head(plan: Plan) -> list[str]:
+    chip, count = plan.machine.chip, len(plan.machine.devices)
+    lines = [
+        f"{count} x {chip.device_kind}, {plan.machine.num_hosts} host(s): "
+        f"{plan.limit / GIB:.2f} GiB of {chip.memory_bytes / GIB:.2f} a device for the step; "
+        f"memory is {plan.source}",
+    ]
+    if plan.configured is not None:
+        verdict = "fits" if fits(plan.configured, plan.limit) else "DOES NOT FIT"
+        known = "" if plan.configured.compiled else " (estimated)"
+        lines.append(
+            f"as configured: {verdict}, {plan.configured.total / GIB:.2f} GiB a device{known}"
+        )
+    if plan.best is None:
+        more = f"; {plan.enough} would do (estimated)" if plan.enough else ""
+        lines.append(f"nothing that was searched fits{more}")
+    return lines
+
+
+def _memory(plan: Plan) -> list[str]:
+    trial = plan.best or plan.configured
+    if trial is None:
+        return []
+    memory = plan.memory(trial)
+    lines = [
+        "",
+        f"memory with microbatch {trial.size}, remat {trial.experiment.model.remat}, mesh "
+        f"{_mesh(trial, plan)}; GiB a device",
+    ]
+    for name, size in asdict(memory).items():
+        lines.append(f"  {name:<14}{size / GIB:8.2f}  {_bar(size / plan.limit)}".rstrip())
+    lines.append(f"  {'total':<14}{trial.total / GIB:8.2f}  of {plan.limit / GIB:.2f}")
+    if plan.eval_bytes is not None:
+        lines.append(f"  {'evaluating':<14}{plan.eval_bytes / GIB:8.2f}  held-out loss")
+    if trial.compiled is not None and trial.compiled.buffers:
+        lines.append("  largest buffers besides the state")
+        for buffer in trial.compiled.buffers[:_NUM_BUFFERS]:
+            shapes = buffer.shapes
+            shapes = shapes if len(shapes) <= 70 else f"{shapes[:67]}..."
+            lines.append(f"  {'':<14}{buffer.bytes / GIB:8.2f}  {shapes}")
+    return lines
+
+
+def _frontier_lines(plan: Plan) -> list[str]:
+    if not plan.trials:
+        return []
+    unit = plan.trials[0].time.unit
+    lines = [
+        "",
+        "what fits and is faster than all that takes less memory",
+        f"  microbatch  remat      mesh (replica x fsdp x tensor)      GiB  "
+        f"{unit + '/s a device':>18}     MFU  bound by",
+    ]
+    for trial in plan.frontier:
+        note = "more may fit" if trial.compiled else "estimated"
+        rate = trial.time.units_per_second_per_device
+        lines.append(
+            f"  {trial.size:>10}  {trial.experiment.model.remat:<9}  {_mesh(trial, plan):<30}  "
+            f"{trial.total / GIB:7.2f}  {rate:>18,.0f}  {trial.time.mfu:6.1%}  "
+            f"{trial.time.bound_by:<8} {'' if trial.is_largest else note}".rstrip()
+        )
+    return lines
+
+
+def _run(plan: Plan, price: float | None) -> list[str]:
+    trial = plan.best
+    if trial is None:
+        return []
+    run, step = plan.run_time(trial, price), trial.time
+    cost = "" if run.cost is None else f", cost {run.cost:,.0f}"
+    lines = [
+        "",
+        f"the run: {run.steps:,} steps of {step.expected:.3g} s (at best {step.optimistic:.3g}), "
+        f"{step.units_per_second:,.0f} {step.unit}/s",
+        f"         {run.days:,.1f} days, {run.device_hours:,.0f} device-hours{cost}; evaluation "
+        "and saves aside",
+        "",
+    ]
+    flags = plan.overrides(trial)
+    lines.append(f"recommended: {' '.join(flags) or 'the config as it stands'}")
+    return lines
+
+
+def _frontier(plan: Plan, trial: Trial) -> dict[str, Any]:
+    return {
+        "overrides": plan.overrides(trial),
+        "microbatch_size": trial.size,
+        "memory_bytes_per_device": trial.total,
+        "source": "analytic" if trial.compiled is None else "compiled",
+        "is_largest": trial.is_largest,
+        "step_seconds": trial.time.expected,
+        f"{trial.time.unit}_per_second": trial.time.units_per_second,
+        "bound_by": trial.time.bound_by,
+    }
+
+
+def _mesh(trial: Trial, plan: Plan) -> str:
+    mesh, num_devices = trial.experiment.mesh, len(plan.machine.devices)
+    sizes = [mesh.replica, mesh.fsdp, mesh.tensor]
+    known = math.prod(size for size in sizes if size != -1)
+    return " x ".join(str(num_devices // known if size == -1 else size) for size in sizes)
+
+
+def _bar(share: float) -> str:
+    return "#" * round(min(share, 1.0) * 40)

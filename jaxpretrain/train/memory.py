@@ -1,0 +1,90 @@
+"""What the training step takes of a device's memory, from its compiled program."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel.devices import memory_limit
+from jaxpretrain.train.program import Program
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device at the peak of the step."""
+
+    parameters: int
+    optimizer: int
+    """Moments, and the average of the weights."""
+    gradients: int
+    """A float32 number for each parameter; two where the microbatch's are added to a sum."""
+    activations: int
+    """What forward and backward hold at once, gathered weights and communication included."""
+    other: int
+    """The batch, counters and the program itself."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.optimizer + self.gradients + self.activations + self.other
+
+    def describe(self) -> str:
+        """One line, in GiB."""
+        parts = ("parameters", "optimizer", "gradients", "activations", "other")
+        listed = ", ".join(f"{part} {getattr(self, part) / GIB:.2f}" for part in parts)
+        return f"{self.total / GIB:.2f} GiB a device ({listed})"
+
+
+def sharded_bytes(arrays: Iterable[Any]) -> int:
+    """Of abstract arrays, what one device holds."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
+
+
+def measured(program: Program, compiled: Any) -> Memory:
+    """What the compiled step of the program takes, as its compiler laid it out."""
+    stats = compiled.memory_analysis()
+    state = program.state
+    parameters = sharded_bytes(jax.tree.leaves(state.params))
+    optimizer = sharded_bytes(jax.tree.leaves((state.optimizer, state.ema)))
+    arguments = stats.argument_size_in_bytes
+    code = stats.generated_code_size_in_bytes
+    if program.layout.mesh.devices.flat[0].platform == "tpu":
+        # Temporaries are counted one by one there; the peak knows who shares a place.
+        working = stats.peak_memory_in_bytes - arguments
+    else:
+        grown = stats.output_size_in_bytes - stats.alias_size_in_bytes
+        working = stats.temp_size_in_bytes + grown
+    gradients = min(parameters * (2 if program.num_microbatches > 1 else 1), working)
+    return Memory(
+        parameters=parameters,
+        optimizer=optimizer,
+        gradients=gradients,
+        activations=working - gradients,
+        other=arguments - parameters - optimizer + code,
+    )
+
+
+def require_fit(program: Program, compiled: Any) -> Memory:
+    """Refuses, before there is any state, a step that the devices cannot hold.
+
+    Raises:
+      InputError: it takes more than there is.
+    """
+    memory = measured(program, compiled)
+    device = program.layout.mesh.local_devices[0]
+    limit = memory_limit(device)
+    if limit is not None and memory.total > limit:
+        train = program.experiment.train
+        share = train.batch_size // program.layout.num_data // program.num_microbatches
+        raise InputError(
+            f"the step does not fit: it takes {memory.describe()} of the {limit / GIB:.2f} GiB "
+            f"there are, with train.microbatch_size={share} and "
+            f"model.remat={program.experiment.model.remat}; --config.train.microbatch_size=auto "
+            "and --config.model.remat=auto choose what fits, python -m jaxpretrain.plan explains"
+        )
+    return memory

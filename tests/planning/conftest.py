@@ -1,0 +1,96 @@
+"""Small experiments of both families, and machines of the CPU devices that tests have."""
+
+from collections.abc import Sequence
+
+import jax
+import pytest
+
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.data.image_sources import Folder
+from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.text import TextData
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.planning.chips import Chip
+from jaxpretrain.planning.machines import Machine
+from jaxpretrain.train.experiment import Experiment, Train, resolve
+
+TRAIN = Train(
+    duration="10 steps",
+    batch_size=16,
+    compiler_options={"xla_backend_optimization_level": "0"},  # quick to compile
+)
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Experiment:
+    """A tiny decoder; its batch is 16."""
+    model = Decoder(
+        vocab_size=251,
+        embedding_rows=256,
+        d_model=32,
+        num_layers=4,
+        num_heads=4,
+        d_ff=64,
+        loss_chunk=16,
+        dtype="float32",
+        remat="full",
+    )
+    return resolve(Experiment(model, TextData(seq_len=64), AdamW(), TRAIN))
+
+
+@pytest.fixture(scope="session")
+def autoencoder() -> Experiment:
+    """A tiny masked autoencoder; its batch is 16."""
+    model = VitMae(
+        patch_size=8,
+        d_model=32,
+        num_layers=2,
+        num_heads=4,
+        d_ff=64,
+        decoder_d_model=16,
+        decoder_num_layers=1,
+        decoder_num_heads=2,
+        dtype="float32",
+        remat="none",
+    )
+    return resolve(Experiment(model, ImageData(source=Folder(), size=64), AdamW(), TRAIN))
+
+
+@pytest.fixture(scope="session")
+def chip() -> Chip:
+    """A CPU of round numbers, so that nothing is measured."""
+    return Chip(
+        name="cpu",
+        platform="cpu",
+        device_kind="cpu",
+        memory_bytes=2**30,
+        usable=1.0,
+        memory_bandwidth=1e10,
+        link_bandwidth=1e9,
+        network_bandwidth=1e8,
+        devices_per_host=8,
+        source="made up",
+        measured_flops=1e11,
+    )
+
+
+@pytest.fixture(scope="session")
+def one(chip: Chip) -> Machine:
+    """One CPU device."""
+    return Machine(jax.devices()[:1], chip, 1, compiles=True)
+
+
+@pytest.fixture(scope="session")
+def eight(chip: Chip) -> Machine:
+    """All CPU devices of the tests."""
+    return Machine(jax.devices(), chip, 1, compiles=True)
+
+
+def changed(experiment: Experiment, **values: object) -> Experiment:
+    """With fields set by their paths, `__` for dots."""
+    pairs: Sequence[tuple[str, str]] = [
+        (path.replace("__", "."), str(value)) for path, value in values.items()
+    ]
+    return apply_overrides(experiment, pairs)

@@ -1,0 +1,104 @@
+"""`auto` becomes numbers that fit, and the same ones when a run goes on."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.planning import auto
+from jaxpretrain.planning.auto import choose, is_out_of_memory, open_choices, step_down
+from jaxpretrain.planning.compiled import compile_step
+from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.workdir import describe_devices
+from tests.planning.conftest import changed
+
+
+@pytest.fixture
+def here(one, monkeypatch: pytest.MonkeyPatch):
+    """The devices at hand are one, with as much memory as is said."""
+
+    def with_memory(num_bytes: int) -> None:
+        chip = dataclasses.replace(one.chip, memory_bytes=num_bytes)
+        machine = dataclasses.replace(one, chip=chip)
+        monkeypatch.setattr(auto, "_machine", lambda dtype: machine)
+
+    with_memory(2**30)
+    return with_memory
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+def save(folder: Path, experiment: Experiment, devices: str) -> None:
+    document = {"config": to_dict(experiment), "devices": devices}
+    (folder / "experiment.json").write_text(json.dumps(document))
+
+
+def test_only_what_is_auto_is_chosen(decoder, here):
+    config = changed(decoder, train__microbatch_size="auto")
+    assert open_choices(config) == ("train.microbatch_size",)
+    chosen, why = choose(config, None, quiet)
+    assert open_choices(chosen) == ()
+    size = chosen.train.microbatch_size
+    assert isinstance(size, int)
+    assert chosen == changed(decoder, train__microbatch_size=size)
+    assert f"auto: train.microbatch_size={size}, " in why
+    assert "GiB a device" in why
+
+
+def test_less_memory_gives_a_smaller_microbatch_of_the_same_batch(decoder, one, here):
+    config = changed(decoder, train__microbatch_size="auto", model__remat="full")
+    needed = compile_step(changed(decoder, train__microbatch_size=4), one).total
+    here(int(needed / (1 - auto.HEADROOM)) + 10)
+    chosen, _ = choose(config, None, quiet)
+    assert chosen.train.microbatch_size == 4
+    assert chosen.train.batch_size == decoder.train.batch_size
+
+
+def test_nothing_that_fits_is_one_line_with_numbers(decoder, here):
+    here(10_000)
+    with pytest.raises(InputError, match=r"auto: nothing fits .* one example at a time takes"):
+        choose(changed(decoder, train__microbatch_size="auto"), None, quiet)
+
+
+def test_a_run_that_goes_on_takes_what_it_had(decoder, here, tmp_path: Path):
+    here(0)  # a search would find nothing
+    before = changed(decoder, train__microbatch_size=2, model__remat="dots")
+    save(tmp_path, before, describe_devices())
+    config = changed(decoder, train__microbatch_size="auto", model__remat="auto")
+    chosen, why = choose(config, tmp_path, quiet)
+    assert chosen == before
+    assert why == "auto: train.microbatch_size=2, model.remat=dots, as before"
+
+
+def test_on_other_devices_it_is_chosen_anew(decoder, here, tmp_path: Path):
+    save(tmp_path, changed(decoder, train__microbatch_size=2), "3 x abacus")
+    chosen, why = choose(changed(decoder, train__microbatch_size="auto"), tmp_path, quiet)
+    assert chosen.train.microbatch_size != 2
+    assert "as before" not in why
+
+
+def test_the_microbatch_steps_down_to_the_next_that_divides(decoder):
+    config = changed(decoder, train__microbatch_size="auto")
+    sizes, chosen = [], changed(decoder, train__microbatch_size=12)
+    while (smaller := step_down(config, chosen)) is not None:
+        sizes.append(smaller.train.microbatch_size)
+        chosen = smaller
+    assert sizes == [6, 3, 1]
+
+
+def test_a_microbatch_that_the_user_chose_is_left_alone(decoder):
+    chosen = changed(decoder, train__microbatch_size=8)
+    assert step_down(chosen, chosen) is None
+
+
+def test_out_of_memory_is_told_from_other_failures():
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+    assert is_out_of_memory(full)
+    assert not is_out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: no such luck"))
+    assert not is_out_of_memory(ValueError("RESOURCE_EXHAUSTED"))

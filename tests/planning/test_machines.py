@@ -1,0 +1,62 @@
+"""Machines that are not there."""
+
+import os
+
+import jax
+import pytest
+
+from jaxpretrain.planning.chips import CHIPS
+from jaxpretrain.planning.machines import open_machine, prepare_environment, stands
+from jaxpretrain.planning.targets import parse_target
+from jaxpretrain.train.memory import sharded_bytes
+from jaxpretrain.train.program import make_program
+from tests.planning.conftest import changed
+
+
+@pytest.mark.parametrize("name", ["h100-80gb:2x8", "a100-40gb:4", "tpu-v5p:2x2x4", "tpu-v5e:4x4"])
+def test_a_program_can_be_bound_to_devices_without_a_compiler(name, decoder):
+    target = parse_target(name)
+    devices = stands(target)
+    assert len(devices) == target.num_devices
+    experiment = changed(decoder, model__dtype="bfloat16", train__batch_size=16, mesh__tensor=2)
+    program = make_program(experiment, devices)
+    assert program.layout.num_data == target.num_devices // 2
+    # All weights but norms lie on all devices: each holds its share.
+    params = jax.tree.leaves(program.state.params)
+    assert sharded_bytes(params) == sum(4 * p.size for p in params) // target.num_devices
+    assert any("cudnn" in line or "splash" in line for line in program.describe())
+
+
+def test_the_devices_at_hand_are_a_machine(decoder):
+    machine = open_machine(parse_target("local"), "float32")
+    assert (machine.devices, machine.compiles) == (jax.devices(), True)
+    assert machine.chip.memory_bytes > 2**20
+    assert machine.chip.peak_flops("float32") > 1e8
+
+
+def test_every_gpu_of_the_table_can_be_described(monkeypatch: pytest.MonkeyPatch):
+    described = {}
+
+    class Topology:
+        def __init__(self, **kwargs: str) -> None:
+            described[kwargs["topology_name"]] = kwargs
+            self.devices = []
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", Topology)
+    monkeypatch.setattr("jaxpretrain.planning.machines.find_spec", lambda name: True)
+    for chip in (c for c in CHIPS.values() if c.platform == "gpu"):
+        machine = open_machine(parse_target(f"{chip.name}:2x8"), "bfloat16")
+        assert machine.compiles
+        asked = described[chip.name]
+        assert (asked["platform"], asked["topology"]) == ("cuda", "1x2x8")
+        assert f"device_memory_size: {chip.memory_bytes}\n" in asked["target_config"]
+        assert f'device_description_str: "{chip.device_kind}"' in asked["target_config"]
+
+
+def test_planning_leaves_the_accelerators_of_this_host_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--a=b"})
+    prepare_environment(parse_target("local"))
+    assert os.environ == {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--a=b"}
+    prepare_environment(parse_target("cpu:4"))
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
+    assert os.environ["XLA_FLAGS"] == "--a=b --xla_force_host_platform_device_count=4"

@@ -1,0 +1,159 @@
+"""Plans against everything that could be compiled."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pytest
+
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, arrangements
+from jaxpretrain.planning.compiled import Compiled
+from jaxpretrain.planning.machines import Machine, stands
+from jaxpretrain.planning.planner import Plan, make_plan
+from jaxpretrain.planning.pool import Done, Here
+from jaxpretrain.planning.table import document, table
+from jaxpretrain.planning.targets import parse_target
+from jaxpretrain.train.experiment import Experiment
+from tests.planning.conftest import changed
+
+
+class Remembering(Here):
+    """Compiles each step once a session."""
+
+    _compiled: ClassVar[dict[str, Compiled]] = {}
+
+    def compile(self, experiments: Sequence[Experiment], done: Done) -> list[Compiled]:
+        return [self._once(experiment, done) for experiment in experiments]
+
+    def eval_bytes(self, experiment: Experiment) -> int:
+        return 0
+
+    def _once(self, experiment: Experiment, done: Done) -> Compiled:
+        key = f"{len(self._machine.devices)} {experiment!r}"
+        if key not in self._compiled:
+            self._compiled[key] = super().compile([experiment], done)[0]
+        return self._compiled[key]
+
+
+def total(experiment: Experiment, machine: Machine) -> int:
+    return Remembering(machine).compile([experiment], lambda *_: None)[0].total
+
+
+def plan(experiment: Experiment, machine: Machine, *, limit=None, searched=(MICROBATCH,)) -> Plan:
+    return make_plan(
+        experiment,
+        parse_target("cpu:8"),
+        machine,
+        Remembering(machine),
+        searched=searched,
+        limit=limit,
+        max_seconds=math.inf,
+        tell=lambda *_: None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "machine", "values"),
+    [
+        ("decoder", "one", {"model__remat": "none"}),
+        ("decoder", "eight", {"train__batch_size": 64, "mesh__tensor": 2}),
+        ("autoencoder", "one", {"train__batch_size": 8}),
+    ],
+)
+def test_the_recommended_batch_is_the_largest_that_compiles_inside_the_limit(
+    family, machine, values, request
+):
+    experiment = changed(request.getfixturevalue(family), **values)
+    machine = request.getfixturevalue(machine)
+    (arrangement,) = arrangements(experiment, machine, [MICROBATCH])
+    totals = {s: total(arrangement.experiment(s), machine) for s in arrangement.sizes}
+    assert len(totals) >= 4
+    for size, needed in totals.items():
+        largest = max(s for s, bytes_ in totals.items() if bytes_ <= needed)
+        best = plan(experiment, machine, limit=needed).best
+        assert best is not None
+        assert best.is_largest
+        assert (best.size, best.total) == (largest, totals[largest])
+        assert largest >= size
+    assert plan(experiment, machine, limit=min(totals.values()) - 1).best is None
+
+
+def test_a_plan_says_whether_the_config_fits_as_it_stands(decoder, one):
+    needed = total(decoder, one)
+    fitting, tight = plan(decoder, one, limit=needed), plan(decoder, one, limit=needed - 1)
+    assert fitting.fits_as_configured
+    assert fitting.overrides(fitting.best) == []
+    assert not tight.fits_as_configured
+    assert tight.best.size < 16
+    assert tight.overrides(tight.best) == [f"--config.train.microbatch_size={tight.best.size}"]
+
+
+def test_the_flags_of_a_recommendation_make_an_experiment_that_takes_what_was_said(decoder, one):
+    open_ = changed(decoder, train__microbatch_size="auto", model__remat="auto")
+    limit = total(changed(decoder, train__microbatch_size=4), one) + 200_000
+    found = plan(open_, one, limit=limit, searched=())
+    assert found.configured is None
+    assert not found.fits_as_configured
+    flags = found.overrides(found.best)
+    assert [flag.partition("=")[0] for flag in flags] == [
+        "--config.train.microbatch_size",
+        "--config.model.remat",
+    ]
+    pairs = [tuple(flag.removeprefix("--config.").split("=")) for flag in flags]
+    assert total(apply_overrides(open_, pairs), one) == found.best.total <= limit
+
+
+def test_what_fits_is_listed_fastest_first_and_the_frontier_takes_ever_less_memory(decoder, one):
+    found = plan(decoder, one, searched=(MICROBATCH, REMAT))
+    times = [trial.time.expected for trial in found.trials]
+    assert times == sorted(times)
+    totals = [trial.total for trial in found.frontier]
+    assert totals == sorted(totals, reverse=True)
+    assert found.frontier[0] == found.best
+
+
+def test_where_nothing_fits_a_larger_machine_is_named(decoder):
+    target = parse_target("h100-80gb:2")
+    machine = Machine(stands(target), target.chip, 1, compiles=False)
+    # Twelve bytes of state a parameter: 13.5 million of them.
+    huge = changed(decoder, model__dtype="bfloat16", model__d_ff=35_000, train__batch_size=64)
+    found = make_plan(
+        huge,
+        target,
+        machine,
+        None,
+        searched=(MICROBATCH, REMAT, "mesh"),
+        limit=50_000_000,
+        max_seconds=math.inf,
+        tell=lambda *_: None,
+    )
+    assert found.best is None
+    assert found.enough is not None
+    assert parse_target(found.enough).num_devices > 2
+    assert f"nothing that was searched fits; {found.enough} would do" in table(found, None)
+
+
+def test_the_document_has_what_programs_rely_on(decoder, one):
+    found = plan(changed(decoder, train__microbatch_size=4), one)
+    answer = json.loads(json.dumps(document(found, price=2.0)))
+    assert answer["fits"] is answer["fits_as_configured"] is True
+    assert answer["source"] == "compiled"
+    assert answer["memory_bytes_per_device"] == sum(answer["memory_parts"].values())
+    assert answer["max_microbatch_size"] == found.best.size
+    assert answer["overrides"] == found.overrides(found.best)
+    assert answer["tokens_per_second"] * answer["step_seconds"] == pytest.approx(16 * 64)
+    assert answer["steps"] == 10
+    assert answer["device_hours"] == pytest.approx(10 * answer["step_seconds"] / 3600)
+    assert answer["days"] == pytest.approx(answer["device_hours"] / 24)
+    assert answer["cost"] == pytest.approx(2 * answer["device_hours"])
+    assert answer["bound_by"] in ("compute", "memory", "network")
+    assert answer["plan_seconds"] > 0
+    assert answer["frontier"][0]["overrides"] == answer["overrides"]
+
+
+def test_the_table_names_parts_flags_and_days(decoder, one):
+    text = table(plan(changed(decoder, train__microbatch_size=4), one), price=2.0)
+    for word in ("parameters", "activations", "MFU", "device-hours", "cost", "recommended"):
+        assert word in text

@@ -1,0 +1,43 @@
+"""Compiling in processes of its own, once."""
+
+import jax
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.planning import pool
+from jaxpretrain.planning.compiled import compile_step
+from jaxpretrain.planning.machines import Machine
+from jaxpretrain.planning.pool import Pool
+from jaxpretrain.planning.targets import parse_target
+from tests.planning.conftest import changed
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXPRETRAIN_CACHE", str(tmp_path))
+
+
+def test_other_processes_compile_the_same_and_only_once(decoder, eight: Machine, cached):
+    experiments = [changed(decoder, train__microbatch_size=size) for size in (1, 2)]
+    told = []
+    # The processes inherit the eight virtual devices of the tests.
+    with Pool(parse_target(f"cpu:{jax.device_count()}"), "float32", num_workers=1) as workers:
+        first = workers.compile(experiments, lambda e, c: told.append((e, c)))
+        with pytest.raises(InputError, match="microbatch_size=3 does not divide"):
+            workers.compile([changed(decoder, train__microbatch_size=3)], lambda *_: None)
+    assert told == list(zip(experiments, first, strict=True))
+    assert [c.memory for c in first] == [compile_step(e, eight).memory for e in experiments]
+    with Pool(parse_target(f"cpu:{jax.device_count()}"), "float32", num_workers=1) as none_started:
+        assert none_started.compile(experiments, lambda *_: None) == first
+        assert not none_started._executor._processes
+
+
+def test_results_belong_to_what_they_depend_on(decoder, cached, monkeypatch: pytest.MonkeyPatch):
+    eight, four = parse_target("cpu:8"), parse_target("cpu:4")
+    paths = {
+        pool._path(decoder, eight),
+        pool._path(decoder, four),
+        pool._path(changed(decoder, model__remat="dots"), eight),
+    }
+    monkeypatch.setattr(pool, "_code", lambda: "changed")
+    assert len(paths | {pool._path(decoder, eight)}) == 4

@@ -1,0 +1,146 @@
+"""The search finds the fastest that fits, and compiles little."""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from jaxpretrain.planning.compiled import Compiled
+from jaxpretrain.planning.search import search
+from jaxpretrain.train.memory import Memory
+
+
+def memory(total: float) -> Memory:
+    return Memory(parameters=0, optimizer=0, gradients=0, activations=int(total), other=0)
+
+
+@dataclass(frozen=True)
+class Fake:
+    """An arrangement whose compiled memory is `fixed + each * size`, and whose estimate is not."""
+
+    remat: str
+    fixed: float
+    each: float
+    speed: float  # seconds of a step, apart from what each microbatch costs
+    error: float = 1.0  # the estimate's share of the truth
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+
+    @property
+    def program(self):
+        return SimpleNamespace(experiment=SimpleNamespace(model=SimpleNamespace(remat=self.remat)))
+
+    def experiment(self, size: int):
+        return (self, size)
+
+    def memory(self, size: int) -> Memory:
+        return memory(self.error * (self.fixed + self.each * size))
+
+    def time(self, size: int):
+        return SimpleNamespace(expected=self.speed + 1.0 / size)
+
+
+@dataclass
+class Compiler:
+    num_workers: int = 2
+    compiled: list = field(default_factory=list)
+
+    def compile(self, experiments, done):
+        results = []
+        for arrangement, size in experiments:
+            self.compiled.append((arrangement, size))
+            total = int(arrangement.fixed + arrangement.each * size)
+            results.append(Compiled(total, memory(total), (), 0.0))
+            done((arrangement, size), results[-1])
+        return results
+
+
+def find(found, limit, compiler=None, deadline=math.inf):
+    compiler = compiler or Compiler()
+    return search(found, limit, compiler, deadline=deadline, tell=lambda *_: None), compiler
+
+
+def largest(fake: Fake, limit: int) -> int | None:
+    return max((s for s in fake.sizes if fake.fixed + fake.each * s <= limit), default=None)
+
+
+@pytest.mark.parametrize("error", [0.5, 0.8, 1.0, 1.25, 2.0])
+@pytest.mark.parametrize(("fixed", "each"), [(100, 1), (100, 10), (10, 50), (0, 1000)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_largest_microbatch_that_fits_is_found_whatever_the_estimates(
+    error, fixed, each, workers
+):
+    fake = Fake("full", fixed, each, 1.0, error)
+    for limit in (150, 333, 800, 10_000, 100_000):
+        trials, compiler = find([fake], limit, Compiler(workers))
+        assert [t.size for t in trials] == [s for s in [largest(fake, limit)] if s]
+        assert all(trial.is_largest for trial in trials)
+        assert len(compiler.compiled) == len(set(compiler.compiled)) <= len(fake.sizes)
+
+
+def test_good_estimates_need_two_compilations():
+    _, compiler = find([Fake("full", 100, 10, 1.0, error=1.05)], 300)
+    assert sorted(size for _, size in compiler.compiled) == [16, 32]
+
+
+def test_what_fits_comes_fastest_first_with_one_of_each_policy():
+    fakes = [
+        Fake("full", 100, 1, 4.0),
+        Fake("dots", 100, 5, 3.0),
+        Fake("dots", 100, 5, 9.0),
+        Fake("none", 100, 500, 2.0),  # does not fit at all
+        Fake("attention", 100, 3, 3.5),
+    ]
+    trials, _ = find(fakes, 400)
+    assert [trial.experiment[0] for trial in trials] == [fakes[1], fakes[4], fakes[0], fakes[2]]
+
+
+def test_equal_times_go_by_memory():
+    slim, wide = Fake("full", 100, 1, 1.0), Fake("dots", 300, 1, 1.0)
+    trials, _ = find([wide, slim], 1000)
+    assert [trial.experiment[0] for trial in trials] == [slim, wide]
+
+
+def test_what_estimates_give_up_on_is_tried_before_nothing_is_said_to_fit():
+    fake = Fake("full", 100, 10, 1.0, error=5.0)
+    trials, _ = find([fake], 200)
+    assert [trial.size for trial in trials] == [8]
+
+
+def test_nothing_fits():
+    assert find([Fake("full", 100, 10, 1.0)], 50)[0] == []
+
+
+def test_after_the_deadline_nothing_is_compiled():
+    trials, compiler = find([Fake("full", 100, 10, 1.0)], 500, deadline=-math.inf)
+    assert (trials, compiler.compiled) == ([], [])
+
+
+def test_without_a_compiler_estimates_are_the_answer():
+    fakes = [Fake("full", 100, 10, 1.0), Fake("dots", 100, 20, 0.5)]
+    trials = search(fakes, 300, None, deadline=math.inf, tell=lambda *_: None)
+    assert [(t.experiment[0].remat, t.size) for t in trials] == [("dots", 8), ("full", 16)]
+    assert all(trial.compiled is None for trial in trials)
+
+
+def test_what_a_compiler_refuses_does_not_fit():
+    class Refuses(Compiler):
+        def compile(self, experiments, done):
+            return [
+                Compiled(r.total, r.memory if size <= 4 else None, (), 0.0)
+                for r, (_, size) in zip(
+                    super().compile(experiments, done), experiments, strict=True
+                )
+            ]
+
+    trials, _ = find([Fake("full", 100, 1, 1.0)], 10_000, Refuses())
+    assert [trial.size for trial in trials] == [4]
+
+
+def test_every_pair_of_neighbours_is_settled():
+    for fixed, each, error in itertools.product((0, 50), (7, 30), (0.7, 1.4)):
+        fake = Fake("full", fixed, each, 1.0, error, sizes=tuple(range(1, 25)))
+        for limit in range(60, 800, 67):
+            trials, _ = find([fake], limit, Compiler(1))
+            assert [t.size for t in trials] == [s for s in [largest(fake, limit)] if s]

@@ -1,0 +1,133 @@
+"""The planning command, for machines that need no compiler or are at hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxpretrain.config.command import run
+from jaxpretrain.plan import main
+
+ROOT = Path(__file__).parents[1]
+
+CONFIG = '''
+"""A tiny decoder.
+
+Hardware  {hardware}, or another one.
+"""
+
+from jaxpretrain.data.text import TextData
+from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.train.experiment import Experiment, Train
+
+
+def get_config():
+    model = Decoder(
+        vocab_size=257, embedding_rows=264, d_model=32, num_layers=2, num_heads=4, d_ff={d_ff}
+    )
+    return Experiment(model, TextData(seq_len=32), AdamW(), Train(batch_size=16))
+'''
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the command in this process; gives its exit code and what it printed."""
+
+    def call(*flags: str) -> tuple[Any, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["plan", *flags])
+        with pytest.raises(SystemExit) as exit_:
+            run(main)
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.py"
+    path.write_text(CONFIG.format(hardware="cpu:1", d_ff=64))
+    return path
+
+
+def test_the_devices_at_hand_are_planned_for_by_compiling(command: Any, config: Path):
+    flags = ["--config.model.dtype=float32", "--search=microbatch_size", "--json"]
+    code, output, error = command(f"--config={config}", "--target=local", *flags)
+    assert code == 0, error
+    answer = json.loads(output)
+    assert answer["source"] == "compiled"
+    assert answer["num_devices"] == 8
+    assert answer["fits"] is True
+    assert answer["max_microbatch_size"] == 2
+    assert answer["overrides"] == []
+    assert "compiled microbatch of the whole share, remat full" in error
+    assert "as configured it fits" in error
+    assert "recommended: the config as it stands" in error
+
+
+def test_without_a_compiler_the_answer_is_an_estimate_and_says_so(
+    command: Any, config: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jaxpretrain.planning.machines.find_spec", lambda name: None)
+    monkeypatch.setattr("jaxpretrain.planning.machines.prepare_environment", lambda target: None)
+    flags = [f"--config={config}", "--target=h100-80gb:8", "--price=2.5"]
+    code, output, error = command(*flags)
+    assert code == 0, error
+    assert "memory is analytic" in output
+    assert "pip install 'jaxpretrain[plan-gpu]'" in error
+    code, output, _ = command(*flags, "--json")
+    answer = json.loads(output)
+    assert (answer["source"], answer["fits"]) == ("analytic", True)
+    assert answer["cost"] == pytest.approx(2.5 * answer["device_hours"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--target=h100:8"], "Did you mean 'h100-80gb'?"),
+        (["--target=h100-80gb:11"], "so 11 is no number of them"),
+        (["--target=local", "--config.mesh.tensor=3"], "does not divide the 8 devices"),
+        (["--target=local", "--config.train.batch_size=3"], "batch_size=3 does not divide"),
+        (["--target=local", "--config.train.microbatch_size=5"], "microbatch_size=5"),
+        (["--target=local", "--search=remat", "--config.model.remat=dots"], "--search=remat, but"),
+        (["--target=local", "--search=colour"], "--search=colour: known: microbatch_size"),
+        (["--target=local", "--price=-1"], "--price=-1: must be positive"),
+        (["--target=local", "--targets=x"], "unknown flag --targets"),
+        ([], "--config and --target are required"),
+        (["--check", "x.py"], "--check takes configs as they are"),
+    ],
+)
+def test_bad_input_is_one_line(command: Any, config: Path, flags: list[str], message: str):
+    code, output, error = command(f"--config={config}", *flags)
+    assert (code, output) == (2, "")
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_configs_are_checked_on_the_hardware_that_they_state(tmp_path: Path):
+    """As continuous integration would: the code says whether all fit."""
+    small, huge = tmp_path / "small.py", tmp_path / "huge.py"
+    small.write_text(CONFIG.format(hardware="h100-80gb:8", d_ff=64))
+    huge.write_text(CONFIG.format(hardware="a100-40gb:1", d_ff=40_000_000))
+    silent = tmp_path / "silent.py"
+    silent.write_text(CONFIG.format(hardware="as it comes", d_ff=64))
+    command = [sys.executable, "-m", "jaxpretrain.plan", "--check"]
+
+    def check(*paths: Path) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            [*command, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout.splitlines()
+
+    code, lines = check(small, silent)
+    assert code == 0
+    assert lines[0].startswith(f"{small} on h100-80gb:8: fits, ")
+    assert lines[1] == f"{silent}: states no machine"
+    code, lines = check(huge)
+    assert code == 1
+    assert lines[0].startswith(f"{huge} on a100-40gb:1: DOES NOT FIT, ")
