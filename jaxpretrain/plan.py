@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.planning.environment import prepare_environment
 
 if TYPE_CHECKING:  # imported after the flags: they import JAX
     from jaxpretrain.planning.planner import Plan
@@ -34,19 +35,21 @@ def main(argv: list[str]) -> int:
         return _check(flags)
     if not flags.config or not flags.target:
         parser.error("--config and --target are required, or --check")
-    from jaxpretrain.planning.machines import prepare_environment  # no JAX yet
+    prepare_environment(flags.target)  # before what imports JAX
+    from jaxpretrain.planning.table import Terminal, document, table
     from jaxpretrain.planning.targets import parse_target
 
     target = parse_target(flags.target)
-    prepare_environment(target)
     experiment = _load(flags.config, given)
-    from jaxpretrain.planning.table import Terminal, document, table
 
     with Terminal(expected=9) as terminal:
         plan = _plan(flags, experiment, target, [path for path, _ in given], terminal)
     print(table(plan, flags.price), file=sys.stderr if flags.json else sys.stdout)
+    answer = json.dumps(document(plan, flags.price))
+    if flags.output is not None:
+        _write(flags.output, answer)
     if flags.json:
-        print(json.dumps(document(plan, flags.price)))
+        print(answer)
     return 0
 
 
@@ -66,6 +69,7 @@ def _parser() -> Parser:
     add("--num_workers", type=int, help="compilations at a time; default: cores, at most 2")
     add("--price", type=float, help="of a device-hour, for the cost of the run")
     add("--json", action="store_true", help="one JSON document on standard output")
+    add("--output", type=Path, help="the document as a file; WORKDIR/plan.json goes into reports")
     add(
         "--check",
         nargs="+",
@@ -120,6 +124,16 @@ def _plan(
             tell=terminal.compiled,
             told=terminal.configured,
         )
+
+
+def _write(path: Path, text: str) -> None:
+    from jaxpretrain.data.files import write_atomically
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text + "\n")
+    except OSError as error:
+        raise InputError(f"--output={path}: {error.strerror}") from error
 
 
 def _check(flags: Any) -> int:

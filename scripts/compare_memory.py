@@ -12,8 +12,7 @@ from typing import Any
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.planning.machines import open_machine, prepare_environment
-from jaxpretrain.planning.targets import parse_target
+from jaxpretrain.planning.environment import prepare_environment
 
 # Size, devices, microbatch, accumulation, tokens or pixels a side, overrides of the model, mesh.
 CASES: tuple[tuple[str, int, int, int, int, dict[str, Any], dict[str, int]], ...] = (
@@ -41,7 +40,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--target", default="h100-80gb", help="a GPU, without a number of them")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     flags = parser.parse_args(argv)
-    prepare_environment(parse_target(f"{flags.target}:8"))
+    prepare_environment(f"{flags.target}:8")
+    from jaxpretrain.planning.machines import open_machine  # after the environment: it imports JAX
+    from jaxpretrain.planning.targets import parse_target
+
     if not flags.json:
         print("| step | compiled GB | estimated GB | error |")
         print("| --- | --- | --- | --- |")

@@ -164,7 +164,8 @@ def test_bad_input_is_one_line(
 def test_without_lm_eval_the_harness_is_refused(
     command: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for name in ("lm_eval", "lm_eval.api.model"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "jaxpretrain.evals.harness", raising=False)
     code, _, error = command(f"--checkpoint={checkpoint}", "--harness=lambada_openai")
     assert code == 2 and error.count("\n") == 1

@@ -73,7 +73,7 @@ def test_without_a_compiler_the_answer_is_an_estimate_and_says_so(
     command: Any, config: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("jaxpretrain.planning.machines.find_spec", lambda name: None)
-    monkeypatch.setattr("jaxpretrain.planning.machines.prepare_environment", lambda target: None)
+    monkeypatch.setattr("jaxpretrain.plan.prepare_environment", lambda target: None)
     flags = [f"--config={config}", "--target=h100-80gb:8", "--price=2.5"]
     code, output, error = command(*flags)
     assert code == 0, error

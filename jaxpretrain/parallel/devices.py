@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import jax
@@ -88,6 +90,16 @@ def memory_limit(
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return total // jax.local_device_count("cpu")
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes that were held at once at most: `device`, by the first one of this process, where its
+    backend keeps an account; `host`, by the process itself.
+    """
+    used = memory_in_use(jax.local_devices()[0]) or {}
+    device = {"device": used["peak_bytes_in_use"]} if "peak_bytes_in_use" in used else {}
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return device | {"host": kibibytes * (1 if sys.platform == "darwin" else 1024)}
 
 
 def memory_in_use(

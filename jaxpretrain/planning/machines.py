@@ -4,7 +4,6 @@ The compilers come with `jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Wit
 stand for themselves in meshes and nothing can be compiled.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -38,28 +37,8 @@ class Stand:
     process_index: int = 0
 
 
-def prepare_environment(target: Target) -> None:
-    """Tells JAX, before it is imported, not to touch this host's accelerators for absent ones."""
-    if target.platform == "local":
-        return
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if target.platform == "cpu":
-        flags = os.environ.get("XLA_FLAGS", "")
-        count = f"--xla_force_host_platform_device_count={target.num_devices}"
-        os.environ["XLA_FLAGS"] = f"{flags} {count}".strip()
-    # Or the plugin refuses to load where there is no driver.
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-    # Or libtpu asks the network where it is.
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    # Or one process at a time could describe TPUs: it takes them for real ones.
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"
-    # What compilers say of memory that they cannot save is no news here.
-    for name in ("TF_CPP_MIN_LOG_LEVEL", "TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL"):
-        os.environ.setdefault(name, "3")
-
-
 def open_machine(target: Target, dtype: str) -> Machine:
-    """The machine that the target names; `prepare_environment` came first.
+    """The machine that the target names; `environment` was prepared for it.
 
     Raises:
       InputError: there is no such shape.

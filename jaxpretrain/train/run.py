@@ -141,7 +141,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                         )
                 evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
             if distributed.is_primary():
-                folder.write_experiment(workdir, experiment, data.fingerprint)
+                folder.write_experiment(workdir, experiment, data.fingerprint, memory)
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
             run = loop.Run(stages, workdir, data, evaluators, checkpoints, clock, reporter, stop)
             try:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.data.files import write_atomically
 from jaxpretrain.train.experiment import Experiment, identity_changes
+from jaxpretrain.train.memory import Memory
 
 _PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
@@ -71,12 +73,15 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
     return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in identity + other]
 
 
-def write_experiment(workdir: Path, experiment: Experiment, data_fingerprint: str) -> None:
-    """Writes `experiment.json`: the resolved config, versions and git revision."""
+def write_experiment(
+    workdir: Path, experiment: Experiment, data_fingerprint: str, memory: Memory | None = None
+) -> None:
+    """Writes `experiment.json`: the resolved config, versions, git revision, what a step takes."""
     document = {
         "config": to_dict(experiment),
         "data_fingerprint": data_fingerprint,
         "devices": describe_devices(),
+        "memory": None if memory is None else asdict(memory),
         "versions": {"python": platform.python_version(), **_versions()},
         "git_revision": _git_revision(),
         "command": sys.argv,

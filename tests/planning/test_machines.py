@@ -1,12 +1,10 @@
 """Machines that are not there."""
 
-import os
-
 import jax
 import pytest
 
 from jaxpretrain.planning.chips import CHIPS
-from jaxpretrain.planning.machines import open_machine, prepare_environment, stands
+from jaxpretrain.planning.machines import open_machine, stands
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.memory import sharded_bytes
 from jaxpretrain.train.program import make_program
@@ -51,12 +49,3 @@ def test_every_gpu_of_the_table_can_be_described(monkeypatch: pytest.MonkeyPatch
         assert (asked["platform"], asked["topology"]) == ("cuda", "1x2x8")
         assert f"device_memory_size: {chip.memory_bytes}\n" in asked["target_config"]
         assert f'device_description_str: "{chip.device_kind}"' in asked["target_config"]
-
-
-def test_planning_leaves_the_accelerators_of_this_host_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "environ", {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--a=b"})
-    prepare_environment(parse_target("local"))
-    assert os.environ == {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--a=b"}
-    prepare_environment(parse_target("cpu:4"))
-    assert os.environ["JAX_PLATFORMS"] == "cpu"
-    assert os.environ["XLA_FLAGS"] == "--a=b --xla_force_host_platform_device_count=4"

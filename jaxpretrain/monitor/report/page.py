@@ -15,6 +15,7 @@ from jaxpretrain.monitor.pictures import FOLDER
 from jaxpretrain.monitor.report import words
 from jaxpretrain.monitor.report.charts import Chart, charts
 from jaxpretrain.monitor.report.layers import layer_charts
+from jaxpretrain.monitor.report.planned import planned
 from jaxpretrain.monitor.report.runs import Run
 
 MOST_PICTURES = 24
@@ -42,6 +43,7 @@ def page(runs: Sequence[Run], workdirs: Sequence[Path]) -> str:
             _section("Findings", [(r, words.findings(r, made)) for r in runs]),
             _section("Time", [(r, words.times(r)) for r in runs]),
             '<div class="chart"><div class="plot" id="plot-hours"></div></div>',
+            _section("Plan", [(r, planned(r)) for r in runs]),
             _section("Where the loss is going", [(r, words.forecasts(r)) for r in runs]),
             f"<h2>Differences</h2>{words.differences(runs)}" if len(runs) > 1 else "",
             _section("Samples", [(r, words.samples(r)) for r in runs if r.samples]),

@@ -35,6 +35,8 @@ class Run:
     plan: Plan
     document: dict[str, Any]
     """`experiment.json`; empty where there is none."""
+    planned: dict[str, Any]
+    """`plan.json`, what `jaxpretrain.plan` said before; empty where there is none."""
     samples: list[dict[str, Any]]
     """Lines of `samples.jsonl`."""
     now: float
@@ -112,6 +114,7 @@ def read_run(workdir: Path) -> Run:
         history=history,
         plan=plan_in(document, history),
         document=document,
+        planned=_document(workdir / "plan.json"),
         samples=_samples(workdir / "samples.jsonl"),
         now=time.time(),
     )
