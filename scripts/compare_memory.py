@@ -41,9 +41,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document")
     flags = parser.parse_args(argv)
     prepare_environment(f"{flags.target}:8")
-    from jaxpretrain.planning.machines import open_machine  # after the environment: it imports JAX
-    from jaxpretrain.planning.targets import parse_target
-
     if not flags.json:
         print("| step | compiled GB | estimated GB | error |")
         print("| --- | --- | --- | --- |")
@@ -68,6 +65,8 @@ def compare(target_name: str, case: Any) -> dict[str, Any]:
     """One case, compiled and estimated; bytes of a device."""
     from jaxpretrain.planning.analytic_memory import estimate_memory
     from jaxpretrain.planning.compiled import compile_step
+    from jaxpretrain.planning.machines import open_machine
+    from jaxpretrain.planning.targets import parse_target
     from jaxpretrain.train.program import make_program
 
     name, num_devices, microbatch, accumulation, size, overrides, mesh = case

@@ -52,10 +52,12 @@ def test_smaller_microbatches_and_recomputation_take_less(decoder, one):
 
 
 def test_the_largest_buffers_are_named(decoder, one):
-    buffers = compile_step(changed(decoder, model__remat="none"), one, buffers=True).buffers
+    # A batch that no other test has: what JAX's cache has kept is not compiled, and tells nothing.
+    alone = changed(decoder, model__remat="none", train__batch_size=12)
+    buffers = compile_step(alone, one, buffers=True).buffers
     assert buffers
     assert [b.bytes for b in buffers] == sorted((b.bytes for b in buffers), reverse=True)
-    # What the backward pass keeps of all four layers: 16 sequences of 64 tokens by 32 channels.
+    # What the backward pass keeps of all four layers: 12 sequences of 64 tokens by 32 channels.
     assert any("f32[4," in buffer.shapes for buffer in buffers)
 
 
