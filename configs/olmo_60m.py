@@ -2,7 +2,8 @@
 
 Command   python -m jaxpretrain.main --config=configs/olmo_60m.py --workdir=DIR \
               --config.data.root=TOKEN_FILES
-Hardware  a100-40gb:1 or less, 24 GB do: 85M parameters with the untied, padded embeddings.
+Hardware  a100-40gb:1, or less memory and smaller microbatches: 85M parameters with the untied,
+          padded embeddings.
 Hours     not measured; 1.2B tokens, twenty for each parameter.
 Result    a model to try ideas on; OLMo's ladder predicts larger models from such losses.
 

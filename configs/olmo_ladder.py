@@ -80,6 +80,7 @@ def get_config(size_and_length: str = "150m") -> Experiment:
         train=Train(
             duration=f"{20 * int(multiple) * int(num_params)} tokens",
             batch_size=batch_size,
+            microbatch_size="auto",
             skip_outliers=None,
         ),
         eval=Eval(every="500 steps"),

@@ -67,7 +67,7 @@ def choose(experiment: Experiment, workdir: Path | None, tell: Tell) -> tuple[Ex
     deadline = start + _MAX_SECONDS if jax.process_count() == 1 else math.inf
     limit = int(machine.chip.usable_bytes * (1.0 - HEADROOM))
     found = arrangements(resolve(experiment), machine, open_choices(experiment))
-    trials = search(found, limit, Here(machine), deadline=deadline, tell=tell)
+    trials = search(found, limit, Here(machine), goal="fastest", deadline=deadline, tell=tell)
     if not trials:
         least = min(a.memory(a.sizes[0]).total for a in found)
         raise InputError(

@@ -8,6 +8,7 @@ result corrects the estimates of its arrangement, so two compilations mostly do.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxpretrain.planning.arrangements import Arrangement
 from jaxpretrain.planning.compiled import Compiled
@@ -43,6 +44,7 @@ def search(
     limit: int,
     compiler: Compiler | None,
     *,
+    goal: Literal["frontier", "fastest"] = "frontier",
     deadline: float,
     tell: Tell,
 ) -> list[Trial]:
@@ -52,25 +54,26 @@ def search(
       found: the arrangements to choose among.
       limit: bytes that a device has for the step.
       compiler: None: estimates are all there is.
+      goal: what each remat policy comes to; or no more than the fastest: then the search ends when
+        no other estimate is faster than what fits.
       deadline: by `time.monotonic`; after it nothing more is compiled.
       tell: called with each compilation when it is done.
     """
-    estimated = [t for a in found if (t := _estimated(a, limit)) is not None]
-    estimated.sort(key=lambda trial: _rank(trial[1]))
+    estimated = [pair for a in found if (pair := _estimated(a, limit)) is not None]
+    estimated.sort(key=lambda pair: _rank(pair[1]))
     if compiler is None:
         return [trial for _, trial in estimated]
-    # Estimates may be too high: what seems not to fit is tried last.
-    hopeless = [a for a in found if all(a is not b for b, _ in estimated)]
-    hopeless.sort(key=lambda a: a.memory(a.sizes[0]).total)
     trials: list[Trial] = []
-    for arrangement in _chosen([a for a, _ in estimated]) + hopeless[:1]:
-        if time.monotonic() > deadline:
+    for arrangement, estimate in _chosen(estimated):
+        is_over = goal == "fastest" and trials and min(map(_rank, trials)) <= _rank(estimate)
+        if is_over or time.monotonic() > deadline:
             break
-        if trials and arrangement in hopeless:
-            break
-        trial = _largest_that_fits(arrangement, limit, compiler, deadline, tell)
-        if trial is not None:
-            trials.append(trial)
+        trials += _largest_that_fits(arrangement, limit, compiler, deadline, tell)
+    # Estimates may be too high: the least of what seems not to fit, when all else does not.
+    hopeless = [a for a in found if all(a is not b for b, _ in estimated)]
+    if hopeless and not trials and time.monotonic() <= deadline:
+        least = min(hopeless, key=lambda a: a.memory(a.sizes[0]).total)
+        trials += _largest_that_fits(least, limit, compiler, deadline, tell)
     return sorted(trials, key=_rank)
 
 
@@ -79,14 +82,15 @@ def _rank(trial: Trial) -> tuple[float, int]:
     return float(f"{trial.time.expected:.3g}"), trial.total
 
 
-def _chosen(ranked: Sequence[Arrangement]) -> list[Arrangement]:
+def _chosen(ranked: Sequence[tuple[Arrangement, Trial]]) -> list[tuple[Arrangement, Trial]]:
     """The best of each remat policy, then the next best; in the order of their rank."""
-    best: dict[str, Arrangement] = {}
-    for arrangement in ranked:
-        best.setdefault(arrangement.program.experiment.model.remat, arrangement)
-    others = [a for a in ranked if all(a is not b for b in best.values())]
-    chosen = [*best.values(), *others][:_NUM_COMPILED]
-    return [a for a in ranked if any(a is b for b in chosen)]
+    seen: set[str] = set()
+    first, others = [], []
+    for rank, (arrangement, _) in enumerate(ranked):
+        remat = arrangement.program.experiment.model.remat
+        (others if remat in seen else first).append(rank)
+        seen.add(remat)
+    return [ranked[rank] for rank in sorted([*first, *others][:_NUM_COMPILED])]
 
 
 def _estimated(arrangement: Arrangement, limit: int) -> tuple[Arrangement, Trial] | None:
@@ -103,7 +107,8 @@ def _estimated(arrangement: Arrangement, limit: int) -> tuple[Arrangement, Trial
 
 def _largest_that_fits(
     arrangement: Arrangement, limit: int, compiler: Compiler, deadline: float, tell: Tell
-) -> Trial | None:
+) -> list[Trial]:
+    """The one trial of an arrangement that fits; none where the smallest microbatch does not."""
     sizes = arrangement.sizes
     results: dict[int, Compiled] = {}  # by index of the size
     low, high = -1, len(sizes)  # that one fits, that one does not
@@ -118,16 +123,17 @@ def _largest_that_fits(
             else:
                 high = min(high, index)
     if low < 0:
-        return None
-    size = sizes[low]
-    return Trial(
+        return []
+    size, result = sizes[low], results[low]
+    trial = Trial(
         arrangement.experiment(size),
         size,
-        results[low].total,
+        result.total,
         arrangement.time(size),
-        results[low],
+        result,
         is_largest=high - low == 1,
     )
+    return [trial]
 
 
 def _guess(

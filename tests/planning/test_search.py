@@ -96,6 +96,22 @@ def test_what_fits_comes_fastest_first_with_one_of_each_policy():
     assert [trial.experiment[0] for trial in trials] == [fakes[1], fakes[4], fakes[0], fakes[2]]
 
 
+def test_who_wants_the_fastest_alone_compiles_no_more_than_that_takes():
+    fakes = [Fake("full", 100, 1, 4.0), Fake("dots", 100, 5, 3.0), Fake("none", 100, 500, 2.0)]
+    compiler = Compiler()
+    flags = {"deadline": math.inf, "tell": lambda *_: None}
+    (trial,) = search(fakes, 500, compiler, goal="fastest", **flags)
+    assert trial.experiment == (fakes[1], 64)
+    assert {fake for fake, _ in compiler.compiled} == {fakes[1]}
+    # An estimate that promised too much is not the last word.
+    promising = Fake("none", 100, 100, 2.5, error=0.2)
+    trials = search([*fakes, promising], 500, Compiler(), goal="fastest", **flags)
+    assert trials[0].experiment[0] == promising
+    assert trials[0].size == 4
+    trials = search([*fakes, promising], 180, Compiler(), goal="fastest", **flags)
+    assert trials[0].experiment == (fakes[1], 16)
+
+
 def test_equal_times_go_by_memory():
     slim, wide = Fake("full", 100, 1, 1.0), Fake("dots", 300, 1, 1.0)
     trials, _ = find([wide, slim], 1000)
