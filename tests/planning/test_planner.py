@@ -59,7 +59,7 @@ def plan(experiment: Experiment, machine: Machine, *, limit=None, searched=(MICR
     [
         ("decoder", "one", {"model__remat": "none"}),
         ("decoder", "eight", {"train__batch_size": 64, "mesh__tensor": 2}),
-        ("autoencoder", "one", {"train__batch_size": 8}),
+        pytest.param("autoencoder", "one", {"train__batch_size": 8}, marks=pytest.mark.slow),
     ],
 )
 def test_the_recommended_batch_is_the_largest_that_compiles_inside_the_limit(
