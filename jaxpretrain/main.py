@@ -14,7 +14,7 @@ from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.describe import describe, format_help
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
-from jaxpretrain.config.overrides import apply_overrides, validate
+from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.parallel.host_memory import use_huge_pages
 
 if TYPE_CHECKING:  # imported after the flags: it imports JAX
@@ -54,9 +54,7 @@ def main(argv: list[str]) -> int:
         distributed.start(flags.coordinator, flags.num_processes, flags.process_id)
     with distributed.leaving_at_failure():
         with distributed.agreed("config"):
-            config = load_config(flags.config)
-            validate(config)
-            config = apply_overrides(config, overrides)
+            config = apply_overrides(load_config(flags.config), overrides)
             if flags.help_config:
                 print(format_help(describe(config)))
                 return 0
@@ -80,16 +78,20 @@ def main(argv: list[str]) -> int:
 def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "Experiment":
     """The config with numbers for what it leaves open."""
     from jaxpretrain.parallel import distributed
-    from jaxpretrain.planning.auto import choose, open_choices, stand_in
+    from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in
     from jaxpretrain.planning.table import compilation
     from jaxpretrain.train.run import check_inputs
 
     if not open_choices(config):
         return config
-    if workdir is not None:  # what is wrong is told before minutes are spent
-        check_inputs(stand_in(config), workdir, allow_config_change=allow_change)
-    with distributed.agreed("auto"):
-        chosen, why = choose(config, workdir, lambda *done: _say(compilation(*done)))
+    with distributed.agreed("chosen before"):
+        found = None if workdir is None else chosen_before(config, workdir)
+    if found is None:
+        if workdir is not None:  # what is wrong is told before minutes are spent
+            check_inputs(stand_in(config), workdir, allow_config_change=allow_change)
+        with distributed.agreed("auto"):
+            found = choose(config, lambda *done: _say(compilation(*done)))
+    chosen, why = found
     _say(why)
     return chosen
 
@@ -103,7 +105,8 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_chan
     import jax
     from jax.errors import JaxRuntimeError
 
-    from jaxpretrain.planning.auto import is_out_of_memory, step_down
+    from jaxpretrain.parallel.devices import is_out_of_memory
+    from jaxpretrain.planning.auto import step_down
     from jaxpretrain.train.run import train_experiment
 
     try:

@@ -82,12 +82,10 @@ def _parser() -> Parser:
 
 def _load(spec: str, given: list[tuple[str, str]]) -> "Experiment":
     from jaxpretrain.config.files import load_config
-    from jaxpretrain.config.overrides import apply_overrides, validate
+    from jaxpretrain.config.overrides import apply_overrides
     from jaxpretrain.train.experiment import resolve
 
-    config = load_config(spec)
-    validate(config)
-    return resolve(apply_overrides(config, given))
+    return resolve(apply_overrides(load_config(spec), given))
 
 
 def _plan(

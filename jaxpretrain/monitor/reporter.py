@@ -15,7 +15,7 @@ from jaxpretrain.monitor.hosts import Hosts
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import Writers
-from jaxpretrain.parallel.devices import peak_memory
+from jaxpretrain.parallel.devices import GIB, peak_memory
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Reporter:
             num_evals=work.evals_left(step),
             num_saves=work.saves_left(step),
         )
-        metrics |= {f"perf/{name}_memory_gib": n / 2**30 for name, n in peak_memory().items()}
+        metrics |= {f"perf/{name}_memory_gib": n / GIB for name, n in peak_memory().items()}
         metrics |= self._hosts.compare(step)
         for part, seconds in self._clock.seconds().items():
             metrics[f"time/{part}_seconds"] = seconds

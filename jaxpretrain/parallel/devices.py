@@ -52,6 +52,8 @@ _PEAK_BF16_FLOPS: dict[str, float] = {
     "TPU7x": 2307e12 / 2,
 }
 
+GIB = 2**30
+
 MEMORY_FRACTION = 0.9
 """Share of a GPU's memory that JAX is told to take. Its default of 0.75 would leave 20 GB of an
 H100 idle. What stays outside: the CUDA context, NCCL's buffers, the handles of cuBLAS and cuDNN,
@@ -90,6 +92,11 @@ def memory_limit(
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return total // jax.local_device_count("cpu")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had, or a compiler found, no room for what was to run."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def peak_memory() -> dict[str, int]:

@@ -6,7 +6,7 @@ parameters sharded), `tensor` (matrices split by heads, inner width and vocabula
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,11 @@ def _arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
     except NotImplementedError:
         asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
         raise InputError(f"mesh ({asked}): the links of the slice make no such mesh") from None
+
+
+def sharded_bytes(arrays: Iterable[Any]) -> int:
+    """Of abstract, sharded arrays, what one device holds."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
 
 
 class Layout:

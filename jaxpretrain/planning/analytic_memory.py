@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.models.costs import Costs
-from jaxpretrain.train.memory import Memory, sharded_bytes
+from jaxpretrain.parallel.mesh import sharded_bytes
+from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import Program
 
 
@@ -47,13 +48,6 @@ def estimate_memory(program: Program) -> Memory:
     )
 
 
-def examples_on_device(program: Program) -> int:
-    """Examples that a device works on at a time."""
-    return program.experiment.train.batch_size // (
-        program.layout.num_data * program.num_microbatches
-    )
-
-
 def weights_on_device(program: Program) -> Weights:
     """Parameters as a device works with them, gathered where they are sharded."""
     ends = layers = 0.0
@@ -74,7 +68,7 @@ def _activations(program: Program) -> float:
     """Everything that forward and backward hold at once, above the gradients."""
     costs: Costs = program.model.costs()
     num_tensor, num_fsdp = (program.layout.mesh.shape[axis] for axis in ("tensor", "fsdp"))
-    examples = examples_on_device(program)
+    examples = program.microbatch_size
     weights = weights_on_device(program)
     # Rounded copies, gathered where weights are sharded. Then their gradients are as large, and in
     # float32, before they are scattered.

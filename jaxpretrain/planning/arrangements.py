@@ -132,9 +132,9 @@ def _candidates(
 ) -> Iterator[Experiment]:
     names = [
         name
-        for name, values in _VALUES.items()
-        if name in searched or (name == REMAT and _at(experiment, name) == "auto")
-        if hasattr(experiment.model, name.partition(".")[2]) and values
+        for name in _VALUES
+        if name in searched or (name == REMAT and experiment.model.remat == "auto")
+        if hasattr(experiment.model, name.partition(".")[2])
     ]
     meshes = list(_meshes(num_devices)) if "mesh" in searched else [experiment.mesh]
     for mesh, *values in product(meshes, *(_VALUES[name] for name in names)):

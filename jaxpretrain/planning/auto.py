@@ -14,19 +14,17 @@ import jax
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.compilation import keep_compiled
-from jaxpretrain.parallel.devices import memory_limit
+from jaxpretrain.parallel.devices import GIB
 from jaxpretrain.parallel.distributed import exchange
 from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, arrangements
 from jaxpretrain.planning.chips import Chip
 from jaxpretrain.planning.machines import Machine, open_machine
-from jaxpretrain.planning.planner import HEADROOM
 from jaxpretrain.planning.pool import Here
 from jaxpretrain.planning.search import Tell, Trial, search
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.workdir import trained_here
 
-GIB = 2**30
 _MAX_SECONDS = 180.0
 
 
@@ -46,26 +44,32 @@ def stand_in(experiment: Experiment) -> Experiment:
     return _as(experiment, least)
 
 
-def choose(experiment: Experiment, workdir: Path | None, tell: Tell) -> tuple[Experiment, str]:
+def chosen_before(experiment: Experiment, workdir: Path) -> tuple[Experiment, str] | None:
+    """What `choose` gave when the run in the folder was last on devices like these; None: it was
+    on none.
+    """
+    before = trained_here(workdir)
+    if before is None:
+        return None
+    return _as(experiment, before), f"auto: {_named(experiment, before)}, as before"
+
+
+def choose(experiment: Experiment, tell: Tell) -> tuple[Experiment, str]:
     """(the experiment without auto, a line that says what was chosen and why).
 
     Args:
       experiment: a config; it need not be resolved.
-      workdir: where the run may have been before, on devices like these.
       tell: called after each compilation.
 
     Raises:
       InputError: nothing fits.
     """
-    before = None if workdir is None else trained_here(workdir)
-    if before is not None:
-        return _as(experiment, before), f"auto: {_named(experiment, before)}, as before"
     keep_compiled()
     machine = _machine(experiment.model.dtype)
     start = time.monotonic()
     # Among several processes, none may stop searching before the others.
     deadline = start + _MAX_SECONDS if jax.process_count() == 1 else math.inf
-    limit = int(machine.chip.usable_bytes * (1.0 - HEADROOM))
+    limit = machine.limit
     found = arrangements(resolve(experiment), machine, open_choices(experiment))
     trials = search(found, limit, Here(machine), goal="fastest", deadline=deadline, tell=tell)
     if not trials:
@@ -90,17 +94,11 @@ def step_down(experiment: Experiment, chosen: Experiment) -> Experiment | None:
     return replace(chosen, train=replace(chosen.train, microbatch_size=smaller))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no room for what was to run on it."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-
-
 def _machine(dtype: str) -> Machine:
     """The devices at hand, with the rates that the first process sees: all choose alike."""
     machine = open_machine(parse_target("local"), dtype)
-    limit = memory_limit(machine.devices[0]) or machine.chip.usable_bytes
-    seen = {**vars(machine.chip), "memory_bytes": min(limit, machine.chip.memory_bytes)}
-    return replace(machine, chip=Chip(**json.loads(exchange("chip", json.dumps(seen))[0])))
+    seen = exchange("chip", json.dumps(vars(machine.chip)))[0]
+    return replace(machine, chip=Chip(**json.loads(seen)))
 
 
 def _as(experiment: Experiment, chosen: Experiment) -> Experiment:

@@ -17,8 +17,6 @@ from jax.typing import DTypeLike
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel import devices
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class Chip:
@@ -99,7 +97,7 @@ _ROWS = (
         name="h200",
         platform="gpu",
         device_kind="NVIDIA H200",
-        memory_bytes=int(139.8 * GIB),
+        memory_bytes=int(139.8 * devices.GIB),
         usable=devices.MEMORY_FRACTION,
         memory_bandwidth=4.8e12,
         link_bandwidth=450e9,
@@ -123,7 +121,7 @@ _ROWS = (
         name="tpu-v5e",
         platform="tpu",
         device_kind="TPU v5 lite",
-        memory_bytes=int(15.75 * GIB),
+        memory_bytes=int(15.75 * devices.GIB),
         usable=1.0,
         memory_bandwidth=819e9,
         link_bandwidth=200e9,
@@ -135,7 +133,7 @@ _ROWS = (
         name="tpu-v5p",
         platform="tpu",
         device_kind="TPU v5",
-        memory_bytes=int(95.74 * GIB),
+        memory_bytes=int(95.74 * devices.GIB),
         usable=1.0,
         memory_bandwidth=2.765e12,
         link_bandwidth=600e9,
@@ -147,7 +145,7 @@ _ROWS = (
         name="tpu-v6e",
         platform="tpu",
         device_kind="TPU v6 lite",
-        memory_bytes=int(31.25 * GIB),
+        memory_bytes=int(31.25 * devices.GIB),
         usable=1.0,
         memory_bandwidth=1.638e12,
         link_bandwidth=400e9,

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.errors import JaxRuntimeError
 
+from jaxpretrain.parallel.devices import is_out_of_memory
+from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.memory import Memory, measured, sharded_bytes
+from jaxpretrain.train.memory import Memory, measured
 from jaxpretrain.train.program import Program, make_program
 
 _NUM_BUFFERS = 12
@@ -42,6 +45,10 @@ class Compiled:
     seconds: float
     """That compiling took."""
 
+    def fits(self, limit: int) -> bool:
+        """Whether a device with so many bytes has room; what its compiler refused has none."""
+        return self.memory is not None and self.total <= limit
+
 
 def compile_step(experiment: Experiment, machine: Machine, *, buffers: bool = False) -> Compiled:
     """Compiles the training step of a resolved experiment for the machine.
@@ -58,11 +65,12 @@ def compile_step(experiment: Experiment, machine: Machine, *, buffers: bool = Fa
         try:
             compiled = program.compile(options)
         except JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not is_out_of_memory(error):
                 raise
-            return Compiled(_refused_bytes(program, str(error)), None, (), _since(start))
-        memory = measured(program, compiled)
-        return Compiled(memory.total, memory, _largest_buffers(Path(folder)), _since(start))
+            needed = _refused_bytes(program, str(error))
+            return Compiled(needed, None, (), time.monotonic() - start)
+        memory, found = measured(program, compiled), _largest_buffers(Path(folder))
+    return Compiled(memory.total, memory, found, time.monotonic() - start)
 
 
 def eval_bytes(experiment: Experiment, machine: Machine) -> int:
@@ -102,8 +110,6 @@ def _refused_bytes(program: Program, message: str) -> int:
 
 
 def _state_bytes(program: Program) -> int:
-    import jax
-
     return sharded_bytes(jax.tree.leaves((program.state, program.batch)))
 
 
@@ -121,7 +127,3 @@ def _largest_buffers(folder: Path) -> tuple[Buffer, ...]:
             if (match := row.match(line))
         ]
     return tuple(sorted(found, key=lambda buffer: -buffer.bytes)[:_NUM_BUFFERS])
-
-
-def _since(start: float) -> float:
-    return time.monotonic() - start

@@ -13,6 +13,10 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.planning.chips import Chip, chip_of
 from jaxpretrain.planning.targets import Target
 
+HEADROOM = 0.05
+"""Share of a device's usable memory that is left free: for fragments, collectives' buffers, what
+the compiler's own account leaves out."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -25,6 +29,11 @@ class Machine:
     """Whether programs can be compiled for the devices."""
     compiler_options: dict[str, bool | str | int] = field(default_factory=dict)
     """What compiling for absent devices needs; all else is as in training."""
+
+    @property
+    def limit(self) -> int:
+        """Bytes of a device that a step may take."""
+        return int(self.chip.usable_bytes * (1.0 - HEADROOM))
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,8 @@ def open_machine(target: Target, dtype: str) -> Machine:
 def stands(target: Target) -> list[Stand]:
     """Devices of the target that nothing can be compiled for."""
     assert target.chip is not None
-    platform = "gpu" if target.platform == "gpu" else "tpu"
-    return [Stand(i, platform, target.chip.device_kind) for i in range(target.num_devices)]
+    kind = target.chip.device_kind
+    return [Stand(i, target.platform, kind) for i in range(target.num_devices)]
 
 
 def _gpus(target: Target) -> Sequence[Any]:

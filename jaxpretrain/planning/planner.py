@@ -20,10 +20,6 @@ from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import make_program
 
-HEADROOM = 0.05
-"""Share of a device's usable memory that is left free: for fragments, collectives' buffers, what
-the compiler's own account leaves out."""
-
 _HOPELESS = 1.5
 """What is estimated to take so many times the limit is not compiled."""
 _MAX_GROWTH = 12
@@ -67,7 +63,7 @@ class Plan:
     @property
     def fits_as_configured(self) -> bool:
         """Whether nothing has to be changed."""
-        return self.configured is not None and fits(self.configured, self.limit)
+        return self.configured is not None and self.configured.fits(self.limit)
 
     @property
     def source(self) -> str:
@@ -87,12 +83,6 @@ class Plan:
     def run_time(self, trial: Trial, price: float | None = None) -> RunTime:
         """Of the whole run; `price` of a device-hour."""
         return run_time(trial.experiment, trial.time, len(self.machine.devices), price)
-
-
-def fits(trial: Trial, limit: int) -> bool:
-    """Whether the trial stays below the limit; what its compiler refused does not."""
-    refused = trial.compiled is not None and trial.compiled.memory is None
-    return trial.total <= limit and not refused
 
 
 def make_plan(
@@ -124,13 +114,13 @@ def make_plan(
       InputError: mesh, batch and model do not fit together.
     """
     start = time.monotonic()
-    limit = limit or int(machine.chip.usable_bytes * (1.0 - HEADROOM))
+    limit = limit or machine.limit
     configured = _configured(experiment, machine, compiler, limit, tell)
     if configured is not None:
-        told(configured, fits(configured, limit))
+        told(configured, configured.fits(limit))
     found = arrangements(experiment, machine, searched) if searched or configured is None else []
     trials = search(found, limit, compiler, deadline=start + max_seconds, tell=tell)
-    if configured is not None and fits(configured, limit):
+    if configured is not None and configured.fits(limit):
         trials = _with(trials, configured)
     enough = None if trials or not searched else _enough(experiment, target, limit)
     best = trials[0].experiment if trials else None
@@ -153,7 +143,7 @@ def _configured(
     if "auto" in (experiment.train.microbatch_size, experiment.model.remat):
         return None
     program = make_program(experiment, machine.devices)
-    size = experiment.train.batch_size // program.layout.num_data // program.num_microbatches
+    size = program.microbatch_size
     arrangement = Arrangement(program, machine, (size,))
     total, compiled = arrangement.memory(size).total, None
     # Nothing is learnt from compiling what is far too large, and it takes long.

@@ -31,7 +31,7 @@ from jaxpretrain.planning.targets import Target
 from jaxpretrain.train.experiment import Experiment
 
 Done = Callable[[Experiment, Compiled], None]
-"""Told of each compilation when it ends, in any order."""
+"""Told of each compilation, in their order."""
 
 
 class Compiler(Protocol):

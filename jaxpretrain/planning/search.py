@@ -35,6 +35,10 @@ class Trial:
     is_largest: bool
     """Whether the next larger microbatch was seen not to fit, or there is none."""
 
+    def fits(self, limit: int) -> bool:
+        """Whether a device with so many bytes has room, as far as is known."""
+        return self.total <= limit if self.compiled is None else self.compiled.fits(limit)
+
 
 Tell = Callable[[Experiment, Compiled], None]
 
@@ -118,7 +122,7 @@ def _largest_that_fits(
         compiled = compiler.compile([arrangement.experiment(sizes[i]) for i in indices], tell)
         results |= dict(zip(indices, compiled, strict=True))
         for index, result in zip(indices, compiled, strict=True):
-            if result.memory is not None and result.total <= limit:
+            if result.fits(limit):
                 low = max(low, index)
             else:
                 high = min(high, index)

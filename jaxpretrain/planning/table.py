@@ -5,12 +5,12 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from jaxpretrain.parallel.devices import GIB
 from jaxpretrain.planning.compiled import Compiled
-from jaxpretrain.planning.planner import Plan, fits
+from jaxpretrain.planning.planner import Plan
 from jaxpretrain.planning.search import Trial
 from jaxpretrain.train.experiment import Experiment
 
-GIB = 2**30
 _NUM_BUFFERS = 5
 
 
@@ -115,7 +115,7 @@ def _head(plan: Plan) -> list[str]:
         f"memory is {plan.source}",
     ]
     if plan.configured is not None:
-        verdict = "fits" if fits(plan.configured, plan.limit) else "DOES NOT FIT"
+        verdict = "fits" if plan.fits_as_configured else "DOES NOT FIT"
         known = "" if plan.configured.compiled else " (estimated)"
         lines.append(
             f"as configured: {verdict}, {plan.configured.total / GIB:.2f} GiB a device{known}"

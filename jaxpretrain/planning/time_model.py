@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.models.costs import Costs
-from jaxpretrain.planning.analytic_memory import examples_on_device, weights_on_device
+from jaxpretrain.parallel.mesh import sharded_bytes
+from jaxpretrain.planning.analytic_memory import weights_on_device
 from jaxpretrain.planning.chips import Chip
 from jaxpretrain.train.experiment import Experiment, pace
-from jaxpretrain.train.memory import sharded_bytes
 from jaxpretrain.train.program import Program
 
 Resource = Literal["compute", "memory", "network"]
@@ -161,7 +161,7 @@ def _memory_bytes(program: Program, costs: Costs) -> float:
     state = program.state
     parameters = sharded_bytes(jax.tree.leaves(state.params))
     moments = sharded_bytes(jax.tree.leaves((state.optimizer, state.ema)))
-    examples = examples_on_device(program) * program.num_microbatches
+    examples = program.microbatch_size * program.num_microbatches
     # Read, used and written; gradients are written, read by the norm and read by the update.
     update = 2 * (parameters + moments) + 3 * parameters
     # In each microbatch weights are rounded, and what is added to gradients is read and written.
@@ -188,7 +188,7 @@ def _network_seconds(program: Program, costs: Costs, chip: Chip, num_hosts: int)
     weights = weights_on_device(program)
     itemsize = jnp.dtype(program.experiment.model.dtype).itemsize
     shards = itemsize * sharded_bytes(jax.tree.leaves(program.state.params)) / 4
-    stream = examples_on_device(program) * costs.stream.on_device(tensor)
+    stream = program.microbatch_size * costs.stream.on_device(tensor)
     num_sums = 4 if program.experiment.model.remat in ("none", "dots") else 6
     # Neighbours share the axis `tensor`; then come those of `fsdp`, then copies.
     ring = _Ring(chip, mesh.size // num_hosts)

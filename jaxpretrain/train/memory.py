@@ -1,17 +1,14 @@
 """What the training step takes of a device's memory, from its compiled program."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.devices import memory_limit
+from jaxpretrain.parallel.devices import GIB, memory_limit
+from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.train.program import Program
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,6 @@ class Memory:
         parts = ("parameters", "optimizer", "gradients", "activations", "other")
         listed = ", ".join(f"{part} {getattr(self, part) / GIB:.2f}" for part in parts)
         return f"{self.total / GIB:.2f} GiB a device ({listed})"
-
-
-def sharded_bytes(arrays: Iterable[Any]) -> int:
-    """Of abstract arrays, what one device holds."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
 
 
 def measured(program: Program, compiled: Any) -> Memory:
@@ -79,11 +71,9 @@ def require_fit(program: Program, compiled: Any) -> Memory:
     device = program.layout.mesh.local_devices[0]
     limit = memory_limit(device)
     if limit is not None and memory.total > limit:
-        train = program.experiment.train
-        share = train.batch_size // program.layout.num_data // program.num_microbatches
         raise InputError(
             f"the step does not fit: it takes {memory.describe()} of the {limit / GIB:.2f} GiB "
-            f"there are, with train.microbatch_size={share} and "
+            f"there are, with train.microbatch_size={program.microbatch_size} and "
             f"model.remat={program.experiment.model.remat}; --config.train.microbatch_size=auto "
             "and --config.model.remat=auto choose what fits, python -m jaxpretrain.plan explains"
         )

@@ -4,7 +4,6 @@ Training, planning and benchmarks all start from the same `Program`, so what is 
 is what trains.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.contract import EvalSet, Setting
 from jaxpretrain.models.contract import Model
 from jaxpretrain.optim.optimizers import Optimizer
-from jaxpretrain.parallel.mesh import Layout
+from jaxpretrain.parallel.mesh import Layout, sharded_bytes
 from jaxpretrain.train.experiment import Experiment, num_microbatches
 from jaxpretrain.train.state import TrainState, abstract_state, create_state
 from jaxpretrain.train.step import compile_train_step, make_train_step
@@ -32,6 +31,12 @@ class Program:
     num_microbatches: int
     state: TrainState  # jax.ShapeDtypeStruct leaves, sharded
     batch: dict[str, jax.ShapeDtypeStruct]  # sharded
+
+    @property
+    def microbatch_size(self) -> int:
+        """Examples that a data-parallel device works on at a time."""
+        share = self.experiment.train.batch_size // self.layout.num_data
+        return share // self.num_microbatches
 
     def compile(self, options: Mapping[str, Any] | None = None) -> Any:
         """The compiled training step, (state, batch) -> (state, metrics).
@@ -82,10 +87,7 @@ class Program:
         num_data = self.layout.num_data
         unit, per_example = self.model.units_per_example()
         num_params = sum(p.size for p in jax.tree.leaves(self.state.params))
-        state_bytes = sum(
-            math.prod(s.sharding.shard_shape(s.shape)) * s.dtype.itemsize
-            for s in jax.tree.leaves(self.state)
-        )
+        state_bytes = sharded_bytes(jax.tree.leaves(self.state))
         undivided = self.layout.undivided(self.model.axes(), self.state.params)
         schedule = experiment.optim.schedule
         num_steps = train.duration
@@ -97,7 +99,7 @@ class Program:
             *self.model.describe(),
             f"{num_params:,} parameters, {state_bytes / 2**20:,.0f} MiB of state a device",
             f"batch {train.batch_size} = {num_data} device(s) x {self.num_microbatches} "
-            f"microbatch(es) x {train.batch_size // num_data // self.num_microbatches}, "
+            f"microbatch(es) x {self.microbatch_size}, "
             f"{train.batch_size * per_example:,} {unit} a step; {num_steps:,} steps, "
             f"{num_steps * train.batch_size * per_example:,} {unit}",
             f"optimizer {experiment.optim.describe()}",

@@ -9,9 +9,11 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.parallel.devices import is_out_of_memory
 from jaxpretrain.planning import auto
-from jaxpretrain.planning.auto import choose, is_out_of_memory, open_choices, step_down
+from jaxpretrain.planning.auto import choose, chosen_before, open_choices, step_down
 from jaxpretrain.planning.compiled import compile_step
+from jaxpretrain.planning.machines import HEADROOM
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.workdir import describe_devices
 from tests.planning.conftest import changed
@@ -42,7 +44,7 @@ def save(folder: Path, experiment: Experiment, devices: str) -> None:
 def test_only_what_is_auto_is_chosen(decoder, here):
     config = changed(decoder, train__microbatch_size="auto")
     assert open_choices(config) == ("train.microbatch_size",)
-    chosen, why = choose(config, None, quiet)
+    chosen, why = choose(config, quiet)
     assert open_choices(chosen) == ()
     size = chosen.train.microbatch_size
     assert isinstance(size, int)
@@ -54,8 +56,8 @@ def test_only_what_is_auto_is_chosen(decoder, here):
 def test_less_memory_gives_a_smaller_microbatch_of_the_same_batch(decoder, one, here):
     config = changed(decoder, train__microbatch_size="auto", model__remat="full")
     needed = compile_step(changed(decoder, train__microbatch_size=4), one).total
-    here(int(needed / (1 - auto.HEADROOM)) + 10)
-    chosen, _ = choose(config, None, quiet)
+    here(int(needed / (1 - HEADROOM)) + 10)
+    chosen, _ = choose(config, quiet)
     assert chosen.train.microbatch_size == 4
     assert chosen.train.batch_size == decoder.train.batch_size
 
@@ -63,22 +65,25 @@ def test_less_memory_gives_a_smaller_microbatch_of_the_same_batch(decoder, one, 
 def test_nothing_that_fits_is_one_line_with_numbers(decoder, here):
     here(10_000)
     with pytest.raises(InputError, match=r"auto: nothing fits .* one example at a time takes"):
-        choose(changed(decoder, train__microbatch_size="auto"), None, quiet)
+        choose(changed(decoder, train__microbatch_size="auto"), quiet)
 
 
-def test_a_run_that_goes_on_takes_what_it_had(decoder, here, tmp_path: Path):
-    here(0)  # a search would find nothing
+def test_a_run_that_goes_on_takes_what_it_had(decoder, tmp_path: Path):
     before = changed(decoder, train__microbatch_size=2, model__remat="dots")
     save(tmp_path, before, describe_devices())
     config = changed(decoder, train__microbatch_size="auto", model__remat="auto")
-    chosen, why = choose(config, tmp_path, quiet)
+    found = chosen_before(config, tmp_path)
+    assert found is not None
+    chosen, why = found
     assert chosen == before
     assert why == "auto: train.microbatch_size=2, model.remat=dots, as before"
 
 
 def test_on_other_devices_it_is_chosen_anew(decoder, here, tmp_path: Path):
     save(tmp_path, changed(decoder, train__microbatch_size=2), "3 x abacus")
-    chosen, why = choose(changed(decoder, train__microbatch_size="auto"), tmp_path, quiet)
+    config = changed(decoder, train__microbatch_size="auto")
+    assert chosen_before(config, tmp_path) is None
+    chosen, why = choose(config, quiet)
     assert chosen.train.microbatch_size != 2
     assert "as before" not in why
 

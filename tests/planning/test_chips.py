@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.devices import memory_limit
-from jaxpretrain.planning.chips import CHIPS, GIB, chip_of, measure_local
+from jaxpretrain.parallel.devices import GIB, memory_limit
+from jaxpretrain.planning.chips import CHIPS, chip_of, measure_local
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import jax
 import pytest
 
+from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.chips import CHIPS
 from jaxpretrain.planning.machines import open_machine, stands
 from jaxpretrain.planning.targets import parse_target
-from jaxpretrain.train.memory import sharded_bytes
 from jaxpretrain.train.program import make_program
 from tests.planning.conftest import changed
 

@@ -7,16 +7,15 @@ import numpy as np
 from jaxpretrain.monitor.progress import format_count
 from jaxpretrain.monitor.report.runs import Run
 from jaxpretrain.monitor.report.words import table
-
-_GIB = 2**30
+from jaxpretrain.parallel.devices import GIB
 
 
 def planned(run: Run) -> str:
     """Tables of the step's memory and, with a `plan.json`, of what it said; "" without either."""
     memory = run.document.get("memory") or {}
-    parts = [[name, f"{size / _GIB:.2f}"] for name, size in memory.items()]
+    parts = [[name, f"{size / GIB:.2f}"] for name, size in memory.items()]
     if parts:
-        parts.append(["in all", f"{sum(memory.values()) / _GIB:.2f}"])
+        parts.append(["in all", f"{sum(memory.values()) / GIB:.2f}"])
         parts += [
             [f"most that was held on the {place}", f"{peak:.2f}"]
             for place in ("device", "host")
@@ -41,7 +40,7 @@ def _compared(run: Run) -> Iterator[list[str]]:
         yield ["device-hours of the whole run", format_count(hours), came]
     if (size := before.get("memory_bytes_per_device")) is not None:
         peak = _last(run, "perf/device_memory_gib")
-        yield ["GiB of a device", f"{size / _GIB:.2f}", "?" if peak is None else f"{peak:.2f}"]
+        yield ["GiB of a device", f"{size / GIB:.2f}", "?" if peak is None else f"{peak:.2f}"]
 
 
 def _last(run: Run, name: str) -> float | None:
