@@ -20,8 +20,8 @@ import numpy as np
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.text import TextData
+from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.layers import RematPolicy
 from jaxpretrain.models.olmo import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh

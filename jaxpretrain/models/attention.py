@@ -7,7 +7,7 @@ Shapes: b batch, t query positions, s key positions, n query heads, m key/value 
 multiple of m), h head size.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models import attention_fused, attention_xla
+from jaxpretrain.models.choices import AttentionChoice, AttentionKernel
 from jaxpretrain.models.contract import Branches, Shard, unsharded
 from jaxpretrain.models.masks import Mask
-
-AttentionKernel = Literal["xla", "xla_blocks", "xla_blocks_float32", "cudnn", "splash"]
-AttentionChoice = Literal["auto", "xla", "xla_blocks", "cudnn", "splash"]
 
 
 def resolve_kernel(

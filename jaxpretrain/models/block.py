@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.models import layers, masks
-from jaxpretrain.models.attention import AttentionKernel
+from jaxpretrain.models.choices import AttentionKernel, NormRounding, RematPolicy
 from jaxpretrain.models.contract import Constrain
 from jaxpretrain.models.costs import Blocks
 from jaxpretrain.models.matmul import Products
@@ -40,7 +40,7 @@ class Layers:
     """Added to the variance or mean square."""
     norm_position: Literal["before", "after"] = "before"
     """before: the input of attention and MLP is normalised. after: their output (OLMo 2 and 3)."""
-    norm_rounding: layers.NormRounding = "before_scale"
+    norm_rounding: NormRounding = "before_scale"
     """When RMSNorm leaves float32: before_scale (OLMo's trainer) or after_scale (OLMo-core)."""
     qk_norm: bool = False
     """Normalise queries and keys over their full projected width, before the split into heads."""
@@ -78,7 +78,7 @@ class Layers:
         num_tokens: int,
         windows: tuple[int | None, ...],
         kernel: AttentionKernel,
-        remat: layers.RematPolicy,
+        remat: RematPolicy,
         *,
         scanned: bool,
     ) -> Blocks:

@@ -5,12 +5,11 @@ that microbatches, devices, hosts and evaluation batches add up exactly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-if TYPE_CHECKING:
-    from jaxpretrain.models.costs import Costs
+from jaxpretrain.models.costs import Costs
 
 Params = dict[str, Any]
 """A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
@@ -115,7 +114,7 @@ class Model(Protocol):
         """
         ...
 
-    def costs(self) -> "Costs":
+    def costs(self) -> Costs:
         """What an example costs by part, in arithmetic and in memory, as it is computed here."""
         ...
 

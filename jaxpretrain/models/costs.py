@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
-from jaxpretrain.models.attention import AttentionKernel
-from jaxpretrain.models.layers import RematPolicy
+from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 
 _FUSED = ("cudnn", "splash")
 """Kernels in which the pairs never exist in memory: they compute scores again for gradients."""

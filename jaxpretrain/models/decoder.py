@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models import layers
-from jaxpretrain.models.attention import AttentionChoice, resolve_kernel
+from jaxpretrain.models.attention import resolve_kernel
 from jaxpretrain.models.block import Layers
+from jaxpretrain.models.choices import AttentionChoice, RematChoice
 from jaxpretrain.models.contract import Constrain, Shard, unconstrained, unsharded
 from jaxpretrain.models.decoder_model import DecoderModel
 from jaxpretrain.models.matmul import choose_products
@@ -50,7 +50,7 @@ class Decoder(Layers):
     TPUs and XLA elsewhere."""
     scan_layers: bool = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
-    remat: layers.RematChoice = "full"
+    remat: RematChoice = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
     products and attention are kept), attention (only attention's output is kept); auto: what is
     fastest of those that fit the devices, found before the run."""

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.models import layers, masks, probe, stack
-from jaxpretrain.models.attention import AttentionKernel, attend_kept, attention
+from jaxpretrain.models.attention import attend_kept, attention
 from jaxpretrain.models.block import Attend, Block
 from jaxpretrain.models.cache import Cache, Stack, empty_cache
+from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Batch, Branches, Constrain, Params, Shard
 from jaxpretrain.models.costs import Bytes, Costs
 from jaxpretrain.models.losses import cross_entropy
@@ -41,7 +42,7 @@ class DecoderModel:
         shard: Shard,
     ) -> None:
         self.config = config
-        self._remat: layers.RematPolicy = layers.chosen(config.remat)
+        self._remat: RematPolicy = layers.chosen(config.remat)
         self.seq_len = seq_len
         self.kernel: AttentionKernel = kernel
         self.products = products

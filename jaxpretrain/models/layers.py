@@ -16,14 +16,11 @@ import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.attention import keep_attention
+from jaxpretrain.models.choices import NormRounding, RematChoice, RematPolicy
 from jaxpretrain.models.contract import Constrain
 from jaxpretrain.models.matmul import Products
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
-NormRounding = Literal["before_scale", "after_scale"]
-RematPolicy = Literal["none", "full", "dots", "attention"]
-RematChoice = Literal["auto", "none", "full", "dots", "attention"]
-"""auto: a policy is chosen before the model is built."""
 
 
 def truncated_normal(std: float | jax.Array, cutoff: float | None) -> Initializer:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.models import layers, probe, stack
-from jaxpretrain.models.attention import AttentionKernel
 from jaxpretrain.models.attention_xla import QUERY_CHUNK
+from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Params
 from jaxpretrain.models.costs import Blocks
 from jaxpretrain.models.masks import Mask
@@ -45,7 +45,7 @@ class Tower:
     d_model: int
     num_layers: int
     scan: bool
-    remat: layers.RematPolicy
+    remat: RematPolicy
 
     @property
     def parts(self) -> dict[str, Init]:

@@ -22,12 +22,8 @@ import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models import layers, patches
-from jaxpretrain.models.attention import (
-    AttentionChoice,
-    AttentionKernel,
-    attention,
-    resolve_kernel,
-)
+from jaxpretrain.models.attention import attention, resolve_kernel
+from jaxpretrain.models.choices import AttentionChoice, AttentionKernel, RematChoice, RematPolicy
 from jaxpretrain.models.contract import (
     Batch,
     Constrain,
@@ -80,7 +76,7 @@ class VitMae:
     elsewhere."""
     scan_layers: bool = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
-    remat: layers.RematChoice = "full"
+    remat: RematChoice = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
     products and attention are kept), attention (only attention's output is kept); auto: what is
     fastest of those that fit the devices, found before the run."""
@@ -152,7 +148,7 @@ class VitMaeModel:
         shard: Shard,
     ) -> None:
         self.config = config
-        self._remat: layers.RematPolicy = layers.chosen(config.remat)
+        self._remat: RematPolicy = layers.chosen(config.remat)
         self.image_shape = image_shape
         self.kernel: AttentionKernel = kernel
         self.precision = precision

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
 
-from jaxpretrain.models.attention import AttentionKernel, attention
-from jaxpretrain.models.layers import RematPolicy, remat
+from jaxpretrain.models.attention import attention
+from jaxpretrain.models.choices import AttentionKernel, RematPolicy
+from jaxpretrain.models.layers import remat
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models import layers
+from jaxpretrain.models.choices import NormRounding, RematPolicy
 from jaxpretrain.models.contract import LanguageModel
 from jaxpretrain.models.decoder import Decoder, DecoderModel
 from jaxpretrain.models.olmo import VARIANTS
@@ -285,7 +285,7 @@ def expected_gradients() -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "change",
     [{"scan_layers": False}, {"scan_layers": False, "remat": "full", "attention": "xla"}]
-    + [{"remat": policy} for policy in get_args(layers.RematPolicy) if policy != "none"],
+    + [{"remat": policy} for policy in get_args(RematPolicy) if policy != "none"],
     ids=str,
 )
 def test_ways_of_computing_change_neither_loss_nor_gradients(change, expected_gradients):
@@ -396,7 +396,7 @@ def test_norms_round_as_told():
             get_logits(
                 dataclasses.replace(OLMO_2, dtype=dtype, norm_rounding=rounding), params, tokens
             )
-            for rounding in get_args(layers.NormRounding)
+            for rounding in get_args(NormRounding)
         )
         assert np.array_equal(before, after) == is_same
 

@@ -8,6 +8,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxpretrain.models import layers
+from jaxpretrain.models.choices import NormRounding, RematPolicy
 from jaxpretrain.models.contract import unconstrained
 from jaxpretrain.models.matmul import PLAIN
 from jaxpretrain.models.stack import unbox
@@ -113,13 +114,13 @@ def test_rmsnorm_rounds_a_float32_residual_stream_once():
     scale = {"params": {"scale": jnp.asarray(rng.uniform(0.5, 2.0, size=64), jnp.float32)}}
     before, after = (
         layers.Norm("rmsnorm", 1e-6, "norm", BF16, rounding).apply(scale, x)
-        for rounding in get_args(layers.NormRounding)
+        for rounding in get_args(NormRounding)
     )
     assert before.dtype == BF16
     np.testing.assert_array_equal(np.float32(before), np.float32(after))
 
 
-def recomputed(policy: layers.RematPolicy) -> dict[str, int]:
+def recomputed(policy: RematPolicy) -> dict[str, int]:
     """How often a block's operations stand in the program of its gradient."""
 
     def block(x: jax.Array, w: jax.Array) -> jax.Array:
@@ -142,7 +143,7 @@ def test_remat_recomputes_what_its_policy_says():
 
 
 def test_every_remat_policy_is_known_and_others_are_not():
-    for policy in get_args(layers.RematPolicy):
+    for policy in get_args(RematPolicy):
         assert callable(layers.remat(jnp.sin, policy, scanned=True))
     unknown: Any = "everything"
     with pytest.raises(KeyError):

@@ -12,7 +12,8 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.sapiens import to_params
 from jaxpretrain.interop.tensors import Tensor
-from jaxpretrain.models import layers, patches
+from jaxpretrain.models import patches
+from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.vit_mae import VitMae, VitMaeModel
 from jaxpretrain.optim.layers import is_layer_matrix, mask
 from jaxpretrain.optim.optimizers import decay_mask
@@ -267,7 +268,7 @@ def expected_gradients() -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "change",
     [{"scan_layers": False}, {"scan_layers": False, "remat": "full", "attention": "xla"}]
-    + [{"remat": policy} for policy in get_args(layers.RematPolicy) if policy != "none"],
+    + [{"remat": policy} for policy in get_args(RematPolicy) if policy != "none"],
     ids=str,
 )
 def test_ways_of_computing_change_neither_loss_nor_gradients(change, expected_gradients):
