@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.olmo_config import make_decoder, read_settings
+from jaxpretrain.interop.olmo_config import read_decoder
+from jaxpretrain.interop.olmo_keys import OlmoKeys
 from jaxpretrain.interop.source import (
     Source,
     common_dtype,
@@ -61,15 +62,16 @@ def open_olmo(folder: Path) -> Source:
             f"{folder} is a sharded checkpoint of OLMo-core, which is not read here; convert it to "
             "Hugging Face's form with OLMo-core first, then take --from=hf"
         )
-    settings = read_settings(folder / "config.yaml")
-    model = make_decoder(settings, str(folder / "config.yaml"))
+    keys = OlmoKeys(folder / "config.yaml")
+    model = read_decoder(keys)
+    keys.check()
     num_token_ids(folder, model.embedding_rows)  # a tokenizer that lies there must fit
-    data = text_data(settings["max_sequence_length"], model.embedding_rows)
+    data = text_data(keys.size("model.max_sequence_length", 1024), model.embedding_rows)
     shapes = param_shapes(model, data)
     places = tables.place(TABLE, shapes)
     expected = tables.their_shapes(places, shapes)
 
-    group_size = settings["block_group_size"]
+    group_size = keys.size("model.block_group_size", 1)
     tensors = {
         _clean(path[-1], group_size): tensor for path, tensor in _read(folder, "model").items()
     }
@@ -100,7 +102,9 @@ def open_olmo(folder: Path) -> Source:
         optimizer=optimizer,
         origin={
             "dtype": common_dtype(tensors),
-            "token_ids": {key: settings.get(key) for key in ("eos_token_id", "pad_token_id")},
+            "token_ids": {
+                key: keys.take(f"model.{key}") for key in ("eos_token_id", "pad_token_id")
+            },
         },
     )
 

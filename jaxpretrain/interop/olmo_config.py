@@ -1,121 +1,96 @@
-"""`config.yaml` of OLMo's own trainer -> `Decoder`.
+"""The `model` group of a config of OLMo's own trainer -> `Decoder`.
 
-Source: allenai/OLMo `olmo/config.py`, ModelConfig.
+Source: allenai/OLMo `olmo/config.py` (ModelConfig, with its defaults) and `olmo/model.py`. Runs and
+checkpoints both read it here. What only training asks for (dropout, precision, the z-loss) is left
+to the reader of runs.
 """
 
-from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.interop.olmo_keys import OlmoKeys
 from jaxpretrain.models.decoder import Decoder
 
-_DEFAULTS: dict[str, Any] = {
-    "n_kv_heads": None,
-    "clip_qkv": None,
-    "mlp_ratio": 4,
-    "mlp_hidden_size": None,
-    "multi_query_attention": None,
-    "attention_layer_norm": False,
-    "norm_after": False,
-    "layer_norm_type": "default",
-    "layer_norm_with_affine": True,
-    "attention_layer_norm_with_affine": True,
-    "layer_norm_eps": 1e-5,
-    "rope_theta": 10000,
-    "max_sequence_length": 1024,
-    "embedding_size": 50304,
-    "weight_tying": True,
-    "block_group_size": 1,
-    "init_fn": "normal",
-    "init_std": 0.02,
-    "init_cutoff_factor": None,
-    "activation_type": "swiglu",
-    "block_type": "sequential",
-    "alibi": False,
-    "rope": False,
-    "include_bias": True,
-    "bias_for_layer_norm": None,
-    "embedding_layer_norm": False,
-    "scale_logits": False,
-}
-"""What OLMo's trainer takes where a config.yaml says nothing."""
 
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "activation_type": ("swiglu",),
-    "block_type": ("sequential",),
-    "alibi": (False,),
-    "rope": (True,),
-    "include_bias": (False,),
-    "bias_for_layer_norm": (None, False),
-    "embedding_layer_norm": (False,),
-    "scale_logits": (False,),
-}
-"""Settings with the values that a `Decoder` can have."""
+def read_decoder(keys: OlmoKeys) -> Decoder:
+    """Returns the model that the keys describe, with the loss and the rounding of OLMo's trainer.
 
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The model's settings, those that are not there with OLMo's defaults.
+    A setting that a `Decoder` cannot have is kept by `keys`, which raises it in `check`.
 
     Raises:
-      InputError: it is no such config, or of a model that a `Decoder` cannot be.
+      InputError: there is no such group, or a size is not a positive whole number.
     """
-    import yaml
-
-    try:
-        settings = {**_DEFAULTS, **yaml.safe_load(path.read_text())["model"]}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not the config of an OLMo model: {reason}") from error
-    for key in ("d_model", "n_heads", "n_layers", "vocab_size"):
-        if not isinstance(settings.get(key), int) or settings[key] < 1:
-            raise InputError(f"{path}: model.{key} is {settings.get(key)}, not a number of things")
-    for key, values in _ONLY.items():
-        if settings[key] not in values:
-            raise InputError(f"{path}: model.{key}={settings[key]} is not supported")
-    return settings
-
-
-def make_decoder(settings: dict[str, Any], where: str) -> Decoder:
-    """The model of such settings, with the loss and the rounding of OLMo's trainer.
-
-    Raises:
-      InputError: its norms are others than a `Decoder` has.
-    """
-    kind, has_scale = settings["layer_norm_type"], settings["layer_norm_with_affine"]
-    qk_norm = settings["attention_layer_norm"]
-    norms: dict[Any, Any] = {("default", False): "layernorm", ("rms", True): "rmsnorm"}
-    norm = norms.get((kind, has_scale))
-    qk_has_scale = settings["attention_layer_norm_with_affine"]
-    if norm is None or (qk_norm and not (norm == "rmsnorm" and qk_has_scale)):
-        raise InputError(
-            f"{where}: norms of layer_norm_type={kind}, layer_norm_with_affine={has_scale}, "
-            f"attention_layer_norm={qk_norm} are not supported"
-        )
-    hidden = settings["mlp_hidden_size"] or settings["mlp_ratio"] * settings["d_model"]
-    kv_heads = 1 if settings["multi_query_attention"] else settings["n_kv_heads"]
+    if not any(key.startswith("model.") for key, _ in keys):
+        raise InputError(f"{keys.file} is not the config of an OLMo model: it has no group 'model'")
+    keys.only("model.activation_type", "swiglu", default="swiglu")
+    keys.only("model.block_type", "sequential", default="sequential")
+    keys.only("model.rope", True, default=False)
+    keys.only("model.rope_full_precision", True, default=True)
+    for name in ("alibi", "embedding_layer_norm", "scale_logits"):
+        keys.only(f"model.{name}", False, default=False)
+    keys.only("model.include_bias", False, default=True)
+    init = keys.only("model.init_fn", "normal", "mitchell", "full_megatron", default="normal")
+    d_model, num_heads = keys.size("model.d_model", 768), keys.size("model.n_heads", 12)
+    ratio, hidden = keys.size("model.mlp_ratio", 4), keys.number("model.mlp_hidden_size")
+    vocab_size = keys.size("model.vocab_size", 50257)
+    # OLMo reads 0 as not given. Only `normal` is then not cut.
+    cutoff = keys.number("model.init_cutoff_factor") or (None if init == "normal" else 3.0)
     return Decoder(
-        vocab_size=settings["vocab_size"],
-        embedding_rows=settings["embedding_size"] or settings["vocab_size"],
-        d_model=settings["d_model"],
-        num_layers=settings["n_layers"],
-        num_heads=settings["n_heads"],
-        num_kv_heads=None if kv_heads == settings["n_heads"] else kv_heads,
-        d_ff=hidden // 2,
-        norm=norm,
-        norm_epsilon=float(settings["layer_norm_eps"]),  # YAML reads 1e-6 as a string
-        norm_position="after" if settings["norm_after"] else "before",
-        qk_norm=qk_norm,
-        clip_qkv=_optional_float(settings["clip_qkv"]),
-        rope_theta=float(settings["rope_theta"]),
-        tied_head=settings["weight_tying"],
-        init=settings["init_fn"],
-        init_std=float(settings["init_std"]),
-        init_cutoff=_optional_float(settings["init_cutoff_factor"]),
+        vocab_size=vocab_size,
+        embedding_rows=keys.number("model.embedding_size", 50304) or vocab_size,
+        d_model=d_model,
+        num_layers=keys.size("model.n_layers", 12),
+        num_heads=num_heads,
+        num_kv_heads=_num_kv_heads(keys, num_heads),
+        d_ff=(hidden or ratio * d_model) // 2,  # OLMo counts both of SwiGLU's halves
+        norm_position="after" if keys.take("model.norm_after", False) else "before",
+        clip_qkv=_optional_float(keys.number("model.clip_qkv")),
+        rope_theta=float(keys.number("model.rope_theta", 10000)),
+        tied_head=keys.take("model.weight_tying", True),
+        init=init,
+        init_std=float(keys.number("model.init_std", 0.02)),
+        init_cutoff=_optional_float(cutoff),
         loss_denominator="all",
+        norm_rounding="before_scale",
+        **_norms(keys),
     )
 
 
-def _optional_float(value: Any) -> float | None:
+def _optional_float(value: float | None) -> float | None:
     return None if value is None else float(value)
+
+
+def _num_kv_heads(keys: OlmoKeys, num_heads: int) -> int | None:
+    """OLMo's `effective_n_kv_heads`; None for as many as query heads."""
+    given = keys.number("model.n_kv_heads")
+    is_shared = keys.take("model.multi_query_attention")
+    if is_shared is None:
+        return None if given == num_heads else given
+    implied = 1 if is_shared else num_heads
+    if given not in (None, implied):
+        keys.refuse(
+            "model.n_kv_heads",
+            f"model.n_kv_heads={given} beside model.multi_query_attention={is_shared}",
+        )
+    return None if implied == num_heads else implied
+
+
+def _norms(keys: OlmoKeys) -> dict[str, Any]:
+    """LayerNorm is without parameters here, RMSNorm with a scale, and neither has a bias."""
+    kind = keys.only("model.layer_norm_type", "rms", "default", default="default")
+    keys.only("model.layer_norm_with_affine", kind == "rms", default=True)
+    qk_norm = bool(keys.take("model.attention_layer_norm", False))
+    affine = "model.attention_layer_norm_with_affine"
+    if qk_norm:
+        keys.only(affine, kind == "rms", default=True)
+    else:
+        keys.skip(affine, "there is no norm of queries and keys")
+    if kind == "rms":
+        keys.only("model.bias_for_layer_norm", False, None)
+    else:
+        keys.skip("model.bias_for_layer_norm", "the norms have no parameters")
+    return {
+        "norm": "rmsnorm" if kind == "rms" else "layernorm",
+        "norm_epsilon": float(keys.number("model.layer_norm_eps", 1e-5)),
+        "qk_norm": qk_norm,
+    }

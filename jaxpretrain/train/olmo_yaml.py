@@ -18,6 +18,8 @@ from jaxpretrain.data.files import write_atomically
 from jaxpretrain.data.masks import InstanceFilter
 from jaxpretrain.data.text import TextData
 from jaxpretrain.evals.config import Eval
+from jaxpretrain.interop.olmo_config import read_decoder
+from jaxpretrain.interop.olmo_keys import OlmoKeys
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.optim.layers import ParameterKind
 from jaxpretrain.optim.optimizers import AdamW, Lion
@@ -30,7 +32,6 @@ from jaxpretrain.optim.schedules import (
     WarmupCosine,
 )
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
-from jaxpretrain.train.olmo_keys import OlmoKeys
 
 
 class OlmoYaml(NamedTuple):
@@ -50,7 +51,7 @@ def read_olmo_yaml(file: Path, ignored: Collection[str] = ()) -> OlmoYaml:
     _refuse_other_beginnings(keys)
     planned, stop = _duration(keys), keys.number("stop_at")
     experiment = Experiment(
-        model=replace(_model(keys), remat="auto"),
+        model=_model(keys),
         data=_data(keys),
         # A run that stops before its time keeps the schedule of the whole.
         optim=_optimizer(keys, None if stop is None else planned),
@@ -77,70 +78,17 @@ def _refuse_other_beginnings(keys: OlmoKeys) -> None:
 
 def _model(keys: OlmoKeys) -> Decoder:
     """The `model` group, and what of loss and precision belongs to the model here."""
-    keys.only("model.activation_type", "swiglu", default="swiglu")
-    keys.only("model.block_type", "sequential", default="sequential")
-    keys.only("model.rope", True, default=False)
-    for name in ("alibi", "embedding_layer_norm", "scale_logits", "scale_emb_init"):
-        keys.only(f"model.{name}", False, default=False)
-    keys.only("model.include_bias", False, default=True)
-    keys.only("model.rope_full_precision", True, default=True)
+    keys.only("model.scale_emb_init", False, default=False)
     keys.only("model.emb_init_std", None)
     for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
         keys.only(f"model.{name}", 0.0, default=0.1)
-    d_model, heads = keys.number("model.d_model", 768), keys.number("model.n_heads", 12)
-    ratio, hidden = keys.number("model.mlp_ratio", 4), keys.number("model.mlp_hidden_size")
-    init = keys.only("model.init_fn", "normal", "mitchell", "full_megatron", default="normal")
-    vocab_size = keys.number("model.vocab_size", 50257)
-    return Decoder(
-        vocab_size=vocab_size,
-        embedding_rows=keys.number("model.embedding_size", 50304) or vocab_size,
-        d_model=d_model,
-        num_layers=keys.number("model.n_layers", 12),
-        num_heads=heads,
-        num_kv_heads=_kv_heads(keys),
-        d_ff=(hidden or ratio * d_model) // 2,  # OLMo counts both of SwiGLU's halves
-        norm_position="after" if keys.take("model.norm_after", False) else "before",
-        clip_qkv=keys.number("model.clip_qkv"),
-        rope_theta=float(keys.number("model.rope_theta", 10000)),
-        windows=(None,),
-        tied_head=keys.take("model.weight_tying", True),
-        init=init,
-        init_std=keys.number("model.init_std", 0.02),
-        init_cutoff=keys.number("model.init_cutoff_factor")
-        or (3.0 if init == "mitchell" else None),
+    return replace(
+        read_decoder(keys),
+        remat="auto",
         document_end=_document_end(keys),
         z_loss=_z_loss(keys),
-        loss_denominator="all",
-        norm_rounding="before_scale",
-        **_norms(keys),
         **_precision(keys),
     )
-
-
-def _kv_heads(keys: OlmoKeys) -> int | None:
-    num_kv_heads = keys.number("model.n_kv_heads")
-    return 1 if keys.take("model.multi_query_attention") else num_kv_heads
-
-
-def _norms(keys: OlmoKeys) -> dict[str, Any]:
-    """LayerNorm is without parameters here, RMSNorm with a scale, and neither has a bias."""
-    kind = keys.only("model.layer_norm_type", "rms", "default", default="default")
-    keys.only("model.layer_norm_with_affine", kind == "rms", default=True)
-    qk_norm = bool(keys.take("model.attention_layer_norm", False))
-    affine = "model.attention_layer_norm_with_affine"
-    if qk_norm:
-        keys.only(affine, kind == "rms", default=True)
-    else:
-        keys.skip(affine, "there is no norm of queries and keys")
-    if kind == "rms":
-        keys.only("model.bias_for_layer_norm", False, None)
-    else:
-        keys.skip("model.bias_for_layer_norm", "the norms have no parameters")
-    return {
-        "norm": "rmsnorm" if kind == "rms" else "layernorm",
-        "norm_epsilon": float(keys.number("model.layer_norm_eps", 1e-5)),
-        "qk_norm": qk_norm,
-    }
 
 
 def _precision(keys: OlmoKeys) -> dict[str, Any]:

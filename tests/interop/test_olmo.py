@@ -175,12 +175,20 @@ def test_without_an_optimizer_there_are_only_weights(native: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("rope: true", "rope: false", "model.rope=False is not supported"),
-        ("include_bias: false", "", "model.include_bias=True is not supported"),
-        ("layer_norm_type: rms", "layer_norm_type: default", "norms of layer_norm_type=default"),
-        ("d_model: 16", "d_model: none", "model.d_model is none"),
+        ("rope: true", "rope: false", r"not supported: model.rope=False \(here: True\)"),
+        (
+            "include_bias: false",
+            "",
+            "not supported: model.include_bias=True, which is not given and OLMo's default",
+        ),
+        (
+            "layer_norm_type: rms",
+            "layer_norm_type: default",
+            "not supported: model.layer_norm_with_affine=True",
+        ),
+        ("d_model: 16", "d_model: none", "model.d_model='none' is not a number"),
         ("model:", "trainer:", "is not the config of an OLMo model"),
-        ("model:", "model: [", "is not the config of an OLMo model"),
+        ("model:", "model: [", "is no YAML"),
         ("n_layers: 2", "n_layers: 3", "blocks.2.att_proj.weight and 7 more are missing"),
         ("mlp_hidden_size: 48", "mlp_hidden_size: 64", r"is \[48, 16\], but its config says"),
     ],

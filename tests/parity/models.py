@@ -9,7 +9,8 @@ import yaml
 
 from jaxpretrain.interop import olmo, tables
 from jaxpretrain.interop.hf_config import read_config
-from jaxpretrain.interop.olmo_config import make_decoder, read_settings
+from jaxpretrain.interop.olmo_config import read_decoder
+from jaxpretrain.interop.olmo_keys import OlmoKeys
 from jaxpretrain.interop.source import param_shapes, text_data
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.decoder import Decoder
@@ -53,8 +54,7 @@ def decoder(name: str, folder: Path) -> tuple[Decoder, tables.Table]:
         architecture, model, _ = read_config(TRANSFORMERS[name], name)
         return model, architecture.table
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": NATIVE[name]}))
-    settings = read_settings(folder / "config.yaml")
-    return make_decoder(settings, name), olmo.TABLE
+    return read_decoder(OlmoKeys(folder / "config.yaml")), olmo.TABLE
 
 
 def nested(named: Arrays) -> dict[str, Any]:

@@ -91,7 +91,7 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
 class OlmoKeys:
     """The values of a YAML file by dotted key; `take` and its kin remember what was asked for."""
 
-    def __init__(self, file: Path, ignored: Collection[str]):
+    def __init__(self, file: Path, ignored: Collection[str] = ()):
         self.file = file
         self._values = _resolved(dict(_flatten(_load(file))))
         self._ignored = set(ignored)
@@ -115,6 +115,13 @@ class OlmoKeys:
         except (TypeError, ValueError):
             raise InputError(f"{self.file}: {key}={value!r} is not a number") from None
         return int(number) if math.isfinite(number) and number == int(number) else number
+
+    def size(self, key: str, default: int) -> int:
+        """As `number`, for a positive whole number."""
+        value = self.number(key, default)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{self.file}: {key}={value} is not a positive whole number")
+        return value
 
     def only(self, key: str, *supported: Any, default: Any = None) -> Any:
         """As `take`, for one of the values that there are here. The first stands in for others."""
@@ -149,12 +156,16 @@ class OlmoKeys:
                 self.refuse(key, f"{key}={_short(self._values[key])} (not known here)")
             else:
                 self.skip(key, match)
-        if self._unsupported:
-            raise InputError(
-                f"{self.file}: not supported: {'; '.join(self._unsupported)}. To train without what"
-                " a key says, take it out of the file, or name it: FILE.yaml,ignore=KEY"
-            )
+        self.check(
+            ". To train without what a key says, take it out of the file, or name it: "
+            "FILE.yaml,ignore=KEY"
+        )
         return [f"{key} = {_short(value)}: {self._fates[key]}" for key, value in self]
+
+    def check(self, way_out: str = "") -> None:
+        """Raises InputError when a key that was asked for is not supported."""
+        if self._unsupported:
+            raise InputError(f"{self.file}: not supported: {'; '.join(self._unsupported)}{way_out}")
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return iter(self._values.items())

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.train.olmo_keys import NO_EFFECT, OlmoKeys
+from jaxpretrain.interop.olmo_keys import NO_EFFECT, OlmoKeys
 
 
 @pytest.fixture
