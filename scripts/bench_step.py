@@ -132,7 +132,8 @@ class Ours(Turns):
 
     def result(self) -> dict[str, Any]:
         """Rates, the compiler's and the device's memory, and MFU where the peak is known."""
-        from jaxpretrain.parallel.devices import memory_in_use, peak_flops
+        from jaxpretrain.parallel.chips import peak_flops
+        from jaxpretrain.parallel.devices import memory_in_use
 
         result = super().result()
         device = self.jax.devices()[0]

@@ -24,10 +24,10 @@ from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.models.olmo import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.parallel.chips import CHIPS, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.planning.chips import CHIPS
 from jaxpretrain.planning.machines import Stand
-from jaxpretrain.planning.time_model import Calibration, StepTime, calibration_of, estimate_time
+from jaxpretrain.planning.time_model import StepTime, estimate_time
 from jaxpretrain.train.experiment import Experiment, Train, resolve
 from jaxpretrain.train.program import Program, make_program
 
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def group(self) -> str:
-        """Rows that share a calibration. Those of 2023 had slower kernels for Hopper's GPUs."""
+        """Rows that share a efficiency. Those of 2023 had slower kernels for Hopper's GPUs."""
         if self.chip.startswith("tpu"):
             return "TPU"
         if self.chip.startswith("a100"):
@@ -263,9 +263,9 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def predicted(row: Row, program: Program, calibration: Calibration | None = None) -> StepTime:
+def predicted(row: Row, program: Program, efficiency: Efficiency | None = None) -> StepTime:
     """The time model's answer."""
-    return estimate_time(program, CHIPS[row.chip], num_hosts=row.num_hosts, calibration=calibration)
+    return estimate_time(program, CHIPS[row.chip], num_hosts=row.num_hosts, efficiency=efficiency)
 
 
 def error(row: Row, step: StepTime) -> float:
@@ -273,13 +273,13 @@ def error(row: Row, step: StepTime) -> float:
     return step.units_per_second_per_device / row.published - 1
 
 
-def fit(rows: Sequence[Row], programs: Sequence[Program]) -> Calibration:
+def fit(rows: Sequence[Row], programs: Sequence[Program]) -> Efficiency:
     """Least squares of the logarithm of the throughput, by search over a grid."""
     counts = {row.source: sum(r.source == row.source for r in rows) for row in rows}
     # Seconds at the vendor's rates, by what a calibration multiplies.
     terms = []
     for row, program in zip(rows, programs, strict=True):
-        step = predicted(row, program, Calibration(1.0, 1.0))
+        step = predicted(row, program, Efficiency(1.0, 1.0))
         fixed = step.parts["memory"] + step.parts["network"]
         attention = step.parts["attention"]
         products = step.expected - attention - fixed
@@ -288,12 +288,12 @@ def fit(rows: Sequence[Row], programs: Sequence[Program]) -> Calibration:
     weights = np.array([1 / counts[row.source] for row in rows])
     published = np.array([row.published for row in rows])
 
-    def loss(calibration: Calibration) -> float:
-        seconds = products / calibration.products + attention / calibration.attention + fixed
+    def loss(efficiency: Efficiency) -> float:
+        seconds = products / efficiency.products + attention / efficiency.attention + fixed
         return float(np.sum(weights * np.log(units / seconds / published) ** 2))
 
     shares = np.round(np.arange(0.1, 1.0, 0.01), 2).tolist()
-    return min(itertools.starmap(Calibration, itertools.product(shares, shares)), key=loss)
+    return min(itertools.starmap(Efficiency, itertools.product(shares, shares)), key=loss)
 
 
 def main(argv: list[str]) -> None:
@@ -331,13 +331,13 @@ def summary(group: str, programs: dict[Row, Program]) -> dict[str, Any]:
     unseen = []
     for row in rows:
         others = [r for r in rows if (r is not row if one_source else r.source != row.source)]
-        calibration = fit(others, [programs[other] for other in others])
-        unseen.append(error(row, predicted(row, programs[row], calibration)))
+        efficiency = fit(others, [programs[other] for other in others])
+        unseen.append(error(row, predicted(row, programs[row], efficiency)))
     return {
         "rows": len(rows),
         "sources": len({row.source for row in rows}),
         "fitted": dataclasses.asdict(fitted),
-        "used": dataclasses.asdict(calibration_of(CHIPS[rows[0].chip])),
+        "used": dataclasses.asdict(CHIPS[rows[0].chip].efficiency),
         "mean_error": mean_size(errors),
         "largest_error": max(errors, key=abs),
         "unseen_mean_error": mean_size(unseen),

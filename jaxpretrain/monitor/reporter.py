@@ -15,7 +15,8 @@ from jaxpretrain.monitor.hosts import Hosts
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import Writers
-from jaxpretrain.parallel.devices import GIB, peak_memory
+from jaxpretrain.parallel.chips import GIB
+from jaxpretrain.parallel.devices import peak_memory
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an accelerator can do: its peak FLOP/s, which MFU is measured against, and its memory."""
+"""The memory of the devices at hand: how much there is, and how much is used."""
 
 from __future__ import annotations
 
@@ -8,72 +8,14 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 
-# Dense bfloat16 FLOP/s of one JAX device by `device.device_kind`, from the vendors' data sheets;
-# where a sheet prints only the figure with sparsity, half of it. The names are matched exactly:
-# a part of a GPU (MIG) or a cut-down model has another name, and no MFU is better than a wrong one.
-_PEAK_BF16_FLOPS: dict[str, float] = {
-    # NVIDIA A100 and A800 data sheets
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-PCIE-40GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA A800-SXM4-80GB": 312e12,
-    # NVIDIA H100 data sheet: 1,979, 1,671 and 1,513 TFLOPS with sparsity
-    "NVIDIA H100 80GB HBM3": 989.5e12,
-    "NVIDIA H100 NVL": 835.5e12,
-    "NVIDIA H100 PCIe": 756.5e12,
-    # NVIDIA H200 and GH200 data sheets
-    "NVIDIA H200": 989.5e12,
-    "NVIDIA H200 NVL": 835.5e12,
-    "NVIDIA GH200 480GB": 989.5e12,
-    # NVIDIA Blackwell architecture brief: HGX B200 at 1,000 W, GB200 at 1,200 W per GPU
-    "NVIDIA B200": 2250e12,
-    "NVIDIA GB200": 2500e12,
-    # NVIDIA L4, L40S and RTX A6000 data sheets; GA102 and Ada white papers (FP32 accumulation)
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40S": 362e12,
-    "NVIDIA RTX A6000": 154.8e12,
-    "NVIDIA GeForce RTX 3090": 71e12,
-    "NVIDIA GeForce RTX 4090": 165.2e12,
-    # Cloud TPU documentation, system architecture. A device is a chip, except that v2, v3 and
-    # 7x show each of a chip's two TensorCores as a device, with half of the chip's peak.
-    "TPU v2": 46e12 / 2,
-    "TPU v3": 123e12 / 2,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12 / 2,
-}
-
-GIB = 2**30
-
-MEMORY_FRACTION = 0.9
-"""Share of a GPU's memory that JAX is told to take. Its default of 0.75 would leave 20 GB of an
-H100 idle. What stays outside: the CUDA context, NCCL's buffers, the handles of cuBLAS and cuDNN,
-2 to 5 GB together. NVIDIA's JAX-Toolbox sets 0.9 too."""
+from jaxpretrain.parallel.chips import MEMORY_FRACTION
 
 
 def use_most_memory() -> None:
-    """Sets that share, unless the user has set one. Call it before JAX starts."""
+    """Sets JAX's share of a GPU's memory unless the user has. Call it before JAX starts."""
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
-
-
-def peak_flops(device_kind: str, dtype: DTypeLike) -> float | None:
-    """Peak dense FLOP/s of one JAX device (`device.device_kind`) for matrices of `dtype`.
-
-    None when it is not known: for a CPU, an unlisted accelerator, or a type other than bfloat16.
-    """
-    if jnp.dtype(dtype) != jnp.bfloat16:
-        return None
-    return _PEAK_BF16_FLOPS.get(device_kind)
 
 
 def memory_limit(

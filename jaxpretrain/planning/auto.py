@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import from_dict, to_dict
+from jaxpretrain.parallel.chips import GIB, Chip
 from jaxpretrain.parallel.compilation import keep_compiled
-from jaxpretrain.parallel.devices import GIB
 from jaxpretrain.parallel.distributed import exchange
 from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, arrangements
-from jaxpretrain.planning.chips import Chip
 from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.pool import Here
 from jaxpretrain.planning.search import Tell, Trial, search
@@ -97,8 +97,8 @@ def step_down(experiment: Experiment, chosen: Experiment) -> Experiment | None:
 def _machine(dtype: str) -> Machine:
     """The devices at hand, with the rates that the first process sees: all choose alike."""
     machine = open_machine(parse_target("local"), dtype)
-    seen = exchange("chip", json.dumps(vars(machine.chip)))[0]
-    return replace(machine, chip=Chip(**json.loads(seen)))
+    seen = exchange("chip", json.dumps(to_dict(machine.chip)))[0]
+    return replace(machine, chip=from_dict(Chip, json.loads(seen)))
 
 
 def _as(experiment: Experiment, chosen: Experiment) -> Experiment:

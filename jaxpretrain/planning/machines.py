@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.planning.chips import Chip, chip_of
+from jaxpretrain.parallel.chips import Chip
+from jaxpretrain.planning.local_chip import chip_of
 from jaxpretrain.planning.targets import Target
 
 HEADROOM = 0.05
@@ -110,34 +111,10 @@ def _tpus(target: Target) -> Sequence[Any]:
         raise InputError(f"--target={target.name}: libtpu knows no such slice: {reason}") from error
 
 
-@dataclass(frozen=True)
-class _Cores:
-    """What XLA's GPU compiler asks of a chip beyond its memory; from OpenXLA's target configs."""
-
-    capability: tuple[int, int]
-    num_cores: int
-    fpus_per_core: int
-    clock_ghz: float
-    l2_bytes: int
-    shared_per_core: int
-    shared_per_block: int
-
-
-_AMPERE = _Cores((8, 0), 108, 64, 1.41, 41_943_040, 167_936, 166_912)
-_HOPPER = _Cores((9, 0), 132, 128, 1.98, 52_428_800, 233_472, 232_448)
-_BLACKWELL = _Cores((10, 0), 148, 128, 1.965, 132_644_864, 233_472, 232_448)
-_CORES = {
-    "a100-40gb": _AMPERE,
-    "a100-80gb": _AMPERE,
-    "h100-80gb": _HOPPER,
-    "h200": _HOPPER,
-    "b200": _BLACKWELL,
-}
-
-
 def _target_config(chip: Chip) -> str:
     """XLA's description of a GPU, a text protocol buffer (GpuTargetConfigProto)."""
-    cores = _CORES[chip.name]
+    cores = chip.cores
+    assert cores is not None, f"{chip.name} is no GPU"
     major, minor = cores.capability
     return f"""
 gpu_device_info {{

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from jaxpretrain.parallel.devices import GIB
+from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.planner import Plan
 from jaxpretrain.planning.search import Trial

@@ -14,43 +14,13 @@ import jax.numpy as jnp
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.models.costs import Costs
+from jaxpretrain.parallel.chips import Chip, Efficiency
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.analytic_memory import weights_on_device
-from jaxpretrain.planning.chips import Chip
 from jaxpretrain.train.experiment import Experiment, pace
 from jaxpretrain.train.program import Program
 
 Resource = Literal["compute", "memory", "network"]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far real programs stay behind the vendor's rates."""
-
-    products: float
-    """Share of the peak that products of matrices reach while they run."""
-    attention: float
-    """Share of the peak that attention reaches."""
-
-
-_HOPPER = Calibration(products=0.67, attention=0.52)
-_A100 = Calibration(products=0.77, attention=0.28)
-_TPU = Calibration(products=0.85, attention=0.17)
-_CALIBRATIONS = {"a100-40gb": _A100, "a100-80gb": _A100, "b200": _HOPPER}
-_OF_PLATFORM = {
-    "gpu": _HOPPER,
-    "tpu": _TPU,
-    # Of what one product alone reaches: see docs/benchmarks.md for the steps it was set by.
-    "cpu": Calibration(products=0.9, attention=0.5),
-}
-
-
-def calibration_of(chip: Chip) -> Calibration:
-    """What published throughputs of such devices say, or of their nearest relatives.
-
-    Least squares by `scripts/compare_throughput.py`. Nothing usable is published of the B200.
-    """
-    return _CALIBRATIONS.get(chip.name, _OF_PLATFORM[chip.platform])
 
 
 @dataclass(frozen=True)
@@ -93,7 +63,7 @@ class RunTime:
 
 
 def estimate_time(
-    program: Program, chip: Chip, *, num_hosts: int, calibration: Calibration | None = None
+    program: Program, chip: Chip, *, num_hosts: int, efficiency: Efficiency | None = None
 ) -> StepTime:
     """The time of the program's step on devices of that kind, within milliseconds.
 
@@ -101,11 +71,11 @@ def estimate_time(
       program: what is trained; its devices may be mere descriptions.
       chip: what one of them offers.
       num_hosts: groups of devices with links among them, hosts of GPUs or slices of TPUs.
-      calibration: by default that of the chip.
+      efficiency: by default that of the chip.
     """
     experiment, costs = program.experiment, program.model.costs()
     num_devices, examples = program.layout.mesh.size, experiment.train.batch_size
-    calibration = calibration or calibration_of(chip)
+    efficiency = efficiency or chip.efficiency
     peak = chip.peak_flops(experiment.model.dtype)
     arithmetic = {
         part: flops * examples / num_devices / peak
@@ -118,8 +88,8 @@ def estimate_time(
         "memory": memory,
         "network": network,
     }
-    efficiency = {part: calibration.products for part in arithmetic} | {
-        "attention": calibration.attention
+    efficiency = {part: efficiency.products for part in arithmetic} | {
+        "attention": efficiency.attention
     }
     parts = {part: seconds / efficiency[part] for part, seconds in arithmetic.items()}
     parts |= {"memory": memory, "network": network}

@@ -19,8 +19,8 @@ from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.chips import peak_flops
 from jaxpretrain.parallel.compilation import keep_compiled
-from jaxpretrain.parallel.devices import peak_flops
 from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder

@@ -12,7 +12,7 @@ from jaxpretrain.data.text import TextData
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.models.vit_mae import VitMae
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.planning.chips import Chip
+from jaxpretrain.parallel.chips import Chip, Efficiency
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.train.experiment import Experiment, Train, resolve
 
@@ -65,6 +65,8 @@ def chip() -> Chip:
         name="cpu",
         platform="cpu",
         device_kind="cpu",
+        peak_bf16_flops=1e11,
+        efficiency=Efficiency(products=0.9, attention=0.5),
         memory_bytes=2**30,
         usable=1.0,
         memory_bandwidth=1e10,
@@ -72,7 +74,6 @@ def chip() -> Chip:
         network_bandwidth=1e8,
         devices_per_host=8,
         source="made up",
-        measured_flops=1e11,
     )
 
 

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
+from jaxpretrain.parallel.chips import CHIPS
 from jaxpretrain.parallel.mesh import sharded_bytes
-from jaxpretrain.planning.chips import CHIPS
 from jaxpretrain.planning.machines import open_machine, stands
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.program import make_program

@@ -9,10 +9,10 @@ from jaxpretrain.data.text import TextData
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.models.olmo import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.planning.chips import CHIPS, Chip
 from jaxpretrain.planning.machines import Stand
-from jaxpretrain.planning.time_model import Calibration, StepTime, estimate_time, run_time
+from jaxpretrain.planning.time_model import StepTime, estimate_time, run_time
 from jaxpretrain.train.experiment import Experiment, Stage, Train, resolve
 from jaxpretrain.train.program import make_program
 from scripts import compare_throughput as published
@@ -27,7 +27,7 @@ TEXT = Experiment(
     train=Train(duration="1000 steps", batch_size=64),
 )
 H100 = CHIPS["h100-80gb"]
-PERFECT = Calibration(products=1.0, attention=1.0)
+PERFECT = Efficiency(products=1.0, attention=1.0)
 
 
 def time(
@@ -36,12 +36,12 @@ def time(
     *,
     chip: Chip = H100,
     num_hosts: int = 1,
-    calibration: Calibration | None = PERFECT,
+    efficiency: Efficiency | None = PERFECT,
     **changes: Any,
 ) -> StepTime:
     devices = [Stand(i, "gpu", chip.device_kind) for i in range(num_devices)]
     program = make_program(resolve(replace(experiment, **changes)), devices)
-    return estimate_time(program, chip, num_hosts=num_hosts, calibration=calibration)
+    return estimate_time(program, chip, num_hosts=num_hosts, efficiency=efficiency)
 
 
 def test_arithmetic_is_what_is_executed_over_the_peak() -> None:
@@ -73,7 +73,7 @@ def test_a_perfect_machine_would_be_used_in_full_but_for_what_is_recomputed() ->
 
 
 def test_calibration_divides_rates() -> None:
-    half = time(calibration=Calibration(products=0.5, attention=0.25))
+    half = time(efficiency=Efficiency(products=0.5, attention=0.25))
     full = time()
     assert half.parts["mlp"] == pytest.approx(2 * full.parts["mlp"])
     assert half.parts["attention"] == pytest.approx(4 * full.parts["attention"])

@@ -7,7 +7,7 @@ import numpy as np
 from jaxpretrain.monitor.progress import format_count
 from jaxpretrain.monitor.report.runs import Run
 from jaxpretrain.monitor.report.words import table
-from jaxpretrain.parallel.devices import GIB
+from jaxpretrain.parallel.chips import GIB
 
 
 def planned(run: Run) -> str:

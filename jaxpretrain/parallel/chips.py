@@ -1,0 +1,275 @@
+"""The devices that are known: what one can do, and what its compiler asks of it. One row a device.
+
+GPUs: memory as cards report it; links are half of the sheets' bidirectional figures; networks are
+the vendor's own hosts, one adapter a GPU. TPUs: memory as libtpu 0.0.42 grants it to a program;
+links are half of the bidirectional figures; hosts of slices with several hosts have four chips.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+GIB = 2**30
+
+MEMORY_FRACTION = 0.9
+"""Share of a GPU's memory that JAX is told to take. Its default of 0.75 would leave 20 GB of an
+H100 idle. What stays outside: the CUDA context, NCCL's buffers, the handles of cuBLAS and cuDNN,
+2 to 5 GB together. NVIDIA's JAX-Toolbox sets 0.9 too."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The shares of a device's peak FLOP/s that real programs reach."""
+
+    products: float
+    """Share of the peak that products of matrices reach while they run."""
+    attention: float
+    """Share of the peak that attention reaches."""
+
+
+@dataclass(frozen=True)
+class GpuCores:
+    """The numbers that XLA's GPU compiler asks for beyond memory; from OpenXLA's target configs."""
+
+    capability: tuple[int, int]
+    """CUDA compute capability, major and minor."""
+    num_cores: int
+    """Streaming multiprocessors."""
+    fpus_per_core: int
+    """Floating-point units of a multiprocessor."""
+    clock_ghz: float
+    """Clock rate in GHz."""
+    l2_bytes: int
+    """Size of the L2 cache in bytes."""
+    shared_per_core: int
+    """Shared memory of a multiprocessor in bytes."""
+    shared_per_block: int
+    """Largest shared memory that a block may ask for, in bytes."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device, as JAX counts them."""
+
+    name: str
+    """Name in `plan --target`."""
+    platform: Literal["gpu", "tpu", "cpu"]
+    """Platform, as the planner groups them."""
+    device_kind: str
+    """JAX's name of the device, `device.device_kind`."""
+    peak_bf16_flops: float
+    """Dense bfloat16 FLOP/s by the vendor; on a CPU, the FLOP/s that a product was measured at."""
+    efficiency: Efficiency
+    """Shares of the peak that explain published throughputs of such devices best, by least squares
+    of scripts/compare_throughput.py, or those of the nearest relative: nothing usable is published
+    of the B200 and of TPU v5e."""
+    memory_bytes: int
+    """Memory in bytes, as the device reports it."""
+    usable: float
+    """Share of the memory that programs may use."""
+    memory_bandwidth: float
+    """Memory bandwidth in bytes/s."""
+    link_bandwidth: float
+    """Bytes/s in one direction over all links to devices of its host or slice."""
+    network_bandwidth: float
+    """Bytes/s in one direction, its share of what leaves its host or slice."""
+    devices_per_host: int
+    """Devices of a host."""
+    source: str
+    """Origin of the numbers."""
+    cores: GpuCores | None = None
+    """Description for XLA's GPU compiler; none: the device is no GPU."""
+
+    @property
+    def usable_bytes(self) -> int:
+        """Bytes that the programs of a run may use together."""
+        return int(self.memory_bytes * self.usable)
+
+    def peak_flops(self, dtype: DTypeLike) -> float:
+        """Returns the dense FLOP/s of matrix products of `dtype`, as XLA computes them by default.
+
+        By default, NVIDIA GPUs multiply float32 as TF32, at half the rate of bfloat16 (A100, H100
+        and B200 data sheets), and TPUs round it to bfloat16.
+        """
+        is_tf32 = self.platform == "gpu" and jnp.dtype(dtype) == jnp.float32
+        return self.peak_bf16_flops / 2 if is_tf32 else self.peak_bf16_flops
+
+
+_AMPERE = GpuCores((8, 0), 108, 64, 1.41, 41_943_040, 167_936, 166_912)
+_HOPPER = GpuCores((9, 0), 132, 128, 1.98, 52_428_800, 233_472, 232_448)
+_BLACKWELL = GpuCores((10, 0), 148, 128, 1.965, 132_644_864, 233_472, 232_448)
+
+_A100_SHARES = Efficiency(products=0.77, attention=0.28)
+_HOPPER_SHARES = Efficiency(products=0.67, attention=0.52)
+_TPU_SHARES = Efficiency(products=0.85, attention=0.17)
+
+_ROWS = (
+    Chip(
+        name="a100-40gb",
+        platform="gpu",
+        device_kind="NVIDIA A100-SXM4-40GB",
+        peak_bf16_flops=312e12,
+        efficiency=_A100_SHARES,
+        cores=_AMPERE,
+        memory_bytes=42_298_834_944,
+        usable=MEMORY_FRACTION,
+        memory_bandwidth=1.555e12,
+        link_bandwidth=300e9,
+        network_bandwidth=25e9,
+        devices_per_host=8,
+        source="NVIDIA A100 data sheet; DGX A100: 8 x 200 Gb/s; memory: OpenXLA's a100_sxm_40",
+    ),
+    Chip(
+        name="a100-80gb",
+        platform="gpu",
+        device_kind="NVIDIA A100-SXM4-80GB",
+        peak_bf16_flops=312e12,
+        efficiency=_A100_SHARES,
+        cores=_AMPERE,
+        memory_bytes=85_100_068_864,
+        usable=MEMORY_FRACTION,
+        memory_bandwidth=2.039e12,
+        link_bandwidth=300e9,
+        network_bandwidth=25e9,
+        devices_per_host=8,
+        source="NVIDIA A100 data sheet; DGX A100: 8 x 200 Gb/s; memory: OpenXLA's a100_sxm_80",
+    ),
+    Chip(
+        name="h100-80gb",
+        platform="gpu",
+        device_kind="NVIDIA H100 80GB HBM3",
+        peak_bf16_flops=989.5e12,
+        efficiency=_HOPPER_SHARES,
+        cores=_HOPPER,
+        memory_bytes=84_942_979_072,
+        usable=MEMORY_FRACTION,
+        memory_bandwidth=3.352e12,
+        link_bandwidth=450e9,
+        network_bandwidth=50e9,
+        devices_per_host=8,
+        source="NVIDIA H100 data sheet; DGX H100: 8 x 400 Gb/s; memory: OpenXLA's h100_sxm",
+    ),
+    Chip(
+        name="h200",
+        platform="gpu",
+        device_kind="NVIDIA H200",
+        peak_bf16_flops=989.5e12,
+        efficiency=_HOPPER_SHARES,
+        cores=_HOPPER,
+        memory_bytes=int(139.8 * GIB),
+        usable=MEMORY_FRACTION,
+        memory_bandwidth=4.8e12,
+        link_bandwidth=450e9,
+        network_bandwidth=50e9,
+        devices_per_host=8,
+        source="NVIDIA H200 data sheet; DGX H200: 8 x 400 Gb/s; memory: what CUDA reports",
+    ),
+    Chip(
+        name="b200",
+        platform="gpu",
+        device_kind="NVIDIA B200",
+        peak_bf16_flops=2250e12,
+        efficiency=_HOPPER_SHARES,
+        cores=_BLACKWELL,
+        memory_bytes=191_514_411_008,
+        usable=MEMORY_FRACTION,
+        memory_bandwidth=7.672e12,
+        link_bandwidth=900e9,
+        network_bandwidth=50e9,
+        devices_per_host=8,
+        source="NVIDIA DGX B200 data sheet: 8 x 400 Gb/s; memory: OpenXLA's b200",
+    ),
+    Chip(
+        name="tpu-v5e",
+        platform="tpu",
+        device_kind="TPU v5 lite",
+        peak_bf16_flops=197e12,
+        efficiency=_TPU_SHARES,
+        memory_bytes=int(15.75 * GIB),
+        usable=1.0,
+        memory_bandwidth=819e9,
+        link_bandwidth=200e9,
+        network_bandwidth=3.125e9,
+        devices_per_host=4,
+        source="Cloud TPU documentation, TPU v5e: 400 GB/s of links, 6.4 Tb/s of network a pod",
+    ),
+    Chip(
+        name="tpu-v5p",
+        platform="tpu",
+        device_kind="TPU v5",
+        peak_bf16_flops=459e12,
+        efficiency=_TPU_SHARES,
+        memory_bytes=int(95.74 * GIB),
+        usable=1.0,
+        memory_bandwidth=2.765e12,
+        link_bandwidth=600e9,
+        network_bandwidth=6.25e9,
+        devices_per_host=4,
+        source="Cloud TPU documentation, TPU v5p: 1,200 GB/s of links, 50 Gb/s of network a chip",
+    ),
+    Chip(
+        name="tpu-v6e",
+        platform="tpu",
+        device_kind="TPU v6 lite",
+        peak_bf16_flops=918e12,
+        efficiency=_TPU_SHARES,
+        memory_bytes=int(31.25 * GIB),
+        usable=1.0,
+        memory_bandwidth=1.638e12,
+        link_bandwidth=400e9,
+        network_bandwidth=12.5e9,
+        devices_per_host=4,
+        source="Cloud TPU documentation, TPU v6e: 800 GB/s of links, 25.6 Tb/s of network a pod",
+    ),
+)
+
+CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
+"""The devices that can be planned for, by the name that targets use."""
+
+_OTHER_PEAKS: dict[str, float] = {
+    # NVIDIA A100 and A800 data sheets
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA A800-SXM4-80GB": 312e12,
+    # NVIDIA H100 data sheet: 1,979, 1,671 and 1,513 TFLOPS with sparsity
+    "NVIDIA H100 NVL": 835.5e12,
+    "NVIDIA H100 PCIe": 756.5e12,
+    # NVIDIA H200 and GH200 data sheets
+    "NVIDIA H200 NVL": 835.5e12,
+    "NVIDIA GH200 480GB": 989.5e12,
+    # NVIDIA Blackwell architecture brief: HGX B200 at 1,000 W, GB200 at 1,200 W per GPU
+    "NVIDIA GB200": 2500e12,
+    # NVIDIA L4, L40S and RTX A6000 data sheets; GA102 and Ada white papers (FP32 accumulation)
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA RTX A6000": 154.8e12,
+    "NVIDIA GeForce RTX 3090": 71e12,
+    "NVIDIA GeForce RTX 4090": 165.2e12,
+    # Cloud TPU documentation, system architecture. A device is a chip, except that v2, v3 and
+    # 7x show each of a chip's two TensorCores as a device, with half of the chip's peak.
+    "TPU v2": 46e12 / 2,
+    "TPU v3": 123e12 / 2,
+    "TPU v4": 275e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12 / 2,
+}
+"""Dense bfloat16 FLOP/s of devices that can be used but not planned for, by `device.device_kind`.
+
+From the vendors' data sheets; where a sheet prints only the figure with sparsity, half of it. The
+names are matched exactly: a part of a GPU (MIG) or a cut-down model has another name, and no MFU is
+better than a wrong one."""
+
+
+def peak_flops(device_kind: str, dtype: DTypeLike) -> float | None:
+    """Returns the peak dense FLOP/s of one JAX device (`device.device_kind`) for `dtype` matrices.
+
+    None when it is not known: for a CPU, an unlisted accelerator, or a type other than bfloat16.
+    """
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return None
+    known = {chip.device_kind: chip.peak_bf16_flops for chip in CHIPS.values()}
+    return (known | _OTHER_PEAKS).get(device_kind)

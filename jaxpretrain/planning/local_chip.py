@@ -1,0 +1,74 @@
+"""What one device at hand offers: an accelerator is looked up, a CPU is measured."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel import devices
+from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
+
+
+def chip_of(device: Any, num_devices: int, dtype: DTypeLike) -> Chip:
+    """What a device at hand offers, when all `num_devices` of its host work at once.
+
+    A GPU or TPU is looked up and asked for its memory; a CPU is measured.
+
+    Raises:
+      InputError: the device is an accelerator that the table lacks.
+    """
+    if device.platform == "cpu":
+        return measure_local(num_devices, dtype)
+    for chip in CHIPS.values():
+        if chip.device_kind == device.device_kind:
+            limit = devices.memory_limit(device)
+            return chip if limit is None else replace(chip, memory_bytes=limit, usable=1.0)
+    known = ", ".join(chip.device_kind for chip in CHIPS.values())
+    raise InputError(f"cannot plan for devices of kind {device.device_kind}; known are {known}")
+
+
+def measure_local(num_devices: int = 1, dtype: DTypeLike = jnp.float32) -> Chip:
+    """This host's CPU as `num_devices` devices that share it; takes about a second."""
+    memory = devices.memory_limit(jax.local_devices(backend="cpu")[0])
+    assert memory is not None  # of the host
+    rows = jnp.ones((1024, 1024), dtype)
+    product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
+    flops = 2.0 * 1024**3 / _seconds(lambda: product(rows, rows))
+    numbers = np.ones(2**25, np.float32)
+    copied = np.empty_like(numbers)
+    bandwidth = 2.0 * numbers.nbytes / _seconds(lambda: np.copyto(copied, numbers))
+    return Chip(
+        name="cpu",
+        platform="cpu",
+        device_kind="cpu",
+        peak_bf16_flops=flops / num_devices,
+        # Of what one product alone reaches: see docs/benchmarks.md for the steps it was set by.
+        efficiency=Efficiency(products=0.9, attention=0.5),
+        memory_bytes=memory,
+        usable=0.9,  # Python, data and the kernel's cache need some
+        memory_bandwidth=bandwidth / num_devices,
+        # A collective of virtual devices reads one's memory and writes another's.
+        link_bandwidth=bandwidth / 2 / num_devices,
+        network_bandwidth=bandwidth / 2 / num_devices,
+        devices_per_host=num_devices,
+        source="measured on this host",
+    )
+
+
+def _seconds(run: Callable[[], Any], budget: float = 0.4) -> float:
+    """Shortest time of one call, of as many as fit into `budget` seconds after the first two."""
+    for _ in range(2):
+        jax.block_until_ready(run())
+    times = []
+    end = time.perf_counter() + budget
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return min(times)
