@@ -132,9 +132,7 @@ def test_each_session_is_written_down_and_the_first_stays(run: Path, resolved: E
     assert all(datetime.fromisoformat(session["start"]).tzinfo for session in sessions)
 
 
-def test_a_folder_without_sessions_keeps_what_it_knows_of_its_last(
-    run: Path, resolved: Experiment
-):
+def test_a_folder_without_sessions_keeps_what_it_knows_of_its_last(run: Path, resolved: Experiment):
     path = run / "experiment.json"
     document = json.loads(path.read_text())
     del document["sessions"]
