@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import snake_case, value_text, walk
@@ -268,9 +270,9 @@ def _rate_change(point: Point, experiment: Experiment) -> list[str]:
     total_before, step = whole_steps(before.train.duration), point.step
     if not step < total:
         return []
-    rate_before = before.optim.learning_rate(total_before)
-    last, expected = float(rate_before(step)), float(rate_before(step + 1))
-    new = float(experiment.optim.learning_rate(total)(step + 1))
+    rates = np.asarray(before.optim.learning_rate(total_before)(np.array([step, step + 1])))
+    last, expected = np.broadcast_to(rates, 2).tolist()
+    new = float(np.asarray(experiment.optim.learning_rate(total)(step + 1)))
     if any(math.isclose(new, rate, rel_tol=_SAME_RATE) for rate in (expected, last)):
         return []
     line = f"the learning rate goes from {last:.3g} at step {step:,} to {new:.3g} at the next"

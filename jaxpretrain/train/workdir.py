@@ -118,8 +118,9 @@ def write_experiment(
 def note_saved(workdir: Path, step: int) -> None:
     """Writes down that there is a checkpoint of a step, so that its loss is noticed later."""
     path = workdir / "experiment.json"
-    if path.exists():
-        _write(path, _load(path) | {"last_saved": step})
+    with suppress(OSError, InputError):  # a note is not worth the run, whose state is saved
+        if path.exists():
+            _write(path, _load(path) | {"last_saved": step})
 
 
 def describe_program() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.text import TextData
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, resolve
 
@@ -96,6 +97,7 @@ def test_what_is_not_identity_may_change_and_is_told(run: Path, resolved: Experi
 
 def test_other_data_is_refused_by_its_root_and_what_it_holds(run: Path, resolved: Experiment):
     folder.write_experiment(run, resolved, "fingerprint", data_description="8 tokens")
+    assert isinstance(resolved.data, TextData)
 
     def check(workdir: Path, fingerprint: str, *, root: str, allow_change: bool = False) -> None:
         now = replace(resolved, data=replace(resolved.data, root=root))
