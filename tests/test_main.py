@@ -141,7 +141,7 @@ def _results(workdir: Path) -> list[dict[str, Any]]:
 def _final_arrays(workdir: Path, config: Path) -> dict[str, np.ndarray]:
     program = make_program(resolve(load_config(str(config))), jax.devices())
     state, extra = Checkpoints(workdir / "checkpoints").restore(NUM_STEPS, program.state)
-    assert extra["data_position"] == NUM_STEPS
+    assert extra["data_position"] == 16 * NUM_STEPS
     return {name: np.asarray(x) for name, x in to_named(state).items()}
 
 

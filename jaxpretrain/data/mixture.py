@@ -114,6 +114,32 @@ class Mixture:
         fingerprint = _fingerprint(parts, blend)
         return TrainingMixture(parts, blend, tuple(stages), self.window, num_examples, fingerprint)
 
+    def proportions(self, num_samples: int) -> list[tuple[int, dict[str, int]]]:
+        """(first sample, source -> quota in lowest terms) of what the first samples are drawn by.
+
+        Sources of which there are none are left out.
+        """
+        found = []
+        for first, weights in self._stages():
+            counts = self._quotas(weights)
+            counts = (counts // np.gcd.reduce(counts)).tolist()
+            if first < num_samples:
+                shares = zip(weights, counts, strict=True)
+                found.append((first, {name: count for name, count in shares if count}))
+        return found
+
+    def after(self, before: "Mixture", num_samples: int) -> "Mixture":
+        """This mixture from sample `num_samples` on, until then one of some of its sources."""
+        *_, current = (weights for first, weights in self._stages() if first <= num_samples)
+        stages = [(first, weights) for first, weights in before._stages() if first < num_samples]
+        stages.append((num_samples, current))
+        stages += [stage for stage in self._stages() if stage[0] > num_samples]
+        filled = [(at, {name: x.get(name, 0.0) for name in self.sources}) for at, x in stages]
+        (_, own), *later = filled
+        sources = {name: replace(source, weight=own[name]) for name, source in self.sources.items()}
+        changes = tuple(MixtureStage(at, weights) for at, weights in later)
+        return replace(self, sources=sources, stages=changes, window=before.window)
+
     def open_evals(self, *, limits: Mapping[str, int]) -> list[EvalText]:
         """The validation splits of all sources that have one, each named by its source."""
         corpora = self._find(limits["tokens"])

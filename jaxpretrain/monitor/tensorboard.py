@@ -1,4 +1,4 @@
-"""TensorBoard event files through CLU, on a thread of their own.
+"""TensorBoard event files: written through CLU, on a thread of their own, and cut.
 
 `clu.metric_writers` imports TensorFlow, which takes 4 to 16 seconds. So both are imported on the
 writing thread, at the first thing to write, while training goes on; what is written meanwhile
@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class TensorBoard:
@@ -94,3 +95,62 @@ def _summary_writer(logdir: Path) -> Any:
     from clu import metric_writers
 
     return metric_writers.SummaryWriter(str(logdir))
+
+
+def drop_events_after(logdir: Path, step: int | None) -> None:
+    """Removes the events above `step` from the event files, all of them where it is None.
+
+    TensorBoard would show these steps twice once they have been done again: a mark of a restart
+    (`SessionLog.START`) does not hide them in all of its readers. Files are copied record by
+    record; one that has no such events stays as it is.
+    """
+    for path in sorted(logdir.glob("events.out.tfevents.*")):
+        if step is None:
+            path.unlink()
+        elif any(_step_of(event) > step for _, event in _records(path)):
+            # A name that TensorBoard does not look at.
+            temporary = path.with_name(f".{os.getpid()}.tmp")
+            try:
+                with temporary.open("wb") as file:
+                    for record, event in _records(path):
+                        if _step_of(event) <= step:
+                            file.write(record)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """(whole record, its event) of an event file up to its end or a torn record.
+
+    A record is the length of the event in 8 bytes, 4 bytes of checksum, the event, 4 of checksum.
+    """
+    with path.open("rb") as file:
+        while len(header := file.read(12)) == 12:
+            (length,) = struct.unpack_from("<Q", header)
+            event = _read(file, length + 4)
+            if event is None:
+                return
+            yield header + event, event[:-4]
+
+
+def _read(file: BinaryIO, length: int) -> bytes | None:
+    """The next bytes; None where there are not so many."""
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    return file.read(length) if length <= left else None
+
+
+def _step_of(event: bytes) -> int:
+    """The step of a serialized `Event`: its second field, after the time; 0 is left out."""
+    place = 9 if event[:1] == b"\x09" else 0
+    if event[place : place + 1] != b"\x10":
+        return 0
+    step = shift = 0
+    for byte in event[place + 1 :]:
+        step |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    return step

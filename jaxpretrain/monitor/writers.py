@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 from jaxpretrain.monitor.pictures import write_pictures
-from jaxpretrain.monitor.tensorboard import TensorBoard
+from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
 
 
 class Writers:
@@ -132,7 +132,7 @@ def open_writers(
     Args:
       workdir: gets `metrics.jsonl`, `signals.jsonl`, `samples.jsonl`, `pictures/` and the event
         files.
-      resume_step: step of the restored checkpoint: later lines of these files are dropped.
+      resume_step: step of the restored checkpoint: what these files have of later ones is dropped.
         None starts anew, without those of an attempt that never saved.
       tensorboard: also write event files. Costs nothing at start, see `tensorboard.py`.
       is_primary: only this process writes.
@@ -148,6 +148,7 @@ def open_writers(
             path.unlink(missing_ok=True)
         else:
             drop_after(path, resume_step)
+    drop_events_after(workdir, resume_step)
     events = TensorBoard(workdir, message) if tensorboard else None
     metrics, samples, signals = map(JsonlWriter, paths)
     return Writers(metrics, events, message, workdir, samples, signals)

@@ -176,6 +176,31 @@ def _silence_abandoned_reads() -> None:
     sys.unraisablehook = hook
 
 
+def finished_steps(directory: Path) -> list[int]:
+    """Steps that have a folder in a folder of checkpoints, in order; none where it is missing.
+
+    Nothing is opened: a checkpoint may prove damaged.
+    """
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
+def read_document(directory: Path, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays of the checkpoint of a step; see `Checkpoints.document`.
+
+    Raises:
+      CorruptCheckpoint: it cannot be read.
+    """
+    path = directory / str(step) / "meta" / "metadata"
+    try:
+        document = json.loads(path.read_text())
+        if not isinstance(document, dict) or "arrays" not in document:
+            raise ValueError("it lists no arrays")
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpoint(f"{path.name}: {error}") from error
+    return document
+
+
 class Checkpoints:
     """The checkpoints of one run, `directory/<step>/`."""
 
@@ -232,8 +257,8 @@ class Checkpoints:
                 self._set_aside(step, error)
         if self._corrupt.exists():
             raise InputError(
-                f"{self.directory}: no checkpoint can be read, all are in {self._corrupt}; delete "
-                "that folder to begin again"
+                f"{self.directory}: no checkpoint can be read, all are in {self._corrupt}. Put a "
+                "sound copy of one back to go on; to begin again, take another folder"
             )
         return None
 
@@ -266,14 +291,7 @@ class Checkpoints:
         Raises:
           CorruptCheckpoint: it cannot be read.
         """
-        path = self.directory / str(step) / "meta" / "metadata"
-        try:
-            document = json.loads(path.read_text())
-            if not isinstance(document, dict) or "arrays" not in document:
-                raise ValueError("it lists no arrays")
-        except (OSError, ValueError) as error:
-            raise CorruptCheckpoint(f"{path.name}: {error}") from error
-        return document
+        return read_document(self.directory, step)
 
     def stream(self, step: int) -> dict[str, Streamed]:
         """The arrays of a checkpoint, to be read by as many rows at a time as lie together.

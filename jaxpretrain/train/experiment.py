@@ -178,7 +178,11 @@ def resolve(experiment: Experiment) -> Experiment:
 
 def pace(experiment: Experiment) -> Pace:
     """Examples that the run has seen after any number of steps; its stages are resolved."""
-    train = experiment.train
+    return pace_of(experiment.train)
+
+
+def pace_of(train: Train) -> Pace:
+    """As `pace`, of the part of an experiment that decides it."""
     return Pace(
         train.batch_size,
         tuple((whole_steps(s.duration), s.batch_size or train.batch_size) for s in train.stages),

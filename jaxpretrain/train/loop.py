@@ -22,10 +22,12 @@ from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.checkpoint import Checkpoints
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.parallel.distributed import is_primary
+from jaxpretrain.train.experiment import Experiment, pace
 from jaxpretrain.train.stages import Stage, local_samples, stage_of
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop
+from jaxpretrain.train.workdir import note_saved
 
 
 class NonFinite(Exception):
@@ -128,10 +130,13 @@ def evaluate(run: Run, state: TrainState, step: int) -> None:
 
 
 def save(run: Run, state: TrainState, step: int) -> None:
-    """Starts saving the state with the clock; the data position is the step."""
+    """Starts saving the state with the clock and the samples seen, the position in the data."""
+    position = int(pace(run.experiment).examples(step))
     with run.clock.measure("save"):
-        run.checkpoints.save(step, state, {"clock": run.clock.state(), "data_position": step})
+        run.checkpoints.save(step, state, {"clock": run.clock.state(), "data_position": position})
     run.reporter.message(f"saved step {step:,}")
+    if is_primary():
+        note_saved(run.workdir, step)
 
 
 def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:

@@ -28,6 +28,14 @@ from jaxpretrain.train.experiment import Experiment, pace, resolve
 from jaxpretrain.train.initial import initial_state
 from jaxpretrain.train.memory import Memory, require_fit
 from jaxpretrain.train.program import Program
+from jaxpretrain.train.resume import (
+    Point,
+    describe_changes,
+    newest_point,
+    point_of,
+    require_same_samples,
+    taken_point,
+)
 from jaxpretrain.train.stages import Stage, make_stages, stage_of
 from jaxpretrain.train.stop import stop_requests
 
@@ -86,6 +94,8 @@ class _Opened:
     eval_sets: list[Any]
     changes: list[str]
     """Lines about what has changed since the folder was last used."""
+    point: Point | None
+    """The checkpoint that the run goes on from, unless it proves damaged."""
 
     @property
     def program(self) -> Program:
@@ -106,28 +116,41 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     keep_compiled()
     stages = make_stages(experiment, jax.devices())
     changes = folder.claim(workdir, experiment, allow_change=allow_change)
+    changes += folder.program_changes(workdir)
+    folder.require_nothing_lost(workdir)
     limits = stages[-1].program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     eval_sets = experiment.data.open_evals(limits=limits)
-    folder.check_data(workdir, data.fingerprint, allow_change=allow_change)
-    return _Opened(stages, data, eval_sets, changes)
+    identity = data.fingerprint, data.describe()
+    folder.check_data(workdir, experiment, *identity, allow_change=allow_change)
+    point = newest_point(workdir) or taken_point(experiment)
+    if point is not None:
+        require_same_samples(point, experiment, data.fingerprint)
+    return _Opened(stages, data, eval_sets, changes, point)
 
 
 def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
     """Trains in a folder that is held."""
-    stages, data, program = opened.stages, opened.data, opened.program
+    stages, data, program, point = opened.stages, opened.data, opened.program, opened.point
     experiment = program.experiment
     with stop_requests() as stop:
         with distributed.agreed("restore"):
             checkpoints = _open_checkpoints(experiment, workdir)
             restored = checkpoints.restore_newest(program.state)
-        first, state = (0, None) if restored is None else restored[:2]
+            if restored is not None:
+                point = point_of(workdir, restored[0], restored[2])
+                require_same_samples(point, experiment, data.fingerprint)
+        state = None if restored is None else restored[1]
         if restored is not None:
             clock.restore(restored[2]["clock"])
+        first = 0 if point is None else point.step
         resume_step = None if restored is None else first
         with _open_reporter(stages, workdir, clock, resume_step) as reporter:
             for line in opened.describe():
                 reporter.message(line)
+            if point is not None:
+                for line in describe_changes(point, experiment, data.fingerprint):
+                    reporter.message(line)
             reporter.begin(first, to_dict(experiment))
             with clock.measure("compile"), distributed.agreed("compile"):
                 stage = stage_of(stages, first + 1)
@@ -136,12 +159,22 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                 if state is None:
                     first, state = initial_state(program)
                     if experiment.init_from is not None:
+                        sample = pace(experiment).examples(first)
                         reporter.message(
-                            f"{experiment.init_with} from {experiment.init_from}, at step {first:,}"
+                            f"{experiment.init_with} from {experiment.init_from}, at step "
+                            f"{first:,} and sample {int(sample):,} of the data"
                         )
                 evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
             if distributed.is_primary():
-                folder.write_experiment(workdir, experiment, data.fingerprint, memory)
+                folder.write_experiment(
+                    workdir,
+                    experiment,
+                    data.fingerprint,
+                    memory,
+                    data_description=data.describe(),
+                    first_step=first if first < whole_steps(experiment.train.duration) else None,
+                    last_saved=resume_step,
+                )
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
             run = loop.Run(stages, workdir, data, evaluators, checkpoints, clock, reporter, stop)
             try:

@@ -99,6 +99,17 @@ def load_arrays(
     return found.step, found.load(wanted, f"{flag}={path}")
 
 
+def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, dict[str, Any]] | None:
+    """(folder of the run, step, document) of the checkpoint behind such a path; None where it is
+    a Hugging Face folder.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is damaged. The line names the path by `flag`.
+    """
+    found = _find(path, flag)
+    return found.named() if isinstance(found, _Saved) else None
+
+
 def open_source(path: Path) -> Source:
     """The weights behind the same paths, to be read an array at a time.
 
@@ -165,6 +176,10 @@ class _Saved:
 
     def experiment(self) -> Experiment:
         return read_experiment(self.folder)
+
+    def named(self) -> tuple[Path, int, dict[str, Any]]:
+        with self._damage_is_told():
+            return self.folder, self.step, self.checkpoints.document(self.step)
 
     def source(self) -> Source:
         experiment = self.experiment()

@@ -5,6 +5,7 @@ differ; what is not part of a run's identity may change when it goes on.
 """
 
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -13,8 +14,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ import jax
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.data.files import write_atomically
+from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.parallel.checkpoint import finished_steps
 from jaxpretrain.train.experiment import Experiment, identity_changes
 from jaxpretrain.train.memory import Memory
 
@@ -60,7 +64,7 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
         if any((workdir / "checkpoints").glob("*")):
             raise InputError(f"--workdir={workdir} has checkpoints but no experiment.json")
         return []
-    saved = _load(path)["config"]
+    saved = saved_document(workdir)["config"]
     changes = diff(saved, to_dict(experiment))
     identity, other = identity_changes(changes)
     if identity and not allow_change:
@@ -74,19 +78,97 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
 
 
 def write_experiment(
-    workdir: Path, experiment: Experiment, data_fingerprint: str, memory: Memory | None = None
+    workdir: Path,
+    experiment: Experiment,
+    data_fingerprint: str,
+    memory: Memory | None = None,
+    *,
+    data_description: str | None = None,
+    first_step: int | None = None,
+    last_saved: int | None = None,
 ) -> None:
-    """Writes `experiment.json`: the resolved config, versions, git revision, what a step takes."""
+    """Writes `experiment.json`: the resolved config, versions, git revision, what a step takes.
+
+    Args:
+      workdir: the folder of the run; what its `experiment.json` tells of sessions is kept.
+      experiment: what is run.
+      data_fingerprint: tells the data from others.
+      memory: of a step.
+      data_description: what the data is, in words.
+      first_step: finished steps with which a session begins; None where none does.
+      last_saved: step of the newest checkpoint; None without one.
+    """
+    path = workdir / "experiment.json"
+    sessions = _sessions(workdir) if path.exists() else []
+    if first_step is not None:
+        start = datetime.now(UTC).isoformat(timespec="seconds")
+        sessions = [*sessions, {"start": start, "first_step": first_step, **describe_program()}]
     document = {
         "config": to_dict(experiment),
         "data_fingerprint": data_fingerprint,
-        "devices": describe_devices(),
+        "data_description": data_description,
         "memory": None if memory is None else asdict(memory),
+        "last_saved": last_saved,
+        **describe_program(),
+        "sessions": sessions,
+    }
+    _write(path, document)
+
+
+def note_saved(workdir: Path, step: int) -> None:
+    """Writes down that there is a checkpoint of a step, so that its loss is noticed later."""
+    path = workdir / "experiment.json"
+    with suppress(OSError, InputError):  # a note is not worth the run, whose state is saved
+        if path.exists():
+            _write(path, _load(path) | {"last_saved": step})
+
+
+def describe_program() -> dict[str, Any]:
+    """What runs: the command, the versions of packages, the git revision, the devices."""
+    return {
+        "command": sys.argv,
         "versions": {"python": platform.python_version(), **_versions()},
         "git_revision": _git_revision(),
-        "command": sys.argv,
+        "devices": describe_devices(),
     }
-    write_atomically(workdir / "experiment.json", json.dumps(document, indent=2) + "\n")
+
+
+def program_changes(workdir: Path) -> list[str]:
+    """Lines about what runs now and did not when the folder was last used."""
+    if not (workdir / "experiment.json").exists():
+        return []
+    there, here = _load(workdir / "experiment.json"), describe_program()
+    changes = [
+        change
+        for name in ("versions", "git_revision", "devices")
+        for change in diff({name: there.get(name)}, {name: here[name]})
+    ]
+    shown = "; ".join(f"{path} was {was}, is {now}" for path, was, now in changes)
+    return [f"not what ran last in this folder: {shown}"] if changes else []
+
+
+def require_nothing_lost(workdir: Path) -> None:
+    """Refuses to begin a run where steps are known that no checkpoint has.
+
+    A run that ended before its first save has none either, and begins again.
+
+    Raises:
+      InputError: checkpoints have been there and are gone.
+    """
+    if finished_steps(workdir / "checkpoints"):
+        return
+    step = _steps_known(workdir)
+    if step is None:
+        return
+    checkpoints = workdir / "checkpoints"
+    aside = finished_steps(workdir / "corrupt")
+    shown = ", ".join(map(str, aside))
+    damaged = f" ({workdir / 'corrupt'} has damaged ones, of step {shown})" if aside else ""
+    raise InputError(
+        f"--workdir={workdir} holds a run that got to step {step}, and {checkpoints} has no "
+        f"checkpoint now{damaged}; nothing was changed. Put a checkpoint back to go on; to begin "
+        "again, take another folder or delete this one"
+    )
 
 
 def read_experiment(workdir: Path) -> Experiment:
@@ -102,26 +184,52 @@ def trained_here(workdir: Path) -> Experiment | None:
     return read_experiment(workdir)
 
 
+def saved_document(workdir: Path) -> dict[str, Any]:
+    """What `experiment.json` says. Fields that its config lacks have their defaults.
+
+    Raises:
+      InputError: there is none, or it cannot be read.
+    """
+    document = _load(workdir / "experiment.json")
+    with suppress(InputError):  # one of another version is compared as it is
+        document["config"] = to_dict(from_dict(Experiment, document["config"]))
+    return document
+
+
 def describe_devices() -> str:
     """How many there are, and their kind."""
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def check_data(workdir: Path, data_fingerprint: str, *, allow_change: bool) -> None:
+def check_data(
+    workdir: Path,
+    experiment: Experiment,
+    data_fingerprint: str,
+    data_description: str,
+    *,
+    allow_change: bool,
+) -> None:
     """Refuses to go on with other data than the run began with.
 
     Raises:
       InputError: the fingerprint differs from the saved one.
     """
-    path = workdir / "experiment.json"
-    if not path.exists() or allow_change:
+    if not (workdir / "experiment.json").exists() or allow_change:
         return
-    saved = _load(path).get("data_fingerprint")
-    if saved != data_fingerprint:
-        raise InputError(
-            f"--workdir={workdir}: the data is not that of this run (fingerprint "
-            f"{data_fingerprint}, was {saved}); --allow_config_change goes on with it"
-        )
+    saved = saved_document(workdir)
+    if saved.get("data_fingerprint") == data_fingerprint:
+        return
+    here, there = ({"data": c["data"]} for c in (to_dict(experiment), saved["config"]))
+    changes = [f"{path} is {b}, was {a}" for path, a, b in diff(there, here)]
+    if not changes:
+        roots = (row for row in diff({}, here) if row[0].endswith((".root", ".data_dir")))
+        changes = [f"{path} is {b}, as before" for path, _, b in roots if b is not None]
+    raise InputError(
+        f"--workdir={workdir}: the data is not that of this run: {'; '.join(changes)}; it holds "
+        f"[{data_description}], was [{saved.get('data_description') or 'not written down'}]; "
+        f"fingerprint {data_fingerprint}, was {saved.get('data_fingerprint')}. Give the data of "
+        "before, or --allow_config_change to go on with this"
+    )
 
 
 def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
@@ -129,6 +237,45 @@ def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
     if tokenizer is not None:
         shutil.copyfile(tokenizer, workdir / ".tokenizer.tmp")
         os.replace(workdir / ".tokenizer.tmp", workdir / "tokenizer.json")
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(document, indent=2) + "\n")
+
+
+def _sessions(workdir: Path) -> list[dict[str, Any]]:
+    """What `experiment.json` tells of sessions; folders of before tell of the last one alone."""
+    document = _load(workdir / "experiment.json")
+    if (sessions := document.get("sessions")) is not None:
+        return sessions
+    modified = datetime.fromtimestamp((workdir / "experiment.json").stat().st_mtime, UTC)
+    marks = [line["step"] for line in _metrics(workdir) if "run/num_devices" in line]
+    known = {name: document.get(name) for name in describe_program()}
+    start = modified.isoformat(timespec="seconds")
+    return [{"start": start, "first_step": max(marks, default=0), **known}]
+
+
+def _steps_known(workdir: Path) -> int | None:
+    """The step of a checkpoint that must have been there; None where there may have been none."""
+    path = workdir / "experiment.json"
+    document = _load(path) if path.exists() else {}
+    aside = max(finished_steps(workdir / "corrupt"), default=None)
+    if "last_saved" in document:
+        return aside if document["last_saved"] is None else document["last_saved"]
+    # Folders of before do not say what was saved, but how often.
+    trained = max((line["step"] for line in _metrics(workdir)), default=0)
+    config = saved_document(workdir)["config"] if document else None
+    is_gone = trained > 0 and not (workdir / "checkpoints").is_dir()
+    if config is None or is_gone:
+        return trained or aside
+    duration = config["train"]["duration"]
+    first_save = min(config["checkpoint"]["every"] or duration, duration)
+    return trained if trained >= first_save else aside
+
+
+def _metrics(workdir: Path) -> list[dict[str, Any]]:
+    path = workdir / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else []
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -142,6 +289,7 @@ def _load(path: Path) -> dict[str, Any]:
     return document
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {}
     for name in _PACKAGES:
@@ -152,6 +300,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+@functools.cache
 def _git_revision() -> str | None:
     def git(*args: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *args]

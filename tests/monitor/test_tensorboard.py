@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from jaxpretrain.monitor.tensorboard import TensorBoard
+from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
 
 
 class Recorder:
@@ -137,10 +137,86 @@ print(json.dumps({
 """
 
 
-@pytest.mark.skipif(
+WRITE_AGAIN_AND_READ = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from jaxpretrain.monitor.writers import open_writers
+
+workdir = Path(sys.argv[1])
+sessions = [(None, range(5)), (2, range(3, 7)), (4, range(5, 6)), (5, range(6, 9))]
+if sys.argv[2] == "anew":
+    sessions.append((None, range(2)))
+for number, (resume_step, steps) in enumerate(sessions):
+    with open_writers(workdir, resume_step=resume_step, tensorboard=True) as writers:
+        for step in steps:
+            writers.scalars(step, {"train/loss": np.float32(number)})
+            writers.texts(step, {"sample": str(number)})
+            writers.signals(step, {"signals/norm/blocks": np.ones(2)})
+
+from tensorboard.backend.event_processing import event_accumulator
+events = event_accumulator.EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+events.Reload()
+lines = (workdir / "metrics.jsonl").read_text().splitlines()
+print(json.dumps({
+    "metrics": [json.loads(line)["step"] for line in lines],
+    **{tag: [event.step for event in events.Tensors(tag)] for tag in events.Tags()["tensors"]},
+}))
+"""
+
+needs_tensorflow = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("clu", "tensorboard", "tensorflow"))),
     reason="needs clu, tensorflow and tensorboard",
 )
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(("case", "num_steps"), [("resumed", 9), ("anew", 2)])
+def test_tensorboard_shows_each_step_once_after_going_back(tmp_path, case, num_steps):
+    """As `metrics.jsonl` does; also after a start that begins anew."""
+    result = subprocess.run(
+        [sys.executable, "-c", WRITE_AGAIN_AND_READ, str(tmp_path), case],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    read = json.loads(result.stdout)
+    assert read.keys() == {"metrics", "train/loss", "sample", "norm/blocks"}
+    assert all(steps == list(range(num_steps)) for steps in read.values())
+
+
+@needs_tensorflow
+def test_events_above_a_step_are_cut_away_and_the_rest_stays_as_it_was(tmp_path):
+    """Also from a file whose last record is torn, and for steps of several bytes."""
+    import tensorflow as tf
+
+    events = [tf.compat.v1.Event(wall_time=1.5, file_version="brain.Event:2")]
+    events += [tf.compat.v1.Event(wall_time=2.5, step=step) for step in (1, 300, 127, 2**31, 300)]
+    names = [str(tmp_path / f"events.out.tfevents.{n}") for n in ("1", "2")]
+    for name in names:
+        with tf.io.TFRecordWriter(name) as file:
+            for event in events:
+                file.write(event.SerializeToString())
+    with open(names[1], "ab") as file:
+        file.write(b"\x40\0\0\0\0\0\0\0torn")
+
+    def steps(name):
+        return [event.step for event in tf.compat.v1.train.summary_iterator(name)]
+
+    drop_events_after(tmp_path, 2**31)
+    assert steps(names[0]) == [0, 1, 300, 127, 2**31, 300]
+    drop_events_after(tmp_path, 299)
+    assert [steps(name) for name in names] == [[0, 1, 127]] * 2
+    before = [os.stat(name).st_mtime_ns for name in names]
+    drop_events_after(tmp_path, 299)
+    assert [os.stat(name).st_mtime_ns for name in names] == before
+    assert len(list(tmp_path.iterdir())) == 2
+    drop_events_after(tmp_path, None)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_tensorflow
 def test_event_files_hold_what_was_written_and_tensorflow_is_silent(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     result = subprocess.run(

@@ -78,7 +78,7 @@ class Recorder:
         return self.saved
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        assert state == step and extra["data_position"] == step and "train" in extra["clock"]
+        assert state == step and extra["data_position"] == 16 * step and "train" in extra["clock"]
         self.events.append(("save", step))
         self.saved.append(step)
 

@@ -15,7 +15,7 @@ from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program
-from jaxpretrain.train.run import train_experiment
+from jaxpretrain.train.run import check_inputs, train_experiment
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,29 @@ def test_after_a_damaged_checkpoint_the_same_results_come_again(run: Path, six_s
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert _results(run) == results
+
+
+@pytest.mark.parametrize("gone", ["checkpoints", "checkpoints/4 and checkpoints/6"])
+def test_a_run_whose_checkpoints_are_gone_is_left_alone(
+    run: Path, six_steps: Experiment, gone: str
+):
+    for name in gone.split(" and "):
+        shutil.rmtree(run / name)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    for start in (train_experiment, check_inputs):
+        with pytest.raises(InputError, match="got to step 6, and .*checkpoints has no checkpoint"):
+            start(six_steps, run, allow_config_change=False)
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_sessions_are_written_down(run: Path, six_steps: Experiment):
+    longer = replace(six_steps, train=replace(six_steps.train, duration="7 steps"))
+    for _ in range(2):  # the second has nothing left to do
+        assert train_experiment(longer, run)
+    document = json.loads((run / "experiment.json").read_text())
+    assert [session["first_step"] for session in document["sessions"]] == [0, 6]
+    assert document["last_saved"] == 7 and "6,000 tokens" in document["data_description"]
 
 
 def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(six_steps: Experiment, tmp_path: Path):

@@ -1,11 +1,13 @@
 import json
 import os
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.text import TextData
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, resolve
 
@@ -93,12 +95,149 @@ def test_what_is_not_identity_may_change_and_is_told(run: Path, resolved: Experi
     ]
 
 
-def test_other_data_is_refused(run: Path):
-    folder.check_data(run, "fingerprint", allow_change=False)
-    with pytest.raises(InputError, match="not that of this run .*fingerprint other, was finger"):
-        folder.check_data(run, "other", allow_change=False)
-    folder.check_data(run, "other", allow_change=True)
-    folder.check_data(run / "new", "other", allow_change=False)
+def test_other_data_is_refused_by_its_root_and_what_it_holds(run: Path, resolved: Experiment):
+    folder.write_experiment(run, resolved, "fingerprint", data_description="8 tokens")
+    assert isinstance(resolved.data, TextData)
+
+    def check(workdir: Path, fingerprint: str, *, root: str, allow_change: bool = False) -> None:
+        now = replace(resolved, data=replace(resolved.data, root=root))
+        folder.check_data(workdir, now, fingerprint, "9 tokens", allow_change=allow_change)
+
+    root = resolved.data.root
+    assert isinstance(root, str)
+    check(run, "fingerprint", root=root)
+    check(run, "fingerprint", root="elsewhere")
+    check(run, "other", root="elsewhere", allow_change=True)
+    check(run / "new", "other", root="elsewhere")
+    with pytest.raises(InputError) as error:
+        check(run, "other", root="elsewhere")
+    message = str(error.value)
+    assert f"data.root is elsewhere, was {root}; it holds [9 tokens], was [8 tokens]" in message
+    assert "fingerprint other, was fingerprint." in message and "\n" not in message
+    with pytest.raises(InputError, match=f"data.root is {root}, as before; it holds .9 tokens"):
+        check(run, "other", root=root)
+
+
+def test_each_session_is_written_down_and_the_first_stays(run: Path, resolved: Experiment):
+    path = run / "experiment.json"
+    for first_step in (0, 5, None, 3):  # None: one that trains nothing
+        folder.write_experiment(run, resolved, "fingerprint", first_step=first_step)
+        if first_step == 0:
+            document = json.loads(path.read_text())
+            first = document["sessions"][0] | {"git_revision": "abc", "command": ["x"]}
+            path.write_text(json.dumps(document | {"sessions": [first]}))
+    sessions = json.loads(path.read_text())["sessions"]
+    assert [session["first_step"] for session in sessions] == [0, 5, 3]
+    assert sessions[0] == first
+    names = {"start", "first_step", "command", "versions", "git_revision", "devices"}
+    assert all(session.keys() == names for session in sessions)
+    assert all(datetime.fromisoformat(session["start"]).tzinfo for session in sessions)
+
+
+def test_a_folder_without_sessions_keeps_what_it_knows_of_its_last(run: Path, resolved: Experiment):
+    path = run / "experiment.json"
+    document = json.loads(path.read_text())
+    del document["sessions"]
+    path.write_text(json.dumps(document | {"git_revision": "abc"}))
+    marks = [{"step": step, "time": 1.0, "run/num_devices": 8} for step in (0, 4)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(mark) + "\n" for mark in marks))
+    folder.write_experiment(run, resolved, "fingerprint", first_step=9)
+    sessions = json.loads(path.read_text())["sessions"]
+    assert [(x["first_step"], x["git_revision"] == "abc") for x in sessions] == [
+        (4, True),
+        (9, False),
+    ]
+
+
+def test_other_code_versions_and_devices_are_told(run: Path):
+    assert folder.program_changes(run / "new") == folder.program_changes(run) == []
+    path = run / "experiment.json"
+    document = json.loads(path.read_text())
+    here = document["versions"]["jax"]
+    document["versions"] |= {"jax": "0.1", "torch": "2.0"}
+    path.write_text(json.dumps(document | {"git_revision": "abc", "devices": "1 x abacus"}))
+    [line] = folder.program_changes(run)
+    assert line.startswith(f"not what ran last in this folder: versions.jax was 0.1, is {here}; ")
+    assert "versions.torch was 2.0, is <absent>; git_revision was abc, is " in line
+    assert "devices was 1 x abacus, is 8 x cpu" in line
+
+
+def _with_metrics(run: Path, step: int, **document: object) -> None:
+    path = run / "experiment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | document))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": step, "time": 1.0}) + "\n")
+    (run / "checkpoints").mkdir()
+
+
+def _nothing_is_lost(run: Path) -> None:
+    """It is refused to begin again in the folder, and nothing changes there."""
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(InputError) as error:
+        folder.require_nothing_lost(run)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    message = str(error.value)
+    assert f"--workdir={run} holds a run that got to step 5, and {run / 'checkpoints'}" in message
+    assert "take another folder or delete this one" in message and "\n" not in message
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Path):
+    _with_metrics(run, 5)
+    folder.require_nothing_lost(run)  # none was saved
+    folder.note_saved(run, 5)
+    _nothing_is_lost(run)
+    (run / "metrics.jsonl").unlink()
+    _nothing_is_lost(run)
+    (run / "checkpoints").rmdir()
+    _nothing_is_lost(run)
+    (run / "checkpoints" / "3").mkdir(parents=True)
+    folder.require_nothing_lost(run)
+
+
+def test_a_run_that_ended_before_its_first_save_begins_again(run: Path):
+    _with_metrics(run, 5)
+    folder.require_nothing_lost(run)
+    (run / "checkpoints").rmdir()
+    folder.require_nothing_lost(run)
+    folder.require_nothing_lost(run / "new")
+
+
+def test_damaged_checkpoints_set_aside_are_steps_too(run: Path):
+    (run / "corrupt" / "5").mkdir(parents=True)
+    _nothing_is_lost(run)
+    with pytest.raises(InputError, match=r"corrupt has damaged ones, of step 5\)"):
+        folder.require_nothing_lost(run)
+
+
+@pytest.mark.parametrize(("step", "every", "lost"), [(5, 0, True), (4, 0, False), (5, 3, True)])
+def test_a_folder_of_before_has_saved_what_its_config_says(
+    run: Path, step: int, every: int, lost: bool
+):
+    document = json.loads((run / "experiment.json").read_text())
+    del document["last_saved"]
+    document["config"]["checkpoint"]["every"] = every
+    (run / "experiment.json").write_text(json.dumps(document))
+    _with_metrics(run, step)
+    if lost:
+        _nothing_is_lost(run)
+    else:
+        folder.require_nothing_lost(run)
+
+
+def test_metrics_without_an_experiment_are_nobodys(run: Path):
+    _with_metrics(run, 5)
+    (run / "experiment.json").unlink()
+    _nothing_is_lost(run)
+
+
+def test_a_field_that_was_added_since_has_its_default(run: Path, resolved: Experiment):
+    path = run / "experiment.json"
+    document = json.loads(path.read_text())
+    del document["config"]["data"]["order_chunk"]
+    path.write_text(json.dumps(document))
+    assert folder.claim(run, resolved, allow_change=False) == []
+    chunked = replace(resolved, data=replace(resolved.data, order_chunk=2))
+    with pytest.raises(InputError, match="data.order_chunk: 1 there, 2 here"):
+        folder.claim(run, chunked, allow_change=False)
 
 
 def test_checkpoints_without_an_experiment_are_nobodys(resolved: Experiment, tmp_path: Path):

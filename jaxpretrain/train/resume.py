@@ -1,0 +1,315 @@
+"""What a run goes on from, and whether its config goes on there.
+
+The position of a run in its data is a number of samples. A config gives one to each step, by the
+batch sizes before it. A run goes on only where its config gives the position of the checkpoint, so
+that no sample is read twice or left out. Stages can say what the batches were until then.
+"""
+
+import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.durations import whole_steps
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.schema import snake_case, value_text, walk
+from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
+from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.mixture import Mixture
+from jaxpretrain.data.text import TextData
+from jaxpretrain.optim.optimizers import OptimizerChoice
+from jaxpretrain.optim.schedules import (
+    BoltOnWarmup,
+    LinearTail,
+    Triangular,
+    WarmupCosine,
+    WarmupStableDecay,
+)
+from jaxpretrain.parallel.checkpoint import CorruptCheckpoint, finished_steps, read_document
+from jaxpretrain.train.experiment import Experiment, Stage, Train, pace, pace_of
+from jaxpretrain.train.trained import checkpoint_behind
+from jaxpretrain.train.workdir import saved_document
+
+_ORDER = (
+    *("data.seq_len", "data.order", "data.order_chunk", "data.epoch_multiple"),
+    "data.global_indices",
+)
+"""Fields that decide, besides the seed, which example of the same files a sample is."""
+
+_SAME_RATE = 0.01
+"""Relative difference of learning rates that is not worth a line."""
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The parts of an earlier config that say what was read and at which rates."""
+
+    data: TextData | Mixture | ImageData
+    optim: OptimizerChoice
+    train: Train
+
+
+@dataclass(frozen=True)
+class Point:
+    """A checkpoint that a run goes on from, and the config that was trained with until then."""
+
+    flag: str
+    """What the user has named it by: --workdir=RUN, say."""
+    folder: Path
+    step: int
+    samples: int
+    """Samples of the data that have been seen: the number of the next one."""
+    config: dict[str, Any]
+    data_fingerprint: str
+
+    @property
+    def before(self) -> _Before:
+        """The config until then, as far as it matters here."""
+        return from_dict(_Before, {name: self.config[name] for name in ("data", "optim", "train")})
+
+
+def newest_point(workdir: Path) -> Point | None:
+    """The newest checkpoint of a run's folder whose document can be read; None without one."""
+    for step in reversed(finished_steps(workdir / "checkpoints")):
+        try:
+            return point_of(workdir, step, read_document(workdir / "checkpoints", step))
+        except CorruptCheckpoint:
+            continue  # told when its arrays are restored
+    return None
+
+
+def point_of(workdir: Path, step: int, document: dict[str, Any]) -> Point:
+    """The checkpoint of a step in a run's folder, of which `document` is saved."""
+    return _point(f"--workdir={workdir}", workdir, step, document)
+
+
+def taken_point(experiment: Experiment) -> Point | None:
+    """The checkpoint elsewhere whose step a new run goes on from; None where it takes no step.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is damaged.
+    """
+    if experiment.init_from is None or experiment.init_with != "everything":
+        return None
+    flag = "--config.init_from"
+    found = checkpoint_behind(Path(experiment.init_from), flag)
+    if found is None or "data_position" not in found[2]:
+        return None  # converted weights, which know no position and no moments
+    return _point(f"{flag}={experiment.init_from}", *found)
+
+
+def require_same_samples(point: Point, experiment: Experiment, data_fingerprint: str) -> None:
+    """Refuses a config that would go on with another sample than the one that comes next.
+
+    Raises:
+      InputError: samples would be read twice or left out; the line has the flags that mean to go
+        on where the checkpoint ends, if there are any.
+    """
+    if not point.samples:
+        return
+    before = point.before
+    changes = _reordered(point, experiment, data_fingerprint)
+    if changes:
+        raise InputError(
+            f"{point.flag}: {'; '.join(changes)}: samples get other numbers, so that some of the "
+            f"{point.samples:,} seen until step {point.step:,} would come again and others never; "
+            f"{_new_run(point)}"
+        )
+    meant = experiment
+    if isinstance(experiment.data, Mixture) and isinstance(before.data, Mixture):
+        meant = replace(meant, data=_same_mixture(point, before.data, experiment.data))
+    expected = int(pace(experiment).examples(point.step))
+    if expected != point.samples:
+        stages = _stages(point, before.train, experiment.train)
+        meant = replace(meant, train=replace(meant.train, stages=stages))
+    if meant == experiment:
+        return
+    if expected != point.samples:
+        problem = (
+            f"step {point.step:,} has seen {point.samples:,} samples, and with this config it "
+            f"would have seen {expected:,}"
+        )
+    else:
+        problem = f"the mixture of the first {point.samples:,} samples was another"
+    longer = ""
+    if point.step >= whole_steps(experiment.train.duration):
+        longer = f", and train.duration beyond step {point.step:,}"
+    raise InputError(
+        f"{point.flag}: {problem}; to go on at sample {point.samples:,} with the new values, add "
+        f"{' '.join(_flags(before, experiment, meant))}{longer}"
+    )
+
+
+def describe_changes(point: Point, experiment: Experiment, data_fingerprint: str) -> list[str]:
+    """Lines about what is other than before, where that is allowed: the data, the learning rate."""
+    lines = []
+    if point.samples and point.data_fingerprint != data_fingerprint:
+        lines.append(
+            f"the data is not as it was before: step {point.step + 1:,} begins with sample "
+            f"{point.samples:,} of what it is now"
+        )
+    return lines + _rate_change(point, experiment)
+
+
+def _point(flag: str, folder: Path, step: int, document: dict[str, Any]) -> Point:
+    saved = saved_document(folder)
+    samples = document.get("data_position", step)
+    if samples == step:
+        # Checkpoints once counted steps there. The two are the same where a batch is one sample.
+        train = from_dict(Train, saved["config"]["train"])
+        samples = int(pace_of(train).examples(step))
+    return Point(flag, folder, step, samples, saved["config"], saved["data_fingerprint"])
+
+
+def _reordered(point: Point, experiment: Experiment, data_fingerprint: str) -> list[str]:
+    """What gives the samples of the data other numbers."""
+    same_files = point.data_fingerprint == data_fingerprint  # and order, but for the seed
+    decisive = ("seed",) if same_files else ("seed", *_ORDER)
+    return [
+        f"{path} is {here}, was {there}"
+        for path, there, here in diff(point.config, to_dict(experiment))
+        if path in decisive and ABSENT not in (there, here)
+    ]
+
+
+def _same_mixture(point: Point, before: Mixture, now: Mixture) -> Mixture:
+    """A mixture that is `before` until the checkpoint and `now` after it; `now` where it is so."""
+    if before.proportions(point.samples) == now.proportions(point.samples):
+        return now
+    seen = {name for _, shares in before.proportions(point.samples) for name in shares}
+    missing = sorted(seen - now.sources.keys())
+    if missing:
+        raise InputError(
+            f"{point.flag}: data.sources has no {' and no '.join(missing)}, of which the first "
+            f"{point.samples:,} samples are; keep it, with weight 0 in a stage that begins at "
+            f'"{point.samples} examples", or {_new_run(point)}'
+        )
+    return now.after(before, point.samples)
+
+
+def _stages(point: Point, before: Train, now: Train) -> tuple[Stage, ...]:
+    """Stages with the batches of `before` until the checkpoint and those of `now` after it."""
+    past = list(_portions(before, 0, point.step))
+    if sum(steps * batch_size for steps, batch_size, _ in past) != point.samples:
+        batch_size, rest = divmod(point.samples, point.step)
+        if rest:
+            raise InputError(
+                f"{point.flag}: step {point.step:,} has seen {point.samples:,} samples, in batches "
+                f"that nothing tells any more; {_new_run(point)}"
+            )
+        past = [(point.step, batch_size, None)]
+    end = sum(whole_steps(stage.duration) for stage in now.stages)
+    stages: list[Stage] = []
+    for steps, batch_size, seq_len in [*past, *_portions(now, point.step, max(end, point.step))]:
+        before_it = sum(whole_steps(stage.duration) for stage in stages[-1:])
+        if stages and (stages[-1].batch_size, stages[-1].seq_len) == (batch_size, seq_len):
+            stages.pop()
+            steps += before_it
+        stages.append(Stage(steps, batch_size, seq_len))
+    while stages and (stages[-1].batch_size, stages[-1].seq_len) == (now.batch_size, None):
+        stages.pop()
+    return tuple(stages)
+
+
+def _portions(train: Train, first: int, last: int) -> Iterable[tuple[int, int, int | None]]:
+    """(steps, batch size, sequence length) of what lies in steps `first` + 1, ..., `last`."""
+    at = 0
+    for stage in (*train.stages, Stage(max(last, 1))):
+        end = at + whole_steps(stage.duration)
+        steps = min(end, last) - max(at, first)
+        if steps > 0:
+            yield steps, stage.batch_size or train.batch_size, stage.seq_len
+        at = end
+
+
+def _flags(before: _Before, now: Experiment, meant: Experiment) -> Iterable[str]:
+    """The flags that turn `now` into `meant`, and name the batch that is meant to be new."""
+    if before.train.batch_size != now.train.batch_size:
+        yield _flag("train.batch_size", now.train.batch_size)
+    if now.train.stages != meant.train.stages:
+        yield from _list_flags("train.stages", now.train.stages, meant.train.stages)
+    if isinstance(now.data, Mixture) and isinstance(meant.data, Mixture) and now.data != meant.data:
+        if now.data.window != meant.data.window:
+            yield _flag("data.window", meant.data.window)
+        for name, source in meant.data.sources.items():
+            if source != now.data.sources[name]:
+                yield _flag(f"data.sources.{name}.weight", source.weight)
+        yield from _list_flags("data.stages", now.data.stages, meant.data.stages)
+
+
+def _list_flags(path: str, now: tuple[Any, ...], meant: tuple[Any, ...]) -> Iterable[str]:
+    if now:
+        yield f"--config.{path}="  # begins anew
+    for index, item in enumerate(meant):
+        for keys, value, _ in walk(item, type(item)):
+            if isinstance(value, int | float | str):
+                unit = {"duration": " steps", "at": " examples"}.get(keys[-1], "")
+                yield _flag(".".join((path, str(index), *keys)), f"{value}{unit}")
+
+
+def _flag(path: str, value: Any) -> str:
+    return f"--config.{path}={shlex.quote(value_text(value))}"
+
+
+def _new_run(point: Point) -> str:
+    if point.flag.startswith("--workdir"):
+        return (
+            "begin a new run in another --workdir, with "
+            f"--config.init_from={shlex.quote(str(point.folder))} --config.init_with=optimizer"
+        )
+    return "begin at sample 0, with --config.init_with=optimizer"
+
+
+def _rate_change(point: Point, experiment: Experiment) -> list[str]:
+    """A line where the learning rate neither goes on as was planned nor stays where it was."""
+    before, total = point.before, whole_steps(experiment.train.duration)
+    total_before, step = whole_steps(before.train.duration), point.step
+    if not step < total:
+        return []
+    rates = np.asarray(before.optim.learning_rate(total_before)(np.array([step, step + 1])))
+    last, expected = np.broadcast_to(rates, 2).tolist()
+    new = float(np.asarray(experiment.optim.learning_rate(total)(step + 1)))
+    if any(math.isclose(new, rate, rel_tol=_SAME_RATE) for rate in (expected, last)):
+        return []
+    line = f"the learning rate goes from {last:.3g} at step {step:,} to {new:.3g} at the next"
+    if to_dict(before.optim) == to_dict(experiment.optim) and total != total_before:
+        line += f", because the run now ends at step {total:,} instead of {total_before:,}"
+        line += _kept(experiment.optim.schedule, step, total_before, total)
+    return [line]
+
+
+def _kept(schedule: Any, step: int, total_before: int, total: int) -> str:
+    """What keeps the descent that the run was meant to have, or goes down from where it stands."""
+    path = "optim.schedule"
+    while isinstance(schedule, BoltOnWarmup):
+        path, schedule = f"{path}.inner", schedule.inner
+    if isinstance(schedule, Triangular | WarmupCosine) and schedule.horizon is None:
+        horizon = _flag(f"{path}.horizon", f"{total_before} steps")
+        tail = _tail_flags(path, replace(schedule, horizon=total_before), total - step)
+        return (
+            f". To keep the old descent, add --allow_config_change {horizon}. To anneal from "
+            f"there to 0 at step {total:,}, add --allow_config_change {' '.join(tail)}"
+        )
+    if isinstance(schedule, WarmupStableDecay | LinearTail):
+        name, first = schedule.phases(total_before)[-1]
+        return (
+            f". Its {name} began at step {first:,}: to go on as if it had not, move the later "
+            "checkpoints out of checkpoints/ and start again"
+        )
+    return ""
+
+
+def _tail_flags(path: str, inner: Triangular | WarmupCosine, length: int) -> Iterable[str]:
+    """The flags that put a linear descent to 0 behind a schedule."""
+    yield _flag(path, snake_case(LinearTail))
+    yield _flag(f"{path}.inner", snake_case(type(inner)))
+    default = type(inner)()
+    for field in fields(inner):
+        value = getattr(inner, field.name)
+        if value != getattr(default, field.name):
+            yield _flag(f"{path}.inner.{field.name}", value)
+    yield _flag(f"{path}.length", f"{length} steps")
