@@ -157,6 +157,11 @@ class TrainingImages:
     tokenizer_path = None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return self.images.notes
+
+    @property
     def num_examples(self) -> int:
         """Images of one epoch."""
         return len(self.indices)
@@ -209,6 +214,11 @@ class HeldOutImages:
     def num_examples(self) -> int:
         """Images of the set."""
         return len(self.indices)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the set was opened."""
+        return self.images.notes
 
     @property
     def classes(self) -> tuple[str, ...]:

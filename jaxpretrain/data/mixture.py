@@ -223,6 +223,11 @@ class TrainingMixture:
         ids = (part.eos_id for part in self.parts.values())
         return next((eos_id for eos_id in ids if eos_id is not None), None)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return tuple(line for part in self.parts.values() for line in part.notes)
+
     def report(self) -> list[str]:
         """What reading found out since the last call: nothing, or it raises."""
         return []

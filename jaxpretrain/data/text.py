@@ -151,6 +151,11 @@ class TrainingText:
         """How often the first `num_samples` samples go through the data, as the metric `epochs`."""
         return {"epochs": num_samples / self.num_examples}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return self.files.notes
+
     def report(self) -> list[str]:
         """What reading found out since the last call: nothing, or it raises."""
         return []
@@ -224,6 +229,11 @@ class EvalText:
     def num_examples(self) -> int:
         """Sequences of the set."""
         return len(self.files)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return self.files.notes
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """{"tokens": int32 [n, seq_len]} of the examples `indices`, int64 [n]."""

@@ -123,6 +123,8 @@ _NO_EFFECT_ON_RESULT = (
     "model.loss_chunk",
     "data.root",
     "data.sources.*.root",
+    "data.trust_dtype",
+    "data.sources.*.trust_dtype",
     "data.verify",
     "data.num_workers",
     "data.max_undecodable",

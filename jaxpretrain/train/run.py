@@ -94,6 +94,8 @@ class _Opened:
     def describe(self) -> list[str]:
         """Lines for start-up."""
         lines = [*self.program.describe(), self.data.describe(), *self.changes]
+        found = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
+        lines += dict.fromkeys(found)
         if len(self.stages) > 1:
             lines += [stage.describe() for stage in self.stages]
         if has_huge_pages():
