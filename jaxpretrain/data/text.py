@@ -25,7 +25,7 @@ class TextData(TextSource):
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
     num_examples: int | None = None
     """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
-    verified when the data is opened."""
+    verified when the data is opened. none: the data is counted where a duration is in epochs."""
     name: str | None = None
     """Name of the evaluation set in `eval/<name>/...`; by default the dataset's own."""
     order: OrderName = "olmo"

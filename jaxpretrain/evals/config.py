@@ -1,11 +1,12 @@
 """When and how a run evaluates itself."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.catalogue import select
+from jaxpretrain.evals.catalogue import Selection, select
 from jaxpretrain.evals.contract import Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
 from jaxpretrain.evals.encode import TextEncoder
@@ -49,6 +50,19 @@ class Eval:
     """What tasks are read with: a tokenizer.json, or the name of one that `make evals` brings;
     none: the tokenizer of the data."""
 
+    def check(self, setting: Setting) -> None:
+        """Refuses what `build` would refuse for the data; nothing is compiled.
+
+        Raises:
+          InputError: something that is asked for cannot be evaluated on this model or data.
+        """
+        if self.reconstructions is not None:
+            self.reconstructions.check(setting)
+        if self.probe is not None:
+            self.probe.check(setting)
+        if self.tasks:
+            self._tasks(setting)
+
     def build(self, setting: Setting) -> list[Evaluator]:
         """The evaluators, compiled for the parameters' own layout.
 
@@ -69,6 +83,14 @@ class Eval:
         return evaluators
 
     def _downstream(self, setting: Setting) -> Downstream:
+        tokenizer, selection = self._tasks(setting)
+        length = setting.model.units_per_example()[1]
+        batch_tokens = setting.batch_size * length
+        scorer = Scorer(setting.model, setting.layout, setting.params, batch_tokens=batch_tokens)
+        return Downstream(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)
+
+    def _tasks(self, setting: Setting) -> tuple[Path, Selection]:
+        """The tokenizer that tasks are read with, and the tasks."""
         tokenizer = find_tokenizer(self.tokenizer) if self.tokenizer else setting.tokenizer_path
         if tokenizer is None:
             raise InputError(
@@ -81,7 +103,4 @@ class Eval:
                     f"eval.tasks: {eval_set.name} is the name of a validation set too, and their "
                     "results would be mixed up; rename the set"
                 )
-        length = setting.model.units_per_example()[1]
-        batch_tokens = setting.batch_size * length
-        scorer = Scorer(setting.model, setting.layout, setting.params, batch_tokens=batch_tokens)
-        return Downstream(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)
+        return tokenizer, selection

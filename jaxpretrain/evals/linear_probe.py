@@ -8,7 +8,7 @@ needs neither an optimizer nor its settings.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +38,11 @@ class LinearProbe:
     max_images: int | None = 1000
     """Only the first so many held-out images are classified; none: all."""
 
-    def build(self, setting: Setting) -> "Probe":
-        """The evaluator.
+    def check(self, setting: Setting) -> "_Images":
+        """What the probe works with.
 
         Raises:
-          InputError: the model has no features, the images no labels, or a class too few images.
+          InputError: the model has no features, the images no labels, or none are held out.
         """
         model = setting.model
         if not isinstance(model, ImageModel):
@@ -54,20 +54,32 @@ class LinearProbe:
             raise InputError("eval.probe.data: its images are not of the size of the run's")
         if not self.shots or min(self.shots) < 1 or self.num_seeds < 1 or self.l2 <= 0:
             raise InputError("eval.probe: shots, num_seeds and l2 must be positive")
-        return Probe(model, setting, self, source)
+        train, test = source.open_labelled("train"), source.open_labelled("validation")
+        return _Images(model, source.eval_name, train, test)
+
+    def build(self, setting: Setting) -> "Probe":
+        """The evaluator; raises InputError as `check` does, and for a class of too few images."""
+        return Probe(self.check(setting), setting, self)
+
+
+class _Images(NamedTuple):
+    """Labelled images, and what makes features of them."""
+
+    model: ImageModel
+    name: str
+    train: LabelledSet
+    test: LabelledSet
 
 
 class Probe:
     """Gives accuracies on held-out images."""
 
-    def __init__(
-        self, model: ImageModel, setting: Setting, config: LinearProbe, source: LabelledSource
-    ) -> None:
+    def __init__(self, images: _Images, setting: Setting, config: LinearProbe) -> None:
         self._config = config
         self._layout = setting.layout
         self._batch_size = setting.batch_size
-        self._train, self._test = source.open_labelled("train"), source.open_labelled("validation")
-        self._name = source.name
+        self._train, self._test = images.train, images.test
+        self._name = images.name
         num_test = min(self._test.num_examples, config.max_images or self._test.num_examples)
         self._test_indices = np.arange(num_test)
         labels = self._train.labels(np.arange(self._train.num_examples))
@@ -76,7 +88,7 @@ class Probe:
             for seed in range(config.num_seeds)
         ]
         self._random: np.ndarray | None = None
-        self._compile(model, setting.params)
+        self._compile(images.model, setting.params)
 
     def __call__(self, params: Any) -> Results:
         """`eval/<set>/probe_<n>shot` and, of random encoders, `.../probe_<n>shot_random_init`.

@@ -23,8 +23,8 @@ class Reconstructions:
     num_images: int = 8
     """Held-out images that are shown, from all over the set, each time with the same masks."""
 
-    def build(self, setting: Setting) -> "Painter":
-        """The evaluator.
+    def check(self, setting: Setting) -> ImageModel:
+        """The model, which paints.
 
         Raises:
           InputError: the model paints nothing, or nothing is held out.
@@ -33,10 +33,17 @@ class Reconstructions:
         if not isinstance(model, ImageModel):
             raise InputError("eval.reconstructions: this model paints no images")
         if not setting.eval_sets:
-            raise InputError("eval.reconstructions: no images are held out; see data.source")
+            raise InputError(
+                "eval.reconstructions: no images are held out; raise data.validation_fraction, name"
+                " held-out images in data.source, or set eval.reconstructions=none"
+            )
         if self.num_images < 1:
             raise InputError(f"eval.reconstructions.num_images={self.num_images}: must be positive")
-        return Painter(model, setting, self.num_images)
+        return model
+
+    def build(self, setting: Setting) -> "Painter":
+        """The evaluator; raises InputError as `check` does."""
+        return Painter(self.check(setting), setting, self.num_images)
 
 
 class Painter:

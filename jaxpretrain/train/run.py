@@ -111,6 +111,7 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     limits = stages[-1].program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     eval_sets = experiment.data.open_evals(limits=limits)
+    experiment.eval.check(stages[-1].program.setting(data, eval_sets))
     folder.check_data(workdir, data.fingerprint, allow_change=allow_change)
     return _Opened(stages, data, eval_sets, changes)
 

