@@ -1,7 +1,9 @@
 """Pictures of what a masked autoencoder sees and paints: one row an image."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,8 +25,12 @@ class Reconstructions:
     num_images: int = 8
     """Held-out images that are shown, from all over the set, each time with the same masks."""
 
-    def check(self, setting: Setting) -> ImageModel:
-        """The model, which paints.
+    def build(self, setting: Setting) -> "Painter":
+        """The evaluator; raises as `prepare` does."""
+        return self.prepare(setting)()
+
+    def prepare(self, setting: Setting) -> Callable[[], "Painter"]:
+        """What compiles the evaluator.
 
         Raises:
           InputError: the model paints nothing, or nothing is held out.
@@ -39,11 +45,7 @@ class Reconstructions:
             )
         if self.num_images < 1:
             raise InputError(f"eval.reconstructions.num_images={self.num_images}: must be positive")
-        return model
-
-    def build(self, setting: Setting) -> "Painter":
-        """The evaluator; raises InputError as `check` does."""
-        return Painter(self.check(setting), setting, self.num_images)
+        return partial(Painter, model, setting, self.num_images)
 
 
 class Painter:

@@ -1,6 +1,6 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import jax
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.evals.contract import Evaluator
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.history import read_history
 from jaxpretrain.monitor.plan import plan_of
@@ -84,6 +85,8 @@ class _Opened:
     stages: list[Stage]
     data: Any
     eval_sets: list[Any]
+    evaluators: list[Callable[[], Evaluator]]
+    """What compiles each."""
     changes: list[str]
     """Lines about what has changed since the folder was last used."""
 
@@ -111,9 +114,9 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     limits = stages[-1].program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     eval_sets = experiment.data.open_evals(limits=limits)
-    experiment.eval.check(stages[-1].program.setting(data, eval_sets))
+    evaluators = experiment.eval.prepare(stages[-1].program.setting(data, eval_sets))
     folder.check_data(workdir, data.fingerprint, allow_change=allow_change)
-    return _Opened(stages, data, eval_sets, changes)
+    return _Opened(stages, data, eval_sets, evaluators, changes)
 
 
 def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
@@ -142,7 +145,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                         reporter.message(
                             f"{experiment.init_with} from {experiment.init_from}, at step {first:,}"
                         )
-                evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
+                evaluators = [compile_() for compile_ in opened.evaluators]
             if distributed.is_primary():
                 folder.write_experiment(workdir, experiment, data.fingerprint, memory)
                 folder.keep_tokenizer(workdir, data.tokenizer_path)

@@ -98,6 +98,9 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_compiled(
     probe_only = replace(none_held_out, eval=replace(images.eval, reconstructions=None))
     with pytest.raises(InputError, match="no images are held out to be classified"):
         train_experiment(probe_only, tmp_path / "run")
+    shots = replace(images, eval=replace(images.eval, probe=LinearProbe(shots=(2, 11))))
+    with pytest.raises(InputError, match="the class bright has .* images to train on, not 11; set"):
+        train_experiment(shots, tmp_path / "run")
 
 
 def test_resumed_with_workers_it_is_bit_for_bit_the_same(
