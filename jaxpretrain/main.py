@@ -60,6 +60,9 @@ def main(argv: list[str]) -> int:
                 return 0
             if flags.workdir is None and not flags.preflight_only:
                 parser.error("--workdir is required: the folder of the run")
+            from jaxpretrain.train.experiment import resolve
+
+            config = resolve(config)  # once: it may count the data
         chosen = _choose(config, flags.workdir, flags.allow_config_change)
         if flags.preflight_only:
             from jaxpretrain.train.run import preflight

@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.command import Parser, run, split_paths
 from jaxpretrain.data.compressed import SUFFIXES
 from jaxpretrain.data.documents import LINES, TEXT
 from jaxpretrain.data.manifest import Manifest
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     spec = PrepareText(
         dataset=flags.dataset,
         data_dir=flags.data_dir,
-        files=tuple(name for name in flags.files.split(",") if name),
+        files=tuple(name for value in flags.files for name in split_paths(value)),
         text_key=flags.text_key,
         validation_fraction=flags.validation_fraction,
         tokenizer=flags.tokenizer,
@@ -50,7 +50,8 @@ def _parser() -> Parser:
     add("--dataset", help="TFDS text dataset, name or name:config; sotu_text needs no network")
     add("--data_dir", help="directory of TFDS datasets")
     kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(SUFFIXES)})"
-    add("--files", default="", help=f"files, folders and globs, by commas: {kinds}")
+    files = f"files, folders and globs, by commas or the flag again: {kinds}"
+    add("--files", action="append", default=[], help=files)
     add("--text_key", default=default.text_key, help="feature or key that holds the text")
     add("--validation_fraction", type=float, default=default.validation_fraction)
     add("--tokenizer", default=default.tokenizer, help="tokenizer.json, or bpe to train one")

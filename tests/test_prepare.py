@@ -35,7 +35,40 @@ def test_json_is_one_document_of_what_was_made(corpus: Path, capsys: pytest.Capt
     for name, split in summary["splits"].items():
         for count in ("num_documents", "num_tokens", "num_bytes"):
             assert split[count] == getattr(manifest.splits[name], count)
-    assert "documents" in captured.err  # the progress bar
+    assert captured.err == "training the tokenizer\n"  # without a terminal there is no bar
+
+
+def test_files_with_commas_and_several_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("a,b.txt", "c.txt", "d.txt"):
+        (tmp_path / name).write_text(f"text of {name}")
+    monkeypatch.chdir(tmp_path)
+    common = ["--output=out", "--validation_fraction=0", "--vocab_size=300", "--workers=1"]
+    main([*common, "--files=c.txt,a,b.txt", "--files=d.txt", "--json"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["splits"]["train"]["num_documents"] == 3
+    files = load_manifest(tmp_path / "out").created_from["files"]
+    assert [name for name, *_ in files] == ["c.txt", "a,b.txt", "d.txt"]
+
+
+def test_what_is_odd_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A small vocabulary, a text that spells the EOS, files of other kinds."""
+    for name in ("a.txt", "b.txt", "c.csv"):
+        (tmp_path / name).write_text(f"text of {name}")
+    (tmp_path / "stories.txt").write_text("one<|endoftext|>\ntwo<|endoftext|>\nthree")
+    flags = [f"--output={tmp_path / 'out'}", f"--files={tmp_path}", "--validation_fraction=0"]
+    main([*flags, "--vocab_size=4096", "--workers=1"])
+    vocab_size = load_manifest(tmp_path / "out").vocab_size
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}: skipped 1 .csv",
+        "training the tokenizer",
+        f"the tokenizer has {vocab_size} ids, not the 4,096 of --vocab_size: the text has no more"
+        " pieces to merge",
+        "warning: 1 of 3 documents spell '<|endoftext|>', which is learnt as text and ends no"
+        " document; if it stands between documents, divide them there, one a file or a line of"
+        " .jsonl each",
+    ]
 
 
 def test_the_summary_is_for_people(corpus: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,6 +1,7 @@
 """What all commands share: exit codes, strict flags, and the overrides among the flags."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -41,6 +42,21 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
             raise InputError(f"{item} has no value: write {item}=value")
         overrides.append((path, value))
     return rest, overrides
+
+
+def split_paths(text: str) -> list[str]:
+    """The paths of a flag that takes several by commas; a name may hold commas where it exists.
+
+    What is there without its comma is taken so: `a,b.txt` is one file only where there is no `a`.
+    """
+    parts, paths = text.split(","), []
+    while parts:
+        joined = [",".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        there = (path for path in joined if path and os.path.lexists(os.path.expanduser(path)))
+        path = next(there, parts[0])
+        del parts[: path.count(",") + 1]
+        paths += [path] if path else []
+    return paths
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ once, rounded up: a run never sees less than was asked for.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -57,6 +58,10 @@ class Pace:
         return steps + left / self.batch_size
 
 
+NumExamples = int | Callable[[], int] | None
+"""Examples of an epoch: known, counted where a duration asks for it, or unknown."""
+
+
 def as_pace(batch_size: int | Pace) -> Pace:
     """The pace of a run; a number is a batch size that never changes."""
     return batch_size if isinstance(batch_size, Pace) else Pace(batch_size)
@@ -80,14 +85,14 @@ class Duration:
         *,
         batch_size: int | Pace,
         tokens_per_example: int | None = None,
-        num_examples: int | None = None,
+        num_examples: NumExamples = None,
     ) -> int:
         """The smallest whole number of steps that lasts at least this long.
 
         Args:
             batch_size: examples of one step, over all devices.
             tokens_per_example: tokens of one example; None for a model without tokens.
-            num_examples: examples of one epoch; None when unknown.
+            num_examples: examples of one epoch, or what counts them; None when unknown.
         """
         pace = as_pace(batch_size)
         return math.ceil(pace.steps(self._examples(pace, tokens_per_example, num_examples)))
@@ -97,13 +102,13 @@ class Duration:
         *,
         batch_size: int | Pace,
         tokens_per_example: int | None = None,
-        num_examples: int | None = None,
+        num_examples: NumExamples = None,
     ) -> int:
         """The smallest whole number of examples that lasts at least this long; as `to_steps`."""
         return math.ceil(self._examples(as_pace(batch_size), tokens_per_example, num_examples))
 
     def _examples(
-        self, pace: Pace, tokens_per_example: int | None, num_examples: int | None
+        self, pace: Pace, tokens_per_example: int | None, num_examples: NumExamples
     ) -> Fraction:
         match self.unit:
             case "steps":
@@ -120,7 +125,7 @@ class Duration:
                         f"duration '{self}': the length of an epoch is unknown; "
                         "set data.num_examples"
                     )
-                return self.value * num_examples
+                return self.value * (num_examples() if callable(num_examples) else num_examples)
         return self.value
 
 
@@ -129,7 +134,7 @@ def resolve_durations(
     *,
     batch_size: int | Pace,
     tokens_per_example: int | None = None,
-    num_examples: int | None = None,
+    num_examples: NumExamples = None,
     path: str = "--config",
 ) -> T:
     """The config with every `Steps` field in whole steps and every `Examples` field in examples.

@@ -1,5 +1,6 @@
 """The images of a run that could not be decoded, known to all its processes on one machine."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from jaxpretrain.config.errors import InputError
 class BadImages:
     """A list of names and reasons, each image once.
 
-    It is a temporary file, one line an image, because the processes that decode have nothing in
-    common but the disk. The file goes when the object that made it does.
+    It is a temporary file, one line an image and process, because the processes that decode have
+    nothing in common but the disk. The file goes when the object that made it does.
     """
 
     def __init__(self, limit: int):
@@ -24,20 +25,23 @@ class BadImages:
         """Notes an image. Raises InputError when it is one more than the limit."""
         if name in self._known:
             return
-        line = f"{name}: {reason}".replace("\n", " ")
         with self._path.open("a") as file:  # one write of one line: nothing comes between
-            file.write(line + "\n")
+            file.write(json.dumps([name, reason]) + "\n")
         self._known.add(name)
         lines = self.lines()
         if len(lines) > self._limit:
             raise InputError(
-                f"{len(lines)} images cannot be decoded, the last is {line}; repair the data, or"
-                f" raise data.max_undecodable={self._limit}"
+                f"{len(lines)} images cannot be decoded, the last is {lines[-1]}; repair the data,"
+                f" or raise data.max_undecodable={self._limit}"
             )
 
     def lines(self) -> list[str]:
         """All that were noted, `name: reason`, in the order in which they were found."""
-        return list(dict.fromkeys(self._path.read_text().splitlines()))
+        reasons: dict[str, str] = {}
+        for line in self._path.read_text().splitlines():
+            name, reason = json.loads(line)
+            reasons.setdefault(name, reason)  # one process may put it otherwise than another
+        return [f"{name}: {' '.join(reason.split())}" for name, reason in reasons.items()]
 
     def report(self) -> list[str]:
         """A warning for each that is new since the last call."""

@@ -12,12 +12,17 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.cache import cache_dir
+from jaxpretrain.data.folders import Found, find_files
 from jaxpretrain.data.manifest import MANIFEST, Dtype, Manifest, load_manifest
 from jaxpretrain.data.masks import open_label_masks
 from jaxpretrain.data.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
+from jaxpretrain.data.token_sample import TypeFlags
 from jaxpretrain.data.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.tokens import TokenFiles, Verify, open_raw, open_split
 from jaxpretrain.data.windows import Windows
+
+TOKENS = ".npy"
+"""The suffix of token files."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class TextSource:
     """Split, or subdirectory of raw files, to evaluate on; None for no evaluation."""
     dtype: Dtype = "uint16"
     """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
+    trust_dtype: bool = False
+    """Whether raw files are read as `dtype` even where a sample of their ids looks like another
+    type, which may be wrong of files that are mostly padding."""
     file_list: str | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. By default the sorted paths."""
@@ -136,25 +144,39 @@ class Corpus:
             )
         if self.verify == "hash":
             raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
-        paths, dtype = self._raw_paths(split), self.source.dtype
+        paths, notes = self._raw_paths(split)
+        flag = self.flag
         return open_raw(
-            self.root, paths, dtype=dtype, seq_len=seq_len, vocab_size=vocab_size, chunk=chunk
+            self.root,
+            paths,
+            dtype=self.source.dtype,
+            seq_len=seq_len,
+            vocab_size=vocab_size,
+            chunk=chunk,
+            trust_dtype=self.source.trust_dtype,
+            flags=TypeFlags(f"{flag}.dtype", f"{flag}.trust_dtype=true"),
+            notes=notes,
         )
 
-    def _raw_paths(self, split: str) -> list[Path]:
+    def _raw_paths(self, split: str) -> Found:
         source = self.source
         if source.file_list and split == source.train_split:
-            return _listed(Path(source.file_list), self.root, self.flag)
+            return Found(_listed(Path(source.file_list), self.root, self.flag), ())
         folders = {
             name: self.root / name for name in (source.train_split, source.validation_split) if name
         }
         divided = any(folder.is_dir() for folder in folders.values())
         # Without such folders all files are for training; with them, only those of the split.
         folder = folders[split] if divided else self.root
-        paths = sorted(folder.rglob("*.npy"))
-        if not paths:
-            raise InputError(f"{folder}: holds no token files (*.npy); {_how_to_get(self.flag)}")
-        return paths
+        if not folder.is_dir():
+            raise InputError(f"{folder}: holds no token files; {_how_to_get(self.flag)}")
+        return find_files(
+            folder,
+            lambda path: path.suffix == TOKENS,
+            what=f"token files (*{TOKENS})",
+            if_none=_how_to_get(self.flag),
+            if_few=f"name the token files in {self.flag}.file_list",
+        )
 
 
 def data_root(source: TextSource, flag: str = "data") -> Path:
@@ -180,9 +202,9 @@ def _how_to_get(flag: str) -> str:
 
 def _listed(file_list: Path, root: Path, flag: str) -> list[Path]:
     try:
-        lines = file_list.read_text().splitlines()
-    except OSError as error:
-        raise InputError(f"{flag}.file_list {file_list}: {error.strerror}") from None
+        lines = file_list.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{flag}.file_list {file_list}: {error}") from None
     paths = [root / line.strip() for line in lines if line.strip()]
     if not paths:
         raise InputError(f"{flag}.file_list {file_list}: names no files")

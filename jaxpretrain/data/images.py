@@ -41,9 +41,9 @@ class ImageData:
     for that; 0 for none."""
     num_examples: int | None = None
     """Declared number of training images, so that epochs resolve without the data; it is verified
-    when the data is opened."""
-    name: str = "images"
-    """Name of the evaluation set in `eval/<name>/...`."""
+    when the data is opened. none: the data is counted where a duration is in epochs."""
+    name: str | None = None
+    """Name of the evaluation set in `eval/<name>/...`; by default that of the folder or dataset."""
     order: OrderName = "olmo"
     """`olmo` is a shuffle of all images; `hashed` needs no memory, for a billion or more."""
     num_workers: int = 0
@@ -51,6 +51,11 @@ class ImageData:
     max_undecodable: int = 100
     """Images that may turn out undecodable on one host, each replaced by another; one more is an
     error."""
+
+    @property
+    def eval_name(self) -> str:
+        """Name of the evaluation set."""
+        return self.name or self.source.set_name()
 
     def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Name -> (shape, dtype) of what the model reads of one example, known without the data."""
@@ -93,7 +98,7 @@ class ImageData:
     def open_evals(self, *, limits: Mapping[str, int]) -> list["HeldOutImages"]:
         """The held-out images, or nothing when there are none."""
         _, (images, indices) = self._find()
-        return [self._fixed(self.name, images, indices)] if len(indices) else []
+        return [self._fixed(self.eval_name, images, indices)] if len(indices) else []
 
     def open_labelled(self, split: Literal["train", "validation"]) -> "HeldOutImages":
         """The images of a split as evaluation sees them, with `labels`.
@@ -103,11 +108,16 @@ class ImageData:
         images, indices = self._find()[split == "validation"]
         if not images.classes:
             raise InputError(
-                f"{images.describe()}: has no labels; a folder needs its images in one folder for"
-                " each class, a TFDS dataset needs data.source.label_key"
+                f"{images.describe()}: has no labels to classify by; a folder needs its images in"
+                " one folder for each class, a TFDS dataset needs data.source.label_key, or set"
+                " eval.probe=none"
             )
         if not len(indices):
-            raise InputError(f"{images.describe()}: no images are held out to be classified")
+            raise InputError(
+                f"{images.describe()}: no images are held out to be classified; raise"
+                " data.validation_fraction, name held-out images in data.source, or set"
+                " eval.probe=none"
+            )
         return self._fixed(split, images, indices)
 
     def _find(self) -> tuple[Split, Split]:
@@ -155,6 +165,11 @@ class TrainingImages:
     """Changes with the names of the images, their division, size, augmentation and order."""
     bad: BadImages
     tokenizer_path = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return self.images.notes
 
     @property
     def num_examples(self) -> int:
@@ -209,6 +224,11 @@ class HeldOutImages:
     def num_examples(self) -> int:
         """Images of the set."""
         return len(self.indices)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the set was opened."""
+        return self.images.notes
 
     @property
     def classes(self) -> tuple[str, ...]:

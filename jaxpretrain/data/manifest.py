@@ -116,6 +116,8 @@ def _check(manifest: Manifest, path: Path) -> None:
     itemsize = {"uint16": 2, "uint32": 4}.get(manifest.dtype)
     if itemsize is None:
         raise InputError(f"{path}: dtype is {manifest.dtype!r}, not uint16 or uint32")
+    if manifest.dtype == "uint16" and manifest.vocab_size > 2**16:
+        raise InputError(f"{path}: uint16 cannot hold the ids of {manifest.vocab_size} tokens")
     if not 0 <= manifest.eos_id < manifest.vocab_size:
         raise InputError(f"{path}: eos_id {manifest.eos_id} is outside the vocabulary")
     for name, split in manifest.splits.items():

@@ -72,7 +72,8 @@ class Mixture:
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
     num_examples: int | None = None
     """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
-    verified when the data is opened. An epoch lasts until the first source would repeat."""
+    verified when the data is opened. none: the data is counted where a duration is in epochs. An
+    epoch lasts until the first source would repeat."""
     order: OrderName = "olmo"
     """Order within each source: `olmo` is OLMo's own; `hashed` needs no memory."""
     instance_filter: InstanceFilter | None = None
@@ -248,6 +249,11 @@ class TrainingMixture:
         """The token that ends each document, where a source knows it."""
         ids = (part.eos_id for part in self.parts.values())
         return next((eos_id for eos_id in ids if eos_id is not None), None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return tuple(line for part in self.parts.values() for line in part.notes)
 
     def report(self) -> list[str]:
         """What reading found out since the last call: nothing, or it raises."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.documents import Documents, TextFiles, TfdsDocuments
+from jaxpretrain.data.documents import Document, Documents, TextFiles, TfdsDocuments
 from jaxpretrain.data.encode import Encoded, encode
 from jaxpretrain.data.files import only_one_process, write_atomically
 from jaxpretrain.data.manifest import (
@@ -74,10 +74,13 @@ class PrepareText:
 def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: bool) -> Manifest:
     """Makes `output`, or goes on with it, and returns its manifest.
 
-    A finished directory of the same spec is left as it is. `progress` shows a bar on standard
-    error. Raises InputError for anything wrong with the corpus, the tokenizer or `output`.
+    A finished directory of the same spec is left as it is. `progress` tells on standard error what
+    was found, and shows a bar there where it is a terminal.
+
+    Raises InputError for anything wrong with the corpus, the tokenizer or `output`.
     """
     documents = _open_documents(spec)
+    _tell(progress, *documents.notes)
     made_from = _made_from(spec, documents.identity())
     key = _sha256(made_from)
     if (output / MANIFEST).exists():
@@ -96,8 +99,9 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: boo
             split: SplitWriter(output, split, key, np.dtype(dtype), spec.part_tokens)
             for split in documents.splits()
         }
-        eos_id = special_id(tokenizer, spec.eos_token)
-        _write(documents, writers, output / TOKENIZER, eos_id, workers, progress)
+        num_spelled = _write(documents, writers, output / TOKENIZER, spec, workers, progress)
+        if num_spelled:
+            _tell(progress, _spelled(num_spelled, writers, spec.eos_token))
         splits = {split: writer.finish() for split, writer in writers.items()}
         manifest = Manifest(
             name=_name(spec),
@@ -107,7 +111,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: boo
                 byte_exact=all(writer.byte_exact for writer in writers.values()),
             ),
             vocab_size=vocab_size,
-            eos_id=eos_id,
+            eos_id=special_id(tokenizer, spec.eos_token),
             dtype=dtype,
             spec_sha256=key,
             created_from={**made_from, "versions": _versions(spec)},
@@ -221,10 +225,15 @@ def _tokenizer(spec: PrepareText, documents: Documents, output: Path, progress: 
     if path.exists():
         return read_tokenizer(path)
     if spec.tokenizer == "bpe":
-        if progress:
-            print("training the tokenizer", file=sys.stderr)
+        _tell(progress, "training the tokenizer")
         texts = (document.text for document in documents if document.split == "train")
         text = train_bpe(texts, spec.vocab_size, spec.eos_token)
+        if (num_ids := vocabulary_size(text)) < spec.vocab_size:
+            _tell(
+                progress,
+                f"the tokenizer has {num_ids:,} ids, not the {spec.vocab_size:,} of --vocab_size:"
+                " the text has no more pieces to merge",
+            )
     else:
         text = read_tokenizer(Path(spec.tokenizer))
     special_id(text, spec.eos_token)
@@ -232,23 +241,36 @@ def _tokenizer(spec: PrepareText, documents: Documents, output: Path, progress: 
     return text
 
 
+def _tell(progress: bool, *lines: str) -> None:
+    for line in lines if progress else ():
+        print(line, file=sys.stderr)
+
+
 def _write(
     documents: Documents,
     writers: dict[str, SplitWriter],
     tokenizer: Path,
-    eos_id: int,
+    spec: PrepareText,
     workers: int,
     progress: bool,
-) -> None:
-    """Tokenizes all documents that are not in finished parts."""
-    to_encode = (
-        document
-        for document in documents
-        # An empty document would be an EOS that ends nothing.
-        if document.content and not writers[document.split].skip(document)
-    )
+) -> int:
+    """Tokenizes all documents that are not in finished parts; returns how many, of all documents,
+    spell the EOS.
+    """
+    eos_id = special_id(read_tokenizer(tokenizer), spec.eos_token)
+    num_spelled = 0
+
+    def to_encode() -> Iterator[Document]:
+        nonlocal num_spelled
+        for document in documents:
+            if not document.content:  # it would be an EOS that ends nothing
+                continue
+            num_spelled += spec.eos_token in document.text
+            if not writers[document.split].skip(document):
+                yield document
+
     try:
-        encoded = encode(to_encode, tokenizer, workers)
+        encoded = encode(to_encode(), tokenizer, workers)
         for document, tokens, byte_exact in _with_bar(encoded, documents, progress):
             writers[document.split].add(document, np.append(tokens, eos_id), byte_exact)
         for writer in writers.values():
@@ -258,6 +280,16 @@ def _write(
         for writer in writers.values():
             writer.discard()
         raise
+    return num_spelled
+
+
+def _spelled(count: int, writers: dict[str, SplitWriter], eos_token: str) -> str:
+    total = sum(writer.num_documents for writer in writers.values())
+    return (
+        f"warning: {count:,} of {total:,} documents spell {eos_token!r}, which is learnt as text"
+        " and ends no document; if it stands between documents, divide them there, one a file or a"
+        " line of .jsonl each"
+    )
 
 
 def _raise_empty(split: str, writers: dict[str, SplitWriter]) -> None:
@@ -276,7 +308,8 @@ def _with_bar(
     from tqdm import tqdm
 
     start, num_bytes, total = time.perf_counter(), 0, documents.num_documents
-    with tqdm(total=total, unit=" documents", disable=not progress, file=sys.stderr) as bar:
+    disable = None if progress else True  # None: shown on a terminal, and nowhere else
+    with tqdm(total=total, unit=" documents", disable=disable, file=sys.stderr) as bar:
         for item in encoded:
             yield item
             num_bytes += len(item.document.content)

@@ -25,7 +25,7 @@ class TextData(TextSource):
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
     num_examples: int | None = None
     """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
-    verified when the data is opened."""
+    verified when the data is opened. none: the data is counted where a duration is in epochs."""
     name: str | None = None
     """Name of the evaluation set in `eval/<name>/...`; by default the dataset's own."""
     order: OrderName = "olmo"
@@ -151,6 +151,11 @@ class TrainingText:
         """How often the first `num_samples` samples go through the data, as the metric `epochs`."""
         return {"epochs": num_samples / self.num_examples}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return self.files.notes
+
     def report(self) -> list[str]:
         """What reading found out since the last call: nothing, or it raises."""
         return []
@@ -224,6 +229,11 @@ class EvalText:
     def num_examples(self) -> int:
         """Sequences of the set."""
         return len(self.files)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return self.files.notes
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """{"tokens": int32 [n, seq_len]} of the examples `indices`, int64 [n]."""

@@ -5,11 +5,12 @@ named. What is read through `data_source` needs no TensorFlow.
 """
 
 import importlib
+import os
 import pkgutil
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data import builders
@@ -69,7 +70,9 @@ def prepared_builder(
     except tfds.core.DatasetNotFoundError:
         pass  # not prepared yet
     if dataset.name in ours:
-        return _prepare(tfds, dataset, data_dir)
+        print(f"preparing the dataset {dataset} in {data_dir}, once", file=sys.stderr)
+        with open(os.devnull, "w") as nowhere:  # it would speak of a download
+            return _prepare(tfds, dataset, data_dir, told=nowhere)
     names = tfds.list_builders(with_community_datasets=False)  # those need the network
     if dataset.name not in names:
         raise InputError(
@@ -81,7 +84,7 @@ def prepared_builder(
             f"{dataset}: is not prepared in {data_dir or '~/tensorflow_datasets'}, and making it"
             f" needs the network: add {wording.flag}download, or give {wording.flag}data_dir"
         )
-    return _prepare(tfds, dataset, data_dir)
+    return _prepare(tfds, dataset, data_dir, told=sys.stderr)
 
 
 def open_data_source(builder: Any, split: str, decoders: Any = None) -> Any:
@@ -97,10 +100,13 @@ def open_data_source(builder: Any, split: str, decoders: Any = None) -> Any:
         raise InputError(f"{builder.info.full_name}: {error}") from None
 
 
-def _prepare(tfds: Any, dataset: TfdsName, data_dir: str | None) -> Any:
+def _prepare(tfds: Any, dataset: TfdsName, data_dir: str | None, told: TextIO) -> Any:
+    """Makes the dataset; what TFDS says of that goes to `told`, its bars to a terminal only."""
     # TFDS writes to a temporary folder and renames it; two at once would make it twice.
     lock = cache_dir() / "locks" / f"tfds-{dataset.name}"
-    with only_one_process(lock), redirect_stdout(sys.stderr):  # it prints what it does
+    if not told.isatty():
+        tfds.disable_progress_bar()
+    with only_one_process(lock), redirect_stdout(told):
         try:
             builder = tfds.builder(str(dataset), data_dir=data_dir, file_format="array_record")
             builder.download_and_prepare()

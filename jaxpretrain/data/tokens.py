@@ -3,7 +3,8 @@
 The files are headerless little-endian token ids; an example is a window of `seq_len` of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,12 +14,22 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.files import relative, sha256_of, size_of
 from jaxpretrain.data.manifest import Dtype, Manifest, Split
+from jaxpretrain.data.token_sample import (
+    DATA_FLAGS,
+    TypeFlags,
+    check_type,
+    check_vocabulary,
+    most_common,
+    read_sample,
+)
 from jaxpretrain.data.windows import Windows
 
 Verify = Literal["auto", "size", "hash"]
 
 HASHED_BY_DEFAULT = 10**9
 """Bytes of token files up to which `verify="auto"` compares hashes: about a second."""
+MOSTLY = 0.5
+"""Share of a file's ids from which one id is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,15 @@ class TokenFiles:
         vocab_size: int,
         checked: str,
         chunk: int = 1,
+        notes: Sequence[str] = (),
     ):
         self.files = tuple(files)
         self.seq_len = seq_len
         self.vocab_size = vocab_size
         self.checked = checked
         """How the files were verified, in words."""
+        self.notes = tuple(notes)
+        """Lines about what was found when the files were opened."""
         self.windows = Windows(
             [file.path for file in files],
             [file.num_tokens for file in files],
@@ -128,8 +142,9 @@ def open_split(
             raise InputError(f"{path}: is damaged, its SHA-256 is not the manifest's")
         files.append(TokenFile(path, file.num_tokens, file.sha256))
     checked = "sizes and SHA-256 match the manifest" if by_hash else "sizes match the manifest"
+    notes = _look_into([file.path for file in files], manifest.dtype)
     # An id between the tokenizer's size and a padded vocabulary's is as wrong as any other.
-    return TokenFiles(files, manifest.dtype, seq_len, manifest.vocab_size, checked, chunk)
+    return TokenFiles(files, manifest.dtype, seq_len, manifest.vocab_size, checked, chunk, notes)
 
 
 def find_split(root: Path, manifest: Manifest, split: str) -> Split:
@@ -149,19 +164,60 @@ def open_raw(
     seq_len: int,
     vocab_size: int,
     chunk: int = 1,
+    trust_dtype: bool = False,
+    flags: TypeFlags = DATA_FLAGS,
+    notes: Sequence[str] = (),
 ) -> TokenFiles:
-    """Raw token files without a manifest, in the given order; a path may occur twice."""
+    """Raw token files without a manifest, in the given order; a path may occur twice.
+
+    `notes` are lines about how the files were found. Raises InputError for a file whose ids look
+    like those of another type, unless `trust_dtype`.
+    """
+    if not trust_dtype:
+        check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flags)
     itemsize = np.dtype(dtype).itemsize
     files = []
     for path in paths:
         size = size_of(path)
         if size % itemsize:
             raise InputError(f"{path}: {size} bytes are not a whole number of {dtype} tokens")
-        with path.open("rb") as file:
-            if file.read(6) == b"\x93NUMPY":
-                raise InputError(
-                    f"{path}: is a NumPy file with a header; token files hold nothing but ids"
-                )
         files.append(TokenFile(path, size // itemsize, f"{relative(path, root)}:{size}"))
-    checked = f"no manifest: sizes are whole {dtype} tokens"
-    return TokenFiles(files, dtype, seq_len, vocab_size, checked, chunk)
+
+    def check(path: Path, sample: bytes) -> None:
+        if sample.startswith(b"\x93NUMPY"):
+            raise InputError(
+                f"{path}: is a NumPy file with a header; token files hold nothing but ids"
+            )
+        if not trust_dtype:
+            check_type(path, sample, dtype, vocab_size, flags)
+
+    notes = [*notes, *_look_into(paths, dtype, check)]
+    sampled = "" if trust_dtype else f", and a sample of each looks like {dtype}"
+    checked = f"no manifest: sizes are whole {dtype} tokens{sampled}"
+    return TokenFiles(files, dtype, seq_len, vocab_size, checked, chunk, notes)
+
+
+def _look_into(
+    paths: Sequence[Path], dtype: Dtype, check: Callable[[Path, bytes], None] | None = None
+) -> list[str]:
+    """Reads a sample of each file and has it checked; a warning where one id is most of it."""
+
+    def look(path: Path) -> tuple[int, float]:
+        sample = read_sample(path)
+        if check is not None:
+            check(path, sample)
+        return most_common(sample, dtype)
+
+    different = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(16) as pool:  # there may be thousands, on a slow disk
+        common = list(pool.map(look, different))
+    mostly = [(path, *found) for path, found in zip(different, common, strict=True)]
+    mostly = [found for found in mostly if found[2] > MOSTLY]
+    if not mostly:
+        return []
+    path, token, share = max(mostly, key=lambda found: found[2])
+    return [
+        f"warning: {len(mostly):,} of {len(different):,} token files are mostly one id: in a sample"
+        f" of {path}, {share:.0%} of the ids are {token}. This may be padding, or ids of another"
+        " type"
+    ]

@@ -1,11 +1,14 @@
 """When and how a run evaluates itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.catalogue import select
+from jaxpretrain.evals.catalogue import Selection, select
 from jaxpretrain.evals.contract import Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
 from jaxpretrain.evals.encode import TextEncoder
@@ -50,25 +53,30 @@ class Eval:
     none: the tokenizer of the data."""
 
     def build(self, setting: Setting) -> list[Evaluator]:
-        """The evaluators, compiled for the parameters' own layout.
+        """The evaluators, compiled for the parameters' own layout; raises as `prepare` does."""
+        return [compile_() for compile_ in self.prepare(setting)]
+
+    def prepare(self, setting: Setting) -> list[Callable[[], Evaluator]]:
+        """What compiles each evaluator; all that can be wrong is found here, before that.
 
         Raises:
           InputError: something that is asked for cannot be evaluated on this model or data.
         """
-        evaluators: list[Evaluator] = []
+        prepared: list[Callable[[], Evaluator]] = []
         if setting.eval_sets:
-            evaluators.append(HeldOut(setting, max_examples=self.max_examples))
+            prepared.append(partial(HeldOut, setting, max_examples=self.max_examples))
         if self.prompts:
-            evaluators.append(Samples(setting, self.prompts, self.sample_tokens))
+            prepared.append(partial(Samples, setting, self.prompts, self.sample_tokens))
         if self.reconstructions is not None:
-            evaluators.append(self.reconstructions.build(setting))
+            prepared.append(self.reconstructions.prepare(setting))
         if self.probe is not None:
-            evaluators.append(self.probe.build(setting))
+            prepared.append(self.probe.prepare(setting))
         if self.tasks:
-            evaluators.append(self._downstream(setting))
-        return evaluators
+            prepared.append(partial(_downstream, setting, *self._tasks(setting)))
+        return prepared
 
-    def _downstream(self, setting: Setting) -> Downstream:
+    def _tasks(self, setting: Setting) -> tuple[Path, Selection]:
+        """The tokenizer that tasks are read with, and the tasks."""
         tokenizer = find_tokenizer(self.tokenizer) if self.tokenizer else setting.tokenizer_path
         if tokenizer is None:
             raise InputError(
@@ -81,7 +89,10 @@ class Eval:
                     f"eval.tasks: {eval_set.name} is the name of a validation set too, and their "
                     "results would be mixed up; rename the set"
                 )
-        length = setting.model.units_per_example()[1]
-        batch_tokens = setting.batch_size * length
-        scorer = Scorer(setting.model, setting.layout, setting.params, batch_tokens=batch_tokens)
-        return Downstream(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)
+        return tokenizer, selection
+
+
+def _downstream(setting: Setting, tokenizer: Path, selection: Selection) -> Downstream:
+    batch_tokens = setting.batch_size * setting.model.units_per_example()[1]
+    scorer = Scorer(setting.model, setting.layout, setting.params, batch_tokens=batch_tokens)
+    return Downstream(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)

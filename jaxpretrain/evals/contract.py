@@ -95,7 +95,7 @@ class LabelledSource(Protocol):
     """The config of data that has labels."""
 
     @property
-    def name(self) -> str:
+    def eval_name(self) -> str:
         """What results are named by."""
         ...
 

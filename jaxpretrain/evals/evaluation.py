@@ -29,6 +29,8 @@ class Asked:
     """Tasks of lm-evaluation-harness."""
     token_dtype: Literal["uint16", "uint32"] | None = None
     """Of their ids; None: the smallest that holds all of the model's, as OLMo's files have."""
+    trust_token_dtype: bool = False
+    """Whether the files are read as such even where their ids look like another type."""
 
 
 class Evaluation:
@@ -54,7 +56,13 @@ class Evaluation:
             bytes_v = None if tokenizer is None else token_bytes(read_tokenizer(tokenizer))
             smallest = "uint16" if scorer.vocab_size <= 2**16 else "uint32"
             dtype = asked.token_dtype or smallest
-            self._perplexity = Perplexity(scorer, asked.sets, dtype=dtype, token_bytes=bytes_v)
+            self._perplexity = Perplexity(
+                scorer,
+                asked.sets,
+                dtype=dtype,
+                trust_dtype=asked.trust_token_dtype,
+                token_bytes=bytes_v,
+            )
 
     def __call__(self, step: int, params: Any) -> Outcome:
         """The outcome of the parameters of a step."""

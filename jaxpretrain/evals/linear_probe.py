@@ -6,9 +6,10 @@ of an image, and only what lies above it was learned. After the few-shot probe o
 needs neither an optimizer nor its settings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +40,15 @@ class LinearProbe:
     """Only the first so many held-out images are classified; none: all."""
 
     def build(self, setting: Setting) -> "Probe":
-        """The evaluator.
+        """The evaluator; raises as `prepare` does."""
+        return self.prepare(setting)()
+
+    def prepare(self, setting: Setting) -> Callable[[], "Probe"]:
+        """What compiles the evaluator.
 
         Raises:
-          InputError: the model has no features, the images no labels, or a class too few images.
+          InputError: the model has no features, the images no labels, none are held out, or there
+            are too few of a class.
         """
         model = setting.model
         if not isinstance(model, ImageModel):
@@ -54,27 +60,40 @@ class LinearProbe:
             raise InputError("eval.probe.data: its images are not of the size of the run's")
         if not self.shots or min(self.shots) < 1 or self.num_seeds < 1 or self.l2 <= 0:
             raise InputError("eval.probe: shots, num_seeds and l2 must be positive")
-        return Probe(model, setting, self, source)
+        train, test = source.open_labelled("train"), source.open_labelled("validation")
+        labels = train.labels(np.arange(train.num_examples))
+        draws = [
+            draw_shots(labels, train.classes, max(self.shots), seed)
+            for seed in range(self.num_seeds)
+        ]
+        images = _Images(source.eval_name, train, test, draws)
+        return partial(Probe, model, images, setting, self)
+
+
+class _Images(NamedTuple):
+    """Labelled images, and which of them the classifiers are fitted to."""
+
+    name: str
+    train: LabelledSet
+    test: LabelledSet
+    draws: list[np.ndarray]
+    """Indices of training images, [classes, shots] each."""
 
 
 class Probe:
     """Gives accuracies on held-out images."""
 
     def __init__(
-        self, model: ImageModel, setting: Setting, config: LinearProbe, source: LabelledSource
+        self, model: ImageModel, images: _Images, setting: Setting, config: LinearProbe
     ) -> None:
         self._config = config
         self._layout = setting.layout
         self._batch_size = setting.batch_size
-        self._train, self._test = source.open_labelled("train"), source.open_labelled("validation")
-        self._name = source.name
+        self._train, self._test = images.train, images.test
+        self._name = images.name
         num_test = min(self._test.num_examples, config.max_images or self._test.num_examples)
         self._test_indices = np.arange(num_test)
-        labels = self._train.labels(np.arange(self._train.num_examples))
-        self._draws = [
-            draw_shots(labels, len(self._train.classes), max(config.shots), seed)
-            for seed in range(config.num_seeds)
-        ]
+        self._draws = images.draws
         self._random: np.ndarray | None = None
         self._compile(model, setting.params)
 
@@ -142,7 +161,7 @@ class Probe:
             yield self._encode(params, self._layout.put(batch, self._batch_size))
 
 
-def draw_shots(labels: np.ndarray, num_classes: int, shots: int, seed: int) -> np.ndarray:
+def draw_shots(labels: np.ndarray, classes: Sequence[str], shots: int, seed: int) -> np.ndarray:
     """Indices [classes, shots] of images of each class, without repetition.
 
     Raises:
@@ -150,11 +169,12 @@ def draw_shots(labels: np.ndarray, num_classes: int, shots: int, seed: int) -> n
     """
     random = np.random.default_rng(seed)
     drawn = []
-    for label in range(num_classes):
+    for label, name in enumerate(classes):
         indices = np.flatnonzero(labels == label)
         if len(indices) < shots:
             raise InputError(
-                f"eval.probe.shots: class {label} has {len(indices)} images, not {shots}"
+                f"eval.probe.shots: the class {name} has {len(indices)} images to train on, not"
+                f" {shots}; set eval.probe.shots to fewer, or eval.probe=none"
             )
         drawn.append(random.permutation(indices)[:shots])
     return np.stack(drawn)

@@ -25,7 +25,7 @@ def load_own(path: Path, name: str) -> Task:
       InputError: the file is missing or empty, or a line is malformed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read this task file ({error})") from None
     items = []

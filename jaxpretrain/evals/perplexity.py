@@ -6,6 +6,7 @@ the shorter window at the end of each file. OLMo's leaves that one out and avera
 the others.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_sample import TypeFlags
 from jaxpretrain.data.tokens import open_raw
 from jaxpretrain.evals.encode import Request
 from jaxpretrain.evals.nats import bits_per_byte, perplexity
@@ -26,10 +28,12 @@ class Perplexity:
       scorer: of the model that is evaluated.
       sets: name -> files of raw token ids.
       dtype: of the ids in the files.
+      trust_dtype: whether they are read as such even where they look like another type.
       token_bytes: UTF-8 bytes that each id stands for, [v]; None: unknown.
 
     Raises:
-      InputError: a file is missing, holds no window, or an id outside the vocabulary.
+      InputError: a file is missing, holds no window, ids of another type, or an id outside the
+        vocabulary.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Perplexity:
         sets: Mapping[str, Sequence[Path]],
         *,
         dtype: Literal["uint16", "uint32"],
+        trust_dtype: bool = False,
         token_bytes: np.ndarray | None,
     ) -> None:
         self._scorer = scorer
@@ -46,7 +51,9 @@ class Perplexity:
         if token_bytes is not None:
             size = min(size, len(token_bytes))
         length = scorer.context_length
-        self._sets = {name: _windows(paths, dtype, length, size) for name, paths in sets.items()}
+        self._sets = {
+            name: _windows(paths, dtype, trust_dtype, length, size) for name, paths in sets.items()
+        }
         ids = [window.tolist() for windows in self._sets.values() for window in windows]
         self._packed = scorer.prepare([Request(window[:1], window[1:]) for window in ids])
 
@@ -80,10 +87,24 @@ class Perplexity:
 
 
 def _windows(
-    paths: Sequence[Path], dtype: Literal["uint16", "uint32"], length: int, vocab_size: int
+    paths: Sequence[Path],
+    dtype: Literal["uint16", "uint32"],
+    trust_dtype: bool,
+    length: int,
+    vocab_size: int,
 ) -> list[np.ndarray]:
     """Token ids of each window of at least two tokens, in order."""
-    files = open_raw(Path(), paths, dtype=dtype, seq_len=length, vocab_size=vocab_size)
+    files = open_raw(
+        Path(),
+        paths,
+        dtype=dtype,
+        seq_len=length,
+        vocab_size=vocab_size,
+        trust_dtype=trust_dtype,
+        flags=TypeFlags("--token_dtype", "--trust_token_dtype"),
+    )
+    for line in files.notes:
+        print(line, file=sys.stderr)
     windows = []
     for file in files.files:
         tokens = np.fromfile(file.path, np.dtype(dtype).newbyteorder("<"))

@@ -1,7 +1,9 @@
 """Pictures of what a masked autoencoder sees and paints: one row an image."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +26,11 @@ class Reconstructions:
     """Held-out images that are shown, from all over the set, each time with the same masks."""
 
     def build(self, setting: Setting) -> "Painter":
-        """The evaluator.
+        """The evaluator; raises as `prepare` does."""
+        return self.prepare(setting)()
+
+    def prepare(self, setting: Setting) -> Callable[[], "Painter"]:
+        """What compiles the evaluator.
 
         Raises:
           InputError: the model paints nothing, or nothing is held out.
@@ -33,10 +39,13 @@ class Reconstructions:
         if not isinstance(model, ImageModel):
             raise InputError("eval.reconstructions: this model paints no images")
         if not setting.eval_sets:
-            raise InputError("eval.reconstructions: no images are held out; see data.source")
+            raise InputError(
+                "eval.reconstructions: no images are held out; raise data.validation_fraction, name"
+                " held-out images in data.source, or set eval.reconstructions=none"
+            )
         if self.num_images < 1:
             raise InputError(f"eval.reconstructions.num_images={self.num_images}: must be positive")
-        return Painter(model, setting, self.num_images)
+        return partial(Painter, model, setting, self.num_images)
 
 
 class Painter:

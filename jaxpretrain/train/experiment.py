@@ -123,6 +123,10 @@ _NO_EFFECT_ON_RESULT = (
     "model.loss_chunk",
     "data.root",
     "data.sources.*.root",
+    "data.name",
+    "data.num_examples",
+    "data.trust_dtype",
+    "data.sources.*.trust_dtype",
     "data.verify",
     "data.num_workers",
     "data.max_undecodable",
@@ -146,8 +150,11 @@ _POSITIVE = (
 def resolve(experiment: Experiment) -> Experiment:
     """Turns durations into whole steps, once, rounded up.
 
+    Durations in epochs take `data.num_examples`. Where that is not declared, the data is opened and
+    counted, and the result declares what was found.
+
     Raises:
-      InputError: a duration in epochs without `data.num_examples`, or a size that cannot be.
+      InputError: the data cannot be counted, or a size cannot be.
     """
     for name in _POSITIVE:
         value = attrgetter(name)(experiment)
@@ -164,16 +171,46 @@ def resolve(experiment: Experiment) -> Experiment:
     unit, per_example = experiment.data.units_per_example()
     if per_example < 1:
         raise InputError(f"the data has examples of {per_example} {unit}; set data.seq_len")
-    units: dict[str, Any] = {
-        "tokens_per_example": per_example if unit == "tokens" else None,
-        "num_examples": experiment.data.num_examples,
-    }
+    counted: list[int] = []
+
+    def count() -> int:
+        if not counted:
+            counted.append(_count_examples(experiment, units))
+        return counted[0]
+
+    units: dict[str, Any] = {"tokens_per_example": per_example if unit == "tokens" else None}
+    declared = experiment.data.num_examples
+    units["num_examples"] = count if declared is None else declared
     train = experiment.train
     # Stages first: they say how many steps any other duration takes.
     stages = tuple(_resolve_stage(stage, i, train, units) for i, stage in enumerate(train.stages))
     optim = experiment.optim.scaled(train.batch_size)
     experiment = replace(experiment, train=replace(train, stages=stages), optim=optim)
-    return resolve_durations(experiment, batch_size=pace(experiment), **units)
+    resolved = resolve_durations(experiment, batch_size=pace(experiment), **units)
+    if not counted:
+        return resolved
+    return replace(resolved, data=replace(resolved.data, num_examples=counted[0]))
+
+
+def _count_examples(experiment: Experiment, units: dict[str, Any]) -> int:
+    """Examples of an epoch of the data, which is opened for that."""
+    data = experiment.data
+    if isinstance(data, Mixture) and data.stages:
+        # When weights change says how long an epoch is, so that cannot be counted in epochs.
+        if not all(isinstance(stage.duration, int) for stage in experiment.train.stages):
+            raise InputError("train.stages and data.stages together need data.num_examples")
+        known = {**units, "num_examples": None}
+        data = resolve_durations(data, batch_size=pace(experiment), path="--config.data", **known)
+    if not isinstance(data, ImageData):
+        data = replace(data, verify="size")  # hashes are compared when the data is used
+    limits = experiment.model.build(data.example_spec(), platform="cpu").input_limits()
+    try:
+        return data.open(seed=experiment.seed, limits=limits).num_examples
+    except InputError as error:
+        raise InputError(
+            "the length of an epoch is not known: set data.num_examples, or the data that is to be"
+            f" counted ({error})"
+        ) from error
 
 
 def pace(experiment: Experiment) -> Pace:

@@ -1,6 +1,6 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import jax
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.evals.contract import Evaluator
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.history import read_history
 from jaxpretrain.monitor.plan import plan_of
@@ -92,6 +93,8 @@ class _Opened:
     stages: list[Stage]
     data: Any
     eval_sets: list[Any]
+    evaluators: list[Callable[[], Evaluator]]
+    """What compiles each."""
     changes: list[str]
     """Lines about what has changed since the folder was last used."""
     point: Point | None
@@ -104,6 +107,8 @@ class _Opened:
     def describe(self) -> list[str]:
         """Lines for start-up."""
         lines = [*self.program.describe(), self.data.describe(), *self.changes]
+        found = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
+        lines += dict.fromkeys(found)
         if len(self.stages) > 1:
             lines += [stage.describe() for stage in self.stages]
         if has_huge_pages():
@@ -121,12 +126,13 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     limits = stages[-1].program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     eval_sets = experiment.data.open_evals(limits=limits)
+    evaluators = experiment.eval.prepare(stages[-1].program.setting(data, eval_sets))
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_change)
     point = newest_point(workdir) or taken_point(experiment)
     if point is not None:
         require_same_samples(point, experiment, data.fingerprint)
-    return _Opened(stages, data, eval_sets, changes, point)
+    return _Opened(stages, data, eval_sets, evaluators, changes, point)
 
 
 def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
@@ -164,7 +170,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                             f"{experiment.init_with} from {experiment.init_from}, at step "
                             f"{first:,} and sample {int(sample):,} of the data"
                         )
-                evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
+                evaluators = [compile_() for compile_ in opened.evaluators]
             if distributed.is_primary():
                 folder.write_experiment(
                     workdir,

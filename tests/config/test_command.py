@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from jaxpretrain.config.command import Parser, run, split_overrides
+from jaxpretrain.config.command import Parser, run, split_overrides, split_paths
 from jaxpretrain.config.errors import InputError
 
 
@@ -118,3 +118,15 @@ def test_subcommands_are_as_strict():
     assert parser.parse_args(["text", "--tokenizer=t", "--", "--odd"]).files == ["--odd"]
     message = error_of(parser, "text", "--tokeniser=t")
     assert message == "unknown flag --tokeniser. Did you mean --tokenizer?"
+
+
+def test_paths_are_split_at_commas_but_for_those_of_a_name_that_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert split_paths("a,b.txt,,*.md") == ["a", "b.txt", "*.md"]
+    (tmp_path / "a,b.txt").touch()
+    (tmp_path / "x, y, z").mkdir()
+    assert split_paths("a,b.txt") == ["a,b.txt"]
+    assert split_paths("c,a,b.txt,x, y, z,d") == ["c", "a,b.txt", "x, y, z", "d"]
+    (tmp_path / "a").touch()
+    assert split_paths("a,b.txt") == ["a", "b.txt"]
+    assert split_paths("") == []

@@ -11,7 +11,7 @@ def test_each_image_is_reported_once_whoever_finds_it():
     bad = BadImages(limit=10)
     elsewhere = pickle.loads(pickle.dumps(bad))
     bad.add("a.jpg", "broken\nin two")
-    elsewhere.add("a.jpg", "broken\nin two")
+    elsewhere.add("a.jpg", "broken, in other words")
     elsewhere.add("b.jpg", "empty")
     assert bad.report() == [
         "warning: another image stands in for a.jpg: broken in two",

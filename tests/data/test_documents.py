@@ -49,6 +49,45 @@ def test_folders_are_walked_globs_expanded_and_files_count_once(tmp_path: Path):
     ]
 
 
+def test_links_are_followed_by_folders_and_globs(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "b.txt").write_text("two")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.txt").write_text("one")
+    (root / "more").symlink_to(tmp_path / "real")
+    (root / "loop").symlink_to(root)
+    (tmp_path / "real" / "up").symlink_to(tmp_path)
+    for pattern in (root, root / "**" / "*.txt", root / "**"):
+        assert _texts(pattern) == ["one", "two"]
+    assert _texts(root / "m*" / "**" / "*.txt") == ["two"]
+    assert _texts(root / "*" / "*.txt") == ["one", "two"]  # of loop and more
+
+
+def test_hidden_files_are_no_text_unless_they_are_named(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    for name in (".c.txt", "._a.txt", "a.txt", "b.txt", "sub/.d.txt"):
+        (tmp_path / name).write_text(name)
+    assert _texts(tmp_path) == _texts(tmp_path / "**") == ["a.txt", "b.txt"]
+    assert _files(tmp_path).notes == (f"{tmp_path}: skipped 3 hidden",)
+    assert _texts(tmp_path / ".c.txt") == [".c.txt"]
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "absent.txt")
+    with pytest.raises(InputError, match=r"a\.txt: cannot be read"):
+        _files(tmp_path).identity()
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one", encoding="utf-8-sig")
+    (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf" + _lines(["two", "three"]))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + _lines(["four"])))
+    assert _texts(tmp_path) == ["one", "two", "three", "four"]
+    (document,) = _files(tmp_path / "a.txt")
+    assert document.content == b"one"
+
+
 @pytest.mark.parametrize("pattern", ["absent.txt", "absent*", "absent/**/*.txt"])
 def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path, pattern: str):
     with pytest.raises(InputError, match="no such file") as error:
@@ -74,8 +113,10 @@ def test_a_folder_without_text_is_named(tmp_path: Path):
         (b'{"text": "cut', "is not a line of JSON"),
         (b"plain", "is not a line of JSON"),
         (b'{"body": "x", "id": 3}', r"no text under the key 'text' \(keys: body, id\)"),
-        (b'{"text": 3}', "no text under the key"),
-        (b'["text"]', "no text under the key"),
+        (b'{"text": null}', "has null under the key 'text', not a text"),
+        (b'{"text": 3}', "has a number under the key 'text'"),
+        (b'{"text": ["a"]}', "has a list under the key 'text'"),
+        (b'["text"]', "is a list, not an object with a text under 'text'"),
         (b'{"text": "\xff"}', "is not UTF-8"),
         (b'{"text": "\\ud800"}', "half a surrogate pair"),
     ],

@@ -108,6 +108,13 @@ def test_other_bytes_are_undecodable(content: bytes):
         decode(content)
 
 
+def test_the_reason_is_the_same_in_every_process():
+    """So it is no address of an object."""
+    with pytest.raises(Undecodable) as error:
+        decode(b"<html>404</html>")
+    assert str(error.value) == "no kind of image that Pillow knows"
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 def test_half_a_file_is_undecodable(form: str):
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

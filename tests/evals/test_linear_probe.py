@@ -27,7 +27,7 @@ class Images:
 
 
 class Source:
-    name = "levels"
+    eval_name = "levels"
 
     def example_spec(self) -> Any:
         return {"images": ((8, 8, 3), "uint8")}
@@ -53,13 +53,13 @@ def test_ridge_regression_is_scikit_learns():
 
 def test_shots_are_of_their_class_and_never_twice():
     labels = np.array([0, 1, 1, 0, 1, 0, 0])
-    drawn = draw_shots(labels, 2, 3, seed=1)
+    drawn = draw_shots(labels, ("a", "b"), 3, seed=1)
     assert drawn.shape == (2, 3)
     for label, indices in enumerate(drawn):
         assert set(labels[indices]) == {label} and len(set(indices)) == 3
-    assert not np.array_equal(drawn, draw_shots(labels, 2, 3, seed=2))
-    with pytest.raises(InputError, match="class 1 has 3 images, not 4"):
-        draw_shots(labels, 2, 4, seed=0)
+    assert not np.array_equal(drawn, draw_shots(labels, ("a", "b"), 3, seed=2))
+    with pytest.raises(InputError, match="the class b has 3 images to train on, not 4; set"):
+        draw_shots(labels, ("a", "b"), 4, seed=0)
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])

@@ -6,8 +6,10 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
+from jaxpretrain.data.mixture import Mixture, MixtureSource, MixtureStage
 from jaxpretrain.train.experiment import (
     Experiment,
+    Stage,
     Train,
     identity_changes,
     num_microbatches,
@@ -67,7 +69,6 @@ def test_resolving_changes_nothing_else_and_is_final(experiment: Experiment):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (("train.duration", "2 epochs"), "--config.train.duration: .*set data.num_examples"),
         (("train.batch_size", "0"), "--config.train.batch_size=0: must be positive"),
         (("train.microbatch_size", "-1"), "--config.train.microbatch_size=-1: must be positive"),
         (("eval.batch_size", "0"), "--config.eval.batch_size=0: must be positive"),
@@ -80,6 +81,49 @@ def test_resolving_changes_nothing_else_and_is_final(experiment: Experiment):
 def test_what_cannot_be_is_one_line(experiment: Experiment, override, message: str):
     with pytest.raises(InputError, match=message):
         resolve(_changed(experiment, override))
+
+
+def test_epochs_are_counted_where_the_data_declares_no_number(experiment: Experiment):
+    num_examples = experiment.data.open(seed=0, limits={"tokens": 64}).num_examples
+    epochs = _changed(experiment, ("train.duration", "2 epochs"), ("eval.every", "0.5 epochs"))
+    resolved = resolve(epochs)
+    assert resolved.train.duration == -(-2 * num_examples // 16)
+    assert resolved.eval.every == -(-num_examples // 32)
+    assert resolved.data.num_examples == num_examples
+    assert resolve(resolved) == resolved
+    assert resolve(experiment).data.num_examples is None  # nothing asked for it
+
+
+def test_declared_epochs_need_no_data(experiment: Experiment):
+    elsewhere = ("data.root", "nowhere"), ("train.duration", "2 epochs")
+    declared = resolve(_changed(experiment, *elsewhere, ("data.num_examples", "40")))
+    assert declared.train.duration == 5
+    with pytest.raises(
+        InputError, match="--config.train.duration: .*set data.num_examples.*nowhere"
+    ):
+        resolve(_changed(experiment, *elsewhere))
+
+
+def test_epochs_of_a_mixture_are_counted_with_its_stages(experiment: Experiment):
+    source = MixtureSource(root=experiment.data.root)
+    late = MixtureStage(at="3 steps", weights={"a": 0.5, "b": 1.0})
+    data = Mixture(sources={"a": source, "b": source}, stages=(late,), seq_len=16, window=30)
+    mixed = replace(experiment, data=data, train=replace(experiment.train, duration="2 epochs"))
+    resolved = resolve(mixed)
+    stages = (replace(late, at=48),)
+    counted = replace(data, stages=stages).open(seed=0, limits={"tokens": 64}).num_examples
+    assert resolved.data.stages == stages and resolved.data.num_examples == counted
+    assert resolved.train.duration == -(-2 * counted // 16)
+    train = replace(mixed.train, stages=(Stage("1 epochs", 8),))
+    with pytest.raises(InputError, match=r"train\.stages\.0\.duration.* need data.num_examples"):
+        resolve(replace(mixed, train=train))
+
+
+def test_where_and_how_data_is_named_and_counted_makes_no_other_run(experiment: Experiment):
+    changed = _changed(experiment, ("data.num_examples", "40"), ("data.name", "x"))
+    changes = diff(to_dict(resolve(experiment)), to_dict(resolve(changed)))
+    identity, others = identity_changes(changes)
+    assert not identity and len(others) == 2
 
 
 @pytest.mark.parametrize(

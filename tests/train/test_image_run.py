@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.image_sources import Folder
 from jaxpretrain.data.images import ImageData
 from jaxpretrain.evals.config import Eval
@@ -22,6 +23,7 @@ from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train, resolve
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.run import train_experiment
+from jaxpretrain.train.stages import Stage
 from jaxpretrain.train.trained import load_trained
 
 image_module = pytest.importorskip("PIL.Image")
@@ -84,6 +86,21 @@ def test_it_reports_what_is_promised(finished: Path):
     assert last["eval/levels/probe_2shot"] == last["eval/levels/probe_2shot_random_init"] == 1.0
     names = sorted(p.name for p in (finished / "pictures/levels/reconstructions").iterdir())
     assert names == ["00000000.png", "00000003.png", "00000006.png"]
+
+
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_compiled(
+    images: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Stage, "train_step", property(lambda self: pytest.fail("compiled")))
+    none_held_out = replace(images, data=replace(images.data, validation_fraction=0.0))
+    with pytest.raises(InputError, match="reconstructions: no images are held out; raise data"):
+        train_experiment(none_held_out, tmp_path / "run")
+    probe_only = replace(none_held_out, eval=replace(images.eval, reconstructions=None))
+    with pytest.raises(InputError, match="no images are held out to be classified"):
+        train_experiment(probe_only, tmp_path / "run")
+    shots = replace(images, eval=replace(images.eval, probe=LinearProbe(shots=(2, 11))))
+    with pytest.raises(InputError, match="the class bright has .* images to train on, not 11; set"):
+        train_experiment(shots, tmp_path / "run")
 
 
 def test_resumed_with_workers_it_is_bit_for_bit_the_same(

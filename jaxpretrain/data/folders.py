@@ -1,0 +1,152 @@
+"""The files below a folder: one walk for text, token files and images.
+
+Links are followed, and no folder is entered twice. Names that begin with a dot are left out, as
+`ls` and globs leave them out: they are what systems and editors put there.
+"""
+
+import fnmatch
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxpretrain.config.errors import InputError
+
+_CONTAINERS = (
+    *(".parquet", ".arrow", ".feather", ".orc", ".avro", ".csv", ".tsv", ".tfrecord", ".bin"),
+    *(".bz2", ".lz4", ".zip", ".7z", ".rar", ".tar", ".tgz"),
+)
+"""Kinds of files that may hold a whole corpus."""
+
+
+class Found(NamedTuple):
+    """The files of a folder that can be read, and a line about the others."""
+
+    paths: list[Path]
+    """Sorted."""
+    notes: tuple[str, ...]
+    """What was skipped, in one line; none where nothing was."""
+
+
+def find_files(
+    root: Path, is_read: Callable[[Path], bool], *, what: str, if_none: str, if_few: str
+) -> Found:
+    """The files below `root` that `is_read`.
+
+    Args:
+      root: an existing folder.
+      is_read: whether a file is of a kind that can be read, by its name.
+      what: what they are, with their kinds, for messages.
+      if_none: what to do when the folder holds none of them, for messages.
+      if_few: what else to do when it holds mostly others, for messages.
+
+    Raises:
+      InputError: there are none, or most of it is of other kinds.
+    """
+    files, num_hidden = _walk(root)
+    paths = [path for path in files if is_read(path)]
+    skipped = [path for path in files if not is_read(path)]
+    counts = Counter(path.suffix.lower() or "without a suffix" for path in skipped)
+    listed = [f"{count:,} {kind}" for kind, count in sorted(counts.items())]
+    listed += [f"{num_hidden:,} hidden"] if num_hidden else []
+    others = ", ".join(listed)
+    if not paths:
+        raise InputError(f"{root}: holds no {what}, but {others or 'nothing'}; {if_none}")
+    if _is_most(skipped, paths):
+        raise InputError(
+            f"{root}: most of it would be skipped ({others}), and {len(paths):,} would be read as"
+            f" {what}; move or convert the others, or {if_few}"
+        )
+    return Found(paths, (f"{root}: skipped {others}",) if others else ())
+
+
+def files_below(root: Path) -> list[Path]:
+    """All files below a folder, sorted, links and the files of linked folders among them.
+
+    A folder that can be reached in several ways counts once, by its own name rather than a link's.
+    A link that leads nowhere counts as a file, so that reading it fails rather than missing it.
+    """
+    return _walk(root)[0]
+
+
+def matching_files(pattern: str) -> list[Path]:
+    """What a glob matches, sorted; `**` stands for the folders that `files_below` walks."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return sorted(map(Path, glob.glob(pattern)))
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:first])
+    if not root.is_dir():
+        return []
+    return [f for f in files_below(root) if _matches(f.relative_to(root).parts, parts[first:])]
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    named = bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0])
+    return named and _matches(parts[1:], pattern[1:])
+
+
+def _walk(root: Path) -> tuple[list[Path], int]:
+    """The files, and how many names begin with a dot."""
+    files, entered, num_hidden = [], set(), 0
+    folders, links = [root], []
+    while folders or links:
+        # Links last, and in order, so that what they are called does not depend on the disk.
+        folder = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(folder)
+        if real in entered:
+            continue
+        entered.add(real)
+        new_links = []
+        for entry in _entries(folder):
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                num_hidden += 1
+            elif entry.is_dir():
+                (new_links if entry.is_symlink() else folders).append(path)
+            elif entry.is_file() or entry.is_symlink():
+                files.append(path)
+        links = sorted(links + new_links)
+    return sorted(files), num_hidden
+
+
+def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+
+
+def _is_most(skipped: list[Path], paths: list[Path]) -> bool:
+    """Whether more files are skipped than read, or more bytes of what may hold a whole corpus.
+
+    Files beside one of the same name describe it (`1.jpg`, `1.json`) and do not count.
+    """
+    read = {_stem(path) for path in paths}
+    skipped = [path for path in skipped if _stem(path) not in read]
+    if len(skipped) > len(paths):
+        return True
+    left = sum(_size(path) for path in skipped if path.suffix.lower() in _CONTAINERS)
+    for path in paths:  # few of them are looked at where little is skipped
+        if left <= 0:
+            return False
+        left -= _size(path)
+    return left > 0
+
+
+def _stem(path: Path) -> tuple[Path, str]:
+    return path.parent, path.name.partition(".")[0]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link that leads nowhere
+        return 0
