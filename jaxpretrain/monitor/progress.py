@@ -154,16 +154,20 @@ def progress_line(
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """So many significant digits, never a long row of them: 0.2500, 3.412, 8480, 1.235e+45."""
+    """So many significant digits, one fewer below 1, and never a long row of them.
+
+    Such as 0.250, 3.412, 8480, 1.235e+45; integers of up to six digits stay whole.
+    """
     number = to_number(value)
     if number is None or not math.isfinite(number):
         return "?" if number is None else str(number)
     if isinstance(number, int) and abs(number) < 10**_PLAIN:
         return str(number)
-    exponent = int(f"{number:.{digits - 1}e}".partition("e")[2])  # once rounded
+    decimals = digits - 1 if abs(number) >= 1 else digits - 2
+    exponent = int(f"{number:.{decimals}e}".partition("e")[2])  # once rounded
     if -digits <= exponent < _PLAIN:
-        return f"{number:.{max(digits - 1 - exponent, 0)}f}"
-    return f"{number:.{digits - 1}e}"
+        return f"{number:.{max(decimals - exponent, 0)}f}"
+    return f"{number:.{decimals}e}"
 
 
 def format_count(count: float) -> str:

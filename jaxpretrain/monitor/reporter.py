@@ -84,7 +84,7 @@ class Reporter:
             mark = {"run/num_devices": self._work.num_devices}
             self._writers.scalars(step, mark)
             if self._watch is not None:
-                self._watch.add(step, time.time(), mark)
+                self._watch.begin(step, time.time(), mark)
             self._first = step + 1
             self.message(f"going on after step {step:,}" if step else "starting at step 0")
 

@@ -68,9 +68,19 @@ class Watch:
         if history is not None:
             for name, series in history.series.items():
                 self._columns[name] = _Column.of(series)
-            # What earlier sessions have said is not said again.
-            self._known = {f.key: f for f in diagnose(self._history(), plan)}
-            self._noted = {key for key, f in self._known.items() if f.severity == "info"}
+            self._remember()
+
+    def begin(self, step: int, seconds: float, mark: Mapping[str, float]) -> None:
+        """Takes the mark with which a session begins, after `step` finished steps.
+
+        What was found before it, earlier sessions have said: it is not said again.
+        """
+        self.add(step, seconds, mark)
+        self._remember()
+
+    def _remember(self) -> None:
+        self._known = {f.key: f for f in diagnose(self._history(), self._plan)}
+        self._noted |= {key for key, f in self._known.items() if f.severity == "info"}
 
     def update(self, step: int, seconds: float, metrics: Mapping[str, float | None]) -> list[News]:
         """Takes the metrics of a step at a time (unix seconds); returns news, often none.

@@ -235,8 +235,8 @@ def clipping(history: History, plan: Plan) -> list[Finding]:
             f"{clipped.mean():.0%} of the last {len(late)} reported gradients were clipped: their "
             f"norm is typically {typical:.3g}, the limit {plan.clip_norm:g}. Clipping then no "
             "longer catches outliers, it makes every gradient equally long.",
-            f"Raise optim.clip_norm to about {2 * typical:.1g}, or lower the learning rate if the "
-            "norm has grown since the warm-up.",
+            f"Raise optim.clip_norm to about {format_number(2 * typical, 2)}, or lower the "
+            "learning rate if the norm has grown since the warm-up.",
             {"share": float(clipped.mean()), "norm": typical, "limit": plan.clip_norm},
             signal="train/grad_norm",
         )

@@ -79,7 +79,8 @@ def cards(run: Run) -> str:
     history, time = run.history, run.estimate
     shown: list[tuple[str, str]] = []
     if len(history.loss):
-        shown.append(("training loss", format_number(history.loss.values[-32:].mean())))
+        late = min(max(len(history.loss) // 10, 1), 32)
+        shown.append(("training loss", format_number(history.loss.values[-late:].mean())))
     for name in evaluation_sets(history)[:3]:
         bits = history[f"eval/{name}/bits_per_byte"].finite
         loss = history[f"eval/{name}/loss"].finite
