@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxpretrain.evals.contract import EvalSet, Results, Setting
 from jaxpretrain.evals.in_flight import read_back
-from jaxpretrain.evals.nats import bits_per_byte, perplexity
+from jaxpretrain.evals.nats import bits_per_byte
 from jaxpretrain.models.contract import LanguageModel, Model
+from jaxpretrain.monitor.metrics import perplexity
 
 
 class HeldOut:

@@ -1,13 +1,6 @@
-"""What a likelihood in nats means in other units."""
+"""What a likelihood in nats means in bits."""
 
 import math
-
-_LARGEST = 700.0  # exp of more is no float
-
-
-def perplexity(loss: float) -> float:
-    """Of a loss in nats a token."""
-    return math.exp(min(loss, _LARGEST))
 
 
 def bits_per_byte(nats: float, num_bytes: float) -> float | None:

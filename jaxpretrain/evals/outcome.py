@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxpretrain.evals.downstream import Report
 from jaxpretrain.evals.metrics import NUM_ITEMS, RANDOM
+from jaxpretrain.monitor.progress import EVAL_DIGITS, format_number
 
 Perplexities = dict[str, dict[str, float | None]]
 
@@ -28,7 +30,7 @@ class Outcome:
 
     def document(self) -> dict[str, Any]:
         """{"step", "own", "tasks": {task: {metric: value}}, "groups", "harness", "perplexity",
-        "speed"}.
+        "speed"}; numbers that are not finite, which JSON cannot say, are None.
         """
         report = self.report
         tasks = {} if report is None else {r.task.name: r.metrics for r in report.tasks}
@@ -42,7 +44,7 @@ class Outcome:
                 "requests_per_second": report.speed.requests_per_second,
                 "tokens_per_second": report.speed.tokens_per_second,
             }
-        return {
+        document = {
             "step": self.step,
             "own": dict(self.own),
             "tasks": tasks,
@@ -51,6 +53,7 @@ class Outcome:
             "perplexity": self.perplexity,
             "speed": speed,
         }
+        return _finite(document)
 
     def table(self) -> str:
         """Lines for the terminal."""
@@ -142,10 +145,17 @@ def to_csv(outcomes: Sequence[Outcome]) -> str:
     return text.getvalue()
 
 
+def _finite(value: Any) -> Any:
+    """A document with None for each number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else format_number(value, EVAL_DIGITS)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -17,8 +17,9 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_sample import TypeFlags
 from jaxpretrain.data.tokens import open_raw
 from jaxpretrain.evals.encode import Request
-from jaxpretrain.evals.nats import bits_per_byte, perplexity
+from jaxpretrain.evals.nats import bits_per_byte
 from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.monitor.metrics import perplexity
 
 
 class Perplexity:

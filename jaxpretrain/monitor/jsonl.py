@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,19 +28,31 @@ def to_number(value: Any) -> int | float | None:
     """A scalar of Python, numpy or JAX as a Python number; None stays None.
 
     A float32 or bfloat16 becomes the shortest decimal that reads back as the same value in its
-    own type (3.412, not 3.4119999408721924): exact and compact.
+    own type (3.412, not 3.4119999408721924): exact and compact. An integer that no float holds
+    becomes infinite.
     """
     if value is None:
         return None
     scalar = np.asarray(value).reshape(())[()]
-    return int(scalar) if scalar.dtype.kind in "biu" else float(str(scalar))
+    if not isinstance(scalar, int) and scalar.dtype.kind not in "biu":
+        return float(str(scalar))
+    number = int(scalar)
+    if abs(number) > sys.float_info.max:
+        return math.inf if number > 0 else -math.inf
+    return number
 
 
 def to_numbers(values: np.ndarray) -> Any:
     """An array of any rank as (lists of) numbers with four digits; None for what is not finite."""
     if values.ndim:
         return [to_numbers(value) for value in values]
-    return float(f"{values:.4g}") if np.isfinite(values) else None
+    return rounded(float(values), 4)
+
+
+def rounded(value: float, digits: int) -> float | None:
+    """A number with so many significant digits; None where it or what it becomes is not finite."""
+    short = float(f"{value:.{digits}g}")
+    return short if math.isfinite(short) else None
 
 
 class JsonlWriter:

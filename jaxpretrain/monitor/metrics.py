@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.statistics import trend
 
 _LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "bpb", "error")
 _STDERR = "_stderr"
 _UNTRAINED = "_random_init"  # of an encoder that never learns; there to compare with
+
+
+def perplexity(loss: float) -> float:
+    """The perplexity of a loss in nats a token; infinite where no float holds it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def lower_is_better(name: str) -> bool:

@@ -19,13 +19,17 @@ the past may have followed another plan."""
 
 
 def findings_over_time(history: History, plan: Plan) -> list[Finding]:
-    """The findings at the end of `history`, and those of earlier times, which are over."""
+    """The findings at the end of `history`, and those of earlier times, which are over.
+
+    Notes of earlier times are left out: they told how things were then.
+    """
     found = {finding.key: finding for finding in diagnose(history, plan)}
     past: dict[tuple[str, str], Finding] = {}
     thinned = _thinned(history)
     for step in np.unique(np.linspace(0, history.step, NUM_LOOKS + 1).astype(int))[1:-1]:
         for finding in diagnose(thinned.until(int(step)), plan):
-            if finding.name not in NOT_REPLAYED and finding.key not in found:
+            is_note = finding.severity == "info"
+            if not is_note and finding.name not in NOT_REPLAYED and finding.key not in found:
                 first = past.get(finding.key, finding).first
                 past[finding.key] = replace(finding, first=min(first, finding.first), is_over=True)
     return sorted([*found.values(), *past.values()], key=lambda finding: finding.first)

@@ -12,7 +12,8 @@ from jaxpretrain.config.durations import Pace
 from jaxpretrain.monitor.clock import Clock, Rate
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.hosts import Hosts
-from jaxpretrain.monitor.progress import Progress
+from jaxpretrain.monitor.metrics import perplexity
+from jaxpretrain.monitor.progress import EVAL_DIGITS, Progress, format_number
 from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import Writers
 from jaxpretrain.parallel.chips import GIB
@@ -67,19 +68,25 @@ class Reporter:
         self._rate = Rate(clock)
         self._hosts = Hosts(clock)
         self._window = (0.0, 0.0)  # data wait and train seconds at the last report
+        self._first = 0  # step of this session
 
     def begin(self, step: int, config: Mapping[str, Any]) -> None:
         """The run begins, or goes on after `step` finished steps, with this resolved config.
 
         Called before compilation, with which the writers' slow imports then overlap. Leaves a mark
-        in the metrics: whoever reads them sees where each session began, and on how many devices.
+        in the metrics: whoever reads them, and the watch, sees where each session began, and on how
+        many devices.
         """
         self._writers.hparams(config)
         total = self._work.total_steps
         if step >= total:
             self.message(f"nothing left to do: {step:,} of {total:,} steps are done")
         else:
-            self._writers.scalars(step, {"run/num_devices": self._work.num_devices})
+            mark = {"run/num_devices": self._work.num_devices}
+            self._writers.scalars(step, mark)
+            if self._watch is not None:
+                self._watch.begin(step, time.time(), mark)
+            self._first = step + 1
             self.message(f"going on after step {step:,}" if step else "starting at step 0")
 
     def start(self, step: int) -> None:
@@ -96,13 +103,13 @@ class Reporter:
         first_or_last = step in (1, self._work.total_steps)
         if finite and not first_or_last and (self._every < 1 or step % self._every):
             self._progress.update(step)
-            return []
+            return self._look(step, values) if step == self._first else []
         work = self._work
         units = work.units(step)
         self._rate.tick(units)
         metrics: dict[str, float | None] = {f"train/{n}": v for n, v in values.items()}
         if work.unit == "tokens":
-            metrics["train/perplexity"] = _exp(values["loss"])
+            metrics["train/perplexity"] = perplexity(values["loss"])
         metrics[f"train/{work.unit}"] = units
         rate = self._rate.units_per_second()
         metrics[f"perf/{work.unit}_per_second"] = rate
@@ -122,6 +129,14 @@ class Reporter:
         self._writers.scalars(step, metrics)
         self._progress.update(step, metrics)
         return self._judge(step, metrics)
+
+    def _look(self, step: int, values: Mapping[str, float]) -> list[Finding]:
+        """Judges the first step of a session, which may have jumped; reports it only if it has."""
+        metrics = {f"train/{name}": value for name, value in values.items()}
+        found = self._judge(step, metrics)
+        if found:
+            self._writers.scalars(step, metrics)
+        return found
 
     def signals(self, step: int, signals: Mapping[str, np.ndarray]) -> None:
         """Takes what single parts and layers show at a step, which comes next."""
@@ -175,12 +190,12 @@ class Reporter:
 
 
 def _by_subject(scalars: Mapping[str, float | None]) -> Iterator[str]:
-    """A line for each set or task, `sotu: loss 2.5000  perplexity 12.1825`, of what is known."""
+    """A line for each set or task, `sotu: loss 2.5000  perplexity 12.182`, of what is known."""
     subjects: dict[str, list[str]] = {}
     for name, value in scalars.items():
         subject, _, metric = name.removeprefix("eval/").rpartition("/")
         if value is not None:
-            subjects.setdefault(subject, []).append(f"{metric} {value:.4f}")
+            subjects.setdefault(subject, []).append(f"{metric} {format_number(value, EVAL_DIGITS)}")
     for subject, shown in subjects.items():
         yield f"{subject}: {'  '.join(shown)}"
 
@@ -193,7 +208,3 @@ def _left(step: int, total: int, every: int) -> int:
         return 1
     multiples = total // every - step // every
     return multiples + (1 if total % every else 0)
-
-
-def _exp(x: float) -> float:
-    return math.exp(min(x, 700.0)) if not math.isnan(x) else math.nan

@@ -92,7 +92,8 @@ def levels(values: np.ndarray, size: int = BLOCK) -> Levels:
     blocks = values[first:].reshape(num_blocks, size)
     if not num_blocks:
         return Levels(np.zeros(0, np.int64), size, np.zeros(0), np.zeros(0))
-    steps = np.diff(blocks, axis=1)
+    # Of one row or two there are no differences to compare: their noise is 0, as in `noise`.
+    steps = np.diff(blocks, axis=1) if size > 2 else np.zeros((num_blocks, 1))
     deviations = np.abs(steps - np.median(steps, axis=1, keepdims=True))
     noises = 1.4826 * np.median(deviations, axis=1) / np.sqrt(2)
     rows = first + size * np.arange(num_blocks)

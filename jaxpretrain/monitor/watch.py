@@ -22,6 +22,8 @@ ROWS = 4096
 """Numbers of one metric that are kept at most, over all of its layers."""
 SHARE = 0.01
 """Part of the time that judging may take."""
+HAPPENED = ("resume_discontinuity", "skipped_steps")
+"""Findings about something that has happened, rather than about how things are."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class News:
         """What the log says of it."""
         finding, title = self.finding, self.finding.title.lower()
         if not self.has_come_up:
-            return f"note: no longer at step {self.step:,}: {title}"
+            return f"note: {title}: no longer so at step {self.step:,}"
         label = "note" if finding.severity == "info" else finding.severity
         return f"{label}: {title}. {finding.reading} What to do: {finding.advice}"
 
@@ -61,12 +63,24 @@ class Watch:
         self._now = now
         self._columns: dict[str, _Column] = {}
         self._known: dict[tuple[str, str], Finding] = {}
+        self._noted: set[tuple[str, str]] = set()
         self._next = -np.inf
         if history is not None:
             for name, series in history.series.items():
                 self._columns[name] = _Column.of(series)
-            # What earlier sessions have said is not said again.
-            self._known = {f.key: f for f in diagnose(self._history(), plan)}
+            self._remember()
+
+    def begin(self, step: int, seconds: float, mark: Mapping[str, float]) -> None:
+        """Takes the mark with which a session begins, after `step` finished steps.
+
+        What was found before it, earlier sessions have said: it is not said again.
+        """
+        self.add(step, seconds, mark)
+        self._remember()
+
+    def _remember(self) -> None:
+        self._known = {f.key: f for f in diagnose(self._history(), self._plan)}
+        self._noted |= {key for key, f in self._known.items() if f.severity == "info"}
 
     def update(self, step: int, seconds: float, metrics: Mapping[str, float | None]) -> list[News]:
         """Takes the metrics of a step at a time (unix seconds); returns news, often none.
@@ -107,7 +121,19 @@ class Watch:
             if key not in now and not finding.is_over:
                 news.append(News(finding, step, has_come_up=False))
         self._known = now
-        return news
+        return [piece for piece in news if self._is_worth_a_line(piece)]
+
+    def _is_worth_a_line(self, piece: News) -> bool:
+        """Whether a reader gains by it: a note is said once, and what has happened does not end."""
+        finding = piece.finding
+        if not piece.has_come_up:
+            is_state = finding.severity != "info" or finding.name == "spike"
+            return is_state and finding.name not in HAPPENED
+        if finding.severity == "info":
+            is_new = finding.key not in self._noted
+            self._noted.add(finding.key)
+            return is_new
+        return True
 
 
 class _Column:

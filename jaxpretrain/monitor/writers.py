@@ -51,13 +51,15 @@ class Writers:
     def scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes numbers of Python, numpy or JAX.
 
-        None (unknown) is null in `metrics.jsonl`, as NaN is, and absent from TensorBoard.
+        None (unknown) is null in `metrics.jsonl`, as NaN and infinite numbers are, and absent from
+        TensorBoard, whose numbers are float32: what is larger is infinite there.
         """
         if self._jsonl is None and self._tensorboard is None:
             return
         numbers = {name: to_number(value) for name, value in scalars.items()}
         self._write(self._jsonl, step, numbers)
-        known = {name: number for name, number in numbers.items() if number is not None}
+        with np.errstate(over="ignore"):
+            known = {name: np.float32(x) for name, x in numbers.items() if x is not None}
         self._show("write_scalars", step, known)
 
     def signals(self, step: int, signals: Mapping[str, np.ndarray]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, read_metrics, to_number
+from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, read_metrics, to_number, to_numbers
 
 
 def write_steps(path, steps):
@@ -48,6 +48,21 @@ def test_numbers_are_short_and_of_python():
     assert repr(to_number(2_000_000_000_000)) == "2000000000000"
     assert math.isnan(to_number(jnp.float32(jnp.nan)) or 0.0)
     assert to_number(None) is None
+    assert (to_number(True), to_number(np.bool_(False))) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), np.array(10**400), 1e300, np.float64(1.8e308), jnp.float32(3e38), 2**70],
+)
+def test_no_number_ends_the_file(tmp_path, value):
+    """What is too large for a float is null, as what is infinite."""
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    writer.write(1, {"x": to_number(value), "layers": to_numbers(np.array([1.79769e308, 1e300]))})
+    (record,) = read_metrics(tmp_path / "metrics.jsonl")
+    known = record["x"]
+    assert known is None if abs(float(str(value))) == math.inf else known == to_number(value)
+    assert record["layers"] == [None, 1e300]
 
 
 def test_an_array_is_no_scalar():

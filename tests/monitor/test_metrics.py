@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from jaxpretrain.monitor.history import read_history
@@ -6,9 +8,16 @@ from jaxpretrain.monitor.metrics import (
     evaluation_sets,
     improvements,
     lower_is_better,
+    perplexity,
     standard_error,
     task_metrics,
 )
+
+
+def test_the_perplexity_of_a_loss_that_no_float_holds_is_infinite():
+    assert perplexity(math.log(7)) == pytest.approx(7)
+    assert perplexity(5384.0) == math.inf == perplexity(math.inf)
+    assert math.isnan(perplexity(math.nan))
 
 
 @pytest.fixture

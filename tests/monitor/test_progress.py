@@ -3,12 +3,14 @@ import math
 import re
 from datetime import datetime
 
+import numpy as np
 import pytest
 
 from jaxpretrain.monitor.progress import (
     Progress,
     format_count,
     format_finish,
+    format_number,
     format_seconds,
     progress_line,
 )
@@ -67,12 +69,50 @@ def test_format_count(count, text):
         (3900, "1h05m"),
         (86_399, "23h59m"),
         (187_200, "2d04h"),
+        (250 * 365 * 86_400, "250 years"),
+        (1e300, "3.17e+280T years"),
         (math.nan, "?"),
         (math.inf, "?"),
     ],
 )
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.0, "0.00"),
+        (0.25, "0.250"),
+        (3.4119, "3.412"),
+        (-10.8271, "-10.83"),
+        (99.999, "100.0"),
+        (0.04627, "0.0463"),
+        (8480.4803, "8480"),
+        (123_456.7, "123457"),
+        (999_999.7, "1.000e+06"),
+        (1.0142e304, "1.014e+304"),
+        (-1.5e-10, "-1.50e-10"),
+        (0.00012, "0.000120"),
+        (10**400, "inf"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (None, "?"),
+        (True, "1"),
+        (np.float32(2.4), "2.400"),
+        (np.float64(1e300), "1.000e+300"),
+        (np.int64(2**62), "4.612e+18"),
+        (np.array([0.5]), "0.500"),
+    ],
+)
+def test_numbers_have_four_digits_that_count_and_never_fill_a_line(value, text):
+    assert format_number(value) == text
+
+
+def test_a_diverged_loss_keeps_the_line_short():
+    line = progress_line(20, 20, METRICS | {"train/loss": 1e300, "perf/mfu": None}, None, NOON)
+    assert line == "step 20/20  100.0%  loss 1.000e+300  lr 1.20e-03  12.3k tok/s"
 
 
 def test_the_finish_has_its_date_only_when_that_is_not_today():

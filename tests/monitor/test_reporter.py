@@ -7,6 +7,7 @@ import pytest
 
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.monitor.history import History, Series
 from jaxpretrain.monitor.plan import Plan
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.watch import Watch
@@ -173,7 +174,7 @@ def test_results_are_written_and_shown_without_the_unknown():
     assert sink.lines == [(1000, scalars)]
     assert sink.texts_ == [(1000, {"samples/0": "Fellow|\n citizens"})]
     assert sink.messages == [
-        "eval at step 1,000: sotu: loss 2.5000  perplexity 12.1825",
+        "eval at step 1,000: sotu: loss 2.5000  perplexity 12.182",
         "eval at step 1,000: ./own.jsonl: acc 0.2500",
         "sample at step 1,000: Fellow| citizens",
     ]
@@ -188,9 +189,11 @@ def test_each_session_leaves_a_mark_with_its_devices():
 
 
 def test_findings_are_said_and_handed_to_the_loop():
-    plan = Plan(TOTAL, [("warmup", 0), ("decay", 2)], lambda s: 0 * np.asarray(s) + 1e-3)
+    total = 400
+    plan = Plan(total, [("warmup", 0), ("decay", 2)], lambda s: 0 * np.asarray(s) + 1e-3)
     sink: Any = Sink()
-    reporter = Reporter(_work(), sink, sink, Time().clock, 1, Watch(plan, now=lambda: 0.0))
+    work = _work(total_steps=total)
+    reporter = Reporter(work, sink, sink, Time().clock, 1, Watch(plan, now=lambda: 0.0))
     reporter.start(0)
     found = [reporter.step(step, {"loss": 3.0, "grad_norm": 1.0}) for step in (1, 2)]
     found.append(reporter.step(3, {"loss": math.nan, "grad_norm": 1.0}))
@@ -202,5 +205,31 @@ def test_findings_are_said_and_handed_to_the_loop():
     assert [message.split(".")[0] for message in sink.messages] == [
         "note: warm-up ended",
         "error: not finite",
-        "note: no longer at step 3: warm-up ended",
     ]
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize(("rate", "jumps"), [(1e-3, False), (3.66e-2, True)])
+def test_the_first_step_of_a_session_is_judged_and_reported_where_it_jumps(
+    every: int, rate: float, jumps: bool
+):
+    """A finished run that is extended: the watch knows where the session begins."""
+    plan = Plan(TOTAL, [], lambda s: 0 * np.asarray(s) + rate)
+    steps, one = np.arange(1, 11), np.ones(10)
+    columns = {"train/loss": 3 * one, "train/learning_rate": 1e-3 * one, "train/weight": 90 * one}
+    past = {name: Series(steps, steps + 0.0, values) for name, values in columns.items()}
+    past["run/num_devices"] = Series(np.array([0]), np.array([0.0]), np.array([1.0]))
+    sink: Any = Sink()
+    sink.hparams = lambda config: None
+    watch = Watch(plan, History(past), now=lambda: 0.0)
+    reporter = Reporter(_work(), sink, sink, Time().clock, every, watch)
+    reporter.begin(10, {})
+    reporter.start(10)
+    values = {"loss": 3.0, "grad_norm": 1.0, "learning_rate": rate, "weight": 90.0}
+    found = [finding.name for finding in reporter.step(11, values)]
+    assert found == (["resume_discontinuity"] if jumps else [])
+    assert [step for step, _ in sink.lines] == [10] + [11] * (jumps or every == 1)
+    said = [message for message in sink.messages if message.startswith(("note", "warning"))]
+    # Nothing of the past's rates, which followed another plan.
+    assert ["goes from 0.001 to 0.0366" in message for message in said] == [True] * jumps
+    assert reporter.step(12, values) == []

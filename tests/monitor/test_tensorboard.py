@@ -117,6 +117,9 @@ with open_writers(workdir, resume_step=None, tensorboard=True) as writers:
     for step in range(3):
         loss = math.nan if step == 1 else np.float32(step)
         writers.scalars(step, {"train/loss": loss, "x": None})
+    strange = [10**400, 1e300, -1e300, math.inf, True, np.bool_(False), np.float64(1e304), 2**70]
+    writers.scalars(2, {f"strange/{i}": x for i, x in enumerate(strange)} | {"strange/none": None})
+    writers.signals(1, {"signals/wide/blocks": np.array([-1e300, 3e38, -3e38, math.inf])})
     writers.signals(2, {"signals/norm/blocks": np.array([1.0, math.nan, 3.0]),
                         "signals/norm/head": np.array(2.0)})
     writers.texts(2, {"sample": "hello"})
@@ -234,4 +237,5 @@ def test_event_files_hold_what_was_written_and_tensorflow_is_silent(tmp_path):
     assert str([value for _, value in read["loss"]]) == "[0.0, nan, 2.0]"
     tags = set(read["tags"])
     assert {"train/loss", "sample", "mask", "norm/blocks"} <= tags and "x" not in tags
+    assert {f"strange/{i}" for i in range(8)} <= tags and "wide/blocks" in tags
     assert {"seed", "optim.peak", "optim.betas.1", "optim.path"} <= set(read["hparams"])

@@ -27,14 +27,35 @@ def feed(watch, history, names, *, last=np.inf):
     ]
 
 
-def test_a_finding_is_said_once_when_it_appears_and_once_when_it_clears(recorded):
+def test_a_note_is_said_once(recorded):
     history, plan = recorded("healthy_triangular")
     said = feed(Watch(plan, now=lambda: 0.0), history, ["train/loss", "train/learning_rate"])
-    (come, first), (gone, second) = said
-    assert (come, first.has_come_up, first.finding.name) == (40, True, "warmup_ended")
-    assert first.line.startswith("note: warm-up ended. The warm-up ended at step 40")
-    assert (gone, second.has_come_up) == (60, False)
-    assert second.line == "note: no longer at step 60: warm-up ended"
+    ((come, note),) = said  # that the warm-up is no longer news, is none
+    assert (come, note.has_come_up, note.finding.name) == (40, True, "warmup_ended")
+    assert note.line.startswith("note: warm-up ended. The warm-up ended at step 40")
+
+
+def test_a_warning_is_said_once_when_it_appears_and_once_when_it_clears(recorded):
+    history, plan = recorded("spike")
+    said = feed(Watch(plan, now=lambda: 0.0), history, ["train/loss"])
+    spike = [(step, news) for step, news in said if news.finding.name == "spike"]
+    assert [news.has_come_up for _, news in spike][-2:] == [True, False]
+    step, over = spike[-1]
+    assert over.line == f"note: spike (step 200): no longer so at step {step:,}"
+
+
+def test_a_note_that_comes_and_goes_is_said_once():
+    watch = Watch(PLAN, now=lambda: 0.0)
+    said = []
+    for step in range(0, 600, 50):  # task metrics move, and stand still, by turns
+        loss = {"train/loss": 3.0, "eval/a/loss": 3.0}
+        score = {
+            "eval/arc/accuracy": 0.3 + 0.4 * (step // 100 % 2),
+            "eval/arc/accuracy_stderr": 0.01,
+        }
+        said += watch.update(step, step, loss | score)
+    assert [n.finding.name for n in said].count("evaluation_within_noise") == 1
+    assert all(news.has_come_up for news in said)
 
 
 def test_a_run_that_goes_on_does_not_hear_again_what_it_was_told(recorded):
@@ -43,7 +64,7 @@ def test_a_run_that_goes_on_does_not_hear_again_what_it_was_told(recorded):
     names = ["train/loss", "train/learning_rate"]
     rest = {name: history[name].between(46, 400) for name in names}
     said = feed(watch, type(history)(rest), names)
-    assert [(step, news.has_come_up) for step, news in said] == [(60, False)]
+    assert said == []
 
 
 def test_a_loss_that_is_no_number_is_judged_at_once(recorded):

@@ -41,8 +41,8 @@ RULES = (
 
 DEEPER = {"divergence", "learning_rate_too_high", "not_finite"}
 """Where one of these holds,"""
-OUTWEIGHED = {"warmup_ended", "spike"}
-"""these would say that all is well, or the same thing many times."""
+OUTWEIGHED = {"warmup_ended", "spike", "always_clipping"}
+"""these would say that all is well, or the same thing again."""
 
 
 def diagnose(history: History, plan: Plan) -> list[Finding]:

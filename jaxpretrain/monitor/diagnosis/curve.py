@@ -8,7 +8,8 @@ from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.metrics import improvements
 from jaxpretrain.monitor.plan import Plan
-from jaxpretrain.monitor.statistics import BLOCK, levels, trend
+from jaxpretrain.monitor.progress import format_number
+from jaxpretrain.monitor.statistics import BLOCK, levels, noise, trend
 
 SIGNIFICANT = 0.01
 PLATEAU_FRACTION = 0.1
@@ -29,7 +30,14 @@ SPIKE_WARNS = 3
 """Rows in a row from which on a spike is more than a single bad batch."""
 MOST_SPIKES = 20
 DIVERGENCE_RISE = 0.1
+"""Part of the lowest level by which a loss that diverges rises; more where blocks are small."""
 DIVERGENCE_SIGMAS = 6.0
+DIVERGENCE_BLOCKS = 6
+"""Blocks that a short curve is cut into."""
+DIVERGENCE_NOISE_ROWS = 8
+"""Reports that tell how noisy the loss is; of fewer, the last two have to be"""
+DIVERGENCE_FACTOR = 2.5
+"""times as high as the lowest."""
 
 
 def not_finite(history: History, plan: Plan) -> list[Finding]:
@@ -40,7 +48,7 @@ def not_finite(history: History, plan: Plan) -> list[Finding]:
         return []
     step = int(loss.steps[-1])
     known = history.loss.values
-    before = f" It was {known[-1]:.3f} at the report before." if len(known) else ""
+    before = f" It was {format_number(known[-1])} at the report before." if len(known) else ""
     return [
         Finding(
             "not_finite",
@@ -83,16 +91,23 @@ def skipped_steps(history: History, plan: Plan) -> list[Finding]:
 
 
 def divergence(history: History, plan: Plan) -> list[Finding]:
-    """The loss stands far above the lowest level that it had reached, and stays there."""
+    """The loss stands far above the lowest level that it had reached, and stays there.
+
+    Levels are those of blocks of reports, smaller ones in a short run. Two blocks in a row have to
+    be high, so that a spike is none. Logarithms are compared: a loss that multiplies has no noise.
+    """
     loss = history.loss
-    level = levels(loss.values)
+    size = max(1, min(BLOCK, len(loss) // DIVERGENCE_BLOCKS))
+    level = levels(np.log(np.maximum(loss.values, 1e-30)), size)
     if len(level.medians) < 3:
         return []
-    best = int(np.argmin(level.medians[:-1]))
-    lowest, now = level.medians[best], level.medians[-1]
-    rise = now - lowest
-    stays = best < len(level.medians) - 2 and level.medians[-2] - lowest > rise / 2
-    if not stays or rise < DIVERGENCE_RISE * abs(lowest) or rise < DIVERGENCE_SIGMAS * level.error:
+    best = int(np.argmin(level.medians[:-2]))
+    lowest, now = np.exp(level.medians[best]), np.exp(level.medians[-1])
+    rise = float(level.medians[-2:].min() - level.medians[best])
+    late = np.log(np.maximum(loss.values[-8 * size :], 1e-30))
+    error = 1.2533 * noise(late) / np.sqrt(size)
+    least = max(np.log1p(DIVERGENCE_RISE * np.sqrt(BLOCK / size)), DIVERGENCE_SIGMAS * error)
+    if rise < (least if len(loss) >= DIVERGENCE_NOISE_ROWS else np.log(DIVERGENCE_FACTOR)):
         return []
     first = int(loss.steps[level.rows[best] + level.size - 1])
     return [
@@ -101,12 +116,12 @@ def divergence(history: History, plan: Plan) -> list[Finding]:
             "error",
             first,
             int(loss.steps[-1]),
-            f"The loss has risen from {lowest:.3f} around step {first:,} to {now:.3f} and stays "
-            "there.",
+            f"The loss has risen from {format_number(lowest)} around step {first:,} to "
+            f"{format_number(now)} and stays there.",
             "Stop, and go on from a checkpoint before the rise with a lower peak learning rate, a "
             "longer warm-up or stronger clipping. Where the data changed at that step, by plan, "
             "the two levels do not compare and nothing is wrong.",
-            {"lowest": lowest, "now": now, "rise": rise, "error": level.error},
+            {"lowest": lowest, "now": now, "factor": now / lowest, "relative_error": error},
         )
     ]
 
@@ -143,7 +158,8 @@ def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Fi
         "warning" if rows_high >= SPIKE_WARNS and not is_over else "info",
         first,
         last,
-        f"The loss rose from {before:.3f} to {before + rise:.3f} at step {first:,}. {back}",
+        f"The loss rose from {format_number(before)} to {format_number(before + rise)} at step "
+        f"{first:,}. {back}",
         "Nothing."
         if is_over
         else "Nothing yet: most spikes recover by themselves. Should it "

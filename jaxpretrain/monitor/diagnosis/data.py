@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 
 from jaxpretrain.monitor.findings import Finding, Severity
@@ -16,7 +18,9 @@ CORRELATION_SIGMAS = 6.0
 
 
 def epochs(history: History, plan: Plan) -> list[Finding]:
-    """A source, or all of the data, has been read more than once."""
+    """A source, or all of the text, has been read more than once."""
+    if history.unit == "images":  # they come with other crops and masks each time
+        return []
     found = []
     for name in history.names("train/", "epochs"):
         curve = history[name].finite
@@ -24,14 +28,14 @@ def epochs(history: History, plan: Plan) -> list[Finding]:
             continue
         num_epochs, source = float(curve.values[-1]), name.split("/")[1]
         source = "" if source == "epochs" else source
-        severity, advice = _advice(history.unit, num_epochs)
+        severity, advice = _advice(num_epochs)
         found.append(
             Finding(
                 "repeated_data",
                 severity,
                 int(curve.steps[np.searchsorted(curve.values, 1.0, side="right")]),
                 int(curve.steps[-1]),
-                f"{source or 'The data'} is being read for the {int(num_epochs) + 1}. time "
+                f"{source or 'The data'} is being read for the {_ordinal(ceil(num_epochs))} time "
                 f"({num_epochs:.2f} epochs).",
                 advice,
                 {"epochs": num_epochs},
@@ -42,9 +46,13 @@ def epochs(history: History, plan: Plan) -> list[Finding]:
     return found
 
 
-def _advice(unit: str, num_epochs: float) -> tuple[Severity, str]:
-    if unit == "images":
-        return "info", "Nothing: images come with other crops and masks each time."
+def _ordinal(number: int) -> str:
+    """2nd, 3rd, 4th, 11th, 21st."""
+    teens = 10 < number % 100 < 20
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+def _advice(num_epochs: float) -> tuple[Severity, str]:
     if num_epochs > GOOD_EPOCHS:
         return "warning", (
             f"More than {GOOD_EPOCHS:g} epochs teach little that is new: watch the validation "
@@ -56,10 +64,13 @@ def _advice(unit: str, num_epochs: float) -> tuple[Severity, str]:
 def repetition(history: History, plan: Plan) -> list[Finding]:
     """Losses that come again at a fixed distance: so do the batches."""
     loss = history.loss[-LONGEST_CURVE:]
-    every = np.diff(loss.steps)
-    if len(loss) < 16 * SMALLEST_LAG or np.any(every[1:-1] != every[1]):
+    if len(loss) < 16 * SMALLEST_LAG:
         return []
-    loss = loss[1:-1]  # the first and the last step of a run are reported off the grid
+    every = int(np.median(np.diff(loss.steps)))
+    # The first and the last step of a run may be reported off the grid, and where one is resumed.
+    loss = loss[loss.steps % max(every, 1) == 0]
+    if len(loss) < 15 * SMALLEST_LAG or np.any(np.diff(loss.steps) != every):
+        return []
     rest = _detrended(loss.values)
     correlation = _autocorrelation(rest)
     lags = np.arange(SMALLEST_LAG, len(rest) // 3)
@@ -70,7 +81,7 @@ def repetition(history: History, plan: Plan) -> list[Finding]:
     if sigmas[best] < CORRELATION_SIGMAS:
         return []
     lag = int(lags[best])
-    period = lag * int(every[1])
+    period = lag * every
     return [
         Finding(
             "repeated_batches",

@@ -13,6 +13,7 @@ from jaxpretrain.monitor.metrics import (
     task_metrics,
 )
 from jaxpretrain.monitor.plan import Plan
+from jaxpretrain.monitor.progress import format_number
 from jaxpretrain.monitor.statistics import noise, trend
 
 OVERFITTING_RISE = 0.01
@@ -56,8 +57,9 @@ def _overfitting(history: History, name: str, curve: Series, best: int, fall: fl
         "warning",
         since,
         int(curve.steps[-1]),
-        f"The loss on {name} was lowest at step {since:,} ({curve.values[best]:.3f}) and has risen "
-        f"by {rise:.3f} since, while the training loss fell by {-fall:.3f} to {train:.3f}.",
+        f"The loss on {name} was lowest at step {since:,} ({format_number(curve.values[best])}) "
+        f"and has risen by {format_number(rise, 3)} since, while the training loss fell by "
+        f"{format_number(-fall, 3)} to {format_number(train)}.",
         f"The weights of step {since:,} are the better ones. The training data repeats, within it "
         "or by epochs: use more data, fewer steps, or more weight decay.",
         {"best": float(curve.values[best]), "rise": rise, "train_fall": -fall, "train": train},
@@ -82,8 +84,10 @@ def disagreement(history: History, plan: Plan) -> list[Finding]:
     if together > MOST_WITHIN:
         return []
     gets_worse = together < WORSE
+    if not gets_worse and history.unit == "images":  # of which a probe sees a few alone
+        return []
     visible = float(np.mean([MOST_WITHIN * error for _, error in moves.values()]))
-    state = "get worse" if gets_worse else "do not move"
+    state = "got worse" if gets_worse else "did not move"
     return [
         Finding(
             "disagreement",
@@ -91,12 +95,12 @@ def disagreement(history: History, plan: Plan) -> list[Finding]:
             int(first),
             history.step,
             f"Since step {int(first):,} validation losses fell by {np.mean(falls):.1%} while the "
-            f"{len(moves)} task metrics {state}: together {together:+.1f} standard errors. Changes "
-            f"below {visible:.3f} on average cannot be told from noise.",
-            "Look at the tasks' prompts and at what the data has changed to."
+            f"task metrics {state}: {together:+.1f} standard errors, {len(moves)} together. "
+            f"Changes below {format_number(visible, 3)} on average cannot be told from noise.",
+            "Look at what the tasks ask, and at what the training data has changed to."
             if gets_worse
-            else "Nothing yet: tasks follow late, and small ones are noisy. Judge by losses on the "
-            "tasks' answers (bits per byte) where they are evaluated.",
+            else "Nothing yet: tasks follow late, and small ones are noisy. The bits per byte of "
+            "the tasks' answers show progress earlier.",
             {"fall": float(np.mean(falls)), "standard_errors": together, "visible": visible},
             signal=next(iter(moves)),
         )
@@ -119,8 +123,9 @@ def within_noise(history: History, plan: Plan) -> list[Finding]:
             "info",
             int(curve.steps[-2]),
             int(curve.steps[-1]),
-            f"None of the {len(moves)} task metrics differs between the last two evaluations by "
-            f"more than {MOST_WITHIN:g} standard errors, on average {MOST_WITHIN * error:.3f}.",
+            f"Between the last two evaluations no task metric has moved by more than "
+            f"{MOST_WITHIN:g} standard errors, on average "
+            f"{format_number(MOST_WITHIN * error, 3)}, which is within chance.",
             "Nothing: do not read anything into these differences.",
             {"largest": float(np.abs(scores).max()), "visible": MOST_WITHIN * error},
             signal=next(iter(moves)),

@@ -8,7 +8,7 @@ from jaxpretrain.monitor.diagnosis.layers import update_ratios
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.plan import Plan
-from jaxpretrain.monitor.progress import format_seconds
+from jaxpretrain.monitor.progress import format_number, format_seconds
 from jaxpretrain.monitor.remaining import estimate
 from jaxpretrain.monitor.statistics import BLOCK, levels, trend
 
@@ -16,6 +16,8 @@ FLATTENING_LASTS = 5
 """The end of the warm-up explains a flat curve until so many times its length,"""
 FLATTENING_FRACTION = 0.05
 """or until so much of the run has passed since, whatever comes first."""
+FEWEST_STEPS = 300
+"""In a run of fewer steps nobody waits long enough to wonder about it."""
 TOO_HIGH_RISE = 0.01
 TOO_HIGH_SIGMAS = 6.0
 SMALLEST_MOVE = 0.1
@@ -34,16 +36,15 @@ def warmup_ended(history: History, plan: Plan) -> list[Finding]:
     """The learning rate has just reached its peak, where losses flatten."""
     end, step = plan.warmup_end, history.step
     lasts = min(FLATTENING_LASTS * end, end + FLATTENING_FRACTION * plan.total_steps)
-    if not end <= step < lasts or not end:
+    if not end <= step < lasts or not end or plan.total_steps < FEWEST_STEPS:
         return []
     left = 1 - step / plan.total_steps
     time = estimate(history, plan.total_steps)
     factor = plan.total_steps / step if time is None else time.factor
     evidence = {"warmup_end": end, "left": left, "factor": factor}
     reading = (
-        f"The warm-up ended at step {end:,}, {end / plan.total_steps:.1%} of the run. "
-        f"{_falls(history, end, evidence)}From here on the learning rate no longer rises, and a "
-        f"loss that flattens is what that looks like. {left:.1%} of the run is still to come."
+        f"The warm-up ended at step {end:,}, {end / plan.total_steps:.1%} of the run: from here on "
+        f"the loss falls more slowly, which is normal.{_falls(history, end, evidence)}"
     )
     if time is not None:
         reading += (
@@ -58,7 +59,7 @@ def warmup_ended(history: History, plan: Plan) -> list[Finding]:
             step,
             reading,
             "Nothing. Leave the learning rate to its schedule, and judge by validation sets and "
-            "tasks as well as by the loss.",
+            "tasks too.",
             evidence,
         )
     ]
@@ -75,8 +76,8 @@ def _falls(history: History, end: int, evidence: dict[str, float]) -> str:
         speeds.append(-line.change / (loss.steps[-1] - loss.steps[0]) * 1000)
     evidence |= {"fall_before": speeds[0], "fall_since": speeds[1]}
     return (
-        f"Before, the loss changed by {-speeds[0]:+.3g} in 1,000 steps, since then by "
-        f"{-speeds[1]:+.3g}. "
+        f" Before, the loss changed by {-speeds[0]:+.3g} in 1,000 steps, since then by "
+        f"{-speeds[1]:+.3g}."
     )
 
 
@@ -114,7 +115,8 @@ def too_high(history: History, plan: Plan) -> list[Finding]:
             at,
             history.step,
             f"The loss was lowest at step {at:,}, in the warm-up at a learning rate of {good:.2g}: "
-            f"{lowest:.3f}. Since then it has risen to {now:.3f} with the learning rate.{grown}",
+            f"{format_number(lowest)}. Since then it has risen to {format_number(now)} with the "
+            f"learning rate.{grown}",
             f"Start again with a peak of {good:.1g} or less, or with a longer warm-up.",
             evidence,
         )
@@ -135,7 +137,7 @@ def too_low(history: History, plan: Plan) -> list[Finding]:
     ratio = updates.values[moving] / norms.values[moving]
     per_rate = float(np.median(ratio / rates.values[moving]))
     grid = np.linspace(1, plan.total_steps, 1000)
-    move = per_rate * float(plan.learning_rate(grid).mean()) * plan.total_steps
+    move = per_rate * float(np.abs(plan.learning_rate(grid)).mean()) * plan.total_steps
     if move > SMALLEST_MOVE:
         return []
     evidence, layers = {"update_ratio": float(np.median(ratio)), "move": move}, ""
@@ -192,8 +194,9 @@ def off_schedule(history: History, plan: Plan) -> list[Finding]:
     if not len(rates):
         return []
     planned = plan.learning_rate(rates.steps)
-    scale = float(plan.learning_rate(np.linspace(1, plan.total_steps, 1000)).max())
-    off = np.abs(rates.values - planned) > RATE_TOLERANCE * np.maximum(planned, 0.01 * scale)
+    scale = float(np.abs(plan.learning_rate(np.linspace(1, plan.total_steps, 1000))).max())
+    usual = np.maximum(np.abs(planned), 0.01 * scale)
+    off = np.abs(rates.values - planned) > RATE_TOLERANCE * usual
     if not off[-1]:
         return []
     first = int(rates.steps[np.flatnonzero(~off)[-1] + 1]) if not off.all() else rates.steps[0]
@@ -232,8 +235,8 @@ def clipping(history: History, plan: Plan) -> list[Finding]:
             f"{clipped.mean():.0%} of the last {len(late)} reported gradients were clipped: their "
             f"norm is typically {typical:.3g}, the limit {plan.clip_norm:g}. Clipping then no "
             "longer catches outliers, it makes every gradient equally long.",
-            f"Raise optim.clip_norm to about {2 * typical:.1g}, or lower the learning rate if the "
-            "norm has grown since the warm-up.",
+            f"Raise optim.clip_norm to about {format_number(2 * typical, 2)}, or lower the "
+            "learning rate if the norm has grown since the warm-up.",
             {"share": float(clipped.mean()), "norm": typical, "limit": plan.clip_norm},
             signal="train/grad_norm",
         )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.monitor.history import Series
+from jaxpretrain.monitor.jsonl import rounded
 
 POINTS = 3000
 """Points of a curve at most, for all runs of a page together."""
@@ -44,7 +45,7 @@ def numbers(values: np.ndarray) -> list[Any]:
     """Values for JSON, with five digits; NaN is null."""
     if values.dtype.kind in "iu":
         return values.tolist()
-    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in values.tolist()]
+    return [rounded(value, 5) for value in values.tolist()]
 
 
 def _positions(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

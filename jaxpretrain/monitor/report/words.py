@@ -12,7 +12,7 @@ from jaxpretrain.monitor.clock import PARTS
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.forecast import Forecast
 from jaxpretrain.monitor.metrics import evaluation_sets
-from jaxpretrain.monitor.progress import format_count, format_seconds
+from jaxpretrain.monitor.progress import format_count, format_number, format_seconds
 from jaxpretrain.monitor.report.charts import Chart
 from jaxpretrain.monitor.report.runs import Run
 
@@ -79,14 +79,15 @@ def cards(run: Run) -> str:
     history, time = run.history, run.estimate
     shown: list[tuple[str, str]] = []
     if len(history.loss):
-        shown.append(("training loss", f"{history.loss.values[-32:].mean():.3f}"))
+        late = min(max(len(history.loss) // 10, 1), 32)
+        shown.append(("training loss", format_number(history.loss.values[-late:].mean())))
     for name in evaluation_sets(history)[:3]:
         bits = history[f"eval/{name}/bits_per_byte"].finite
         loss = history[f"eval/{name}/loss"].finite
         if len(bits):
-            shown.append((f"bits per byte on {name}", f"{bits.values[-1]:.3f}"))
+            shown.append((f"bits per byte on {name}", format_number(bits.values[-1])))
         elif len(loss):
-            shown.append((f"loss on {name}", f"{loss.values[-1]:.3f}"))
+            shown.append((f"loss on {name}", format_number(loss.values[-1])))
     units, rate = (
         history[f"train/{history.unit}"],
         history[f"perf/{history.unit}_per_second"].finite,
@@ -186,15 +187,19 @@ def forecasts(run: Run) -> str:
     if run.forecast is not None and not run.is_finished:
         text = f"<p>{_expected(run.forecast)}</p>" + table(
             ["a run of", "would end at"],
-            [[f"{times:g} times the length", f"{loss:.3f}"] for times, loss in run.forecast.longer],
+            [
+                [f"{times:g} times the length", format_number(loss)]
+                for times, loss in run.forecast.longer
+            ],
         )
     last = run.history.loss.between(0.95 * run.history.step, run.history.step).values
-    end = f"; it ended at {last.mean():.3f}, the mean of the last 5%" if run.is_finished else ""
+    mean = format_number(last.mean() if len(last) else None)
+    end = f"; it ended at {mean}, the mean of the last 5%" if run.is_finished else ""
     rows = [
         [
             f"{one.step:,}",
-            f"{one.loss:.3f}",
-            f"{one.low:.3f} to {one.high:.3f}",
+            format_number(one.loss),
+            f"{format_number(one.low)} to {format_number(one.high)}",
             "; ".join(one.doubts),
         ]
         for one in run.earlier_forecasts
@@ -208,8 +213,8 @@ def forecasts(run: Run) -> str:
 def _expected(one: Forecast) -> str:
     doubts = f" Do not trust it yet: {'; '.join(one.doubts)}." if one.doubts else ""
     return (
-        f"The training loss should end near {one.loss:.3f}, between {one.low:.3f} and "
-        f"{one.high:.3f} with 90% probability.{doubts}"
+        f"The training loss should end near {format_number(one.loss)}, between "
+        f"{format_number(one.low)} and {format_number(one.high)} with 90% probability.{doubts}"
     )
 
 

@@ -82,3 +82,33 @@ def test_a_loss_that_stays_high_has_diverged_and_a_spike_has_not(history):
     (finding,) = divergence(run(history, diverged).until(3200), PLAN)
     assert finding.severity == "error"
     assert 2900 <= finding.first <= 3001
+
+
+@pytest.mark.parametrize("every", [1, 5, 10])
+@pytest.mark.parametrize("num_steps", [20, 40, 100])
+@pytest.mark.parametrize("growth", [0.12, 0.3])
+def test_a_loss_that_rises_without_end_is_found_in_short_runs_too(
+    history, num_steps, every, growth
+):
+    """As with a negative learning rate: it multiplies, and has no level."""
+    steps = np.unique(np.r_[1, np.arange(every, num_steps + 1, every)])
+    rng = np.random.default_rng(0)
+    noise = 1 + 0.02 * rng.normal(size=len(steps))
+    rising = history(steps, {"train/loss": 6.2 * np.exp(growth * steps) * noise})
+    assert [finding.severity for finding in divergence(rising, PLAN)] == ["error"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("noisy", [0.02, 0.1, 0.2])
+def test_a_healthy_short_run_has_not_diverged_at_any_step(history, seed, noisy):
+    rng = np.random.default_rng(seed)
+    loss = (4.5 + 1.7 * np.exp(-STEPS[:100] / 20)) * np.exp(noisy * rng.normal(size=100))
+    short = history(STEPS[:100], {"train/loss": loss})
+    assert [step for step in range(1, 101) if divergence(short.until(step), PLAN)] == []
+
+
+def test_two_bad_batches_of_a_short_run_are_no_divergence(history):
+    loss = 6.2 - 0.02 * STEPS[:60] + NOISE[:60]
+    loss[[30, 31]] += 6
+    short = history(STEPS[:60], {"train/loss": loss})
+    assert [step for step in range(1, 61) if divergence(short.until(step), PLAN)] == []

@@ -20,12 +20,20 @@ def test_data_without_sources_is_repeated_as_a_whole(history):
     run = history(STEPS, {"train/epochs": 6.0 * STEPS / 1000})
     (finding,) = epochs(run, PLAN)
     assert (finding.title, finding.severity) == ("Repeated data", "warning")
-    assert finding.reading == "The data is being read for the 7. time (6.00 epochs)."
+    assert finding.reading == "The data is being read for the 6th time (6.00 epochs)."
+
+
+@pytest.mark.parametrize(
+    ("end", "nth"), [(1.01, "2nd"), (2.5, "3rd"), (3.2, "4th"), (10.5, "11th"), (20.1, "21st")]
+)
+def test_times_are_ordinals(history, end, nth):
+    (finding,) = epochs(history(STEPS, {"train/epochs": end * STEPS / 1000}), PLAN)
+    assert f"for the {nth} time" in finding.reading
 
 
 def test_images_are_meant_to_come_often(history):
     values = {"train/epochs": 60.0 * STEPS / 1000, "train/images": STEPS}
-    assert [finding.severity for finding in epochs(history(STEPS, values), PLAN)] == ["info"]
+    assert epochs(history(STEPS, values), PLAN) == []
 
 
 @pytest.mark.parametrize("every", [1, 10])
@@ -40,6 +48,16 @@ def test_losses_that_come_again_are_found_with_their_period(history, every, seed
     assert finding.evidence["period"] == 70 * every
     fresh = curve + 0.07 * rng.normal(size=1000)
     assert repetition(history(steps, {"train/loss": fresh}), PLAN) == []
+
+
+def test_repetition_is_seen_across_steps_that_are_reported_off_the_grid(history):
+    """The first step, the last and one where a session begins."""
+    rng = np.random.default_rng(0)
+    batches = rng.normal(size=70)
+    steps = np.sort(np.r_[1, 10 * STEPS, 5_003, 10_004])
+    again = 3 + 0.05 * batches[steps // 10 % 70] + 0.02 * rng.normal(size=len(steps))
+    (finding,) = repetition(history(steps, {"train/loss": again}), PLAN)
+    assert finding.evidence["period"] == 700
 
 
 def test_a_slow_wave_is_no_repetition(history):

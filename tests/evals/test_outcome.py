@@ -1,0 +1,13 @@
+import json
+import math
+
+from jaxpretrain.evals.outcome import Outcome, to_csv
+
+
+def test_numbers_that_are_not_finite_are_null_and_those_shown_have_few_digits():
+    numbers = {"loss": 4335.1133, "perplexity": math.inf, "bits_per_byte": None, "num_tokens": 2259}
+    outcome = Outcome(step=20, perplexity={"a": numbers | {"olmo_loss": math.nan}})
+    shown = json.loads(json.dumps(outcome.document(), allow_nan=False))["perplexity"]["a"]
+    assert (shown["loss"], shown["perplexity"], shown["olmo_loss"]) == (4335.1133, None, None)
+    assert outcome.table().splitlines()[-1].split() == ["a", "4335.1", "inf", "-", "2,259", "nan"]
+    assert "20,perplexity,a,perplexity,\n" in to_csv([outcome])
