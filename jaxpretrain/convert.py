@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> int:
     from jaxpretrain.interop.merge import merge
     from jaxpretrain.interop.olmo import open_olmo
     from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
+    from jaxpretrain.interop.source import with_tokens
     from jaxpretrain.train.trained import open_source
 
     readers: dict[str, Callable[[Path], Source]] = {
@@ -68,6 +70,9 @@ def main(argv: list[str]) -> int:
         source = merge([open_source(path) for path in merged])
     else:
         source = readers[flags.source](flags.input)
+    if flags.tokenizer is not None or flags.eos_id is not None:
+        tokenizer = None if flags.tokenizer is None else _find_tokenizer(flags.tokenizer)
+        source = with_tokens(source, tokenizer, flags.eos_id)
     with new_folder(flags.output) as folder:
         writers[flags.to](source, folder)
     summary = {
@@ -77,6 +82,9 @@ def main(argv: list[str]) -> int:
         "source_dtype": source.origin.get("dtype", "float32"),
         "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
     }
+    if flags.to == "hf":
+        for note in _missing(source):
+            print(note, file=sys.stderr)
     print(json.dumps(summary) if flags.json else _describe(summary))
     return 0
 
@@ -109,6 +117,8 @@ def _parser() -> Parser:
         default="required",
         help="with --from=sapiens: what becomes of an encoder without its decoder",
     )
+    add("--tokenizer", help="tokenizer.json, a folder with one, or one that make evals brings")
+    add("--eos_id", type=int, help="token that ends documents, where the input does not tell it")
     add("--merge", metavar="A,B,...", help="checkpoints to average, instead of --input")
     add("--json", action="store_true", help="one JSON document on standard output")
     return parser
@@ -140,21 +150,37 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 def write_workdir(source: "Source", folder: Path) -> None:
     """Writes the folder of a run with one checkpoint."""
-    from jaxpretrain.interop.source import TOKENIZER_FILES
+    from jaxpretrain.interop.source import copy_token_files
     from jaxpretrain.parallel.checkpoint import write_streamed
     from jaxpretrain.train.trained import experiment_of
     from jaxpretrain.train.workdir import write_experiment
 
     folder.mkdir()
-    write_experiment(folder, experiment_of(source), "")
-    for name in TOKENIZER_FILES:
-        if (source.folder / name).exists():
-            shutil.copyfile(source.folder / name, folder / name)
+    write_experiment(folder, experiment_of(source), "", eos_id=source.eos_id)
+    copy_token_files(source, folder)
     parts = {"params": source.params, "optimizer": source.optimizer}
     arrays = {
         f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()
     }
     write_streamed(folder / "checkpoints", source.step, arrays, {"origin": dict(source.origin)})
+
+
+def _find_tokenizer(name: str) -> Path:
+    """The folder of a tokenizer, for what lies beside it, or its file alone."""
+    from jaxpretrain.evals.package import find_tokenizer
+
+    path = Path(name)
+    return path if (path / "tokenizer.json").is_file() else find_tokenizer(name)
+
+
+def _missing(source: "Source") -> Iterator[str]:
+    """Lines about what others will miss in a Hugging Face folder."""
+    from jaxpretrain.interop.hugging_face import special_ids
+
+    if source.tokenizer_json() is None:
+        yield "note: the input has no tokenizer.json; --tokenizer gives the output one"
+    if special_ids(source).get("eos_token_id") is None:
+        yield "note: no token is known to end documents; --eos_id tells it"
 
 
 def _describe(summary: dict) -> str:

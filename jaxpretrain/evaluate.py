@@ -141,7 +141,7 @@ def _evaluation(
         model = build_model(replace(trained.experiment, model=changed), layout)
     batch_tokens = flags.batch_tokens * layout.num_data
     scorer = Scorer(model, layout, trained.params, batch_tokens=batch_tokens)
-    return Evaluation(scorer, tokenizer or trained.tokenizer_path, asked)
+    return Evaluation(scorer, tokenizer or trained.tokenizer_path, asked, trained.end_ids)
 
 
 def _asked(flags: Any) -> "Asked":

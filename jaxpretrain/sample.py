@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     trained = load_trained(flags.checkpoint)
     if trained.tokenizer_path is None:
         raise InputError(f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt")
-    generator = Generator(trained.model, trained.layout, trained.tokenizer_path)
+    parts = trained.model, trained.layout, trained.tokenizer_path
+    generator = Generator(*parts, end_ids=trained.end_ids)
     texts = generator(trained.params, flags.prompt, flags.num_tokens, sampling, flags.stop)
     samples = [
         {"prompt": prompt, "continuation": generated.text, "ended": generated.ended}

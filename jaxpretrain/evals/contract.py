@@ -41,6 +41,11 @@ class Setting:
         """The `tokenizer.json` of the data; None where there is none."""
         return self.data.tokenizer_path
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a document of the data; (): it does not say."""
+        return () if self.data.eos_id is None else (self.data.eos_id,)
+
 
 Evaluator = Callable[[Any], Results]
 """Parameters on their mesh -> results. Must leave the parameters as they are."""

@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness, EleutherAI's, on our models.
 
 `HarnessModel` answers what the harness asks: log-likelihoods by the scorer, texts by the generator.
-How texts are encoded, cut into windows and ended is the harness' own, as its `hf` model has it, so
-that both give the same numbers on the same weights.
+How texts are cut into windows and ended is the harness' own, as its `hf` model has it, so that both
+give the same numbers on the same weights. Texts are encoded as in training, without the special
+tokens that a tokenizer's template would put around them.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.tokenizer import end_id, read_tokenizer
+from jaxpretrain.data.tokenizer import encoder, read_tokenizer
 from jaxpretrain.evals.encode import Request
 from jaxpretrain.evals.generate import Generator
 from jaxpretrain.evals.sampling import Sampling
@@ -49,24 +50,20 @@ class HarnessModel(TemplateLM):
       tokenizer_path: a `tokenizer.json`.
 
     Raises:
-      InputError: the tokenizer has no token that ends texts, which the harness begins texts with.
+      InputError: no token is known to end texts, which the harness begins texts with.
     """
 
     def __init__(
         self, scorer: Scorer, generator: Generator, params: Any, tokenizer_path: Path
     ) -> None:
         super().__init__()
-        from tokenizers import Tokenizer
-
-        tokenizer_json = read_tokenizer(tokenizer_path)
-        end = end_id(tokenizer_json)
-        if end is None:
+        if not generator.end_ids:
             raise InputError(f"{tokenizer_path} does not tell which of its tokens ends texts")
-        self._end_id = end
+        self._end_id = generator.end_ids[0]
         self._scorer = scorer
         self._generator = generator
         self._params = params
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer = encoder(read_tokenizer(tokenizer_path))
         self._tokenizer_path = tokenizer_path
 
     @property
@@ -87,10 +84,8 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Token ids; by default with those that the tokenizer puts around a text."""
-        if add_special_tokens is None:
-            add_special_tokens = not string.startswith(self._end_text())
-        return self._tokenizer.encode(string, add_special_tokens=add_special_tokens).ids
+        """Token ids of the text alone, whatever the harness asks to add."""
+        return self._tokenizer.encode(string).ids
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in windows of the context."""
@@ -197,14 +192,16 @@ class Harness:
             if not self._manager.match_tasks([name]):
                 raise InputError(f"the harness has no task {name!r}.{nearest(name, known)}")
 
-    def on(self, scorer: Scorer, tokenizer: Path) -> Callable[[Any], Metrics]:
+    def on(
+        self, scorer: Scorer, tokenizer: Path, end_ids: Sequence[int] = ()
+    ) -> Callable[[Any], Metrics]:
         """The evaluation of a model: parameters -> task or group -> what the harness measures, by
-        its names, such as `acc,none`.
+        its names, such as `acc,none`. Texts end with `end_ids`, as for `Generator`.
 
         Raises:
           InputError: the tokenizer does not fit.
         """
-        generator = Generator(scorer.model, scorer.layout, tokenizer)
+        generator = Generator(scorer.model, scorer.layout, tokenizer, end_ids=end_ids)
 
         def evaluate(params: Any) -> Metrics:
             model = HarnessModel(scorer, generator, params, tokenizer)

@@ -9,7 +9,9 @@ from typing import Any
 import jax
 
 from jaxpretrain.config.durations import whole_steps
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.history import read_history
 from jaxpretrain.monitor.plan import plan_of
@@ -108,9 +110,23 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     changes = folder.claim(workdir, experiment, allow_change=allow_change)
     limits = stages[-1].program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
+    _check_document_end(experiment, data)
     eval_sets = experiment.data.open_evals(limits=limits)
     folder.check_data(workdir, data.fingerprint, allow_change=allow_change)
     return _Opened(stages, data, eval_sets, changes)
+
+
+def _check_document_end(experiment: Experiment, data: Any) -> None:
+    """Raises InputError when the model ends documents with another token than the data does."""
+    model = experiment.model
+    if not isinstance(model, Decoder) or data.eos_id is None:
+        return
+    if model.document_end not in (None, data.eos_id):
+        raise InputError(
+            f"model.document_end={model.document_end}, but the data ends its documents with "
+            f"{data.eos_id}, so that attention would cross them; set "
+            f"--config.model.document_end={data.eos_id}"
+        )
 
 
 def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
@@ -141,7 +157,9 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                         )
                 evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
             if distributed.is_primary():
-                folder.write_experiment(workdir, experiment, data.fingerprint, memory)
+                folder.write_experiment(
+                    workdir, experiment, data.fingerprint, memory, data.eos_id
+                )
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
             run = loop.Run(stages, workdir, data, evaluators, checkpoints, clock, reporter, stop)
             try:

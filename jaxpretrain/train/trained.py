@@ -26,7 +26,7 @@ from jaxpretrain.parallel.checkpoint import (
 from jaxpretrain.parallel.mesh import Layout, Mesh
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import build_model
-from jaxpretrain.train.workdir import read_experiment
+from jaxpretrain.train.workdir import read_eos_id, read_experiment
 
 _PARAMS = "params/"
 
@@ -41,6 +41,8 @@ class Trained:
     model: Model
     params: Params
     tokenizer_path: Path | None
+    end_ids: tuple[int, ...]
+    """The tokens that end a text, as the run's data or the model's files tell; (): they do not."""
 
     def setting(self) -> Setting:
         """What the run's own evaluators are built from, with its data, which are opened now."""
@@ -82,7 +84,13 @@ def load_trained(path: Path) -> Trained:
     params = from_named(like, named)["params"]
     tokenizer = found.folder / "tokenizer.json"
     return Trained(
-        experiment, found.step, layout, model, params, tokenizer if tokenizer.exists() else None
+        experiment=experiment,
+        step=found.step,
+        layout=layout,
+        model=model,
+        params=params,
+        tokenizer_path=tokenizer if tokenizer.exists() else None,
+        end_ids=found.source().end_ids(),
     )
 
 
@@ -182,6 +190,7 @@ class _Saved:
             },
             folder=self.folder,
             origin=origin,
+            eos_id=read_eos_id(self.folder),
         )
 
     def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> dict[str, jax.Array]:

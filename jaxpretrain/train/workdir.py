@@ -74,12 +74,19 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
 
 
 def write_experiment(
-    workdir: Path, experiment: Experiment, data_fingerprint: str, memory: Memory | None = None
+    workdir: Path,
+    experiment: Experiment,
+    data_fingerprint: str,
+    memory: Memory | None = None,
+    eos_id: int | None = None,
 ) -> None:
-    """Writes `experiment.json`: the resolved config, versions, git revision, what a step takes."""
+    """Writes `experiment.json`: the resolved config, versions, git revision, what a step takes, and
+    the token that ends the documents of the data, where it is known.
+    """
     document = {
         "config": to_dict(experiment),
         "data_fingerprint": data_fingerprint,
+        "eos_id": eos_id,
         "devices": describe_devices(),
         "memory": None if memory is None else asdict(memory),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -92,6 +99,15 @@ def write_experiment(
 def read_experiment(workdir: Path) -> Experiment:
     """The experiment of a run's folder."""
     return from_dict(Experiment, _load(workdir / "experiment.json")["config"])
+
+
+def read_eos_id(workdir: Path) -> int | None:
+    """The token that ends the documents of the run's data; None where it is not known."""
+    path = workdir / "experiment.json"
+    eos_id = _load(path).get("eos_id")  # folders of older versions have none
+    if eos_id is not None and (not isinstance(eos_id, int) or isinstance(eos_id, bool)):
+        raise InputError(f"{path}: eos_id is {eos_id!r}, not a token id")
+    return eos_id
 
 
 def trained_here(workdir: Path) -> Experiment | None:
