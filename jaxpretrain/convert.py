@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
         parser.error("--merge takes checkpoints as they are; convert others first")
     if flags.source != "sapiens" and (flags.image_size or flags.decoder != "required"):
         parser.error("--image_size and --decoder go with --from=sapiens")
+    if flags.weights is not None and flags.source != "checkpoint":
+        parser.error("--weights goes with checkpoints of ours, which may keep an average")
     if flags.dtype is not None and flags.to != "hf":
         parser.error("--dtype goes with --to=hf; checkpoints are float32")
 
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> int:
         "hf": open_hugging_face,
         "olmo": open_olmo,
         "sapiens": partial(open_sapiens, size=flags.image_size, decoder=flags.decoder),
-        "checkpoint": open_source,
+        "checkpoint": partial(open_source, weights=flags.weights),
     }
     writers: dict[str, Callable[[Source, Path], None]] = {
         "hf": partial(write_hugging_face, dtype=flags.dtype),
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> int:
         "checkpoint": write_workdir,
     }
     if merged:
-        source = merge([open_source(path) for path in merged])
+        source = merge([open_source(path, flags.weights) for path in merged])
     else:
         source = readers[flags.source](flags.input)
     if flags.tokenizer is not None or flags.eos_id is not None:
@@ -82,6 +84,8 @@ def main(argv: list[str]) -> int:
         "source_dtype": source.origin.get("dtype", "float32"),
         "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
     }
+    if source.weights is not None:
+        summary["weights"] = source.weights
     if flags.to == "hf":
         for note in _missing(source):
             print(note, file=sys.stderr)
@@ -116,6 +120,11 @@ def _parser() -> Parser:
         choices=("required", "fresh"),
         default="required",
         help="with --from=sapiens: what becomes of an encoder without its decoder",
+    )
+    add(
+        "--weights",
+        choices=("plain", "average"),
+        help="of a run that keeps an average; default: those that it evaluates",
     )
     add("--tokenizer", help="tokenizer.json, a folder with one, or one that make evals brings")
     add("--eos_id", type=int, help="token that ends documents, where the input does not tell it")
@@ -184,10 +193,11 @@ def _missing(source: "Source") -> Iterator[str]:
 
 
 def _describe(summary: dict) -> str:
+    weights = f" ({summary['weights']} weights)" if "weights" in summary else ""
     moments = ", with the state of its optimizer" if summary["has_optimizer"] else ""
     return (
         f"{summary['output']}: step {summary['step']:,}, {summary['num_parameters']:,} parameters"
-        f" that were {summary['source_dtype']}{moments}"
+        f" that were {summary['source_dtype']}{moments}{weights}"
     )
 
 

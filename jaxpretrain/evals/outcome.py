@@ -25,6 +25,8 @@ class Outcome:
     """Of the tasks of lm-evaluation-harness, by its names."""
     own: Mapping[str, float | None] = field(default_factory=dict)
     """By the names that the run itself gives: `eval/<set>/loss`."""
+    weights: str | None = None
+    """Which weights these are of a run that keeps their average too: `plain` or `average`."""
 
     def document(self) -> dict[str, Any]:
         """{"step", "own", "tasks": {task: {metric: value}}, "groups", "harness", "perplexity",
@@ -44,6 +46,7 @@ class Outcome:
             }
         return {
             "step": self.step,
+            **({} if self.weights is None else {"weights": self.weights}),
             "own": dict(self.own),
             "tasks": tasks,
             "groups": groups,
@@ -57,7 +60,8 @@ class Outcome:
         own = _aligned([(name, _number(value)) for name, value in self.own.items()])
         harness = _aligned(self._harness_rows())
         lines = [*self._task_lines(), *harness, *self._set_lines(), *own]
-        return "\n".join([f"step {self.step:,}", *lines])
+        weights = "" if self.weights is None else f", {self.weights} weights"
+        return "\n".join([f"step {self.step:,}{weights}", *lines])
 
     def predictions(self) -> Iterator[str]:
         """A JSON object for each item: what was chosen by each accuracy, and the likelihoods."""

@@ -60,6 +60,8 @@ class Source:
     eos_id: int | None = None
     """The token that ends documents, where the data or the user told it: other files that name
     another one are wrong."""
+    weights: str | None = None
+    """Which weights these are of a run that keeps their average too: `plain` or `average`."""
 
     def token_files(self) -> dict[str, Path]:
         """Those of `TOKENIZER_FILES` that there are, by name."""
