@@ -9,7 +9,7 @@ from jaxpretrain.evals.catalogue import select
 from jaxpretrain.evals.contract import Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
 from jaxpretrain.evals.encode import TextEncoder
-from jaxpretrain.evals.generate import Samples
+from jaxpretrain.evals.generate import Samples, held_out_prompts
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.evals.linear_probe import LinearProbe
 from jaxpretrain.evals.package import find_tokenizer
@@ -30,8 +30,9 @@ class Eval:
     training microbatch."""
     max_examples: int | None = None
     """Only the first examples of each validation set; none: all."""
-    prompts: tuple[str, ...] = ()
-    """Texts that the model continues at each evaluation, logged as samples."""
+    prompts: tuple[str, ...] | Literal["held_out"] = ()
+    """Texts that the model continues at each evaluation, logged as samples. held_out: the beginning
+    of the first document of each validation set, or nothing where the data has no tokenizer."""
     sample_tokens: int = 48
     """Length of each sample."""
     reconstructions: Reconstructions | None = None
@@ -58,8 +59,9 @@ class Eval:
         evaluators: list[Evaluator] = []
         if setting.eval_sets:
             evaluators.append(HeldOut(setting, max_examples=self.max_examples))
-        if self.prompts:
-            evaluators.append(Samples(setting, self.prompts, self.sample_tokens))
+        prompts = held_out_prompts(setting) if self.prompts == "held_out" else self.prompts
+        if prompts:
+            evaluators.append(Samples(setting, prompts, self.sample_tokens))
         if self.reconstructions is not None:
             evaluators.append(self.reconstructions.build(setting))
         if self.probe is not None:

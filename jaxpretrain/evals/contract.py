@@ -51,6 +51,20 @@ Evaluator = Callable[[Any], Results]
 """Parameters on their mesh -> results. Must leave the parameters as they are."""
 
 
+@runtime_checkable
+class HasNotes(Protocol):
+    """An evaluator that has something to tell before the first evaluation."""
+
+    def notes(self) -> list[str]:
+        """Lines for the terminal."""
+        ...
+
+
+def notes_of(evaluators: Sequence[Evaluator]) -> list[str]:
+    """What evaluators have to tell before the first evaluation."""
+    return [line for e in evaluators if isinstance(e, HasNotes) for line in e.notes()]
+
+
 class EvalSet(Protocol):
     """Held-out examples."""
 

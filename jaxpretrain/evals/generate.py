@@ -25,6 +25,8 @@ from jaxpretrain.parallel.mesh import Layout
 
 _TOKENS_UNSEEN = 16
 """Tokens that are drawn before the host looks for stop sequences."""
+_PROMPT_TOKENS = 8
+"""Tokens of a document that `held_out_prompts` takes at most."""
 
 
 @dataclass(frozen=True)
@@ -232,3 +234,21 @@ class Samples:
         generated = self._generator(params, self._prompts, self._num_tokens, Sampling())
         pairs = zip(self._prompts, generated, strict=True)
         return Results(texts={f"samples/{i}": f"{a}|{b.text}" for i, (a, b) in enumerate(pairs)})
+
+
+def held_out_prompts(setting: Setting) -> list[str]:
+    """The first words of the first document of each validation set; [] without a tokenizer."""
+    if setting.tokenizer_path is None:
+        return []
+    tokenizer = encoder(read_tokenizer(setting.tokenizer_path))
+    prompts = []
+    for eval_set in setting.eval_sets:
+        tokens = eval_set.batch(np.arange(1))["tokens"][0]
+        # Files begin with a document; a quarter of the context leaves room for what follows.
+        num_tokens = max(1, min(_PROMPT_TOKENS, len(tokens) // 4))
+        ends = np.flatnonzero(np.isin(tokens, setting.end_ids))
+        document = tokens[: ends[0]] if len(ends) else tokens
+        text = tokenizer.decode(document[:num_tokens].tolist()).rstrip("\ufffd")
+        whole_words = text.rpartition(" ")[0] if len(document) > num_tokens else text
+        prompts.append(whole_words if whole_words.strip() else text)
+    return [prompt for prompt in prompts if prompt]

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data.tokenizer import encoder, read_tokenizer
 from jaxpretrain.evals.encode import Request
@@ -110,10 +112,23 @@ class HarnessModel(TemplateLM):
         for texts, _, continuation in requests:
             if not continuation:
                 raise InputError(f"the harness asks for a continuation without tokens: {texts!r}")
-        packed = self._scorer.prepare([Request(*ids) for _, *ids in requests])
-        scores = self._scorer(self._params, packed)
-        values = zip(scores.log_likelihoods.tolist(), scores.is_greedy.tolist(), strict=True)
-        answers = list(values)
+        pieces, owners = [], []
+        for owner, (_, context, continuation) in enumerate(requests):
+            for first in range(0, len(continuation), self.max_length):
+                before, rest = continuation[:first], continuation[first:]
+                pieces.append(Request([*context, *before], rest[: self.max_length]))
+                owners.append(owner)
+        if num_long := sum(len(continuation) > self.max_length for *_, continuation in requests):
+            print(
+                f"harness: continuations longer than the context, scored in windows of it: "
+                f"{num_long:,}",
+                file=sys.stderr,
+            )
+        scores = self._scorer(self._params, self._scorer.prepare(pieces))
+        sums, is_greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
+        np.add.at(sums, owners, scores.log_likelihoods)
+        np.logical_and.at(is_greedy, owners, scores.is_greedy)
+        answers = list(zip(sums.tolist(), is_greedy.tolist(), strict=True))
         for (texts, *_), answer in zip(requests, answers, strict=True):
             if texts is not None:  # a text itself, not a window of one
                 self.cache_hook.add_partial("loglikelihood", texts, answer)
@@ -177,10 +192,10 @@ class HarnessTasks:
 
 
 class Harness:
-    """Evaluates tasks of the harness.
+    """Evaluates tasks of the harness; their data are loaded at once, before there is a model.
 
     Raises:
-      InputError: a name is unknown.
+      InputError: a name is unknown, or the data of a task cannot be loaded.
     """
 
     def __init__(self, asked: HarnessTasks) -> None:
@@ -191,6 +206,22 @@ class Harness:
         for name in asked.names:
             if not self._manager.match_tasks([name]):
                 raise InputError(f"the harness has no task {name!r}.{nearest(name, known)}")
+        self._tasks = [task for name in asked.names for task in self._load(name)]
+
+    def _load(self, name: str) -> list[Any]:
+        """The task or the group of that name, or the tasks that it is a tag of."""
+        try:
+            with redirect_stdout(sys.stderr):
+                loaded = self._manager.load([name])
+        except Exception as error:  # of any package that a task's own code or its data need
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"--harness={name}: its data cannot be loaded: {reason}. Most tasks download from "
+                "the Hugging Face Hub; load them where it can be reached (they stay in its cache), "
+                "or name local files in a task of --harness_folder"
+            ) from error
+        group = loaded["groups"].get(name)
+        return list(loaded["tasks"].values()) if group is None else [group]
 
     def on(
         self, scorer: Scorer, tokenizer: Path, end_ids: Sequence[int] = ()
@@ -208,7 +239,7 @@ class Harness:
             with redirect_stdout(sys.stderr):  # where --json prints one document, and no more
                 results: Any = simple_evaluate(
                     model,
-                    tasks=list(self._asked.names),
+                    tasks=list(self._tasks),
                     num_fewshot=self._asked.num_fewshot,
                     limit=self._asked.limit,
                     task_manager=self._manager,

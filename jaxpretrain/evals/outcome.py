@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxpretrain.evals.downstream import Report
-from jaxpretrain.evals.metrics import NUM_ITEMS, RANDOM
+from jaxpretrain.evals.downstream import Report, left_out
+from jaxpretrain.evals.metrics import NUM_ITEMS, NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM
 
 Perplexities = dict[str, dict[str, float | None]]
 
@@ -104,8 +104,10 @@ class Outcome:
             rows.append((f"mean of {group}", "", "", mean, "", guess, _number(means["bpb"])))
         yield from _aligned(rows)
         for result in self.report.tasks:
-            if truncated := result.metrics["num_truncated"]:
+            if truncated := result.metrics[NUM_TRUNCATED]:
                 yield f"{result.task.name}: {truncated} prompts were too long and lost their start"
+            if number := int(result.metrics[NUM_LEFT_OUT]):
+                yield left_out(result.task.name, number)
         speed = self.report.speed
         yield (
             f"{speed.num_requests:,} requests in {speed.seconds:.1f} s: "

@@ -19,6 +19,7 @@ from jaxpretrain.interop.source import (
     copy_token_files,
     num_token_ids,
     param_shapes,
+    refuse_olmo_core,
     text_data,
 )
 from jaxpretrain.interop.tensors import (
@@ -48,6 +49,7 @@ def open_hugging_face(folder: Path) -> Source:
       InputError: the config is of another architecture, a file is missing or damaged, a tensor is
         missing, too many or of another shape, or the tokenizer does not fit.
     """
+    refuse_olmo_core(folder)
     where = folder / "config.json"
     config = read_json(where)
     architecture, model, seq_len = read_config(config, str(where))

@@ -86,6 +86,21 @@ class Source:
         return tuple(number for number in ends if isinstance(number, int))
 
 
+def refuse_olmo_core(folder: Path) -> None:
+    """Raises InputError for a checkpoint of OLMo-core, which has a `config.json` of its own."""
+    # OLMo's older trainer has shards too, beside a config.yaml.
+    is_core = (folder / "model_and_optim").is_dir() and not (folder / "config.yaml").exists()
+    if (path := folder / "config.json").is_file():
+        config = read_json(path)
+        is_model = "architectures" in config or "model_type" in config
+        is_core |= not is_model and isinstance(config.get("model"), dict)
+    if is_core:
+        raise InputError(
+            f"{folder} is a sharded checkpoint or a run of OLMo-core, which is not read here; "
+            "convert it to Hugging Face's form with OLMo-core first, then take --from=hf"
+        )
+
+
 def copy_token_files(source: Source, output: Path) -> None:
     """Copies `TOKENIZER_FILES` into a folder, and corrects there what names another end of
     documents than the one that is known.

@@ -11,6 +11,7 @@ import jax
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.evals.contract import notes_of
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.history import read_history
@@ -156,6 +157,8 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                             f"{experiment.init_with} from {experiment.init_from}, at step {first:,}"
                         )
                 evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
+                for line in notes_of(evaluators):
+                    reporter.message(line)
             if distributed.is_primary():
                 folder.write_experiment(
                     workdir, experiment, data.fingerprint, memory, data.eos_id

@@ -12,7 +12,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.interop.hugging_face import is_hugging_face, open_hugging_face
-from jaxpretrain.interop.source import Source
+from jaxpretrain.interop.source import Source, refuse_olmo_core
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.optim.optimizers import AdamW
@@ -261,6 +261,7 @@ class _Saved:
 
 
 def _find(path: Path, flag: str) -> _Saved | _HuggingFace:
+    refuse_olmo_core(path)
     if is_hugging_face(path):
         return _HuggingFace(path)
     if not path.is_dir():
