@@ -160,9 +160,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                 for line in notes_of(evaluators):
                     reporter.message(line)
             if distributed.is_primary():
-                folder.write_experiment(
-                    workdir, experiment, data.fingerprint, memory, data.eos_id
-                )
+                folder.write_experiment(workdir, experiment, data.fingerprint, memory, data.eos_id)
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
             run = loop.Run(stages, workdir, data, evaluators, checkpoints, clock, reporter, stop)
             try:

@@ -15,7 +15,7 @@ from jaxpretrain.data.encode import encode
 from jaxpretrain.data.tokenizer import train_bpe
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.encode import TextEncoder
-from jaxpretrain.evals.generate import Generator, Samples
+from jaxpretrain.evals.generate import Generator, Samples, held_out_prompts
 from jaxpretrain.evals.sampling import Sampling
 from jaxpretrain.models.decoder import Decoder, DecoderModel
 from jaxpretrain.parallel.mesh import Layout, Mesh
@@ -289,6 +289,47 @@ def test_samples_are_the_same_at_each_evaluation(generator, params, tokenizer_pa
     assert list(results.texts) == ["samples/0", "samples/1"]
     text = generator(params, ["the", "union"], 5, Sampling())[1].text
     assert results.texts["samples/1"] == f"union|{text}"
+
+
+class HeldOutSet:
+    """A validation set of one sequence."""
+
+    name = "held"
+    num_examples = 1
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids = ids
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {"tokens": np.array([self._ids] * len(indices), np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("the union of the states of the union " * 2, "the union of"),
+        ("the union<end>of the states " * 3, "the union"),
+        ("Überqueren der Straße verboten " * 3, "Überq"),  # in bytes, of which letters are whole
+        ("漢字漢字漢字漢字", "漢字"),
+    ],
+)
+def test_prompts_come_from_the_held_out_documents(
+    tokenizer, tokenizer_path: Path, text: str, prompt: str
+):
+    """Their first words, at most a quarter of the context or eight tokens."""
+    end = tokenizer.token_to_id("<|end|>")
+    ids = [i for part in text.split("<end>") for i in [*tokenizer.encode(part).ids, end]]
+    sets: list[Any] = [HeldOutSet(ids[:SEQ_LEN])]
+    setting = dataclasses.replace(_setting(tokenizer_path, eos_id=end), eval_sets=sets)
+    assert held_out_prompts(setting) == [prompt]
+
+
+def test_without_a_tokenizer_or_held_out_documents_there_is_nothing_to_begin_with(
+    tokenizer_path: Path,
+):
+    sets: list[Any] = [HeldOutSet([1] * SEQ_LEN)]
+    for setting in (_setting(tokenizer_path), dataclasses.replace(_setting(None), eval_sets=sets)):
+        assert held_out_prompts(setting) == []
 
 
 def test_samples_need_a_tokenizer():
