@@ -5,8 +5,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.mmlu import _SUBJECTS, load_mmlu
-from jaxpretrain.evals.task import take
-from jaxpretrain.evals.task import Item
+from jaxpretrain.evals.task import Item, take
 from jaxpretrain.evals.templates import TEMPLATES, load_template, read_arrow
 
 pa = pytest.importorskip("pyarrow")
