@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
@@ -32,19 +32,8 @@ def main(argv: list[str]) -> int:
     """Converts, then prints one line, or one JSON document, about what was written."""
     parser = _parser()
     flags = parser.parse_args(argv)
-    if (flags.input is None) == (flags.merge is None):
-        parser.error("give either --input, or --merge with two checkpoints or more")
     merged = [] if flags.merge is None else [Path(path) for path in flags.merge.split(",")]
-    if len(merged) == 1:
-        parser.error("--merge needs two checkpoints or more, with commas between them")
-    if merged and flags.source != "checkpoint":
-        parser.error("--merge takes checkpoints as they are; convert others first")
-    if flags.source != "sapiens" and (flags.image_size or flags.decoder != "required"):
-        parser.error("--image_size and --decoder go with --from=sapiens")
-    if flags.weights is not None and flags.source != "checkpoint":
-        parser.error("--weights goes with checkpoints of ours, which may keep an average")
-    if flags.dtype is not None and flags.to != "hf":
-        parser.error("--dtype goes with --to=hf; checkpoints are float32")
+    _check(parser, flags, merged)
 
     import jax  # after the flags: it takes its time
 
@@ -91,6 +80,22 @@ def main(argv: list[str]) -> int:
             print(note, file=sys.stderr)
     print(json.dumps(summary) if flags.json else _describe(summary))
     return 0
+
+
+def _check(parser: Parser, flags: Any, merged: list[Path]) -> None:
+    """Refuses flags that do not go together."""
+    if (flags.input is None) == (flags.merge is None):
+        parser.error("give either --input, or --merge with two checkpoints or more")
+    if len(merged) == 1:
+        parser.error("--merge needs two checkpoints or more, with commas between them")
+    if merged and flags.source != "checkpoint":
+        parser.error("--merge takes checkpoints as they are; convert others first")
+    if flags.source != "sapiens" and (flags.image_size or flags.decoder != "required"):
+        parser.error("--image_size and --decoder go with --from=sapiens")
+    if flags.weights is not None and flags.source != "checkpoint":
+        parser.error("--weights goes with checkpoints of ours, which may keep an average")
+    if flags.dtype is not None and flags.to != "hf":
+        parser.error("--dtype goes with --to=hf; checkpoints are float32")
 
 
 def _parser() -> Parser:

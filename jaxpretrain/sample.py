@@ -35,7 +35,10 @@ def main(argv: list[str]) -> int:
     keep_compiled()
     trained = load_trained(flags.checkpoint, flags.weights)
     if trained.tokenizer_path is None:
-        raise InputError(f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt")
+        raise InputError(
+            f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt; convert "
+            "--tokenizer=FILE makes a folder with one"
+        )
     parts = trained.model, trained.layout, trained.tokenizer_path
     generator = Generator(*parts, end_ids=trained.end_ids)
     texts = generator(trained.params, flags.prompt, flags.num_tokens, sampling, flags.stop)
