@@ -50,7 +50,7 @@ def get_config() -> Experiment:
             clip_norm=1.0,
         ),
         train=Train(duration="1000 steps", batch_size=8),
-        eval=Eval(every="250 steps", prompts=("Fellow-Citizens of the Senate",)),
+        eval=Eval(every="250 steps", prompts="held_out"),
         checkpoint=Checkpoint(every="500 steps"),
         monitor=Monitor(every="20 steps"),
     )

@@ -13,11 +13,12 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
@@ -31,17 +32,8 @@ def main(argv: list[str]) -> int:
     """Converts, then prints one line, or one JSON document, about what was written."""
     parser = _parser()
     flags = parser.parse_args(argv)
-    if (flags.input is None) == (flags.merge is None):
-        parser.error("give either --input, or --merge with two checkpoints or more")
     merged = [] if flags.merge is None else [Path(path) for path in flags.merge.split(",")]
-    if len(merged) == 1:
-        parser.error("--merge needs two checkpoints or more, with commas between them")
-    if merged and flags.source != "checkpoint":
-        parser.error("--merge takes checkpoints as they are; convert others first")
-    if flags.source != "sapiens" and (flags.image_size or flags.decoder != "required"):
-        parser.error("--image_size and --decoder go with --from=sapiens")
-    if flags.dtype is not None and flags.to != "hf":
-        parser.error("--dtype goes with --to=hf; checkpoints are float32")
+    _check(parser, flags, merged)
 
     import jax  # after the flags: it takes its time
 
@@ -50,13 +42,14 @@ def main(argv: list[str]) -> int:
     from jaxpretrain.interop.merge import merge
     from jaxpretrain.interop.olmo import open_olmo
     from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
+    from jaxpretrain.interop.source import with_tokens
     from jaxpretrain.train.trained import open_source
 
     readers: dict[str, Callable[[Path], Source]] = {
         "hf": open_hugging_face,
         "olmo": open_olmo,
         "sapiens": partial(open_sapiens, size=flags.image_size, decoder=flags.decoder),
-        "checkpoint": open_source,
+        "checkpoint": partial(open_source, weights=flags.weights),
     }
     writers: dict[str, Callable[[Source, Path], None]] = {
         "hf": partial(write_hugging_face, dtype=flags.dtype),
@@ -65,9 +58,12 @@ def main(argv: list[str]) -> int:
         "checkpoint": write_workdir,
     }
     if merged:
-        source = merge([open_source(path) for path in merged])
+        source = merge([open_source(path, flags.weights) for path in merged])
     else:
         source = readers[flags.source](flags.input)
+    if flags.tokenizer is not None or flags.eos_id is not None:
+        tokenizer = None if flags.tokenizer is None else _find_tokenizer(flags.tokenizer)
+        source = with_tokens(source, tokenizer, flags.eos_id)
     with new_folder(flags.output) as folder:
         writers[flags.to](source, folder)
     summary = {
@@ -77,8 +73,29 @@ def main(argv: list[str]) -> int:
         "source_dtype": source.origin.get("dtype", "float32"),
         "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
     }
+    if source.weights is not None:
+        summary["weights"] = source.weights
+    if flags.to == "hf":
+        for note in _missing(source):
+            print(note, file=sys.stderr)
     print(json.dumps(summary) if flags.json else _describe(summary))
     return 0
+
+
+def _check(parser: Parser, flags: Any, merged: list[Path]) -> None:
+    """Refuses flags that do not go together."""
+    if (flags.input is None) == (flags.merge is None):
+        parser.error("give either --input, or --merge with two checkpoints or more")
+    if len(merged) == 1:
+        parser.error("--merge needs two checkpoints or more, with commas between them")
+    if merged and flags.source != "checkpoint":
+        parser.error("--merge takes checkpoints as they are; convert others first")
+    if flags.source != "sapiens" and (flags.image_size or flags.decoder != "required"):
+        parser.error("--image_size and --decoder go with --from=sapiens")
+    if flags.weights is not None and flags.source != "checkpoint":
+        parser.error("--weights goes with checkpoints of ours, which may keep an average")
+    if flags.dtype is not None and flags.to != "hf":
+        parser.error("--dtype goes with --to=hf; checkpoints are float32")
 
 
 def _parser() -> Parser:
@@ -109,6 +126,13 @@ def _parser() -> Parser:
         default="required",
         help="with --from=sapiens: what becomes of an encoder without its decoder",
     )
+    add(
+        "--weights",
+        choices=("plain", "average"),
+        help="of a run that keeps an average; default: those that it evaluates",
+    )
+    add("--tokenizer", help="tokenizer.json, a folder with one, or one that make evals brings")
+    add("--eos_id", type=int, help="token that ends documents, where the input does not tell it")
     add("--merge", metavar="A,B,...", help="checkpoints to average, instead of --input")
     add("--json", action="store_true", help="one JSON document on standard output")
     return parser
@@ -140,16 +164,14 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 def write_workdir(source: "Source", folder: Path) -> None:
     """Writes the folder of a run with one checkpoint."""
-    from jaxpretrain.interop.source import TOKENIZER_FILES
+    from jaxpretrain.interop.source import copy_token_files
     from jaxpretrain.parallel.checkpoint import write_streamed
     from jaxpretrain.train.trained import experiment_of
     from jaxpretrain.train.workdir import write_experiment
 
     folder.mkdir()
-    write_experiment(folder, experiment_of(source), "")
-    for name in TOKENIZER_FILES:
-        if (source.folder / name).exists():
-            shutil.copyfile(source.folder / name, folder / name)
+    write_experiment(folder, experiment_of(source), "", eos_id=source.eos_id)
+    copy_token_files(source, folder)
     parts = {"params": source.params, "optimizer": source.optimizer}
     arrays = {
         f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()
@@ -157,11 +179,30 @@ def write_workdir(source: "Source", folder: Path) -> None:
     write_streamed(folder / "checkpoints", source.step, arrays, {"origin": dict(source.origin)})
 
 
+def _find_tokenizer(name: str) -> Path:
+    """The folder of a tokenizer, for what lies beside it, or its file alone."""
+    from jaxpretrain.evals.package import find_tokenizer
+
+    path = Path(name)
+    return path if (path / "tokenizer.json").is_file() else find_tokenizer(name)
+
+
+def _missing(source: "Source") -> Iterator[str]:
+    """Lines about what others will miss in a Hugging Face folder."""
+    from jaxpretrain.interop.hugging_face import special_ids
+
+    if source.tokenizer_json() is None:
+        yield "note: the input has no tokenizer.json; --tokenizer gives the output one"
+    if special_ids(source).get("eos_token_id") is None:
+        yield "note: no token is known to end documents; --eos_id tells it"
+
+
 def _describe(summary: dict) -> str:
+    weights = f" ({summary['weights']} weights)" if "weights" in summary else ""
     moments = ", with the state of its optimizer" if summary["has_optimizer"] else ""
     return (
         f"{summary['output']}: step {summary['step']:,}, {summary['num_parameters']:,} parameters"
-        f" that were {summary['source_dtype']}{moments}"
+        f" that were {summary['source_dtype']}{moments}{weights}"
     )
 
 

@@ -58,6 +58,7 @@ def _parser() -> Parser:
     add("--num_fewshot", type=int, help="examples before their questions; default: the task's")
     add("--pictures", type=Path, help="folder for the pictures that a run itself makes")
     add("--tokenizer", help="tokenizer.json, or one that make evals brings; default: the model's")
+    add("--weights", choices=("plain", "average"), help="default: those that the run evaluates")
     add("--dtype", choices=("bfloat16", "float32"), help="compute in it; default: as trained")
     add("--token_dtype", choices=("uint16", "uint32"), help="of FILE.npy; default: the smallest")
     trust = "read it so, whatever the ids look like: for files that are mostly padding"
@@ -80,14 +81,14 @@ def _evaluate(flags: Any) -> Iterator["Outcome"]:
     tokenizer = None if flags.tokenizer is None else find_tokenizer(flags.tokenizer)
     evaluate = None
     for path in _checkpoints(flags.checkpoint, flags.steps):
-        trained = load_trained(path)
+        trained = load_trained(path, flags.weights)
         if evaluate is None:
             evaluate = (
                 _own(trained, flags.pictures)
                 if asked is None
                 else _evaluation(trained, flags, asked, tokenizer)
             )
-        yield evaluate(trained.step, trained.params)
+        yield replace(evaluate(trained.step, trained.params), weights=trained.weights)
 
 
 def _is_own(flags: Any) -> bool:
@@ -143,7 +144,7 @@ def _evaluation(
         model = build_model(replace(trained.experiment, model=changed), layout)
     batch_tokens = flags.batch_tokens * layout.num_data
     scorer = Scorer(model, layout, trained.params, batch_tokens=batch_tokens)
-    return Evaluation(scorer, tokenizer or trained.tokenizer_path, asked)
+    return Evaluation(scorer, tokenizer or trained.tokenizer_path, asked, trained.end_ids)
 
 
 def _asked(flags: Any) -> "Asked":

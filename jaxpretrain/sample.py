@@ -20,6 +20,7 @@ def main(argv: list[str]) -> int:
     add("--top_p", type=float, help="draw from the fewest tokens of this much probability")
     add("--stop", action="append", default=[], help="text to end before; can be repeated")
     add("--seed", type=int, default=0, help="seed of the draws")
+    add("--weights", choices=("plain", "average"), help="default: those that the run evaluates")
     add("--json", action="store_true", help="print one JSON document")
     flags = parser.parse_args(argv)
     if flags.num_tokens < 1:
@@ -32,10 +33,14 @@ def main(argv: list[str]) -> int:
 
     sampling = Sampling(flags.temperature, flags.top_k, flags.top_p, flags.seed)
     keep_compiled()
-    trained = load_trained(flags.checkpoint)
+    trained = load_trained(flags.checkpoint, flags.weights)
     if trained.tokenizer_path is None:
-        raise InputError(f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt")
-    generator = Generator(trained.model, trained.layout, trained.tokenizer_path)
+        raise InputError(
+            f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt; convert "
+            "--tokenizer=FILE makes a folder with one"
+        )
+    parts = trained.model, trained.layout, trained.tokenizer_path
+    generator = Generator(*parts, end_ids=trained.end_ids)
     texts = generator(trained.params, flags.prompt, flags.num_tokens, sampling, flags.stop)
     samples = [
         {"prompt": prompt, "continuation": generated.text, "ended": generated.ended}
@@ -43,11 +48,15 @@ def main(argv: list[str]) -> int:
     ]
     if flags.json:
         document = {"step": trained.step, "samples": samples}
+        if trained.weights is not None:
+            document["weights"] = trained.weights
         if len(samples) == 1:
             document |= samples[0]
         json.dump(document, sys.stdout, ensure_ascii=False)
         print()
     else:
+        if trained.weights is not None:
+            print(f"step {trained.step:,}, {trained.weights} weights", file=sys.stderr)
         print("\n\n".join(sample["prompt"] + sample["continuation"] for sample in samples))
     return 0
 

@@ -120,6 +120,31 @@ def test_checkpoints_are_averaged_whatever_they_are(command: Any, folder: Path, 
         np.testing.assert_array_equal(soup[name], 2 * array.astype(np.float32))
 
 
+def test_tokenizer_and_end_of_documents_can_be_given(
+    command: Any, folder: Path, tmp_path: Path, tokenizer: str
+):
+    """To a model without them, as one that was trained on raw files."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).unlink()
+    _change_config(eos_token_id=None)(folder)
+    flags = ["--from=hf", f"--input={folder}", "--to=hf"]
+    code, _, error = command(*flags, f"--output={tmp_path / 'bare'}")
+    assert code == 0 and error.count("\n") == 2
+    assert "no tokenizer.json; --tokenizer gives" in error and "--eos_id tells it" in error
+    assert not (tmp_path / "bare" / "generation_config.json").exists()
+    path = tmp_path / "given.json"
+    path.write_text(tokenizer)
+    code, _, error = command(
+        *flags, f"--tokenizer={path}", "--eos_id=0", f"--output={tmp_path / 'full'}"
+    )
+    assert (code, error) == (0, "")
+    full = tmp_path / "full"
+    assert (full / "tokenizer.json").read_text() == tokenizer
+    assert json.loads((full / "generation_config.json").read_text()) == {"eos_token_id": 0}
+    assert json.loads((full / "config.json").read_text())["eos_token_id"] == 0
+    assert json.loads((full / "tokenizer_config.json").read_text())["eos_token"] == "<|end|>"
+
+
 def _cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
@@ -202,6 +227,7 @@ def test_a_model_that_no_class_computes_is_not_exported(command: Any, folder: Pa
         (["--merge=a"], "--merge needs two checkpoints or more"),
         (["--from=olmo", "--merge=a,b"], "--merge takes checkpoints as they are"),
         (["--input=a", "--dtype=bfloat16"], "--dtype goes with --to=hf"),
+        (["--from=hf", "--weights=average", "--input=a"], "--weights goes with checkpoints"),
         (["--input=nowhere"], "nowhere: no such folder"),
         (["--form=hf"], "Did you mean --from?"),
     ],

@@ -165,6 +165,7 @@ class TrainingImages:
     """Changes with the names of the images, their division, size, augmentation and order."""
     bad: BadImages
     tokenizer_path = None
+    eos_id = None
 
     @property
     def notes(self) -> tuple[str, ...]:

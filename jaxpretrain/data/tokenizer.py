@@ -78,12 +78,13 @@ def read_tokenizer(path: Path) -> str:
 
 
 def encoder(tokenizer_json: str) -> "Tokenizer":
-    """A tokenizer that encodes whole documents.
+    """The tokenizer as documents, prompts and tasks are encoded: the text alone, all of it.
 
     Text that happens to spell a special token is encoded as the text it is, so an EOS always is
-    the end of a document; truncation and padding that the file asks for are off.
+    the end of a document. Truncation, padding and the template of special tokens around a text
+    that the file asks for are off.
     """
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer, processors
 
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -91,6 +92,7 @@ def encoder(tokenizer_json: str) -> "Tokenizer":
         raise InputError(f"the tokenizers package cannot read the tokenizer: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.post_processor = processors.Sequence([])
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -110,10 +112,15 @@ def special_id(tokenizer_json: str, token: str) -> int:
     )
 
 
+def special_tokens(tokenizer_json: str) -> dict[str, int]:
+    """Special tokens and their ids."""
+    added = json.loads(tokenizer_json).get("added_tokens") or []
+    return {entry["content"]: entry["id"] for entry in added if entry["special"]}
+
+
 def end_id(tokenizer_json: str) -> int | None:
     """The id that ends documents, as far as the file tells: <|endoftext|> or the only special."""
-    added, _ = _ids(json.loads(tokenizer_json))
-    special = {entry["content"]: entry["id"] for entry in added if entry["special"]}
+    special = special_tokens(tokenizer_json)
     only = next(iter(special.values())) if len(special) == 1 else None
     return special.get(USUAL_END, only)
 

@@ -12,7 +12,7 @@ from jaxpretrain.evals.catalogue import Selection, select
 from jaxpretrain.evals.contract import Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
 from jaxpretrain.evals.encode import TextEncoder
-from jaxpretrain.evals.generate import Samples
+from jaxpretrain.evals.generate import Samples, held_out_prompts
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.evals.linear_probe import LinearProbe
 from jaxpretrain.evals.package import find_tokenizer
@@ -33,8 +33,9 @@ class Eval:
     training microbatch."""
     max_examples: int | None = None
     """Only the first examples of each validation set; none: all."""
-    prompts: tuple[str, ...] = ()
-    """Texts that the model continues at each evaluation, logged as samples."""
+    prompts: tuple[str, ...] | Literal["held_out"] = ()
+    """Texts that the model continues at each evaluation, logged as samples. held_out: the beginning
+    of the first document of each validation set, or nothing where the data has no tokenizer."""
     sample_tokens: int = 48
     """Length of each sample."""
     reconstructions: Reconstructions | None = None
@@ -65,8 +66,9 @@ class Eval:
         prepared: list[Callable[[], Evaluator]] = []
         if setting.eval_sets:
             prepared.append(partial(HeldOut, setting, max_examples=self.max_examples))
-        if self.prompts:
-            prepared.append(partial(Samples, setting, self.prompts, self.sample_tokens))
+        prompts = held_out_prompts(setting) if self.prompts == "held_out" else self.prompts
+        if prompts:
+            prepared.append(partial(Samples, setting, prompts, self.sample_tokens))
         if self.reconstructions is not None:
             prepared.append(self.reconstructions.prepare(setting))
         if self.probe is not None:

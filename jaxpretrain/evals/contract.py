@@ -41,9 +41,28 @@ class Setting:
         """The `tokenizer.json` of the data; None where there is none."""
         return self.data.tokenizer_path
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a document of the data; (): it does not say."""
+        return () if self.data.eos_id is None else (self.data.eos_id,)
+
 
 Evaluator = Callable[[Any], Results]
 """Parameters on their mesh -> results. Must leave the parameters as they are."""
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """An evaluator that has something to tell before the first evaluation."""
+
+    def notes(self) -> list[str]:
+        """Lines for the terminal."""
+        ...
+
+
+def notes_of(evaluators: Sequence[Evaluator]) -> list[str]:
+    """What evaluators have to tell before the first evaluation."""
+    return [line for e in evaluators if isinstance(e, HasNotes) for line in e.notes()]
 
 
 class EvalSet(Protocol):

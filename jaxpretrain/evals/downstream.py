@@ -6,15 +6,15 @@ be evaluated is refused at the start and an evaluation is nothing but forward pa
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxpretrain.evals.catalogue import Selection
 from jaxpretrain.evals.contract import Results
-from jaxpretrain.evals.encode import TextEncoder, encode_task
-from jaxpretrain.evals.metrics import RANDOM, Scored, task_metrics
+from jaxpretrain.evals.encode import TextEncoder, encode_task, leave_out_long
+from jaxpretrain.evals.metrics import NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM, Scored, task_metrics
 from jaxpretrain.evals.scorer import Scorer
 from jaxpretrain.evals.task import Task
 
@@ -68,7 +68,8 @@ class _Prepared:
     task: Task
     conditional: slice
     unconditional: slice
-    num_truncated: int = field(default=0)
+    num_left_out: int
+    num_truncated: int
 
 
 class Downstream:
@@ -80,7 +81,7 @@ class Downstream:
       selection: the tasks, and the groups whose means are wanted.
 
     Raises:
-      InputError: a text has no tokens, or a continuation is longer than the context.
+      InputError: a text has no tokens, or no item of a task fits the context.
     """
 
     def __init__(self, scorer: Scorer, encode: TextEncoder, selection: Selection) -> None:
@@ -88,14 +89,24 @@ class Downstream:
         self._groups = selection.groups
         requests, places = [], []
         for task in selection.tasks:
-            conditional, unconditional = encode_task(task, encode, scorer.context_length)
+            fitting = leave_out_long(task, encode, scorer.context_length)
+            num_left_out = len(task.items) - len(fitting.items)
+            conditional, unconditional = encode_task(fitting, encode, scorer.context_length)
             start, middle = len(requests), len(requests) + len(conditional)
             requests += conditional + unconditional
-            places.append((task, slice(start, middle), slice(middle, len(requests))))
+            slices = slice(start, middle), slice(middle, len(requests))
+            places.append((fitting, *slices, num_left_out))
         self._packed = scorer.prepare(requests)
         self._tasks = [
-            _Prepared(task, conditional, unconditional, self._count_truncated(conditional))
-            for task, conditional, unconditional in places
+            _Prepared(*place, num_truncated=self._count_truncated(place[1])) for place in places
+        ]
+
+    def notes(self) -> list[str]:
+        """Lines about items that are left out, of the tasks that have such."""
+        return [
+            left_out(prepared.task.name, prepared.num_left_out)
+            for prepared in self._tasks
+            if prepared.num_left_out
         ]
 
     def report(self, params: Any) -> Report:
@@ -114,6 +125,8 @@ class Downstream:
         for result in report.tasks:
             logged = (*_LOGGED, f"{result.task.metric}_stderr")
             named = {name: result.metrics[name] for name in logged if name in result.metrics}
+            if left_out := result.metrics[NUM_LEFT_OUT]:
+                named[NUM_LEFT_OUT] = left_out
             scalars |= {f"eval/{result.task.name}/{name}": x for name, x in named.items()}
         for group, means in report.groups.items():
             scalars |= {f"eval/{group}/{name}": mean for name, mean in means.items()}
@@ -134,9 +147,15 @@ class Downstream:
             without = _take(unconditional, num_choices) if item.has_unconditional else None
             scored.append(Scored(item, given, without))
         metrics = task_metrics(prepared.task, scored)
-        return TaskResult(
-            prepared.task, {**metrics, "num_truncated": prepared.num_truncated}, scored
-        )
+        counts = {NUM_TRUNCATED: prepared.num_truncated, NUM_LEFT_OUT: prepared.num_left_out}
+        return TaskResult(prepared.task, metrics | counts, scored)
+
+
+def left_out(task: str, num_items: int) -> str:
+    """The line about items of a task that are too long."""
+    return (
+        f"{task}: items left out because a continuation is longer than the context: {num_items:,}"
+    )
 
 
 def group_means(

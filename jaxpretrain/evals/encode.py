@@ -1,7 +1,7 @@
 """Items to token ids: context and continuation are encoded by themselves and joined, as in OLMo."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxpretrain.config.errors import InputError
@@ -43,6 +43,27 @@ class TextEncoder:
         unique = list(dict.fromkeys(texts))
         encodings = self._encoder.encode_batch(unique, add_special_tokens=False)
         return {text: e.ids for text, e in zip(unique, encodings, strict=True)}
+
+
+def leave_out_long(task: Task, encode: TextEncoder, context_length: int) -> Task:
+    """The task without the items of which a continuation alone is longer than the context.
+
+    They cannot be scored: OLMo shortens contexts, from the left, and no continuation.
+
+    Raises:
+      InputError: no item is left.
+    """
+    ids = encode(choice.continuation for item in task.items for choice in item.choices)
+    sizes = [max(len(ids[choice.continuation]) for choice in item.choices) for item in task.items]
+    items = tuple(
+        item for item, size in zip(task.items, sizes, strict=True) if size <= context_length
+    )
+    if task.items and not items:
+        raise InputError(
+            f"task {task.name}: every item has a continuation of more tokens than the context of "
+            f"{context_length}; the shortest has {min(sizes)}"
+        )
+    return replace(task, items=items)
 
 
 def encode_task(

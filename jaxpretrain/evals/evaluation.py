@@ -36,11 +36,19 @@ class Asked:
 class Evaluation:
     """Evaluates checkpoints of one model; planned and compiled once.
 
+    Args:
+      scorer: of the model.
+      tokenizer: a `tokenizer.json`; None: there is none.
+      asked: what is wanted.
+      end_ids: tokens that end a text, as for `Generator`.
+
     Raises:
       InputError: there is no tokenizer for the tasks, or what is asked for does not fit the model.
     """
 
-    def __init__(self, scorer: Scorer, tokenizer: Path | None, asked: Asked) -> None:
+    def __init__(
+        self, scorer: Scorer, tokenizer: Path | None, asked: Asked, end_ids: Sequence[int] = ()
+    ) -> None:
         self._downstream = self._harness = self._perplexity = None
         if asked.selection.tasks or asked.harness:
             if tokenizer is None:
@@ -51,7 +59,7 @@ class Evaluation:
             if asked.selection.tasks:
                 self._downstream = Downstream(scorer, encode, asked.selection)
             if asked.harness:
-                self._harness = asked.harness.on(scorer, tokenizer)
+                self._harness = asked.harness.on(scorer, tokenizer, end_ids)
         if asked.sets:
             bytes_v = None if tokenizer is None else token_bytes(read_tokenizer(tokenizer))
             smallest = "uint16" if scorer.vocab_size <= 2**16 else "uint32"

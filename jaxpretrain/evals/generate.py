@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tokenizer import end_id, read_tokenizer, vocabulary_size
+from jaxpretrain.data.tokenizer import encoder, end_id, read_tokenizer, vocabulary_size
 from jaxpretrain.evals.contract import Results, Setting
 from jaxpretrain.evals.sampling import Sampling
 from jaxpretrain.evals.sharing import round_up
@@ -25,6 +25,8 @@ from jaxpretrain.parallel.mesh import Layout
 
 _TOKENS_UNSEEN = 16
 """Tokens that are drawn before the host looks for stop sequences."""
+_PROMPT_TOKENS = 8
+"""Tokens of a document that `held_out_prompts` takes at most."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Generator:
       model: its sequence length is the longest context.
       layout: the mesh that its parameters lie on; rows of batches are divided over it.
       tokenizer_path: a `tokenizer.json`.
+      end_ids: tokens that end a text; (): those that the model and the tokenizer tell.
       batch_size: texts that are continued at once, over all devices.
 
     Raises:
@@ -54,14 +57,18 @@ class Generator:
     """
 
     def __init__(
-        self, model: Model, layout: Layout, tokenizer_path: Path, *, batch_size: int = 16
+        self,
+        model: Model,
+        layout: Layout,
+        tokenizer_path: Path,
+        *,
+        end_ids: Sequence[int] = (),
+        batch_size: int = 16,
     ) -> None:
         if not isinstance(model, LanguageModel):
             raise InputError("this model continues no text; leave eval.prompts empty")
-        from tokenizers import Tokenizer  # imported here: runs without prompts do not need it
-
         tokenizer_json = read_tokenizer(tokenizer_path)
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer = encoder(tokenizer_json)
         size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
         if size > limit:
             raise InputError(
@@ -72,8 +79,9 @@ class Generator:
         self._context = model.units_per_example()[1]
         self._batch_size = batch_size
         self._vocab_size = size
-        ends = {model.document_end, end_id(tokenizer_json)}
-        self._end_ids = [number for number in ends if number is not None]
+        ends = end_ids or {model.document_end, end_id(tokenizer_json)}
+        self.end_ids = [number for number in ends if number is not None]
+        """The tokens that end a text."""
         self._loops: dict[Sampling, TokenLoop] = {}
 
     def __call__(
@@ -161,7 +169,7 @@ class Generator:
         self, ids: list[int], is_done: bool, num_tokens: int, stops: Sequence[str]
     ) -> Generated | None:
         """What has become of a continuation; None while it goes on."""
-        is_ended = ids[-1] in self._end_ids
+        is_ended = ids[-1] in self.end_ids
         ids = ids[:-1] if is_ended else ids
 
         def before_stop(num_tokens: int) -> str | None:
@@ -197,7 +205,7 @@ class Generator:
     def _loop(self, sampling: Sampling) -> TokenLoop:
         key = replace(sampling, seed=0)  # the seed is an input of the program
         if key not in self._loops:
-            parts = (self._model, self._layout, key, self._vocab_size, self._end_ids)
+            parts = (self._model, self._layout, key, self._vocab_size, self.end_ids)
             self._loops[key] = TokenLoop(*parts)
         return self._loops[key]
 
@@ -214,7 +222,8 @@ class Samples:
     def __init__(self, setting: Setting, prompts: Sequence[str], num_tokens: int) -> None:
         if setting.tokenizer_path is None:
             raise InputError("eval.prompts need a tokenizer, and the data has none (no manifest)")
-        self._generator = Generator(setting.model, setting.layout, setting.tokenizer_path)
+        parts = setting.model, setting.layout, setting.tokenizer_path
+        self._generator = Generator(*parts, end_ids=setting.end_ids)
         for prompt in prompts:
             self._generator.encode(prompt)  # refused now, not at the first evaluation
         self._prompts = prompts
@@ -225,3 +234,21 @@ class Samples:
         generated = self._generator(params, self._prompts, self._num_tokens, Sampling())
         pairs = zip(self._prompts, generated, strict=True)
         return Results(texts={f"samples/{i}": f"{a}|{b.text}" for i, (a, b) in enumerate(pairs)})
+
+
+def held_out_prompts(setting: Setting) -> list[str]:
+    """The first words of the first document of each validation set; [] without a tokenizer."""
+    if setting.tokenizer_path is None:
+        return []
+    tokenizer = encoder(read_tokenizer(setting.tokenizer_path))
+    prompts = []
+    for eval_set in setting.eval_sets:
+        tokens = eval_set.batch(np.arange(1))["tokens"][0]
+        # Files begin with a document; a quarter of the context leaves room for what follows.
+        num_tokens = max(1, min(_PROMPT_TOKENS, len(tokens) // 4))
+        ends = np.flatnonzero(np.isin(tokens, setting.end_ids))
+        document = tokens[: ends[0]] if len(ends) else tokens
+        text = tokenizer.decode(document[:num_tokens].tolist()).rstrip("\ufffd")
+        whole_words = text.rpartition(" ")[0] if len(document) > num_tokens else text
+        prompts.append(whole_words if whole_words.strip() else text)
+    return [prompt for prompt in prompts if prompt]

@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness, EleutherAI's, on our models.
 
 `HarnessModel` answers what the harness asks: log-likelihoods by the scorer, texts by the generator.
-How texts are encoded, cut into windows and ended is the harness' own, as its `hf` model has it, so
-that both give the same numbers on the same weights.
+How texts are cut into windows and ended is the harness' own, as its `hf` model has it, so that both
+give the same numbers on the same weights. Texts are encoded as in training, without the special
+tokens that a tokenizer's template would put around them.
 """
 
 import json
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.tokenizer import end_id, read_tokenizer
+from jaxpretrain.data.tokenizer import encoder, read_tokenizer
 from jaxpretrain.evals.encode import Request
 from jaxpretrain.evals.generate import Generator
 from jaxpretrain.evals.sampling import Sampling
@@ -49,24 +52,20 @@ class HarnessModel(TemplateLM):
       tokenizer_path: a `tokenizer.json`.
 
     Raises:
-      InputError: the tokenizer has no token that ends texts, which the harness begins texts with.
+      InputError: no token is known to end texts, which the harness begins texts with.
     """
 
     def __init__(
         self, scorer: Scorer, generator: Generator, params: Any, tokenizer_path: Path
     ) -> None:
         super().__init__()
-        from tokenizers import Tokenizer
-
-        tokenizer_json = read_tokenizer(tokenizer_path)
-        end = end_id(tokenizer_json)
-        if end is None:
+        if not generator.end_ids:
             raise InputError(f"{tokenizer_path} does not tell which of its tokens ends texts")
-        self._end_id = end
+        self._end_id = generator.end_ids[0]
         self._scorer = scorer
         self._generator = generator
         self._params = params
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer = encoder(read_tokenizer(tokenizer_path))
         self._tokenizer_path = tokenizer_path
 
     @property
@@ -87,10 +86,8 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Token ids; by default with those that the tokenizer puts around a text."""
-        if add_special_tokens is None:
-            add_special_tokens = not string.startswith(self._end_text())
-        return self._tokenizer.encode(string, add_special_tokens=add_special_tokens).ids
+        """Token ids of the text alone, whatever the harness asks to add."""
+        return self._tokenizer.encode(string).ids
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in windows of the context."""
@@ -115,10 +112,23 @@ class HarnessModel(TemplateLM):
         for texts, _, continuation in requests:
             if not continuation:
                 raise InputError(f"the harness asks for a continuation without tokens: {texts!r}")
-        packed = self._scorer.prepare([Request(*ids) for _, *ids in requests])
-        scores = self._scorer(self._params, packed)
-        values = zip(scores.log_likelihoods.tolist(), scores.is_greedy.tolist(), strict=True)
-        answers = list(values)
+        pieces, owners = [], []
+        for owner, (_, context, continuation) in enumerate(requests):
+            for first in range(0, len(continuation), self.max_length):
+                before, rest = continuation[:first], continuation[first:]
+                pieces.append(Request([*context, *before], rest[: self.max_length]))
+                owners.append(owner)
+        if num_long := sum(len(continuation) > self.max_length for *_, continuation in requests):
+            print(
+                f"harness: continuations longer than the context, scored in windows of it: "
+                f"{num_long:,}",
+                file=sys.stderr,
+            )
+        scores = self._scorer(self._params, self._scorer.prepare(pieces))
+        sums, is_greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
+        np.add.at(sums, owners, scores.log_likelihoods)
+        np.logical_and.at(is_greedy, owners, scores.is_greedy)
+        answers = list(zip(sums.tolist(), is_greedy.tolist(), strict=True))
         for (texts, *_), answer in zip(requests, answers, strict=True):
             if texts is not None:  # a text itself, not a window of one
                 self.cache_hook.add_partial("loglikelihood", texts, answer)
@@ -182,10 +192,10 @@ class HarnessTasks:
 
 
 class Harness:
-    """Evaluates tasks of the harness.
+    """Evaluates tasks of the harness; their data are loaded at once, before there is a model.
 
     Raises:
-      InputError: a name is unknown.
+      InputError: a name is unknown, or the data of a task cannot be loaded.
     """
 
     def __init__(self, asked: HarnessTasks) -> None:
@@ -196,22 +206,40 @@ class Harness:
         for name in asked.names:
             if not self._manager.match_tasks([name]):
                 raise InputError(f"the harness has no task {name!r}.{nearest(name, known)}")
+        self._tasks = [task for name in asked.names for task in self._load(name)]
 
-    def on(self, scorer: Scorer, tokenizer: Path) -> Callable[[Any], Metrics]:
+    def _load(self, name: str) -> list[Any]:
+        """The task or the group of that name, or the tasks that it is a tag of."""
+        try:
+            with redirect_stdout(sys.stderr):
+                loaded = self._manager.load([name])
+        except Exception as error:  # of any package that a task's own code or its data need
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"--harness={name}: its data cannot be loaded: {reason}. Most tasks download from "
+                "the Hugging Face Hub; load them where it can be reached (they stay in its cache), "
+                "or name local files in a task of --harness_folder"
+            ) from error
+        group = loaded["groups"].get(name)
+        return list(loaded["tasks"].values()) if group is None else [group]
+
+    def on(
+        self, scorer: Scorer, tokenizer: Path, end_ids: Sequence[int] = ()
+    ) -> Callable[[Any], Metrics]:
         """The evaluation of a model: parameters -> task or group -> what the harness measures, by
-        its names, such as `acc,none`.
+        its names, such as `acc,none`. Texts end with `end_ids`, as for `Generator`.
 
         Raises:
           InputError: the tokenizer does not fit.
         """
-        generator = Generator(scorer.model, scorer.layout, tokenizer)
+        generator = Generator(scorer.model, scorer.layout, tokenizer, end_ids=end_ids)
 
         def evaluate(params: Any) -> Metrics:
             model = HarnessModel(scorer, generator, params, tokenizer)
             with redirect_stdout(sys.stderr):  # where --json prints one document, and no more
                 results: Any = simple_evaluate(
                     model,
-                    tasks=list(self._asked.names),
+                    tasks=list(self._tasks),
                     num_fewshot=self._asked.num_fewshot,
                     limit=self._asked.limit,
                     task_manager=self._manager,

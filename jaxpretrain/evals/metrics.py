@@ -22,6 +22,10 @@ import numpy as np
 from jaxpretrain.evals.task import Item, Metric, Task
 
 NUM_ITEMS = "num_items"
+NUM_TRUNCATED = "num_truncated"
+"""Prompts that lost their beginning."""
+NUM_LEFT_OUT = "num_left_out"
+"""Items that are not scored because a continuation alone is longer than the context."""
 RANDOM = "random"
 """The accuracy of guessing: the mean of 1 / choices."""
 

@@ -17,29 +17,31 @@ _LETTERS = "ABCD"
 
 _SUBJECTS = {
     "mmlu_stem": (
-        "abstract_algebra astronomy college_biology college_chemistry college_computer_science "
-        "college_mathematics college_physics computer_security conceptual_physics "
-        "electrical_engineering elementary_mathematics high_school_biology high_school_chemistry "
-        "high_school_computer_science high_school_mathematics high_school_physics "
-        "high_school_statistics machine_learning"
+        "astronomy college_physics conceptual_physics high_school_physics "
+        "college_chemistry high_school_chemistry college_biology high_school_biology "
+        "college_computer_science computer_security high_school_computer_science machine_learning "
+        "abstract_algebra college_mathematics elementary_mathematics high_school_mathematics "
+        "high_school_statistics electrical_engineering"
     ),
     "mmlu_humanities": (
-        "formal_logic high_school_european_history high_school_us_history "
-        "high_school_world_history international_law jurisprudence logical_fallacies "
-        "moral_disputes moral_scenarios philosophy prehistory professional_law world_religions"
+        "high_school_european_history high_school_us_history high_school_world_history prehistory "
+        "formal_logic logical_fallacies moral_disputes moral_scenarios philosophy world_religions "
+        "international_law jurisprudence professional_law"
     ),
     "mmlu_social_sciences": (
-        "econometrics high_school_geography high_school_government_and_politics "
-        "high_school_macroeconomics high_school_microeconomics high_school_psychology "
-        "human_sexuality professional_psychology public_relations security_studies sociology "
-        "us_foreign_policy"
+        "high_school_government_and_politics public_relations security_studies us_foreign_policy "
+        "human_sexuality sociology econometrics high_school_macroeconomics "
+        "high_school_microeconomics high_school_geography high_school_psychology "
+        "professional_psychology"
     ),
     "mmlu_other": (
-        "anatomy business_ethics clinical_knowledge college_medicine global_facts human_aging "
-        "management marketing medical_genetics miscellaneous nutrition professional_accounting "
+        "global_facts miscellaneous professional_accounting business_ethics management marketing "
+        "anatomy clinical_knowledge college_medicine human_aging medical_genetics nutrition "
         "professional_medicine virology"
     ),
 }
+"""Task -> its subjects, in the order of OLMo's class `MMLU`: by fields such as physics, and then by
+name. The first questions of a task are those of its first subjects."""
 
 MMLU = tuple(_SUBJECTS)
 """The four tasks."""

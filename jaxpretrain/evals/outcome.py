@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxpretrain.evals.downstream import Report
-from jaxpretrain.evals.metrics import NUM_ITEMS, RANDOM
+from jaxpretrain.evals.downstream import Report, left_out
+from jaxpretrain.evals.metrics import NUM_ITEMS, NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM
 from jaxpretrain.monitor.progress import EVAL_DIGITS, format_number
 
 Perplexities = dict[str, dict[str, float | None]]
@@ -27,6 +27,8 @@ class Outcome:
     """Of the tasks of lm-evaluation-harness, by its names."""
     own: Mapping[str, float | None] = field(default_factory=dict)
     """By the names that the run itself gives: `eval/<set>/loss`."""
+    weights: str | None = None
+    """Which weights these are of a run that keeps their average too: `plain` or `average`."""
 
     def document(self) -> dict[str, Any]:
         """{"step", "own", "tasks": {task: {metric: value}}, "groups", "harness", "perplexity",
@@ -46,6 +48,7 @@ class Outcome:
             }
         document = {
             "step": self.step,
+            **({} if self.weights is None else {"weights": self.weights}),
             "own": dict(self.own),
             "tasks": tasks,
             "groups": groups,
@@ -60,7 +63,8 @@ class Outcome:
         own = _aligned([(name, _number(value)) for name, value in self.own.items()])
         harness = _aligned(self._harness_rows())
         lines = [*self._task_lines(), *harness, *self._set_lines(), *own]
-        return "\n".join([f"step {self.step:,}", *lines])
+        weights = "" if self.weights is None else f", {self.weights} weights"
+        return "\n".join([f"step {self.step:,}{weights}", *lines])
 
     def predictions(self) -> Iterator[str]:
         """A JSON object for each item: what was chosen by each accuracy, and the likelihoods."""
@@ -103,8 +107,10 @@ class Outcome:
             rows.append((f"mean of {group}", "", "", mean, "", guess, _number(means["bpb"])))
         yield from _aligned(rows)
         for result in self.report.tasks:
-            if truncated := result.metrics["num_truncated"]:
+            if truncated := result.metrics[NUM_TRUNCATED]:
                 yield f"{result.task.name}: {truncated} prompts were too long and lost their start"
+            if number := int(result.metrics[NUM_LEFT_OUT]):
+                yield left_out(result.task.name, number)
         speed = self.report.speed
         yield (
             f"{speed.num_requests:,} requests in {speed.seconds:.1f} s: "

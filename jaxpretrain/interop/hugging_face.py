@@ -1,7 +1,6 @@
 """Hugging Face folders (`config.json` and safetensors) in and out, without torch."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tokenizer import end_id, read_tokenizer
+from jaxpretrain.data.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.hf_config import read_config, write_config
 from jaxpretrain.interop.source import (
-    TOKENIZER_FILES,
     Source,
     common_dtype,
+    copy_token_files,
     num_token_ids,
     param_shapes,
+    refuse_olmo_core,
     text_data,
 )
 from jaxpretrain.interop.tensors import (
@@ -49,6 +49,7 @@ def open_hugging_face(folder: Path) -> Source:
       InputError: the config is of another architecture, a file is missing or damaged, a tensor is
         missing, too many or of another shape, or the tokenizer does not fit.
     """
+    refuse_olmo_core(folder)
     where = folder / "config.json"
     config = read_json(where)
     architecture, model, seq_len = read_config(config, str(where))
@@ -84,15 +85,15 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
         raise InputError(f"--to=hf: a {type(source.model).__name__} is no model of transformers")
     architecture, config = write_config(source.model, _seq_len(source))
     dtype = dtype or source.origin.get("dtype", "float32")
-    token_ids = source.origin.get("token_ids") or _token_ids(source)
+    token_ids = special_ids(source)
     output.mkdir()
-    for name in TOKENIZER_FILES:
-        if (source.folder / name).exists():
-            shutil.copyfile(source.folder / name, output / name)
-    _write_missing(output, _tokenizer_documents(source))
+    copy_token_files(source, output)
+    _write_missing(output, _tokenizer_documents(source, token_ids))
     generation = {key: value for key, value in token_ids.items() if value is not None}
     config |= {**dict.fromkeys(_TOKEN_IDS), **token_ids, "dtype": dtype, "torch_dtype": dtype}
-    _write_missing(output, {"config.json": config, "generation_config.json": generation})
+    _write_missing(output, {"config.json": config})
+    if generation:
+        _write_missing(output, {"generation_config.json": generation})
 
     shapes = {name: array.shape for name, array in source.params.items()}
     places = tables.place(architecture.table, shapes)
@@ -111,31 +112,28 @@ def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tens
     return {name: tensor for name, tensor in tensors.items() if name != _HEAD}
 
 
-def _token_ids(source: Source) -> dict[str, int | None]:
-    """The id that ends documents, as far as it is known, for a model that was trained here."""
-    number = source.model.document_end
-    if number is None and (path := source.folder / "tokenizer.json").exists():
-        number = end_id(read_tokenizer(path))
+def special_ids(source: Source) -> dict[str, Any]:
+    """The ids of special tokens by their Hugging Face names, as far as they are known."""
+    told = source.origin.get("token_ids") or {}
+    if source.eos_id is not None:
+        return {**told, "eos_token_id": source.eos_id}
+    if told:
+        return dict(told)
+    number, text = source.model.document_end, source.tokenizer_json()
+    if number is None and text is not None:
+        number = end_id(text)
     return {"eos_token_id": number}
 
 
-def _special_tokens(source: Source) -> dict[str, int]:
-    path = source.folder / "tokenizer.json"
-    if not path.exists():
-        return {}
-    added = json.loads(read_tokenizer(path)).get("added_tokens") or []
-    return {entry["content"]: entry["id"] for entry in added if entry["special"]}
-
-
-def _tokenizer_documents(source: Source) -> dict[str, Any]:
+def _tokenizer_documents(source: Source, token_ids: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers wants beside `tokenizer.json`, where there is one."""
-    if not (source.folder / "tokenizer.json").exists():
+    text = source.tokenizer_json()
+    if text is None:
         return {}
-    by_id = {number: token for token, number in _special_tokens(source).items()}
-    ids = source.origin.get("token_ids") or _token_ids(source)
+    by_id = {number: token for token, number in special_tokens(text).items()}
     special = {
         key.removesuffix("_id"): by_id[number]
-        for key, number in ids.items()
+        for key, number in token_ids.items()
         if isinstance(number, int) and number in by_id  # some have a list of them
     }
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

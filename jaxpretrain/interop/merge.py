@@ -30,8 +30,10 @@ def merge(sources: Sequence[Source]) -> Source:
         ]
         if differing:
             raise InputError(f"{first.folder} is of another model: {differing[0]}")
+    kinds = {source.weights for source in sources if source.weights is not None}
     return replace(
         first,
+        weights=" and ".join(sorted(kinds)) or None,
         step=max(source.step for source in sources),
         params={
             name: _mean(name, [source.params[name] for source in sources]) for name in first.params

@@ -21,6 +21,7 @@ from jaxpretrain.interop.source import (
     common_dtype,
     num_token_ids,
     param_shapes,
+    refuse_olmo_core,
     scalar,
     text_data,
 )
@@ -57,11 +58,7 @@ def open_olmo(folder: Path) -> Source:
     Raises:
       InputError: a file is missing, damaged or would run code, or it is not a model of ours.
     """
-    if not (folder / "config.yaml").exists() and (folder / "model_and_optim").exists():
-        raise InputError(
-            f"{folder} is a sharded checkpoint of OLMo-core, which is not read here; convert it to "
-            "Hugging Face's form with OLMo-core first, then take --from=hf"
-        )
+    refuse_olmo_core(folder)
     keys = OlmoKeys(folder / "config.yaml")
     model = read_decoder(keys)
     keys.check()

@@ -1,7 +1,9 @@
 """A checkpoint that is not yet read: what every reader here gives and every writer takes."""
 
+import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,15 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.text import TextData
-from jaxpretrain.data.tokenizer import read_tokenizer, vocabulary_size
+from jaxpretrain.data.tokenizer import (
+    end_id,
+    read_tokenizer,
+    special_tokens,
+    vocabulary_size,
+)
 from jaxpretrain.interop.tables import FLOAT32, Shapes
-from jaxpretrain.interop.tensors import Tensor
+from jaxpretrain.interop.tensors import Tensor, read_json
+from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.parallel.checkpoint import Streamed, to_named
 
 TOKENIZER_FILES = (
@@ -24,6 +32,9 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 """What goes along with the weights as it is, where it is there."""
+
+_OF_THE_TOKENIZER = TOKENIZER_FILES[:-1]
+"""Those that describe the tokenizer; the last one describes how the model generates."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,110 @@ class Source:
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What a later export wants to know, kept in the checkpoint: `dtype`, the type that the weights
     had, and `token_ids`, those of special tokens by their Hugging Face names."""
+    tokenizer: Path | None = None
+    """A tokenizer.json, or a folder with one, that takes the place of the one in `folder`."""
+    eos_id: int | None = None
+    """The token that ends documents, where the data or the user told it: other files that name
+    another one are wrong."""
+    weights: str | None = None
+    """Which weights these are of a run that keeps their average too: `plain` or `average`."""
+
+    def token_files(self) -> dict[str, Path]:
+        """Those of `TOKENIZER_FILES` that there are, by name."""
+        folders = dict.fromkeys(TOKENIZER_FILES, self.folder)
+        if self.tokenizer is not None:
+            folders |= dict.fromkeys(_OF_THE_TOKENIZER, self.tokenizer)
+        files = {name: folder / name for name, folder in folders.items()}
+        if self.tokenizer is not None and self.tokenizer.is_file():
+            files["tokenizer.json"] = self.tokenizer
+        return {name: path for name, path in files.items() if path.is_file()}
+
+    def tokenizer_json(self) -> str | None:
+        """The text of the `tokenizer.json`; None where there is none."""
+        path = self.token_files().get("tokenizer.json")
+        return None if path is None else read_tokenizer(path)
+
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a text, as the data, the user or the model's files tell them."""
+        told = (self.origin.get("token_ids") or {}).get("eos_token_id")
+        ends = told if self.eos_id is None else self.eos_id
+        ends = ends if isinstance(ends, list) else [ends]
+        return tuple(number for number in ends if isinstance(number, int))
+
+
+def refuse_olmo_core(folder: Path) -> None:
+    """Raises InputError for a checkpoint of OLMo-core, which has a `config.json` of its own."""
+    # OLMo's older trainer has shards too, beside a config.yaml.
+    is_core = (folder / "model_and_optim").is_dir() and not (folder / "config.yaml").exists()
+    if (path := folder / "config.json").is_file():
+        config = read_json(path)
+        is_model = "architectures" in config or "model_type" in config
+        is_core |= not is_model and isinstance(config.get("model"), dict)
+    if is_core:
+        raise InputError(
+            f"{folder} is a sharded checkpoint or a run of OLMo-core, which is not read here; "
+            "convert it to Hugging Face's form with OLMo-core first, then take --from=hf"
+        )
+
+
+def copy_token_files(source: Source, output: Path) -> None:
+    """Copies `TOKENIZER_FILES` into a folder, and corrects there what names another end of
+    documents than the one that is known.
+    """
+    for name, path in source.token_files().items():
+        shutil.copyfile(path, output / name)
+    if source.eos_id is None:
+        return
+    corrections: dict[str, tuple[str, Any]] = {
+        "generation_config.json": ("eos_token_id", source.eos_id)
+    }
+    tokens = special_tokens(source.tokenizer_json() or "{}")
+    token = next((token for token, number in tokens.items() if number == source.eos_id), None)
+    if token is not None:
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            corrections[name] = ("eos_token", token)
+    for name, (key, value) in corrections.items():
+        if (output / name).exists():
+            document = read_json(output / name)
+            if document.get(key) != value:
+                (output / name).write_text(json.dumps({**document, key: value}, indent=2) + "\n")
+
+
+def with_tokens(source: Source, tokenizer: Path | None, eos_id: int | None) -> Source:
+    """The same model with a tokenizer and an end of documents that are given by hand.
+
+    Raises:
+      InputError: they do not fit the model, or contradict what it was trained on.
+    """
+    model = source.model
+    if not isinstance(model, Decoder):
+        raise InputError(f"--tokenizer and --eos_id: a {type(model).__name__} reads no text")
+    known = model.document_end if source.eos_id is None else source.eos_id
+    if eos_id is not None and known not in (None, eos_id):
+        raise InputError(
+            f"--eos_id={eos_id}: the documents that this model was trained on end with {known}"
+        )
+    if eos_id is not None and not 0 <= eos_id < model.vocab_size:
+        raise InputError(
+            f"--eos_id={eos_id}: must be at least 0 and below the vocabulary of {model.vocab_size}"
+        )
+    known = known if eos_id is None else eos_id
+    source = replace(source, tokenizer=tokenizer or source.tokenizer, eos_id=known)
+    text = source.tokenizer_json()
+    if tokenizer is not None and text is not None:
+        if (size := vocabulary_size(text)) > model.vocab_size:
+            raise InputError(
+                f"--tokenizer={tokenizer} has {size} ids, the model's vocabulary only "
+                f"{model.vocab_size}"
+            )
+        if not source.end_ids():
+            source = replace(source, eos_id=end_id(text))
+    if text is not None and (beyond := max(source.end_ids(), default=0)) >= vocabulary_size(text):
+        raise InputError(
+            f"the tokenizer has {vocabulary_size(text)} ids, so none is {beyond}, which ends "
+            "documents; give the --tokenizer and the --eos_id of the data"
+        )
+    return source
 
 
 def param_shapes(model: Any, data: Any) -> Shapes:

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 
 from jaxpretrain.config.durations import whole_steps
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.evals.contract import Evaluator
+from jaxpretrain.evals.contract import Evaluator, notes_of
+from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.history import read_history
 from jaxpretrain.monitor.plan import plan_of
@@ -125,6 +127,7 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     folder.require_nothing_lost(workdir)
     limits = stages[-1].program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
+    _check_document_end(experiment, data)
     eval_sets = experiment.data.open_evals(limits=limits)
     evaluators = experiment.eval.prepare(stages[-1].program.setting(data, eval_sets))
     identity = data.fingerprint, data.describe()
@@ -133,6 +136,19 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     if point is not None:
         require_same_samples(point, experiment, data.fingerprint)
     return _Opened(stages, data, eval_sets, evaluators, changes, point)
+
+
+def _check_document_end(experiment: Experiment, data: Any) -> None:
+    """Raises InputError when the model ends documents with another token than the data does."""
+    model = experiment.model
+    if not isinstance(model, Decoder) or data.eos_id is None:
+        return
+    if model.document_end not in (None, data.eos_id):
+        raise InputError(
+            f"model.document_end={model.document_end}, but the data ends its documents with "
+            f"{data.eos_id}, so that attention would cross them; set "
+            f"--config.model.document_end={data.eos_id}"
+        )
 
 
 def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
@@ -171,12 +187,15 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                             f"{first:,} and sample {int(sample):,} of the data"
                         )
                 evaluators = [compile_() for compile_ in opened.evaluators]
+                for line in notes_of(evaluators):
+                    reporter.message(line)
             if distributed.is_primary():
                 folder.write_experiment(
                     workdir,
                     experiment,
                     data.fingerprint,
                     memory,
+                    eos_id=data.eos_id,
                     data_description=data.describe(),
                     first_step=first if first < whole_steps(experiment.train.duration) else None,
                     last_saved=resume_step,

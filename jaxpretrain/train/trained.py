@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.interop.hugging_face import is_hugging_face, open_hugging_face
-from jaxpretrain.interop.source import Source
+from jaxpretrain.interop.source import Source, refuse_olmo_core
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.optim.optimizers import AdamW
@@ -26,9 +26,12 @@ from jaxpretrain.parallel.checkpoint import (
 from jaxpretrain.parallel.mesh import Layout, Mesh
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import build_model
-from jaxpretrain.train.workdir import read_experiment
+from jaxpretrain.train.workdir import read_eos_id, read_experiment
 
-_PARAMS = "params/"
+_PARAMS, _AVERAGE = "params/", "ema/"
+
+Weights = Literal["plain", "average"]
+"""Those that were trained, or their average over steps (`train.ema`)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Trained:
     model: Model
     params: Params
     tokenizer_path: Path | None
+    end_ids: tuple[int, ...]
+    """The tokens that end a text, as the run's data or the model's files tell; (): they do not."""
+    weights: Weights | None
+    """Which weights these are, where the run keeps an average; None: there is one kind only."""
 
     def setting(self) -> Setting:
         """What the run's own evaluators are built from, with its data, which are opened now."""
@@ -57,14 +64,15 @@ class Trained:
         )
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path, weights: Weights | None = None) -> Trained:
     """Loads `path`: a run's folder (its newest checkpoint), one of its `checkpoints/<step>`, or a
     Hugging Face folder.
 
-    Only the parameters are read, onto the devices at hand.
+    Only the parameters are read, onto the devices at hand. Without `weights`, they are those that
+    the run evaluates (`eval.weights`).
 
     Raises:
-      InputError: there is no such checkpoint, or it is damaged.
+      InputError: there is no such checkpoint, it is damaged, or it has no average.
     """
     found = _find(path, "--checkpoint")
     experiment = found.experiment()
@@ -78,11 +86,20 @@ def load_trained(path: Path) -> Trained:
             layout.tree(model.axes(), shapes),
         )
     }
-    named = found.load(to_named(like), f"--checkpoint={path}")
+    weights = found.choose(weights)
+    stored = _AVERAGE if weights == "average" else _PARAMS
+    named = found.load(to_named(like), f"--checkpoint={path}", stored)
     params = from_named(like, named)["params"]
     tokenizer = found.folder / "tokenizer.json"
     return Trained(
-        experiment, found.step, layout, model, params, tokenizer if tokenizer.exists() else None
+        experiment=experiment,
+        step=found.step,
+        layout=layout,
+        model=model,
+        params=params,
+        tokenizer_path=tokenizer if tokenizer.exists() else None,
+        end_ids=found.source(weights).end_ids(),
+        weights=weights,
     )
 
 
@@ -110,13 +127,14 @@ def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, dict[str, Any]]
     return found.named() if isinstance(found, _Saved) else None
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, weights: Weights | None = None) -> Source:
     """The weights behind the same paths, to be read an array at a time.
 
     Raises:
-      InputError: there is no such checkpoint, or (also later) it is damaged.
+      InputError: there is no such checkpoint, it has no average, or (also later) it is damaged.
     """
-    return _find(path, "--input").source()
+    found = _find(path, "--input")
+    return found.source(found.choose(weights))
 
 
 def experiment_of(source: Source) -> Experiment:
@@ -145,10 +163,21 @@ class _HuggingFace:
     def experiment(self) -> Experiment:
         return experiment_of(self._source)
 
-    def source(self) -> Source:
+    def choose(self, weights: Weights | None) -> None:
+        if weights == "average":
+            raise InputError(
+                f"--weights=average: {self.folder} is a Hugging Face folder, which has no average"
+            )
+
+    def source(self, weights: Weights | None) -> Source:
         return self._source
 
-    def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> dict[str, jax.Array]:
+    def load(
+        self,
+        wanted: Mapping[str, jax.ShapeDtypeStruct],
+        where: str,
+        stored: str = _PARAMS,
+    ) -> dict[str, jax.Array]:
         arrays = {f"{_PARAMS}{name}": array for name, array in self._source.params.items()}
         _check_all_used(arrays, wanted, where)
         for name, leaf in wanted.items():
@@ -181,8 +210,22 @@ class _Saved:
         with self._damage_is_told():
             return self.folder, self.step, self.checkpoints.document(self.step)
 
-    def source(self) -> Source:
-        experiment = self.experiment()
+    def choose(self, weights: Weights | None) -> Weights | None:
+        """The weights that are asked for, or else those that the run evaluates."""
+        with self._damage_is_told():
+            names = self.checkpoints.document(self.step)["arrays"]
+        if any(name.startswith(_AVERAGE) for name in names):
+            evaluated = self.experiment().eval.weights
+            return weights or ("average" if evaluated == "average" else "plain")
+        if weights == "average":
+            raise InputError(
+                f"--weights=average: checkpoint {self.step} of {self.folder} has no average of the "
+                "weights; it was trained without train.ema"
+            )
+        return None
+
+    def source(self, weights: Weights | None) -> Source:
+        experiment, stored = self.experiment(), _AVERAGE if weights == "average" else _PARAMS
         with self._damage_is_told():
             arrays = self.checkpoints.stream(self.step)
             origin = self.checkpoints.document(self.step).get("origin", {})
@@ -191,19 +234,30 @@ class _Saved:
             data=experiment.data,
             step=self.step,
             params={
-                name.removeprefix(_PARAMS): self._told(array)
+                name.removeprefix(stored): self._told(array)
                 for name, array in arrays.items()
-                if name.startswith(_PARAMS)
+                if name.startswith(stored)
             },
             folder=self.folder,
             origin=origin,
+            eos_id=read_eos_id(self.folder),
+            weights=weights,
         )
 
-    def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> dict[str, jax.Array]:
+    def load(
+        self,
+        wanted: Mapping[str, jax.ShapeDtypeStruct],
+        where: str,
+        stored: str = _PARAMS,
+    ) -> dict[str, jax.Array]:
+        """The arrays; parameters are those that are stored under that prefix."""
+        places = {name: name.replace(_PARAMS, stored, 1) for name in wanted}
         with self._damage_is_told():
             names = self.checkpoints.document(self.step)["arrays"]
             _check_all_used(names, wanted, where)
-            return self.checkpoints.restore(self.step, dict(wanted))[0]
+            there = {places[name]: leaf for name, leaf in wanted.items()}
+            arrays = self.checkpoints.restore(self.step, there)[0]
+        return {name: arrays[place] for name, place in places.items()}
 
     def _told(self, array: Streamed) -> Streamed:
         def parts() -> Iterator[np.ndarray]:
@@ -222,6 +276,7 @@ class _Saved:
 
 
 def _find(path: Path, flag: str) -> _Saved | _HuggingFace:
+    refuse_olmo_core(path)
     if is_hugging_face(path):
         return _HuggingFace(path)
     if not path.is_dir():

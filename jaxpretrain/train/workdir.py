@@ -83,6 +83,7 @@ def write_experiment(
     data_fingerprint: str,
     memory: Memory | None = None,
     *,
+    eos_id: int | None = None,
     data_description: str | None = None,
     first_step: int | None = None,
     last_saved: int | None = None,
@@ -94,6 +95,7 @@ def write_experiment(
       experiment: what is run.
       data_fingerprint: tells the data from others.
       memory: of a step.
+      eos_id: the token that ends the documents of the data; None where it is not known.
       data_description: what the data is, in words.
       first_step: finished steps with which a session begins; None where none does.
       last_saved: step of the newest checkpoint; None without one.
@@ -107,6 +109,7 @@ def write_experiment(
         "config": to_dict(experiment),
         "data_fingerprint": data_fingerprint,
         "data_description": data_description,
+        "eos_id": eos_id,
         "memory": None if memory is None else asdict(memory),
         "last_saved": last_saved,
         **describe_program(),
@@ -174,6 +177,15 @@ def require_nothing_lost(workdir: Path) -> None:
 def read_experiment(workdir: Path) -> Experiment:
     """The experiment of a run's folder."""
     return from_dict(Experiment, _load(workdir / "experiment.json")["config"])
+
+
+def read_eos_id(workdir: Path) -> int | None:
+    """The token that ends the documents of the run's data; None where it is not known."""
+    path = workdir / "experiment.json"
+    eos_id = _load(path).get("eos_id")  # folders of older versions have none
+    if eos_id is not None and (not isinstance(eos_id, int) or isinstance(eos_id, bool)):
+        raise InputError(f"{path}: eos_id is {eos_id!r}, not a token id")
+    return eos_id
 
 
 def trained_here(workdir: Path) -> Experiment | None:

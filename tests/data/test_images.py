@@ -160,7 +160,7 @@ def test_labels_go_with_their_images(data: ImageData):
 
 def test_images_without_labels_are_not_labelled(data: ImageData, folder: Path):
     flat = replace(data, source=Folder(root=str(folder / "cats")))
-    with pytest.raises(InputError, match=r"cats: has no labels; a folder needs"):
+    with pytest.raises(InputError, match=r"cats: has no labels to classify by; a folder needs"):
         flat.open_labelled("train")
     with pytest.raises(InputError, match="no images are held out"):
         replace(data, validation_fraction=0.0).open_labelled("validation")

@@ -90,6 +90,21 @@ def test_truncation_and_padding_of_the_file_are_off(tokenizer: str):
     assert ids == encoder(tokenizer).encode("some longer text", add_special_tokens=False).ids
 
 
+def test_the_template_of_the_file_adds_no_special_tokens(tokenizer: str):
+    """Whatever the caller asks for: documents, prompts and tasks are the text alone."""
+    from tokenizers import Tokenizer, processors
+
+    framed = Tokenizer.from_str(tokenizer)
+    framed.add_special_tokens(["<s>", "</s>"])
+    special = [(token, framed.token_to_id(token)) for token in ("<s>", "</s>")]
+    framed.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=special)
+    assert framed.encode("some text").ids[-1] == special[1][1]
+    expected = encoder(tokenizer).encode("some text").ids
+    for add in (True, False):
+        found = encoder(framed.to_str()).encode("some text", add_special_tokens=add).ids
+        assert found == expected
+
+
 def test_training_gives_the_same_tokenizer_each_time(texts: list[str]):
     assert train_bpe(texts, 350, EOS) == train_bpe(iter(texts), 350, EOS)
 

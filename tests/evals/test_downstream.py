@@ -9,9 +9,10 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.catalogue import GROUPS, Selection, select
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.contract import Setting
+from jaxpretrain.evals.contract import Setting, notes_of
 from jaxpretrain.evals.downstream import Downstream
 from jaxpretrain.evals.encode import TextEncoder
+from jaxpretrain.evals.outcome import Outcome
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
@@ -90,6 +91,28 @@ def test_truncated_prompts_are_counted(make_scorer: Any, encode: TextEncoder, tm
     assert result.metrics["num_items"] == 2
 
 
+def test_items_that_are_too_long_are_left_out_counted_and_told(
+    make_scorer: Any, encode: TextEncoder, tmp_path: Path
+):
+    """The others are scored as without them."""
+    line = '{{"context": "red", "continuations": [" a", "{}"], "answer": 0}}\n'
+    files = {"all": [" b", "zq" * 60, " no"], "some": [" b", " no"]}
+    for name, texts in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(map(line.format, texts)))
+    scorer, params = make_scorer()
+    names = [f"{name}={tmp_path / name}.jsonl" for name in files]
+    downstream = Downstream(scorer, encode, select(names))
+    with_, without = downstream.report(params).tasks
+    assert (with_.metrics["num_items"], with_.metrics["num_left_out"]) == (2, 1)
+    assert without.metrics["num_left_out"] == 0
+    assert with_.metrics == {**without.metrics, "num_left_out": 1}
+    note = "all: items left out because a continuation is longer than the context: 1"
+    assert notes_of([downstream]) == downstream.notes() == [note]
+    assert note in Outcome(1, downstream.report(params)).table()
+    scalars = downstream(params).scalars
+    assert scalars["eval/all/num_left_out"] == 1 and "eval/some/num_left_out" not in scalars
+
+
 def _setting(tokenizer_path: Path | None, *names: str) -> Setting:
     layout = Layout(Mesh().build(jax.devices()[:1]))
     model = DECODER.build(EXAMPLE, platform="cpu")
@@ -113,4 +136,4 @@ def test_what_cannot_be_evaluated_is_refused_before_training(
     if "colors" in options["tasks"]:
         options = {**options, "tokenizer": "small"}
     with pytest.raises(InputError, match=message):
-        Eval(**options)._downstream(_setting(None, "all"))
+        Eval(**options).prepare(_setting(None, "all"))

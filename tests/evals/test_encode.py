@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.encode import Request, TextEncoder, encode_task
+from jaxpretrain.evals.encode import Request, TextEncoder, encode_task, leave_out_long
 from jaxpretrain.evals.task import Choice, Item, Task
 
 
@@ -35,6 +35,17 @@ def test_a_text_without_tokens_is_named(encode: TextEncoder):
     long = Choice("a", " b" * 50)
     with pytest.raises(InputError, match="task t, item q: a continuation has .* context of 48"):
         encode_task(_task(Choice("a", " b"), long), encode, 48)
+
+
+def test_items_with_a_continuation_beyond_the_context_are_left_out(encode: TextEncoder):
+    """One as long as the context fits, after the last token of what stands before it."""
+    size = len(encode([" b" * 9])[" b" * 9])
+    short, long = Choice("a", " b"), Choice("a", " b" * 9)
+    task = Task("t", "acc", (Item("p", (short, long)), Item("q", (short, short))))
+    assert leave_out_long(task, encode, size) == task
+    assert [item.name for item in leave_out_long(task, encode, size - 1).items] == ["q"]
+    with pytest.raises(InputError, match="task t: every item has .* context of 2; .* has"):
+        leave_out_long(_task(long), encode, 2)
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tokenizer: Path):

@@ -7,11 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, processors
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.documents import Document
+from jaxpretrain.data.encode import encode
 from jaxpretrain.data.tokenizer import train_bpe
 from jaxpretrain.evals.contract import Setting
-from jaxpretrain.evals.generate import Generator, Samples
+from jaxpretrain.evals.encode import TextEncoder
+from jaxpretrain.evals.generate import Generator, Samples, held_out_prompts
 from jaxpretrain.evals.sampling import Sampling
 from jaxpretrain.models.decoder import Decoder, DecoderModel
 from jaxpretrain.parallel.mesh import Layout, Mesh
@@ -65,8 +69,6 @@ def generator(tokenizer_path: Path) -> Generator:
 
 @pytest.fixture(scope="module")
 def tokenizer(tokenizer_path: Path) -> Any:
-    from tokenizers import Tokenizer
-
     return Tokenizer.from_file(str(tokenizer_path))
 
 
@@ -192,6 +194,57 @@ def test_a_text_ends_with_the_token_that_ends_texts(generator, tokenizer, params
     assert (generated.ids, generated.ended) == (before, "end")
 
 
+def test_only_the_end_of_the_datas_documents_ends_a_text(
+    generator, tokenizer, params, tokenizer_path
+):
+    """Where it is known, the special token of the tokenizer is one like others."""
+    ids = generator(params, ["the"], 10, GREEDY)[0].ids
+    end = next(number for place, number in enumerate(ids) if number not in ids[:place] and place)
+    told = Generator(_model(), _layout(), tokenizer_path, end_ids=[end])
+    (ours,) = told(params, ["the"], 10, GREEDY)
+    assert (ours.ids, ours.ended) == (ids[: ids.index(end)], "end")
+    special = tokenizer.token_to_id("<|end|>")
+    kernel = np.array(params["head"]["kernel"])
+    kernel[:, [ids[0], special]] = kernel[:, [special, ids[0]]]
+    changed = params | {"head": {"kernel": kernel}}
+    (ours,) = told(changed, ["the"], 1, GREEDY)
+    assert (ours.ids, ours.ended) == ([special], "length")
+    drawn = generator(params, ["the"], 10, Sampling())[0].ids
+    samples = Samples(_setting(tokenizer_path, eos_id=drawn[3]), ["the"], num_tokens=10)
+    before = drawn[: drawn.index(drawn[3])]
+    assert samples(params).texts["samples/0"] == f"the|{tokenizer.decode(before)}"
+
+
+def _framed(tokenizer: Any) -> None:
+    special = [("<|end|>", tokenizer.token_to_id("<|end|>"))]
+    template = processors.TemplateProcessing("<|end|> $A <|end|>", special_tokens=special)
+    tokenizer.post_processor = template
+
+
+def _cut(tokenizer: Any) -> None:
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=12)
+
+
+@pytest.mark.parametrize("change", [_framed, _cut])
+def test_prompts_are_encoded_as_documents_and_tasks_are(
+    change, tokenizer_path: Path, tmp_path: Path
+):
+    """Whatever the file asks for; a special token that a text spells is text."""
+    changed = Tokenizer.from_file(str(tokenizer_path))
+    change(changed)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(changed.to_str())
+    for prompt in ("the union of the", "the <|end|>"):
+        found = Generator(_model(), _layout(), path).encode(prompt)
+        assert found == Generator(_model(), _layout(), tokenizer_path).encode(prompt)
+        assert found == TextEncoder(path, VOCAB_SIZE)([prompt])[prompt]
+        document = Document("train", prompt, prompt.encode())
+        ((_, tokens, _),) = encode([document], path, workers=1)
+        assert found == tokens.tolist()
+        assert changed.token_to_id("<|end|>") not in found
+
+
 def test_bad_numbers_are_one_line(generator, params):
     with pytest.raises(InputError, match="num_tokens is 0: must be at least 1"):
         generator(params, ["the"], 0, GREEDY)
@@ -222,8 +275,8 @@ def test_a_model_that_continues_no_text_is_refused(tokenizer_path: Path):
         Generator(model, _layout(), tokenizer_path)
 
 
-def _setting(tokenizer_path: Path | None) -> Setting:
-    data = SimpleNamespace(tokenizer_path=tokenizer_path)
+def _setting(tokenizer_path: Path | None, eos_id: int | None = None) -> Setting:
+    data = SimpleNamespace(tokenizer_path=tokenizer_path, eos_id=eos_id)
     return Setting(
         _model(), _layout(), params=None, source=None, data=data, eval_sets=[], batch_size=1
     )
@@ -236,6 +289,47 @@ def test_samples_are_the_same_at_each_evaluation(generator, params, tokenizer_pa
     assert list(results.texts) == ["samples/0", "samples/1"]
     text = generator(params, ["the", "union"], 5, Sampling())[1].text
     assert results.texts["samples/1"] == f"union|{text}"
+
+
+class HeldOutSet:
+    """A validation set of one sequence."""
+
+    name = "held"
+    num_examples = 1
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids = ids
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {"tokens": np.array([self._ids] * len(indices), np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("the union of the states of the union " * 2, "the union of the"),
+        ("the union<end>of the states " * 3, "the union"),
+        ("Überqueren der Straße verboten", "Überq"),  # a token a byte, and two for its first letter
+        ("x漢字漢字漢字漢字", "x漢"),  # two of the three bytes of the next letter are left out
+    ],
+)
+def test_prompts_come_from_the_held_out_documents(
+    tokenizer, tokenizer_path: Path, text: str, prompt: str
+):
+    """Their first words, within a quarter of the context: six tokens."""
+    end = tokenizer.token_to_id("<|end|>")
+    ids = [i for part in text.split("<end>") for i in [*tokenizer.encode(part).ids, end]]
+    sets: list[Any] = [HeldOutSet(ids[:SEQ_LEN])]
+    setting = dataclasses.replace(_setting(tokenizer_path, eos_id=end), eval_sets=sets)
+    assert held_out_prompts(setting) == [prompt]
+
+
+def test_without_a_tokenizer_or_held_out_documents_there_is_nothing_to_begin_with(
+    tokenizer_path: Path,
+):
+    sets: list[Any] = [HeldOutSet([1] * SEQ_LEN)]
+    for setting in (_setting(tokenizer_path), dataclasses.replace(_setting(None), eval_sets=sets)):
+        assert held_out_prompts(setting) == []
 
 
 def test_samples_need_a_tokenizer():

@@ -164,6 +164,47 @@ def test_what_cannot_be_asked_is_refused(model: HarnessModel, folder: Path):
         Harness(HarnessTasks(("colors",), folder))
 
 
+@pytest.mark.parametrize("path", ["nobody/nothing", "json"])
+def test_data_that_cannot_be_loaded_is_one_line(tmp_path: Path, path: str):
+    """From the Hub, which tests cannot reach, or of a file that is not there."""
+    task = {"task": "far", "dataset_path": path, **TASKS["colours"], "test_split": "test"}
+    if path == "json":
+        task["dataset_kwargs"] = {"data_files": {"test": str(tmp_path / "no.jsonl")}}
+    (tmp_path / "far.yaml").write_text(json.dumps(task))
+    with pytest.raises(InputError, match="--harness=far: its data cannot be loaded: .*Hub"):
+        Harness(HarnessTasks(("far",), tmp_path))
+
+
+def test_a_continuation_beyond_the_context_is_scored_in_windows(
+    model: HarnessModel, log_likelihood: Any, capsys: pytest.CaptureFixture[str]
+):
+    """All of it, as long texts are; the run goes on."""
+    long = 2 * TEXT
+    pairs = [("A", " rose"), ("A", long)]
+    short, (value, _) = model.loglikelihood(
+        [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
+    )
+    assert "longer than the context, scored in windows of it: 1" in capsys.readouterr().err
+    (alone,) = model.loglikelihood([Instance("loglikelihood", {}, pairs[0], 0)])
+    assert short[0] == pytest.approx(alone[0], rel=1e-5)
+    before = model.tok_encode("A")
+    ids = model.tok_encode("A" + long)[len(before) :]
+    assert CONTEXT < len(ids) < 2 * CONTEXT
+    parts = ids[:CONTEXT], ids[CONTEXT:]
+    expected = log_likelihood(before, parts[0]) + log_likelihood([*before, *parts[0]], parts[1])
+    assert value == pytest.approx(expected, rel=2e-5)
+
+
+def test_a_tasks_data_are_loaded_once_for_many_checkpoints(
+    make_scorer: Any, tokenizer: Path, folder: Path
+):
+    scorer, params = make_scorer()
+    harness = Harness(HarnessTasks(("colours",), folder))
+    evaluate = harness.on(scorer, tokenizer)
+    first = evaluate(params)
+    assert first["colours"]["acc,none"] >= 0 and evaluate(params) == first
+
+
 @pytest.mark.slow
 def test_its_own_model_says_the_same_of_the_exported_checkpoint(
     workdir: Path, folder: Path, tmp_path: Path

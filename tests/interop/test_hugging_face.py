@@ -14,6 +14,7 @@ from jaxpretrain.interop.hugging_face import open_hugging_face, write_hugging_fa
 from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.parallel.checkpoint import from_named
+from jaxpretrain.train.trained import load_trained
 
 Folder = Callable[..., tuple[Path, dict[str, np.ndarray]]]
 
@@ -182,6 +183,25 @@ def test_what_old_versions_wrote_beside_the_weights_is_passed_over(hugging_face:
     save_file(tensors | {name: np.ones(2, np.float32)}, folder / "model.safetensors")
     source = open_hugging_face(folder)
     assert source.origin["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("has_shards", [True, False])
+@pytest.mark.parametrize("has_config", [True, False])
+def test_a_folder_of_olmo_core_is_said_to_be_one(
+    tmp_path: Path, has_shards: bool, has_config: bool
+):
+    """Its `config.json` is an experiment; a step has its shards beside it."""
+    if not (has_shards or has_config):
+        pytest.skip("an empty folder")
+    model = {"d_model": 16, "_CLASS_": "olmo_core.nn.transformer.config.TransformerConfig"}
+    if has_config:
+        config = {"run_name": "x", "model": model, "dataset": {}, "trainer": {}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    if has_shards:
+        (tmp_path / "model_and_optim").mkdir()
+    for load in (open_hugging_face, load_trained):
+        with pytest.raises(InputError, match="sharded checkpoint or a run of OLMo-core, which is"):
+            load(tmp_path)
 
 
 def test_nothing_is_made_up_for_what_lacks(hugging_face: Folder):

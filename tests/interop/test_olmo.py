@@ -209,5 +209,5 @@ def test_moments_of_other_parameters_are_refused(source: Any, native: Path):
 
 def test_a_sharded_checkpoint_of_olmo_core_is_refused(tmp_path: Path):
     (tmp_path / "model_and_optim").mkdir()
-    with pytest.raises(InputError, match="sharded checkpoint of OLMo-core, which is not read here"):
+    with pytest.raises(InputError, match="sharded checkpoint or a run of OLMo-core, which is"):
         open_olmo(tmp_path)
