@@ -24,7 +24,9 @@ EXIT_PREEMPTED = 75
 
 
 def main(argv: list[str]) -> int:
-    """Exit codes: 0 done; 2 bad input; 75 asked to stop, saved, run again to go on."""
+    """Exit codes: 0 done; 1 the last state could not be saved; 2 bad input; 75 asked to stop,
+    saved, run again to go on.
+    """
     rest, overrides = split_overrides(argv)
     parser = Parser(prog="python -m jaxpretrain.main", description="Trains a model.")
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
@@ -67,7 +69,13 @@ def main(argv: list[str]) -> int:
             _say(f"the run fits: its step takes {preflight(chosen).describe()}")
             return 0
         workdir: Any = flags.workdir  # which is there: it was asked for
-        finished = _train(config, chosen, workdir, flags.allow_config_change)
+        from jaxpretrain.train.loop import NotSaved
+
+        try:
+            finished = _train(config, chosen, workdir, flags.allow_config_change)
+        except NotSaved as error:  # in all processes, so that none has to wait for another
+            _say(f"error: {error}")
+            return 1
     if not finished:
         if distributed.is_primary():
             print("stopped and saved; run the same command to go on", file=sys.stderr)

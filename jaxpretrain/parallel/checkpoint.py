@@ -9,10 +9,7 @@ All processes of a run save and restore together, each its own parts of the arra
 that all of them see. What one cannot read counts as unreadable for all.
 """
 
-import functools
 import json
-import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +24,7 @@ import tensorstore as ts
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
+from jaxpretrain.parallel.saving import Save, move_aside, remove, remove_leftovers, silence_orbax
 
 
 class CorruptCheckpoint(Exception):
@@ -158,22 +156,13 @@ def _chunks(shape: tuple[int, ...], itemsize: int, limit: int = 2**26) -> list[i
     return [1, *chunks[1:]] if len(shape) > 2 else chunks
 
 
-@functools.cache
-def _silence_abandoned_reads() -> None:
-    """Keeps Orbax's noise from the terminal when a damaged checkpoint is met.
+@dataclass(frozen=True)
+class SaveOutcome:
+    """How a save has ended."""
 
-    It gives up its other reads at the first that fails; each of them then finds its event loop
-    closed and prints a traceback, a hundred lines and more around the one that matters. Now and
-    then asyncio logs the same of a read that had failed too.
-    """
-    logging.getLogger("asyncio").addFilter(lambda line: "never retrieved" not in line.getMessage())
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
+    step: int
+    problem: str | None
+    """Why it failed, in one line; None: the checkpoint is there."""
 
 
 class Checkpoints:
@@ -187,33 +176,46 @@ class Checkpoints:
         keep_every: int | None = None,
         read_only: bool = False,
     ) -> None:
-        """Keeps the newest `keep_last` and, for good, those at multiples of `keep_every` steps."""
+        """Keeps the newest `keep_last` and, for good, those at multiples of `keep_every` steps.
+
+        Unless it only reads, the first process must hold the folder of the run: it removes what
+        interrupted saves have left.
+
+        Raises:
+          InputError: the directory cannot be made.
+        """
         self.directory = directory
         self._corrupt = directory.parent / "corrupt"
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep_last,
-            keep_period=None if read_only else keep_every,
-            create=not read_only,  # Orbax's own read_only warns at each use
-        )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._keep_last, self._keep_every = keep_last, keep_every
+        self._under_way: tuple[int, Save] | None = None
+        self._ended: list[SaveOutcome] = []
+        if not read_only and is_primary():
+            _make(directory)
+            remove_leftovers(directory)
 
     def steps(self) -> list[int]:
         """Steps that have a finished checkpoint, in order."""
-        return sorted(self._manager.all_steps())
+        names = [path.name for path in self.directory.glob("*") if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Starts saving; returns once the arrays are copied and may be donated."""
+        """Starts saving; returns once the arrays are copied and may be donated.
+
+        Waits for the save before. How this one ends is told by `ended`.
+        """
+        self.wait()
         named = to_named(state)
         sums = jax.device_get(_checksums(named))
         arrays = {name: {**_kind(x), "checksum": int(sums[name])} for name, x in named.items()}
         document = {**extra, "arrays": arrays}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(named), meta=ocp.args.JsonSave(document)
-            ),
-            force=True,  # else a step below the newest would not be saved, without a word
-        )
+        self._under_way = step, Save(self._folder(step), named, document, self._remove_old)
+
+    def ended(self) -> list[SaveOutcome]:
+        """The saves that have ended since this was last asked, in order; waits for nothing."""
+        if self._under_way is not None and self._under_way[1].has_ended:
+            self.wait()
+        ended, self._ended = self._ended, []
+        return ended
 
     def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, extra) of the newest sound checkpoint, or None where there is none.
@@ -307,12 +309,16 @@ class Checkpoints:
         return {name: stream(name, found) for name, found in arrays.items()}
 
     def wait(self) -> None:
-        """Blocks until the save under way has finished."""
-        self._manager.wait_until_finished()
+        """Blocks until the save under way has ended."""
+        if self._under_way is not None:
+            step, save = self._under_way
+            save.wait()
+            self._ended.append(SaveOutcome(step, save.problem))
+            self._under_way = None
 
     def close(self) -> None:
         """Finishes the save under way."""
-        self._manager.close()
+        self.wait()
 
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """This process's parts of the wanted arrays, and the JSON document."""
@@ -325,10 +331,9 @@ class Checkpoints:
             wanted,
         )
         request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-        _silence_abandoned_reads()
-        # Not by the manager: it would have processes that can read wait for one that cannot.
+        silence_orbax()
         reader = ocp.PyTreeCheckpointHandler()
-        path = self._manager.directory / str(step) / "state"
+        path = self._folder(step).absolute() / "state"
         try:
             return reader.restore(path, args=request), meta
         except jax.errors.JaxRuntimeError:
@@ -351,19 +356,42 @@ class Checkpoints:
             if here != there:
                 raise InputError(f"{where} is another model's: {name} is {there}, not {here}")
 
+    def _folder(self, step: int) -> Path:
+        return self.directory / str(step)
+
+    def _remove_old(self) -> None:
+        """Removes the checkpoints that are not to be kept."""
+        steps = self.steps()
+        for step in steps[: -self._keep_last] if self._keep_last else []:
+            if not self._keep_every or step % self._keep_every:
+                remove(self._folder(step))
+
     def _set_aside(self, step: int, error: CorruptCheckpoint) -> None:
+        """Moves a damaged checkpoint to `corrupt/`.
+
+        Raises:
+          InputError: it cannot be moved.
+        """
+        problem = None
         if is_primary():
-            target = self._corrupt / str(step)
-            target.parent.mkdir(exist_ok=True)
-            number = 1
-            while target.exists():
-                number += 1
-                target = target.with_name(f"{step}.{number}")
-            os.rename(self.directory / str(step), target)
-            print(
-                f"warning: checkpoint {step} is damaged ({error}); moved to {target}, "
-                "falling back to the one before",
-                file=sys.stderr,
-            )
-        exchange("set aside", "")  # nobody looks before it is moved
-        self._manager.reload()
+            try:
+                target = move_aside(self._folder(step), self._corrupt)
+            except OSError as failure:
+                problem = f"{self._folder(step)} is damaged and cannot be moved: {failure}"
+            else:
+                print(
+                    f"warning: checkpoint {step} is damaged ({error}); moved to {target}, "
+                    "falling back to the one before",
+                    file=sys.stderr,
+                )
+        problem = first_problem("set aside", problem)  # and nobody looks before it is moved
+        if problem is not None:
+            raise InputError(problem)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"{directory}, a link to {directory.readlink()}," if directory.is_symlink() else ""
+        raise InputError(f"{where or directory} cannot be made: {error.strerror}") from error

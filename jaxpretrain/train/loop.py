@@ -1,8 +1,9 @@
 """The loop: batches in, steps dispatched, results reported one step late, state saved.
 
 The order inside a step is fixed. A step is dispatched before the one before it is reported, so the
-device never waits for the host. Evaluation comes before saving, so a checkpoint never precedes the
-results of its step. A step whose loss or gradient is not finite ends the run and is never saved.
+device never waits for the host. A save goes on beside the next steps. Evaluation comes before
+saving, so a checkpoint never precedes the results of its step. A step whose loss or gradient is not
+finite ends the run and is never saved.
 """
 
 import math
@@ -27,9 +28,16 @@ from jaxpretrain.train.stages import Stage, local_samples, stage_of
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop
 
+_MAX_UNSAVED = 3
+"""Saves that fail in a row before the run ends."""
+
 
 class NonFinite(Exception):
     """A step gave a loss or gradient that is not a number."""
+
+
+class NotSaved(Exception):
+    """Saves have failed, and the run ends without one of its last state: one line."""
 
 
 class Alarm(Exception):
@@ -49,6 +57,7 @@ class Run:
     reporter: Reporter
     stop: Stop
     skipped: list[int] = field(default_factory=list)  # the last steps, those skipped in a row
+    unsaved: list[int] = field(default_factory=list)  # the last steps whose saves failed in a row
 
     @property
     def experiment(self) -> Experiment:
@@ -61,6 +70,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
 
     Raises:
       NonFinite: a loss or gradient norm was not finite.
+      NotSaved: the last save failed, or several in a row.
       Alarm: something was found that is to end the run.
     """
     experiment = run.experiment
@@ -96,6 +106,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 if probe is not None:
                     metrics["signals"] = signals | probe(state.params, batch)
                 _report(run, in_flight)
+                _tell_saves(run)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, eval_every)
                 stops = run.stop.reached(step)
@@ -107,12 +118,12 @@ def train(run: Run, state: TrainState, first: int) -> bool:
             if evaluates:
                 evaluate(run, state, step)
             if saves:
-                save(run, state, step)
+                save(run, state, step, is_last=stops or step == last)
                 saved = step
             if stops:
                 break
     if saved is None:
-        save(run, state, first)
+        save(run, state, first, is_last=True)
     if saved != last and (alarm := run.stop.alarm()):
         raise Alarm(f"step {saved} is saved. {alarm}")
     return saved == last or first >= last
@@ -127,11 +138,43 @@ def evaluate(run: Run, state: TrainState, step: int) -> None:
         _heed(run, run.reporter.results(step, result.scalars, result.texts, result.images))
 
 
-def save(run: Run, state: TrainState, step: int) -> None:
-    """Starts saving the state with the clock; the data position is the step."""
+def save(run: Run, state: TrainState, step: int, *, is_last: bool) -> None:
+    """Starts saving the state with the clock; the data position is the step.
+
+    The loop goes on meanwhile. A save that is the last, or that would be the last of too many
+    failed ones, is waited for; so all processes learn at the same step that the run ends.
+
+    Raises:
+      NotSaved: it was waited for and failed.
+    """
     with run.clock.measure("save"):
+        run.checkpoints.wait()
+        _tell_saves(run)
         run.checkpoints.save(step, state, {"clock": run.clock.state(), "data_position": step})
-    run.reporter.message(f"saved step {step:,}")
+        is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
+        if is_decisive:
+            run.checkpoints.wait()
+    _tell_saves(run)
+    if is_decisive and run.unsaved:
+        count = len(run.unsaved)
+        which = f"step {step:,}" if count == 1 else f"{count} saves in a row, up to step {step:,}"
+        newest = run.checkpoints.steps()[-1:]
+        kept = f"step {newest[0]:,} is the newest" if newest else "there is no checkpoint"
+        raise NotSaved(
+            f"{which}, could not be saved; {kept} in {run.checkpoints.directory}. Mend what the "
+            "warning above names and run the same command to go on from there"
+        )
+
+
+def _tell_saves(run: Run) -> None:
+    """Says how saves have ended; `saved step N` is what scripts wait for."""
+    for outcome in run.checkpoints.ended():
+        if outcome.problem is None:
+            run.unsaved.clear()
+            run.reporter.message(f"saved step {outcome.step:,}")
+        else:
+            run.unsaved.append(outcome.step)
+            run.reporter.message(f"warning: step {outcome.step:,} is not saved: {outcome.problem}")
 
 
 def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
