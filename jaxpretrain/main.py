@@ -72,7 +72,13 @@ def main(argv: list[str]) -> int:
         from jaxpretrain.train.loop import NotSaved
 
         try:
-            finished = _train(config, chosen, workdir, flags.allow_config_change)
+            finished = _train(
+                config,
+                chosen,
+                workdir,
+                allow_config_change=flags.allow_config_change,
+                given=[path for path, _ in overrides],
+            )
         except NotSaved as error:  # in all processes, so that none has to wait for another
             _say(f"error: {error}")
             return 1
@@ -104,7 +110,7 @@ def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "
     return chosen
 
 
-def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_change: bool) -> bool:
+def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options: Any) -> bool:
     """Trains; a device that had no room after all makes the microbatch smaller, once.
 
     Raises:
@@ -118,7 +124,7 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_chan
     from jaxpretrain.train.run import train_experiment
 
     try:
-        return train_experiment(chosen, workdir, allow_config_change=allow_change)
+        return train_experiment(chosen, workdir, **options)
     except JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -136,7 +142,7 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_chan
         f"train.microbatch_size={smaller.train.microbatch_size} instead of "
         f"{chosen.train.microbatch_size}"
     )
-    return _train(smaller, smaller, workdir, allow_change)
+    return _train(smaller, smaller, workdir, **options)
 
 
 def _say(line: str) -> None:

@@ -83,5 +83,11 @@ class Eval:
                 )
         length = setting.model.units_per_example()[1]
         batch_tokens = setting.batch_size * length
-        scorer = Scorer(setting.model, setting.layout, setting.params, batch_tokens=batch_tokens)
+        scorer = Scorer(
+            setting.model,
+            setting.layout,
+            setting.params,
+            batch_tokens=batch_tokens,
+            between_batches=setting.between_batches,
+        )
         return Downstream(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)

@@ -12,6 +12,7 @@ that all of them see. What one cannot read counts as unreadable for all.
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,17 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.files import write_atomically
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
-from jaxpretrain.parallel.saving import Save, move_aside, remove, remove_leftovers, silence_orbax
+from jaxpretrain.parallel.saving import (
+    Save,
+    SaveOutcome,
+    make,
+    move_aside,
+    remove,
+    remove_leftovers,
+    silence_orbax,
+)
 
 
 class CorruptCheckpoint(Exception):
@@ -156,15 +166,6 @@ def _chunks(shape: tuple[int, ...], itemsize: int, limit: int = 2**26) -> list[i
     return [1, *chunks[1:]] if len(shape) > 2 else chunks
 
 
-@dataclass(frozen=True)
-class SaveOutcome:
-    """How a save has ended."""
-
-    step: int
-    problem: str | None
-    """Why it failed, in one line; None: the checkpoint is there."""
-
-
 class Checkpoints:
     """The checkpoints of one run, `directory/<step>/`."""
 
@@ -190,7 +191,7 @@ class Checkpoints:
         self._under_way: tuple[int, Save] | None = None
         self._ended: list[SaveOutcome] = []
         if not read_only and is_primary():
-            _make(directory)
+            make(directory)
             remove_leftovers(directory)
 
     def steps(self) -> list[int]:
@@ -276,6 +277,16 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise CorruptCheckpoint(f"{path.name}: {error}") from error
         return document
+
+    def amend(self, step: int, **changes: Any) -> None:
+        """Changes values in the document of a finished checkpoint.
+
+        Where it cannot be written they stay as they are.
+        """
+        if is_primary():
+            document = self.document(step) | changes
+            with suppress(OSError):
+                write_atomically(self._folder(step) / "meta" / "metadata", json.dumps(document))
 
     def stream(self, step: int) -> dict[str, Streamed]:
         """The arrays of a checkpoint, to be read by as many rows at a time as lie together.
@@ -387,11 +398,3 @@ class Checkpoints:
         problem = first_problem("set aside", problem)  # and nobody looks before it is moved
         if problem is not None:
             raise InputError(problem)
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        where = f"{directory}, a link to {directory.readlink()}," if directory.is_symlink() else ""
-        raise InputError(f"{where or directory} cannot be made: {error.strerror}") from error

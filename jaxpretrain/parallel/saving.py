@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.distributed import first_problem, is_primary
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -38,6 +40,15 @@ _ITEMS = {
     }
 }
 """What Orbax itself writes of the items of a checkpoint, so that its own readers open it."""
+
+
+@dataclass(frozen=True)
+class SaveOutcome:
+    """How a save has ended."""
+
+    step: int
+    problem: str | None
+    """Why it failed, in one line; None: the checkpoint is there."""
 
 
 class Save:
@@ -125,6 +136,19 @@ class Save:
         # Orbax asks for it where a store, such as a bucket, cannot rename.
         _write_synced(self._temporary / "commit_success.txt", "")
         os.rename(self._temporary, self._folder)
+
+
+def make(directory: Path) -> None:
+    """Makes the folder of checkpoints.
+
+    Raises:
+      InputError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"{directory}, a link to {directory.readlink()}," if directory.is_symlink() else ""
+        raise InputError(f"{where or directory} cannot be made: {error.strerror}") from error
 
 
 def remove(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 The order inside a step is fixed. A step is dispatched before the one before it is reported, so the
 device never waits for the host. A save goes on beside the next steps. Evaluation comes before
-saving, so a checkpoint never precedes the results of its step. A step whose loss or gradient is not
-finite ends the run and is never saved.
+saving, unless the run is asked to stop: then it is left to the next session. A step whose loss or
+gradient is not finite ends the run and is never saved.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
-from jaxpretrain.evals.contract import Evaluator
+from jaxpretrain.evals.contract import Evaluator, Interrupted
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.reporter import Reporter
@@ -56,7 +56,10 @@ class Run:
     clock: Clock
     reporter: Reporter
     stop: Stop
+    is_evaluation_due: bool = False
+    """Whether the last session left out the evaluation of the step that it saved."""
     skipped: list[int] = field(default_factory=list)  # the last steps, those skipped in a row
+    empty: list[int] = field(default_factory=list)  # steps whose batch had nothing to predict
     unsaved: list[int] = field(default_factory=list)  # the last steps whose saves failed in a row
 
     @property
@@ -82,14 +85,14 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     )
     saved = first if run.checkpoints.steps() else None
     in_flight: tuple[int, Mapping[str, Any]] | None = None
-    if first == 0:
-        evaluate(run, state, 0)
+    is_due = _evaluate_first(run, state, first)
+    stops = is_due
     with (
         _load(run, first, last) as batches,
         Trace(run.workdir / "profile", experiment.monitor.profile) as trace,
     ):
         run.reporter.start(first)
-        for step in range(first + 1, last + 1):
+        for step in range(first + 1, 1 + (first if stops else last)):
             stage = stage_of(run.stages, step)
             with run.clock.measure("compile"):  # takes time when a stage needs it first
                 train_step = stage.train_step
@@ -109,36 +112,76 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 _tell_saves(run)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, eval_every)
-                stops = run.stop.reached(step)
-                saves = step == last or _due(step, save_every) or stops
-                if evaluates or saves or trace.ends(step):
+                stops = run.stop.reached()
+                saves = step == last or _due(step, save_every)
+                if evaluates or saves or stops or trace.ends(step):
                     _report(run, in_flight)
                     in_flight = None
                     trace.after(step)
-            if evaluates:
-                evaluate(run, state, step)
-            if saves:
-                save(run, state, step, is_last=stops or step == last)
+            is_due = evaluates and not evaluate(run, state, step, is_asked_to_stop=stops)
+            stops |= is_due
+            if saves or stops:
+                save(run, state, step, is_last=stops or step == last, is_evaluation_due=is_due)
                 saved = step
             if stops:
                 break
     if saved is None:
-        save(run, state, first, is_last=True)
+        save(run, state, first, is_last=True, is_evaluation_due=is_due)
+        saved = first
     if saved != last and (alarm := run.stop.alarm()):
         raise Alarm(f"step {saved} is saved. {alarm}")
-    return saved == last or first >= last
+    return saved >= last and not is_due
 
 
-def evaluate(run: Run, state: TrainState, step: int) -> None:
-    """Runs all evaluators on the weights that are asked for and reports their results."""
-    with run.clock.measure("eval"):
-        params = state.ema if run.experiment.eval.weights == "average" else state.params
-        results = [evaluator(params) for evaluator in run.evaluators]
+def _evaluate_first(run: Run, state: TrainState, first: int) -> bool:
+    """Evaluates before the first step where that is due; true when it is still due after that."""
+    if first > 0 and not run.is_evaluation_due:
+        return False
+    is_due = not evaluate(run, state, first)
+    if run.is_evaluation_due and not is_due:
+        run.checkpoints.amend(first, evaluation_due=False)
+    return is_due
+
+
+def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool = False) -> bool:
+    """Runs all evaluators on the weights that are asked for and reports their results.
+
+    Returns false where the run is asked to stop, before or between batches: saving comes first
+    then, and there are no results.
+    """
+    try:
+        if is_asked_to_stop and run.evaluators:
+            raise Interrupted
+        with run.clock.measure("eval"):
+            params = state.ema if run.experiment.eval.weights == "average" else state.params
+            results = []
+            for evaluator in run.evaluators:
+                interrupt(run.stop)
+                results.append(evaluator(params))
+    except Interrupted:
+        run.reporter.message(
+            f"asked to stop: the evaluation of step {step:,} is left out; the same command runs it "
+            "before it goes on"
+        )
+        return False
     for result in results:
         _heed(run, run.reporter.results(step, result.scalars, result.texts, result.images))
+    return True
 
 
-def save(run: Run, state: TrainState, step: int, *, is_last: bool) -> None:
+def interrupt(stop: Stop) -> None:
+    """Ends an evaluation when the run is asked to stop.
+
+    Raises:
+      Interrupted: it is.
+    """
+    if stop.reached():
+        raise Interrupted
+
+
+def save(
+    run: Run, state: TrainState, step: int, *, is_last: bool, is_evaluation_due: bool = False
+) -> None:
     """Starts saving the state with the clock; the data position is the step.
 
     The loop goes on meanwhile. A save that is the last, or that would be the last of too many
@@ -150,7 +193,9 @@ def save(run: Run, state: TrainState, step: int, *, is_last: bool) -> None:
     with run.clock.measure("save"):
         run.checkpoints.wait()
         _tell_saves(run)
-        run.checkpoints.save(step, state, {"clock": run.clock.state(), "data_position": step})
+        document = {"clock": run.clock.state(), "data_position": step}
+        document["evaluation_due"] = is_evaluation_due
+        run.checkpoints.save(step, state, document)
         is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
         if is_decisive:
             run.checkpoints.wait()
@@ -193,6 +238,15 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
     values = {name: float(value) for name, value in fetched.items()}
     samples = stage_of(run.stages, step).samples(step)
     epochs = run.data.epochs(samples.stop)
+    if values["weight"] == 0:  # its means are unknown
+        known = {name: None if math.isnan(value) else value for name, value in values.items()}
+        _heed(run, run.reporter.step(step, known | epochs))
+        run.empty.append(step)
+        run.reporter.message(
+            f"warning: step {step:,} changes no weights: nothing counts in samples "
+            f"{samples[0]:,} to {samples[-1]:,}; so far {len(run.empty):,} such steps"
+        )
+        return
     _heed(run, run.reporter.step(step, values | epochs))
     if not values.get("skipped"):
         run.skipped.clear()

@@ -1,8 +1,9 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,30 @@ from jaxpretrain.train.stop import stop_requests
 
 
 def train_experiment(
-    experiment: Experiment, workdir: Path, *, allow_config_change: bool = False
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    allow_config_change: bool = False,
+    given: Collection[str] = (),
 ) -> bool:
     """Trains or goes on; true when the run got to its end, false when it was asked to stop.
+
+    Args:
+      experiment: what is run.
+      workdir: the folder of the run.
+      allow_config_change: whether another run may go on in the folder.
+      given: paths of config fields that this very start sets. Checkpoints that the last session
+        kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among them.
 
     Raises:
       InputError: something that was given is wrong; nothing was lost.
       NonFinite: the loss or the gradient stopped being a number.
+      NotSaved: the state could not be saved.
     """
     clock = Clock()
     with ExitStack() as held:
         with distributed.agreed("start") as same:
-            opened = _open(experiment, workdir, allow_config_change)
+            opened = _open(experiment, workdir, allow_config_change, given)
             same |= {
                 "config": to_dict(opened.program.experiment),
                 "data": opened.data.fingerprint,
@@ -61,7 +74,7 @@ def check_inputs(experiment: Experiment, workdir: Path, *, allow_config_change: 
       InputError: something that was given is wrong.
     """
     with distributed.agreed("inputs"):
-        _open(experiment, workdir, allow_config_change)
+        _open(experiment, workdir, allow_config_change, given=())
 
 
 def preflight(experiment: Experiment) -> Memory:
@@ -101,8 +114,10 @@ class _Opened:
         return lines
 
 
-def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
-    experiment = resolve(experiment)
+def _open(
+    experiment: Experiment, workdir: Path, allow_change: bool, given: Collection[str]
+) -> _Opened:
+    experiment, kept = folder.kept_before(workdir, resolve(experiment), given)
     keep_compiled()
     stages = make_stages(experiment, jax.devices())
     changes = folder.claim(workdir, experiment, allow_change=allow_change)
@@ -110,7 +125,7 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     eval_sets = experiment.data.open_evals(limits=limits)
     folder.check_data(workdir, data.fingerprint, allow_change=allow_change)
-    return _Opened(stages, data, eval_sets, changes)
+    return _Opened(stages, data, eval_sets, changes + kept)
 
 
 def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
@@ -139,11 +154,23 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                         reporter.message(
                             f"{experiment.init_with} from {experiment.init_from}, at step {first:,}"
                         )
-                evaluators = experiment.eval.build(program.setting(data, opened.eval_sets))
+                setting = program.setting(data, opened.eval_sets)
+                setting = replace(setting, between_batches=partial(loop.interrupt, stop))
+                evaluators = experiment.eval.build(setting)
             if distributed.is_primary():
                 folder.write_experiment(workdir, experiment, data.fingerprint, memory)
                 folder.keep_tokenizer(workdir, data.tokenizer_path)
-            run = loop.Run(stages, workdir, data, evaluators, checkpoints, clock, reporter, stop)
+            run = loop.Run(
+                stages,
+                workdir,
+                data,
+                evaluators,
+                checkpoints,
+                clock,
+                reporter,
+                stop,
+                is_evaluation_due=restored is not None and restored[2].get("evaluation_due", False),
+            )
             try:
                 return loop.train(run, state, first)
             finally:
