@@ -45,7 +45,8 @@ class HeldOut:
         for eval_set in self._sets:
             sums = self._sums(params, eval_set)
             prefix = f"eval/{eval_set.name}"
-            weight, names = sums["weight"], [name for name in sums if name[:4] == "loss"]
+            weight = sums["weight"]
+            names = [name for name in sums if name[:4] == "loss"] or ["loss"]
             losses = {name: sums[name] / weight if weight else None for name in names}
             scalars |= {f"{prefix}/{name}": loss for name, loss in losses.items()}
             if self._is_language_model:

@@ -202,15 +202,15 @@ def move_aside(source: Path, folder: Path) -> Path:
 def reason(error: BaseException) -> str:
     """What an error says, in one short line.
 
-    TensorStore quotes paths and places in its source at length; what the system said stands in
-    "[OS error 28: ENOSPC No space left on device]".
+    TensorStore quotes paths and places in its source at length; it ends with what the system said,
+    as "[os_error_code='28']".
     """
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"[:300]
-    if found := re.search(r"OS error \d+: (?:E[A-Z0-9]+ )?([^\]]+)\]", text):
-        return found[1]
+    if found := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(found[1]))
     return text[:160]
 
 

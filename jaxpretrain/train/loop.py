@@ -23,6 +23,7 @@ from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.saving import SaveOutcome
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.stages import Stage, local_samples, stage_of
 from jaxpretrain.train.state import TrainState
@@ -60,7 +61,7 @@ class Run:
     """Whether the last session left out the evaluation of the step that it saved."""
     skipped: list[int] = field(default_factory=list)  # the last steps, those skipped in a row
     empty: list[int] = field(default_factory=list)  # steps whose batch had nothing to predict
-    unsaved: list[int] = field(default_factory=list)  # the last steps whose saves failed in a row
+    unsaved: list[SaveOutcome] = field(default_factory=list)  # the last, that failed in a row
 
     @property
     def experiment(self) -> Experiment:
@@ -202,12 +203,12 @@ def save(
     _tell_saves(run)
     if is_decisive and run.unsaved:
         count = len(run.unsaved)
-        which = f"step {step:,}" if count == 1 else f"{count} saves in a row, up to step {step:,}"
+        which = f"step {step:,}" if count == 1 else f"{count} saves in a row, up to step {step:,},"
         newest = run.checkpoints.steps()[-1:]
-        kept = f"step {newest[0]:,} is the newest" if newest else "there is no checkpoint"
+        kept = f"Step {newest[0]:,} is the newest" if newest else "There is no checkpoint"
         raise NotSaved(
-            f"{which}, could not be saved; {kept} in {run.checkpoints.directory}. Mend what the "
-            "warning above names and run the same command to go on from there"
+            f"{which} could not be saved: {run.unsaved[-1].problem}. {kept} in "
+            f"{run.checkpoints.directory}; with that mended, the same command goes on from there"
         )
 
 
@@ -218,7 +219,7 @@ def _tell_saves(run: Run) -> None:
             run.unsaved.clear()
             run.reporter.message(f"saved step {outcome.step:,}")
         else:
-            run.unsaved.append(outcome.step)
+            run.unsaved.append(outcome)
             run.reporter.message(f"warning: step {outcome.step:,} is not saved: {outcome.problem}")
 
 
