@@ -69,24 +69,9 @@ def main(argv: list[str]) -> int:
             _say(f"the run fits: its step takes {preflight(chosen).describe()}")
             return 0
         workdir: Any = flags.workdir  # which is there: it was asked for
-        from jaxpretrain.train.loop import NotSaved
-
-        try:
-            finished = _train(
-                config,
-                chosen,
-                workdir,
-                allow_config_change=flags.allow_config_change,
-                given=[path for path, _ in overrides],
-            )
-        except NotSaved as error:  # in all processes, so that none has to wait for another
-            _say(f"error: {error}")
-            return 1
-    if not finished:
-        if distributed.is_primary():
-            print("stopped and saved; run the same command to go on", file=sys.stderr)
-        return EXIT_PREEMPTED
-    return 0
+        given = [path for path, _ in overrides]
+        changes = {"allow_config_change": flags.allow_config_change, "given": given}
+        return _train(config, chosen, workdir, **changes)
 
 
 def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "Experiment":
@@ -110,8 +95,10 @@ def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "
     return chosen
 
 
-def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options: Any) -> bool:
+def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options: Any) -> int:
     """Trains; a device that had no room after all makes the microbatch smaller, once.
+
+    Returns the exit code.
 
     Raises:
       InputError: something that was given is wrong, or there was no room.
@@ -121,10 +108,17 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options:
 
     from jaxpretrain.parallel.devices import is_out_of_memory
     from jaxpretrain.planning.auto import step_down
+    from jaxpretrain.train.loop import NotSaved
     from jaxpretrain.train.run import train_experiment
 
     try:
-        return train_experiment(chosen, workdir, **options)
+        if train_experiment(chosen, workdir, **options):
+            return 0
+        _say("stopped and saved; run the same command to go on")
+        return EXIT_PREEMPTED
+    except NotSaved as error:  # in all processes, so that none has to wait for another
+        _say(f"error: {error}")
+        return 1
     except JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise

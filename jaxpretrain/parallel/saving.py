@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ class Save:
         if is_primary() and self.problem is not None:
             remove(self._temporary)
         if is_primary() and self.problem is None:
-            self._committed()
+            with suppress(OSError):  # there is a checkpoint, whatever happens to older ones
+                self._committed()
 
     def _save(self, named: dict[str, Any]) -> str | None:
         """Writes and commits; returns what went wrong in the first process that has a problem."""

@@ -84,7 +84,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
         whole_steps(experiment.checkpoint.every),
         whole_steps(experiment.monitor.signals_every),
     )
-    saved = first if run.checkpoints.steps() else None
+    step, is_saved = first, bool(run.checkpoints.steps())
     in_flight: tuple[int, Mapping[str, Any]] | None = None
     is_due = _evaluate_first(run, state, first)
     stops = is_due
@@ -98,10 +98,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
             with run.clock.measure("compile"):  # takes time when a stage needs it first
                 train_step = stage.train_step
                 probe = stage.probe if _due(step, look_every) else None
-            with run.clock.measure("data_wait"):
-                batch = next(batches)
-            for line in run.data.report():
-                run.reporter.message(line)
+            batch = _next(run, batches)
             with run.clock.measure("train"):
                 trace.before(step)
                 batch = stage.program.layout.put(batch, stage.batch_size)
@@ -110,12 +107,12 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 if probe is not None:
                     metrics["signals"] = signals | probe(state.params, batch)
                 _report(run, in_flight)
-                _tell_saves(run)
+                tell_saves(run)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, eval_every)
                 stops = run.stop.reached()
-                saves = step == last or _due(step, save_every)
-                if evaluates or saves or stops or trace.ends(step):
+                saves = step == last or _due(step, save_every) or stops
+                if evaluates or saves or trace.ends(step):
                     _report(run, in_flight)
                     in_flight = None
                     trace.after(step)
@@ -123,15 +120,23 @@ def train(run: Run, state: TrainState, first: int) -> bool:
             stops |= is_due
             if saves or stops:
                 save(run, state, step, is_last=stops or step == last, is_evaluation_due=is_due)
-                saved = step
+                is_saved = True
             if stops:
                 break
-    if saved is None:
-        save(run, state, first, is_last=True, is_evaluation_due=is_due)
-        saved = first
-    if saved != last and (alarm := run.stop.alarm()):
-        raise Alarm(f"step {saved} is saved. {alarm}")
-    return saved >= last and not is_due
+    if not is_saved:
+        save(run, state, step, is_last=True, is_evaluation_due=is_due)
+    if step != last and (alarm := run.stop.alarm()):
+        raise Alarm(f"step {step} is saved. {alarm}")
+    return step >= last and not is_due
+
+
+def _next(run: Run, batches: Batches) -> Mapping[str, np.ndarray]:
+    """The next batch, once it is there."""
+    with run.clock.measure("data_wait"):
+        batch = next(batches)
+    for line in run.data.report():
+        run.reporter.message(line)
+    return batch
 
 
 def _evaluate_first(run: Run, state: TrainState, first: int) -> bool:
@@ -193,14 +198,14 @@ def save(
     """
     with run.clock.measure("save"):
         run.checkpoints.wait()
-        _tell_saves(run)
+        tell_saves(run)
         document = {"clock": run.clock.state(), "data_position": step}
         document["evaluation_due"] = is_evaluation_due
         run.checkpoints.save(step, state, document)
         is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
         if is_decisive:
             run.checkpoints.wait()
-    _tell_saves(run)
+    tell_saves(run)
     if is_decisive and run.unsaved:
         count = len(run.unsaved)
         which = f"step {step:,}" if count == 1 else f"{count} saves in a row, up to step {step:,},"
@@ -212,7 +217,7 @@ def save(
         )
 
 
-def _tell_saves(run: Run) -> None:
+def tell_saves(run: Run) -> None:
     """Says how saves have ended; `saved step N` is what scripts wait for."""
     for outcome in run.checkpoints.ended():
         if outcome.problem is None:

@@ -175,6 +175,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
                 return loop.train(run, state, first)
             finally:
                 checkpoints.close()
+                loop.tell_saves(run)
 
 
 @contextmanager
