@@ -23,6 +23,8 @@ from jaxpretrain.train.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.train.state import TrainState
 
 Metrics = dict[str, Any]
+_LEAVES_OUT = ("mask", "weight")
+"""What of a batch can leave all of it out. Without them, all of it counts."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -51,8 +53,8 @@ def make_train_step(
         batch_size = len(next(iter(batch.values())))
         batch = {**batch, "row": layout.constrain_batch(jnp.arange(batch_size))}
         grads, weight, sums = sum_gradient(state.params, batch, rng)
-        is_empty = weight == 0
-        divisor = jnp.where(is_empty, 1.0, weight)
+        is_empty = None if batch.keys().isdisjoint(_LEAVES_OUT) else weight == 0
+        divisor = weight if is_empty is None else jnp.where(is_empty, 1.0, weight)
         grads = jax.tree.map(lambda g: g / divisor, grads)
         updates, optimizer_state = optimizer.transform.update(grads, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)
@@ -156,7 +158,7 @@ def compile_train_step(
 
 
 def _keep_if_bad(
-    train: Train, old: TrainState, new: TrainState, metrics: Metrics, is_empty: jax.Array
+    train: Train, old: TrainState, new: TrainState, metrics: Metrics, is_empty: jax.Array | None
 ) -> tuple[TrainState, Metrics]:
     """The new state and metrics; or, after an empty or a bad step, the old weights, moments and
     average.
@@ -164,12 +166,15 @@ def _keep_if_bad(
     The learning rate and the warm-up of clipping go on even then: they are functions of the step,
     as the data is.
     """
-    kept = is_empty
+    can_be_bad = train.on_bad_step == "skip" or train.skip_outliers is not None
+    if is_empty is None and not can_be_bad:
+        return new, metrics  # choosing between two states takes memory
+    kept = jnp.bool_(False) if is_empty is None else is_empty
     if train.skip_outliers is not None:
         new = replace(new, history=record(old.history, metrics))
-    if train.on_bad_step == "skip" or train.skip_outliers is not None:
-        skipped = _is_bad(train, old, metrics) & ~is_empty
-        kept = is_empty | skipped
+    if can_be_bad:
+        skipped = _is_bad(train, old, metrics) & ~kept
+        kept |= skipped
         metrics = metrics | {"skipped": skipped.astype(jnp.float32)}
     unchanged = replace(
         old,

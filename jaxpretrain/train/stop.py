@@ -150,6 +150,7 @@ def _listen(reader: int, request: StopRequest, ended: threading.Event) -> None:
             when = "after this step" if request.was_asked else "once the first step is compiled"
             clear = "\r\x1b[K" if sys.stderr.isatty() else ""
             line = f"stopping {when}; Ctrl-C again ends at once without saving"
-            print(f"{clear}{signal.Signals(number).name}: {line}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{clear}{signal.Signals(number).name}: {line}\n")
+            sys.stderr.flush()
         elif number == signal.SIGINT and not ended.wait(_PATIENCE_SECONDS):
             os._exit(128 + signal.SIGINT)  # the main thread does not hear the KeyboardInterrupt

@@ -87,9 +87,10 @@ def test_the_time_to_leave_is_found_by_counting_and_remembered(
 
 def _line(capfd: pytest.CaptureFixture[str]) -> str:
     """What is said on standard error, as soon as it is."""
-    deadline = time.monotonic() + 30
-    while not (error := capfd.readouterr().err) and time.monotonic() < deadline:
+    deadline, error = time.monotonic() + 30, ""
+    while not error.endswith("\n") and time.monotonic() < deadline:
         time.sleep(0.01)
+        error += capfd.readouterr().err
     return error
 
 
