@@ -61,13 +61,13 @@ class Recorder:
     """What comes up with the reports of steps."""
     stop_request: StopRequest = field(default_factory=StopRequest)
 
-    def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+    def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         assert batch["tokens"].shape == (16, 16)
         step = state + 1
         self.events.append(("dispatch", step))
         if step == self.stop_at:
             self.stop_request.reason = "SIGTERM"
-        metrics = {"loss": 3.0, "grad_norm": 1.0} | self.bad.get(step, {})
+        metrics = {"loss": 3.0, "grad_norm": 1.0, "weight": 240.0} | self.bad.get(step, {})
         values = {name: jax.device_put(np.float32(value)) for name, value in metrics.items()}
         return step, values | {"signals": {"grad_norm/blocks": jax.device_put(np.ones(2))}}
 
@@ -127,7 +127,7 @@ class Recorder:
     def start(self, step: int) -> None:
         self.events.append(("start", step))
 
-    def step(self, step: int, values: dict[str, float]) -> list[Finding]:
+    def step(self, step: int, values: dict[str, float | None]) -> list[Finding]:
         self.values[step] = values
         self.events.append(("report", step))
         return self.found.get(step, [])
