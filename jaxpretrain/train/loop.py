@@ -152,11 +152,11 @@ def _evaluate_first(run: Run, state: TrainState, first: int) -> bool:
 def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool = False) -> bool:
     """Runs all evaluators on the weights that are asked for and reports their results.
 
-    Returns false where the run is asked to stop, before or between batches: saving comes first
-    then, and there are no results.
+    Returns false where the run is asked from outside to stop, before or between batches: saving
+    comes first then, and there are no results.
     """
     try:
-        if is_asked_to_stop and run.evaluators:
+        if is_asked_to_stop and run.evaluators and run.stop.alarm() is None:
             raise Interrupted
         with run.clock.measure("eval"):
             params = state.ema if run.experiment.eval.weights == "average" else state.params
@@ -176,12 +176,12 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
 
 
 def interrupt(stop: Stop) -> None:
-    """Ends an evaluation when the run is asked to stop.
+    """Ends an evaluation when the run is asked to stop from outside, which may be urgent.
 
     Raises:
       Interrupted: it is.
     """
-    if stop.reached():
+    if stop.reached() and stop.alarm() is None:
         raise Interrupted
 
 

@@ -38,7 +38,7 @@ class Stop(Protocol):
         ...
 
     def alarm(self) -> str | None:
-        """Why this was demanded by any process; to be asked by all of them when they leave."""
+        """Why this was demanded by any process; to be asked by all of them once it is reached."""
         ...
 
 

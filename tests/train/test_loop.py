@@ -278,7 +278,8 @@ def test_asked_to_stop_it_saves_and_leaves(program: Program, tmp_path: Path, sto
     assert not recorder.train(program, tmp_path, checkpoint={"every": 0}, eval={"every": 3})
     assert recorder.saved == [stop_at]
     assert list(recorder.values) == list(range(1, stop_at + 1))
-    assert [step for name, step in recorder.events if name == "eval"] == [0]
+    evaluated = [step for name, step in recorder.events if name == "eval"]
+    assert evaluated == ([0, 3] if stop_at == 5 else [0])
     assert recorder.documents[stop_at]["evaluation_due"] is (stop_at in (3, 5))
 
 
@@ -393,6 +394,11 @@ def test_a_finding_ends_the_run_only_where_the_config_says_so(program: Program, 
     with pytest.raises(loop.Alarm, match="step 4 is saved. monitor.stop_on names plateau: It is"):
         recorder.train(program, tmp_path / "b", monitor={"stop_on": ("plateau",)})
     assert recorder.saved[-1] == 4 == max(recorder.values)
+    recorder = Recorder(num_steps=9, found=found)
+    with pytest.raises(loop.Alarm):  # which is in no hurry: what is due at step 4 is evaluated
+        changes: dict[str, Any] = {"monitor": {"stop_on": ("plateau",)}, "eval": {"every": 4}}
+        recorder.train(program, tmp_path / "c", **changes)
+    assert ("eval", 4) in recorder.events
 
 
 def test_a_finding_of_the_last_step_is_no_reason_to_fail(program: Program, tmp_path: Path):
