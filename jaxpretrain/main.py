@@ -24,7 +24,9 @@ EXIT_PREEMPTED = 75
 
 
 def main(argv: list[str]) -> int:
-    """Exit codes: 0 done; 2 bad input; 75 asked to stop, saved, run again to go on."""
+    """Exit codes: 0 done; 1 the last state could not be saved; 2 bad input; 75 asked to stop,
+    saved, run again to go on.
+    """
     rest, overrides = split_overrides(argv)
     parser = Parser(prog="python -m jaxpretrain.main", description="Trains a model.")
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
@@ -70,12 +72,9 @@ def main(argv: list[str]) -> int:
             _say(f"the run fits: its step takes {preflight(chosen).describe()}")
             return 0
         workdir: Any = flags.workdir  # which is there: it was asked for
-        finished = _train(config, chosen, workdir, flags.allow_config_change)
-    if not finished:
-        if distributed.is_primary():
-            print("stopped and saved; run the same command to go on", file=sys.stderr)
-        return EXIT_PREEMPTED
-    return 0
+        given = [path for path, _ in overrides]
+        changes = {"allow_config_change": flags.allow_config_change, "given": given}
+        return _train(config, chosen, workdir, **changes)
 
 
 def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "Experiment":
@@ -99,8 +98,10 @@ def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "
     return chosen
 
 
-def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_change: bool) -> bool:
+def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options: Any) -> int:
     """Trains; a device that had no room after all makes the microbatch smaller, once.
+
+    Returns the exit code.
 
     Raises:
       InputError: something that was given is wrong, or there was no room.
@@ -110,10 +111,17 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_chan
 
     from jaxpretrain.parallel.devices import is_out_of_memory
     from jaxpretrain.planning.auto import step_down
+    from jaxpretrain.train.loop import NotSaved
     from jaxpretrain.train.run import train_experiment
 
     try:
-        return train_experiment(chosen, workdir, allow_config_change=allow_change)
+        if train_experiment(chosen, workdir, **options):
+            return 0
+        _say("stopped and saved; run the same command to go on")
+        return EXIT_PREEMPTED
+    except NotSaved as error:  # in all processes, so that none has to wait for another
+        _say(f"error: {error}")
+        return 1
     except JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -131,7 +139,7 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, allow_chan
         f"train.microbatch_size={smaller.train.microbatch_size} instead of "
         f"{chosen.train.microbatch_size}"
     )
-    return _train(smaller, smaller, workdir, allow_change)
+    return _train(smaller, smaller, workdir, **options)
 
 
 def _say(line: str) -> None:

@@ -15,7 +15,9 @@ from jaxpretrain.data.tokenizer import train_bpe
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.source import Source, text_data
 from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.parallel.checkpoint import Checkpoints, Streamed, to_named
+from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.names import to_named
+from jaxpretrain.parallel.streamed import Streamed
 from jaxpretrain.train.trained import load_trained
 
 MODEL = Decoder(

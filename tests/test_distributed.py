@@ -200,6 +200,51 @@ def test_one_process_goes_on_with_what_two_saved(
     _assert_same_losses(workdir, alone)
 
 
+FULL = """
+
+import errno
+import itertools
+import os
+import sys
+
+import orbax.checkpoint as ocp
+
+saves = itertools.count(1)
+save = ocp.PyTreeCheckpointHandler.async_save
+
+
+async def fail_once(*args, **kwargs):
+    if next(saves) == 1 and "--process_id=1" in sys.argv:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return await save(*args, **kwargs)
+
+
+ocp.PyTreeCheckpointHandler.async_save = fail_once
+"""
+
+
+@pytest.fixture(scope="module")
+def full(
+    config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[tuple[int, str]]]:
+    """Two processes, of which the second cannot write its first checkpoint."""
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "full.py").write_text(config.read_text() + FULL)
+    flags = ["--config.train.duration=30 steps", "--config.eval.every=0"]
+    processes = _start(folder / "full.py", folder / "run", *flags)
+    return folder / "run", _finish(processes)
+
+
+def test_a_save_that_fails_in_one_process_fails_in_all_and_training_goes_on(full: Any):
+    workdir, ends = full
+    assert [code for code, _ in ends] == [0, 0], ends
+    _, ((_, error), (_, silent)) = full
+    assert "warning: step 15 is not saved: No space left on device" in error
+    assert "saved step 30" in error and "saved step 15" not in error
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"30"}
+    assert "Traceback" not in error + silent
+
+
 SLOW = """
 
 import sys

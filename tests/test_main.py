@@ -1,5 +1,6 @@
 """The training command, as a process of its own where signals and exit codes matter."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxpretrain.config.command import run
@@ -21,7 +23,8 @@ from jaxpretrain.data.manifest import Manifest
 from jaxpretrain.data.prepare_text import PrepareText, prepare_text
 from jaxpretrain.main import main
 from jaxpretrain.monitor.jsonl import read_metrics
-from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
+from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.loop import NonFinite
@@ -345,6 +348,27 @@ def test_with_all_checkpoints_damaged_it_never_starts_anew(
     assert (workdir / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_a_run_whose_last_save_fails_ends_with_one_line(
+    command: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The disk is full when the arrays have been written. With room again, the run goes on."""
+
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    flags = [f"--config={config}", f"--workdir={tmp_path}", "--config.train.duration=25 steps"]
+    with monkeypatch.context() as full:
+        full.setattr(ocp.PyTreeCheckpointHandler, "finalize", fill)
+        code, output, error = command(*flags)
+    assert (code, output) == (1, "")
+    assert "warning: step 20 is not saved: No space left on device" in error
+    last = error.splitlines()[-1]
+    assert last.startswith("error: 2 saves in a row, up to step 25, could not be saved: No space")
+    assert "Traceback" not in error and not list((tmp_path / "checkpoints").iterdir())
+    code, _, error = command(*flags)
+    assert code == 0 and "saved step 25" in error
+
+
 def test_a_diverging_run_is_a_failure_with_its_traceback(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -388,8 +412,8 @@ def test_out_of_memory_steps_the_microbatch_down_once_and_goes_on_from_the_save(
     seen = []
 
     def fails(step_of: Any) -> Any:
-        def save(run: loop.Run, state: Any, step: int) -> None:
-            step_of(run, state, step)
+        def save(run: loop.Run, state: Any, step: int, **how: Any) -> None:
+            step_of(run, state, step, **how)
             seen.append((run.experiment.train.microbatch_size, step))
             if len(seen) == 1:
                 run.checkpoints.close()
@@ -417,7 +441,7 @@ def test_out_of_memory_steps_the_microbatch_down_once_and_goes_on_from_the_save(
 def test_out_of_memory_with_a_chosen_microbatch_is_one_line(
     command: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def save(*_: Any) -> None:
+    def save(*_: Any, **__: Any) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(loop, "save", save)

@@ -95,6 +95,11 @@ class Eval:
 
 
 def _downstream(setting: Setting, tokenizer: Path, selection: Selection) -> Downstream:
-    batch_tokens = setting.batch_size * setting.model.units_per_example()[1]
-    scorer = Scorer(setting.model, setting.layout, setting.params, batch_tokens=batch_tokens)
+    scorer = Scorer(
+        setting.model,
+        setting.layout,
+        setting.params,
+        batch_tokens=setting.batch_size * setting.model.units_per_example()[1],
+        between_batches=setting.between_batches,
+    )
     return Downstream(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)

@@ -20,6 +20,14 @@ class Results:
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class Interrupted(Exception):
+    """The run is asked to stop in the middle of an evaluation, which has no results."""
+
+
+def go_on() -> None:
+    """Never interrupts an evaluation."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What evaluators are built from: the training mesh and all that the run has opened."""
@@ -35,6 +43,8 @@ class Setting:
     eval_sets: Sequence["EvalSet"]
     batch_size: int
     """Examples of an evaluation batch, over all devices."""
+    between_batches: Callable[[], None] = go_on
+    """Called between batches, equally often in all processes; raises Interrupted."""
 
     @property
     def tokenizer_path(self) -> Path | None:

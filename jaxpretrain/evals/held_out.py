@@ -30,6 +30,7 @@ class HeldOut:
     def __init__(self, setting: Setting, *, max_examples: int | None = None) -> None:
         self._layout = setting.layout
         self._sets = setting.eval_sets
+        self._between_batches = setting.between_batches
         self._batch_size = setting.batch_size
         self._max_examples = max_examples
         self._is_language_model = isinstance(setting.model, LanguageModel)
@@ -39,17 +40,20 @@ class HeldOut:
         """`eval/<set>/loss` and the model's other means that begin with "loss".
 
         Of language models, whose loss is in nats, also `/perplexity` and `/bits_per_byte` (None:
-        bytes unknown).
+        bytes unknown). All are None for a set in which nothing is predicted.
         """
         scalars: dict[str, float | None] = {}
         for eval_set in self._sets:
             sums = self._sums(params, eval_set)
             prefix = f"eval/{eval_set.name}"
-            losses = {name: sums[name] / sums["weight"] for name in sums if name[:4] == "loss"}
+            weight = sums["weight"]
+            names = [name for name in sums if name[:4] == "loss"] or ["loss"]
+            losses = {name: sums[name] / weight if weight else None for name in names}
             scalars |= {f"{prefix}/{name}": loss for name, loss in losses.items()}
             if self._is_language_model:
-                scalars[f"{prefix}/perplexity"] = perplexity(losses["loss"])
-                scalars[f"{prefix}/bits_per_byte"] = bits_per_byte(sums["loss"], sums["bytes"])
+                loss, num_bytes = losses["loss"], sums["bytes"] if weight else 0.0
+                scalars[f"{prefix}/perplexity"] = None if loss is None else perplexity(loss)
+                scalars[f"{prefix}/bits_per_byte"] = bits_per_byte(sums["loss"], num_bytes)
         return Results(scalars=scalars)
 
     def _compile(self, model: Model, params: Any) -> Any:
@@ -70,7 +74,7 @@ class HeldOut:
 
     def _sums(self, params: Any, eval_set: EvalSet) -> dict[str, float]:
         total: dict[str, float] = defaultdict(float)
-        for sums in read_back(self._steps(params, eval_set)):
+        for sums in read_back(self._steps(params, eval_set), self._between_batches):
             for name, value in sums.items():
                 total[name] += float(value)
         return total

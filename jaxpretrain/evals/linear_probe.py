@@ -88,6 +88,7 @@ class Probe:
     ) -> None:
         self._config = config
         self._layout = setting.layout
+        self._between_batches = setting.between_batches
         self._batch_size = setting.batch_size
         self._train, self._test = images.train, images.test
         self._name = images.name
@@ -149,7 +150,8 @@ class Probe:
 
     def _features(self, params: Any, images: LabelledSet, indices: np.ndarray) -> np.ndarray:
         """Float64 [n, d]; the last batch is filled up with its last image."""
-        parts = list(read_back(self._encoded(params, images, indices)))
+        encoded = self._encoded(params, images, indices)
+        parts = list(read_back(encoded, self._between_batches))
         return np.concatenate(parts).astype(np.float64)[: len(indices)]
 
     def _encoded(

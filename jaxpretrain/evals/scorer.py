@@ -4,7 +4,7 @@ Nothing is known here of tasks: this serves multiple choice, perplexity of files
 for log p(continuation | context).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.contract import go_on
 from jaxpretrain.evals.encode import Request
 from jaxpretrain.evals.in_flight import read_back
 from jaxpretrain.evals.next_tokens import next_token_scores
@@ -37,12 +38,21 @@ class Scorer:
       layout: the mesh that its parameters lie on; rows of batches are divided over it.
       params: abstract parameters with their shardings.
       batch_tokens: tokens of one batch, over all devices.
+      between_batches: called between batches; what it raises ends the scoring.
 
     Raises:
       InputError: the model predicts no tokens.
     """
 
-    def __init__(self, model: Model, layout: Layout, params: Any, *, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        layout: Layout,
+        params: Any,
+        *,
+        batch_tokens: int,
+        between_batches: Callable[[], None] = go_on,
+    ) -> None:
         if not isinstance(model, LanguageModel):
             raise InputError("this model predicts no tokens, so it cannot be evaluated on tasks")
         self.context_length = model.units_per_example()[1]
@@ -51,6 +61,7 @@ class Scorer:
         self.layout = layout
         self._params = params
         self._batch_tokens = batch_tokens
+        self._between_batches = between_batches
         self._compiled: dict[Shape, Any] = {}
 
     def prepare(self, requests: Sequence[Request]) -> Packed:
@@ -73,7 +84,8 @@ class Scorer:
         """Scores what `prepare` planned. The parameters are neither copied nor changed."""
         log_likelihoods = np.zeros(packed.num_requests)
         is_greedy = np.ones(packed.num_requests, bool)
-        for batch, (log_probs, likeliest) in read_back(self._run(params, packed)):
+        outputs = read_back(self._run(params, packed), self._between_batches)
+        for batch, (log_probs, likeliest) in outputs:
             used = batch.owners >= 0
             np.add.at(log_likelihoods, batch.owners[used], log_probs[used].astype(np.float64))
             np.logical_and.at(is_greedy, batch.owners[used], likeliest[used])

@@ -28,7 +28,7 @@ from jaxpretrain.interop.source import (
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
 from jaxpretrain.interop.tuple_keys import decode_key
-from jaxpretrain.parallel.checkpoint import Streamed
+from jaxpretrain.parallel.streamed import Streamed
 
 _BLOCK = "transformer.blocks.{}."
 TABLE: Table = (

@@ -23,7 +23,8 @@ from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch
 from jaxpretrain.models.positions import sincos_positions
 from jaxpretrain.models.sapiens import VARIANTS
 from jaxpretrain.models.vit_mae import VitMae
-from jaxpretrain.parallel.checkpoint import Streamed, to_named
+from jaxpretrain.parallel.names import to_named
+from jaxpretrain.parallel.streamed import Streamed
 
 
 def _linear(theirs: str, *ours: str) -> Table:

@@ -22,7 +22,8 @@ from jaxpretrain.data.tokenizer import (
 from jaxpretrain.interop.tables import FLOAT32, Shapes
 from jaxpretrain.interop.tensors import Tensor, read_json
 from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.parallel.checkpoint import Streamed, to_named
+from jaxpretrain.parallel.names import to_named
+from jaxpretrain.parallel.streamed import Streamed
 
 TOKENIZER_FILES = (
     "tokenizer.json",

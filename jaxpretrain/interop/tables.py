@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.tensors import Tensor, some
-from jaxpretrain.parallel.checkpoint import Streamed
+from jaxpretrain.parallel.streamed import Streamed
 
 FLOAT32 = np.dtype(np.float32)
 

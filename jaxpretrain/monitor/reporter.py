@@ -94,12 +94,15 @@ class Reporter:
         self._rate.tick(self._work.units(step))
         self._window = self._waited()
 
-    def step(self, step: int, values: Mapping[str, float]) -> list[Finding]:
+    def step(self, step: int, values: Mapping[str, float | None]) -> list[Finding]:
         """Takes the metrics of a step: the model's means and the step's own; returns what is new.
+
+        Means of a batch in which nothing counts are None.
 
         New are findings that have come up. Most steps bring none.
         """
-        finite = all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "grad_norm"))
+        judged = [values.get(name, 0.0) for name in ("loss", "grad_norm")]
+        finite = all(value is not None and math.isfinite(value) for value in judged)
         first_or_last = step in (1, self._work.total_steps)
         if finite and not first_or_last and (self._every < 1 or step % self._every):
             self._progress.update(step)
@@ -109,7 +112,8 @@ class Reporter:
         self._rate.tick(units)
         metrics: dict[str, float | None] = {f"train/{n}": v for n, v in values.items()}
         if work.unit == "tokens":
-            metrics["train/perplexity"] = perplexity(values["loss"])
+            loss = values["loss"]
+            metrics["train/perplexity"] = None if loss is None else perplexity(loss)
         metrics[f"train/{work.unit}"] = units
         rate = self._rate.units_per_second()
         metrics[f"perf/{work.unit}_per_second"] = rate

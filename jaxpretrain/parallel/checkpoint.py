@@ -9,171 +9,36 @@ All processes of a run save and restore together, each its own parts of the arra
 that all of them see. What one cannot read counts as unreadable for all.
 """
 
-import functools
 import json
-import logging
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.files import write_atomically
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
+from jaxpretrain.parallel.names import checksums, from_named, kind, part_checksum, to_named
+from jaxpretrain.parallel.saving import (
+    Save,
+    SaveOutcome,
+    make,
+    move_aside,
+    remove,
+    remove_leftovers,
+    silence_orbax,
+)
+from jaxpretrain.parallel.streamed import Streamed, stored_rows
 
 
 class CorruptCheckpoint(Exception):
     """A checkpoint cannot be read, or reads other than it was written."""
-
-
-def to_named(tree: Any) -> dict[str, Any]:
-    """Flattens a tree of dicts, named tuples and dataclasses to {"a/b/c": leaf}."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): leaf for path, leaf in leaves}
-
-
-def from_named(like: Any, named: dict[str, Any]) -> Any:
-    """The tree `like` with its leaves replaced by the arrays of those names."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path)], like)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    parts = []
-    for key in path:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(key, attribute):
-                parts.append(str(getattr(key, attribute)))
-                break
-    return "/".join(parts)
-
-
-def _kind(x: Any) -> dict[str, Any]:
-    return {"shape": list(x.shape), "dtype": str(x.dtype)}
-
-
-@jax.jit
-def _checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """A wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
-
-    def checksum(x: jax.Array) -> jax.Array:
-        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        return jnp.sum(jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32), dtype=jnp.uint32)
-
-    return jax.tree.map(checksum, named)
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """An array that is made part by part, so that it need not be in memory whole."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    parts: Callable[[], Iterable[np.ndarray]]
-    """Makes the parts anew: consecutive rows of the first axis."""
-
-
-def write_streamed(
-    directory: Path, step: int, arrays: Mapping[str, Streamed], extra: dict[str, Any]
-) -> None:
-    """Writes the checkpoint `directory/<step>` with the arrays of those names, one after another.
-
-    It reads as one that was saved. It is not atomic: `directory` must be one that nobody looks at
-    before this has returned.
-    """
-    folder = directory.absolute() / str(step)
-    found = {
-        name: {**_kind(array), "checksum": _write_array(folder / "state" / name, array)}
-        for name, array in arrays.items()
-    }
-    # What Orbax wants to know of a tree, in its own words: a dict of arrays, each a Zarr folder.
-    tree = {
-        str((name,)): {
-            "key_metadata": [{"key": name, "key_type": 2}],
-            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
-        }
-        for name in arrays
-    }
-    documents = {
-        "_CHECKPOINT_METADATA": {},
-        "state/_METADATA": {"tree_metadata": tree, "use_ocdbt": False, "use_zarr3": False},
-        "meta/metadata": {**extra, "arrays": found},
-    }
-    for name, document in documents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document))
-
-
-def _write_array(folder: Path, array: Streamed) -> int:
-    """Writes a Zarr array; returns its checksum, that of `_checksums`."""
-    spec = {
-        "driver": "zarr",
-        "kvstore": {"driver": "file", "path": f"{folder}/"},
-        "metadata": {
-            "chunks": _chunks(array.shape, array.dtype.itemsize),
-            "compressor": {"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 1},
-        },
-        "store_data_equal_to_fill_value": True,  # a restore takes chunks that lack for damage
-    }
-    store = ts.open(spec, create=True, dtype=array.dtype, shape=array.shape).result()
-    checksum = row = 0
-    for part in array.parts():
-        checksum += _checksum(part)
-        end = row + (len(part) if part.ndim else 0)
-        (store[row:end] if part.ndim else store).write(part).result()
-        row = end
-    return checksum % 2**32
-
-
-def _rows_that_lie_together(store: Any) -> list[Any]:
-    """Rows of the first axis of a TensorStore whose chunks must be read together anyway."""
-    if not store.shape:
-        return [...]
-    num_rows = store.chunk_layout.read_chunk.shape[0]
-    return [
-        slice(row, min(row + num_rows, store.shape[0]))
-        for row in range(0, store.shape[0], num_rows)
-    ]
-
-
-def _checksum(part: np.ndarray) -> int:
-    """What a part of an array adds to its checksum, on the host."""
-    bits = np.ascontiguousarray(part).reshape(-1).view(f"uint{8 * part.itemsize}")
-    return int(np.sum(bits, dtype=np.uint32))
-
-
-def _chunks(shape: tuple[int, ...], itemsize: int, limit: int = 2**26) -> list[int]:
-    """Chunks of whole rows, up to 64 MiB; a layer of a stack has its own."""
-    room, chunks = limit // itemsize, []
-    for size in reversed(shape):
-        chunks.insert(0, min(size, max(1, room)))
-        room //= size
-    return [1, *chunks[1:]] if len(shape) > 2 else chunks
-
-
-@functools.cache
-def _silence_abandoned_reads() -> None:
-    """Keeps Orbax's noise from the terminal when a damaged checkpoint is met.
-
-    It gives up its other reads at the first that fails; each of them then finds its event loop
-    closed and prints a traceback, a hundred lines and more around the one that matters. Now and
-    then asyncio logs the same of a read that had failed too.
-    """
-    logging.getLogger("asyncio").addFilter(lambda line: "never retrieved" not in line.getMessage())
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def finished_steps(directory: Path) -> list[int]:
@@ -212,33 +77,46 @@ class Checkpoints:
         keep_every: int | None = None,
         read_only: bool = False,
     ) -> None:
-        """Keeps the newest `keep_last` and, for good, those at multiples of `keep_every` steps."""
+        """Keeps the newest `keep_last` and, for good, those at multiples of `keep_every` steps.
+
+        Unless it only reads, the first process must hold the folder of the run: it removes what
+        interrupted saves have left.
+
+        Raises:
+          InputError: the directory cannot be made.
+        """
         self.directory = directory
         self._corrupt = directory.parent / "corrupt"
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep_last,
-            keep_period=None if read_only else keep_every,
-            create=not read_only,  # Orbax's own read_only warns at each use
-        )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._keep_last, self._keep_every = keep_last, keep_every
+        self._under_way: tuple[int, Save] | None = None
+        self._ended: list[SaveOutcome] = []
+        if not read_only and is_primary():
+            make(directory)
+            remove_leftovers(directory)
 
     def steps(self) -> list[int]:
         """Steps that have a finished checkpoint, in order."""
-        return sorted(self._manager.all_steps())
+        names = [path.name for path in self.directory.glob("*") if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Starts saving; returns once the arrays are copied and may be donated."""
+        """Starts saving; returns once the arrays are copied and may be donated.
+
+        Waits for the save before. How this one ends is told by `ended`.
+        """
+        self.wait()
         named = to_named(state)
-        sums = jax.device_get(_checksums(named))
-        arrays = {name: {**_kind(x), "checksum": int(sums[name])} for name, x in named.items()}
+        sums = jax.device_get(checksums(named))
+        arrays = {name: {**kind(x), "checksum": int(sums[name])} for name, x in named.items()}
         document = {**extra, "arrays": arrays}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(named), meta=ocp.args.JsonSave(document)
-            ),
-            force=True,  # else a step below the newest would not be saved, without a word
-        )
+        self._under_way = step, Save(self._folder(step), named, document, self._remove_old)
+
+    def ended(self) -> list[SaveOutcome]:
+        """The saves that have ended since this was last asked, in order; waits for nothing."""
+        if self._under_way is not None and self._under_way[1].has_ended:
+            self.wait()
+        ended, self._ended = self._ended, []
+        return ended
 
     def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, extra) of the newest sound checkpoint, or None where there is none.
@@ -279,7 +157,7 @@ class Checkpoints:
             raise CorruptCheckpoint(problem)
         assert named is not None and extra is not None
         saved = extra.pop("arrays")
-        found = jax.device_get(_checksums(named))
+        found = jax.device_get(checksums(named))
         for name, value in found.items():
             if int(value) != saved[name]["checksum"]:
                 raise CorruptCheckpoint(f"the checksum of {name} differs")
@@ -292,6 +170,16 @@ class Checkpoints:
           CorruptCheckpoint: it cannot be read.
         """
         return read_document(self.directory, step)
+
+    def amend(self, step: int, **changes: Any) -> None:
+        """Changes values in the document of a finished checkpoint.
+
+        Where it cannot be written they stay as they are.
+        """
+        if is_primary():
+            document = self.document(step) | changes
+            with suppress(OSError):
+                write_atomically(self._folder(step) / "meta" / "metadata", json.dumps(document))
 
     def stream(self, step: int) -> dict[str, Streamed]:
         """The arrays of a checkpoint, to be read by as many rows at a time as lie together.
@@ -310,9 +198,9 @@ class Checkpoints:
                 checksum = 0
                 try:
                     store = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
-                    for rows in _rows_that_lie_together(store):
+                    for rows in stored_rows(store):
                         part = np.asarray(store[rows].read().result())
-                        checksum += _checksum(part)
+                        checksum += part_checksum(part)
                         yield part
                 except ValueError as error:  # all that TensorStore raises
                     raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
@@ -325,12 +213,16 @@ class Checkpoints:
         return {name: stream(name, found) for name, found in arrays.items()}
 
     def wait(self) -> None:
-        """Blocks until the save under way has finished."""
-        self._manager.wait_until_finished()
+        """Blocks until the save under way has ended."""
+        if self._under_way is not None:
+            step, save = self._under_way
+            save.wait()
+            self._ended.append(SaveOutcome(step, save.problem))
+            self._under_way = None
 
     def close(self) -> None:
         """Finishes the save under way."""
-        self._manager.close()
+        self.wait()
 
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """This process's parts of the wanted arrays, and the JSON document."""
@@ -343,10 +235,9 @@ class Checkpoints:
             wanted,
         )
         request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-        _silence_abandoned_reads()
-        # Not by the manager: it would have processes that can read wait for one that cannot.
+        silence_orbax()
         reader = ocp.PyTreeCheckpointHandler()
-        path = self._manager.directory / str(step) / "state"
+        path = self._folder(step).absolute() / "state"
         try:
             return reader.restore(path, args=request), meta
         except jax.errors.JaxRuntimeError:
@@ -365,23 +256,38 @@ class Checkpoints:
                 + (f" and {len(missing) - 1} more that are needed" if missing[1:] else "")
             )
         for name, x in wanted.items():
-            here, there = _kind(x), {key: saved[name][key] for key in _kind(x)}
+            here, there = kind(x), {key: saved[name][key] for key in kind(x)}
             if here != there:
                 raise InputError(f"{where} is another model's: {name} is {there}, not {here}")
 
+    def _folder(self, step: int) -> Path:
+        return self.directory / str(step)
+
+    def _remove_old(self) -> None:
+        """Removes the checkpoints that are not to be kept."""
+        steps = self.steps()
+        for step in steps[: -self._keep_last] if self._keep_last else []:
+            if not self._keep_every or step % self._keep_every:
+                remove(self._folder(step))
+
     def _set_aside(self, step: int, error: CorruptCheckpoint) -> None:
+        """Moves a damaged checkpoint to `corrupt/`.
+
+        Raises:
+          InputError: it cannot be moved.
+        """
+        problem = None
         if is_primary():
-            target = self._corrupt / str(step)
-            target.parent.mkdir(exist_ok=True)
-            number = 1
-            while target.exists():
-                number += 1
-                target = target.with_name(f"{step}.{number}")
-            os.rename(self.directory / str(step), target)
-            print(
-                f"warning: checkpoint {step} is damaged ({error}); moved to {target}, "
-                "falling back to the one before",
-                file=sys.stderr,
-            )
-        exchange("set aside", "")  # nobody looks before it is moved
-        self._manager.reload()
+            try:
+                target = move_aside(self._folder(step), self._corrupt)
+            except OSError as failure:
+                problem = f"{self._folder(step)} is damaged and cannot be moved: {failure}"
+            else:
+                print(
+                    f"warning: checkpoint {step} is damaged ({error}); moved to {target}, "
+                    "falling back to the one before",
+                    file=sys.stderr,
+                )
+        problem = first_problem("set aside", problem)  # and nobody looks before it is moved
+        if problem is not None:
+            raise InputError(problem)

@@ -1,8 +1,9 @@
 """The loop: batches in, steps dispatched, results reported one step late, state saved.
 
 The order inside a step is fixed. A step is dispatched before the one before it is reported, so the
-device never waits for the host. Evaluation comes before saving, so a checkpoint never precedes the
-results of its step. A step whose loss or gradient is not finite ends the run and is never saved.
+device never waits for the host. A save goes on beside the next steps. Evaluation comes before
+saving, unless the run is asked to stop: then it is left to the next session. A step whose loss or
+gradient is not finite ends the run and is never saved.
 """
 
 import math
@@ -16,22 +17,30 @@ import numpy as np
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
-from jaxpretrain.evals.contract import Evaluator
+from jaxpretrain.evals.contract import Evaluator, Interrupted
 from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.distributed import is_primary
+from jaxpretrain.parallel.saving import SaveOutcome
 from jaxpretrain.train.experiment import Experiment, pace
 from jaxpretrain.train.stages import Stage, local_samples, stage_of
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop
 from jaxpretrain.train.workdir import note_saved
 
+_MAX_UNSAVED = 3
+"""Saves that fail in a row before the run ends."""
+
 
 class NonFinite(Exception):
     """A step gave a loss or gradient that is not a number."""
+
+
+class NotSaved(Exception):
+    """Saves have failed, and the run ends without one of its last state: one line."""
 
 
 class Alarm(Exception):
@@ -50,7 +59,11 @@ class Run:
     clock: Clock
     reporter: Reporter
     stop: Stop
+    is_evaluation_due: bool = False
+    """Whether the last session left out the evaluation of the step that it saved."""
     skipped: list[int] = field(default_factory=list)  # the last steps, those skipped in a row
+    empty: list[int] = field(default_factory=list)  # steps whose batch had nothing to predict
+    unsaved: list[SaveOutcome] = field(default_factory=list)  # the last, that failed in a row
 
     @property
     def experiment(self) -> Experiment:
@@ -63,6 +76,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
 
     Raises:
       NonFinite: a loss or gradient norm was not finite.
+      NotSaved: the last save failed, or several in a row.
       Alarm: something was found that is to end the run.
     """
     experiment = run.experiment
@@ -72,24 +86,21 @@ def train(run: Run, state: TrainState, first: int) -> bool:
         whole_steps(experiment.checkpoint.every),
         whole_steps(experiment.monitor.signals_every),
     )
-    saved = first if run.checkpoints.steps() else None
+    step, is_saved = first, bool(run.checkpoints.steps())
     in_flight: tuple[int, Mapping[str, Any]] | None = None
-    if first == 0:
-        evaluate(run, state, 0)
+    is_due = _evaluate_first(run, state, first)
+    stops = is_due
     with (
         _load(run, first, last) as batches,
         Trace(run.workdir / "profile", experiment.monitor.profile) as trace,
     ):
         run.reporter.start(first)
-        for step in range(first + 1, last + 1):
+        for step in range(first + 1, 1 + (first if stops else last)):
             stage = stage_of(run.stages, step)
             with run.clock.measure("compile"):  # takes time when a stage needs it first
                 train_step = stage.train_step
                 probe = stage.probe if _due(step, look_every) else None
-            with run.clock.measure("data_wait"):
-                batch = next(batches)
-            for line in run.data.report():
-                run.reporter.message(line)
+            batch = _next(run, batches)
             with run.clock.measure("train"):
                 trace.before(step)
                 batch = stage.program.layout.put(batch, stage.batch_size)
@@ -98,45 +109,130 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 if probe is not None:
                     metrics["signals"] = signals | probe(state.params, batch)
                 _report(run, in_flight)
+                tell_saves(run)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, eval_every)
-                stops = run.stop.reached(step)
+                stops = run.stop.reached()
                 saves = step == last or _due(step, save_every) or stops
                 if evaluates or saves or trace.ends(step):
                     _report(run, in_flight)
                     in_flight = None
                     trace.after(step)
-            if evaluates:
-                evaluate(run, state, step)
-            if saves:
-                save(run, state, step)
-                saved = step
+            is_due = evaluates and not evaluate(run, state, step, is_asked_to_stop=stops)
+            stops |= is_due
+            if saves or stops:
+                save(run, state, step, is_last=stops or step == last, is_evaluation_due=is_due)
+                is_saved = True
             if stops:
                 break
-    if saved is None:
-        save(run, state, first)
-    if saved != last and (alarm := run.stop.alarm()):
-        raise Alarm(f"step {saved} is saved. {alarm}")
-    return saved == last or first >= last
+    if not is_saved:
+        save(run, state, step, is_last=True, is_evaluation_due=is_due)
+    if step != last and (alarm := run.stop.alarm()):
+        raise Alarm(f"step {step} is saved. {alarm}")
+    return step >= last and not is_due
 
 
-def evaluate(run: Run, state: TrainState, step: int) -> None:
-    """Runs all evaluators on the weights that are asked for and reports their results."""
-    with run.clock.measure("eval"):
-        params = state.ema if run.experiment.eval.weights == "average" else state.params
-        results = [evaluator(params) for evaluator in run.evaluators]
+def _next(run: Run, batches: Batches) -> Mapping[str, np.ndarray]:
+    """The next batch, once it is there."""
+    with run.clock.measure("data_wait"):
+        batch = next(batches)
+    for line in run.data.report():
+        run.reporter.message(line)
+    return batch
+
+
+def _evaluate_first(run: Run, state: TrainState, first: int) -> bool:
+    """Evaluates before the first step where that is due; true when it is still due after that."""
+    if first > 0 and not run.is_evaluation_due:
+        return False
+    is_due = not evaluate(run, state, first)
+    if run.is_evaluation_due and not is_due:
+        run.checkpoints.amend(first, evaluation_due=False)
+    return is_due
+
+
+def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool = False) -> bool:
+    """Runs all evaluators on the weights that are asked for and reports their results.
+
+    Returns false where the run is asked from outside to stop, before or between batches: saving
+    comes first then, and there are no results.
+    """
+    try:
+        if is_asked_to_stop and run.evaluators and run.stop.alarm() is None:
+            raise Interrupted
+        with run.clock.measure("eval"):
+            params = state.ema if run.experiment.eval.weights == "average" else state.params
+            results = []
+            for evaluator in run.evaluators:
+                interrupt(run.stop)
+                results.append(evaluator(params))
+    except Interrupted:
+        run.reporter.message(
+            f"asked to stop: the evaluation of step {step:,} is left out; the same command runs it "
+            "before it goes on"
+        )
+        return False
     for result in results:
         _heed(run, run.reporter.results(step, result.scalars, result.texts, result.images))
+    return True
 
 
-def save(run: Run, state: TrainState, step: int) -> None:
-    """Starts saving the state with the clock and the samples seen, the position in the data."""
-    position = int(pace(run.experiment).examples(step))
+def interrupt(stop: Stop) -> None:
+    """Ends an evaluation when the run is asked to stop from outside, which may be urgent.
+
+    Raises:
+      Interrupted: it is.
+    """
+    if stop.reached() and stop.alarm() is None:
+        raise Interrupted
+
+
+def save(
+    run: Run, state: TrainState, step: int, *, is_last: bool, is_evaluation_due: bool = False
+) -> None:
+    """Starts saving the state with the clock and the samples seen, the position in the data.
+
+    The loop goes on meanwhile. A save that is the last, or that would be the last of too many
+    failed ones, is waited for; so all processes learn at the same step that the run ends.
+
+    Raises:
+      NotSaved: it was waited for and failed.
+    """
     with run.clock.measure("save"):
-        run.checkpoints.save(step, state, {"clock": run.clock.state(), "data_position": position})
-    run.reporter.message(f"saved step {step:,}")
-    if is_primary():
-        note_saved(run.workdir, step)
+        run.checkpoints.wait()
+        tell_saves(run)
+        document = {
+            "clock": run.clock.state(),
+            "data_position": int(pace(run.experiment).examples(step)),
+            "evaluation_due": is_evaluation_due,
+        }
+        run.checkpoints.save(step, state, document)
+        is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
+        if is_decisive:
+            run.checkpoints.wait()
+    tell_saves(run)
+    if is_decisive and run.unsaved:
+        count = len(run.unsaved)
+        which = f"step {step:,}" if count == 1 else f"{count} saves in a row, up to step {step:,},"
+        newest = run.checkpoints.steps()[-1:]
+        kept = f"Step {newest[0]:,} is the newest" if newest else "There is no checkpoint"
+        raise NotSaved(
+            f"{which} could not be saved: {run.unsaved[-1].problem}. {kept} in "
+            f"{run.checkpoints.directory}; with that mended, the same command goes on from there"
+        )
+
+
+def tell_saves(run: Run) -> None:
+    """Says how saves have ended; `saved step N` is what scripts wait for."""
+    for outcome in run.checkpoints.ended():
+        if outcome.problem is None:
+            run.unsaved.clear()
+            run.reporter.message(f"saved step {outcome.step:,}")
+            if is_primary():
+                note_saved(run.workdir, outcome.step)
+        else:
+            run.unsaved.append(outcome)
+            run.reporter.message(f"warning: step {outcome.step:,} is not saved: {outcome.problem}")
 
 
 def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
@@ -155,6 +251,15 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
     values = {name: float(value) for name, value in fetched.items()}
     samples = stage_of(run.stages, step).samples(step)
     epochs = run.data.epochs(samples.stop)
+    if values["weight"] == 0:  # its means are unknown
+        known = {name: None if math.isnan(value) else value for name, value in values.items()}
+        _heed(run, run.reporter.step(step, known | epochs))
+        run.empty.append(step)
+        run.reporter.message(
+            f"warning: step {step:,} changes no weights: nothing counts in samples "
+            f"{samples[0]:,} to {samples[-1]:,}; so far {len(run.empty):,} such steps"
+        )
+        return
     _heed(run, run.reporter.step(step, values | epochs))
     if not values.get("skipped"):
         run.skipped.clear()

@@ -1,8 +1,9 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +41,42 @@ from jaxpretrain.train.resume import (
     taken_point,
 )
 from jaxpretrain.train.stages import Stage, make_stages, stage_of
-from jaxpretrain.train.stop import stop_requests
+from jaxpretrain.train.stop import Stop, stop_requests
 
 
 def train_experiment(
-    experiment: Experiment, workdir: Path, *, allow_config_change: bool = False
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    allow_config_change: bool = False,
+    given: Collection[str] = (),
 ) -> bool:
     """Trains or goes on; true when the run got to its end, false when it was asked to stop.
+
+    Args:
+      experiment: what is run.
+      workdir: the folder of the run.
+      allow_config_change: whether another run may go on in the folder.
+      given: paths of config fields that this very start sets. Checkpoints that the last session
+        kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among them.
 
     Raises:
       InputError: something that was given is wrong; nothing was lost.
       NonFinite: the loss or the gradient stopped being a number.
+      NotSaved: the state could not be saved.
     """
     clock = Clock()
     with ExitStack() as held:
+        stop = held.enter_context(stop_requests())
         with distributed.agreed("start") as same:
-            opened = _open(experiment, workdir, allow_config_change)
+            opened = _open(experiment, workdir, allow_config_change, given, stop)
             same |= {
                 "config": to_dict(opened.program.experiment),
                 "data": opened.data.fingerprint,
             }
             if distributed.is_primary():
                 held.enter_context(folder.hold(workdir))
-        return _train(opened, workdir, clock)
+        return _train(opened, workdir, clock, stop)
 
 
 def check_inputs(experiment: Experiment, workdir: Path, *, allow_config_change: bool) -> None:
@@ -72,7 +86,7 @@ def check_inputs(experiment: Experiment, workdir: Path, *, allow_config_change: 
       InputError: something that was given is wrong.
     """
     with distributed.agreed("inputs"):
-        _open(experiment, workdir, allow_config_change)
+        _open(experiment, workdir, allow_config_change, given=(), stop=None)
 
 
 def preflight(experiment: Experiment) -> Memory:
@@ -118,8 +132,14 @@ class _Opened:
         return lines
 
 
-def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
-    experiment = resolve(experiment)
+def _open(
+    experiment: Experiment,
+    workdir: Path,
+    allow_change: bool,
+    given: Collection[str],
+    stop: Stop | None,
+) -> _Opened:
+    experiment, kept = folder.kept_before(workdir, resolve(experiment), given)
     keep_compiled()
     stages = make_stages(experiment, jax.devices())
     changes = folder.claim(workdir, experiment, allow_change=allow_change)
@@ -129,13 +149,16 @@ def _open(experiment: Experiment, workdir: Path, allow_change: bool) -> _Opened:
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     _check_document_end(experiment, data)
     eval_sets = experiment.data.open_evals(limits=limits)
-    evaluators = experiment.eval.prepare(stages[-1].program.setting(data, eval_sets))
+    setting = stages[-1].program.setting(data, eval_sets)
+    if stop is not None:
+        setting = replace(setting, between_batches=partial(loop.interrupt, stop))
+    evaluators = experiment.eval.prepare(setting)
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_change)
     point = newest_point(workdir) or taken_point(experiment)
     if point is not None:
         require_same_samples(point, experiment, data.fingerprint)
-    return _Opened(stages, data, eval_sets, evaluators, changes, point)
+    return _Opened(stages, data, eval_sets, evaluators, changes + kept, point)
 
 
 def _check_document_end(experiment: Experiment, data: Any) -> None:
@@ -151,61 +174,71 @@ def _check_document_end(experiment: Experiment, data: Any) -> None:
         )
 
 
-def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
+def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
     """Trains in a folder that is held."""
     stages, data, program, point = opened.stages, opened.data, opened.program, opened.point
     experiment = program.experiment
-    with stop_requests() as stop:
-        with distributed.agreed("restore"):
-            checkpoints = _open_checkpoints(experiment, workdir)
-            restored = checkpoints.restore_newest(program.state)
-            if restored is not None:
-                point = point_of(workdir, restored[0], restored[2])
-                require_same_samples(point, experiment, data.fingerprint)
-        state = None if restored is None else restored[1]
+    with distributed.agreed("restore"):
+        checkpoints = _open_checkpoints(experiment, workdir)
+        restored = checkpoints.restore_newest(program.state)
         if restored is not None:
-            clock.restore(restored[2]["clock"])
-        first = 0 if point is None else point.step
-        resume_step = None if restored is None else first
-        with _open_reporter(stages, workdir, clock, resume_step) as reporter:
-            for line in opened.describe():
+            point = point_of(workdir, restored[0], restored[2])
+            require_same_samples(point, experiment, data.fingerprint)
+    state = None if restored is None else restored[1]
+    if restored is not None:
+        clock.restore(restored[2]["clock"])
+    first = 0 if point is None else point.step
+    resume_step = None if restored is None else first
+    with _open_reporter(stages, workdir, clock, resume_step) as reporter:
+        for line in opened.describe():
+            reporter.message(line)
+        if point is not None:
+            for line in describe_changes(point, experiment, data.fingerprint):
                 reporter.message(line)
-            if point is not None:
-                for line in describe_changes(point, experiment, data.fingerprint):
-                    reporter.message(line)
-            reporter.begin(first, to_dict(experiment))
-            with clock.measure("compile"), distributed.agreed("compile"):
-                stage = stage_of(stages, first + 1)
-                memory = require_fit(stage.program, stage.train_step)
-                reporter.message(f"memory of the step: {memory.describe()}")
-                if state is None:
-                    first, state = initial_state(program)
-                    if experiment.init_from is not None:
-                        sample = pace(experiment).examples(first)
-                        reporter.message(
-                            f"{experiment.init_with} from {experiment.init_from}, at step "
-                            f"{first:,} and sample {int(sample):,} of the data"
-                        )
-                evaluators = [compile_() for compile_ in opened.evaluators]
-                for line in notes_of(evaluators):
-                    reporter.message(line)
-            if distributed.is_primary():
-                folder.write_experiment(
-                    workdir,
-                    experiment,
-                    data.fingerprint,
-                    memory,
-                    eos_id=data.eos_id,
-                    data_description=data.describe(),
-                    first_step=first if first < whole_steps(experiment.train.duration) else None,
-                    last_saved=resume_step,
-                )
-                folder.keep_tokenizer(workdir, data.tokenizer_path)
-            run = loop.Run(stages, workdir, data, evaluators, checkpoints, clock, reporter, stop)
-            try:
-                return loop.train(run, state, first)
-            finally:
-                checkpoints.close()
+        reporter.begin(first, to_dict(experiment))
+        with clock.measure("compile"), distributed.agreed("compile"):
+            stage = stage_of(stages, first + 1)
+            memory = require_fit(stage.program, stage.train_step)
+            reporter.message(f"memory of the step: {memory.describe()}")
+            if state is None:
+                first, state = initial_state(program)
+                if experiment.init_from is not None:
+                    sample = pace(experiment).examples(first)
+                    reporter.message(
+                        f"{experiment.init_with} from {experiment.init_from}, at step "
+                        f"{first:,} and sample {int(sample):,} of the data"
+                    )
+            evaluators = [compile_() for compile_ in opened.evaluators]
+            for line in notes_of(evaluators):
+                reporter.message(line)
+        if distributed.is_primary():
+            folder.write_experiment(
+                workdir,
+                experiment,
+                data.fingerprint,
+                memory,
+                eos_id=data.eos_id,
+                data_description=data.describe(),
+                first_step=first if first < whole_steps(experiment.train.duration) else None,
+                last_saved=resume_step,
+            )
+            folder.keep_tokenizer(workdir, data.tokenizer_path)
+        run = loop.Run(
+            stages,
+            workdir,
+            data,
+            evaluators,
+            checkpoints,
+            clock,
+            reporter,
+            stop,
+            is_evaluation_due=restored is not None and restored[2].get("evaluation_due", False),
+        )
+        try:
+            return loop.train(run, state, first)
+        finally:
+            checkpoints.close()
+            loop.tell_saves(run)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxpretrain.models.contract import Model, Params
-from jaxpretrain.parallel.checkpoint import from_named, to_named
 from jaxpretrain.parallel.mesh import Layout
+from jaxpretrain.parallel.names import from_named, to_named
 from jaxpretrain.train.experiment import Train
 from jaxpretrain.train.outliers import empty_history
 

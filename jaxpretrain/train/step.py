@@ -2,6 +2,7 @@
 
 Gradients and losses are sums over examples with their weights; microbatches add up inside the
 step, and one division at the end makes them means. So any split of a batch gives the same update.
+A batch of weight 0, in which nothing is predicted, is no update.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from jaxpretrain.train.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.train.state import TrainState
 
 Metrics = dict[str, Any]
+_LEAVES_OUT = ("mask", "weight")
+"""What of a batch can leave all of it out. Without them, all of it counts."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -39,9 +42,9 @@ def make_train_step(
 
     Metrics are float32 scalars: the model's means, `grad_norm` (before clipping), `update_norm`,
     `param_norm`, `learning_rate`, `weight` (predicted tokens or images of the batch), and
-    `skipped` where steps can be: 1 when this one changed no weights. Each source has `NAME/loss`
-    (not a number where the batch has none of it) and `NAME/weight`. `signals` holds
-    gradient norms, weight norms and update ratios of each part and layer, by name.
+    `skipped` where steps can be: 1 when this one was too bad to change the weights. Each source has
+    `NAME/loss` and `NAME/weight`. Means over no weight are not numbers. `signals` holds gradient
+    norms, weight norms and update ratios of each part and layer, by name.
     """
     sum_gradient = _make_sum_gradient(model, layout, num_microbatches, len(sources))
 
@@ -50,7 +53,9 @@ def make_train_step(
         batch_size = len(next(iter(batch.values())))
         batch = {**batch, "row": layout.constrain_batch(jnp.arange(batch_size))}
         grads, weight, sums = sum_gradient(state.params, batch, rng)
-        grads = jax.tree.map(lambda g: g / weight, grads)
+        is_empty = None if batch.keys().isdisjoint(_LEAVES_OUT) else weight == 0
+        divisor = weight if is_empty is None else jnp.where(is_empty, 1.0, weight)
+        grads = jax.tree.map(lambda g: g / divisor, grads)
         updates, optimizer_state = optimizer.transform.update(grads, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         metrics = _means(sums, weight, sources) | _norms(grads, updates, state.params)
@@ -63,7 +68,7 @@ def make_train_step(
             optimizer=optimizer_state,
             ema={} if train.ema is None else _average(state.ema, params, train.ema),
         )
-        return _skip_if_bad(train, state, new_state, metrics)
+        return _keep_if_bad(train, state, new_state, metrics, is_empty)
 
     return train_step
 
@@ -152,32 +157,42 @@ def compile_train_step(
         raise
 
 
-def _skip_if_bad(
-    train: Train, old: TrainState, new: TrainState, metrics: Metrics
+def _keep_if_bad(
+    train: Train, old: TrainState, new: TrainState, metrics: Metrics, is_empty: jax.Array | None
 ) -> tuple[TrainState, Metrics]:
-    """The new state and metrics; or, after a bad step, the old weights, moments and average.
+    """The new state and metrics; or, after an empty or a bad step, the old weights, moments and
+    average.
 
     The learning rate and the warm-up of clipping go on even then: they are functions of the step,
     as the data is.
     """
-    if train.on_bad_step == "stop" and train.skip_outliers is None:
-        return new, metrics
-    finite = all_finite(metrics)
-    skipped = ~finite if train.on_bad_step == "skip" else jnp.bool_(False)
+    can_be_bad = train.on_bad_step == "skip" or train.skip_outliers is not None
+    if is_empty is None and not can_be_bad:
+        return new, metrics  # choosing between two states takes memory
+    kept = jnp.bool_(False) if is_empty is None else is_empty
     if train.skip_outliers is not None:
-        skipped |= finite & is_outlier(old.history, metrics, train.skip_outliers)
         new = replace(new, history=record(old.history, metrics))
+    if can_be_bad:
+        skipped = _is_bad(train, old, metrics) & ~kept
+        kept |= skipped
+        metrics = metrics | {"skipped": skipped.astype(jnp.float32)}
     unchanged = replace(
         old,
         step=new.step,
         optimizer=old.optimizer | {name: new.optimizer[name] for name in ("clip", "learning_rate")},
         history=new.history,
     )
-    metrics = metrics | {
-        "update_norm": jnp.where(skipped, 0.0, metrics["update_norm"]),
-        "skipped": skipped.astype(jnp.float32),
-    }
-    return select(skipped, unchanged, new), metrics
+    metrics = metrics | {"update_norm": jnp.where(kept, 0.0, metrics["update_norm"])}
+    return select(kept, unchanged, new), metrics
+
+
+def _is_bad(train: Train, old: TrainState, metrics: Metrics) -> jax.Array:
+    """Whether a step is too bad to be taken."""
+    finite = all_finite(metrics)
+    bad = ~finite if train.on_bad_step == "skip" else jnp.bool_(False)
+    if train.skip_outliers is not None:
+        bad |= finite & is_outlier(old.history, metrics, train.skip_outliers)
+    return bad
 
 
 def _average(ema: Any, params: Any, decay: float) -> Any:

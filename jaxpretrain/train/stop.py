@@ -1,12 +1,18 @@
 """Requests to stop: SIGTERM from a scheduler, Ctrl-C from a person.
 
-In one process, the first one asks the loop to save and leave; a second Ctrl-C ends the process at
-once. Among several, JAX's preemption service takes SIGTERM and finds the step at which all of them
-can leave, even when only one was told; Ctrl-C ends the process as it does any program.
+In one process, the first one asks the loop to save and leave, and a line says so at once; a second
+Ctrl-C ends the process at once. Python calls a handler only when the main thread is back in Python,
+which takes minutes where it compiles. So a thread of its own reads the signals too, from the pipe
+that the interpreter writes them to; it prints the line, and ends the process where the main thread
+does not. Among several processes, JAX's preemption service takes SIGTERM and finds the time at
+which all of them can leave, even when only one was told; Ctrl-C ends the process as it does any
+program.
 """
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -14,14 +20,17 @@ from typing import Protocol
 import jax
 from jax.experimental import multihost_utils
 
-from jaxpretrain.parallel.distributed import exchange, first_problem
+from jaxpretrain.parallel.distributed import first_problem
+
+_PATIENCE_SECONDS = 3.0
+"""How long a process that a second Ctrl-C ends may take to end by itself."""
 
 
 class Stop(Protocol):
-    """What the loop asks, once after each step."""
+    """What the loop asks, after each step and between the batches of an evaluation."""
 
-    def reached(self, step: int) -> bool:
-        """Whether to save and leave after `step`; the same in all processes."""
+    def reached(self) -> bool:
+        """Whether to save and leave now; the same in all processes, which ask equally often."""
         ...
 
     def demand(self, why: str) -> None:
@@ -29,7 +38,7 @@ class Stop(Protocol):
         ...
 
     def alarm(self) -> str | None:
-        """Why this was demanded by any process; to be asked by all of them when they leave."""
+        """Why this was demanded by any process; to be asked by all of them once it is reached."""
         ...
 
 
@@ -38,14 +47,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.was_asked = False
+        """Whether the loop has begun to ask."""
         self._alarm: str | None = None
 
     def __bool__(self) -> bool:
         return self.reason is not None
 
-    def reached(self, step: int) -> bool:
+    def reached(self) -> bool:
         """Whether a signal has come."""
-        del step
+        self.was_asked = True
         return bool(self)
 
     def demand(self, why: str) -> None:
@@ -58,22 +69,22 @@ class StopRequest:
 
 
 class Preemption:
-    """JAX's preemption service, asked by the loop between steps.
+    """JAX's preemption service.
 
-    When a process is told to stop, the service takes the highest step that any of them has asked
-    about, and the next one is where all leave. It says so at that step alone.
+    It is asked about numbers, here 1, 2, 3 and so on. When a process is told to stop, the service
+    takes the highest number that any of them has asked about, and the next one is where all leave.
+    It says so at that number alone.
     """
 
     def __init__(self) -> None:
-        self._reached: bool | None = None
+        self._num_asked = 0
+        self._reached = False
         self._alarm: str | None = None
 
-    def reached(self, step: int) -> bool:
-        """Whether `step` is the one to leave at, or that one is past."""
-        if self._reached is None:  # nothing was asked until now: a request so far means step 1
-            early = str(multihost_utils.reached_preemption_sync_point(1))
-            self._reached = "True" in exchange("preemption", early)
-        self._reached |= multihost_utils.reached_preemption_sync_point(step)
+    def reached(self) -> bool:
+        """Whether this is the time to leave, or that time is past."""
+        self._num_asked += 1
+        self._reached |= multihost_utils.reached_preemption_sync_point(self._num_asked)
         return self._reached
 
     def demand(self, why: str) -> None:
@@ -108,9 +119,38 @@ def stop_on_signal() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.reason = signal.Signals(number).name
 
+    ended = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    listener = threading.Thread(target=_listen, args=(reader, request, ended), daemon=True)
     previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    listener.start()
     try:
         yield request
     finally:
+        ended.set()
+        signal.set_wakeup_fd(previous_writer)
         for number, handler in previous.items():
             signal.signal(number, handler)
+        os.close(writer)  # which ends the listener
+        listener.join()
+        os.close(reader)
+
+
+def _listen(reader: int, request: StopRequest, ended: threading.Event) -> None:
+    """Answers signals in a thread, whatever the main one is doing, until the pipe is closed."""
+    is_told = False
+    while numbers := os.read(reader, 1):
+        (number,) = numbers
+        if number not in (signal.SIGTERM, signal.SIGINT):
+            continue
+        if not is_told and request.alarm() is None:
+            is_told = True
+            when = "after this step" if request.was_asked else "once the first step is compiled"
+            clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+            line = f"stopping {when}; Ctrl-C again ends at once without saving"
+            sys.stderr.write(f"{clear}{signal.Signals(number).name}: {line}\n")
+            sys.stderr.flush()
+        elif number == signal.SIGINT and not ended.wait(_PATIENCE_SECONDS):
+            os._exit(128 + signal.SIGINT)  # the main thread does not hear the KeyboardInterrupt

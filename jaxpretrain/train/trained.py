@@ -16,14 +16,10 @@ from jaxpretrain.interop.source import Source, refuse_olmo_core
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.checkpoint import (
-    Checkpoints,
-    CorruptCheckpoint,
-    Streamed,
-    from_named,
-    to_named,
-)
+from jaxpretrain.parallel.checkpoint import Checkpoints, CorruptCheckpoint
 from jaxpretrain.parallel.mesh import Layout, Mesh
+from jaxpretrain.parallel.names import from_named, to_named
+from jaxpretrain.parallel.streamed import Streamed
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import build_model
 from jaxpretrain.train.workdir import read_eos_id, read_experiment

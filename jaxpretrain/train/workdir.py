@@ -13,15 +13,17 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.data.files import write_atomically
@@ -75,6 +77,38 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
             "--allow_config_change to go on with the new values"
         )
     return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in identity + other]
+
+
+def kept_before(
+    workdir: Path, experiment: Experiment, given: Collection[str]
+) -> tuple[Experiment, list[str]]:
+    """A resolved experiment that keeps all checkpoints that the folder's last session kept.
+
+    A field that is among the `given` paths holds as it is. Also returns lines about what is kept
+    beyond the config.
+    """
+    path = workdir / "experiment.json"
+    kept = experiment.checkpoint
+    if not path.exists():
+        return experiment, []
+    stored = _load(path)["config"].get("checkpoint", {})
+    last, every = stored.get("keep_last", kept.keep_last), stored.get("keep_every")
+    if "checkpoint.keep_last" not in given:
+        is_all = last is None or kept.keep_last is None
+        kept = replace(kept, keep_last=None if is_all else max(last, kept.keep_last or 0))
+    if "checkpoint.keep_every" not in given:
+        # Multiples of either number are multiples of their greatest common divisor.
+        kept = replace(kept, keep_every=gcd(every or 0, whole_steps(kept.keep_every or 0)) or None)
+    lines = [
+        f"checkpoint.{name} is {now}, as in the last session, and not {configured}: no checkpoint "
+        f"that it kept is deleted; --config.checkpoint.{name}={configured} changes it"
+        for name, configured, now in (
+            ("keep_last", experiment.checkpoint.keep_last, kept.keep_last),
+            ("keep_every", experiment.checkpoint.keep_every or None, kept.keep_every),
+        )
+        if configured != now
+    ]
+    return replace(experiment, checkpoint=kept), lines
 
 
 def write_experiment(

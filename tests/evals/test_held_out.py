@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -6,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.evals.contract import Setting
+from jaxpretrain.evals.contract import Interrupted, Setting, go_on
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh
@@ -51,7 +52,13 @@ def _set(num_examples: int, name: str = "held_out", **fields: Any) -> Set:
     return Set(name, tokens.astype(np.int32), **fields)
 
 
-def _evaluator(num_devices: int, sets: list[Set], params: Any, **options: Any) -> tuple[Any, Any]:
+def _evaluator(
+    num_devices: int,
+    sets: list[Set],
+    params: Any,
+    between_batches: Callable[[], None] = go_on,
+    **options: Any,
+) -> tuple[Any, Any]:
     """The evaluator on so many devices, and the parameters there."""
     layout = Layout(Mesh().build(jax.devices()[:num_devices]))
     model = DECODER.build(EXAMPLE, platform="cpu", constrain=layout.constrain)
@@ -59,7 +66,16 @@ def _evaluator(num_devices: int, sets: list[Set], params: Any, **options: Any) -
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
     )
-    setting = Setting(model, layout, like, source=None, data=None, eval_sets=sets, batch_size=8)
+    setting = Setting(
+        model,
+        layout,
+        like,
+        source=None,
+        data=None,
+        eval_sets=sets,
+        batch_size=8,
+        between_batches=between_batches,
+    )
     return HeldOut(setting, **options), placed
 
 
@@ -143,3 +159,26 @@ def test_a_model_that_is_all_wrong_has_an_infinite_perplexity(by_eights: Any):
     scalars = evaluator(params | {"head": {"kernel": head}}).scalars
     assert scalars["eval/held_out/loss"] > 700
     assert scalars["eval/held_out/perplexity"] == math.inf
+
+
+def test_a_set_in_which_nothing_is_predicted_has_no_results(params: Any):
+    evaluator, placed = _evaluator(1, [_set(0, "empty"), _set(3)], params)
+    scalars = evaluator(placed).scalars
+    assert [scalars[f"eval/empty/{name}"] for name in ("loss", "perplexity")] == [None, None]
+    assert scalars["eval/empty/bits_per_byte"] is None
+    assert scalars["eval/held_out/loss"] is not None
+
+
+def test_it_can_be_interrupted_between_batches(params: Any):
+    asked = []
+
+    def interrupt() -> None:
+        asked.append(None)
+        if len(asked) == 2:
+            raise Interrupted
+
+    evaluator, placed = _evaluator(1, [_set(19)], params, between_batches=interrupt)
+    with pytest.raises(Interrupted):
+        evaluator(placed)
+    assert len(evaluator(placed).scalars) == 3  # and nothing is left of that
+    assert len(asked) == 2 + 3

@@ -3,7 +3,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from jaxpretrain.evals.contract import Interrupted
 from jaxpretrain.evals.in_flight import read_back
 
 
@@ -25,3 +27,19 @@ def test_outputs_come_in_order_some_behind_what_is_dispatched():
 
 def test_nothing_is_nothing():
     assert list(read_back([])) == []
+
+
+def test_what_is_raised_between_batches_ends_it():
+    def outputs() -> Iterator[int]:
+        for number in range(9):
+            dispatched.append(number)
+            yield number
+
+    def interrupt() -> None:
+        if len(dispatched) == 3:
+            raise Interrupted
+
+    dispatched: list[int] = []
+    with pytest.raises(Interrupted):
+        list(read_back(outputs(), interrupt))
+    assert dispatched == [0, 1, 2]

@@ -16,7 +16,7 @@ from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.parallel.checkpoint import to_named
+from jaxpretrain.parallel.names import to_named
 
 Folder = Callable[..., tuple[Path, dict[str, np.ndarray]]]
 

@@ -15,7 +15,7 @@ from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.vit_mae import VitMae
-from jaxpretrain.parallel.checkpoint import Streamed
+from jaxpretrain.parallel.streamed import Streamed
 
 Arrays = dict[str, np.ndarray]
 

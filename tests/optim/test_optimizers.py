@@ -22,7 +22,7 @@ from jaxpretrain.optim.optimizers import (
     decay_mask,
 )
 from jaxpretrain.optim.schedules import Constant, Triangular
-from jaxpretrain.parallel.checkpoint import to_named
+from jaxpretrain.parallel.names import to_named
 
 SCHEDULE = Triangular(start=0.01, peak=0.1, end=0.02, warmup=4, plateau=2)
 NUM_STEPS = 10

@@ -1,5 +1,7 @@
+import errno
 import gc
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +13,10 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.checkpoint import (
-    Checkpoints,
-    CorruptCheckpoint,
-    Streamed,
-    from_named,
-    to_named,
-    write_streamed,
-)
+from jaxpretrain.parallel.checkpoint import Checkpoints, CorruptCheckpoint
 from jaxpretrain.parallel.mesh import Layout, Mesh
+from jaxpretrain.parallel.names import from_named, to_named
+from jaxpretrain.parallel.streamed import Streamed, write_streamed
 from jaxpretrain.train.state import TrainState
 
 # Orbax leaves the other reads of a damaged checkpoint unfinished, to the garbage collector.
@@ -210,16 +207,32 @@ def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path):
     assert Checkpoints(tmp_path / "checkpoints").restore_newest(_like(_layout())) is None
 
 
-def test_an_unfinished_save_does_not_count(copy: Path):
-    """What a killed process leaves behind, under Orbax's temporary name."""
-    shutil.copytree(copy / "3", copy / "4.orbax-checkpoint-tmp")
-    (copy / "4.orbax-checkpoint-tmp" / "commit_success.txt").unlink(missing_ok=True)
+def test_what_interrupted_saves_left_does_not_count_and_goes_at_the_next_start(copy: Path):
+    """Under the temporary names of Orbax. Who only reads leaves them: a save may be under way."""
+    for name in ("4.orbax-checkpoint-tmp", "5.orbax-checkpoint-tmp-1700000000"):
+        shutil.copytree(copy / "3", copy / name)
+    (copy / "notes.orbax-checkpoint-tmp").mkdir()
+    assert Checkpoints(copy, read_only=True).steps() == [1, 2, 3]
+    assert len(list(copy.iterdir())) == 6
     checkpoints = Checkpoints(copy)
-    assert checkpoints.steps() == [1, 2, 3]
+    assert {path.name for path in copy.iterdir()} == {"1", "2", "3", "notes.orbax-checkpoint-tmp"}
     checkpoints.save(4, _state(_layout(), 4), {})
     checkpoints.wait()
     _assert_equal(checkpoints.restore(4, _like(_layout()))[0], _values(4))
-    checkpoints.close()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "gone" / "away")
+    with pytest.raises(InputError, match=f"checkpoints, a link to {tmp_path}/gone/away, cannot"):
+        Checkpoints(tmp_path / "checkpoints")
+
+
+def test_the_document_of_a_checkpoint_can_be_amended(copy: Path):
+    checkpoints = Checkpoints(copy)
+    checkpoints.amend(3, data_position=30)
+    state, extra = checkpoints.restore(3, _like(_layout()))
+    _assert_equal(state, _values(3))
+    assert extra == {"data_position": 30}
 
 
 def _flip(path: Path) -> None:
@@ -275,6 +288,45 @@ def test_with_all_damaged_nothing_starts_anew(copy: Path):
         with pytest.raises(InputError, match="no checkpoint can be read, all are in .*corrupt"):
             Checkpoints(copy).restore_newest(_like(_layout()))
     assert len(list((copy.parent / "corrupt").iterdir())) == 3
+
+
+def test_where_checkpoints_are_a_link_to_another_file_system_a_damaged_one_stays_there(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """`corrupt/` then has a link to it. Nothing of it is copied, however large it is."""
+    there, rename = tmp_path / "other file system", os.rename
+    copy.rename(there)
+    copy.symlink_to(there)
+
+    def rename_inside(source: Any, target: Any) -> None:
+        if Path(source).resolve().is_relative_to(there) != (Path(target).parent.resolve() == there):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_inside)
+    for step in (3, 2):
+        _truncate(_data_files(copy, step)[-1])
+    found = Checkpoints(copy).restore_newest(_like(_layout()))
+    assert found is not None and found[0] == 1
+    assert Checkpoints(copy).steps() == [1]
+    error = capsys.readouterr().err
+    for step in (2, 3):
+        aside = copy.parent / "corrupt" / str(step)
+        assert (aside / "meta" / "metadata").exists() and f"moved to {aside}" in error
+    shutil.move(copy.parent, tmp_path / "renamed")  # links hold when the run is moved
+    assert (tmp_path / "renamed" / "corrupt" / "3" / "state").is_dir()
+
+
+def test_a_damaged_checkpoint_that_cannot_be_moved_is_one_line(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(source: Any, target: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    _truncate(_data_files(copy, 3)[-1])
+    with pytest.raises(InputError, match="/3 is damaged and cannot be moved: .*Read-only file sys"):
+        Checkpoints(copy).restore_newest(_like(_layout()))
 
 
 def _wanting(change: str) -> TrainState:

@@ -8,7 +8,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.monitor.jsonl import read_metrics
-from jaxpretrain.parallel.checkpoint import to_named
+from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.initial import initial_state
 from jaxpretrain.train.program import make_program

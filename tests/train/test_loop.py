@@ -20,6 +20,7 @@ from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.saving import SaveOutcome
 from jaxpretrain.train import loop
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work
@@ -39,22 +40,34 @@ class Recorder:
     stop_at: int | None = None
     """The step during which a signal comes."""
     saved: list[int] = field(default_factory=list)
+    """Steps that have a checkpoint."""
+    unsavable: dict[int, str] = field(default_factory=dict)
+    """Why the saves of these steps fail."""
+    slow: bool = False
+    """Whether a save ends only when it is waited for."""
+    interrupted_at: int | None = None
+    """The step in whose evaluation a signal comes."""
     first: int = 0
+    is_evaluation_due: bool = False
+    documents: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Of the checkpoints."""
+    under_way: int | None = None
+    outcomes: list[SaveOutcome] = field(default_factory=list)
     events: list[tuple[str, Any]] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
-    values: dict[int, dict[str, float]] = field(default_factory=dict)
+    values: dict[int, dict[str, float | None]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     found: dict[int, list[Finding]] = field(default_factory=dict)
     """What comes up with the reports of steps."""
     stop_request: StopRequest = field(default_factory=StopRequest)
 
-    def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+    def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         assert batch["tokens"].shape == (16, 16)
         step = state + 1
         self.events.append(("dispatch", step))
         if step == self.stop_at:
             self.stop_request.reason = "SIGTERM"
-        metrics = {"loss": 3.0, "grad_norm": 1.0} | self.bad.get(step, {})
+        metrics = {"loss": 3.0, "grad_norm": 1.0, "weight": 240.0} | self.bad.get(step, {})
         values = {name: jax.device_put(np.float32(value)) for name, value in metrics.items()}
         return step, values | {"signals": {"grad_norm/blocks": jax.device_put(np.ones(2))}}
 
@@ -79,13 +92,42 @@ class Recorder:
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         assert state == step and extra["data_position"] == 16 * step and "train" in extra["clock"]
+        self.wait()
         self.events.append(("save", step))
-        self.saved.append(step)
+        self.documents[step] = extra
+        self.under_way = step
+
+    def wait(self) -> None:
+        if (step := self.under_way) is not None:
+            self.under_way = None
+            self.outcomes.append(SaveOutcome(step, self.unsavable.get(step)))
+            if step not in self.unsavable:
+                self.saved.append(step)
+
+    def ended(self) -> list[SaveOutcome]:
+        if not self.slow:
+            self.wait()
+        ended, self.outcomes = self.outcomes, []
+        return ended
+
+    @property
+    def directory(self) -> str:
+        return "run/checkpoints"
+
+    def amend(self, step: int, **changes: Any) -> None:
+        self.documents.setdefault(step, {}).update(changes)
+
+    def evaluate(self, params: Any) -> Results:
+        step = next((x for name, x in reversed(self.events) if name == "dispatch"), self.first)
+        if step == self.interrupted_at:
+            self.stop_request.reason = "SIGTERM"
+            loop.interrupt(self.stop_request)
+        return Results({"eval/x/loss": 1.0})
 
     def start(self, step: int) -> None:
         self.events.append(("start", step))
 
-    def step(self, step: int, values: dict[str, float]) -> list[Finding]:
+    def step(self, step: int, values: dict[str, float | None]) -> list[Finding]:
         self.values[step] = values
         self.events.append(("report", step))
         return self.found.get(step, [])
@@ -113,11 +155,12 @@ class Recorder:
             stages=[_stage(replace(program, experiment=experiment), self)],
             workdir=workdir,
             data=self,
-            evaluators=[lambda params: Results({"eval/x/loss": 1.0})],
+            evaluators=[self.evaluate],
             checkpoints=here,
             clock=Clock(),
             reporter=here,
             stop=self.stop_request,
+            is_evaluation_due=self.is_evaluation_due,
         )
         return loop.train(run, _Step(self.first), self.first)
 
@@ -228,14 +271,95 @@ def test_a_run_of_no_steps_evaluates_and_saves(program: Program, tmp_path: Path)
     assert recorder.events == [("eval", 0), ("start", 0), ("save", 0)]
 
 
-@pytest.mark.parametrize(("stop_at", "finished"), [(1, False), (3, False), (5, True)])
-def test_asked_to_stop_it_saves_and_leaves(
-    program: Program, tmp_path: Path, stop_at: int, finished: bool
-):
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_asked_to_stop_it_saves_and_leaves(program: Program, tmp_path: Path, stop_at: int):
+    """Without an evaluation that is due, such as that of the last step: the time may be short."""
     recorder = Recorder(num_steps=5, stop_at=stop_at)
-    assert recorder.train(program, tmp_path, checkpoint={"every": 0}) is finished
+    assert not recorder.train(program, tmp_path, checkpoint={"every": 0}, eval={"every": 3})
     assert recorder.saved == [stop_at]
     assert list(recorder.values) == list(range(1, stop_at + 1))
+    evaluated = [step for name, step in recorder.events if name == "eval"]
+    assert evaluated == ([0, 3] if stop_at == 5 else [0])
+    assert recorder.documents[stop_at]["evaluation_due"] is (stop_at in (3, 5))
+
+
+@pytest.mark.parametrize("step", [0, 3, 5])
+def test_asked_in_an_evaluation_it_saves_and_the_next_session_evaluates_first(
+    program: Program, tmp_path: Path, step: int
+):
+    recorder = Recorder(num_steps=5, interrupted_at=step)
+    changes: dict[str, Any] = {"checkpoint": {"every": 0}, "eval": {"every": 3}}
+    assert not recorder.train(program, tmp_path, **changes)
+    assert recorder.saved == [step] and recorder.documents[step]["evaluation_due"]
+    assert ("eval", step) not in recorder.events
+    assert any(f"evaluation of step {step} is left out" in text for text in recorder.messages)
+
+    later = Recorder(num_steps=5, first=step, saved=[step], is_evaluation_due=True)
+    assert later.train(program, tmp_path, **changes)
+    assert later.events[:2] == [("eval", step), ("start", step)]
+    assert later.documents[step]["evaluation_due"] is False
+    evaluated = {step for name, step in recorder.events + later.events if name == "eval"}
+    assert evaluated == {0, 3, 5}
+
+
+def test_a_step_is_told_as_saved_once_it_is(program: Program, tmp_path: Path):
+    recorder = Recorder(num_steps=5, slow=True)
+    told: dict[str, list[int]] = {}
+    recorder.message = lambda text: told.setdefault(text, list(recorder.saved))  # pyright: ignore
+    assert recorder.train(program, tmp_path)
+    assert told == {"saved step 2": [2], "saved step 4": [2, 4], "saved step 5": [2, 4, 5]}
+
+
+def test_after_a_failed_save_training_goes_on_and_tries_again(program: Program, tmp_path: Path):
+    full = "No space left on device"
+    recorder = Recorder(num_steps=7, unsavable={2: full, 4: full})
+    assert recorder.train(program, tmp_path)
+    assert recorder.saved == [6, 7]
+    assert [text for text in recorder.messages if "save" in text] == [
+        "warning: step 2 is not saved: No space left on device",
+        "warning: step 4 is not saved: No space left on device",
+        "saved step 6",
+        "saved step 7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unsavable", "last", "message"),
+    [
+        ([5], 5, r"step 5 could not be saved: full\. Step 4 is the newest in run/checkpoints"),
+        ([4, 5], 5, r"2 saves in a row, up to step 5, could not be saved: full\. Step 2 is"),
+        ([2, 4, 6], 6, "3 saves in a row, up to step 6, .* There is no checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("slow", [False, True])
+def test_the_run_ends_when_the_last_save_fails_or_several_in_a_row(
+    program: Program, tmp_path: Path, unsavable: list[int], last: int, message: str, slow: bool
+):
+    num_steps = 5 if last == 5 else 9
+    recorder = Recorder(num_steps, unsavable=dict.fromkeys(unsavable, "full"), slow=slow)
+    with pytest.raises(loop.NotSaved, match=message):
+        recorder.train(program, tmp_path)
+    assert recorder.events[-1] == ("save", last)
+
+
+EMPTY = {"weight": 0.0, "loss": float("nan"), "grad_norm": 0.0}
+
+
+def test_a_batch_in_which_nothing_counts_is_told_and_is_no_skipped_step(
+    program: Program, tmp_path: Path
+):
+    """However many there are; what is unknown of them is None."""
+    bad = {1: EMPTY, 2: SKIPPED, 3: EMPTY, 4: SKIPPED, 5: EMPTY}
+    recorder = Recorder(num_steps=5, bad=bad)
+    assert recorder.train(program, tmp_path, train={"duration": 5, "max_skipped": 3})
+    assert recorder.values[1] == {"weight": 0.0, "loss": None, "grad_norm": 0.0}
+    told = [text for text in recorder.messages if "nothing counts" in text]
+    assert told[1:] == [
+        "warning: step 3 changes no weights: nothing counts in samples 32 to 47; so far 2 such "
+        "steps",
+        "warning: step 5 changes no weights: nothing counts in samples 64 to 79; so far 3 such "
+        "steps",
+    ]
 
 
 def test_layers_are_looked_at_at_their_interval_and_reported_with_their_step(
@@ -270,6 +394,11 @@ def test_a_finding_ends_the_run_only_where_the_config_says_so(program: Program, 
     with pytest.raises(loop.Alarm, match="step 4 is saved. monitor.stop_on names plateau: It is"):
         recorder.train(program, tmp_path / "b", monitor={"stop_on": ("plateau",)})
     assert recorder.saved[-1] == 4 == max(recorder.values)
+    recorder = Recorder(num_steps=9, found=found)
+    with pytest.raises(loop.Alarm):  # which is in no hurry: what is due at step 4 is evaluated
+        changes: dict[str, Any] = {"monitor": {"stop_on": ("plateau",)}, "eval": {"every": 4}}
+        recorder.train(program, tmp_path / "c", **changes)
+    assert ("eval", 4) in recorder.events
 
 
 def test_a_finding_of_the_last_step_is_no_reason_to_fail(program: Program, tmp_path: Path):

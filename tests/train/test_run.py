@@ -1,5 +1,8 @@
+import itertools
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,11 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.optim.schedules import Constant
-from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
+from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program
@@ -104,6 +109,64 @@ def test_a_finished_run_stays_as_it_is(run: Path, six_steps: Experiment, capsys)
     assert "nothing left to do: 6 of 6 steps" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
     assert Checkpoints(run / "checkpoints").steps() == [4, 6]
+
+
+def test_no_start_deletes_what_the_last_session_kept_unless_it_says_so(
+    run: Path, six_steps: Experiment, capsys: pytest.CaptureFixture[str]
+):
+    """Of the three sessions that go on, the second says how many are to be kept."""
+
+    def lasting(num_steps: int, **kept: Any) -> Experiment:
+        train = replace(six_steps.train, duration=num_steps)
+        return replace(
+            six_steps, train=train, checkpoint=replace(six_steps.checkpoint, every=1, **kept)
+        )
+
+    steps = Checkpoints(run / "checkpoints").steps
+    assert train_experiment(lasting(8, keep_last=None), run, given=["checkpoint.keep_last"])
+    assert steps() == [4, 6, 7, 8]
+    capsys.readouterr()
+    assert train_experiment(lasting(10, keep_last=1), run)
+    assert "checkpoint.keep_last is None, as in the last session, and not 1" in (
+        capsys.readouterr().err
+    )
+    assert steps() == [4, 6, 7, 8, 9, 10]
+    assert train_experiment(lasting(12, keep_last=1), run, given=["checkpoint.keep_last"])
+    assert steps() == [12]
+
+
+def test_what_an_interrupted_save_left_goes_at_the_next_start(run: Path, six_steps: Experiment):
+    shutil.copytree(run / "checkpoints" / "4", run / "checkpoints" / "5.orbax-checkpoint-tmp")
+    assert train_experiment(six_steps, run)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"4", "6"}
+
+
+@pytest.mark.parametrize("number", [1, 4, 8])
+def test_asked_to_stop_in_an_evaluation_it_saves_and_evaluates_when_it_goes_on(
+    finished: Path,
+    six_steps: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+):
+    """The signal comes with one of the batches of the evaluations, of which each has two."""
+    read, batches = HeldOut._read, itertools.count(1)
+
+    def read_and_stop(*args: Any) -> Any:
+        if next(batches) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(*args)
+
+    with monkeypatch.context() as signalled:
+        signalled.setattr(HeldOut, "_read", read_and_stop)
+        assert not train_experiment(six_steps, tmp_path / "run")
+    step = {1: 0, 4: 2, 8: 6}[number]
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == step
+    assert step not in _steps(tmp_path / "run", "eval/validation/loss")
+    assert train_experiment(six_steps, tmp_path / "run")
+    assert _results(tmp_path / "run") == _results(finished)
+    assert train_experiment(six_steps, tmp_path / "run")  # and not once more
+    assert _results(tmp_path / "run") == _results(finished)
 
 
 def test_a_longer_run_goes_on(run: Path, six_steps: Experiment, capsys):

@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxpretrain.optim.optimizers import Adafactor
-from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
+from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.outliers import record
 from jaxpretrain.train.program import Program, make_program

@@ -145,8 +145,12 @@ def test_the_average_of_the_weights_is_taken_after_each_update(
 
 
 def _assert_skipped(before: TrainState, after: TrainState, metrics: dict[str, float]) -> None:
-    """Nothing moved, bit for bit, but the step and the learning rate, which follows it."""
     assert metrics["skipped"] == 1.0 and metrics["update_norm"] == 0.0
+    _assert_unmoved(before, after)
+
+
+def _assert_unmoved(before: TrainState, after: TrainState) -> None:
+    """Nothing moved, bit for bit, but the step and the learning rate, which follows it."""
     assert after.step == before.step + 1
     before_optimizer, after_optimizer = dict(before.optimizer), dict(after.optimizer)
     del before_optimizer["learning_rate"]
@@ -181,6 +185,46 @@ def test_an_outlier_changes_nothing_but_the_window(careful: Program, careful_ste
         expected = full[key].copy()
         expected[200 - 128] = metrics[key]
         np.testing.assert_array_equal(after.history[key], expected)
+
+
+def _assert_no_update(before: TrainState, after: TrainState, metrics: dict[str, float]) -> None:
+    """As of a skipped step; the means of nothing are unknown, norms and weight are 0."""
+    _assert_unmoved(before, after)
+    assert np.isnan(metrics["loss"])
+    zeros = ("weight", "grad_norm", "update_norm")
+    assert [metrics[name] for name in zeros] == [0.0, 0.0, 0.0]
+
+
+def test_a_batch_in_which_nothing_counts_is_no_update_and_no_skipped_step(
+    careful: Program, careful_step: Any
+):
+    """Neither does it enter the window of what losses are compared with."""
+    _, before = _run(careful, careful_step, careful.create_state(), [_weighted(0, 1.0)])
+    empty = {**_batches()[1], "weight": np.zeros(BATCH_SIZE, np.float32)}
+    (metrics,), after = _run(careful, careful_step, before, [empty])
+    _assert_no_update(before, after, metrics)
+    assert metrics["skipped"] == 0.0
+    jax.tree.map(np.testing.assert_array_equal, after.history, before.history)
+    (metrics,), _ = _run(careful, careful_step, after, [_weighted(2, 1.0)])
+    assert metrics["learning_rate"] == pytest.approx(1e-2 - 9.9e-3 / 3)  # of step 3
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_without_any_care_a_batch_in_which_nothing_counts_is_no_update_either(
+    program: Program, fresh: TrainState, parts: int
+):
+    """In one piece and in microbatches; the next step is one as any other."""
+    step = make_train_step(program.model, program.optimizer, program.layout, parts)
+    weight = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.float32, sharding=program.layout.batch)
+    options = program.experiment.train.compiler_options
+    compiled = compile_train_step(step, program.state, {**program.batch, "weight": weight}, options)
+    first, second, _ = (_weighted(index, 1.0) for index in range(3))
+    empty = {**second, "weight": np.zeros(BATCH_SIZE, np.float32)}
+    _, before = _run(program, compiled, fresh, [first])
+    (metrics,), after = _run(program, compiled, before, [empty])
+    _assert_no_update(before, after, metrics)
+    (metrics,), _ = _run(program, compiled, after, [second])
+    assert np.isfinite(metrics["loss"]) and metrics["update_norm"] > 0.0
 
 
 def test_unless_told_a_bad_step_is_not_skipped(program: Program, reference):

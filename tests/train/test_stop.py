@@ -1,5 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -27,13 +31,13 @@ def test_a_second_ctrl_c_ends_at_once():
 
 def test_a_demand_stops_as_a_signal_does_and_says_why():
     with stop_on_signal() as stop:
-        assert not stop.reached(3) and stop.alarm() is None
+        assert not stop.reached() and stop.alarm() is None
         stop.demand("the loss rises")
         stop.demand("it rises more")
-        assert stop.reached(4) and stop.alarm() == "the loss rises"
+        assert stop.reached() and stop.alarm() == "the loss rises"
     with stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.reached(4) and stop.alarm() is None
+        assert stop.reached() and stop.alarm() is None
 
 
 def test_handlers_are_put_back():
@@ -50,9 +54,9 @@ def test_handlers_are_put_back():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_by_itself_stops_by_signals(number: signal.Signals):
     with stop_requests() as stop:
-        assert not stop.reached(1)
+        assert not stop.reached()
         os.kill(os.getpid(), number)
-        assert stop.reached(2) and stop.reached(3)
+        assert stop.reached() and stop.reached()
 
 
 def test_among_several_jax_keeps_the_signals(monkeypatch: pytest.MonkeyPatch):
@@ -64,19 +68,68 @@ def test_among_several_jax_keeps_the_signals(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("sync_point", "first", "expected"),
+    ("sync_point", "expected"),
     [
-        (6, 4, [False, True, True]),  # the service says so at one step alone
-        (1, 4, [True, True, True]),  # told before anything was asked
-        (1, 1, [True, True, True]),
-        (9, 4, [False, False, False]),
+        (1, [True, True, True]),  # told before anything was asked
+        (2, [False, True, True]),  # the service says so once
+        (9, [False, False, False]),
     ],
 )
-def test_the_step_to_leave_at_is_remembered(
-    sync_point: int, first: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
+def test_the_time_to_leave_is_found_by_counting_and_remembered(
+    sync_point: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        multihost_utils, "reached_preemption_sync_point", lambda step: step == sync_point
+        multihost_utils, "reached_preemption_sync_point", lambda number: number == sync_point
     )
     stop = Preemption()
-    assert [stop.reached(step) for step in range(first + 1, first + 4)] == expected
+    assert [stop.reached() for _ in range(3)] == expected
+
+
+def _line(capfd: pytest.CaptureFixture[str]) -> str:
+    """What is said on standard error, as soon as it is."""
+    deadline, error = time.monotonic() + 30, ""
+    while not error.endswith("\n") and time.monotonic() < deadline:
+        time.sleep(0.01)
+        error += capfd.readouterr().err
+    return error
+
+
+@pytest.mark.parametrize(("number", "asked"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_signal_is_answered_at_once_with_what_is_waited_for(
+    number: signal.Signals, asked: bool, capfd: pytest.CaptureFixture[str]
+):
+    with stop_on_signal() as stop:
+        if asked:
+            stop.reached()
+        os.kill(os.getpid(), number)
+        when = "after this step" if asked else "once the first step is compiled"
+        line = f"{number.name}: stopping {when}; Ctrl-C again ends at once without saving\n"
+        assert _line(capfd) == line
+
+
+BUSY = """
+import ctypes
+from jaxpretrain.train.stop import stop_on_signal
+mutex = ctypes.create_string_buffer(64)
+with stop_on_signal():
+    print("busy", flush=True)
+    for _ in range(2):  # the second time for ever, as a compiler does: no Python in this thread
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+
+
+def test_where_the_main_thread_is_not_in_python_signals_are_heard_too():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline().startswith("SIGINT: stopping once the first step is compiled")
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=50)
+    assert (process.returncode, rest) == (130, "")

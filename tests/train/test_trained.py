@@ -9,7 +9,8 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.tables import whole
-from jaxpretrain.parallel.checkpoint import Checkpoints, to_named
+from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.trained import experiment_of, load_arrays, load_trained, open_source

@@ -3,6 +3,7 @@ import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -287,3 +288,36 @@ def test_a_file_is_replaced_in_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="disk full"):
         folder.write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("stored", "configured", "given", "expected"),
+    [
+        ((None, None), (2, None), [], (None, None)),
+        ((5, None), (2, None), [], (5, None)),
+        ((2, None), (5, None), [], (5, None)),
+        ((5, None), (2, None), ["checkpoint.keep_last"], (2, None)),
+        ((2, 100), (2, None), [], (2, 100)),
+        ((2, 100), (2, 150), [], (2, 50)),  # multiples of both
+        ((2, 100), (2, 150), ["checkpoint.keep_every"], (2, 150)),
+        ((2, 100), (2, None), ["checkpoint.keep_every"], (2, None)),
+        ((9, 100), (2, None), ["checkpoint.keep_last"], (2, 100)),
+    ],
+)
+def test_what_the_last_session_kept_is_kept(
+    run: Path, resolved: Experiment, stored: Any, configured: Any, given: Any, expected: Any
+):
+    def keeping(last: int | None, every: int | None) -> Experiment:
+        kept = replace(resolved.checkpoint, keep_last=last, keep_every=every)
+        return replace(resolved, checkpoint=kept)
+
+    folder.write_experiment(run, keeping(*stored), "fingerprint")
+    found, lines = folder.kept_before(run, keeping(*configured), given)
+    assert found == keeping(*expected)
+    assert len(lines) == sum(a != b for a, b in zip(configured, expected, strict=True))
+    if lines:
+        assert f"is {expected[0]}, as" in lines[0] or f"is {expected[1]}, as" in lines[0]
+
+
+def test_a_new_folder_keeps_what_the_config_says(resolved: Experiment, tmp_path: Path):
+    assert folder.kept_before(tmp_path / "new", resolved, []) == (resolved, [])

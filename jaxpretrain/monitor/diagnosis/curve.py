@@ -41,10 +41,12 @@ DIVERGENCE_FACTOR = 2.5
 
 
 def not_finite(history: History, plan: Plan) -> list[Finding]:
-    """The run's last loss is no number, which ends a run."""
+    """The run's last loss is no number, which ends a run, and there was something to predict."""
     loss = history["train/loss"]
-    skipped = history["train/skipped"]
-    if not len(loss) or np.isfinite(loss.values[-1]) or (len(skipped) and skipped.values[-1] == 1):
+    if not len(loss) or np.isfinite(loss.values[-1]):
+        return []
+    skipped, weight = history["train/skipped"], history["train/weight"]
+    if (len(skipped) and skipped.values[-1] == 1) or (len(weight) and weight.values[-1] == 0):
         return []
     step = int(loss.steps[-1])
     known = history.loss.values

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxpretrain.monitor.diagnosis.curve import divergence, plateau, spikes
+from jaxpretrain.monitor.diagnosis.curve import divergence, not_finite, plateau, spikes
 from jaxpretrain.monitor.plan import plan_of
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
@@ -112,3 +112,10 @@ def test_two_bad_batches_of_a_short_run_are_no_divergence(history):
     loss[[30, 31]] += 6
     short = history(STEPS[:60], {"train/loss": loss})
     assert [step for step in range(1, 61) if divergence(short.until(step), PLAN)] == []
+
+
+def test_a_batch_in_which_nothing_counts_has_no_loss_and_that_is_no_finding(history):
+    values = {"train/loss": [3.0, np.nan], "train/weight": [120.0, 0.0]}
+    assert not_finite(history([1, 2], values), PLAN) == []
+    values["train/weight"] = [120.0, 120.0]
+    assert [finding.last for finding in not_finite(history([1, 2], values), PLAN)] == [2]

@@ -1,0 +1,50 @@
+"""The names of arrays in a checkpoint, and their checksums."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def to_named(tree: Any) -> dict[str, Any]:
+    """Flattens a tree of dicts, named tuples and dataclasses to {"a/b/c": leaf}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def from_named(like: Any, named: dict[str, Any]) -> Any:
+    """The tree `like` with its leaves replaced by the arrays of those names."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path)], like)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    parts = []
+    for key in path:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(key, attribute):
+                parts.append(str(getattr(key, attribute)))
+                break
+    return "/".join(parts)
+
+
+def kind(x: Any) -> dict[str, Any]:
+    """Returns the shape and the dtype of an array as they stand in a checkpoint's document."""
+    return {"shape": list(x.shape), "dtype": str(x.dtype)}
+
+
+@jax.jit
+def checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
+
+    def checksum(x: jax.Array) -> jax.Array:
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        return jnp.sum(jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32), dtype=jnp.uint32)
+
+    return jax.tree.map(checksum, named)
+
+
+def part_checksum(part: np.ndarray) -> int:
+    """Returns what a part of an array adds to its checksum, on the host."""
+    bits = np.ascontiguousarray(part).reshape(-1).view(f"uint{8 * part.itemsize}")
+    return int(np.sum(bits, dtype=np.uint32))

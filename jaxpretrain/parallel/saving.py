@@ -1,0 +1,258 @@
+"""One save of a checkpoint: all processes write it in the background, the first commits it.
+
+It grows under a temporary name and is renamed when every process has written its parts, so that
+nothing of it counts before. A save that fails in one process fails in all of them, leaves nothing
+behind and gives its reason in one line.
+
+Orbax writes the arrays, but its manager is not used: where one process cannot write, it has the
+others wait until a time limit, and it tells of a failure only at the next save.
+"""
+
+import asyncio
+import errno
+import functools
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel.distributed import first_problem, is_primary
+
+_TEMPORARY = ".orbax-checkpoint-tmp"
+_HANDLERS = "orbax.checkpoint._src.handlers"
+_ITEMS = {
+    "item_handlers": {
+        "meta": f"{_HANDLERS}.json_checkpoint_handler.JsonCheckpointHandler",
+        "state": f"{_HANDLERS}.pytree_checkpoint_handler.PyTreeCheckpointHandler",
+    }
+}
+"""What Orbax itself writes of the items of a checkpoint, so that its own readers open it."""
+
+
+@dataclass(frozen=True)
+class SaveOutcome:
+    """How a save has ended."""
+
+    step: int
+    problem: str | None
+    """Why it failed, in one line; None: the checkpoint is there."""
+
+
+class Save:
+    """A save under way; made by all processes together.
+
+    Args:
+      folder: what the checkpoint will be; must not exist.
+      named: arrays by name. They are copied when this returns, and may be donated.
+      document: JSON values that are kept beside them.
+      committed: called by the first process, in the background, once the checkpoint is there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        named: Mapping[str, jax.Array],
+        document: Mapping[str, Any],
+        committed: Callable[[], None],
+    ) -> None:
+        self.problem: str | None = None
+        """Why it failed, one line, the same in all processes; to be asked when it has ended."""
+        self._folder = folder
+        self._temporary = folder.with_name(folder.name + _TEMPORARY)
+        self._state = epath.Path(self._temporary.absolute()) / "state"  # the kind that Orbax takes
+        self._document = document
+        self._committed = committed
+        self._handler = ocp.PyTreeCheckpointHandler()
+        self._is_copied = threading.Event()
+        silence_orbax()
+        self._thread = threading.Thread(target=self._run, args=(dict(named),), name="save")
+        self._thread.start()
+        self._is_copied.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is committed or has failed, in this process."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Blocks until it has ended."""
+        self._thread.join()
+
+    def _run(self, named: dict[str, Any]) -> None:
+        try:
+            self.problem = self._save(named)
+        except Exception as error:  # the other processes cannot be asked
+            self.problem = reason(error)
+        finally:
+            self._is_copied.set()
+        if is_primary() and self.problem is not None:
+            remove(self._temporary)
+        if is_primary() and self.problem is None:
+            with suppress(OSError):  # there is a checkpoint, whatever happens to older ones
+                self._committed()
+
+    def _save(self, named: dict[str, Any]) -> str | None:
+        """Writes and commits; returns what went wrong in the first process that has a problem."""
+        problem = first_problem("save begins", _by_primary(self._make_folders))
+        if problem is None:
+            problem = first_problem("save is written", _attempt(lambda: self._write(named)))
+        if problem is None:
+            problem = first_problem("save is committed", _by_primary(self._commit))
+        return problem
+
+    def _make_folders(self) -> None:
+        if self._folder.exists():
+            raise FileExistsError(f"{self._folder} exists already")
+        remove(self._temporary)
+        self._temporary.mkdir()  # never its parents: where they are gone, a mount may be
+        for item in ("state", "meta"):
+            (self._temporary / item).mkdir()
+
+    def _write(self, named: dict[str, Any]) -> None:
+        """Writes this process's parts of the arrays."""
+        request = ocp.args.PyTreeSave(named)
+        writes = asyncio.run(self._handler.async_save(self._state, args=request)) or []
+        self._is_copied.set()
+        for write in writes:
+            write.result()
+
+    def _commit(self) -> None:
+        self._handler.finalize(self._state)
+        stamped = {**_ITEMS, "commit_timestamp_nsecs": time.time_ns()}
+        _write_synced(self._temporary / "meta" / "metadata", json.dumps(dict(self._document)))
+        _write_synced(self._temporary / "_CHECKPOINT_METADATA", json.dumps(stamped))
+        # Orbax asks for it where a store, such as a bucket, cannot rename.
+        _write_synced(self._temporary / "commit_success.txt", "")
+        os.rename(self._temporary, self._folder)
+
+
+def make(directory: Path) -> None:
+    """Makes the folder of checkpoints.
+
+    Raises:
+      InputError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"{directory}, a link to {directory.readlink()}," if directory.is_symlink() else ""
+        raise InputError(f"{where or directory} cannot be made: {error.strerror}") from error
+
+
+def remove(folder: Path) -> None:
+    """Removes the folder of a checkpoint; half of one is never taken for a checkpoint.
+
+    What cannot be removed is left: the next start tries again.
+    """
+    aside = folder
+    if _TEMPORARY not in folder.name:
+        aside = folder.with_name(folder.name + _TEMPORARY)
+        try:
+            os.rename(folder, aside)
+        except OSError:
+            return
+    for _ in range(20):  # writes that were under way may still add files
+        shutil.rmtree(aside, ignore_errors=True)
+        if not aside.exists():
+            return
+        time.sleep(0.05)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Removes what interrupted saves and removals have left in a folder of checkpoints."""
+    for path in directory.glob(f"*{_TEMPORARY}*"):
+        if path.name.partition(_TEMPORARY)[0].isdecimal():
+            remove(path)
+
+
+def move_aside(source: Path, folder: Path) -> Path:
+    """Moves a checkpoint into a folder, under a new name where its own is taken; returns its path.
+
+    Where the checkpoints are a link to another file system it stays there, under a name that is no
+    checkpoint's, and the folder gets a link to it: one rename, however large it is.
+    """
+    folder.mkdir(exist_ok=True)
+    target, number = folder / source.name, 1
+    while os.path.lexists(target):
+        number += 1
+        target = target.with_name(f"{source.name}.{number}")
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = source.with_name(f"{target.name}.corrupt")
+        target.symlink_to(os.path.relpath(aside, folder))  # first, so that it is never lost
+        os.rename(source, aside)
+    return target
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one short line.
+
+    TensorStore quotes paths and places in its source at length; it ends with what the system said,
+    as "[os_error_code='28']".
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"[:300]
+    if found := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(found[1]))
+    return text[:160]
+
+
+@functools.cache
+def silence_orbax() -> None:
+    """Keeps Orbax's tracebacks from the terminal: its errors are told in one line here.
+
+    It logs an error in each layer that it passes. It also gives up its other reads and writes at
+    the first that fails; each of them then finds its event loop closed, and prints a hundred lines
+    and more. Now and then asyncio logs the same of one that had failed too.
+    """
+    logging.getLogger("asyncio").addFilter(lambda line: "never retrieved" not in line.getMessage())
+    logging.getLogger("absl").addFilter(
+        lambda line: not (line.exc_info and f"{os.sep}orbax{os.sep}" in line.pathname)
+    )
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _attempt(action: Callable[[], None]) -> str | None:
+    """Why an action failed; None where it did not."""
+    try:
+        action()
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        return reason(error)
+    return None
+
+
+def _by_primary(action: Callable[[], None]) -> str | None:
+    """The same, of what the first process does for all."""
+    return _attempt(action) if is_primary() else None
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
