@@ -141,7 +141,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 def write_workdir(source: "Source", folder: Path) -> None:
     """Writes the folder of a run with one checkpoint."""
     from jaxpretrain.interop.source import TOKENIZER_FILES
-    from jaxpretrain.parallel.checkpoint import write_streamed
+    from jaxpretrain.parallel.streamed import write_streamed
     from jaxpretrain.train.trained import experiment_of
     from jaxpretrain.train.workdir import write_experiment
 

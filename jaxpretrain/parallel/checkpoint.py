@@ -11,9 +11,8 @@ that all of them see. What one cannot read counts as unreadable for all.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.files import write_atomically
@@ -35,6 +35,7 @@ from jaxpretrain.parallel.saving import (
     remove_leftovers,
     silence_orbax,
 )
+from jaxpretrain.parallel.streamed import Streamed, checksum_of, kind, rows_that_lie_together
 
 
 class CorruptCheckpoint(Exception):
@@ -62,10 +63,6 @@ def _name(path: tuple[Any, ...]) -> str:
     return "/".join(parts)
 
 
-def _kind(x: Any) -> dict[str, Any]:
-    return {"shape": list(x.shape), "dtype": str(x.dtype)}
-
-
 @jax.jit
 def _checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """A wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
@@ -75,95 +72,6 @@ def _checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return jnp.sum(jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32), dtype=jnp.uint32)
 
     return jax.tree.map(checksum, named)
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """An array that is made part by part, so that it need not be in memory whole."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    parts: Callable[[], Iterable[np.ndarray]]
-    """Makes the parts anew: consecutive rows of the first axis."""
-
-
-def write_streamed(
-    directory: Path, step: int, arrays: Mapping[str, Streamed], extra: dict[str, Any]
-) -> None:
-    """Writes the checkpoint `directory/<step>` with the arrays of those names, one after another.
-
-    It reads as one that was saved. It is not atomic: `directory` must be one that nobody looks at
-    before this has returned.
-    """
-    folder = directory.absolute() / str(step)
-    found = {
-        name: {**_kind(array), "checksum": _write_array(folder / "state" / name, array)}
-        for name, array in arrays.items()
-    }
-    # What Orbax wants to know of a tree, in its own words: a dict of arrays, each a Zarr folder.
-    tree = {
-        str((name,)): {
-            "key_metadata": [{"key": name, "key_type": 2}],
-            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
-        }
-        for name in arrays
-    }
-    documents = {
-        "_CHECKPOINT_METADATA": {},
-        "state/_METADATA": {"tree_metadata": tree, "use_ocdbt": False, "use_zarr3": False},
-        "meta/metadata": {**extra, "arrays": found},
-    }
-    for name, document in documents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document))
-
-
-def _write_array(folder: Path, array: Streamed) -> int:
-    """Writes a Zarr array; returns its checksum, that of `_checksums`."""
-    spec = {
-        "driver": "zarr",
-        "kvstore": {"driver": "file", "path": f"{folder}/"},
-        "metadata": {
-            "chunks": _chunks(array.shape, array.dtype.itemsize),
-            "compressor": {"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 1},
-        },
-        "store_data_equal_to_fill_value": True,  # a restore takes chunks that lack for damage
-    }
-    store = ts.open(spec, create=True, dtype=array.dtype, shape=array.shape).result()
-    checksum = row = 0
-    for part in array.parts():
-        checksum += _checksum(part)
-        end = row + (len(part) if part.ndim else 0)
-        (store[row:end] if part.ndim else store).write(part).result()
-        row = end
-    return checksum % 2**32
-
-
-def _rows_that_lie_together(store: Any) -> list[Any]:
-    """Rows of the first axis of a TensorStore whose chunks must be read together anyway."""
-    if not store.shape:
-        return [...]
-    num_rows = store.chunk_layout.read_chunk.shape[0]
-    return [
-        slice(row, min(row + num_rows, store.shape[0]))
-        for row in range(0, store.shape[0], num_rows)
-    ]
-
-
-def _checksum(part: np.ndarray) -> int:
-    """What a part of an array adds to its checksum, on the host."""
-    bits = np.ascontiguousarray(part).reshape(-1).view(f"uint{8 * part.itemsize}")
-    return int(np.sum(bits, dtype=np.uint32))
-
-
-def _chunks(shape: tuple[int, ...], itemsize: int, limit: int = 2**26) -> list[int]:
-    """Chunks of whole rows, up to 64 MiB; a layer of a stack has its own."""
-    room, chunks = limit // itemsize, []
-    for size in reversed(shape):
-        chunks.insert(0, min(size, max(1, room)))
-        room //= size
-    return [1, *chunks[1:]] if len(shape) > 2 else chunks
 
 
 class Checkpoints:
@@ -207,7 +115,7 @@ class Checkpoints:
         self.wait()
         named = to_named(state)
         sums = jax.device_get(_checksums(named))
-        arrays = {name: {**_kind(x), "checksum": int(sums[name])} for name, x in named.items()}
+        arrays = {name: {**kind(x), "checksum": int(sums[name])} for name, x in named.items()}
         document = {**extra, "arrays": arrays}
         self._under_way = step, Save(self._folder(step), named, document, self._remove_old)
 
@@ -305,9 +213,9 @@ class Checkpoints:
                 checksum = 0
                 try:
                     store = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
-                    for rows in _rows_that_lie_together(store):
+                    for rows in rows_that_lie_together(store):
                         part = np.asarray(store[rows].read().result())
-                        checksum += _checksum(part)
+                        checksum += checksum_of(part)
                         yield part
                 except ValueError as error:  # all that TensorStore raises
                     raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
@@ -344,7 +252,7 @@ class Checkpoints:
         request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
         silence_orbax()
         reader = ocp.PyTreeCheckpointHandler()
-        path = self._folder(step).absolute() / "state"
+        path = epath.Path(self._folder(step).absolute()) / "state"
         try:
             return reader.restore(path, args=request), meta
         except jax.errors.JaxRuntimeError:
@@ -363,7 +271,7 @@ class Checkpoints:
                 + (f" and {len(missing) - 1} more that are needed" if missing[1:] else "")
             )
         for name, x in wanted.items():
-            here, there = _kind(x), {key: saved[name][key] for key in _kind(x)}
+            here, there = kind(x), {key: saved[name][key] for key in kind(x)}
             if here != there:
                 raise InputError(f"{where} is another model's: {name} is {there}, not {here}")
 

@@ -16,12 +16,11 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.checkpoint import (
     Checkpoints,
     CorruptCheckpoint,
-    Streamed,
     from_named,
     to_named,
-    write_streamed,
 )
 from jaxpretrain.parallel.mesh import Layout, Mesh
+from jaxpretrain.parallel.streamed import Streamed, write_streamed
 from jaxpretrain.train.state import TrainState
 
 # Orbax leaves the other reads of a damaged checkpoint unfinished, to the garbage collector.
