@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.files import write_atomically
@@ -237,7 +238,7 @@ class Checkpoints:
         request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
         silence_orbax()
         reader = ocp.PyTreeCheckpointHandler()
-        path = self._folder(step).absolute() / "state"
+        path = epath.Path(self._folder(step).absolute()) / "state"
         try:
             return reader.restore(path, args=request), meta
         except jax.errors.JaxRuntimeError:

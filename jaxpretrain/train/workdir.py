@@ -93,9 +93,8 @@ def kept_before(
         return experiment, []
     stored = _load(path)["config"].get("checkpoint", {})
     last, every = stored.get("keep_last", kept.keep_last), stored.get("keep_every")
-    if "checkpoint.keep_last" not in given:
-        is_all = last is None or kept.keep_last is None
-        kept = replace(kept, keep_last=None if is_all else max(last, kept.keep_last or 0))
+    if "checkpoint.keep_last" not in given and kept.keep_last is not None:
+        kept = replace(kept, keep_last=None if last is None else max(last, kept.keep_last))
     if "checkpoint.keep_every" not in given:
         # Multiples of either number are multiples of their greatest common divisor.
         kept = replace(kept, keep_every=gcd(every or 0, whole_steps(kept.keep_every or 0)) or None)

@@ -113,8 +113,11 @@ from jaxpretrain.train.stop import stop_on_signal
 mutex = ctypes.create_string_buffer(64)
 with stop_on_signal():
     print("busy", flush=True)
-    for _ in range(2):  # the second time for ever, as a compiler does: no Python in this thread
-        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    while True:
+        try:  # the second time for ever, as a compiler does: no Python in this thread
+            ctypes.CDLL(None).pthread_mutex_lock(mutex)
+        except KeyboardInterrupt:  # that came before
+            pass
 """
 
 
