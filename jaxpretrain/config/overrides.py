@@ -43,24 +43,29 @@ def apply_overrides(config: T, overrides: Iterable[tuple[str, str]]) -> T:
     return config
 
 
-def validate(config: Any) -> None:
-    """Raises InputError for the first value in the config that does not have its field's type.
+def validate(config: Any, root: str = "--config") -> None:
+    """Raises InputError for the first value that is not of its field's type or against its rules.
 
-    For configs that were built in Python, where nothing checks the types of fields.
+    For configs that were built in Python, where nothing checks fields. `root` is what the config
+    is called in the error.
     """
     for keys, value, hint in schema.walk(config, type(config)):
         if schema.member_of(value, hint) is None:
-            raise wrong_type(keys, value, hint)
+            raise wrong_type(keys, value, hint, root)
+        if against := schema.complaint(value, hint):
+            raise InputError(f"{flag(keys, root)}={schema.value_text(value)}: {against}")
 
 
-def flag(keys: Sequence[str]) -> str:
+def flag(keys: Sequence[str], root: str = "--config") -> str:
     """The command-line flag for a place in a config."""
-    return ".".join(("--config", *keys))
+    return ".".join((root, *keys))
 
 
-def wrong_type(keys: schema.Keys, value: Any, hint: schema.Hint) -> InputError:
+def wrong_type(
+    keys: schema.Keys, value: Any, hint: schema.Hint, root: str = "--config"
+) -> InputError:
     """The error for a value that is not of the type its place must have."""
-    return InputError(f"{flag(keys)}: {schema.expected(hint)}, got {reprlib.repr(value)}")
+    return InputError(f"{flag(keys, root)}: {schema.expected(hint)}, got {reprlib.repr(value)}")
 
 
 def unknown_field(keys: schema.Keys, cls: type, elsewhere: Sequence[str] = ()) -> InputError:

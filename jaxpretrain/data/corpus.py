@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
 from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.data.manifest import MANIFEST, Dtype, Manifest, load_manifest
 from jaxpretrain.data.masks import open_label_masks
@@ -24,7 +25,7 @@ from jaxpretrain.data.windows import Windows
 class TextSource:
     """Where text lies, as token files."""
 
-    root: str | None = None
+    root: PathText | None = None
     """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
     prepare: PrepareText | None = None
     """Used when `root` is None: what to prepare, once, in the cache directory."""
@@ -34,10 +35,10 @@ class TextSource:
     """Split, or subdirectory of raw files, to evaluate on; None for no evaluation."""
     dtype: Dtype = "uint16"
     """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
-    file_list: str | None = None
+    file_list: PathText | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. By default the sorted paths."""
-    label_mask: str | None = None
+    label_mask: PathText | None = None
     """Directory with a mask for each token file, of the same name relative to it as the token file
     has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
 

@@ -8,13 +8,14 @@ parameters sharded), `tensor` (matrices split by heads, inner width and vocabula
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Positive
 
 AXES = ("replica", "fsdp", "tensor")
 DATA_AXES = ("replica", "fsdp")
@@ -35,11 +36,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 class Mesh:
     """How many devices each mesh axis has; one axis may be -1 and takes what is left."""
 
-    replica: int = 1
+    replica: Annotated[int, Positive] | Literal[-1] = 1
     """Copies of the model, each on its own devices."""
-    fsdp: int = -1
+    fsdp: Annotated[int, Positive] | Literal[-1] = -1
     """Devices that share one copy of parameters and optimizer state, and split the batch."""
-    tensor: int = 1
+    tensor: Annotated[int, Positive] | Literal[-1] = 1
     """Devices that split every matrix product."""
 
     def build(self, devices: Sequence[Any]) -> jax.sharding.Mesh:
