@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import as_path, expand
 from jaxpretrain.data.files import TEMPORARY
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def main(argv: list[str]) -> int:
     flags = parser.parse_args(argv)
     if (flags.input is None) == (flags.merge is None):
         parser.error("give either --input, or --merge with two checkpoints or more")
-    merged = [] if flags.merge is None else [Path(path) for path in flags.merge.split(",")]
+    merged = (
+        [] if flags.merge is None else [expand(path, "--merge") for path in flags.merge.split(",")]
+    )
     if len(merged) == 1:
         parser.error("--merge needs two checkpoints or more, with commas between them")
     if merged and flags.source != "checkpoint":
@@ -84,8 +87,8 @@ def main(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="python -m jaxpretrain.convert", description=__doc__)
     add = parser.add_argument
-    add("--input", type=Path, help="folder to read")
-    add("--output", type=Path, required=True, help="folder to make")
+    add("--input", type=as_path, help="folder to read")
+    add("--output", type=as_path, required=True, help="folder to make")
     add(
         "--from",
         dest="source",

@@ -90,7 +90,10 @@ def test_without_a_compiler_the_answer_is_an_estimate_and_says_so(
     [
         (["--target=h100:8"], "Did you mean 'h100-80gb'?"),
         (["--target=h100-80gb:11"], "so 11 is no number of them"),
-        (["--target=local", "--config.mesh.tensor=3"], "does not divide the 8 devices"),
+        (
+            ["--target=local", "--config.mesh.tensor=3"],
+            "needs 3 devices, or a multiple of that, and there are 8",
+        ),
         (["--target=local", "--config.train.batch_size=3"], "batch_size=3 does not divide"),
         (["--target=local", "--config.train.microbatch_size=5"], "microbatch_size=5"),
         (["--target=local", "--search=remat", "--config.model.remat=dots"], "--search=remat, but"),

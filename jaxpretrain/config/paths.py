@@ -22,23 +22,22 @@ PathText = Annotated[str, _IsPath()]
 """The type of a config field that holds a path."""
 
 
-def expand(text: str) -> Path:
-    """The path that a text names; a user's home directory stands for `~`.
+def expand(text: str, flag: str) -> Path:
+    """The path that a text names, with a user's home directory in place of `~`.
 
     Raises:
-        InputError: the text is empty, or nobody has the name after `~`.
+        InputError: the text is empty, or nobody has the name after `~`. `flag` begins the line.
     """
     if against := _complaint(text):
-        raise InputError(against)
+        raise InputError(f"{flag}={text}: {against}")
     return Path(text).expanduser()
 
 
-def path(text: str) -> Path:
+def as_path(text: str) -> Path:
     """The path of a command-line flag, as the `type` of an argument."""
-    try:
-        return expand(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    if against := _complaint(text):
+        raise argparse.ArgumentTypeError(against)
+    return Path(text).expanduser()
 
 
 def expand_paths(config: T) -> T:
@@ -47,10 +46,11 @@ def expand_paths(config: T) -> T:
     For configs that `validate` has found nothing against.
     """
 
-    def expanded(_: schema.Keys, value: Any, hint: schema.Hint) -> Any:
+    def expanded(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
+        flag = ".".join(("--config", *keys))
         marks = [mark for _, marks in schema.marked_members(hint) for mark in marks]
         is_path = isinstance(value, str) and any(isinstance(mark, _IsPath) for mark in marks)
-        return str(expand(value)) if is_path and value.startswith("~") else value
+        return str(expand(value, flag)) if is_path and value.startswith("~") else value
 
     return schema.rebuild(config, type(config), expanded)
 

@@ -76,7 +76,7 @@ NonNegative = at_least(0)
 Width = Annotated[int, Between(1, 2**24)]
 """The type of a field that holds the size of a dimension of a layer."""
 
-Depth = Annotated[int, Between(1, 10_000)]
+Depth = Annotated[int, Between(1, 1000)]
 """The type of a field that holds a number of layers."""
 
 NumIds = Annotated[int, Between(1, 2**31 - 1)]

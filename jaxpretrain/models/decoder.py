@@ -35,7 +35,7 @@ class Decoder(Layers):
     """Base of the rotary positions."""
     yarn: Yarn | None = None
     """Stretches the rotary positions of layers with full attention over longer contexts."""
-    windows: tuple[Annotated[int, Positive] | None, ...] = (None,)
+    windows: tuple[Annotated[int, Between(1, 2**24)] | None, ...] = (None,)
     """Sliding windows of the layers in turn, each a number of positions (the query included) or
     none for full attention; OLMo 3 repeats 4096,4096,4096,none."""
     document_end: Annotated[int, NonNegative] | None = None
@@ -78,7 +78,7 @@ class Decoder(Layers):
         return DecoderModel(self, seq_len, kernel, products, constrain, shard)
 
     def _check(self) -> None:
-        validate(self, "model")
+        validate(self, "model.")
         if self.document_end is not None and self.document_end >= self.vocab_size:
             raise InputError(
                 f"model.document_end={self.document_end} is not below "
