@@ -64,7 +64,7 @@ def test_the_devices_at_hand_are_planned_for_by_compiling(command: Any, config: 
     assert answer["fits"] is True
     assert answer["max_microbatch_size"] == 2
     assert answer["overrides"] == []
-    assert "compiled microbatch of the whole share, remat full" in error
+    assert "compiled microbatch of the whole share, remat full, mesh 1 x 8 x 1: " in error
     assert "as configured it fits" in error
     assert "recommended: the config as it stands" in error
 

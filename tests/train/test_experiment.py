@@ -327,3 +327,19 @@ def test_0_is_legal_where_it_means_off(experiment: Experiment, path: str):
 def test_a_text_of_no_steps_is_refused_where_there_must_be_some(experiment: Experiment):
     with pytest.raises(InputError, match=r"monitor.every=0 steps makes 0 steps: must be positive"):
         resolve(_changed(experiment, ("monitor.every", "0 steps")))
+
+
+def test_paths_are_expanded_before_they_are_kept(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", "/home/ada")
+    changed = _changed(experiment, ("data.root", "~/tokens"), ("init_from", "~/runs/a"))
+    kept = to_dict(resolve(changed))
+    assert kept["data"]["root"] == "/home/ada/tokens"
+    assert kept["init_from"] == "/home/ada/runs/a"
+
+
+@pytest.mark.parametrize("path", ["data.root", "data.file_list", "init_from", "eval.tokenizer"])
+def test_an_empty_path_is_refused(experiment: Experiment, path: str):
+    with pytest.raises(InputError, match=f"--config.{path}=: is empty: write a path, or none"):
+        _changed(experiment, (path, ""))
