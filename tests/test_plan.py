@@ -88,7 +88,7 @@ def test_without_a_compiler_the_answer_is_an_estimate_and_says_so(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--target=h100:8"], "Did you mean 'h100-80gb'?"),
+        (["--target=a100:8"], "Did you mean 'a100-40gb' or 'a100-80gb'?"),
         (["--target=h100-80gb:11"], "so 11 is no number of them"),
         (
             ["--target=local", "--config.mesh.tensor=3"],

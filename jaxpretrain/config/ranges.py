@@ -82,7 +82,7 @@ Depth = Annotated[int, Between(1, 1000)]
 NumIds = Annotated[int, Between(1, 2**31 - 1)]
 """The type of a field that holds a number of token ids, which devices keep in 32 bits."""
 
-SequenceLength = Annotated[int, Between(2, 2**24)]
+SequenceLength = Annotated[int, Between(2, 2**27)]
 """The type of a field that holds the tokens of a sequence; a prediction takes two of them."""
 
 BatchSize = Annotated[int, Between(1, 2**24)]

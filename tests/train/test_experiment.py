@@ -84,7 +84,7 @@ def test_resolving_changes_nothing_else_and_is_final(experiment: Experiment):
         (("eval.max_examples", "0"), "--config.eval.max_examples=0: must be positive"),
         (("eval.sample_tokens", "0"), "--config.eval.sample_tokens=0: must be positive"),
         (("checkpoint.keep_last", "0"), "--config.checkpoint.keep_last=0: must be positive"),
-        (("data.seq_len", "0"), "--config.data.seq_len=0: must be from 2 to 16777216"),
+        (("data.seq_len", "0"), "--config.data.seq_len=0: must be from 2 to 134217728"),
     ],
 )
 def test_what_cannot_be_is_one_line(experiment: Experiment, override, message: str):
@@ -291,7 +291,7 @@ def test_odd_numbers_in_any_field_of_any_config_are_declared_or_refused():
         ("seed", -1, "must be from 0 to 4294967295"),
         ("seed", 2**32, "must be from 0 to 4294967295"),
         ("monitor.every", 0, "must be positive"),
-        ("data.seq_len", 1, "must be from 2 to 16777216"),
+        ("data.seq_len", 1, "must be from 2 to 134217728"),
         ("model.d_model", 10**12, "must be from 1 to 16777216"),
         ("train.duration", 2**31, "must be from 0 to 2147483647"),
         ("mesh.tensor", 0, "must be positive, or -1"),
