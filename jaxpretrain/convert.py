@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import as_path, expand
 from jaxpretrain.data.files import TEMPORARY
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def main(argv: list[str]) -> int:
     """Converts, then prints one line, or one JSON document, about what was written."""
     parser = _parser()
     flags = parser.parse_args(argv)
-    merged = [] if flags.merge is None else [Path(path) for path in flags.merge.split(",")]
+    merged = (
+        [] if flags.merge is None else [expand(path, "--merge") for path in flags.merge.split(",")]
+    )
     _check(parser, flags, merged)
 
     import jax  # after the flags: it takes its time
@@ -101,8 +104,8 @@ def _check(parser: Parser, flags: Any, merged: list[Path]) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="python -m jaxpretrain.convert", description=__doc__)
     add = parser.add_argument
-    add("--input", type=Path, help="folder to read")
-    add("--output", type=Path, required=True, help="folder to make")
+    add("--input", type=as_path, help="folder to read")
+    add("--output", type=as_path, required=True, help="folder to make")
     add(
         "--from",
         dest="source",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpretrain.config.command import Parser, run, split_paths
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import as_path, expand
 from jaxpretrain.parallel.host_memory import use_huge_pages
 
 if TYPE_CHECKING:  # imported after the flags: they import JAX
@@ -47,25 +48,29 @@ def main(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="python -m jaxpretrain.evaluate", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a run, one of its steps, or a HF folder")
+    add("--checkpoint", type=as_path, required=True, help="a run, one of its steps, or a HF folder")
     add("--steps", help="steps of a run: all, FIRST:LAST, or some by commas")
     add("--tasks", default="", help="tasks, groups and FILE.jsonl, by commas")
     add("--limit", type=int, help="at most so many items of each task")
     add("--subset_seed", type=int, help="draw the items of --limit; default: the first ones")
     add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... raw token ids")
     add("--harness", default="", help="tasks of lm-evaluation-harness, by commas")
-    add("--harness_folder", type=Path, help="YAML files of more such tasks")
+    add("--harness_folder", type=as_path, help="YAML files of more such tasks")
     add("--num_fewshot", type=int, help="examples before their questions; default: the task's")
-    add("--pictures", type=Path, help="folder for the pictures that a run itself makes")
-    add("--tokenizer", help="tokenizer.json, or one that make evals brings; default: the model's")
+    add("--pictures", type=as_path, help="folder for the pictures that a run itself makes")
+    add(
+        "--tokenizer",
+        type=as_path,
+        help="tokenizer.json, or one that make evals brings; default: the model's",
+    )
     add("--weights", choices=("plain", "average"), help="default: those that the run evaluates")
     add("--dtype", choices=("bfloat16", "float32"), help="compute in it; default: as trained")
     add("--token_dtype", choices=("uint16", "uint32"), help="of FILE.npy; default: the smallest")
     trust = "read it so, whatever the ids look like: for files that are mostly padding"
     add("--trust_token_dtype", action="store_true", default=None, help=trust)
     add("--batch_tokens", type=int, default=4096, help="tokens of a batch, a device")
-    add("--output", type=Path, help="FILE.json to write; FILE.csv appears beside it")
-    add("--predictions", type=Path, help="FILE.jsonl to write, a line an item")
+    add("--output", type=as_path, help="FILE.json to write; FILE.csv appears beside it")
+    add("--predictions", type=as_path, help="FILE.jsonl to write, a line an item")
     add("--json", action="store_true", help="one JSON document on standard output")
     return parser
 
@@ -78,7 +83,7 @@ def _evaluate(flags: Any) -> Iterator["Outcome"]:
 
     keep_compiled()
     asked = None if _is_own(flags) else _asked(flags)
-    tokenizer = None if flags.tokenizer is None else find_tokenizer(flags.tokenizer)
+    tokenizer = None if flags.tokenizer is None else find_tokenizer(str(flags.tokenizer))
     evaluate = None
     for path in _checkpoints(flags.checkpoint, flags.steps):
         trained = load_trained(path, flags.weights)
@@ -163,7 +168,7 @@ def _asked(flags: Any) -> "Asked":
             raise InputError(f"--perplexity={text}: write NAME=FILE.npy, or several by commas")
         if name in sets:
             raise InputError(f"--perplexity={text}: there is a set {name} already")
-        sets[name] = [Path(file) for file in split_paths(files)]
+        sets[name] = [expand(file, "--perplexity") for file in split_paths(files)]
     if flags.limit is not None and flags.limit < 1:
         raise InputError(f"--limit={flags.limit}: must be positive")
     if flags.batch_tokens < 1:

@@ -15,6 +15,7 @@ from jaxpretrain.config.describe import describe, format_help
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.paths import as_path
 from jaxpretrain.parallel.host_memory import use_huge_pages
 
 if TYPE_CHECKING:  # imported after the flags: it imports JAX
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     rest, overrides = split_overrides(argv)
     parser = Parser(prog="python -m jaxpretrain.main", description="Trains a model.")
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
-    parser.add_argument("--workdir", type=Path, help="folder of the run")
+    parser.add_argument("--workdir", type=as_path, help="folder of the run")
     parser.add_argument("--help_config", action="store_true", help="explain every config field")
     parser.add_argument(
         "--allow_config_change",
@@ -79,6 +80,8 @@ def main(argv: list[str]) -> int:
 
 def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "Experiment":
     """The config with numbers for what it leaves open."""
+    import jax
+
     from jaxpretrain.parallel import distributed
     from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in
     from jaxpretrain.planning.table import compilation
@@ -92,7 +95,7 @@ def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "
         if workdir is not None:  # what is wrong is told before minutes are spent
             check_inputs(stand_in(config), workdir, allow_config_change=allow_change)
         with distributed.agreed("auto"):
-            found = choose(config, lambda *done: _say(compilation(*done)))
+            found = choose(config, lambda *done: _say(compilation(*done, jax.device_count())))
     chosen, why = found
     _say(why)
     return chosen

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import as_path
 from jaxpretrain.planning.environment import prepare_environment
 
 if TYPE_CHECKING:  # imported after the flags: they import JAX
@@ -69,11 +70,13 @@ def _parser() -> Parser:
     add("--num_workers", type=int, help="compilations at a time; default: cores, at most 2")
     add("--price", type=float, help="of a device-hour, for the cost of the run")
     add("--json", action="store_true", help="one JSON document on standard output")
-    add("--output", type=Path, help="the document as a file; WORKDIR/plan.json goes into reports")
+    add(
+        "--output", type=as_path, help="the document as a file; WORKDIR/plan.json goes into reports"
+    )
     add(
         "--check",
         nargs="+",
-        type=Path,
+        type=as_path,
         metavar="CONFIG.py",
         help="plan these, and fail for one that does not fit the hardware that it states",
     )
@@ -119,7 +122,7 @@ def _plan(
             searched=searched,
             limit=limit,
             max_seconds=flags.max_seconds,
-            tell=terminal.compiled,
+            tell=lambda *done: terminal.compiled(*done, len(machine.devices)),
             told=terminal.configured,
         )
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run, split_paths
+from jaxpretrain.config.overrides import validate
+from jaxpretrain.config.paths import as_path, expand_paths
 from jaxpretrain.data.compressed import SUFFIXES
 from jaxpretrain.data.documents import LINES, TEXT
 from jaxpretrain.data.manifest import Manifest
@@ -35,7 +37,8 @@ def main(argv: list[str]) -> None:
         part_tokens=flags.part_tokens,
         download=flags.download,
     )
-    output = Path(flags.output)
+    validate(spec, "--")
+    spec, output = expand_paths(spec), flags.output
     start = time.perf_counter()
     manifest = prepare_text(spec, output, workers=flags.workers, progress=True)
     summary = _summary(manifest, output, time.perf_counter() - start)
@@ -46,7 +49,7 @@ def _parser() -> Parser:
     default = PrepareText()
     parser = Parser(prog="python -m jaxpretrain.prepare", description=__doc__)
     add = parser.add_argument
-    add("--output", required=True, help="directory to make")
+    add("--output", type=as_path, required=True, help="directory to make")
     add("--dataset", help="TFDS text dataset, name or name:config; sotu_text needs no network")
     add("--data_dir", help="directory of TFDS datasets")
     kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(SUFFIXES)})"

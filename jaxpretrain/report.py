@@ -4,19 +4,22 @@ Runs that go on and runs that crashed can be reported as well. The file needs no
 network.
 """
 
-from pathlib import Path
-
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import as_path
 
 
 def main(argv: list[str]) -> None:
     """Writes the file and says where it is."""
     parser = Parser(prog="python -m jaxpretrain.report", description="Reports runs as HTML.")
     parser.add_argument(
-        "--workdir", type=Path, action="append", required=True, help="folder of a run; repeatable"
+        "--workdir",
+        type=as_path,
+        action="append",
+        required=True,
+        help="folder of a run; repeatable",
     )
-    parser.add_argument("--output", type=Path, help="by default report.html in the first folder")
+    parser.add_argument("--output", type=as_path, help="by default report.html in the first folder")
     flags = parser.parse_args(argv)
 
     from jaxpretrain.data.files import write_atomically  # after the flags: these import JAX

@@ -2,17 +2,17 @@
 
 import json
 import sys
-from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import as_path
 
 
 def main(argv: list[str]) -> int:
     """Prints the prompts with their continuations, or one JSON document."""
     parser = Parser(prog="python -m jaxpretrain.sample", description="Continues texts.")
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a run, or one of its steps")
+    add("--checkpoint", type=as_path, required=True, help="a run, or one of its steps")
     add("--prompt", required=True, action="append", help="text to continue; can be repeated")
     add("--num_tokens", type=int, default=100, help="tokens to add, at most")
     add("--temperature", type=float, default=0.8, help="0 takes the likeliest")

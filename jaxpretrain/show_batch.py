@@ -17,6 +17,7 @@ from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.paths import as_path
 from jaxpretrain.data.contents import Row, read_rows
 from jaxpretrain.data.tokenizer import encoder, read_tokenizer
 
@@ -91,7 +92,7 @@ def _parser() -> Parser:
     what.add_argument("--find", metavar="INDEX", help="an example, or SOURCE:INDEX of a mixture")
     add("--rows", type=int, default=8, help="sequences to show")
     add("--tokens", type=int, default=32, help="tokens of each to show as text")
-    add("--tokenizer", type=Path, help="tokenizer.json of raw files")
+    add("--tokenizer", type=as_path, help="tokenizer.json of raw files")
     add("--eos_id", type=int, help="token that ends each document of raw files")
     add("--json", action="store_true", help="one JSON document on standard output")
     return parser

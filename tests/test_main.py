@@ -207,7 +207,7 @@ def test_interrupted_in_every_way_it_ends_bit_for_bit_the_same(
         ),
         (
             "--config.mesh.fsdp=3",
-            "error: mesh (replica=1, fsdp=3, tensor=1) does not divide the 8 devices",
+            "error: mesh (replica=1, fsdp=3, tensor=1) needs 3 devices, and there are 8",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_the_devices_at_hand_are_planned_for_by_compiling(command: Any, config: 
     assert answer["fits"] is True
     assert answer["max_microbatch_size"] == 2
     assert answer["overrides"] == []
-    assert "compiled microbatch of the whole share, remat full" in error
+    assert "compiled microbatch of the whole share, remat full, mesh 1 x 8 x 1: " in error
     assert "as configured it fits" in error
     assert "recommended: the config as it stands" in error
 
@@ -88,9 +88,12 @@ def test_without_a_compiler_the_answer_is_an_estimate_and_says_so(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--target=h100:8"], "Did you mean 'h100-80gb'?"),
+        (["--target=a100:8"], "Did you mean 'a100-40gb' or 'a100-80gb'?"),
         (["--target=h100-80gb:11"], "so 11 is no number of them"),
-        (["--target=local", "--config.mesh.tensor=3"], "does not divide the 8 devices"),
+        (
+            ["--target=local", "--config.mesh.tensor=3"],
+            "needs 3 devices, or a multiple of that, and there are 8",
+        ),
         (["--target=local", "--config.train.batch_size=3"], "batch_size=3 does not divide"),
         (["--target=local", "--config.train.microbatch_size=5"], "microbatch_size=5"),
         (["--target=local", "--search=remat", "--config.model.remat=dots"], "--search=remat, but"),

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, closest
 
 _OVERRIDE = "--config."
@@ -93,10 +94,15 @@ class Parser(argparse.ArgumentParser):
         if flag in known:
             return
         group, dot, field = flag.removeprefix("--").partition(".")
-        if dot and "--config" in known:
+        meant = alias(group) if "--config" in known and not dot else None
+        if meant and (meant.startswith(_OVERRIDE) or meant in known):
+            suggestion = meant
+        elif dot and "--config" in known:
             path = field if closest(group, ["config"]) else f"{group}.{field}"
             suggestion = _OVERRIDE + path
         else:
-            suggestion = closest(flag, known)
+            # Without the dashes, which make any two short names alike.
+            near = closest(flag[2:], (name[2:] for name in known if name.startswith("--")))
+            suggestion = near and f"--{near}"
         hint = f"Did you mean {suggestion}?" if suggestion else "See --help."
         raise InputError(f"unknown flag {flag}. {hint}")

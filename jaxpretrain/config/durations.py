@@ -4,15 +4,15 @@ They are kept exact until they become whole steps (or whole examples, for positi
 once, rounded up: a run never sees less than was asked for.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar
 
+from jaxpretrain.config import schema
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.schema import parse_decimal
+from jaxpretrain.config.ranges import Between
 
 T = TypeVar("T")
 
@@ -24,10 +24,13 @@ class _Whole:
     unit: str
 
 
-Steps = Annotated[int | str, _Whole("steps")]
-"""The type of a config field that holds a duration: text, or whole steps once resolved."""
+Steps = Annotated[int | str, _Whole("steps"), Between(0, 2**31 - 1)]
+"""The type of a config field that holds a duration: text, or whole steps once resolved.
 
-Examples = Annotated[int | str, _Whole("examples")]
+Devices count steps with 32 bits. A narrower range stands around it: Annotated[Steps, Positive].
+"""
+
+Examples = Annotated[int | str, _Whole("examples"), Between(0, 2**63 - 1)]
 """Like `Steps`, but whole examples once resolved, and a bare number counts examples."""
 
 
@@ -142,45 +145,37 @@ def resolve_durations(
     At any depth, also in the dataclasses of a tuple or dict.
 
     Raises:
-        InputError: a text that is no duration, or one that cannot be counted in steps.
+        InputError: a text that is no duration, one that cannot be counted in steps, or a number of
+            steps outside the range of its field.
     """
     units = {
         "batch_size": batch_size,
         "tokens_per_example": tokens_per_example,
         "num_examples": num_examples,
     }
-    hints = get_type_hints(type(config), include_extras=True)
-    resolved: dict[str, Any] = {}
-    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
-        value, here = getattr(config, field.name), f"{path}.{field.name}"
-        unit = _unit(hints[field.name])
+
+    def resolved(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
+        unit = _unit(hint)
         if unit is None or value is None:
-            resolved[field.name] = _resolve_inside(value, here, units)
-            continue
+            return value
+        here = ".".join((path, *keys))
         try:
             duration = parse_duration(value, unit)
-            whole = duration.to_steps if unit == "steps" else duration.to_examples
-            resolved[field.name] = whole(**units)
+            whole = (duration.to_steps if unit == "steps" else duration.to_examples)(**units)
         except InputError as error:
             raise InputError(f"{here}: {error}") from error
-    return dataclasses.replace(config, **resolved)  # pyright: ignore[reportArgumentType]
+        if against := schema.complaint(whole, hint):
+            makes = "" if str(value) == str(whole) else f" makes {whole} {unit}"
+            raise InputError(f"{here}={value}{makes}: {against}")
+        return whole
+
+    return schema.rebuild(config, type(config), resolved)
 
 
-def _resolve_inside(value: Any, path: str, units: dict[str, Any]) -> Any:
-    if dataclasses.is_dataclass(value):
-        return resolve_durations(value, path=path, **units)
-    if isinstance(value, tuple):
-        return tuple(_resolve_inside(item, f"{path}.{i}", units) for i, item in enumerate(value))
-    if isinstance(value, dict):
-        return {key: _resolve_inside(item, f"{path}.{key}", units) for key, item in value.items()}
-    return value
-
-
-def _unit(hint: Any) -> str | None:
+def _unit(hint: schema.Hint) -> str | None:
     """What a field of this type is resolved to; None if it holds no duration."""
-    marks = (mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, _Whole))
-    inner = (unit for member in get_args(hint) if (unit := _unit(member)))
-    return next((mark.unit for mark in marks), None) or next(inner, None)
+    marks = (mark for _, marks in schema.marked_members(hint) for mark in marks)
+    return next((mark.unit for mark in marks if isinstance(mark, _Whole)), None)
 
 
 def whole_steps(duration: int | str) -> int:
@@ -198,7 +193,7 @@ def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
         hint = nearest(plural, _UNITS) or f" The units are {', '.join(_UNITS)}."
         raise InputError(f"duration '{text}': unknown unit '{unit}'.{hint}")
     try:
-        value = Fraction(parse_decimal(number))
+        value = Fraction(schema.parse_decimal(number))
     except ValueError:
         raise InputError(f"duration '{text}': '{number}' is not a number") from None
     if value < 0:

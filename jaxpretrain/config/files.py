@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.overrides import validate
+from jaxpretrain.config.paths import expand
 
 
 def load_config(spec: str) -> Any:
@@ -21,7 +22,7 @@ def load_config(spec: str) -> Any:
     """
     file, colon, argument = spec.partition(":")
     arguments = [argument] if colon else []
-    get_config = _get_config(Path(file))
+    get_config = _get_config(expand(file, "--config"))
     try:
         inspect.signature(get_config).bind(*arguments)
     except TypeError:

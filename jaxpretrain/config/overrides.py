@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 from jaxpretrain.config import schema
+from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, nearest
 
 T = TypeVar("T")
@@ -43,24 +44,29 @@ def apply_overrides(config: T, overrides: Iterable[tuple[str, str]]) -> T:
     return config
 
 
-def validate(config: Any) -> None:
-    """Raises InputError for the first value in the config that does not have its field's type.
+def validate(config: Any, prefix: str = "--config.") -> None:
+    """Raises InputError for the first value that is not of its field's type or against its rules.
 
-    For configs that were built in Python, where nothing checks the types of fields.
+    For configs that were built in Python, where nothing checks fields. `prefix` stands before
+    the path of the field in the error.
     """
     for keys, value, hint in schema.walk(config, type(config)):
         if schema.member_of(value, hint) is None:
-            raise wrong_type(keys, value, hint)
+            raise wrong_type(keys, value, hint, prefix)
+        if against := schema.complaint(value, hint):
+            raise InputError(f"{flag(keys, prefix)}={schema.value_text(value)}: {against}")
 
 
-def flag(keys: Sequence[str]) -> str:
+def flag(keys: Sequence[str], prefix: str = "--config.") -> str:
     """The command-line flag for a place in a config."""
-    return ".".join(("--config", *keys))
+    return prefix + ".".join(keys) if keys else prefix.rstrip(".")
 
 
-def wrong_type(keys: schema.Keys, value: Any, hint: schema.Hint) -> InputError:
+def wrong_type(
+    keys: schema.Keys, value: Any, hint: schema.Hint, prefix: str = "--config."
+) -> InputError:
     """The error for a value that is not of the type its place must have."""
-    return InputError(f"{flag(keys)}: {schema.expected(hint)}, got {reprlib.repr(value)}")
+    return InputError(f"{flag(keys, prefix)}: {schema.expected(hint)}, got {reprlib.repr(value)}")
 
 
 def unknown_field(keys: schema.Keys, cls: type, elsewhere: Sequence[str] = ()) -> InputError:
@@ -118,7 +124,7 @@ def _trail(config: Any, keys: schema.Keys) -> list[_Place]:
         elif depth == len(keys) and (item_hint := _new_item(here)) and key:
             trail.append(_Place(None, item_hint))
         else:
-            _refuse(config, here, keys[:depth])
+            _refuse(config, here, keys, depth)
     return trail
 
 
@@ -150,8 +156,9 @@ def _replaced(container: Any, key: str, value: Any) -> Any:
     return dataclasses.replace(container, **{key: value})
 
 
-def _refuse(config: Any, here: _Place, keys: schema.Keys) -> NoReturn:
-    """Raises the error for a path that ends at `here`, because its last key is not in there."""
+def _refuse(config: Any, here: _Place, keys: schema.Keys, depth: int) -> NoReturn:
+    """Raises the error for a path of which only `depth` - 1 keys exist, up to `here`."""
+    wanted, keys = keys, keys[:depth]
     *parents, key = keys
     value, options = here.value, schema.choices(here.hint)
     owners = [name for name, option in options.items() if key in schema.field_types(option)]
@@ -161,8 +168,11 @@ def _refuse(config: Any, here: _Place, keys: schema.Keys) -> NoReturn:
             f"choose it first: {flag(parents)}={owners[0]}"
         )
     if dataclasses.is_dataclass(value):
-        paths = [found for found, _, _ in schema.walk(config, type(config)) if found[-1:] == (key,)]
-        raise unknown_field(keys, type(value), [".".join(path) for path in paths[:3]])
+        paths = [found for found, _, _ in schema.walk(config, type(config))]
+        elsewhere = [".".join(path) for path in paths if path[-1:] == (key,)]
+        if not elsewhere and (meant := alias(wanted[-1], map(".".join, paths))):
+            raise InputError(f"{flag(wanted)}: no such field. Did you mean {meant}?")
+        raise unknown_field(keys, type(value), elsewhere[:3])
     if isinstance(value, tuple):
         raise InputError(f"{flag(keys)}: no such index; {flag(parents)} has {len(value)} elements")
     if isinstance(value, dict):

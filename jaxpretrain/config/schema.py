@@ -7,17 +7,18 @@ everywhere or is refused, by its field's name, at first use. A field is one of
 - a dataclass: a group of fields;
 - tuple[X, ...], tuple[X, Y] or dict[str, X];
 - a union of these, with at most one tuple and one dict among them. The dataclasses in a union are
-  choices, named by their class in snake_case.
+  choices, named by their class in snake_case;
+- typing.Annotated[X, rule, ...]: X whose values also obey rules, such as a range.
 """
 
 import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, DecimalException
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Hint = Any
 """A type annotation: a class, a union, or a generic such as tuple[int, ...]."""
@@ -27,6 +28,14 @@ Keys = tuple[str, ...]
 
 # In the order in which the members of a union are tried on a text, the least permissive first.
 _KINDS = (Literal, NoneType, bool, int, float, dict, tuple, str)
+
+
+class Rule:
+    """What the values of a field must be beyond their type; it stands in typing.Annotated."""
+
+    def complaint(self, value: Any) -> str:
+        """What is wrong with a value of the right type; "" if nothing is."""
+        raise NotImplementedError
 
 
 def snake_case(cls: type) -> str:
@@ -41,7 +50,7 @@ def snake_case(cls: type) -> str:
 @functools.cache
 def field_types(cls: type) -> Mapping[str, Hint]:
     """The type of each field of a dataclass; TypeError for one that no config can have."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     types = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
     for name, hint in types.items():
         if not _is_supported(hint):
@@ -50,8 +59,23 @@ def field_types(cls: type) -> Mapping[str, Hint]:
 
 
 def members(hint: Hint) -> tuple[Hint, ...]:
-    """The members of a union; any other type is its own only member."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    """The members of a union without their marks; any other type is its own only member."""
+    return tuple(member for member, _ in marked_members(hint))
+
+
+def marked_members(hint: Hint, marks: tuple[Any, ...] = ()) -> Iterator[tuple[Hint, tuple]]:
+    """(member, its marks) of each member of a type; marks are what stands in typing.Annotated.
+
+    `marks` are those of the type that the hint is a part of.
+    """
+    if get_origin(hint) is Annotated:
+        inner, *own = get_args(hint)
+        yield from marked_members(inner, (*marks, *own))
+    elif get_origin(hint) in (Union, UnionType):
+        for arg in get_args(hint):
+            yield from marked_members(arg, marks)
+    else:
+        yield hint, marks
 
 
 def choices(hint: Hint) -> dict[str, type]:
@@ -66,6 +90,23 @@ def choices(hint: Hint) -> dict[str, type]:
 def member_of(value: Any, hint: Hint) -> Hint | None:
     """The member of a type that a value has, not looking inside containers; None if it has none."""
     return next((member for member in members(hint) if _accepts(member, value)), None)
+
+
+def complaint(value: Any, hint: Hint) -> str:
+    """What the rules of a type say against a value that it accepts; "" if nothing.
+
+    It names what else may be written: "must be positive, or none".
+    """
+    complaints, others = [], []
+    for member, marks in marked_members(hint):
+        if not _accepts(member, value):
+            others += _names(member)
+            continue
+        rules = (mark for mark in marks if isinstance(mark, Rule))
+        complaints.append(next(filter(None, (rule.complaint(value) for rule in rules)), ""))
+    if "" in complaints or not complaints:
+        return ""
+    return complaints[0] + (f", or {' or '.join(others)}" if others else "")
 
 
 def children(value: Any, hint: Hint) -> Iterator[tuple[str, Any, Hint]]:
@@ -90,6 +131,21 @@ def walk(value: Any, hint: Hint, keys: Keys = ()) -> Iterator[tuple[Keys, Any, H
         yield from walk(child, child_type, (*keys, key))
 
 
+def rebuild(
+    value: Any, hint: Hint, change: Callable[[Keys, Any, Hint], Any], keys: Keys = ()
+) -> Any:
+    """A value of this type with `change(keys, value, type)` in place of each scalar inside it."""
+    items = {
+        key: rebuild(child, child_hint, change, (*keys, key))
+        for key, child, child_hint in children(value, hint)
+    }
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **items)  # pyright: ignore[reportArgumentType]
+    if isinstance(value, tuple):
+        return tuple(items.values())
+    return items if isinstance(value, dict) else change(keys, value, hint)
+
+
 def parse(text: str, hint: Hint) -> Any:
     """The value of this type that a text stands for; ValueError says what was expected.
 
@@ -97,9 +153,14 @@ def parse(text: str, hint: Hint) -> Any:
     """
     for member in sorted(members(hint), key=_permissiveness):
         try:
-            return _parse_member(text, member)
+            value = _parse_member(text, member)
+        except _AgainstRules:
+            raise
         except ValueError:
             continue
+        if against := complaint(value, hint):
+            raise _AgainstRules(against)
+        return value
     raise ValueError(expected(hint))
 
 
@@ -139,8 +200,13 @@ def names(hint: Hint) -> list[str]:
 
 
 def type_text(hint: Hint) -> str:
-    """What may be written for a type: "int | auto", "int,int", "triangular | warmup_cosine"."""
-    return " | ".join(text for member in members(hint) for text in _alternatives(member))
+    """What may be written for a type: "int (positive) | auto", "int,int", "adamw | lion"."""
+    texts = []
+    for member, marks in marked_members(hint):
+        ranges = [str(mark) for mark in marks if isinstance(mark, Rule) and member in (int, float)]
+        within = f" ({' and '.join(ranges)})" if ranges else ""
+        texts += [f"{text}{within}" for text in _alternatives(member)]
+    return " | ".join(texts)
 
 
 def expected(hint: Hint) -> str:
@@ -155,8 +221,14 @@ def expected(hint: Hint) -> str:
     return f"expected {' or '.join(alternatives)}"
 
 
+class _AgainstRules(ValueError):
+    """A text stands for a value of the right type that the type's rules forbid."""
+
+
 def _is_supported(hint: Hint) -> bool:
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _is_supported(args[0])
     if origin in (Union, UnionType):
         return all(map(_is_supported, args))
     if origin is tuple:

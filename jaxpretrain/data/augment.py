@@ -5,17 +5,24 @@ same on every machine and in every version.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Between
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels."""
+
+Share = Annotated[float, Between(0, 1, "(]")]
+"""The type of a field that holds a part of a whole."""
+
+Ratio = Annotated[float, Between(0, 100, "(]")]
+"""The type of a field that holds width / height."""
 
 NUM_TRIES = 10
 NUM_DRAWS = 2 * NUM_TRIES + 3
@@ -26,11 +33,11 @@ NUM_DRAWS = 2 * NUM_TRIES + 3
 class Augment:
     """Random resized crop and flip, as Sapiens and MAE train with."""
 
-    area: tuple[float, float] = (0.2, 1.0)
+    area: tuple[Share, Share] = (0.2, 1.0)
     """Least and greatest part of the picture's area that a crop takes."""
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    aspect: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
     """Least and greatest ratio of a crop's width to its height; drawn uniformly by logarithm."""
-    flip: float = 0.5
+    flip: Annotated[float, Between(0, 1)] = 0.5
     """Probability of a mirror image, left for right."""
 
     def check(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
 from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.data.folders import Found, find_files
 from jaxpretrain.data.manifest import MANIFEST, Dtype, Manifest, load_manifest
@@ -29,7 +30,7 @@ TOKENS = ".npy"
 class TextSource:
     """Where text lies, as token files."""
 
-    root: str | None = None
+    root: PathText | None = None
     """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
     prepare: PrepareText | None = None
     """Used when `root` is None: what to prepare, once, in the cache directory."""
@@ -42,10 +43,10 @@ class TextSource:
     trust_dtype: bool = False
     """Whether raw files are read as `dtype` even where a sample of their ids looks like another
     type, which may be wrong of files that are mostly padding."""
-    file_list: str | None = None
+    file_list: PathText | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. By default the sorted paths."""
-    label_mask: str | None = None
+    label_mask: PathText | None = None
     """Directory with a mask for each token file, of the same name relative to it as the token file
     has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
 

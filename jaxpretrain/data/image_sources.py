@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.paths import PathText
 from jaxpretrain.data.folders import find_files
 from jaxpretrain.data.tfds_builder import TfdsName, Wording, open_data_source, prepared_builder
 
@@ -63,12 +64,12 @@ Split = tuple[ImageSet, np.ndarray]
 class Folder:
     """Image files on the disk. The folder that an image lies in is its class."""
 
-    root: str | None = None
+    root: PathText | None = None
     """Folder, searched with all below it for .jpg, .jpeg, .png, .webp and .bmp."""
-    file_list: str | None = None
+    file_list: PathText | None = None
     """Text file that names the images instead, one path a line, relative to `root` or else to the
     list's folder; a repeated path counts again."""
-    validation_root: str | None = None
+    validation_root: PathText | None = None
     """Folder of held-out images; none: `validation_fraction` of those of `root`."""
 
     def set_name(self) -> str:
@@ -101,7 +102,7 @@ class Tfds:
     """`name` or `name:config`."""
     version: str | None = None
     """Version, `1.0.0` say; none: the newest that is prepared."""
-    data_dir: str | None = None
+    data_dir: PathText | None = None
     """Where TFDS datasets lie; none: the cache directory for our own, TFDS's for its catalogue."""
     split: str = "train"
     """Split to train on, as TFDS writes it: `train[:90%]`."""

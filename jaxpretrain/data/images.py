@@ -8,11 +8,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Between, NonNegative, Positive
 from jaxpretrain.data.augment import NUM_DRAWS, Augment, centre_box, resized, sample_draws
 from jaxpretrain.data.bad_images import BadImages
 from jaxpretrain.data.image_codec import Undecodable, decode, require_pillow
@@ -32,23 +33,23 @@ class ImageData:
 
     source: Folder | Tfds = Folder()
     """Where images lie."""
-    size: int = 224
+    size: Annotated[int, Between(1, 16384)] = 224
     """Side of an example in pixels."""
     augment: Augment = Augment()
     """What training does to an image; held-out ones are cut to their middle square and resized."""
-    validation_fraction: float = 0.02
+    validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
     """Part of the images held out, by a hash of their names, where the source has none of its own
     for that; 0 for none."""
-    num_examples: int | None = None
+    num_examples: Annotated[int, Positive] | None = None
     """Declared number of training images, so that epochs resolve without the data; it is verified
     when the data is opened. none: the data is counted where a duration is in epochs."""
     name: str | None = None
     """Name of the evaluation set in `eval/<name>/...`; by default that of the folder or dataset."""
     order: OrderName = "olmo"
     """`olmo` is a shuffle of all images; `hashed` needs no memory, for a billion or more."""
-    num_workers: int = 0
+    num_workers: Annotated[int, Between(0, 1024)] = 0
     """Processes that read and decode; 0: a thread of the training process."""
-    max_undecodable: int = 100
+    max_undecodable: Annotated[int, NonNegative] = 100
     """Images that may turn out undecodable on one host, each replaced by another; one more is an
     error."""
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Positive, at_least
 from jaxpretrain.data.files import size_of
 from jaxpretrain.data.tokens import TokenFiles
 from jaxpretrain.data.windows import Windows
@@ -19,11 +21,11 @@ class InstanceFilter:
     (olmo/data/util.py, find_periodic_sequences).
     """
 
-    max_period: int = 13
+    max_period: Annotated[int, Positive] = 13
     """Longest pattern, in tokens."""
-    min_period: int = 1
+    min_period: Annotated[int, Positive] = 1
     """Shortest pattern, in tokens."""
-    max_count: int = 32
+    max_count: Annotated[int, at_least(3)] = 32
     """A sequence with a pattern that stands this often in a row is left out."""
 
     def check(self) -> None:

@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from jaxpretrain.config.durations import Examples
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.ranges import Between, NonNegative, Positive, SequenceLength
 from jaxpretrain.data.corpus import Corpus, TextSource
 from jaxpretrain.data.masks import InstanceFilter
 from jaxpretrain.data.mixing import Blend, quotas
@@ -41,7 +43,7 @@ MAX_WINDOW = 100_000
 class MixtureSource(TextSource):
     """One of the corpora of a mixture."""
 
-    weight: float = 1.0
+    weight: Annotated[float, NonNegative] = 1.0
     """Share of the sequences, in proportion to the other sources' weights; 0: none, until a later
     stage."""
 
@@ -52,7 +54,7 @@ class MixtureStage:
 
     at: Examples = 0
     """When it begins: "5000 steps", "1e9 tokens"; a bare number counts examples."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Annotated[float, NonNegative]] = field(default_factory=dict)
     """Source -> weight, for every source."""
 
 
@@ -66,11 +68,11 @@ class Mixture:
     """Changes of the weights, in the order of the run."""
     tokenizer_of: str | None = None
     """Name of the source whose tokenizer the others are prepared with, where they ask for `bpe`."""
-    window: int = 1000
+    window: Annotated[int, Between(1, MAX_WINDOW)] = 1000
     """Samples over which proportions are exact: weights are rounded to multiples of 1 / window."""
-    seq_len: int = 2048
+    seq_len: SequenceLength = 2048
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
-    num_examples: int | None = None
+    num_examples: Annotated[int, Positive] | None = None
     """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
     verified when the data is opened. none: the data is counted where a duration is in epochs. An
     epoch lasts until the first source would repeat."""

@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.ranges import Between, NumIds, Positive
 from jaxpretrain.data.documents import Document, Documents, TextFiles, TfdsDocuments
 from jaxpretrain.data.encode import Encoded, encode
 from jaxpretrain.data.files import only_one_process, write_atomically
@@ -46,26 +48,26 @@ class PrepareText:
 
     dataset: str | None = None
     """TFDS text dataset, `name` or `name:config`; `sotu_text` needs no download."""
-    data_dir: str | None = None
+    data_dir: PathText | None = None
     """Where TFDS datasets lie; by default the cache directory, or TFDS's own for its catalogue."""
-    files: tuple[str, ...] = ()
+    files: tuple[PathText, ...] = ()
     """Text files instead of a dataset: .txt, .md, .rst, .py and .jsonl, also compressed, folders
     and globs."""
     text_key: str = "text"
     """Feature of the dataset, or key of the JSON lines, that holds the text."""
-    validation_fraction: float = 0.05
+    validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.05
     """Part of the documents, by a hash of their content, kept for validation where the corpus
     has no splits of its own; 0 for none."""
-    tokenizer: str = "bpe"
+    tokenizer: PathText = "bpe"
     """Path of a tokenizer.json, or of a prepared directory to use the same as there; or `bpe` to
     train a byte-level BPE on the train split."""
-    vocab_size: int = 8192
+    vocab_size: NumIds = 8192
     """Size of the vocabulary of a tokenizer that is trained."""
     eos_token: str = "<|endoftext|>"
     """Token that ends every document."""
     name: str | None = None
     """Short name for evaluations; by default the dataset's, without `_text`."""
-    part_tokens: int = 2**27
+    part_tokens: Annotated[int, Positive] = 2**27
     """Tokens after which a new file begins; an interruption loses at most one file's work."""
     download: bool = False
     """Whether TFDS may download a dataset that is not prepared yet."""

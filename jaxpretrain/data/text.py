@@ -5,10 +5,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.ranges import Positive, SequenceLength
 from jaxpretrain.data.corpus import Corpus, TextSource
 from jaxpretrain.data.files import relative
 from jaxpretrain.data.masks import InstanceFilter
@@ -21,9 +24,9 @@ from jaxpretrain.data.windows import Windows
 class TextData(TextSource):
     """Sequences of text tokens for training and evaluation."""
 
-    seq_len: int = 2048
+    seq_len: SequenceLength = 2048
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
-    num_examples: int | None = None
+    num_examples: Annotated[int, Positive] | None = None
     """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
     verified when the data is opened. none: the data is counted where a duration is in epochs."""
     name: str | None = None
@@ -31,13 +34,13 @@ class TextData(TextSource):
     order: OrderName = "olmo"
     """`olmo` and `olmo_core` are what these programs do, bit for bit; `hashed` needs no memory, for
     a billion sequences or more."""
-    order_chunk: int = 1
+    order_chunk: Annotated[int, Positive] = 1
     """Consecutive sequences of a file that stay together in the order; each file is cut to a whole
     number of them (OLMo-core: the longest sequence length of the run / seq_len)."""
-    epoch_multiple: int = 1
+    epoch_multiple: Annotated[int, Positive] = 1
     """An epoch is cut to a multiple of this many sequences. OLMo and OLMo-core begin an epoch with
     a batch: the same with the batch size here."""
-    global_indices: str | None = None
+    global_indices: PathText | None = None
     """OLMo's `global_indices.npy`, one uint32 a sequence: replaces the order's first epoch."""
     instance_filter: InstanceFilter | None = None
     """Leaves sequences that repeat themselves out of the loss; none: takes all."""

@@ -7,9 +7,9 @@ or the name of a group. Results carry the name as it was typed.
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import expand
 from jaxpretrain.evals.mmlu import MMLU, MMLU_VARIANTS, load_mmlu
 from jaxpretrain.evals.own_task import load_own
 from jaxpretrain.evals.rendered import load_rendered, rendered_variants
@@ -87,7 +87,7 @@ def load_task(name: str) -> Task:
     """
     given, equals, path = name.partition("=")
     if name.endswith(".jsonl"):
-        return load_own(Path(path), given) if equals else load_own(Path(name), name)
+        return load_own(expand(path if equals else name, "task"), given if equals else name)
     task, _, variant = name.partition(":")
     variants = known_tasks()
     if task not in variants:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.ranges import BatchSize, Positive, Seed
 from jaxpretrain.evals.catalogue import Selection, select
 from jaxpretrain.evals.contract import Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
@@ -28,15 +30,15 @@ class Eval:
     """Interval; 0: only before the first step and at the end."""
     weights: Literal["current", "average"] = "current"
     """Which weights are evaluated: those being trained or their average (train.ema)."""
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     """Examples of one evaluation batch, over all devices; none: as many as the devices hold of a
     training microbatch."""
-    max_examples: int | None = None
+    max_examples: Annotated[int, Positive] | None = None
     """Only the first examples of each validation set; none: all."""
     prompts: tuple[str, ...] | Literal["held_out"] = ()
     """Texts that the model continues at each evaluation, logged as samples. held_out: the beginning
     of the first document of each validation set, or nothing where the data has no tokenizer."""
-    sample_tokens: int = 48
+    sample_tokens: Annotated[int, Positive] = 48
     """Length of each sample."""
     reconstructions: Reconstructions | None = None
     """Pictures of held-out images, for masked autoencoders."""
@@ -45,11 +47,11 @@ class Eval:
     tasks: tuple[str, ...] = ()
     """Tasks and groups of tasks, such as core_small, that are scored at each evaluation; their data
     comes by `make evals`."""
-    task_items: int | None = None
+    task_items: Annotated[int, Positive] | None = None
     """Only so many items of each task, drawn with task_seed; none: all."""
-    task_seed: int = 1234
+    task_seed: Seed = 1234
     """Seed of that draw, the same at each evaluation."""
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     """What tasks are read with: a tokenizer.json, or the name of one that `make evals` brings;
     none: the tokenizer of the data."""
 

@@ -9,13 +9,14 @@ needs neither an optimizer nor its settings.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Between, Positive
 from jaxpretrain.data.images import ImageData
 from jaxpretrain.evals.contract import LabelledSet, LabelledSource, Results, Setting
 from jaxpretrain.evals.in_flight import read_back
@@ -28,15 +29,15 @@ class LinearProbe:
 
     data: ImageData | None = None
     """Labelled images, of the size of the run's; none: those of the run."""
-    shots: tuple[int, ...] = (1, 5, 10)
+    shots: tuple[Annotated[int, Positive], ...] = (1, 5, 10)
     """Labelled images of each class."""
-    num_seeds: int = 3
+    num_seeds: Annotated[int, Between(1, 1000)] = 3
     """Draws of such images, each with a random encoder of its own to compare with."""
     features: Literal["mean", "class"] = "mean"
     """mean: of all patches' features. class: those of the class token."""
-    l2: float = 10.0
+    l2: Annotated[float, Positive] = 10.0
     """Weight of the squared coefficients; features are standardised."""
-    max_images: int | None = 1000
+    max_images: Annotated[int, Positive] | None = 1000
     """Only the first so many held-out images are classified; none: all."""
 
     def build(self, setting: Setting) -> "Probe":
@@ -58,8 +59,8 @@ class LinearProbe:
             raise InputError("eval.probe: the run's data are no images; set eval.probe.data")
         if source.example_spec() != setting.source.example_spec():
             raise InputError("eval.probe.data: its images are not of the size of the run's")
-        if not self.shots or min(self.shots) < 1 or self.num_seeds < 1 or self.l2 <= 0:
-            raise InputError("eval.probe: shots, num_seeds and l2 must be positive")
+        if not self.shots:
+            raise InputError("eval.probe.shots is empty: name numbers of images a class")
         train, test = source.open_labelled("train"), source.open_labelled("validation")
         labels = train.labels(np.arange(train.num_examples))
         draws = [

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Between
 from jaxpretrain.evals.contract import EvalSet, Results, Setting
 from jaxpretrain.models.contract import ImageModel
 
@@ -22,7 +23,7 @@ _GAP = 2  # white pixels between images
 class Reconstructions:
     """Pictures at each evaluation: the image, what is seen of it, and what is painted."""
 
-    num_images: int = 8
+    num_images: Annotated[int, Between(1, 1000)] = 8
     """Held-out images that are shown, from all over the set, each time with the same masks."""
 
     def build(self, setting: Setting) -> "Painter":
@@ -43,8 +44,6 @@ class Reconstructions:
                 "eval.reconstructions: no images are held out; raise data.validation_fraction, name"
                 " held-out images in data.source, or set eval.reconstructions=none"
             )
-        if self.num_images < 1:
-            raise InputError(f"eval.reconstructions.num_images={self.num_images}: must be positive")
         return partial(Painter, model, setting, self.num_images)
 
 

@@ -6,12 +6,13 @@ f inner width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpretrain.config.ranges import Between, Depth, Positive, Width
 from jaxpretrain.models import layers, masks
 from jaxpretrain.models.choices import AttentionKernel, NormRounding, RematPolicy
 from jaxpretrain.models.contract import Constrain
@@ -24,19 +25,19 @@ from jaxpretrain.models.rotary import rotate
 class Layers:
     """The layers of a decoder."""
 
-    d_model: int = 2048
+    d_model: Width = 2048
     """Width of the residual stream."""
-    num_layers: int = 16
+    num_layers: Depth = 16
     """Blocks."""
-    num_heads: int = 16
+    num_heads: Width = 16
     """Query heads; d_model / num_heads is the head size."""
-    num_kv_heads: int | None = None
+    num_kv_heads: Width | None = None
     """Key and value heads (grouped queries); none: as many as query heads."""
-    d_ff: int = 8192
+    d_ff: Width = 8192
     """Inner width of SwiGLU, one of its halves (OLMo's mlp_hidden_size counts both)."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """layernorm: without parameters (OLMo 1). rmsnorm: with a scale (OLMo 2 and 3)."""
-    norm_epsilon: float = 1e-5
+    norm_epsilon: Annotated[float, Between(0, 1, "(]")] = 1e-5
     """Added to the variance or mean square."""
     norm_position: Literal["before", "after"] = "before"
     """before: the input of attention and MLP is normalised. after: their output (OLMo 2 and 3)."""
@@ -44,14 +45,14 @@ class Layers:
     """When RMSNorm leaves float32: before_scale (OLMo's trainer) or after_scale (OLMo-core)."""
     qk_norm: bool = False
     """Normalise queries and keys over their full projected width, before the split into heads."""
-    clip_qkv: float | None = None
+    clip_qkv: Annotated[float, Positive] | None = None
     """Clamp queries, keys and values to +- this value."""
     init: Literal["normal", "mitchell", "full_megatron"] = "mitchell"
     """OLMo's initialisations: normal (all std init_std), mitchell (std by fan-in and depth, OLMo 1)
     and full_megatron (residual outputs scaled down by sqrt(2 layers))."""
-    init_std: float = 0.02
+    init_std: Annotated[float, Between(0, 100, "(]")] = 0.02
     """Standard deviation of normal and full_megatron."""
-    init_cutoff: float | None = 3.0
+    init_cutoff: Annotated[float, Positive] | None = 3.0
     """Draws beyond this many standard deviations are redrawn; none: not cut."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of activations and matrix products; parameters and sums are float32."""

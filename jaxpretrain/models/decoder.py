@@ -6,9 +6,11 @@ between generations is a field of `Decoder`; the published sizes are rows of `mo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
+from jaxpretrain.config.ranges import Between, NonNegative, NumIds, Positive, above
 from jaxpretrain.models.attention import resolve_kernel
 from jaxpretrain.models.block import Layers
 from jaxpretrain.models.choices import AttentionChoice, RematChoice
@@ -22,28 +24,28 @@ from jaxpretrain.models.rotary import Yarn
 class Decoder(Layers):
     """A decoder language model of the OLMo family."""
 
-    vocab_size: int = 50280
+    vocab_size: NumIds = 50280
     """Token ids lie below this."""
-    embedding_rows: int = 50304
+    embedding_rows: NumIds = 50304
     """Rows of the embedding and of the head: the vocabulary, padded. Padding rows take part in the
     softmax, as in OLMo, and are never targets."""
     tied_head: bool = False
     """The output projection is the transposed embedding."""
-    rope_theta: float = 10000.0
+    rope_theta: Annotated[float, above(1)] = 10000.0
     """Base of the rotary positions."""
     yarn: Yarn | None = None
     """Stretches the rotary positions of layers with full attention over longer contexts."""
-    windows: tuple[int | None, ...] = (None,)
+    windows: tuple[Annotated[int, Between(1, 2**24)] | None, ...] = (None,)
     """Sliding windows of the layers in turn, each a number of positions (the query included) or
     none for full attention; OLMo 3 repeats 4096,4096,4096,none."""
-    document_end: int | None = None
+    document_end: Annotated[int, NonNegative] | None = None
     """Token id that ends a document: attention stays inside documents. None: it does not."""
-    z_loss: float = 0.0
+    z_loss: Annotated[float, Between(0, 1)] = 0.0
     """Weight of the squared log-normaliser in the objective."""
     loss_denominator: Literal["predictable", "all"] = "predictable"
     """What the loss is averaged over: the tokens that are predicted and count, or all positions, as
     in OLMo's trainer. Evaluation always averages over the former."""
-    loss_chunk: int = 512
+    loss_chunk: Annotated[int, Positive] = 512
     """Positions of each sequence whose logits exist at once."""
     attention: AttentionChoice = "auto"
     """Attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16 (without documents), splash on
@@ -76,22 +78,17 @@ class Decoder(Layers):
         return DecoderModel(self, seq_len, kernel, products, constrain, shard)
 
     def _check(self) -> None:
-        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff")
-        for name in (*sizes, "clip_qkv", "init_cutoff", "loss_chunk"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"model.{name}={value}: must be positive")
-        if any(window is not None and window < 1 for window in self.windows):
-            raise InputError(
-                f"model.windows={self.windows}: a window holds the query, so 1 or more"
-            )
-        if self.document_end is not None and not 0 <= self.document_end < self.vocab_size:
+        validate(self, "model.")
+        if self.document_end is not None and self.document_end >= self.vocab_size:
             raise InputError(
                 f"model.document_end={self.document_end} is not below "
                 f"model.vocab_size={self.vocab_size}"
             )
-        if self.yarn is not None and self.yarn.factor < 1.0:
-            raise InputError(f"model.yarn.factor={self.yarn.factor}: must be 1 or more")
+        if (yarn := self.yarn) is not None and yarn.beta_fast <= yarn.beta_slow:
+            raise InputError(
+                f"model.yarn.beta_fast={yarn.beta_fast}: must be above "
+                f"model.yarn.beta_slow={yarn.beta_slow}"
+            )
         kv_heads = self.num_kv_heads or self.num_heads
         for value, by, what in (
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),

@@ -5,22 +5,25 @@ Shapes: b batch, t positions, n heads, h head size.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+
+from jaxpretrain.config.ranges import Positive, at_least
 
 
 @dataclass(frozen=True)
 class Yarn:
     """YaRN (Peng et al. 2023): slow rotations are slowed down further, fast ones stay."""
 
-    factor: float = 8.0
+    factor: Annotated[float, at_least(1)] = 8.0
     """How many times longer contexts become."""
-    original_length: int = 8192
+    original_length: Annotated[int, Positive] = 8192
     """The context that was trained on before."""
-    beta_fast: float = 32.0
+    beta_fast: Annotated[float, Positive] = 32.0
     """Channels that turn this often within original_length, or more, stay as they are."""
-    beta_slow: float = 1.0
+    beta_slow: Annotated[float, Positive] = 1.0
     """Channels that turn this often, or less, turn slower by the factor; those between, partly."""
 
     def stretch(self, inverse_h: jax.Array, theta: float) -> jax.Array:

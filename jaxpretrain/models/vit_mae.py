@@ -15,12 +15,14 @@ p values of a patch, d encoder width, e decoder width; see `models.patches`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
+from jaxpretrain.config.ranges import Between, Depth, Width
 from jaxpretrain.models import layers, patches
 from jaxpretrain.models.attention import attention, resolve_kernel
 from jaxpretrain.models.choices import AttentionChoice, AttentionKernel, RematChoice, RematPolicy
@@ -45,23 +47,23 @@ MLP_RATIO = 4  # of the decoder, in every published size
 class VitMae:
     """A masked autoencoder of images; the defaults are Sapiens 0.3B."""
 
-    patch_size: int = 16
+    patch_size: Width = 16
     """Side of a patch in pixels; it divides height and width."""
-    d_model: int = 1024
+    d_model: Width = 1024
     """Width of the encoder."""
-    num_layers: int = 24
+    num_layers: Depth = 24
     """Blocks of the encoder."""
-    num_heads: int = 16
+    num_heads: Width = 16
     """Heads of the encoder; d_model / num_heads is the head size."""
-    d_ff: int = 4096
+    d_ff: Width = 4096
     """Inner width of the encoder's MLPs."""
-    decoder_d_model: int = 512
+    decoder_d_model: Width = 512
     """Width of the decoder; its MLPs are four times as wide."""
-    decoder_num_layers: int = 8
+    decoder_num_layers: Depth = 8
     """Blocks of the decoder."""
-    decoder_num_heads: int = 16
+    decoder_num_heads: Width = 16
     """Heads of the decoder."""
-    mask_ratio: float = 0.75
+    mask_ratio: Annotated[float, Between(0, 1, "()")] = 0.75
     """Share of an image's patches that is removed and predicted; what is seen is rounded down."""
     normalize_patches: bool = True
     """Predict each patch with its own mean subtracted and divided by its own deviation."""
@@ -105,11 +107,7 @@ class VitMae:
         return int(num_patches * (1.0 - self.mask_ratio))
 
     def _check(self, height: int, width: int) -> None:
-        sizes = ("patch_size", "d_model", "num_layers", "num_heads", "d_ff")
-        decoder = ("decoder_d_model", "decoder_num_layers", "decoder_num_heads")
-        for name in (*sizes, *decoder):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"model.{name}={value}: must be positive")
+        validate(self, "model.")
         for value, by, what in (
             (height, self.patch_size, "the images' height by model.patch_size"),
             (width, self.patch_size, "the images' width by model.patch_size"),

@@ -1,9 +1,10 @@
 """What a run logs."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxpretrain.config.durations import Steps
+from jaxpretrain.config.ranges import Positive
 from jaxpretrain.monitor.findings import Name
 
 
@@ -11,8 +12,8 @@ from jaxpretrain.monitor.findings import Name
 class Monitor:
     """Logs, metrics and traces."""
 
-    every: Steps = "10 steps"
-    """Log interval."""
+    every: Annotated[Steps, Positive] = "10 steps"
+    """Log interval; the first and the last step are logged too."""
     signals_every: Steps = "100 steps"
     """How often norms, update ratios, attention logits and activations of each layer are written to
     signals.jsonl; 0: never. Training computes the same whatever it is."""
@@ -20,7 +21,7 @@ class Monitor:
     """Findings that end the run, by name: it is saved first, and the command exits with 1."""
     tensorboard: bool = True
     """Write TensorBoard event files, through CLU's metric writers."""
-    profile: tuple[int, int] | None = None
+    profile: tuple[Annotated[int, Positive], Annotated[int, Positive]] | None = None
     """First and last step of an XProf trace, written to WORKDIR/profile."""
     mfu_attention: Literal["causal", "full"] = "causal"
     """Attention counted in perf/mfu: causal, the pairs that the mask lets through; full, all pairs,

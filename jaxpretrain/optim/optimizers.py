@@ -6,14 +6,14 @@ multiplies by the learning rate: p -= lr * (direction + weight_decay * p).
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxpretrain.config.durations import Steps, whole_steps
-from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Between, NonNegative, Positive
 from jaxpretrain.config.schema import snake_case, value_text
 from jaxpretrain.optim.adafactor import (
     clip_by_layer_rms,
@@ -27,6 +27,12 @@ from jaxpretrain.optim.muon import MuonScale, scale_by_muon
 from jaxpretrain.optim.schedules import Schedule, Triangular
 
 Part = tuple[str, optax.GradientTransformation]
+
+Decay = Annotated[float, Between(0, 1, "[)")]
+"""The type of a field that holds the decay of a running mean, per update."""
+
+Epsilon = Annotated[float, Between(0, 1, "(]")]
+"""The type of a field that holds an addition to a denominator."""
 
 
 class Optimizer(NamedTuple):
@@ -42,28 +48,28 @@ class Shared:
 
     schedule: Schedule = Triangular()
     """Learning rate over the run."""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[float, Between(0, 1000)] = 0.1
     """Decay per unit of learning rate."""
     decayed: tuple[ParameterKind, ...] = ("kernel",)
     """Kinds of parameters that decay: kernel (matrices, an untied head among them), embedding,
     scale (of norms), bias. OLMo 1: kernel; its 0424 edition: all; OLMo 2 and 3: all but
     embedding."""
-    clip_norm: float | None = 1.0
+    clip_norm: Annotated[float, Positive] | None = 1.0
     """Global gradient norm above which gradients are scaled down; none: no clipping."""
     clip_warmup: Steps = 0
     """Updates in which clip_norm is clip_warmup_factor times as high: from the second on, since
     OLMo's trainer clips before it looks up the threshold of a step. OLMo-7B: 1000."""
-    clip_warmup_factor: float = 1.0
+    clip_warmup_factor: Annotated[float, Positive] = 1.0
     """What clip_norm is multiplied by in these updates. OLMo-7B: 10; 0424 and 0724: 5."""
     rate_at: Literal["after_count", "before_count"] = "after_count"
     """Whether update number k takes the learning rate of s = k, after the step count rises, as
     OLMo does, or of s = k - 1, as Optax would; a warm-up from zero then begins with no update."""
-    rate_base_batch: int | None = None
+    rate_base_batch: Annotated[int, Positive] | None = None
     """Linear scaling: the schedule's rates are meant for batches of this many examples and are
     multiplied by train.batch_size / rate_base_batch. none: they are taken as they are."""
-    rate_scale_cap: float = 16.0
+    rate_scale_cap: Annotated[float, Positive] = 16.0
     """Highest multiple that linear scaling gives; beyond some batch size it makes runs diverge."""
-    rate_scale: float | None = None
+    rate_scale: Annotated[float, Positive] | None = None
     """What the schedule's rates are multiplied by; none: what linear scaling says, or 1."""
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type in which the first moment is kept between steps. A second moment always is float32: its
@@ -111,15 +117,9 @@ class Shared:
         return f"{snake_case(type(self))}: {'; '.join(settings)}"
 
     def scaled(self, batch_size: int) -> Self:
-        """With the multiple that linear scaling gives for a batch size, unless one is set.
-
-        Raises:
-          InputError: the batch size that rates are meant for is not positive.
-        """
+        """With the multiple that linear scaling gives for a batch size, unless one is set."""
         if self.rate_base_batch is None or self.rate_scale is not None:
             return self
-        if self.rate_base_batch < 1 or self.rate_scale_cap <= 0:
-            raise InputError("optim.rate_base_batch and optim.rate_scale_cap must be positive")
         return replace(self, rate_scale=min(batch_size / self.rate_base_batch, self.rate_scale_cap))
 
     def _why_scaled(self) -> str:
@@ -151,11 +151,11 @@ class Shared:
 class AdamW(Shared):
     """Adam with decoupled weight decay, as torch's AdamW: p -= lr * (adam + weight_decay * p)."""
 
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """Decay of the first moment."""
-    beta2: float = 0.95
+    beta2: Decay = 0.95
     """Decay of the second moment."""
-    epsilon: float = 1e-8
+    epsilon: Epsilon = 1e-8
     """Added to the root of the second moment (OLMo 1 and its 0424 and 0724 editions: 1e-5)."""
     bias_correction: Literal["by_step", "as_first"] = "by_step"
     """by_step: moments are corrected for their start at zero. as_first: every update is corrected
@@ -176,9 +176,9 @@ class Lion(Shared):
     Wants a third to a tenth of AdamW's learning rate and a weight decay larger by as much.
     """
 
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """Weight of the momentum in the sign that is taken; the rest is the gradient's."""
-    beta2: float = 0.99
+    beta2: Decay = 0.99
     """Decay of the momentum."""
 
     def _parts(self, params: Any) -> list[Part]:
@@ -190,17 +190,17 @@ class Lion(Shared):
 class Adafactor(Shared):
     """Adam's scaling with a second moment of rows and columns (arXiv 1804.04235), per layer."""
 
-    beta1: float | None = None
+    beta1: Decay | None = None
     """Decay of a first moment, which is taken of scaled gradients; none: there is none."""
-    beta2: float = 0.999
+    beta2: Annotated[float, Between(0, 1)] = 0.999
     """Highest decay of the second moment (arXiv 2106.04560); 1: as in the paper."""
-    decay_power: float = 0.8
+    decay_power: Annotated[float, Between(0, 1)] = 0.8
     """The second moment decays by 1 - t^-decay_power at update t, up to beta2."""
-    min_size: int = 128
+    min_size: Annotated[int, NonNegative] = 128
     """Matrices with a shorter side keep a whole second moment."""
-    clip_rms: float | None = 1.0
+    clip_rms: Annotated[float, Positive] | None = 1.0
     """Root mean square to which each layer's direction is scaled down; none: no such clipping."""
-    parameter_scale: float | None = None
+    parameter_scale: Annotated[float, Positive] | None = None
     """Directions are multiplied by the root mean square of their layer's parameter, at least this.
     The paper: 1e-3, with learning rates near 1e-2. none: learning rates are near AdamW's."""
 
@@ -223,20 +223,20 @@ class Adafactor(Shared):
 class Muon(Shared):
     """Orthogonalized momentum for the matrices of layers, AdamW for all else (arXiv 2502.16982)."""
 
-    momentum: float = 0.95
+    momentum: Decay = 0.95
     """Decay of the momentum of matrices (Nesterov's)."""
-    num_iterations: int = 5
+    num_iterations: Annotated[int, Between(1, 100)] = 5
     """Newton-Schulz iterations."""
     scale: MuonScale = "adamw_rms"
     """adamw_rms: 0.2 sqrt(max(in, out)), so that AdamW's learning rates and decay carry over.
     spectral: sqrt(max(1, out / in)), with learning rates near 0.02."""
-    adam_rate: float = 1.0
+    adam_rate: Annotated[float, Between(0, 1000)] = 1.0
     """Learning rate of what AdamW updates, in multiples of the schedule's."""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """Adam's decay of the first moment."""
-    beta2: float = 0.95
+    beta2: Decay = 0.95
     """Adam's decay of the second moment."""
-    epsilon: float = 1e-8
+    epsilon: Epsilon = 1e-8
     """Adam's addition to the root of the second moment."""
 
     def _parts(self, params: Any) -> list[Part]:

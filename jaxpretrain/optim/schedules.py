@@ -10,12 +10,16 @@ a step is all that can differ.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 import optax
 
 from jaxpretrain.config.durations import Steps, whole_steps
+from jaxpretrain.config.ranges import Between, Positive
+
+Rate = Annotated[float, Between(0, 1000)]
+"""The type of a field that holds a learning rate."""
 
 Phases = list[tuple[str, int]]
 """(name, first step) of each phase, for logs and reports."""
@@ -24,8 +28,8 @@ Phases = list[tuple[str, int]]
 class _Warmed:
     """What begins with a linear rise: the fields that its dataclasses share."""
 
-    start: float
-    peak: float
+    start: Rate
+    peak: Rate
     warmup: Steps
 
     def build(self, num_steps: int) -> optax.Schedule:
@@ -52,17 +56,17 @@ class _Warmed:
 class Triangular(_Warmed):
     """OLMo-7B's schedule: linear up to the peak, an optional plateau, linear down to the end."""
 
-    start: float = 3e-5
+    start: Rate = 3e-5
     """Learning rate at s = 0."""
-    peak: float = 3e-4
+    peak: Rate = 3e-4
     """Learning rate at the end of the warm-up."""
-    end: float = 3e-5
+    end: Rate = 3e-5
     """Learning rate at the horizon and after it."""
     warmup: Steps = "5000 steps"
     """Length of the rise."""
     plateau: Steps = 0
     """How long the peak is held."""
-    horizon: Steps | None = None
+    horizon: Annotated[Steps, Positive] | None = None
     """Where the descent ends, counted from the start of the run; none: where the run ends."""
 
     def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
@@ -88,15 +92,15 @@ CosineShape = Literal["cosine", "cosine_linear", "cosine_or_inverse_sqrt", "seco
 class WarmupCosine(_Warmed):
     """Linear warm-up, then down to the end along a cosine."""
 
-    start: float = 0.0
+    start: Rate = 0.0
     """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
-    peak: float = 3e-4
+    peak: Rate = 3e-4
     """Learning rate at the end of the warm-up."""
-    end: float = 3e-5
+    end: Rate = 3e-5
     """Learning rate at the horizon and after it."""
     warmup: Steps = "2000 steps"
     """Length of the rise."""
-    horizon: Steps | None = None
+    horizon: Annotated[Steps, Positive] | None = None
     """Where the cosine ends, counted from the start of the run; none: where the run ends. OLMo 2
     planned 5e12 tokens and stopped before."""
     shape: CosineShape = "cosine"
@@ -130,11 +134,11 @@ class WarmupCosine(_Warmed):
 class WarmupStableDecay(_Warmed):
     """Linear warm-up, constant peak, linear decay at the end of the run."""
 
-    start: float = 0.0
+    start: Rate = 0.0
     """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
-    peak: float = 3e-4
+    peak: Rate = 3e-4
     """Learning rate at the end of the warm-up."""
-    end: float = 0.0
+    end: Rate = 0.0
     """Learning rate at the end of the run."""
     warmup: Steps = "2000 steps"
     """Length of the rise."""
@@ -164,15 +168,15 @@ class WarmupStableDecay(_Warmed):
 class InverseSqrt(_Warmed):
     """Linear warm-up, then down as a power of the step, the root by default; it has no horizon."""
 
-    start: float = 0.0
+    start: Rate = 0.0
     """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
-    peak: float = 3e-4
+    peak: Rate = 3e-4
     """Learning rate at the end of the warm-up."""
     warmup: Steps = "2000 steps"
     """Length of the rise."""
-    end: float = 0.0
+    end: Rate = 0.0
     """What the learning rate falls towards."""
-    exponent: float = 0.5
+    exponent: Annotated[float, Between(0, 100)] = 0.5
     """end + (peak - end) * (warmup / s)^exponent; 0.51 is OLMo-core's PowerLR."""
 
     def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
@@ -184,9 +188,9 @@ class InverseSqrt(_Warmed):
 class Constant(_Warmed):
     """A linear warm-up to a constant learning rate, or the constant alone."""
 
-    start: float = 0.0
+    start: Rate = 0.0
     """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
-    peak: float = 3e-4
+    peak: Rate = 3e-4
     """Learning rate at the end of the warm-up."""
     warmup: Steps = 0
     """Length of the rise."""
@@ -215,7 +219,7 @@ class LinearTail:
     """The schedule until then."""
     length: Steps = "1000 steps"
     """Length of the descent, counted back from the end of the run."""
-    end: float = 0.0
+    end: Rate = 0.0
     """Learning rate at the end of the run."""
 
     @property

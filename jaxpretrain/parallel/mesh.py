@@ -8,13 +8,14 @@ parameters sharded), `tensor` (matrices split by heads, inner width and vocabula
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Positive
 
 AXES = ("replica", "fsdp", "tensor")
 DATA_AXES = ("replica", "fsdp")
@@ -35,11 +36,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 class Mesh:
     """How many devices each mesh axis has; one axis may be -1 and takes what is left."""
 
-    replica: int = 1
+    replica: Annotated[int, Positive] | Literal[-1] = 1
     """Copies of the model, each on its own devices."""
-    fsdp: int = -1
+    fsdp: Annotated[int, Positive] | Literal[-1] = -1
     """Devices that share one copy of parameters and optimizer state, and split the batch."""
-    tensor: int = 1
+    tensor: Annotated[int, Positive] | Literal[-1] = 1
     """Devices that split every matrix product."""
 
     def build(self, devices: Sequence[Any]) -> jax.sharding.Mesh:
@@ -48,19 +49,30 @@ class Mesh:
         Raises:
           InputError: the axes do not make up the number of devices.
         """
+        sizes = self.sizes(len(devices))
+        # make_mesh would order devices by their physical links; on one axis that is all the same,
+        # and where it matters (TPU) this function asks for the physical order.
+        grid = _arrange(devices, sizes)
+        return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def sizes(self, num_devices: int) -> tuple[int, ...]:
+        """Devices of each axis, in the order of `AXES`, when there are so many in all.
+
+        Raises:
+          InputError: the axes do not make up the number of devices.
+        """
         sizes = [self.replica, self.fsdp, self.tensor]
         asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise InputError(f"mesh ({asked}): sizes are positive, and one at most may be -1")
-        known = math.prod(size for size in sizes if size != -1)
-        if -1 in sizes and len(devices) % known == 0:
-            sizes[sizes.index(-1)] = len(devices) // known
-        if math.prod(sizes) != len(devices):
-            raise InputError(f"mesh ({asked}) does not divide the {len(devices)} devices")
-        # make_mesh would order devices by their physical links; on one axis that is all the same,
-        # and where it matters (TPU) this function asks for the physical order.
-        grid = _arrange(devices, tuple(sizes))
-        return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        needed = math.prod(size for size in sizes if size != -1)
+        is_open = -1 in sizes
+        if num_devices % needed if is_open else num_devices != needed:
+            unit = "device" if needed == 1 else "devices"
+            multiple = ", or a multiple of that" if is_open else ""
+            there = "there is 1" if num_devices == 1 else f"there are {num_devices}"
+            raise InputError(f"mesh ({asked}) needs {needed} {unit}{multiple}, and {there}")
+        return tuple(num_devices // needed if size == -1 else size for size in sizes)
 
 
 def _arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """A plan on the terminal and as a JSON document."""
 
-import math
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -39,9 +38,9 @@ class Terminal:
         """One line of its own."""
         self._bar.write(text, file=sys.stderr)
 
-    def compiled(self, experiment: Experiment, compiled: Compiled) -> None:
-        """What one compilation gave."""
-        self.line(compilation(experiment, compiled))
+    def compiled(self, experiment: Experiment, compiled: Compiled, num_devices: int) -> None:
+        """What one compilation for so many devices gave."""
+        self.line(compilation(experiment, compiled, num_devices))
         self._bar.update()
 
     def configured(self, trial: Trial, is_fitting: bool) -> None:
@@ -50,14 +49,13 @@ class Terminal:
         self.line(f"as configured it {verdict}: {trial.total / GIB:.2f} GiB a device")
 
 
-def compilation(experiment: Experiment, compiled: Compiled) -> str:
-    """A line for one compilation."""
-    mesh = experiment.mesh
+def compilation(experiment: Experiment, compiled: Compiled, num_devices: int) -> str:
+    """A line for one compilation for so many devices."""
     size = experiment.train.microbatch_size
     refused = "" if compiled.memory else ", refused"
     return (
         f"compiled microbatch {'of the whole share' if size is None else size}, "
-        f"remat {experiment.model.remat}, mesh {mesh.replica} x {mesh.fsdp} x {mesh.tensor}: "
+        f"remat {experiment.model.remat}, mesh {_mesh(experiment, num_devices)}: "
         f"{compiled.total / GIB:.2f} GiB a device{refused} ({compiled.seconds:.0f} s)"
     )
 
@@ -134,7 +132,7 @@ def _memory(plan: Plan) -> list[str]:
     lines = [
         "",
         f"memory with microbatch {trial.size}, remat {trial.experiment.model.remat}, mesh "
-        f"{_mesh(trial, plan)}; GiB a device",
+        f"{_mesh(trial.experiment, len(plan.machine.devices))}; GiB a device",
     ]
     for name, size in asdict(memory).items():
         lines.append(f"  {name:<14}{size / GIB:8.2f}  {_bar(size / plan.limit)}".rstrip())
@@ -163,8 +161,9 @@ def _frontier_lines(plan: Plan) -> list[str]:
     for trial in plan.frontier:
         note = "more may fit" if trial.compiled else "estimated"
         rate = trial.time.units_per_second_per_device
+        mesh = _mesh(trial.experiment, len(plan.machine.devices))
         lines.append(
-            f"  {trial.size:>10}  {trial.experiment.model.remat:<9}  {_mesh(trial, plan):<30}  "
+            f"  {trial.size:>10}  {trial.experiment.model.remat:<9}  {mesh:<30}  "
             f"{trial.total / GIB:7.2f}  {rate:>18,.0f}  {trial.time.mfu:6.1%}  "
             f"{trial.time.bound_by:<8} {'' if trial.is_largest else note}".rstrip()
         )
@@ -203,11 +202,8 @@ def _frontier(plan: Plan, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _mesh(trial: Trial, plan: Plan) -> str:
-    mesh, num_devices = trial.experiment.mesh, len(plan.machine.devices)
-    sizes = [mesh.replica, mesh.fsdp, mesh.tensor]
-    known = math.prod(size for size in sizes if size != -1)
-    return " x ".join(str(num_devices // known if size == -1 else size) for size in sizes)
+def _mesh(experiment: Experiment, num_devices: int) -> str:
+    return " x ".join(map(str, experiment.mesh.sizes(num_devices)))
 
 
 def _bar(share: float) -> str:

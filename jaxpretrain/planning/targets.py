@@ -18,7 +18,7 @@ class Target:
     """A machine that is planned for."""
 
     name: str
-    """As the user gave it."""
+    """As `parse_target` reads it."""
     platform: str
     """gpu, tpu, cpu, or local: the devices at hand."""
     chip: Chip | None
@@ -49,6 +49,8 @@ def parse_target(text: str) -> Target:
             raise InputError(f"--target={text}: local takes no size: it is what is at hand")
         return Target(text, "local", None, ())
     names = ["local", "cpu", *CHIPS]
+    if kind not in names and (known := _chip_meant(kind)):
+        return parse_target(f"{known}{colon}{size}")
     if kind not in names:
         parts = [f"'{name}'" for name in names if kind and kind in name]
         hint = f" Did you mean {' or '.join(parts)}?" if parts else nearest(kind, names)
@@ -80,6 +82,16 @@ def grown(target: Target) -> Target:
         shape = (2 * hosts, per_host) if full else (hosts, 2 * per_host)
     kind = target.name.partition(":")[0]
     return Target(f"{kind}:{'x'.join(map(str, shape))}", target.platform, target.chip, shape)
+
+
+def _chip_meant(kind: str) -> str | None:
+    """The only chip that a name such as h100, h100-sxm or a100-sxm4-80gb can mean, if there is one.
+
+    All GPUs in the table have the SXM form; a name with another form means none of them.
+    """
+    plain = re.sub(r"-sxm\d?(?=-|$)", "", kind.lower())
+    meant = [name for name in CHIPS if name == plain or name.startswith(f"{plain}-")]
+    return meant[0] if len(meant) == 1 else None
 
 
 def _gpu_shape(text: str, chip: Chip, sizes: Sequence[int]) -> tuple[int, int]:

@@ -6,11 +6,13 @@ and open choices into numbers. What `resolve` returns is what runs and what `exp
 
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from operator import attrgetter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxpretrain.config.durations import Pace, Steps, resolve_durations, whole_steps
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
+from jaxpretrain.config.paths import PathText, expand_paths
+from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
 from jaxpretrain.data.images import ImageData
 from jaxpretrain.data.mixture import Mixture
 from jaxpretrain.data.text import TextData
@@ -26,11 +28,11 @@ from jaxpretrain.parallel.mesh import Mesh
 class Stage:
     """A portion of the run before the batch and the sequences have their full size."""
 
-    duration: Steps = "1000 steps"
+    duration: Annotated[Steps, Positive] = "1000 steps"
     """How long it lasts, at its own batch size."""
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     """Examples of the data in one step; none: train.batch_size."""
-    seq_len: int | None = None
+    seq_len: SequenceLength | None = None
     """Tokens of a sequence: examples are cut into pieces of this length, all of which stay in the
     batch. none: data.seq_len."""
 
@@ -41,25 +43,25 @@ class Train:
 
     duration: Steps = "1000 steps"
     """Length of the run: steps, tokens, images or epochs."""
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     """Examples (sequences, images) of one optimizer step, over all devices."""
-    microbatch_size: int | Literal["auto"] | None = None
+    microbatch_size: BatchSize | Literal["auto"] | None = None
     """Examples that one data-parallel device holds at a time; the rest of its share is
     accumulated. none: all of its share at once. auto: what is fastest of what fits the devices,
     found before the run; training is the same but for rounding."""
     stages: tuple[Stage, ...] = ()
     """Batch-size and sequence-length warm-up: what the run begins with, in order. Each stage is
     compiled once, when it begins."""
-    ema: float | None = None
+    ema: Annotated[float, Between(0, 1, "()")] | None = None
     """Decay of an average of the weights over steps (0.999, say), kept beside them as `ema` and in
     every checkpoint; none: no average."""
     on_bad_step: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is not finite does: it ends the run, or its step changes no
     weights and the run goes on with the next batch."""
-    skip_outliers: float | None = None
+    skip_outliers: Annotated[float, Positive] | None = None
     """Steps change no weights when their loss or gradient norm lies more than this many standard
     deviations above the mean of the last 128 steps (OLMo-core: 6); none: all are taken."""
-    max_skipped: int = 10
+    max_skipped: Annotated[int, Positive] = 10
     """Steps skipped in a row that end the run."""
     deterministic: bool = False
     """On GPUs: only kernels whose sums have a fixed order, so that runs repeat bit for bit. Costs
@@ -74,7 +76,7 @@ class Checkpoint:
 
     every: Steps = "1000 steps"
     """How often the state is saved; 0: only at the end."""
-    keep_last: int | None = 2
+    keep_last: Annotated[int, Positive] | None = 2
     """Newest checkpoints that are kept; none: all."""
     keep_every: Steps | None = None
     """Checkpoints at multiples of this are kept for good; none or 0: no more than the newest."""
@@ -100,13 +102,13 @@ class Experiment:
     """What is saved and kept."""
     monitor: Monitor = Monitor()
     """Logs, metrics and traces."""
-    init_from: str | None = None
+    init_from: PathText | None = None
     """Where the weights come from instead of a fresh initialisation: a run's folder, one of its
     `checkpoints/<step>`, or a Hugging Face folder. A run that goes on reads it no more."""
     init_with: Literal["weights", "optimizer", "everything"] = "weights"
     """What is taken from there: the weights; also the optimizer's moments and their counts, for a
     new schedule from step 0; or also the step, so that schedule and data go on from it."""
-    seed: int = 6198
+    seed: Seed = 6198
     """Seed of the initial parameters, of the data order and of every draw."""
 
 
@@ -135,42 +137,24 @@ _NO_EFFECT_ON_RESULT = (
 )
 """Parts of the identity that say where or how fast, not what."""
 
-_POSITIVE = (
-    "train.batch_size",
-    "train.microbatch_size",
-    "train.max_skipped",
-    "eval.batch_size",
-    "eval.max_examples",
-    "eval.sample_tokens",
-    "eval.task_items",
-    "checkpoint.keep_last",
-)
-
 
 def resolve(experiment: Experiment) -> Experiment:
-    """Turns durations into whole steps, once, rounded up.
+    """Turns durations into whole steps, once, rounded up, and expands `~` in paths.
 
     Durations in epochs take `data.num_examples`. Where that is not declared, the data is opened and
     counted, and the result declares what was found.
 
     Raises:
-      InputError: the data cannot be counted, or a size cannot be.
+      InputError: a value outside the range of its field, values that do not go together, or data
+        that cannot be counted.
     """
-    for name in _POSITIVE:
-        value = attrgetter(name)(experiment)
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"--config.{name}={value}: must be positive")
-    if (decay := experiment.train.ema) is not None and not 0.0 < decay < 1.0:
-        raise InputError(f"--config.train.ema={decay}: must be above 0 and below 1")
+    validate(experiment)
+    experiment = expand_paths(experiment)
     if experiment.eval.weights == "average" and experiment.train.ema is None:
         raise InputError("--config.eval.weights=average needs an average: set train.ema")
-    if (sigmas := experiment.train.skip_outliers) is not None and sigmas <= 0.0:
-        raise InputError(f"--config.train.skip_outliers={sigmas}: must be positive")
-    if (traced := experiment.monitor.profile) and not 1 <= traced[0] <= traced[1]:
+    if (traced := experiment.monitor.profile) and traced[0] > traced[1]:
         raise InputError(f"--config.monitor.profile={traced}: must be a first and a last step")
     unit, per_example = experiment.data.units_per_example()
-    if per_example < 1:
-        raise InputError(f"the data has examples of {per_example} {unit}; set data.seq_len")
     counted: list[int] = []
 
     def count() -> int:
@@ -229,8 +213,6 @@ def pace_of(train: Train) -> Pace:
 def _resolve_stage(stage: Stage, index: int, train: Train, units: dict[str, Any]) -> Stage:
     batch_size = train.batch_size if stage.batch_size is None else stage.batch_size
     where = f"--config.train.stages.{index}"
-    if batch_size < 1:
-        raise InputError(f"{where}.batch_size={batch_size}: must be positive")
     return resolve_durations(stage, batch_size=batch_size, path=where, **units)
 
 

@@ -90,5 +90,5 @@ def test_what_cannot_be_probed_is_refused(make_mae: Any):
     model = decoder.build({"tokens": ((8,), "int32")}, platform="cpu")
     with pytest.raises(InputError, match="no features of images"):
         LinearProbe().build(replace(text, model=model))
-    with pytest.raises(InputError, match="must be positive"):
+    with pytest.raises(InputError, match="shots is empty"):
         LinearProbe(shots=()).build(setting)

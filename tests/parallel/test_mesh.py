@@ -39,10 +39,14 @@ def test_every_device_has_one_place_and_the_last_axis_runs_fastest():
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        (Mesh(fsdp=3), "mesh (replica=1, fsdp=3, tensor=1) does not divide the 8 devices"),
-        (Mesh(replica=3), "mesh (replica=3, fsdp=-1, tensor=1) does not divide the 8 devices"),
-        (Mesh(fsdp=4), "does not divide the 8 devices"),
-        (Mesh(fsdp=16), "does not divide the 8 devices"),
+        (Mesh(fsdp=3), "mesh (replica=1, fsdp=3, tensor=1) needs 3 devices, and there are 8"),
+        (
+            Mesh(replica=3),
+            "mesh (replica=3, fsdp=-1, tensor=1) needs 3 devices, or a multiple of that, and "
+            "there are 8",
+        ),
+        (Mesh(fsdp=4), "needs 4 devices, and there are 8"),
+        (Mesh(fsdp=16), "needs 16 devices, and there are 8"),
         (Mesh(replica=-1), "one at most may be -1"),
         (Mesh(tensor=0), "sizes are positive"),
         (Mesh(fsdp=-2), "sizes are positive"),
@@ -52,6 +56,13 @@ def test_a_mesh_that_cannot_be_is_one_line(mesh: Mesh, message: str):
     with pytest.raises(InputError) as error:
         mesh.build(jax.devices())
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mesh_for_two_says_that_there_is_one():
+    with pytest.raises(
+        InputError, match=r"needs 2 devices, or a multiple of that, and there is 1$"
+    ):
+        Mesh(tensor=2).sizes(1)
 
 
 def test_logical_axes_go_to_their_mesh_axes():

@@ -27,7 +27,9 @@ def test_a_name_says_what_the_machine_has(text, platform, shape, num_devices, nu
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("h100:8", r"h100:8: no such machine. Did you mean 'h100-80gb'\?"),
+        ("a100:8", r"a100:8: no such machine. Did you mean 'a100-40gb' or 'a100-80gb'\?"),
+        ("h100-pcie:8", "h100-pcie:8: no such machine."),
+        ("h100", "needs a size, as h100-80gb:8 or h100-80gb:2x8"),
         ("v5e:4x4", r"Did you mean 'tpu-v5e'\?"),
         ("h20:8", r"Did you mean 'h200'\?"),
         ("abacus:8", "no such machine. Known are local, cpu, "),
@@ -45,6 +47,21 @@ def test_a_name_says_what_the_machine_has(text, platform, shape, num_devices, nu
 def test_what_is_no_machine_is_an_error(text, message):
     with pytest.raises(InputError, match=message):
         parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("h100:8", "h100-80gb:8"),
+        ("H100:2x8", "h100-80gb:2x8"),
+        ("h100-sxm:8", "h100-80gb:8"),
+        ("h100-sxm5-80gb:8", "h100-80gb:8"),
+        ("a100-sxm4-40gb:4", "a100-40gb:4"),
+        ("h200-sxm:1", "h200:1"),
+    ],
+)
+def test_a_shorter_name_is_taken_where_one_machine_has_it(text: str, name: str):
+    assert parse_target(text) == parse_target(name)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,17 @@
+import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
+from jaxpretrain.config import schema
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.files import load_config
+from jaxpretrain.config.overrides import apply_overrides, validate
+from jaxpretrain.config.ranges import Between
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.data.mixture import Mixture, MixtureSource, MixtureStage
 from jaxpretrain.train.experiment import (
@@ -69,13 +76,16 @@ def test_resolving_changes_nothing_else_and_is_final(experiment: Experiment):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (("train.batch_size", "0"), "--config.train.batch_size=0: must be positive"),
-        (("train.microbatch_size", "-1"), "--config.train.microbatch_size=-1: must be positive"),
-        (("eval.batch_size", "0"), "--config.eval.batch_size=0: must be positive"),
+        (("train.batch_size", "0"), "--config.train.batch_size=0: must be from 1 to 16777216"),
+        (
+            ("train.microbatch_size", "-1"),
+            "--config.train.microbatch_size=-1: must be from 1 to 16777216",
+        ),
+        (("eval.batch_size", "0"), "--config.eval.batch_size=0: must be from 1 to 16777216"),
         (("eval.max_examples", "0"), "--config.eval.max_examples=0: must be positive"),
         (("eval.sample_tokens", "0"), "--config.eval.sample_tokens=0: must be positive"),
         (("checkpoint.keep_last", "0"), "--config.checkpoint.keep_last=0: must be positive"),
-        (("data.seq_len", "0"), "set data.seq_len"),
+        (("data.seq_len", "0"), "--config.data.seq_len=0: must be from 2 to 134217728"),
     ],
 )
 def test_what_cannot_be_is_one_line(experiment: Experiment, override, message: str):
@@ -197,9 +207,9 @@ def test_the_defaults_are_legal(experiment: Experiment):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ema": 1.0}, "--config.train.ema=1.0: must be above 0 and below 1"),
-        ({"ema": 0.0}, "--config.train.ema=0.0: must be above 0 and below 1"),
-        ({"skip_outliers": 0.0}, "--config.train.skip_outliers=0.0: must be positive"),
+        ({"ema": 1.0}, "--config.train.ema=1.0: must be above 0 and below 1, or none"),
+        ({"ema": 0.0}, "--config.train.ema=0.0: must be above 0 and below 1, or none"),
+        ({"skip_outliers": 0.0}, "--config.train.skip_outliers=0.0: must be positive, or none"),
         ({"max_skipped": 0}, "--config.train.max_skipped=0: must be positive"),
     ],
 )
@@ -207,3 +217,173 @@ def test_what_guards_a_run_must_make_sense(experiment: Experiment, change, messa
     with pytest.raises(InputError) as error:
         resolve(replace(experiment, train=replace(experiment.train, **change)))
     assert str(error.value) == message
+
+
+def _classes(hint: Any, found: set[type]) -> set[type]:
+    """The dataclasses inside a type, at any depth, added to those that were found."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and hint not in found:
+        found.add(hint)
+        for inner in schema.field_types(hint).values():
+            _classes(inner, found)
+    for inner in get_args(hint):
+        _classes(inner, found)
+    return found
+
+
+CLASSES = sorted(_classes(Experiment, set()), key=lambda cls: cls.__name__)
+
+
+def _number_members(hint: Any) -> Iterator[tuple[Any, list[Between]]]:
+    """(int or float, its ranges) of each number inside a type, those of tuples and dicts too."""
+    for member, marks in schema.marked_members(hint):
+        if member in (int, float):
+            yield member, [mark for mark in marks if isinstance(mark, Between)]
+        elif not dataclasses.is_dataclass(member):
+            for inner in get_args(member):
+                yield from _number_members(inner)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_number_field_declares_its_range(cls: type):
+    for name, hint in schema.field_types(cls).items():
+        for member, ranges in _number_members(hint):
+            assert ranges, f"{cls.__name__}.{name} has a {member.__name__} without a range"
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_default_lies_in_its_range(cls: type):
+    required = {"model", "data", "optim"} if cls is Experiment else set()
+    if not required:
+        validate(cls())
+
+
+ODD = (-1, 0, math.nan, math.inf, -math.inf, 1e30)
+
+
+def _is_declared(value: float, hint: Any) -> bool:
+    """Whether the type of a field declares a value, by its own arithmetic."""
+    for member, marks in schema.marked_members(hint):
+        if member not in (int, float):
+            if any(type(arg) is type(value) and arg == value for arg in get_args(member)):
+                return True  # of a Literal, such as -1
+            continue
+        right_type = type(value) is int or (member is float and math.isfinite(value))
+        ranges = [mark for mark in marks if isinstance(mark, Between)]
+        inside = all(
+            (r.low < value or (value == r.low and r.ends[0] == "["))
+            and (value < r.high or (value == r.high and r.ends[1] == "]"))
+            for r in ranges
+        )
+        if right_type and inside and (type(value) is float or abs(value) < 2**63):
+            return True
+    return False
+
+
+def _shipped() -> list[Experiment]:
+    files = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+    return [load_config(str(file)) for file in files if file.stem != "olmo_yaml"]
+
+
+def _with(experiment: Experiment, where: schema.Keys, value: Any) -> Experiment:
+    """An experiment with another value somewhere, as Python code would make it."""
+    change = lambda keys, old, hint: value if keys == where else old  # noqa: E731
+    return schema.rebuild(experiment, Experiment, change)
+
+
+def _refused(experiment: Experiment, keys: schema.Keys, value: float, hint: Any) -> list[str]:
+    """The errors for a value, given in Python and as text; one that is not declared has them."""
+    path, errors = ".".join(keys), []
+    for is_text in (False, True):
+        try:
+            resolve(
+                _changed(experiment, (path, repr(value)))
+                if is_text
+                else _with(experiment, keys, value)
+            )
+        except InputError as error:
+            errors.append(str(error))
+        else:
+            assert _is_declared(value, hint), f"{path}={value} passes, though nothing declares it"
+    return errors
+
+
+def test_odd_numbers_in_any_field_of_any_config_are_declared_or_refused():
+    """Each field once for each kind of experiment that has it: the rest is the same."""
+    tried = set()
+    for experiment in _shipped():
+        kind = (type(experiment.model), type(experiment.data), type(experiment.optim.schedule))
+        for keys, _, hint in schema.walk(experiment, Experiment):
+            is_number = any(member in (int, float) for member in schema.members(hint))
+            if not is_number or (kind, keys) in tried:
+                continue
+            tried.add((kind, keys))
+            for value in ODD:
+                for line in _refused(experiment, keys, value, hint):
+                    assert "\n" not in line
+                    assert ".".join(keys) in line or _is_declared(value, hint)
+    assert len(tried) > 200
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optim.schedule.peak", -1, "must be from 0 to 1000"),
+        ("optim.beta1", 1.5, "must be 0 or more and below 1"),
+        ("optim.weight_decay", -1, "must be from 0 to 1000"),
+        ("optim.clip_norm", -1, "must be positive, or none"),
+        ("optim.epsilon", -1, "must be above 0 and 1 or less"),
+        ("seed", -1, "must be from 0 to 4294967295"),
+        ("seed", 2**32, "must be from 0 to 4294967295"),
+        ("monitor.every", 0, "must be positive"),
+        ("data.seq_len", 1, "must be from 2 to 134217728"),
+        ("model.d_model", 10**12, "must be from 1 to 16777216"),
+        ("train.duration", 2**31, "must be from 0 to 2147483647"),
+        ("mesh.tensor", 0, "must be positive, or -1"),
+    ],
+)
+def test_nonsense_is_refused_with_its_field_value_and_range(
+    experiment: Experiment, path: str, value: float, message: str
+):
+    with pytest.raises(InputError) as error:
+        resolve(_with(experiment, tuple(path.split(".")), value))
+    assert str(error.value) == f"--config.{path}={value}: {message}"
+
+
+@pytest.mark.parametrize("path", ["train.duration", "optim.schedule.warmup", "checkpoint.every"])
+def test_more_steps_than_devices_count_are_refused(experiment: Experiment, path: str):
+    with pytest.raises(InputError) as error:
+        resolve(_changed(experiment, (path, "1e30 steps")))
+    makes = f"makes {10**30} steps: must be from 0 to 2147483647"
+    assert str(error.value) == f"--config.{path}=1e30 steps {makes}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["eval.every", "monitor.signals_every", "checkpoint.every", "optim.schedule.warmup"],
+)
+def test_0_is_legal_where_it_means_off(experiment: Experiment, path: str):
+    resolved = resolve(_changed(experiment, (path, "0 steps")))
+    assert (path, 0) in [
+        (".".join(keys), value) for keys, value, _ in schema.walk(resolved, Experiment)
+    ]
+
+
+def test_a_text_of_no_steps_is_refused_where_there_must_be_some(experiment: Experiment):
+    with pytest.raises(InputError, match=r"monitor.every=0 steps makes 0 steps: must be positive"):
+        resolve(_changed(experiment, ("monitor.every", "0 steps")))
+
+
+def test_paths_are_expanded_before_they_are_kept(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", "/home/ada")
+    changed = _changed(experiment, ("data.root", "~/tokens"), ("init_from", "~/runs/a"))
+    kept = to_dict(resolve(changed))
+    assert kept["data"]["root"] == "/home/ada/tokens"
+    assert kept["init_from"] == "/home/ada/runs/a"
+
+
+@pytest.mark.parametrize("path", ["data.root", "data.file_list", "init_from", "eval.tokenizer"])
+def test_an_empty_path_is_refused(experiment: Experiment, path: str):
+    with pytest.raises(InputError, match=f"--config.{path}=: is empty: write a path, or none"):
+        _changed(experiment, (path, ""))

@@ -58,7 +58,7 @@ def test_evaluation_takes_what_devices_hold_of_a_microbatch(experiment: Experime
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (("mesh.fsdp", "3"), "does not divide the 8 devices"),
+        (("mesh.fsdp", "3"), "needs 3 devices, and there are 8"),
         (("train.batch_size", "12"), "train.batch_size=12 does not divide over 8"),
         (("eval.batch_size", "12"), "eval.batch_size=12 does not divide over 8"),
         (("model.num_heads", "5"), "model.num_heads"),

@@ -83,7 +83,7 @@ def _train_until(experiment: Experiment, workdir: Path, end: int) -> None:
     ("stage", "message"),
     [
         (Stage("8 steps", batch_size=4), "train.stages.0 ends at step 8, the run at step 8"),
-        (Stage("2 steps", batch_size=0), "train.stages.0.batch_size=0: must be positive"),
+        (Stage("2 steps", batch_size=0), "train.stages.0.batch_size=0: must be from 1 to 16777216"),
         (Stage("2 steps", batch_size=3), "train.stages.0: train.batch_size=3 does not divide"),
         (Stage("2 steps", seq_len=5), "train.stages.0.seq_len=5: must be 2 or more and divide"),
         (Stage("2 steps", seq_len=32), "train.stages.0.seq_len=32"),

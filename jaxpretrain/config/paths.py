@@ -1,0 +1,65 @@
+"""Paths that users write, in configs and on command lines: none is empty, and `~` is their home."""
+
+import argparse
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from jaxpretrain.config import schema
+from jaxpretrain.config.errors import InputError
+
+T = TypeVar("T")
+
+
+class _IsPath(schema.Rule):
+    """Marks a text that is a path."""
+
+    def complaint(self, value: Any) -> str:
+        """What is wrong with a path; "" if nothing is."""
+        return _complaint(value) if isinstance(value, str) else ""
+
+
+PathText = Annotated[str, _IsPath()]
+"""The type of a config field that holds a path."""
+
+
+def expand(text: str, flag: str) -> Path:
+    """The path that a text names, with a user's home directory in place of `~`.
+
+    Raises:
+        InputError: the text is empty, or nobody has the name after `~`. `flag` begins the line.
+    """
+    if against := _complaint(text):
+        raise InputError(f"{flag}={text}: {against}")
+    return Path(text).expanduser()
+
+
+def as_path(text: str) -> Path:
+    """The path of a command-line flag, as the `type` of an argument."""
+    if against := _complaint(text):
+        raise argparse.ArgumentTypeError(against)
+    return Path(text).expanduser()
+
+
+def expand_paths(config: T) -> T:
+    """The config with `~` expanded in each of its paths.
+
+    For configs that `validate` has found nothing against.
+    """
+
+    def expanded(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
+        flag = ".".join(("--config", *keys))
+        marks = [mark for _, marks in schema.marked_members(hint) for mark in marks]
+        is_path = isinstance(value, str) and any(isinstance(mark, _IsPath) for mark in marks)
+        return str(expand(value, flag)) if is_path and value.startswith("~") else value
+
+    return schema.rebuild(config, type(config), expanded)
+
+
+def _complaint(text: str) -> str:
+    if not text.strip():
+        return "is empty: write a path"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return f"there is no user {Path(text).parts[0].removeprefix('~')}, whose home this names"
+    return ""
