@@ -53,17 +53,27 @@ def validate(config: Any) -> None:
             raise wrong_type(keys, value, hint)
 
 
-def flag(keys: Sequence[str]) -> str:
-    """The command-line flag for a place in a config."""
-    return ".".join(("--config", *keys))
+def flag(keys: Sequence[str], root: str = "--config") -> str:
+    """The command-line flag for a place in a config; in a document, whose root is "FILE:", its key.
+
+    The root alone without its colon where there are no keys.
+    """
+    if root.endswith(":"):
+        return f"{root} {'.'.join(keys)}" if keys else root[:-1]
+    return ".".join((root, *keys))
 
 
-def wrong_type(keys: schema.Keys, value: Any, hint: schema.Hint) -> InputError:
+def wrong_type(
+    keys: schema.Keys, value: Any, hint: schema.Hint, root: str = "--config"
+) -> InputError:
     """The error for a value that is not of the type its place must have."""
-    return InputError(f"{flag(keys)}: {schema.expected(hint)}, got {reprlib.repr(value)}")
+    expected = schema.expected_in_json(hint) if root.endswith(":") else schema.expected(hint)
+    return InputError(f"{flag(keys, root)}: {expected}, got {reprlib.repr(value)}")
 
 
-def unknown_field(keys: schema.Keys, cls: type, elsewhere: Sequence[str] = ()) -> InputError:
+def unknown_field(
+    keys: schema.Keys, cls: type, elsewhere: Sequence[str] = (), root: str = "--config"
+) -> InputError:
     """The error for a path whose last key is no field of `cls`.
 
     `elsewhere` are paths in the config that end with a field of that name.
@@ -73,7 +83,7 @@ def unknown_field(keys: schema.Keys, cls: type, elsewhere: Sequence[str] = ()) -
     hint = nearest(keys[-1], fields)
     if not there_is and not hint:
         hint = f" Its fields are {', '.join(fields)}."
-    return InputError(f"{flag(keys)}: no such field in {cls.__name__}{there_is}.{hint}")
+    return InputError(f"{flag(keys, root)}: no such field in {cls.__name__}{there_is}.{hint}")
 
 
 def _override(config: Any, keys: schema.Keys, text: str) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.documents import Documents, TextFiles, TfdsDocuments
 from jaxpretrain.data.encode import Encoded, encode
@@ -200,7 +201,7 @@ def _claim(output: Path, key: str) -> None:
     """Marks `output` as ours and unfinished, unless it holds anything else."""
     marker = output / UNFINISHED
     if marker.exists():
-        if json.loads(marker.read_bytes())["spec_sha256"] == key:
+        if read_object(marker).get("spec_sha256") == key:
             return
         if any(output.glob("*/part-*.json")):
             raise InputError(

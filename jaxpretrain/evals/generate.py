@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tokenizer import end_id, read_tokenizer, vocabulary_size
+from jaxpretrain.data.tokenizer import encoder, end_id, read_tokenizer, vocabulary_size
 from jaxpretrain.evals.contract import Results, Setting
 from jaxpretrain.evals.sampling import Sampling
 from jaxpretrain.evals.sharing import round_up
@@ -58,10 +58,8 @@ class Generator:
     ) -> None:
         if not isinstance(model, LanguageModel):
             raise InputError("this model continues no text; leave eval.prompts empty")
-        from tokenizers import Tokenizer  # imported here: runs without prompts do not need it
-
         tokenizer_json = read_tokenizer(tokenizer_path)
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer = encoder(tokenizer_json, tokenizer_path)
         size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
         if size > limit:
             raise InputError(

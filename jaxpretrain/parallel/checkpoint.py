@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
 
@@ -176,6 +177,24 @@ def _silence_abandoned_reads() -> None:
     sys.unraisablehook = hook
 
 
+@dataclass(frozen=True)
+class _Array:
+    """What a checkpoint says of an array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    checksum: int
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What is read of the JSON document of a checkpoint."""
+
+    arrays: dict[str, _Array]
+    clock: dict[str, float] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
 class Checkpoints:
     """The checkpoints of one run, `directory/<step>/`."""
 
@@ -195,7 +214,11 @@ class Checkpoints:
             keep_period=None if read_only else keep_every,
             create=not read_only,  # Orbax's own read_only warns at each use
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        except ValueError as error:  # Orbax can do without this file
+            bad = f"{directory}: a _CHECKPOINT_METADATA is damaged"
+            raise InputError(f"{bad}: {error}; delete that file") from error
 
     def steps(self) -> list[int]:
         """Steps that have a finished checkpoint, in order."""
@@ -268,11 +291,11 @@ class Checkpoints:
         """
         path = self.directory / str(step) / "meta" / "metadata"
         try:
-            document = json.loads(path.read_text())
-            if not isinstance(document, dict) or "arrays" not in document:
-                raise ValueError("it lists no arrays")
-        except (OSError, ValueError) as error:
-            raise CorruptCheckpoint(f"{path.name}: {error}") from error
+            document = read_object(path)
+            for array in checked(_Document, document, path).arrays.values():
+                np.dtype(array.dtype)  # TypeError: there is no such type
+        except (InputError, TypeError) as error:
+            raise CorruptCheckpoint(str(error)) from error
         return document
 
     def stream(self, step: int) -> dict[str, Streamed]:
@@ -292,6 +315,9 @@ class Checkpoints:
                 checksum = 0
                 try:
                     store = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
+                    stored = {"shape": list(store.shape), "dtype": store.dtype.name}
+                    if stored != {key: found[key] for key in stored}:
+                        raise CorruptCheckpoint(f"{name} is stored as {stored}")
                     for rows in _rows_that_lie_together(store):
                         part = np.asarray(store[rows].read().result())
                         checksum += _checksum(part)
@@ -330,11 +356,15 @@ class Checkpoints:
         reader = ocp.PyTreeCheckpointHandler()
         path = self._manager.directory / str(step) / "state"
         try:
-            return reader.restore(path, args=request), meta
+            named = reader.restore(path, args=request)
         except jax.errors.JaxRuntimeError:
             raise  # the devices' trouble, such as too little memory, and not the file's
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
+        # Orbax hands back what it was asked for where its own list of arrays lacks one.
+        if lost := [name for name, array in named.items() if not isinstance(array, jax.Array)]:
+            raise CorruptCheckpoint(f"state/_METADATA does not list {lost[0]}")
+        return named, meta
 
     def _check_arrays(
         self, step: int, wanted: dict[str, Any], saved: dict[str, dict[str, Any]]

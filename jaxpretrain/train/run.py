@@ -123,7 +123,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock) -> bool:
             restored = checkpoints.restore_newest(program.state)
         first, state = (0, None) if restored is None else restored[:2]
         if restored is not None:
-            clock.restore(restored[2]["clock"])
+            clock.restore(restored[2].get("clock", {}))
         resume_step = None if restored is None else first
         with _open_reporter(stages, workdir, clock, resume_step) as reporter:
             for line in opened.describe():

@@ -23,6 +23,7 @@ import jax
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.data.files import write_atomically
+from jaxpretrain.monitor.documents import ExperimentFile, read_document
 from jaxpretrain.train.experiment import Experiment, identity_changes
 from jaxpretrain.train.memory import Memory
 
@@ -91,7 +92,8 @@ def write_experiment(
 
 def read_experiment(workdir: Path) -> Experiment:
     """The experiment of a run's folder."""
-    return from_dict(Experiment, _load(workdir / "experiment.json")["config"])
+    path = workdir / "experiment.json"
+    return from_dict(Experiment, _load(path)["config"], f"{path}: config")
 
 
 def trained_here(workdir: Path) -> Experiment | None:
@@ -132,13 +134,11 @@ def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text())
-        document["config"]
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is no run: it has no experiment.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    if not path.exists():
+        raise InputError(f"{path.parent} is no run: it has no experiment.json")
+    document = read_document(path, ExperimentFile)
+    if "config" not in document:
+        raise InputError(f"{path}: config: is missing")
     return document
 
 
