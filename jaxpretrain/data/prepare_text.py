@@ -201,7 +201,8 @@ def _claim(output: Path, key: str) -> None:
     """Marks `output` as ours and unfinished, unless it holds anything else."""
     marker = output / UNFINISHED
     if marker.exists():
-        if read_object(marker).get("spec_sha256") == key:
+        advice = f"choose another --output, or delete {output}"
+        if read_object(marker, advice).get("spec_sha256") == key:
             return
         if any(output.glob("*/part-*.json")):
             raise InputError(

@@ -68,6 +68,12 @@ def prepared_builder(
         )
     except tfds.core.DatasetNotFoundError:
         pass  # not prepared yet
+    except Exception as error:  # TFDS and protobuf raise many kinds for a damaged file
+        where = data_dir or "~/tensorflow_datasets"
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{dataset}: its JSON files in {where} cannot be read ({reason}); prepare it again"
+        ) from error
     if dataset.name in ours:
         return _prepare(tfds, dataset, data_dir)
     names = tfds.list_builders(with_community_datasets=False)  # those need the network

@@ -129,14 +129,14 @@ class Columns:
     def __init__(self) -> None:
         self._num_records = 0
         self._pieces: dict[str, list[tuple[np.ndarray, ...]]] = {}
-        self._lengths: dict[str, int | None] = {"step": None, "time": None}
+        self._lengths: dict[str, int] = {}
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds records in order, or none of them.
 
         Raises:
-          ValueError: a record has no "step" or "time", or a value is not a number (or a list of
-            numbers, as long as all under its name).
+          ValueError: a record has no "step" or "time", or a value is not a number; of layers: not a
+            list of numbers, as long as all under its name.
         """
         groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
         number = self._num_records
@@ -167,19 +167,21 @@ class Columns:
         return History(series)
 
 
-def _column(name: str, values: Sequence[Any], lengths: dict[str, int | None]) -> np.ndarray:
-    """The values as float64 [n] or, of lists, [n, layers]; None becomes NaN.
+def _column(name: str, values: Sequence[Any], lengths: dict[str, int]) -> np.ndarray:
+    """The values as float64 [n] or, of layers, [n, layers]; None becomes NaN.
 
-    `lengths` has the length of the lists under each name, None for numbers; a new one is noted.
+    `lengths` has the number of layers under each name; that of a new one is noted.
     """
-    kinds, found = {*map(type, values)}, {None}
-    if kinds == {list}:
-        found = {*map(len, values)}
-        kinds = {*map(type, itertools.chain.from_iterable(values))}
+    scalars, wanted = values, "a number"
+    if name.startswith("signals/") and "blocks" in name.split("/"):
+        known = lengths.get(name)
+        wanted = (
+            f"a list of {known} numbers, as in the lines before" if known else "a list of numbers"
+        )
+        rows = [value if isinstance(value, list) else [] for value in values]
+        length = lengths.setdefault(name, len(rows[0]))
+        scalars = [*itertools.chain.from_iterable(rows)] if {*map(len, rows)} == {length} else []
+    kinds = {*map(type, scalars)}
     if not kinds or not kinds <= {int, float, NoneType}:
-        raise ValueError(f'"{name}" is neither a number nor a list of numbers')
-    known = lengths.setdefault(name, next(iter(found)))
-    if found != {known}:
-        wanted = "a number" if known is None else f"a list of {known} numbers"
-        raise ValueError(f'"{name}" is not {wanted}, as in the lines before')
+        raise ValueError(f'"{name}" is not {wanted}')
     return np.array(values, np.float64)

@@ -84,9 +84,18 @@ def test_a_document_becomes_what_is_read_of_it():
         ({}, "x.json: files: is missing"),
         ({"files": None}, "x.json: files: expected a list, got None"),
         ({"files": [{"name": "a"}]}, "x.json: files.0.size: is missing"),
-        ({"files": [{"name": {"a": 1}, "size": 1}]}, "x.json: files.0.name: expected a text, got {'a'"),
-        ({"files": [{"name": "a", "size": True}]}, "x.json: files.0.size: expected a whole number, got True"),
-        ({"files": [{"name": "a", "size": 1e30}]}, "x.json: files.0.size: expected a whole number, got 1e+30"),
+        (
+            {"files": [{"name": {"a": 1}, "size": 1}]},
+            "x.json: files.0.name: expected a text, got {'a'",
+        ),
+        (
+            {"files": [{"name": "a", "size": True}]},
+            "x.json: files.0.size: expected a whole number, got True",
+        ),
+        (
+            {"files": [{"name": "a", "size": 1e30}]},
+            "x.json: files.0.size: expected a whole number, got 1e+30",
+        ),
         ({"files": [], "rate": "1"}, "x.json: rate: expected a number or null, got '1'"),
         ({"files": [], "rate": math.inf}, "x.json: rate: expected a number or null, got inf"),
         ({"files": [], "extra": [1]}, "x.json: extra: expected an object, got [1]"),

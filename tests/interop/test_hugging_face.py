@@ -196,7 +196,11 @@ def test_nothing_is_made_up_for_what_lacks(hugging_face: Folder):
     ("key", "value", "place"),
     [
         ("rope_parameters", [1], "rope_parameters"),
-        ("rope_parameters", {"full_attention": {"factor": "4"}}, "rope_parameters.full_attention.f"),
+        (
+            "rope_parameters",
+            {"full_attention": {"factor": "4"}},
+            "rope_parameters.full_att",
+        ),
         ("rope_scaling", {"rope_type": 3}, "rope_scaling.rope_type"),
         ("architectures", 3, "architectures"),
         ("architectures", [None], "architectures.0"),
