@@ -145,7 +145,7 @@ def _open(experiment: "Experiment") -> Any:
 def _decoder(path: Path | None) -> Callable[[list[int]], str] | None:
     if path is None:
         return None
-    tokenizer = encoder(read_tokenizer(path))
+    tokenizer = encoder(read_tokenizer(path), path)
     return lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
 
 

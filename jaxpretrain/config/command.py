@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, closest
@@ -15,17 +17,39 @@ _OVERRIDE = "--config."
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Calls `main` with the command line and exits with its code (None is 0).
 
-    An InputError ends in one line on standard error and code 2, Ctrl-C in code 130. Any other
-    exception is a failure of ours: it keeps its traceback and Python exits with code 1.
+    An InputError ends in one line on standard error and code 2, Ctrl-C in code 130, and output that
+    nobody reads any more (`| head -1`) in code 141. Any other exception is a failure of ours: it
+    keeps its traceback and Python exits with code 1.
     """
+    code = None
     try:
-        code = main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
+        try:
+            code = main(sys.argv[1:])
+        except InputError as error:
+            code = 2
+            print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            code = 130
+        sys.stdout.flush()  # here, so that Python need not complain when it exits
+    except BrokenPipeError:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not closed:
+            raise  # a pipe or connection of the program's own
+        for stream in closed:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        code = code or 128 + signal.SIGPIPE  # how shells call a program that this signal has ended
     sys.exit(code)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether what reads a pipe has closed it."""
+    try:
+        number = stream.fileno()
+    except OSError:  # no file, such as what tests put in its place
+        return False
+    poll = select.poll()
+    poll.register(number, 0)  # errors alone, which need not be asked for
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

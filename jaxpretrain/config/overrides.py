@@ -44,32 +44,41 @@ def apply_overrides(config: T, overrides: Iterable[tuple[str, str]]) -> T:
     return config
 
 
-def validate(config: Any, prefix: str = "--config.") -> None:
+def validate(config: Any, root: str = "--config") -> None:
     """Raises InputError for the first value that is not of its field's type or against its rules.
 
-    For configs that were built in Python, where nothing checks fields. `prefix` stands before
-    the path of the field in the error.
+    For configs that were built in Python, where nothing checks fields. `root` is that of `flag`.
     """
     for keys, value, hint in schema.walk(config, type(config)):
         if schema.member_of(value, hint) is None:
-            raise wrong_type(keys, value, hint, prefix)
+            raise wrong_type(keys, value, hint, root)
         if against := schema.complaint(value, hint):
-            raise InputError(f"{flag(keys, prefix)}={schema.value_text(value)}: {against}")
+            raise InputError(f"{flag(keys, root)}={schema.value_text(value)}: {against}")
 
 
-def flag(keys: Sequence[str], prefix: str = "--config.") -> str:
-    """The command-line flag for a place in a config."""
-    return prefix + ".".join(keys) if keys else prefix.rstrip(".")
+def flag(keys: Sequence[str], root: str = "--config") -> str:
+    """The command-line flag for a place in a config; in a document, whose root is "FILE:", its key.
+
+    The root alone without its colon where there are no keys. The root "--" is that of a command
+    whose own flags are the fields.
+    """
+    path = ".".join(keys)
+    if root.endswith(":"):
+        return f"{root} {path}" if path else root[:-1]
+    return f"{root}{path}" if root == "--" else ".".join((root, *keys))
 
 
 def wrong_type(
-    keys: schema.Keys, value: Any, hint: schema.Hint, prefix: str = "--config."
+    keys: schema.Keys, value: Any, hint: schema.Hint, root: str = "--config"
 ) -> InputError:
     """The error for a value that is not of the type its place must have."""
-    return InputError(f"{flag(keys, prefix)}: {schema.expected(hint)}, got {reprlib.repr(value)}")
+    expected = schema.expected_in_json(hint) if root.endswith(":") else schema.expected(hint)
+    return InputError(f"{flag(keys, root)}: {expected}, got {reprlib.repr(value)}")
 
 
-def unknown_field(keys: schema.Keys, cls: type, elsewhere: Sequence[str] = ()) -> InputError:
+def unknown_field(
+    keys: schema.Keys, cls: type, elsewhere: Sequence[str] = (), root: str = "--config"
+) -> InputError:
     """The error for a path whose last key is no field of `cls`.
 
     `elsewhere` are paths in the config that end with a field of that name.
@@ -79,7 +88,7 @@ def unknown_field(keys: schema.Keys, cls: type, elsewhere: Sequence[str] = ()) -
     hint = nearest(keys[-1], fields)
     if not there_is and not hint:
         hint = f" Its fields are {', '.join(fields)}."
-    return InputError(f"{flag(keys)}: no such field in {cls.__name__}{there_is}.{hint}")
+    return InputError(f"{flag(keys, root)}: no such field in {cls.__name__}{there_is}.{hint}")
 
 
 def _override(config: Any, keys: schema.Keys, text: str) -> Any:

@@ -8,7 +8,8 @@ everywhere or is refused, by its field's name, at first use. A field is one of
 - tuple[X, ...], tuple[X, Y] or dict[str, X];
 - a union of these, with at most one tuple and one dict among them. The dataclasses in a union are
   choices, named by their class in snake_case;
-- typing.Annotated[X, rule, ...]: X whose values also obey rules, such as a range.
+- typing.Annotated[X, rule, ...]: X whose values also obey rules, such as a range;
+- dict[str, Any] in a dataclass that describes a JSON document: an object that is not looked into.
 """
 
 import dataclasses
@@ -28,6 +29,15 @@ Keys = tuple[str, ...]
 
 # In the order in which the members of a union are tried on a text, the least permissive first.
 _KINDS = (Literal, NoneType, bool, int, float, dict, tuple, str)
+
+_IN_JSON = {
+    NoneType: "null",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list",
+}
 
 
 class Rule:
@@ -225,6 +235,18 @@ class _AgainstRules(ValueError):
     """A text stands for a value of the right type that the type's rules forbid."""
 
 
+def expected_in_json(hint: Hint) -> str:
+    """As `expected`, of a value in a JSON document."""
+    return f"expected {' or '.join(map(_json_text, members(hint)))}"
+
+
+def _json_text(member: Hint) -> str:
+    kind = get_origin(member) or member
+    if kind is Literal:
+        return f"one of {', '.join(map(value_text, get_args(member)))}"
+    return _IN_JSON.get(kind, "an object")
+
+
 def _is_supported(hint: Hint) -> bool:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -234,12 +256,14 @@ def _is_supported(hint: Hint) -> bool:
     if origin is tuple:
         return bool(args) and all(_is_supported(arg) for arg in args if arg is not Ellipsis)
     if origin is dict:
-        return args[0] is str and _is_supported(args[1])
+        return args[0] is str and (args[1] is Any or _is_supported(args[1]))
     return origin is Literal or hint in (bool, int, float, str, NoneType) or bool(choices(hint))
 
 
 def _accepts(member: Hint, value: Any) -> bool:
     origin = get_origin(member)
+    if member is Any:
+        return True
     if origin is Literal:
         # Not `in`: 1 == True.
         return any(type(value) is type(arg) and value == arg for arg in get_args(member))

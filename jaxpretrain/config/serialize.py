@@ -13,6 +13,8 @@ from jaxpretrain.config.overrides import flag, unknown_field, validate, wrong_ty
 
 T = TypeVar("T")
 
+_NO_DEFAULT = dataclasses.MISSING
+
 ABSENT = "<absent>"
 """Stands in a difference for the side that has no value at that path."""
 
@@ -23,13 +25,23 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _encode(config, type(config))
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
-    """The config that to_dict() wrote. A missing field takes its default.
+def from_dict(
+    cls: type[T],
+    data: Mapping[str, Any],
+    root: str = "--config",
+    *,
+    ignore_unknown: bool = False,
+) -> T:
+    """The config that to_dict() wrote, or another dataclass from JSON.
+
+    A missing field takes its default. `root` is what the whole is called in errors. With
+    `ignore_unknown`, fields that the dataclasses do not have are passed over.
 
     Raises:
-        InputError: an unknown field, or a value of the wrong type.
+        InputError: an unknown field, one that is missing and has no default, or a value of the
+            wrong type.
     """
-    return _decode(data, cls, ())
+    return _Decoder(root, ignore_unknown).decode(data, cls, ())
 
 
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -57,39 +69,52 @@ def _encode(value: Any, hint: schema.Hint) -> Any:
     return items if isinstance(value, dict) else value
 
 
-def _decode(data: Any, hint: schema.Hint, keys: schema.Keys) -> Any:
-    options = schema.choices(hint)
-    if isinstance(data, Mapping) and options and ("class" in data or len(options) == 1):
-        return _decode_group(data, options, keys)
-    value = tuple(data) if isinstance(data, list) else data
-    if dataclasses.is_dataclass(value) or schema.member_of(value, hint) is None:
-        raise wrong_type(keys, data, hint)
-    items = {
-        key: _decode(child, child_hint, (*keys, key))
-        for key, child, child_hint in schema.children(value, hint)
-    }
-    if isinstance(value, tuple):
-        return tuple(items.values())
-    return items if isinstance(value, dict) else value
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+    """Builds dataclasses from JSON."""
 
+    root: str
+    ignore_unknown: bool
 
-def _decode_group(data: Mapping[str, Any], options: dict[str, type], keys: schema.Keys) -> Any:
-    choice = data.get("class", next(iter(options)))
-    if choice not in options:
-        raise InputError(f"{flag(keys)}={choice}: expected one of {', '.join(options)}")
-    cls = options[choice]
-    types = schema.field_types(cls)
-    values = {}
-    for name, value in data.items():
-        if name == "class":
-            continue
-        if name not in types:
-            raise unknown_field((*keys, name), cls)
-        values[name] = _decode(value, types[name], (*keys, name))
-    try:
-        return cls(**values)
-    except (InputError, ValueError) as error:
-        raise InputError(f"{flag(keys)}: {error}") from error
+    def decode(self, data: Any, hint: schema.Hint, keys: schema.Keys) -> Any:
+        """The value of a type that `data`, found at `keys`, stands for."""
+        if hint is Any:
+            return data
+        options = schema.choices(hint)
+        if isinstance(data, Mapping) and options and ("class" in data or len(options) == 1):
+            return self._group(data, options, keys)
+        value = tuple(data) if isinstance(data, list) else data
+        if dataclasses.is_dataclass(value) or schema.member_of(value, hint) is None:
+            raise wrong_type(keys, data, hint, self.root)
+        items = {
+            key: self.decode(child, child_hint, (*keys, key))
+            for key, child, child_hint in schema.children(value, hint)
+        }
+        if isinstance(value, tuple):
+            return tuple(items.values())
+        return items if isinstance(value, dict) else value
+
+    def _group(self, data: Mapping[str, Any], options: dict[str, type], keys: schema.Keys) -> Any:
+        choice = data.get("class", next(iter(options)))
+        if not isinstance(choice, str) or choice not in options:
+            where = flag(keys, self.root)
+            raise InputError(f"{where}={choice}: expected one of {', '.join(options)}")
+        cls = options[choice]
+        types = schema.field_types(cls)
+        values = {}
+        for name, value in data.items():
+            if name in types:
+                values[name] = self.decode(value, types[name], (*keys, name))
+            elif name != "class" and not self.ignore_unknown:
+                raise unknown_field((*keys, name), cls, root=self.root)
+        for field in dataclasses.fields(cls):
+            defaults = (field.default, field.default_factory)
+            if field.name in types.keys() - values.keys() and set(defaults) == {_NO_DEFAULT}:
+                raise InputError(f"{flag((*keys, field.name), self.root)}: is missing")
+        try:
+            return cls(**values)
+        except (InputError, ValueError) as error:
+            raise InputError(f"{flag(keys, self.root)}: {error}") from error
 
 
 def _flatten(value: Any, keys: schema.Keys = ()) -> dict[schema.Keys, Any]:

@@ -110,7 +110,7 @@ def _encode_texts(tokenizer: Path, texts: list[str]) -> list[Result]:
 def _loaded(path: Path):
     """Read once in each process."""
     text = read_tokenizer(path)
-    tokenizer = encoder(text)
+    tokenizer = encoder(text, path)
     normalizer = tokenizer.normalizer
     normalize = normalizer.normalize_str if normalizer else str
     return tokenizer.encode_batch_fast, normalize, token_bytes(text)

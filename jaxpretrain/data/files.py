@@ -83,8 +83,9 @@ def stat_of(path: Path) -> os.stat_result:
     """Size and times of a file; raises InputError when it cannot be read."""
     try:
         return path.stat()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # a ValueError: the name holds a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read ({reason})") from None
 
 
 def sha256_of(path: Path) -> str:

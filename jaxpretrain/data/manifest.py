@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.data.files import write_atomically
 
 FORMAT_VERSION = 1
@@ -84,38 +86,23 @@ def load_manifest(directory: Path) -> Manifest:
     Raises InputError when it is missing, not JSON, of another version, or contradicts itself.
     """
     path = directory / MANIFEST
-    try:
-        raw = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; python -m jaxpretrain.prepare makes it") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); prepare it again") from None
-    version = raw.get("format_version") if isinstance(raw, dict) else None
+    absent = not path.exists()
+    raw = read_object(
+        path, "python -m jaxpretrain.prepare makes it" if absent else "prepare it again"
+    )
+    version = raw.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
             f"{path}: format_version is {version}, this program reads {FORMAT_VERSION};"
             " prepare the data again"
         )
-    try:
-        manifest = _manifest(raw)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: a field is missing or wrong ({error})") from None
+    manifest = from_dict(Manifest, raw, f"{path}:")
     _check(manifest, path)
     return manifest
 
 
-def _manifest(raw: dict[str, Any]) -> Manifest:
-    splits = {
-        name: Split(**{**split, "files": tuple(File(**file) for file in split["files"])})
-        for name, split in raw["splits"].items()
-    }
-    return Manifest(**{**raw, "tokenizer": TokenizerFile(**raw["tokenizer"]), "splits": splits})
-
-
 def _check(manifest: Manifest, path: Path) -> None:
-    itemsize = {"uint16": 2, "uint32": 4}.get(manifest.dtype)
-    if itemsize is None:
-        raise InputError(f"{path}: dtype is {manifest.dtype!r}, not uint16 or uint32")
+    itemsize = {"uint16": 2, "uint32": 4}[manifest.dtype]
     if manifest.dtype == "uint16" and manifest.vocab_size > 2**16:
         raise InputError(f"{path}: uint16 cannot hold the ids of {manifest.vocab_size} tokens")
     if not 0 <= manifest.eos_id < manifest.vocab_size:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import Between, NumIds, Positive
@@ -206,7 +207,8 @@ def _claim(output: Path, key: str) -> None:
     """Marks `output` as ours and unfinished, unless it holds anything else."""
     marker = output / UNFINISHED
     if marker.exists():
-        if json.loads(marker.read_bytes())["spec_sha256"] == key:
+        advice = f"choose another --output, or delete {output}"
+        if read_object(marker, advice).get("spec_sha256") == key:
             return
         if any(output.glob("*/part-*.json")):
             raise InputError(

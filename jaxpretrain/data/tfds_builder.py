@@ -69,6 +69,12 @@ def prepared_builder(
         )
     except tfds.core.DatasetNotFoundError:
         pass  # not prepared yet
+    except Exception as error:  # TFDS and protobuf raise many kinds for a damaged file
+        where = data_dir or "~/tensorflow_datasets"
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{dataset}: its JSON files in {where} cannot be read ({reason}); prepare it again"
+        ) from error
     if dataset.name in ours:
         print(f"preparing the dataset {dataset} in {data_dir}, once", file=sys.stderr)
         with open(os.devnull, "w") as nowhere:  # it would speak of a download

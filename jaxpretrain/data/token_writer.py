@@ -7,15 +7,19 @@ but not tokenized.
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.documents import Document
 from jaxpretrain.data.files import TEMPORARY, AtomicFile, write_atomically
 from jaxpretrain.data.manifest import File, Split
+
+_DELETE_PART = "delete it, and this part is written again"
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,11 @@ class SplitWriter:
     def _finished_parts(self) -> list[Part]:
         parts = []
         while (path := self._path(len(parts), "json")).exists():
-            raw = json.loads(path.read_bytes())
-            part = Part(**{**raw, "file": File(**raw["file"])})
+            part = checked(Part, read_object(path, _DELETE_PART), path)
             if part.spec_sha256 != self._spec:
                 raise InputError(f"{path}: belongs to another dataset; delete {self._directory}")
             file = self._directory / part.file.name
-            if not file.exists() or file.stat().st_size != part.file.num_bytes:
+            if not os.path.isfile(file) or file.stat().st_size != part.file.num_bytes:
                 break  # this part and all after it are written again
             parts.append(part)
         return parts

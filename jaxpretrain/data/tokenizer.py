@@ -5,13 +5,16 @@ What training needs (how many bytes each token stands for) is read from the JSON
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +24,35 @@ USUAL_END = "<|endoftext|>"
 """What OLMo's tokenizers end documents with."""
 TRAINING_BYTES = 2**30
 """Text that a tokenizer is trained on at most: the first GiB of the train split."""
+
+_NOT_ONE = "it is not a tokenizer.json of the tokenizers package"
+_MOST_IDS = 2**24
+"""Ids that a tokenizer may have: a file with larger ones is damaged, and tables of it have no room.
+"""
+
+
+@dataclass(frozen=True)
+class _Added:
+    """An added token in a `tokenizer.json`."""
+
+    id: int
+    content: str
+    special: bool
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The part of a `tokenizer.json` that makes tokens, but its vocabulary."""
+
+    dropout: float | None = None
+
+
+@dataclass(frozen=True)
+class _TokenizerFile:
+    """What is read of a `tokenizer.json`, but the vocabulary, which may have many entries."""
+
+    model: _Model
+    added_tokens: tuple[_Added, ...] | None = None
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, eos_token: str) -> str:
@@ -59,25 +91,40 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 def read_tokenizer(path: Path) -> str:
     """The text of a `tokenizer.json`, or of the one in a folder; InputError when it is not one."""
-    if (inside := path / "tokenizer.json").is_file():
+    if os.path.isfile(inside := path / "tokenizer.json"):
         path = inside
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such tokenizer file") from None
-    except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a tokenizer.json ({error})") from None
-    try:
-        model = json.loads(text)["model"]
-        dropout = model.get("dropout")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: not a tokenizer.json of the tokenizers package") from None
-    if dropout:
+    if not os.path.exists(path):  # unlike Path's, true or false of any name
+        raise InputError(f"{path}: no such tokenizer file")
+    raw = read_object(path, _NOT_ONE)
+    if not isinstance(raw.get("model"), dict):
+        raise InputError(f"{path}: has no model; {_NOT_ONE}")
+    parts = checked(_TokenizerFile, raw, path)
+    _check_vocabulary(raw, path)
+    if dropout := parts.model.dropout:
         raise InputError(f"{path}: BPE dropout {dropout} would give other tokens each time")
-    return text
+    return path.read_text(encoding="utf-8-sig")
 
 
-def encoder(tokenizer_json: str) -> "Tokenizer":
+def _check_vocabulary(raw: dict[str, Any], path: Path) -> None:
+    """Raises InputError unless pieces are texts and their ids are such as are used."""
+    vocab = raw["model"].get("vocab", {})
+    if isinstance(vocab, dict):
+        pieces, ids = list(vocab), list(vocab.values())
+    elif isinstance(vocab, list) and all(isinstance(i, list) and len(i) == 2 for i in vocab):
+        pieces, ids = [piece for piece, _ in vocab], []
+    else:
+        raise InputError(f"{path}: model.vocab: expected an object, or a list of pairs")
+    ids += [entry["id"] for entry in raw.get("added_tokens") or []]
+    if not {*map(type, pieces)} <= {str}:
+        raise InputError(f"{path}: model.vocab: a piece is not a text")
+    if not ids and not pieces:
+        raise InputError(f"{path}: model.vocab: has no tokens")
+    are_whole = {*map(type, ids)} <= {int}
+    if not are_whole or not 0 <= min(ids, default=0) <= max(ids, default=0) < _MOST_IDS:
+        raise InputError(f"{path}: model.vocab: an id is not a whole number below {_MOST_IDS:,}")
+
+
+def encoder(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokenizer":
     """The tokenizer as documents, prompts and tasks are encoded: the text alone, all of it.
 
     Text that happens to spell a special token is encoded as the text it is, so an EOS always is
@@ -89,7 +136,7 @@ def encoder(tokenizer_json: str) -> "Tokenizer":
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # the package raises plain Exception for a bad file
-        raise InputError(f"the tokenizers package cannot read the tokenizer: {error}") from None
+        raise InputError(f"{path}: the tokenizers package cannot read it: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.post_processor = processors.Sequence([])

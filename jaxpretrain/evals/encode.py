@@ -36,7 +36,7 @@ class TextEncoder:
                 f"the tokenizer {path} does not fit the model: it has {size} ids, the model's "
                 f"vocabulary {vocab_size}"
             )
-        self._encoder = encoder(tokenizer_json)
+        self._encoder = encoder(tokenizer_json, path)
 
     def __call__(self, texts: Iterable[str]) -> dict[str, list[int]]:
         """Text -> ids, without any that the tokenizer would put around it."""

@@ -68,7 +68,7 @@ class Generator:
         if not isinstance(model, LanguageModel):
             raise InputError("this model continues no text; leave eval.prompts empty")
         tokenizer_json = read_tokenizer(tokenizer_path)
-        self._tokenizer = encoder(tokenizer_json)
+        self._tokenizer = encoder(tokenizer_json, tokenizer_path)
         size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
         if size > limit:
             raise InputError(

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import tables
@@ -24,7 +25,6 @@ from jaxpretrain.interop.source import (
 )
 from jaxpretrain.interop.tensors import (
     Tensor,
-    read_json,
     read_safetensors_folder,
     write_safetensors_folder,
 )
@@ -34,6 +34,63 @@ _COMPUTED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.i
 """Tensors that old versions of transformers wrote although the config tells them."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class _Rope:
+    """Rotary positions in a `config.json`; what is null or not there, its class decides."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: float | None = None
+    factor: float | None = None
+    original_max_position_embeddings: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    partial_rotary_factor: float | None = None
+    truncate: bool | None = None
+
+
+@dataclass(frozen=True)
+class _RopeOfKinds(_Rope):
+    """As transformers 5 writes it, for kinds of layers or for all."""
+
+    full_attention: _Rope | None = None
+    sliding_attention: _Rope | None = None
+
+
+@dataclass(frozen=True)
+class _ConfigFile:
+    """The types in a `config.json`, of what is read of it."""
+
+    architectures: tuple[str, ...] | None = None
+    vocab_size: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int | None = None
+    rms_norm_eps: float = 0.0
+    clip_qkv: float | None = None
+    hidden_act: str | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    tie_word_embeddings: bool = False
+    rope_theta: float | None = None
+    rope_scaling: _Rope | None = None
+    rope_parameters: _RopeOfKinds | None = None
+    sliding_window: int | None = None
+    layer_types: tuple[str, ...] | None = None
+    bos_token_id: int | tuple[int, ...] | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | tuple[int, ...] | None = None
+
+
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -51,12 +108,16 @@ def open_hugging_face(folder: Path) -> Source:
     """
     refuse_olmo_core(folder)
     where = folder / "config.json"
-    config = read_json(where)
+    config = read_object(where)
+    checked(_ConfigFile, config, where)
     architecture, model, seq_len = read_config(config, str(where))
     num_ids = num_token_ids(folder, model.embedding_rows)
     model = replace(model, vocab_size=num_ids or model.embedding_rows)
     data = text_data(seq_len, model.embedding_rows)
-    shapes = param_shapes(model, data)
+    try:
+        shapes = param_shapes(model, data)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     places = tables.place(architecture.table, shapes)
     tensors = read_safetensors_folder(folder)
     if model.tied_head and _HEAD in tensors:

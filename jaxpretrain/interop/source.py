@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.text import TextData
@@ -20,7 +21,7 @@ from jaxpretrain.data.tokenizer import (
     vocabulary_size,
 )
 from jaxpretrain.interop.tables import FLOAT32, Shapes
-from jaxpretrain.interop.tensors import Tensor, read_json
+from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.parallel.names import to_named
 from jaxpretrain.parallel.streamed import Streamed
@@ -92,7 +93,7 @@ def refuse_olmo_core(folder: Path) -> None:
     # OLMo's older trainer has shards too, beside a config.yaml.
     is_core = (folder / "model_and_optim").is_dir() and not (folder / "config.yaml").exists()
     if (path := folder / "config.json").is_file():
-        config = read_json(path)
+        config = read_object(path)
         is_model = "architectures" in config or "model_type" in config
         is_core |= not is_model and isinstance(config.get("model"), dict)
     if is_core:
@@ -120,7 +121,7 @@ def copy_token_files(source: Source, output: Path) -> None:
             corrections[name] = ("eos_token", token)
     for name, (key, value) in corrections.items():
         if (output / name).exists():
-            document = read_json(output / name)
+            document = read_object(output / name)
             if document.get(key) != value:
                 (output / name).write_text(json.dumps({**document, key: value}, indent=2) + "\n")
 

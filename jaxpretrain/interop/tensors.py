@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -22,6 +23,14 @@ SINGLE = "model.safetensors"
 
 SHARD_BYTES = 5 * 10**9
 """Size of a written file at most, unless one tensor is larger."""
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What is read of a `model.safetensors.index.json`."""
+
+    weight_map: dict[str, str]
+    """The file of each tensor."""
 
 
 _SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -75,9 +84,7 @@ def read_safetensors_folder(folder: Path) -> dict[str, Tensor]:
         if not (folder / SINGLE).exists():
             raise InputError(f"{folder} has neither {SINGLE} nor {INDEX}")
         return read_safetensors(folder / SINGLE)
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
-        raise InputError(f"{index}: weight_map does not name the file of each tensor")
+    where = checked(_Index, read_object(index), index).weight_map
     shards = sorted(set(where.values()))
     for shard in shards:
         if Path(shard).name != shard:
@@ -195,19 +202,6 @@ def _write_safetensors(
 def _num_bytes(spec: Spec) -> int:
     shape, dtype = spec
     return math.prod(shape) * dtype.itemsize
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; InputError when there is none."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is not a JSON object")
-    return document
 
 
 def some(names: list[str]) -> str:

@@ -6,18 +6,18 @@ are read in seconds. A torn last line, of a run that goes on or has crashed, is 
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-
-_BLOCK = 1 << 22
+from jaxpretrain.monitor.jsonl import bad_line, read_blocks
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,15 @@ def read_history(path: Path) -> History:
 
 
 def _read(path: Path, columns: Columns) -> None:
-    num_lines = 0
-    with open(path, "rb") as file:
-        while lines := file.readlines(_BLOCK):
-            if not lines[-1].endswith(b"\n"):
-                lines.pop()
-            try:
-                columns.add(json.loads(b"[" + b",".join(lines) + b"]"))
-            except (AttributeError, KeyError, TypeError, ValueError):
-                raise _blame(path, lines, num_lines) from None
-            num_lines += len(lines)
+    for first, records in read_blocks(path):
+        try:
+            columns.add(records)
+        except ValueError:  # of a line that is found by taking them one by one
+            for number, record in enumerate(records, start=first):
+                try:
+                    columns.add([record])
+                except ValueError as error:
+                    raise bad_line(path, number, str(error)) from None
 
 
 class Columns:
@@ -130,19 +129,32 @@ class Columns:
     def __init__(self) -> None:
         self._num_records = 0
         self._pieces: dict[str, list[tuple[np.ndarray, ...]]] = {}
+        self._lengths: dict[str, int] = {}
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Adds records in order."""
+        """Adds records in order, or none of them.
+
+        Raises:
+          ValueError: a record has no "step" or "time", or a value is not a number; of layers: not a
+            list of numbers, as long as all under its name.
+        """
         groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
-        for number, record in enumerate(records, start=self._num_records):
+        number = self._num_records
+        for number, record in enumerate(records, start=self._num_records + 1):
             groups.setdefault(tuple(record), []).append((number, *record.values()))
-            self._num_records = number + 1
+        lengths, pieces = dict(self._lengths), []
         for names, rows in groups.items():
-            numbers, *values = (np.array(column, np.float64) for column in zip(*rows, strict=True))
-            columns = dict(zip(names, values, strict=True))  # None has become NaN
-            where = (numbers, columns.pop("step"), columns.pop("time"))
-            for name, values in columns.items():
-                self._pieces.setdefault(name, []).append((*where, values))
+            numbers, *values = zip(*rows, strict=True)
+            columns = {n: _column(n, v, lengths) for n, v in zip(names, values, strict=True)}
+            if not {"step", "time"} <= columns.keys():
+                raise ValueError('no "step" and "time"')
+            where = (np.array(numbers), columns.pop("step"), columns.pop("time"))
+            if not np.isfinite(where[1:]).all():
+                raise ValueError('"step" and "time" are not both numbers')
+            pieces += [(name, (*where, column)) for name, column in columns.items()]
+        self._num_records, self._lengths = number, lengths
+        for name, piece in pieces:
+            self._pieces.setdefault(name, []).append(piece)
 
     def history(self) -> History:
         """What was gathered."""
@@ -155,14 +167,21 @@ class Columns:
         return History(series)
 
 
-def _blame(path: Path, lines: Sequence[bytes], num_before: int) -> InputError:
-    """Names the first of `lines` that is no metrics line."""
-    for number, line in enumerate(lines, start=num_before + 1):
-        try:
-            Columns().add([json.loads(line)])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return InputError(
-                f'{path}, line {number}: not a JSON object of numbers with "step" and "time"; '
-                "remove that line"
-            )
-    return InputError(f"{path}, after line {num_before}: lines that are not one JSON object each")
+def _column(name: str, values: Sequence[Any], lengths: dict[str, int]) -> np.ndarray:
+    """The values as float64 [n] or, of layers, [n, layers]; None becomes NaN.
+
+    `lengths` has the number of layers under each name; that of a new one is noted.
+    """
+    scalars, wanted = values, "a number"
+    if name.startswith("signals/") and "blocks" in name.split("/"):
+        known = lengths.get(name)
+        wanted = (
+            f"a list of {known} numbers, as in the lines before" if known else "a list of numbers"
+        )
+        rows = [value if isinstance(value, list) else [] for value in values]
+        length = lengths.setdefault(name, len(rows[0]))
+        scalars = [*itertools.chain.from_iterable(rows)] if {*map(len, rows)} == {length} else []
+    kinds = {*map(type, scalars)}
+    if not kinds or not kinds <= {int, float, NoneType}:
+        raise ValueError(f'"{name}" is not {wanted}')
+    return np.array(values, np.float64)

@@ -13,15 +13,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxpretrain.config.documents import parse_json
 from jaxpretrain.config.errors import InputError
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 22
+"""Bytes that are read at a time."""
 
 
 def to_number(value: Any) -> int | float | None:
@@ -129,6 +131,33 @@ def drop_after(path: Path, step: int) -> int:
     return num_dropped
 
 
+def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The lines of `path` in order, without a torn last one, some megabytes at a time.
+
+    Yields the number of the first line, from 1, and the records. A missing file has no lines.
+
+    Raises:
+      InputError: a line is complete and yet not a JSON object with "step" and "time".
+    """
+    if not path.exists():
+        return
+    first = 1
+    with open(path, "rb") as file:
+        while lines := file.readlines(_BLOCK):
+            if not lines[-1].endswith(b"\n"):
+                lines.pop()
+            try:  # all lines at once, which takes half the time
+                records = parse_json(b"[" + b",".join(lines) + b"]")
+            except ValueError:
+                records = []
+            if len(records) != len(lines) or not all(map(_is_record, records)):
+                records = [_parse(line) for line in lines]
+            if None in records:
+                raise bad_line(path, first + records.index(None), 'not a JSON object with "step"')
+            yield first, records
+            first += len(lines)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of `path` in order, without a torn last one.
 
@@ -136,17 +165,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: no run has written metrics there")
-    records = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            record = _parse(line)
-            if record is not None:
-                records.append(record)
-            elif line.endswith(b"\n"):
-                raise InputError(
-                    f'{path}, line {number}: not a JSON object with a "step"; remove that line'
-                )
-    return records
+    return [record for _, records in read_blocks(path) for record in records]
+
+
+def bad_line(path: Path, number: int, reason: str) -> InputError:
+    """The error for a line that is complete and yet wrong."""
+    return InputError(f"{path}, line {number}: {reason}; remove that line")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -154,8 +178,11 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
-    is_metrics = isinstance(record, dict) and isinstance(record.get("step"), int)
-    return record if is_metrics else None
+    return record if _is_record(record) else None
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and type(record.get("step")) is int

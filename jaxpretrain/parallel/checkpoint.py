@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 
+from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.files import write_atomically
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
@@ -42,6 +44,26 @@ class CorruptCheckpoint(Exception):
     """A checkpoint cannot be read, or reads other than it was written."""
 
 
+@dataclass(frozen=True)
+class _Array:
+    """What a checkpoint says of an array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    checksum: int
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What is read of the JSON document of a checkpoint."""
+
+    arrays: dict[str, _Array]
+    clock: dict[str, float] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+    data_position: int | None = None
+    evaluation_due: bool = False
+
+
 def finished_steps(directory: Path) -> list[int]:
     """Steps that have a folder in a folder of checkpoints, in order; none where it is missing.
 
@@ -59,11 +81,11 @@ def read_document(directory: Path, step: int) -> dict[str, Any]:
     """
     path = directory / str(step) / "meta" / "metadata"
     try:
-        document = json.loads(path.read_text())
-        if not isinstance(document, dict) or "arrays" not in document:
-            raise ValueError("it lists no arrays")
-    except (OSError, ValueError) as error:
-        raise CorruptCheckpoint(f"{path.name}: {error}") from error
+        document = read_object(path)
+        for array in checked(_Document, document, path).arrays.values():
+            np.dtype(array.dtype)  # TypeError: there is no such type
+    except (InputError, TypeError) as error:
+        raise CorruptCheckpoint(str(error)) from error
     return document
 
 
@@ -199,6 +221,9 @@ class Checkpoints:
                 checksum = 0
                 try:
                     store = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
+                    stored = {"shape": list(store.shape), "dtype": store.dtype.name}
+                    if stored != {key: found[key] for key in stored}:
+                        raise CorruptCheckpoint(f"{name} is stored as {stored}")
                     for rows in stored_rows(store):
                         part = np.asarray(store[rows].read().result())
                         checksum += part_checksum(part)
@@ -240,11 +265,15 @@ class Checkpoints:
         reader = ocp.PyTreeCheckpointHandler()
         path = epath.Path(self._folder(step).absolute()) / "state"
         try:
-            return reader.restore(path, args=request), meta
+            named = reader.restore(path, args=request)
         except jax.errors.JaxRuntimeError:
             raise  # the devices' trouble, such as too little memory, and not the file's
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
+        # Orbax hands back what it was asked for where its own list of arrays lacks one.
+        if lost := [name for name, array in named.items() if not isinstance(array, jax.Array)]:
+            raise CorruptCheckpoint(f"state/_METADATA does not list {lost[0]}")
+        return named, meta
 
     def _check_arrays(
         self, step: int, wanted: dict[str, Any], saved: dict[str, dict[str, Any]]

@@ -6,10 +6,8 @@ The program is the one that trains: `train.program.make_program` and `Program.co
 import re
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.errors import JaxRuntimeError
@@ -80,24 +78,6 @@ def eval_bytes(experiment: Experiment, machine: Machine) -> int:
     program = make_program(experiment, machine.devices)
     stats = HeldOut(program.setting(data=None, eval_sets=[])).compiled.memory_analysis()
     return _state_bytes(program) + stats.temp_size_in_bytes
-
-
-def to_json(compiled: Compiled) -> dict[str, Any]:
-    """As plain values."""
-    memory = None if compiled.memory is None else vars(compiled.memory)
-    buffers = [vars(buffer) for buffer in compiled.buffers]
-    return {**vars(compiled), "memory": memory, "buffers": buffers}
-
-
-def from_json(document: Mapping[str, Any]) -> Compiled:
-    """What `to_json` wrote."""
-    memory = document["memory"]
-    return Compiled(
-        total=document["total"],
-        memory=None if memory is None else Memory(**memory),
-        buffers=tuple(Buffer(**buffer) for buffer in document["buffers"]),
-        seconds=document["seconds"],
-    )
 
 
 def _refused_bytes(program: Program, message: str) -> int:

@@ -10,12 +10,15 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
 import jaxpretrain
+from jaxpretrain.config.documents import checked, read_object
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.cache import cache_dir
 from jaxpretrain.data.files import write_atomically
@@ -23,8 +26,6 @@ from jaxpretrain.planning.compiled import (
     Compiled,
     compile_step,
     eval_bytes,
-    from_json,
-    to_json,
 )
 from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.targets import Target
@@ -91,20 +92,19 @@ class Pool:
 
     def compile(self, experiments: Sequence[Experiment], done: Done) -> list[Compiled]:
         """As many at a time as there are workers."""
-        kept = [_path(experiment, self._target) for experiment in experiments]
+        paths = [_path(experiment, self._target) for experiment in experiments]
+        kept = [_kept(path) for path in paths]
         futures = {
             index: self._executor.submit(_compile, experiment)
             for index, experiment in enumerate(experiments)
-            if not kept[index].exists()
+            if kept[index] is None
         }
         results = []
-        for index, path in enumerate(kept):
-            if index in futures:
+        for index, (path, result) in enumerate(zip(paths, kept, strict=True)):
+            if result is None:
                 result = futures[index].result()
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps(to_json(result)))
-            else:
-                result = from_json(json.loads(path.read_text()))
+                write_atomically(path, json.dumps(asdict(result)))
             done(experiments[index], result)
             results.append(result)
         return results
@@ -150,6 +150,14 @@ def _path(experiment: Experiment, target: Target) -> Path:
     described = [to_dict(experiment), target.name, _versions(), _code()]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "plans" / f"{digest[:32]}.json"
+
+
+def _kept(path: Path) -> Compiled | None:
+    """What an earlier compilation has told; None where there is none or its file is damaged."""
+    try:
+        return checked(Compiled, read_object(path), path)
+    except InputError:
+        return None
 
 
 @cache

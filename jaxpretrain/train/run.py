@@ -186,7 +186,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
             require_same_samples(point, experiment, data.fingerprint)
     state = None if restored is None else restored[1]
     if restored is not None:
-        clock.restore(restored[2]["clock"])
+        clock.restore(restored[2].get("clock", {}))
     first = 0 if point is None else point.step
     resume_step = None if restored is None else first
     with _open_reporter(stages, workdir, clock, resume_step) as reporter:

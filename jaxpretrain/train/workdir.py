@@ -27,6 +27,7 @@ from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.data.files import write_atomically
+from jaxpretrain.monitor.documents import ExperimentFile, read_document
 from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.parallel.checkpoint import finished_steps
 from jaxpretrain.train.experiment import Experiment, identity_changes
@@ -209,16 +210,13 @@ def require_nothing_lost(workdir: Path) -> None:
 
 def read_experiment(workdir: Path) -> Experiment:
     """The experiment of a run's folder."""
-    return from_dict(Experiment, _load(workdir / "experiment.json")["config"])
+    path = workdir / "experiment.json"
+    return from_dict(Experiment, _load(path)["config"], f"{path}: config")
 
 
 def read_eos_id(workdir: Path) -> int | None:
     """The token that ends the documents of the run's data; None where it is not known."""
-    path = workdir / "experiment.json"
-    eos_id = _load(path).get("eos_id")  # folders of older versions have none
-    if eos_id is not None and (not isinstance(eos_id, int) or isinstance(eos_id, bool)):
-        raise InputError(f"{path}: eos_id is {eos_id!r}, not a token id")
-    return eos_id
+    return _load(workdir / "experiment.json").get("eos_id")  # folders of older versions have none
 
 
 def trained_here(workdir: Path) -> Experiment | None:
@@ -324,13 +322,11 @@ def _metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text())
-        document["config"]
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is no run: it has no experiment.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    if not path.exists():
+        raise InputError(f"{path.parent} is no run: it has no experiment.json")
+    document = read_document(path, ExperimentFile)
+    if "config" not in document:
+        raise InputError(f"{path}: config: is missing")
     return document
 
 

@@ -1,3 +1,6 @@
+import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -54,6 +57,48 @@ def test_run_exits_with_130_when_interrupted():
 def test_run_leaves_other_exceptions_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run(raiser(ZeroDivisionError()))
+
+
+PRINTING = """
+import sys
+from jaxpretrain.config.command import run
+from jaxpretrain.config.errors import InputError
+
+def main(argv):
+    for number in range({lines}):
+        print(number, file=sys.{stream})
+    {end}
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 50_000])  # written when Python exits, and long before
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("end", ["return 0", "raise InputError('bad flag')"])
+def test_output_that_nobody_reads_ends_quietly(lines: int, unbuffered: str, stream: str, end: str):
+    code = PRINTING.format(lines=lines, stream=stream, end=end)
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = "stderr" if stream == "stdout" else "stdout"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        **{stream: writer, other: subprocess.PIPE},
+        check=False,
+    )
+    os.close(writer)
+    # Main gets to its end where what it has printed still waits to be written.
+    has_ended = lines == 1 and not unbuffered and stream == "stdout"
+    is_refused = has_ended and "raise" in end
+    assert done.returncode == (2 if is_refused else 128 + signal.SIGPIPE)
+    assert getattr(done, other) == (b"error: bad flag\n" if is_refused else b"")
+
+
+def test_a_broken_pipe_of_the_programs_own_keeps_its_traceback():
+    with pytest.raises(BrokenPipeError):
+        run(raiser(BrokenPipeError()))
 
 
 def test_overrides_are_taken_out_in_order():

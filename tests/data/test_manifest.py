@@ -45,6 +45,22 @@ def _odd_sum(raw: dict[str, Any]) -> None:
     raw["splits"]["train"]["num_tokens"] += 1
 
 
+def _null_size(raw: dict[str, Any]) -> None:
+    raw["splits"]["train"]["files"][0]["num_bytes"] = None
+
+
+def _object_as_name(raw: dict[str, Any]) -> None:
+    raw["splits"]["train"]["files"][0]["name"] = {"a": 1}
+
+
+def _list_of_splits(raw: dict[str, Any]) -> None:
+    raw["splits"] = [raw["splits"]]
+
+
+def _size_in_text(raw: dict[str, Any]) -> None:
+    raw["vocab_size"] = str(raw["vocab_size"])
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -55,6 +71,10 @@ def _odd_sum(raw: dict[str, Any]) -> None:
         (_eos_outside, "outside the vocabulary"),
         (_odd_size, "part-00000.npy cannot hold"),
         (_odd_sum, "do not add up"),
+        (_null_size, "splits.train.files.0.num_bytes: expected a whole number, got None"),
+        (_object_as_name, "splits.train.files.0.name: expected a text"),
+        (_list_of_splits, "splits: expected an object"),
+        (_size_in_text, "vocab_size: expected a whole number"),
     ],
 )
 def test_a_manifest_that_cannot_be_right_is_refused(

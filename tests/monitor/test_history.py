@@ -76,6 +76,22 @@ def test_an_empty_file_is_an_empty_history(tmp_path):
         '{"time": 1, "x": 2}',
         '{"step": 1, "x": 2}',
         '{"step": 1, "time": 1, "x": "y"}',
+        '{"step": 1, "time": 1, "x": "1.5"}',
+        '{"step": 1, "time": 1, "x": true}',
+        '{"step": 1, "time": 1, "x": {"y": 1}}',
+        '{"step": 1, "time": 1, "x": [[1], [2]]}',
+        '{"step": 1, "time": 1, "x": []}',
+        '{"step": 1, "time": 1, "x": [1, 2]}',
+        '{"step": 1, "time": 1, "signals/x/blocks": 1}',
+        '{"step": 1, "time": 1, "signals/x/blocks": []}',
+        '{"step": 1, "time": 1, "signals/x/blocks/y": ["1"]}',
+        '{"step": 1, "time": 1, "train/loss": [1]}',
+        '{"step": 1.5, "time": 1}',
+        '{"step": true, "time": 1}',
+        '{"step": 1' + "0" * 30 + ', "time": 1}',
+        '{"step": 1, "time": null}',
+        '{"step": 1, "time": [1]}',
+        '{"step": 1, "time": "1"}',
         "{",
         "",
     ],
@@ -86,6 +102,32 @@ def test_a_line_that_is_no_metrics_line_is_named(tmp_path, line):
         file.write(line + "\n" + json.dumps({"step": 2, "time": 2.0}) + "\n")
     with pytest.raises(InputError, match="line 2"):
         read_history(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1.0],
+        [1.0, 2.0, 3.0],
+        [],
+        1.0,
+        None,
+        [1.0, "2"],
+        [[1.0, 2.0]],
+        {"0": 1.0, "1": 2.0},
+    ],
+)
+@pytest.mark.parametrize("num_before", [1, 2])
+def test_lists_of_layers_have_one_length(tmp_path, value, num_before):
+    """In one kind of line as in another."""
+    write(tmp_path / "metrics.jsonl", (1, {"train/loss": 5.0}))
+    lines = [(step, {"signals/x/blocks": [1.0, None]}) for step in range(num_before)]
+    lines += [(7, {"signals/x/blocks": value}), (8, {"signals/x/blocks": [1.0, 2.0], "other": 1})]
+    write(tmp_path / "signals.jsonl", *lines)
+    with pytest.raises(InputError) as error:
+        read_history(tmp_path / "metrics.jsonl")
+    where = f'signals.jsonl, line {num_before + 1}: "signals/x/blocks" is not a list of 2 numbers, '
+    assert where in str(error.value)
 
 
 def test_a_missing_file_is_said(tmp_path):

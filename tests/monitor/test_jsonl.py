@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, read_metrics, to_number, to_numbers
+from jaxpretrain.monitor import jsonl
+from jaxpretrain.monitor.jsonl import (
+    JsonlWriter,
+    drop_after,
+    read_blocks,
+    read_metrics,
+    to_number,
+    to_numbers,
+)
 
 
 def write_steps(path, steps):
@@ -110,6 +118,18 @@ def test_reading_names_the_line_that_is_no_metrics_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n[]\n{"step": 2}\n')
     with pytest.raises(InputError, match=r"metrics.jsonl, line 2"):
+        read_metrics(path)
+
+
+def test_long_files_are_read_in_blocks_and_their_lines_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "_BLOCK", 100)
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, range(50))
+    assert [record["step"] for record in read_metrics(path)] == list(range(50))
+    assert [first for first, _ in read_blocks(path)][:2] == [1, 3]
+    with open(path, "ab") as file:
+        file.write(b'{"step": 50}, {"step": 51}\n')
+    with pytest.raises(InputError, match="line 51"):
         read_metrics(path)
 
 

@@ -258,6 +258,40 @@ def test_damaged_arrays_fall_back_loudly_to_the_checkpoint_before(copy: Path, da
     assert str(aside) in error
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("arrays",), [1]),
+        (("arrays", "params/w"), None),
+        (("arrays", "params/w", "shape"), 64),
+        (("arrays", "params/w", "dtype"), "float3"),
+        (("arrays", "params/w", "checksum"), "1"),
+        (("clock",), [1]),
+        (("clock",), {"train": "1"}),
+        (("origin",), 3),
+    ],
+)
+def test_metadata_of_other_types_falls_back_too(copy: Path, keys: tuple[str, ...], value: Any):
+    path = copy / "3" / "meta" / "metadata"
+    document = json.loads(path.read_text())
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(document))
+    found = Checkpoints(copy).restore_newest(_like(_layout()))
+    assert found is not None and found[0] == 2
+
+
+def test_an_array_that_orbax_does_not_list_falls_back_too(copy: Path):
+    path = copy / "3" / "state" / "_METADATA"
+    document = json.loads(path.read_text())
+    del document["tree_metadata"]["('params/w',)"]
+    path.write_text(json.dumps(document))
+    found = Checkpoints(copy).restore_newest(_like(_layout()))
+    assert found is not None and found[0] == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
 def test_damaged_metadata_falls_back_too(copy: Path, content: bytes):
     (copy / "3" / "meta" / "metadata").write_bytes(content)
@@ -438,6 +472,18 @@ def test_damage_is_noticed_part_by_part(copy: Path, damage):
     with pytest.raises(CorruptCheckpoint):
         for array in Checkpoints(copy).stream(3).values():
             list(array.parts())
+
+
+@pytest.mark.parametrize(("key", "value"), [("shape", [128, 64]), ("dtype", "int32")])
+def test_arrays_that_are_not_stored_as_the_metadata_says_are_noticed(
+    copy: Path, key: str, value: Any
+):
+    path = copy / "3" / "meta" / "metadata"
+    document = json.loads(path.read_text())
+    document["arrays"]["params/w"][key] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(CorruptCheckpoint, match="params/w is stored as"):
+        list(Checkpoints(copy).stream(3)["params/w"].parts())
 
 
 def test_other_bytes_are_noticed_part_by_part(copy: Path):

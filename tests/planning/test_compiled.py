@@ -5,8 +5,6 @@ import pytest
 from jaxpretrain.planning.compiled import (
     compile_step,
     eval_bytes,
-    from_json,
-    to_json,
 )
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.train.memory import measured
@@ -67,11 +65,6 @@ def test_evaluation_takes_the_state_and_less_than_training_on_top(decoder, one):
     assert memory is not None
     state = memory.parameters + memory.optimizer
     assert state < eval_bytes(experiment, one) < memory.total
-
-
-def test_results_survive_a_file(decoder, one):
-    compiled = compile_step(decoder, one, buffers=True)
-    assert from_json(to_json(compiled)) == compiled
 
 
 def test_other_errors_of_compilers_are_not_taken_for_a_lack_of_memory(decoder, one: Machine):

@@ -1,5 +1,9 @@
 """Compiling in processes of its own, once."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -30,6 +34,15 @@ def test_other_processes_compile_the_same_and_only_once(decoder, eight: Machine,
     with Pool(parse_target(f"cpu:{jax.device_count()}"), "float32", num_workers=1) as none_started:
         assert none_started.compile(experiments, lambda *_: None) == first
         assert not none_started._executor._processes
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"total": "1"}'])
+def test_a_damaged_result_counts_as_none(decoder, one: Machine, tmp_path: Path, content: str):
+    compiled = compile_step(decoder, one, buffers=True)
+    (tmp_path / "whole.json").write_text(json.dumps(asdict(compiled)))
+    assert compiled.buffers and pool._kept(tmp_path / "whole.json") == compiled
+    (tmp_path / "damaged.json").write_text(content)
+    assert pool._kept(tmp_path / "damaged.json") is None
 
 
 def test_results_belong_to_what_they_depend_on(decoder, cached, monkeypatch: pytest.MonkeyPatch):

@@ -256,6 +256,14 @@ def test_a_damaged_experiment_is_one_line(run: Path, content: str):
         folder.read_experiment(run)
 
 
+def test_a_value_of_another_type_is_named_with_its_file(run: Path):
+    document = json.loads((run / "experiment.json").read_text())
+    document["config"]["model"]["d_model"] = None
+    (run / "experiment.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"experiment\.json: config\.model\.d_model: expected int"):
+        folder.read_experiment(run)
+
+
 def test_a_folder_without_a_run_is_no_run(tmp_path: Path):
     with pytest.raises(InputError, match="is no run: it has no experiment.json"):
         folder.read_experiment(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.config.errors import InputError
+from jaxpretrain.monitor.documents import ExperimentFile, PlanFile, read_document
 from jaxpretrain.monitor.findings import Finding, Severity, worst
 from jaxpretrain.monitor.forecast import Forecast, forecast
 from jaxpretrain.monitor.history import History, read_history
+from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.monitor.plan import Plan, plan_in
 from jaxpretrain.monitor.remaining import Check, Estimate, checks, estimate
 from jaxpretrain.monitor.replay import findings_over_time
@@ -108,34 +108,18 @@ def read_run(workdir: Path) -> Run:
       InputError: it has no metrics, or a file that cannot be read.
     """
     history = read_history(workdir / "metrics.jsonl")
-    document = _document(workdir / "experiment.json")
+    document = _read(workdir / "experiment.json", ExperimentFile)
+    samples = workdir / "samples.jsonl"
     return Run(
         name=workdir.resolve().name,
         history=history,
         plan=plan_in(document, history),
         document=document,
-        planned=_document(workdir / "plan.json"),
-        samples=_samples(workdir / "samples.jsonl"),
+        planned=_read(workdir / "plan.json", PlanFile),
+        samples=read_metrics(samples) if samples.exists() else [],
         now=time.time(),
     )
 
 
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    return document if isinstance(document, dict) else {}
-
-
-def _samples(path: Path) -> list[dict[str, Any]]:
-    """Texts by evaluation; torn and foreign lines are left out."""
-    lines = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            lines.append(record)
-    return lines
+def _read(path: Path, kind: type) -> dict[str, Any]:
+    return read_document(path, kind) if path.exists() else {}

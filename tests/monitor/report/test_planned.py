@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.monitor.report.planned import planned
 from jaxpretrain.monitor.report.runs import read_run
 
@@ -47,3 +50,23 @@ def test_a_plan_is_compared_with_what_came(tmp_path: Path):
     assert "<td>tokens a second</td><td>60</td><td>50</td>" in text
     assert "<td>GiB of a device</td><td>1.00</td><td>0.75</td>" in text
     assert "device-hours of the whole run" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "key"),
+    [
+        ("plan", {"tokens_per_second": "60"}, "tokens_per_second"),
+        ("plan", {"device_hours": [2.0]}, "device_hours"),
+        ("plan", {"memory_bytes_per_device": {"a": 1}}, "memory_bytes_per_device"),
+        ("plan", [], "is not a JSON object"),
+        ("experiment", {"memory": {"parameters": [1]}}, "memory.parameters"),
+        ("experiment", {"memory": 3}, "memory"),
+        ("experiment", {"config": [1]}, "config"),
+        ("experiment", "x", "is not a JSON object"),
+    ],
+)
+def test_a_document_of_other_types_is_named_with_its_key(
+    tmp_path: Path, name: str, document: object, key: str
+):
+    with pytest.raises(InputError, match=rf"{name}\.json: {key}"):
+        run_with(tmp_path, **{name: document})

@@ -1,0 +1,48 @@
+"""The types in the JSON documents of a run's folder: `experiment.json` and `plan.json`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxpretrain.config.documents import checked, read_object
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """What is read of an `experiment.json`."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved config. Whoever needs a part of it checks that part: the rest may be of another
+    version."""
+    data_fingerprint: str | None = None
+    data_description: str | None = None
+    eos_id: int | None = None
+    last_saved: int | None = None
+    sessions: tuple[dict[str, Any], ...] | None = None
+    devices: str | None = None
+    memory: dict[str, int] | None = None
+    """Bytes of the compiled step, by part."""
+    versions: dict[str, str] = field(default_factory=dict)
+    git_revision: str | None = None
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """What is read of a `plan.json`."""
+
+    tokens_per_second: float | None = None
+    images_per_second: float | None = None
+    device_hours: float | None = None
+    memory_bytes_per_device: int | None = None
+
+
+def read_document(path: Path, kind: type) -> dict[str, Any]:
+    """The document in a file, with what it has beyond the fields of its kind.
+
+    Raises:
+      InputError: it is not there or no JSON object, or a field is missing or of another type.
+    """
+    document = read_object(path)
+    checked(kind, document, path)
+    return document
