@@ -13,7 +13,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tokenizer import end_id, read_tokenizer
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.hf_config import read_config, write_config
+from jaxpretrain.interop.hf_config import TOKEN_IDS, read_config, read_token_ids, write_config
 from jaxpretrain.interop.source import (
     TOKENIZER_FILES,
     Source,
@@ -34,7 +34,6 @@ _COMPUTED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.i
 """Tensors that old versions of transformers wrote although the config tells them."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -63,14 +62,13 @@ def open_hugging_face(folder: Path) -> Source:
     expected = tables.their_shapes(places, shapes)
     tables.check(tensors, expected, str(folder), _COMPUTED)
     tensors = {name: tensors[name] for name in expected}
-    token_ids = {key: config.get(key) for key in _TOKEN_IDS}
     return Source(
         model=model,
         data=data,
         step=0,
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
-        origin={"dtype": common_dtype(tensors), "token_ids": token_ids},
+        origin={"dtype": common_dtype(tensors), "token_ids": read_token_ids(config, architecture)},
     )
 
 
@@ -91,7 +89,7 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
             shutil.copyfile(source.folder / name, output / name)
     _write_missing(output, _tokenizer_documents(source))
     generation = {key: value for key, value in token_ids.items() if value is not None}
-    config |= {**dict.fromkeys(_TOKEN_IDS), **token_ids, "dtype": dtype, "torch_dtype": dtype}
+    config |= {**dict.fromkeys(TOKEN_IDS), **token_ids, "dtype": dtype, "torch_dtype": dtype}
     _write_missing(output, {"config.json": config, "generation_config.json": generation})
 
     shapes = {name: array.shape for name, array in source.params.items()}

@@ -90,8 +90,6 @@ class Decoder(Layers):
                 f"model.document_end={self.document_end} is not below "
                 f"model.vocab_size={self.vocab_size}"
             )
-        if self.yarn is not None and self.yarn.factor < 1.0:
-            raise InputError(f"model.yarn.factor={self.yarn.factor}: must be 1 or more")
         kv_heads = self.num_kv_heads or self.num_heads
         for value, by, what in (
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
@@ -101,6 +99,8 @@ class Decoder(Layers):
         ):
             if by < 1 or value % by:
                 raise InputError(f"cannot divide {what}: {value} / {by}")
+        if self.yarn is not None:
+            self.yarn.check(self.d_model // self.num_heads // 2, self.rope_theta)
         if self.embedding_rows < self.vocab_size:
             raise InputError(
                 f"model.embedding_rows={self.embedding_rows} is less than "
