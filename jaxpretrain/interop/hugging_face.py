@@ -17,10 +17,10 @@ from jaxpretrain.interop.hf_config import TOKEN_IDS, read_config, read_token_ids
 from jaxpretrain.interop.source import (
     TOKENIZER_FILES,
     Source,
-    common_dtype,
     num_token_ids,
     param_shapes,
     text_data,
+    types_of,
 )
 from jaxpretrain.interop.tensors import (
     Tensor,
@@ -68,12 +68,12 @@ def open_hugging_face(folder: Path) -> Source:
         step=0,
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
-        origin={"dtype": common_dtype(tensors), "token_ids": read_token_ids(config, architecture)},
+        origin=types_of(places, tensors) | {"token_ids": read_token_ids(config, architecture)},
     )
 
 
 def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -> None:
-    """Writes a model into the new folder `output`; its weights, by default, in their old type.
+    """Writes a model into the new folder `output`; its weights, by default, in their old types.
 
     Raises:
       InputError: no class of transformers is this model.
@@ -81,6 +81,7 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
     if not isinstance(source.model, Decoder):
         raise InputError(f"--to=hf: a {type(source.model).__name__} is no model of transformers")
     architecture, config = write_config(source.model, _seq_len(source))
+    dtypes = {} if dtype else source.origin.get("dtypes", {})
     dtype = dtype or source.origin.get("dtype", "float32")
     token_ids = source.origin.get("token_ids") or _token_ids(source)
     output.mkdir()
@@ -95,8 +96,17 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
     shapes = {name: array.shape for name, array in source.params.items()}
     places = tables.place(architecture.table, shapes)
     number = np.dtype(jnp.dtype(dtype))
-    specs = {name: (shape, number) for name, shape in tables.their_shapes(places, shapes).items()}
-    write_safetensors_folder(output, specs, tables.to_theirs(places, source.params, number))
+    numbers = {
+        piece.theirs: np.dtype(jnp.dtype(kept))
+        for name, row in dtypes.items()
+        for piece, kept in zip(places[name], row, strict=True)
+    }
+    specs = {
+        name: (shape, numbers.get(name, number))
+        for name, shape in tables.their_shapes(places, shapes).items()
+    }
+    tensors = tables.to_theirs(places, source.params, number, numbers)
+    write_safetensors_folder(output, specs, tensors)
 
 
 def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:

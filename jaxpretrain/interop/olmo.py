@@ -17,11 +17,11 @@ from jaxpretrain.interop import tables
 from jaxpretrain.interop.olmo_config import make_decoder, read_settings
 from jaxpretrain.interop.source import (
     Source,
-    common_dtype,
     num_token_ids,
     param_shapes,
     scalar,
     text_data,
+    types_of,
 )
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
@@ -99,7 +99,7 @@ def open_olmo(folder: Path) -> Source:
         folder=folder,
         optimizer=optimizer,
         origin={
-            "dtype": common_dtype(tensors),
+            **types_of(places, tensors),
             "token_ids": {key: settings.get(key) for key in ("eos_token_id", "pad_token_id")},
         },
     )

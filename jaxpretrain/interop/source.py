@@ -12,7 +12,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.text import TextData
 from jaxpretrain.data.tokenizer import read_tokenizer, vocabulary_size
-from jaxpretrain.interop.tables import FLOAT32, Shapes
+from jaxpretrain.interop import tables
+from jaxpretrain.interop.tables import Shapes
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.parallel.checkpoint import Streamed, to_named
 
@@ -43,7 +44,12 @@ class Source:
     """By the names below `optimizer/`; {}: there is none."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What a later export wants to know, kept in the checkpoint: `dtype`, the type that the weights
-    had, and `token_ids`, those of special tokens by their Hugging Face names."""
+    had, or the narrowest that holds them all exactly; `dtypes`, where they had several, the type of
+    each layer of each parameter; `token_ids`, those of special tokens by their Hugging Face
+    names."""
+    constants: Mapping[str, Streamed] = field(default_factory=dict)
+    """Tables that the model computes itself and that a file had with its own rounding, by the names
+    of parameters. The same form is written with them."""
 
 
 def param_shapes(model: Any, data: Any) -> Shapes:
@@ -78,10 +84,21 @@ def num_token_ids(folder: Path, embedding_rows: int) -> int | None:
     return size
 
 
-def common_dtype(tensors: Mapping[str, Tensor]) -> str:
-    """The narrowest type that holds all tensors exactly."""
-    names = {tensor.dtype for tensor in tensors.values()}
-    return names.pop() if len(names) == 1 else str(FLOAT32)
+def types_of(
+    places: Mapping[str, list[tables.Piece]], tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The types of a file's tensors, as `Source.origin` has them."""
+    dtypes = {name: [tensors[p.theirs].dtype for p in pieces] for name, pieces in places.items()}
+    found = {dtype for row in dtypes.values() for dtype in row}
+    if len(found) == 1:
+        return {"dtype": found.pop()}
+    return {"dtype": str(tables.FLOAT32), "dtypes": dtypes}
+
+
+def types_before(origin: Mapping[str, Any]) -> list[str]:
+    """The types that weights had in the file that they come from."""
+    rows = origin.get("dtypes", {}).values()
+    return sorted({dtype for row in rows for dtype in row}) or [origin.get("dtype", "float32")]
 
 
 def scalar(value: int) -> Streamed:
