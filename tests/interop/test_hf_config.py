@@ -116,11 +116,10 @@ def test_rotary_positions_are_read_as_transformers_4_and_5_write_them(keys: dict
 
 
 def test_rotary_positions_of_kinds_of_layers_that_are_not_there_do_not_matter():
-    full, sliding = ({"layer_types": [f"{kind}_attention"] * 8} for kind in ("full", "sliding"))
     rope = {"full_attention": {"rope_theta": 1e6, **YARN}, "sliding_attention": {"rope_theta": 1e4}}
-    found = _read(rope_parameters=rope, **full)
+    found = _read(rope_parameters=rope, layer_types=["full_attention"] * 8)
     assert (found.rope_theta, found.yarn) == (1e6, Yarn(4.0, 128))
-    found = _read(rope_parameters=rope, **sliding)
+    found = _read(rope_parameters=rope, layer_types=["sliding_attention"] * 8)
     assert (found.rope_theta, found.yarn) == (1e4, None)
 
 
