@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     from jaxpretrain.interop.merge import merge
     from jaxpretrain.interop.olmo import open_olmo
     from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
-    from jaxpretrain.interop.source import with_tokens
+    from jaxpretrain.interop.source import types_before, with_tokens
     from jaxpretrain.train.trained import open_source
 
     readers: dict[str, Callable[[Path], Source]] = {
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         "output": str(flags.output),
         "step": source.step,
         "num_parameters": sum(math.prod(array.shape) for array in source.params.values()),
-        "source_dtype": source.origin.get("dtype", "float32"),
+        "source_dtype": " and ".join(types_before(source.origin)),
         "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
     }
     if source.weights is not None:

@@ -91,6 +91,21 @@ def test_there_and_back_nothing_has_changed(command: Any, folder: Path, tmp_path
         assert (back / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_types_that_weights_had_come_through_a_run_s_folder(
+    command: Any, folder: Path, tmp_path: Path
+):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = np.linspace(0.1, 0.9, 16, dtype=np.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    run_ = tmp_path / "run"
+    code, output, _ = command("--from=hf", f"--input={folder}", f"--output={run_}")
+    assert code == 0 and "parameters that were bfloat16 and float32" in output
+    command("--to=hf", f"--input={run_}", f"--output={tmp_path / 'back'}")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    for name, array in tensors.items():
+        assert back[name].dtype == array.dtype and back[name].tobytes() == array.tobytes(), name
+
+
 def test_a_converted_model_is_a_run_s_folder(command: Any, folder: Path, tmp_path: Path):
     command("--from=hf", f"--input={folder}", f"--output={tmp_path / 'run'}")
     trained = load_trained(tmp_path / "run")

@@ -4,14 +4,14 @@ Read as both transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rope_paramete
 written so that both read it.
 """
 
-import math
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.interop.hf_rope import FULL, SLIDING, read_number, read_rope, write_yarn
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.rotary import Yarn
 
 _LAYER = "model.layers.{}."
 _COMMON: Table = (
@@ -48,8 +48,9 @@ class Architecture:
     """Fields of `Decoder` that the class leaves no choice in."""
     implied: dict[str, Any]
     """Fields that it implies and that do not matter to its weights."""
-    theta: float = 10000.0
-    """Its rope_theta where a config names none."""
+    defaults: dict[str, Any]
+    """Keys of config.json that are read, but `_SIZES`, with what the class takes where one is
+    silent; no other key of them matters to the class."""
 
 
 _NORM_BEFORE = {"norm_position": "before", "qk_norm": False}
@@ -59,22 +60,59 @@ _LAYERNORM = {"norm": "layernorm", "norm_epsilon": 1e-5}
 _RMSNORM = {"norm": "rmsnorm"}
 _LIKE_OLMO_2 = {"init": "normal", "norm_rounding": "after_scale"}
 
+_DEFAULTS = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "max_position_embeddings": 2048,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "rope_parameters": None,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 50279,
+    "pad_token_id": 1,
+}
+_DEFAULTS_OLMO_2 = _DEFAULTS | {"rms_norm_eps": 1e-5}
+_DEFAULTS_OLMO_3 = {"rope_theta": 500000.0, "sliding_window": 4096, "layer_types": None}
+_DEFAULTS_LLAMA = {
+    "rms_norm_eps": 1e-6,
+    "mlp_bias": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
 ARCHITECTURES: dict[str, Architecture] = {
     "OlmoForCausalLM": Architecture(
-        "olmo", _COMMON, _LAYERNORM | _NORM_BEFORE | _NO_WINDOWS, implied={}
+        "olmo",
+        _COMMON,
+        fixed=_LAYERNORM | _NORM_BEFORE | _NO_WINDOWS,
+        implied={},
+        defaults=_DEFAULTS | {"clip_qkv": None},
     ),
     "Olmo2ForCausalLM": Architecture(
-        "olmo2", _COMMON + _NORMS_AFTER, _RMSNORM | _NORM_AFTER | _NO_WINDOWS, _LIKE_OLMO_2
+        "olmo2",
+        _COMMON + _NORMS_AFTER,
+        fixed=_RMSNORM | _NORM_AFTER | _NO_WINDOWS,
+        implied=_LIKE_OLMO_2,
+        defaults=_DEFAULTS_OLMO_2,
     ),
     "Olmo3ForCausalLM": Architecture(
-        "olmo3", _COMMON + _NORMS_AFTER, _RMSNORM | _NORM_AFTER, _LIKE_OLMO_2, theta=500000.0
+        "olmo3",
+        _COMMON + _NORMS_AFTER,
+        fixed=_RMSNORM | _NORM_AFTER,
+        implied=_LIKE_OLMO_2,
+        defaults=_DEFAULTS_OLMO_2 | _DEFAULTS_OLMO_3,
     ),
     # For OLMo's ladder: no OLMo class has RMSNorm in front.
     "LlamaForCausalLM": Architecture(
         "llama",
         _COMMON + _NORMS_BEFORE,
-        _RMSNORM | _NORM_BEFORE | _NO_WINDOWS | {"clip_qkv": None},
-        _LIKE_OLMO_2,
+        fixed=_RMSNORM | _NORM_BEFORE | _NO_WINDOWS | {"clip_qkv": None},
+        implied=_LIKE_OLMO_2,
+        defaults=_DEFAULTS | _DEFAULTS_LLAMA,
     ),
 }
 
@@ -87,11 +125,46 @@ _SIZES = {
 }
 """Keys of config.json, to fields of `Decoder`."""
 
-_OPTIONAL = {"rms_norm_eps": ("norm_epsilon", 1e-5), "clip_qkv": ("clip_qkv", None)}
-"""Keys that only some classes have, to fields and to what they are where a config is silent."""
+_SETTINGS = {"rms_norm_eps": "norm_epsilon", "clip_qkv": "clip_qkv"}
+"""Keys that only some classes have, to fields."""
+
+_COUNTS = (*_SIZES, "max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window")
+_NULLABLE = ("num_key_value_heads", "head_dim", "sliding_window", "clip_qkv")
+"""Keys that may be null, which stands for something of its own."""
 
 _ONLY = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
-"""Keys with the value that they must have, and have where a config is silent."""
+"""Keys with the only value that a `Decoder` can have."""
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+_INERT = (
+    # What wrote the file, and how a program is to hold or run the model.
+    *(
+        "_*",
+        "transformers_version",
+        "architectures",
+        "model_type",
+        "name_or_path",
+        "dtype",
+        "torch_dtype",
+    ),
+    *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "pretraining_tp"),
+    *("attn_implementation", "use_bfloat16", "torchscript", "gradient_checkpointing"),
+    *("chunk_size_feed_forward", "max_sequence_length", "tokenizer_class", "is_encoder_decoder"),
+    # What only training asks for, and we take from the config of the run.
+    *("initializer_range", "attention_dropout"),
+    # Other tasks than the next token.
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
+    *("task_specific_params", "unk_token_id", "sep_token_id", "decoder_start_token_id", "prefix"),
+    # How text was sampled, as old versions wrote it here.
+    *("do_sample", "temperature", "top_k", "top_p", "typical_p", "num_beams", "num_beam_groups"),
+    *("max_length", "min_length", "length_penalty", "repetition_penalty", "diversity_penalty"),
+    *("encoder_no_repeat_ngram_size", "no_repeat_ngram_size", "num_return_sequences"),
+    *("bad_words_ids", "begin_suppress_tokens", "suppress_tokens", "early_stopping"),
+    *("exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id"),
+    *("output_scores", "remove_invalid_values", "return_dict_in_generate"),
+)
+"""Patterns of keys that do not change what a model computes from tokens."""
 
 
 def read_config(config: dict[str, Any], where: str) -> tuple[Architecture, Decoder, int]:
@@ -100,39 +173,39 @@ def read_config(config: dict[str, Any], where: str) -> tuple[Architecture, Decod
     Raises:
       InputError: another architecture, or one of its features that a `Decoder` has not.
     """
-    name = next(iter(config.get("architectures") or ["not named"]))
-    if name not in ARCHITECTURES:
-        raise InputError(
-            f"{where}: the architecture is {name}; these can be read: {', '.join(ARCHITECTURES)}."
-            f"{nearest(name, ARCHITECTURES)}"
-        )
-    architecture = ARCHITECTURES[name]
-    config = {"max_position_embeddings": 2048, **config}
-    for key in (*_SIZES, "max_position_embeddings"):
-        if not isinstance(config.get(key), int) or config[key] < 1:
-            raise InputError(f"{where}: {key} is {config.get(key)}, not a number of things")
-    sizes = {ours: config[key] for key, ours in _SIZES.items()}
+    architecture = _read_architecture(config, where)
+    _check_keys(config, architecture, where)
+    values = _read_values(architecture.defaults | config, where)
+    sizes = {ours: values[key] for key, ours in _SIZES.items()}
     head_dim = sizes["d_model"] // sizes["num_heads"]
-    only = {**_ONLY, "head_dim": config.get("head_dim") and head_dim}
-    for key, value in only.items():
-        if config.get(key, value) != value:
-            raise InputError(f"{where}: {key}={config[key]} is not supported, only {value}")
-    kv_heads = config.get("num_key_value_heads")
-    rope = _read_rope(config, where)
+    if values["head_dim"] not in (None, head_dim):
+        raise InputError(
+            f"{where}: head_dim={values['head_dim']} is not supported, only {head_dim}"
+        )
+    kinds = _read_kinds(values, where) if "layer_types" in values else None
+    theta, yarn = read_rope(config, architecture.defaults, kinds and set(kinds), head_dim, where)
+    kv_heads = values["num_key_value_heads"]
     fields = {
         **sizes,
         "vocab_size": sizes["embedding_rows"],
         "num_kv_heads": None if kv_heads == sizes["num_heads"] else kv_heads,
-        **{ours: config.get(key, default) for key, (ours, default) in _OPTIONAL.items()},
-        "rope_theta": rope.get("rope_theta", architecture.theta),
-        "yarn": _read_yarn(rope, where),
-        "tied_head": config.get("tie_word_embeddings", False),
+        **{ours: values[key] for key, ours in _SETTINGS.items() if key in values},
+        "rope_theta": theta,
+        "yarn": yarn,
+        "tied_head": values["tie_word_embeddings"],
         **architecture.implied,
         **architecture.fixed,
     }
-    if "windows" not in fields:
-        fields["windows"] = _read_windows(config, sizes["num_layers"], where)
-    return architecture, Decoder(**fields), config["max_position_embeddings"]
+    if kinds is not None:
+        fields["windows"] = _windows(kinds, values["sliding_window"], where)
+    return architecture, Decoder(**fields), values["max_position_embeddings"]
+
+
+def read_token_ids(config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """The ids of special tokens; a default of the class that is beyond the vocabulary is none."""
+    defaults = {key: architecture.defaults[key] for key in TOKEN_IDS}
+    known = {k: v for k, v in defaults.items() if v is not None and v < config["vocab_size"]}
+    return {key: config.get(key, known.get(key)) for key in TOKEN_IDS}
 
 
 def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, Any]]:
@@ -143,22 +216,22 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, 
     """
     name, architecture = _choose(model)
     rope = {"rope_type": "default", "rope_theta": model.rope_theta}
-    stretched = rope | _write_yarn(model.yarn)
+    stretched = rope | write_yarn(model.yarn)
     config: dict[str, Any] = {
         "architectures": [name],
         "model_type": architecture.model_type,
         **{key: getattr(model, ours) for key, ours in _SIZES.items()},
         **{
             key: getattr(model, ours)
-            for key, (ours, _) in _OPTIONAL.items()
-            if ours not in architecture.fixed
+            for key, ours in _SETTINGS.items()
+            if key in architecture.defaults
         },
         "num_key_value_heads": model.num_kv_heads or model.num_heads,
         "max_position_embeddings": seq_len,
         "hidden_act": "silu",
         "attention_bias": False,
         "rope_theta": model.rope_theta,
-        "rope_scaling": _write_yarn(model.yarn) or None,
+        "rope_scaling": write_yarn(model.yarn) or None,
         "rope_parameters": stretched,
         "initializer_range": model.init_std,
         "tie_word_embeddings": model.tied_head,
@@ -169,11 +242,11 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, 
             raise InputError(
                 f"{name} of transformers has windows of one size, not model.windows={model.windows}"
             )
-        kinds = ["full_attention" if w is None else "sliding_attention" for w in model.windows]
+        kinds = [FULL if window is None else SLIDING for window in model.windows]
         config |= {
             "sliding_window": sizes.pop() if sizes else seq_len,
             "layer_types": kinds * (model.num_layers // len(kinds)),
-            "rope_parameters": {"full_attention": stretched, "sliding_attention": rope},
+            "rope_parameters": {FULL: stretched, SLIDING: rope},
         }
     return architecture, config
 
@@ -195,65 +268,77 @@ def _choose(model: Decoder) -> tuple[str, Architecture]:
     return name, ARCHITECTURES[name]
 
 
-def _read_rope(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """The rotary positions of the layers with full attention, in the keys of transformers 5."""
-    new = config.get("rope_parameters") or {}
-    full = new.get("full_attention", new) or {}
-    scaling = config.get("rope_scaling") or {}
-    old = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
-    rope = {**old, **scaling, **full}
-    sliding = new.get("sliding_attention") or {}
-    if sliding.get("rope_theta", rope.get("rope_theta")) != rope.get("rope_theta"):
-        raise InputError(f"{where}: sliding layers have another rope_theta, which is not supported")
-    return rope
-
-
-def _read_yarn(rope: dict[str, Any], where: str) -> Yarn | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "yarn":
-        raise InputError(f"{where}: rope_type={kind} is not supported, only default and yarn")
-    try:
-        yarn = Yarn(
-            factor=float(rope["factor"]),
-            original_length=int(rope["original_max_position_embeddings"]),
-            beta_fast=float(rope.get("beta_fast") or 32),
-            beta_slow=float(rope.get("beta_slow") or 1),
+def _read_architecture(config: dict[str, Any], where: str) -> Architecture:
+    names = config.get("architectures") or ["not named"]
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise InputError(f"{where}: architectures is {names!r}, not a list of names")
+    name = names[0]
+    if name not in ARCHITECTURES:
+        raise InputError(
+            f"{where}: the architecture is {name}; these can be read: {', '.join(ARCHITECTURES)}."
+            f"{nearest(name, ARCHITECTURES)}"
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: its YaRN parameters are not complete: {error}") from error
-    scale = rope.get("attention_factor") or yarn.magnitude
-    only = {"mscale": None, "mscale_all_dim": None, "truncate": True, "partial_rotary_factor": 1.0}
-    other = [key for key, value in only.items() if rope.get(key, value) != value]
-    if other or not math.isclose(scale, yarn.magnitude, rel_tol=1e-6):
-        key = other[0] if other else "attention_factor"
-        raise InputError(f"{where}: YaRN with {key}={rope[key]} is not supported")
-    return yarn
+    architecture = ARCHITECTURES[name]
+    model_type = config.get("model_type", architecture.model_type)
+    if model_type != architecture.model_type:
+        raise InputError(
+            f"{where}: model_type={model_type} contradicts the architecture {name}, whose "
+            f"model_type is {architecture.model_type}"
+        )
+    return architecture
 
 
-def _write_yarn(yarn: Yarn | None) -> dict[str, Any]:
-    if yarn is None:
-        return {}
-    return {
-        "rope_type": "yarn",
-        "factor": yarn.factor,
-        "original_max_position_embeddings": yarn.original_length,
-        "beta_fast": yarn.beta_fast,
-        "beta_slow": yarn.beta_slow,
-        "attention_factor": yarn.magnitude,
-    }
+def _check_keys(config: dict[str, Any], architecture: Architecture, where: str) -> None:
+    """Refuses keys that may change the model and are not understood."""
+    known = [*_SIZES, *architecture.defaults]
+    for key, value in config.items():
+        is_silent = value is None or value in ("", [], {})
+        if key in known or is_silent or any(fnmatchcase(key, pattern) for pattern in _INERT):
+            continue
+        if key in _ONLY and value == _ONLY[key]:
+            continue
+        raise InputError(
+            f"{where}: {key}={str(value)[:60]} is not understood and may change the model; remove "
+            f"the key if it has no effect in {architecture.model_type}.{nearest(key, known)}"
+        )
 
 
-def _read_windows(config: dict[str, Any], num_layers: int, where: str) -> tuple[int | None, ...]:
+def _read_values(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """The keys of `_SIZES` and of the class, each of its type."""
+    values = dict(config)
+    for key in (*_COUNTS, *_SETTINGS):
+        value = config.get(key)
+        if value is None and key not in _SIZES and (key in _NULLABLE or key not in config):
+            continue
+        if key in _SETTINGS:
+            values[key] = read_number(value, key, where)
+        elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{where}: {key} is {value}, not a number of things")
+    if not isinstance(config["tie_word_embeddings"], bool):
+        raise InputError(
+            f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}, not true or false"
+        )
+    for key, only in _ONLY.items():
+        if config.get(key, only) != only:
+            raise InputError(f"{where}: {key}={config[key]} is not supported, only {only}")
+    return values
+
+
+def _read_kinds(values: dict[str, Any], where: str) -> list[str]:
+    """The kind of each layer."""
+    num_layers, kinds = values["num_hidden_layers"], values["layer_types"]
+    if kinds is None:
+        return [FULL if layer % 4 == 3 else SLIDING for layer in range(num_layers)]
+    is_list = isinstance(kinds, list) and len(kinds) == num_layers
+    if not is_list or not all(kind in (FULL, SLIDING) for kind in kinds):
+        raise InputError(f"{where}: layer_types must be {num_layers} times {FULL} or {SLIDING}")
+    return kinds
+
+
+def _windows(kinds: list[str], size: int | None, where: str) -> tuple[int | None, ...]:
     """The shortest pattern that the windows of the layers repeat."""
-    full, sliding = "full_attention", "sliding_attention"
-    kinds = config.get("layer_types") or [
-        full if layer % 4 == 3 else sliding for layer in range(num_layers)
-    ]
-    if len(kinds) != num_layers or not set(kinds) <= {full, sliding}:
-        raise InputError(f"{where}: layer_types must be {num_layers} times {full} or {sliding}")
-    size = config.get("sliding_window", 4096)
-    windows = tuple(None if kind == full else size for kind in kinds)
-    lengths = [n for n in range(1, num_layers + 1) if num_layers % n == 0]
-    return next(windows[:n] for n in lengths if windows[:n] * (num_layers // n) == windows)
+    if size is None and SLIDING in kinds:
+        raise InputError(f"{where}: sliding_window is null, but layer_types has {SLIDING}")
+    windows = tuple(None if kind == FULL else size for kind in kinds)
+    lengths = [n for n in range(1, len(kinds) + 1) if len(kinds) % n == 0]
+    return next(windows[:n] for n in lengths if windows[:n] * (len(kinds) // n) == windows)

@@ -13,15 +13,15 @@ from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.hf_config import read_config, write_config
+from jaxpretrain.interop.hf_config import TOKEN_IDS, read_config, read_token_ids, write_config
 from jaxpretrain.interop.source import (
     Source,
-    common_dtype,
     copy_token_files,
     num_token_ids,
     param_shapes,
     refuse_olmo_core,
     text_data,
+    types_of,
 )
 from jaxpretrain.interop.tensors import (
     Tensor,
@@ -91,9 +91,6 @@ class _ConfigFile:
     pad_token_id: int | tuple[int, ...] | None = None
 
 
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
-
 def is_hugging_face(folder: Path) -> bool:
     """Whether a folder looks like a model of Hugging Face."""
     return (folder / "config.json").is_file()
@@ -125,19 +122,18 @@ def open_hugging_face(folder: Path) -> Source:
     expected = tables.their_shapes(places, shapes)
     tables.check(tensors, expected, str(folder), _COMPUTED)
     tensors = {name: tensors[name] for name in expected}
-    token_ids = {key: config.get(key) for key in _TOKEN_IDS}
     return Source(
         model=model,
         data=data,
         step=0,
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
-        origin={"dtype": common_dtype(tensors), "token_ids": token_ids},
+        origin=types_of(places, tensors) | {"token_ids": read_token_ids(config, architecture)},
     )
 
 
 def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -> None:
-    """Writes a model into the new folder `output`; its weights, by default, in their old type.
+    """Writes a model into the new folder `output`; its weights, by default, in their old types.
 
     Raises:
       InputError: no class of transformers is this model.
@@ -145,13 +141,14 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
     if not isinstance(source.model, Decoder):
         raise InputError(f"--to=hf: a {type(source.model).__name__} is no model of transformers")
     architecture, config = write_config(source.model, _seq_len(source))
+    dtypes = {} if dtype else source.origin.get("dtypes", {})
     dtype = dtype or source.origin.get("dtype", "float32")
     token_ids = special_ids(source)
     output.mkdir()
     copy_token_files(source, output)
     _write_missing(output, _tokenizer_documents(source, token_ids))
     generation = {key: value for key, value in token_ids.items() if value is not None}
-    config |= {**dict.fromkeys(_TOKEN_IDS), **token_ids, "dtype": dtype, "torch_dtype": dtype}
+    config |= {**dict.fromkeys(TOKEN_IDS), **token_ids, "dtype": dtype, "torch_dtype": dtype}
     _write_missing(output, {"config.json": config})
     if generation:
         _write_missing(output, {"generation_config.json": generation})
@@ -159,8 +156,17 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
     shapes = {name: array.shape for name, array in source.params.items()}
     places = tables.place(architecture.table, shapes)
     number = np.dtype(jnp.dtype(dtype))
-    specs = {name: (shape, number) for name, shape in tables.their_shapes(places, shapes).items()}
-    write_safetensors_folder(output, specs, tables.to_theirs(places, source.params, number))
+    numbers = {
+        piece.theirs: np.dtype(jnp.dtype(kept))
+        for name, row in dtypes.items()
+        for piece, kept in zip(places[name], row, strict=True)
+    }
+    specs = {
+        name: (shape, numbers.get(name, number))
+        for name, shape in tables.their_shapes(places, shapes).items()
+    }
+    tensors = tables.to_theirs(places, source.params, number, numbers)
+    write_safetensors_folder(output, specs, tensors)
 
 
 def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:

@@ -18,12 +18,12 @@ from jaxpretrain.interop.olmo_config import read_decoder
 from jaxpretrain.interop.olmo_keys import OlmoKeys
 from jaxpretrain.interop.source import (
     Source,
-    common_dtype,
     num_token_ids,
     param_shapes,
     refuse_olmo_core,
     scalar,
     text_data,
+    types_of,
 )
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
@@ -98,7 +98,7 @@ def open_olmo(folder: Path) -> Source:
         folder=folder,
         optimizer=optimizer,
         origin={
-            "dtype": common_dtype(tensors),
+            **types_of(places, tensors),
             "token_ids": {
                 key: keys.take(f"model.{key}") for key in ("eos_token_id", "pad_token_id")
             },

@@ -17,7 +17,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.images import ImageData
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.source import Source, common_dtype
+from jaxpretrain.interop.source import Source, types_of
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch
 from jaxpretrain.models.positions import sincos_positions
@@ -108,8 +108,14 @@ def open_sapiens(
     if data.size != trained_size:
         side = data.size // model.patch_size
         tensors |= {n: resized(tensors[n], (side, side)) for n in _POSITIONS if n in tensors}
-    model, params = to_params(tensors, model, (data.size, data.size), str(path))
-    origin: dict[str, Any] = {"dtype": common_dtype(tensors)}
+    image_size = data.size, data.size
+    model, params = to_params(tensors, model, image_size, str(path))
+    places = {
+        f"{half}/{name}": pieces
+        for half, part in _places(_shapes(model, image_size)).items()
+        for name, pieces in part.items()
+    }
+    origin = types_of({n: p for n, p in places.items() if p[0].theirs in tensors}, tensors)
     if not any(name.startswith("decoder/") for name in params):
         if decoder == "required":
             raise InputError(
@@ -118,13 +124,15 @@ def open_sapiens(
             )
         params |= _fresh_decoder(model, data)
         origin["decoder"] = "fresh"
-    return Source(model, data, step=0, params=params, folder=path.parent, origin=origin)
+    constants = _stored_positions(tensors) if model.positions == "sincos" else {}
+    return Source(model, data, 0, params, path.parent, origin=origin, constants=constants)
 
 
 def write_sapiens(
     source: Source, output: Path, layout: Literal["clean", "training"] = "clean"
 ) -> None:
-    """Writes `sapiens.pth` into the new folder `output`: float32, with positions.
+    """Writes `sapiens.pth` into the new folder `output`: float32, with positions, those of the file
+    where the model comes from one.
 
     clean: the flat encoder, as it is released. training: both halves under `state_dict`. All that
     is written is in memory at once.
@@ -139,7 +147,7 @@ def write_sapiens(
     except ModuleNotFoundError:
         raise InputError("a .pth file needs torch; install jaxpretrain[convert]") from None
     size = source.data.size
-    arrays = from_params(source.params, source.model, (size, size))
+    arrays = from_params({**source.constants, **source.params}, source.model, (size, size))
     content: Any = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if layout == "clean":
         content = {
@@ -186,10 +194,10 @@ def to_params(
 def from_params(
     params: Mapping[str, Streamed], model: VitMae, image_size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Float32 tensors with prefixes; computed positions are written out."""
+    """Float32 tensors with prefixes; positions that `params` has not are computed."""
     if model.positions == "sincos":
         computed = _computed_positions(model, image_size)
-        params = {**params, **{name: _streamed(name, table) for name, table in computed.items()}}
+        params = {**{name: _streamed(name, table) for name, table in computed.items()}, **params}
     pieces: dict[str, list[np.ndarray]] = {}
     for half, places in _places(_shapes(model, image_size)).items():
         part = {name: params[f"{half}/{name}"] for name in places}
@@ -271,6 +279,17 @@ def _computed_positions(model: VitMae, image_size: tuple[int, int]) -> dict[str,
             sincos_positions(rows, columns, model.decoder_d_model)
         ),
     }
+
+
+def _stored_positions(tensors: Mapping[str, Tensor]) -> dict[str, Streamed]:
+    """The tables of positions in a file, as parameters."""
+    found = {}
+    for half, theirs in zip(TABLES, _POSITIONS, strict=True):
+        if theirs in tensors:
+            table = tensors[theirs].read(slice(None))[0].astype(np.float32)
+            name = f"{half}/positions/constant"
+            found[name] = _streamed(name, table)
+    return found
 
 
 def _fresh_decoder(model: VitMae, data: ImageData) -> dict[str, Streamed]:

@@ -20,7 +20,8 @@ from jaxpretrain.data.tokenizer import (
     special_tokens,
     vocabulary_size,
 )
-from jaxpretrain.interop.tables import FLOAT32, Shapes
+from jaxpretrain.interop import tables
+from jaxpretrain.interop.tables import Shapes
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.parallel.names import to_named
@@ -56,7 +57,12 @@ class Source:
     """By the names below `optimizer/`; {}: there is none."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What a later export wants to know, kept in the checkpoint: `dtype`, the type that the weights
-    had, and `token_ids`, those of special tokens by their Hugging Face names."""
+    had, or the narrowest that holds them all exactly; `dtypes`, where they had several, the type of
+    each layer of each parameter; `token_ids`, those of special tokens by their Hugging Face
+    names."""
+    constants: Mapping[str, Streamed] = field(default_factory=dict)
+    """Tables that the model computes itself and that a file had with its own rounding, by the names
+    of parameters. The same form is written with them."""
     tokenizer: Path | None = None
     """A tokenizer.json, or a folder with one, that takes the place of the one in `folder`."""
     eos_id: int | None = None
@@ -195,10 +201,21 @@ def num_token_ids(folder: Path, embedding_rows: int) -> int | None:
     return size
 
 
-def common_dtype(tensors: Mapping[str, Tensor]) -> str:
-    """The narrowest type that holds all tensors exactly."""
-    names = {tensor.dtype for tensor in tensors.values()}
-    return names.pop() if len(names) == 1 else str(FLOAT32)
+def types_of(
+    places: Mapping[str, list[tables.Piece]], tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The types of a file's tensors, as `Source.origin` has them."""
+    dtypes = {name: [tensors[p.theirs].dtype for p in pieces] for name, pieces in places.items()}
+    found = {dtype for row in dtypes.values() for dtype in row}
+    if len(found) == 1:
+        return {"dtype": found.pop()}
+    return {"dtype": str(tables.FLOAT32), "dtypes": dtypes}
+
+
+def types_before(origin: Mapping[str, Any]) -> list[str]:
+    """The types that weights had in the file that they come from."""
+    rows = origin.get("dtypes", {}).values()
+    return sorted({dtype for row in rows for dtype in row}) or [origin.get("dtype", "float32")]
 
 
 def scalar(value: int) -> Streamed:

@@ -128,12 +128,18 @@ def to_ours(
 
 
 def to_theirs(
-    places: Mapping[str, list[Piece]], params: Mapping[str, Streamed], dtype: np.dtype
+    places: Mapping[str, list[Piece]],
+    params: Mapping[str, Streamed],
+    dtype: np.dtype,
+    dtypes: Mapping[str, np.dtype] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors, one parameter of ours after another; what joins several comes in pieces."""
+    """Their tensors, one parameter of ours after another; what joins several comes in pieces.
+
+    `dtypes` are the types of those of their tensors that have another than `dtype`.
+    """
     for name, pieces in places.items():
         for piece, layer in zip(pieces, layers_of(name, params[name]), strict=True):
-            yield piece.theirs, _turn(name, layer.astype(dtype))
+            yield piece.theirs, _turn(name, layer.astype((dtypes or {}).get(piece.theirs, dtype)))
 
 
 def layers_of(name: str, array: Streamed) -> Iterator[np.ndarray]:

@@ -84,11 +84,6 @@ class Decoder(Layers):
                 f"model.document_end={self.document_end} is not below "
                 f"model.vocab_size={self.vocab_size}"
             )
-        if (yarn := self.yarn) is not None and yarn.beta_fast <= yarn.beta_slow:
-            raise InputError(
-                f"model.yarn.beta_fast={yarn.beta_fast}: must be above "
-                f"model.yarn.beta_slow={yarn.beta_slow}"
-            )
         kv_heads = self.num_kv_heads or self.num_heads
         for value, by, what in (
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
@@ -98,6 +93,8 @@ class Decoder(Layers):
         ):
             if by < 1 or value % by:
                 raise InputError(f"cannot divide {what}: {value} / {by}")
+        if self.yarn is not None:
+            self.yarn.check(self.d_model // self.num_heads // 2, self.rope_theta)
         if self.embedding_rows < self.vocab_size:
             raise InputError(
                 f"model.embedding_rows={self.embedding_rows} is less than "

@@ -10,6 +10,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive, at_least
 
 
@@ -26,9 +27,43 @@ class Yarn:
     beta_slow: Annotated[float, Positive] = 1.0
     """Channels that turn this often, or less, turn slower by the factor; those between, partly."""
 
+    def check(self, num_channels: int, theta: float) -> None:
+        """Refuses values for which YaRN is not defined, or not the same in every program.
+
+        Raises:
+          InputError: a value is out of range, or channels that stay would be slower ones than those
+            that are slowed down.
+        """
+        turn = 2 * math.pi * self.beta_slow
+        if self.beta_slow > self.beta_fast:
+            raise InputError(
+                f"model.yarn.beta_slow={self.beta_slow}: must be no more than "
+                f"model.yarn.beta_fast={self.beta_fast}"
+            )
+        if self.original_length < turn:
+            raise InputError(
+                f"model.yarn.original_length={self.original_length}: must be at least "
+                f"2 pi beta_slow = {turn:.4g}, one position for each radian of the slow turns"
+            )
+        if theta <= 1.0:
+            raise InputError(f"model.rope_theta={theta}: must be above 1 with YaRN")
+        low, high = self._bounds(num_channels, theta)
+        if low > high:
+            raise InputError(
+                f"model.yarn.original_length={self.original_length}: too long for "
+                f"model.rope_theta={theta}, no channel would be slowed down"
+            )
+
     def stretch(self, inverse_h: jax.Array, theta: float) -> jax.Array:
         """The angles per position [h / 2], fast channels first, over the longer context."""
         num_channels = inverse_h.shape[0]
+        low, high = self._bounds(num_channels, theta)
+        ramp_h = (jnp.arange(num_channels, dtype=jnp.float32) - low) / max(high - low, 1e-3)
+        slowed_h = jnp.clip(ramp_h, 0.0, 1.0)
+        return inverse_h * (1.0 - slowed_h) + inverse_h / self.factor * slowed_h
+
+    def _bounds(self, num_channels: int, theta: float) -> tuple[int, int]:
+        """The channels between which the slowing begins and is complete."""
 
         def channel(num_turns: float) -> float:
             """Where, between channels, that many turns fit in the original length."""
@@ -36,10 +71,7 @@ class Yarn:
             return num_channels * math.log(period) / math.log(theta)
 
         low = max(math.floor(channel(self.beta_fast)), 0)
-        high = min(math.ceil(channel(self.beta_slow)), 2 * num_channels - 1)
-        ramp_h = (jnp.arange(num_channels, dtype=jnp.float32) - low) / max(high - low, 1e-3)
-        slowed_h = jnp.clip(ramp_h, 0.0, 1.0)
-        return inverse_h * (1.0 - slowed_h) + inverse_h / self.factor * slowed_h
+        return low, min(math.ceil(channel(self.beta_slow)), 2 * num_channels - 1)
 
     @property
     def magnitude(self) -> float:

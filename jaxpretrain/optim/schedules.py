@@ -10,7 +10,7 @@ a step is all that can differ.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import optax
@@ -37,7 +37,7 @@ class _Warmed:
         warmup = whole_steps(self.warmup)
         return optax.join_schedules(
             [
-                optax.linear_schedule(self.start, self.peak, warmup),
+                _line(self.start, self.peak, warmup),
                 self._after_warmup(warmup, num_steps),
             ],
             [warmup],
@@ -74,7 +74,7 @@ class Triangular(_Warmed):
         return optax.join_schedules(
             [
                 optax.constant_schedule(self.peak),
-                optax.linear_schedule(self.peak, self.end, max(horizon - warmup - plateau, 1)),
+                _line(self.peak, self.end, horizon - warmup - plateau),
             ],
             [plateau],
         )
@@ -118,10 +118,12 @@ class WarmupCosine(_Warmed):
         def after(s):
             p = jnp.clip(s / length, 0.0, 1.0)
             if self.shape == "second_half":
-                return self.end + (self.peak - self.end) * (1.0 - jnp.sin(0.5 * jnp.pi * p))
-            left = 0.5 * (1.0 + jnp.cos(jnp.pi * p))
+                left = 1.0 - jnp.sin(0.5 * jnp.pi * p)
+            else:
+                left = 0.5 * (1.0 + jnp.cos(jnp.pi * p))
             if self.shape == "cosine_linear":
                 left *= 1.0 - p
+            left = jnp.where(s < length, jnp.maximum(left, 0.0), 0.0)
             rate = self.end + (self.peak - self.end) * left
             if self.shape == "cosine_or_inverse_sqrt":
                 return jnp.maximum(rate, self.peak * _power(s, warmup, 0.5))
@@ -150,7 +152,7 @@ class WarmupStableDecay(_Warmed):
         return optax.join_schedules(
             [
                 optax.constant_schedule(self.peak),
-                optax.linear_schedule(self.peak, self.end, max(num_steps - decay_start, 1)),
+                _line(self.peak, self.end, num_steps - decay_start),
             ],
             [decay_start - warmup],
         )
@@ -230,7 +232,7 @@ class LinearTail:
     def build(self, num_steps: int) -> optax.Schedule:
         """Learning rate as a function of s."""
         inner, start = self.inner.build(num_steps), self._start(num_steps)
-        tail = optax.linear_schedule(inner(start), self.end, max(num_steps - start, 1))
+        tail = _line(inner(start), self.end, num_steps - start)
         return optax.join_schedules([inner, tail], [start])
 
     def phases(self, num_steps: int) -> Phases:
@@ -268,7 +270,7 @@ class BoltOnWarmup:
         return optax.join_schedules(
             [
                 optax.constant_schedule(0.0),
-                optax.linear_schedule(0.0, inner(start + length), length),
+                _line(0.0, inner(start + length), length),
                 lambda s: inner(s + start + length),
             ],
             [start, start + length],
@@ -292,6 +294,21 @@ Schedule = Plain | LinearTail | BoltOnWarmup
 
 def _horizon(horizon: int | str | None, num_steps: int) -> int:
     return num_steps if horizon is None else whole_steps(horizon)
+
+
+def _line(start: Any, end: Any, length: int) -> optax.Schedule:
+    """A straight line from exactly `start` at 0 to exactly `end` at `length`, and `end` after it.
+
+    What is left of the way is counted in whole steps. Optax subtracts s / length from 1, which
+    compilers round, so that its lines to zero end above it or below.
+    """
+    length = max(length, 1)
+
+    def rate(s):
+        left = jnp.clip(length - s, 0, length) / length
+        return jnp.where(s > 0, end + (start - end) * jnp.minimum(left, 1.0), start)
+
+    return rate
 
 
 def _power(s, warmup: int, exponent: float):

@@ -1,11 +1,19 @@
+import importlib
+import inspect
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.interop.hf_config import read_config, write_config
+from jaxpretrain.interop.hf_config import (
+    ARCHITECTURES,
+    read_config,
+    read_token_ids,
+    write_config,
+)
 from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.models.olmo import VARIANTS
 from jaxpretrain.models.rotary import Yarn
@@ -84,28 +92,86 @@ def test_windows_are_the_shortest_pattern(keys: dict[str, Any], windows: tuple):
 @pytest.mark.parametrize(
     "keys",
     [
-        {"rope_theta": 1e6, "rope_scaling": YARN},
-        {"rope_parameters": {"full_attention": {"rope_theta": 1e6, **YARN}}},
+        {"rope_theta": 5e5, "rope_scaling": YARN},
+        {"rope_scaling": YARN | {"type": "yarn", "mscale": None}},
+        {"rope_parameters": {"full_attention": YARN}},
+        {"rope_parameters": {"full_attention": {"rope_theta": 5e5, **YARN}}},
         {
             "rope_parameters": {
-                "full_attention": {"rope_theta": 1e6, **YARN},
-                "sliding_attention": {"rope_theta": 1e6, "rope_type": "default"},
+                "full_attention": {"rope_theta": 5e5, **YARN},
+                "sliding_attention": {"rope_theta": 5e5, "rope_type": "default"},
             }
+        },
+        {
+            "rope_theta": 5e5,
+            "rope_scaling": YARN,
+            "rope_parameters": {"full_attention": {"rope_theta": 5e5, **YARN}},
         },
     ],
 )
 def test_rotary_positions_are_read_as_transformers_4_and_5_write_them(keys: dict[str, Any]):
     model = _read(**keys)
-    assert model.rope_theta == 1e6
+    assert model.rope_theta == 5e5
     assert model.yarn == Yarn(4.0, 128, 32.0, 1.0)
 
 
-def test_what_a_config_leaves_out_is_the_class_s_default():
-    assert _read().rope_theta == 500000.0
-    assert _read("Olmo2ForCausalLM").rope_theta == 10000.0
-    assert _read("OlmoForCausalLM").norm == "layernorm"
+def test_rotary_positions_of_kinds_of_layers_that_are_not_there_do_not_matter():
+    rope = {"full_attention": {"rope_theta": 1e6, **YARN}, "sliding_attention": {"rope_theta": 1e4}}
+    found = _read(rope_parameters=rope, layer_types=["full_attention"] * 8)
+    assert (found.rope_theta, found.yarn) == (1e6, Yarn(4.0, 128))
+    found = _read(rope_parameters=rope, layer_types=["sliding_attention"] * 8)
+    assert (found.rope_theta, found.yarn) == (1e4, None)
+
+
+def test_the_context_before_yarn_is_the_model_s_where_none_is_named():
+    yarn = {"rope_type": "yarn", "factor": 2.0}
+    found = _read("LlamaForCausalLM", rope_scaling=yarn, max_position_embeddings=96)
+    assert found.yarn == Yarn(2.0, 96)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "theta", "epsilon", "token_ids"),
+    [
+        ("LlamaForCausalLM", 10000.0, 1e-6, (1, 2, None)),
+        ("OlmoForCausalLM", 10000.0, 1e-5, (None, None, 1)),
+        ("Olmo2ForCausalLM", 10000.0, 1e-5, (None, None, 1)),
+        ("Olmo3ForCausalLM", 500000.0, 1e-5, (None, None, 1)),
+    ],
+)
+def test_what_a_config_leaves_out_is_the_class_s_default(
+    architecture: str, theta: float, epsilon: float, token_ids: tuple
+):
+    model = _read(architecture)
+    assert (model.rope_theta, model.norm_epsilon) == (theta, epsilon)
+    assert (model.clip_qkv, model.tied_head, model.num_kv_heads) == (None, False, None)
+    assert read_config({"architectures": [architecture], **SIZES}, "config.json")[2] == 2048
+    found = read_token_ids(SIZES, ARCHITECTURES[architecture])
+    assert tuple(found.values()) == token_ids  # 50279, OLMo's end, is not below 64
+    large = read_token_ids(SIZES | {"vocab_size": 50304}, ARCHITECTURES["OlmoForCausalLM"])
+    assert large["eos_token_id"] == 50279
+
+
+def test_as_many_keys_and_values_as_heads_are_not_grouped():
     assert _read("Olmo2ForCausalLM", num_key_value_heads=4).num_kv_heads is None
     assert _read("Olmo2ForCausalLM", num_key_value_heads=2).num_kv_heads == 2
+
+
+def test_keys_that_do_not_change_the_model_are_passed_over():
+    inert = {
+        "_name_or_path": "x",
+        "transformers_version": "5.23.0",
+        "torch_dtype": "bfloat16",
+        "attention_dropout": 0.1,
+        "initializer_range": 0.01,
+        "pretraining_tp": 2,
+        "use_cache": True,
+        "temperature": 0.7,
+        "mlp_bias": False,
+        "sliding_window": None,
+        "quantization_config": {},
+        "model_type": "olmo2",
+    }
+    assert _read("Olmo2ForCausalLM", **inert) == _read("Olmo2ForCausalLM")
 
 
 @pytest.mark.parametrize(
@@ -122,9 +188,54 @@ def test_what_a_config_leaves_out_is_the_class_s_default():
         ({"layer_types": ["full_attention"] * 7}, "layer_types must be 8 times"),
         ({"layer_types": ["linear_attention"] * 8}, "layer_types must be"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_type=llama3 is not supported"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type=linear is not supported"),
+        ({"rope_scaling": {"type": "dynamic", "rope_type": "yarn"}}, "type=dynamic and rope_type"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "YaRN parameters are not complete: 'factor'"),
+        ({"rope_scaling": YARN | {"factor": "4"}}, "factor is '4', not a number"),
         ({"rope_scaling": YARN | {"attention_factor": 1.0}}, "attention_factor=1.0 is not"),
+        ({"rope_scaling": YARN | {"attention_factor": 0.0}}, "attention_factor=0.0 is not"),
         ({"rope_scaling": YARN | {"truncate": False}}, "truncate=False is not supported"),
+        ({"rope_scaling": YARN | {"mscale": 0.7}}, "mscale=0.7 is not supported"),
+        ({"rope_scaling": YARN | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 6}}, "at least 2 pi"),
+        ({"rope_scaling": YARN | {"beta_slow": 64}}, "beta_slow=64.0: must be"),
+        ({"rope_scaling": {"rope_type": "default", "factor": 2.0}}, "factor=2.0 is not supported"),
+        ({"rope_scaling": [4.0]}, r"rope_scaling is \[4.0\], not an object"),
+        ({"rope_theta": "1e4"}, "rope_theta is '1e4', not a number"),
+        ({"rope_theta": -1.0}, "rope_theta is -1, but must be positive"),
+        ({"rms_norm_eps": None}, "rms_norm_eps is None, not a number"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', not true or false"),
+        ({"model_type": "mistral"}, "model_type=mistral contradicts the architecture Olmo3"),
+        ({"sliding_window": None}, "sliding_window is null, but layer_types has sliding"),
+        ({"sliding_window": 0}, "sliding_window is 0, not a number"),
+        ({"layer_types": []}, "layer_types must be 8 times"),
+        ({"clip_qkv": 8.0}, "clip_qkv=8.0 is not understood and may change the model"),
+        ({"mlp_bias": True}, "mlp_bias=True is not understood"),
+        ({"logit_scale": 0.5}, "logit_scale=0.5 is not understood"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not understood"),
+        ({"is_causal": False}, "is_causal=False is not understood"),
+        ({"per_layer_config": {"0": {}}}, "per_layer_config=.* is not understood"),
+        ({"rms_norm_epsilon": 1e-5}, "is not understood .* Did you mean 'rms_norm_eps'"),
+        ({"rope_parameters": {"rope_theta": 5e5}}, "hold full_attention and sliding_attention"),
+        ({"rope_theta": 1e6, "rope_scaling": YARN}, "another rope_theta"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "another rope_theta"),
+        ({"rope_parameters": {"sliding_attention": YARN}}, "rope_type=yarn is not .*sliding"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 4.0}}},
+            "rope_type=linear is not supported",
+        ),
+        (
+            {"rope_scaling": YARN, "rope_parameters": {"full_attention": YARN | {"factor": 8.0}}},
+            "rope_scaling and rope_parameters differ",
+        ),
+        (
+            {"rope_scaling": YARN, "rope_parameters": {"sliding_attention": {"rope_theta": 5e5}}},
+            "rope_scaling and rope_parameters differ",
+        ),
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
+            "rope_theta=10000.0 beside rope_parameters with rope_theta=500000.0",
+        ),
         (
             {
                 "rope_parameters": {
@@ -137,5 +248,64 @@ def test_what_a_config_leaves_out_is_the_class_s_default():
     ],
 )
 def test_what_a_decoder_is_not_is_refused(keys: dict[str, Any], message: str):
-    with pytest.raises(InputError, match=f"config.json: .*{message}"):
+    with pytest.raises(InputError, match=f"^config.json: .*{message}"):
         _read(**keys)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"rope_scaling": YARN, "rope_parameters": {"rope_theta": 5e5, **YARN}},
+        {"rope_parameters": {"full_attention": YARN}},
+        {"layer_types": ["full_attention"] * 8},
+        {"sliding_window": 8},
+        {"attention_bias": True},
+    ],
+)
+def test_a_class_without_kinds_of_layers_has_one_set_of_rotary_positions(keys: dict[str, Any]):
+    with pytest.raises(InputError, match=r"^config.json: .*(differ|not supported|not understood)"):
+        _read("LlamaForCausalLM", **keys)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def their_config(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    """An architecture, and the class of its config in transformers."""
+    transformers = pytest.importorskip("transformers")
+    return request.param, getattr(
+        transformers, request.param.removesuffix("ForCausalLM") + "Config"
+    )
+
+
+def test_defaults_are_those_of_the_class_in_transformers(their_config: tuple[str, Any]):
+    name, config_class = their_config
+    fields = config_class.__dataclass_fields__
+    theirs = {"rope_theta": config_class.default_theta}  # which is no field
+    for key, default in ARCHITECTURES[name].defaults.items():
+        if key in fields or key in theirs:
+            assert (theirs[key] if key in theirs else fields[key].default) == default, key
+        else:
+            assert key in ("head_dim", "rope_scaling") and default is None, key
+
+
+def test_a_silent_config_is_what_transformers_writes_with_every_key(their_config: tuple[str, Any]):
+    name, config_class = their_config
+    silent = {"architectures": [name], **SIZES}
+    full = json.loads(config_class(**silent).to_json_string(use_diff=False))
+    assert full.keys() > ARCHITECTURES[name].defaults.keys() - {
+        "head_dim",
+        "rope_scaling",
+        "rope_theta",
+    }
+    assert read_config(full, "full") == read_config(silent, "silent")
+
+
+def test_every_key_that_the_class_computes_with_is_understood(their_config: tuple[str, Any]):
+    """A key that is passed over is none that the model's code reads."""
+    pytest.importorskip("torch")
+    name, config_class = their_config
+    module = config_class.__module__.replace("configuration_", "modeling_")
+    code = inspect.getsource(importlib.import_module(module))
+    read = set(re.findall(r"\bconfig\.([a-z]\w*)", code))
+    read |= set(re.findall(r"getattr\((?:self\.)?config, \"(\w+)\"", code))
+    known = {*SIZES, *ARCHITECTURES[name].defaults, "attention_dropout"}
+    assert {"rope_parameters", "hidden_act", "attention_bias"} < read <= known

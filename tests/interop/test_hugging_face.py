@@ -107,6 +107,27 @@ def test_there_and_back_every_bit_is_the_same(hugging_face: Folder, tmp_path: Pa
         assert back[name].dtype == array.dtype and back[name].tobytes() == array.tobytes(), name
 
 
+def test_tensors_of_several_types_keep_theirs(hugging_face: Folder, tmp_path: Path):
+    """Norms in float32 and one layer's kernel in float16 among bfloat16, bit for bit."""
+    folder, tensors = hugging_face()
+    other = {name: np.float32 for name in tensors if name.endswith("norm.weight")}
+    other["model.layers.1.mlp.up_proj.weight"] = np.float16
+    rest = tensors.keys() - other.keys()
+    assert len(rest) > 10 == len(other)
+    tensors |= {name: tensors[name].astype(dtype) / 3 for name, dtype in other.items()}
+    save_file(tensors, folder / "model.safetensors")
+    source = open_hugging_face(folder)
+    assert source.origin["dtype"] == "float32"
+    assert source.origin["dtypes"]["blocks/0/up/kernel"] == ["bfloat16", "float16"]
+    write_hugging_face(source, tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    for name, array in tensors.items():
+        assert back[name].dtype == array.dtype and back[name].tobytes() == array.tobytes(), name
+    write_hugging_face(source, tmp_path / "one", "bfloat16")
+    one = load_file(tmp_path / "one" / "model.safetensors")
+    assert {str(array.dtype) for array in one.values()} == {"bfloat16"}
+
+
 def test_infinities_and_what_is_no_number_survive(hugging_face: Folder, tmp_path: Path):
     folder, tensors = hugging_face()
     tensors["model.norm.weight"][:4] = np.array([np.nan, -0.0, -np.inf, 1e-40], jnp.bfloat16)

@@ -210,6 +210,19 @@ def test_what_is_written_can_be_read_again(square, save, tmp_path, layout):
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+def test_positions_close_to_the_computed_ones_keep_the_bits_of_the_file(square, save, tmp_path):
+    torch = pytest.importorskip("torch")
+    config, weights = square
+    noise = np.random.default_rng(0).uniform(-9e-5, 9e-5, weights["backbone.pos_embed"].shape)
+    weights["backbone.pos_embed"] += noise.astype(np.float32)
+    source = sapiens.open_sapiens(save(weights), model=config)
+    assert source.model == config  # they are computed here
+    sapiens.write_sapiens(source, tmp_path / "out", "training")
+    written = torch.load(tmp_path / "out" / "sapiens.pth", weights_only=True)["state_dict"]
+    for name, array in weights.items():
+        assert written[name].numpy().tobytes() == array.tobytes(), name
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

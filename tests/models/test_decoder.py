@@ -352,7 +352,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_counts():
 
 
 def test_yarn_turns_layers_with_full_attention_alone():
-    yarn = Yarn(factor=4.0, original_length=4)
+    yarn = Yarn(factor=4.0, original_length=8)
     params, tokens = make_params(OLMO_3), make_tokens()
 
     def largest_change(windows: tuple[int | None, ...], seq_len: int) -> float:
@@ -701,9 +701,10 @@ def test_start_up_says_that_documents_change_the_kernel():
         ({"document_end": 29}, "model.document_end=29 is not below model.vocab_size=29"),
         ({"yarn": Yarn(factor=0.5)}, "model.yarn.factor=0.5: must be 1 or more"),
         (
-            {"yarn": Yarn(beta_fast=1.0)},
-            "model.yarn.beta_fast=1.0: must be above model.yarn.beta_slow",
+            {"yarn": Yarn(beta_fast=0.5)},
+            "model.yarn.beta_slow=1.0: must be no more than model.yarn.beta_fast=0.5",
         ),
+        ({"yarn": Yarn(original_length=6)}, "model.yarn.original_length=6: must be at least"),
         ({"init_cutoff": -1.0}, "model.init_cutoff=-1.0: must be positive"),
     ],
     ids=str,

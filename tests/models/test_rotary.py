@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.rotary import Yarn, rope_table, rotate
 
 BF16 = jnp.dtype("bfloat16")
@@ -95,7 +96,33 @@ def test_yarn_by_one_changes_nothing():
         np.testing.assert_allclose(ours, plain, atol=1e-5)
 
 
-@pytest.mark.parametrize("yarn", [Yarn(), Yarn(4.0, 2048, 16.0, 2.0)], ids=str)
+@pytest.mark.parametrize(
+    ("yarn", "theta", "message"),
+    [
+        (
+            Yarn(original_length=6),
+            1e4,
+            "original_length=6: must be at least 2 pi beta_slow = 6.283",
+        ),
+        (Yarn(original_length=25, beta_slow=4.0), 1e4, "at least 2 pi beta_slow = 25.13"),
+        (Yarn(original_length=10**6), 10.0, "original_length=1000000: too long for"),
+        (Yarn(factor=0.5), 1e4, "factor=0.5: must be 1 or more"),
+        (Yarn(beta_slow=0.0), 1e4, "beta_slow=0.0: must be above 0"),
+        (Yarn(beta_fast=2.0, beta_slow=4.0), 1e4, "no more than model.yarn.beta_fast=2.0"),
+        (Yarn(), 1.0, "model.rope_theta=1.0: must be above 1"),
+    ],
+)
+def test_yarn_that_programs_read_differently_is_refused(yarn: Yarn, theta: float, message: str):
+    with pytest.raises(InputError, match=message):
+        yarn.check(4, theta)
+
+
+@pytest.mark.parametrize("length", [7, 26, 8192])
+def test_yarn_from_one_slow_turn_on_is_accepted(length: int):
+    Yarn(original_length=length, beta_slow=1.0 if length == 7 else 4.0).check(4, 1e4)
+
+
+@pytest.mark.parametrize("yarn", [Yarn(), Yarn(4.0, 2048, 16.0, 2.0), Yarn(4.0, 7)], ids=str)
 def test_yarn_is_that_of_transformers(yarn):
     torch = pytest.importorskip("torch")
     olmo3: Any = pytest.importorskip("transformers.models.olmo3.modeling_olmo3")

@@ -207,6 +207,36 @@ def test_learning_rates_are_those_of_the_trainer_of_olmo(name):
 
 
 @pytest.mark.parametrize(
+    "schedule",
+    [
+        WarmupStableDecay(peak=1e-3, warmup=5, decay=41),
+        WarmupStableDecay(peak=1e-3, warmup=5, decay=49),
+        WarmupStableDecay(peak=1e-3, warmup=0, decay=1),
+        Triangular(start=0.0, peak=1e-3, end=0.0, warmup=3),
+        Triangular(start=0.0, peak=1e-3, end=0.0, warmup=3, plateau=6, horizon=90),
+        WarmupCosine(peak=1e-3, end=0.0, warmup=3),
+        WarmupCosine(peak=1e-3, end=0.0, warmup=3, horizon=90),
+        WarmupCosine(peak=1e-3, end=0.0, warmup=3, shape="cosine_linear"),
+        WarmupCosine(peak=1e-3, end=0.0, warmup=3, shape="second_half"),
+        LinearTail(WarmupCosine(peak=1e-3, end=1e-4, warmup=3), length=41),
+        LinearTail(InverseSqrt(peak=1e-3, warmup=3), length=49),
+        BoltOnWarmup(WarmupStableDecay(peak=1e-3, warmup=5, decay=10), start=10, length=20),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("total", [97, 490])
+def test_what_ends_at_zero_ends_there_exactly_and_is_never_below(schedule: Schedule, total: int):
+    """Compiled, where division by a constant is a product that is rounded."""
+    steps = jnp.arange(total + 10, dtype=jnp.int32)
+    rates = np.asarray(jax.jit(jax.vmap(schedule.build(total)))(steps))
+    assert rates.dtype == np.float32
+    assert rates.min() == 0.0 and rates.max() <= np.float32(1e-3)
+    end = getattr(schedule, "horizon", None) or total
+    np.testing.assert_array_equal(rates[end:], 0.0)
+    assert (rates[total // 2 : end] > 0.0).all()
+
+
+@pytest.mark.parametrize(
     ("s", "expected"),
     [
         (1, 3e-5 + 2.7e-4 / 5000),

@@ -1,0 +1,179 @@
+"""Rotary positions of Hugging Face's `config.json` <-> `Decoder.rope_theta` and `Decoder.yarn`.
+
+Read as transformers 5 reads them: for all layers alike, or for each kind of layer, as OLMo 3 has
+it. transformers 4 writes `rope_scaling` and `rope_theta`, transformers 5 `rope_parameters`; a file
+with both must say the same in both.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.models.rotary import Yarn
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""The kinds of layers."""
+
+Rope = dict[str, Any]
+"""The positions of one kind of layer, in the keys of transformers 5, without null."""
+
+_YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor")
+_KEYS = {"default": ("rope_type", "rope_theta"), "yarn": ("rope_type", "rope_theta", *_YARN)}
+_ONLY = {"partial_rotary_factor": 1.0, "mscale": 0, "mscale_all_dim": 0, "truncate": True}
+"""Keys with the only value that a `Decoder` can have."""
+
+
+def read_rope(
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    kinds: Collection[str] | None,
+    head_dim: int,
+    where: str,
+) -> tuple[float, Yarn | None]:
+    """(rope_theta, YaRN of the layers with full attention).
+
+    Args:
+      config: config.json.
+      defaults: what the class takes where `config` is silent.
+      kinds: the kinds of layers in use, if the class gives each kind positions of its own.
+      head_dim: the size of a head.
+      where: the file, for errors.
+
+    Raises:
+      InputError: a `Decoder` cannot have such positions, or two keys contradict each other.
+    """
+    new = _object(config, "rope_parameters", where)
+    full = new if kinds is None else _of_kinds(new, where)[FULL]
+    full = _one_spelling(config, defaults["rope_theta"], full, bool(new), where)
+    context = config.get("max_position_embeddings", defaults["max_position_embeddings"])
+    yarn = _read_yarn(full, context, where) if kinds is None or FULL in kinds else None
+    theta = full["rope_theta"]
+    if kinds is not None and SLIDING in kinds:
+        sliding = _of_kinds(new, where)[SLIDING]
+        if _read_yarn(sliding, context, where) is not None:
+            raise InputError(
+                f"{where}: rope_type=yarn is not supported for sliding layers, only default"
+            )
+        # transformers 5 gives a rope_theta beside rope_parameters to the other layers alone.
+        theta = _theta(sliding.get("rope_theta", defaults["rope_theta"]), where)
+        if FULL in kinds and theta != full["rope_theta"]:
+            named = "" if "rope_theta" in sliding else " (transformers' own, as none is named)"
+            raise InputError(
+                f"{where}: sliding layers have another rope_theta, which is not supported: "
+                f"{theta:g}{named} beside {full['rope_theta']:g}"
+            )
+    if yarn is not None:
+        try:
+            yarn.check(head_dim // 2, theta)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    return theta, yarn
+
+
+def write_yarn(yarn: Yarn | None) -> Rope:
+    """YaRN as transformers takes it; {} if there is none."""
+    if yarn is None:
+        return {}
+    return {
+        "rope_type": "yarn",
+        "factor": yarn.factor,
+        "original_max_position_embeddings": yarn.original_length,
+        "beta_fast": yarn.beta_fast,
+        "beta_slow": yarn.beta_slow,
+        "attention_factor": yarn.magnitude,
+    }
+
+
+def read_number(value: Any, key: str, where: str) -> float:
+    """A finite number.
+
+    Raises:
+      InputError: it is something else.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise InputError(f"{where}: {key} is {value!r}, not a number")
+    return float(value)
+
+
+def _object(config: Mapping[str, Any], key: str, where: str) -> Rope:
+    """An object of config.json without null and with one name for its type."""
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: {key} is {value!r}, not an object")
+    found = {name: item for name, item in value.items() if item is not None}
+    kind = found.pop("type", None)
+    if kind is not None and found.setdefault("rope_type", kind) != kind:
+        raise InputError(f"{where}: type={kind} and rope_type={found['rope_type']} in {key} differ")
+    return found
+
+
+def _of_kinds(new: Rope, where: str) -> dict[str, Rope]:
+    """The positions of each kind of layer."""
+    if other := [key for key in new if key not in (FULL, SLIDING)]:
+        raise InputError(
+            f"{where}: rope_parameters of this class hold {FULL} and {SLIDING}, not {other[0]}"
+        )
+    return {kind: _object(new, kind, where) for kind in (FULL, SLIDING)}
+
+
+def _one_spelling(
+    config: Mapping[str, Any], default_theta: float, full: Rope, is_new: bool, where: str
+) -> Rope:
+    """What `rope_theta`, `rope_scaling` and `rope_parameters` say together, with a rope_theta."""
+    old = _object(config, "rope_scaling", where)
+    top = config.get("rope_theta")
+    silent = {"rope_type": "default", "rope_theta": default_theta if top is None else top}
+    if old and is_new and silent | old != silent | full:
+        raise InputError(
+            f"{where}: rope_scaling and rope_parameters differ; keep the one that the model was "
+            "trained with"
+        )
+    rope = silent | old | full
+    if top is not None and rope["rope_theta"] != top:
+        raise InputError(
+            f"{where}: rope_theta={top} beside rope_parameters with rope_theta="
+            f"{rope['rope_theta']}; keep the one that the model was trained with"
+        )
+    return rope | {"rope_theta": _theta(rope["rope_theta"], where)}
+
+
+def _theta(value: Any, where: str) -> float:
+    theta = read_number(value, "rope_theta", where)
+    if theta <= 0:
+        raise InputError(f"{where}: rope_theta is {theta:g}, but must be positive")
+    return theta
+
+
+def _read_yarn(rope: Rope, context: Any, where: str) -> Yarn | None:
+    kind = rope.get("rope_type", "default")
+    if kind not in _KEYS:
+        raise InputError(f"{where}: rope_type={kind} is not supported, only default and yarn")
+    for key, value in rope.items():
+        if key not in _KEYS[kind] and not (key in _ONLY and value == _ONLY[key]):
+            raise InputError(f"{where}: {key}={value} is not supported with rope_type={kind}")
+    if kind == "default":
+        return None
+    if "factor" not in rope:
+        raise InputError(f"{where}: its YaRN parameters are not complete: 'factor'")
+    rope = {"original_max_position_embeddings": context, **rope}
+    values = {key: read_number(rope[key], key, where) for key in _YARN if key in rope}
+    length = values["original_max_position_embeddings"]
+    if not length.is_integer():
+        raise InputError(f"{where}: original_max_position_embeddings={length} is not whole")
+    yarn = Yarn(
+        factor=values["factor"],
+        original_length=int(length),
+        beta_fast=values.get("beta_fast") or 32.0,  # to transformers, 0 is silence
+        beta_slow=values.get("beta_slow") or 1.0,
+    )
+    scale = values.get("attention_factor")
+    if scale is not None and not math.isclose(scale, yarn.magnitude, rel_tol=1e-6):
+        raise InputError(
+            f"{where}: attention_factor={scale} is not supported, only {yarn.magnitude:g}, which "
+            f"follows from factor={yarn.factor:g}"
+        )
+    return yarn
