@@ -95,7 +95,7 @@ def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "
         if workdir is not None:  # what is wrong is told before minutes are spent
             check_inputs(stand_in(config), workdir, allow_config_change=allow_change)
         with distributed.agreed("auto"):
-            found = choose(config, lambda *done: _say(compilation(*done, jax.device_count())))
+            found = choose(config, lambda x, done: _say(compilation(x, done, jax.device_count())))
     chosen, why = found
     _say(why)
     return chosen

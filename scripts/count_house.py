@@ -165,7 +165,7 @@ def count_knobs(root: Path) -> int:
 
 def main() -> int:
     """Prints the counts as JSON; returns 1 where a hard limit is passed and that was asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="fail where a hard limit is passed")
     check = parser.parse_args().check
     counts = count_house()

@@ -194,7 +194,7 @@ def try_mutants(mutants: Sequence[Mutant]) -> list[Outcome]:
 
 def main() -> None:
     """Draws changes of each module, tries them, prints what came of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("modules", nargs="*", default=CORE, help="paths of modules")
     parser.add_argument("--each", type=int, default=5, help="changes of each module")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")

@@ -151,9 +151,11 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
             except ValueError:
                 records = []
             if len(records) != len(lines) or not all(map(_is_record, records)):
-                records = [_parse(line) for line in lines]
-            if None in records:
-                raise bad_line(path, first + records.index(None), 'not a JSON object with "step"')
+                parsed: list[Any] = [_parse(line) for line in lines]
+                if None in parsed:
+                    number = first + parsed.index(None)
+                    raise bad_line(path, number, 'not a JSON object with "step"')
+                records = parsed
             yield first, records
             first += len(lines)
 

@@ -134,7 +134,7 @@ class Reporter:
         self._progress.update(step, metrics)
         return self._judge(step, metrics)
 
-    def _look(self, step: int, values: Mapping[str, float]) -> list[Finding]:
+    def _look(self, step: int, values: Mapping[str, float | None]) -> list[Finding]:
         """Judges the first step of a session, which may have jumped; reports it only if it has."""
         metrics = {f"train/{name}": value for name, value in values.items()}
         found = self._judge(step, metrics)

@@ -88,10 +88,9 @@ def estimate_time(
         "memory": memory,
         "network": network,
     }
-    efficiency = {part: efficiency.products for part in arithmetic} | {
-        "attention": efficiency.attention
-    }
-    parts = {part: seconds / efficiency[part] for part, seconds in arithmetic.items()}
+    shares = {part: efficiency.products for part in arithmetic}
+    shares |= {"attention": efficiency.attention}
+    parts = {part: seconds / shares[part] for part, seconds in arithmetic.items()}
     parts |= {"memory": memory, "network": network}
     expected = sum(parts.values())
     causal = experiment.monitor.mfu_attention == "causal"
