@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxpretrain.evals.downstream import Report, left_out
 from jaxpretrain.evals.metrics import NUM_ITEMS, NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM
-from jaxpretrain.monitor.progress import EVAL_DIGITS, format_number
+from jaxpretrain.monitor.wording import EVAL_DIGITS, format_number
 
 Perplexities = dict[str, dict[str, float | None]]
 

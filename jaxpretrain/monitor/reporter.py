@@ -13,8 +13,9 @@ from jaxpretrain.monitor.clock import Clock, Rate
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.hosts import Hosts
 from jaxpretrain.monitor.metrics import perplexity
-from jaxpretrain.monitor.progress import EVAL_DIGITS, Progress, format_number
+from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.watch import Watch
+from jaxpretrain.monitor.wording import EVAL_DIGITS, format_number
 from jaxpretrain.monitor.writers import Writers
 from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.parallel.devices import peak_memory

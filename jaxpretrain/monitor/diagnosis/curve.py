@@ -8,8 +8,8 @@ from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.metrics import improvements
 from jaxpretrain.monitor.plan import Plan
-from jaxpretrain.monitor.progress import format_number
 from jaxpretrain.monitor.statistics import BLOCK, levels, noise, trend
+from jaxpretrain.monitor.wording import format_number
 
 SIGNIFICANT = 0.01
 PLATEAU_FRACTION = 0.1

@@ -13,8 +13,8 @@ from jaxpretrain.monitor.metrics import (
     task_metrics,
 )
 from jaxpretrain.monitor.plan import Plan
-from jaxpretrain.monitor.progress import format_number
 from jaxpretrain.monitor.statistics import noise, trend
+from jaxpretrain.monitor.wording import format_number
 
 OVERFITTING_RISE = 0.01
 """Above its lowest value by this part of it, a validation loss has risen,"""

@@ -8,9 +8,9 @@ from jaxpretrain.monitor.diagnosis.layers import update_ratios
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.history import History
 from jaxpretrain.monitor.plan import Plan
-from jaxpretrain.monitor.progress import format_number, format_seconds
 from jaxpretrain.monitor.remaining import estimate
 from jaxpretrain.monitor.statistics import BLOCK, levels, trend
+from jaxpretrain.monitor.wording import format_number, format_seconds
 
 FLATTENING_LASTS = 5
 """The end of the warm-up explains a flat curve until so many times its length,"""

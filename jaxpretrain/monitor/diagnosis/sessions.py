@@ -7,8 +7,8 @@ import numpy as np
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.history import History, Series
 from jaxpretrain.monitor.plan import Plan
-from jaxpretrain.monitor.progress import format_number
 from jaxpretrain.monitor.statistics import noise
+from jaxpretrain.monitor.wording import format_number
 
 ROWS = 16
 """Reports on each side that are compared."""

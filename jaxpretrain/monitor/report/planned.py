@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxpretrain.monitor.progress import format_count
 from jaxpretrain.monitor.report.runs import Run
 from jaxpretrain.monitor.report.words import table
+from jaxpretrain.monitor.wording import format_count
 from jaxpretrain.parallel.chips import GIB
 
 

@@ -12,9 +12,9 @@ from jaxpretrain.monitor.clock import PARTS
 from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.forecast import Forecast
 from jaxpretrain.monitor.metrics import evaluation_sets
-from jaxpretrain.monitor.progress import format_count, format_number, format_seconds
 from jaxpretrain.monitor.report.charts import Chart
 from jaxpretrain.monitor.report.runs import Run
+from jaxpretrain.monitor.wording import format_count, format_number, format_seconds
 
 _CLASS = {None: "good", "info": "good", "warning": "warning", "error": "error"}
 _JUDGEMENT = {None: "Healthy", "info": "Healthy", "warning": "Needs a look", "error": "In trouble"}
