@@ -38,13 +38,14 @@ test-all: $(VENV)/.dev  ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m "" $(ARGS)
 
 parity: $(PARITY)/.ready  ## Compare with transformers and OLMo's own trainer, live: half an hour
-	$(PARITY)/bin/python -m pytest -m "" -rs tests/parity tests/interop tests/models/test_vit_mae.py \
+	$(PARITY)/bin/python -m pytest -m "" -rs tests/parity tests/interop tests/models/sapiens/test_model.py \
 	    tests/evals/test_golden.py tests/evals/test_harness.py $(ARGS)
 
-checks: $(VENV)/.dev  ## Lint, check the format and the types
+checks: $(VENV)/.dev  ## Lint, check the format, the types and the shape of the package
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python scripts/count_house.py --check
 
 format: $(VENV)/.dev  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(SOURCES)

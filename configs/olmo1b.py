@@ -14,9 +14,9 @@ tenth of the peak. The number of GPUs, which cuts the last sequences of an epoch
 
 from dataclasses import replace
 
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train

@@ -16,9 +16,9 @@ stay together in pairs, since the script cuts files for lengths up to 8,192.
 
 from dataclasses import replace
 
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train

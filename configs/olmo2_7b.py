@@ -15,10 +15,10 @@ in that trainer: its z-loss has 1e-4. Whether the trainer as it ran was changed 
 
 from dataclasses import replace
 
-from jaxpretrain.data.masks import InstanceFilter
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train

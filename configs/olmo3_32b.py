@@ -31,11 +31,11 @@ checkpoints beside them. Uncertain:
 from dataclasses import replace
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.masks import InstanceFilter
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo import VARIANTS
-from jaxpretrain.models.rotary import Yarn
+from jaxpretrain.models.olmo.rotary import Yarn
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular, WarmupCosine
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train

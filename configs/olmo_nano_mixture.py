@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxpretrain.config.files import load_config
-from jaxpretrain.data.mixture import Mixture, MixtureSource, MixtureStage
-from jaxpretrain.data.prepare_text import PrepareText
+from jaxpretrain.data.prepare.prepare_text import PrepareText
+from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage
 from jaxpretrain.train.experiment import Experiment
 
 

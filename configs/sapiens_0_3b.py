@@ -21,12 +21,12 @@ Not copied: non-finite gradients set to zero, a warm-up that ends a step early, 
 
 from dataclasses import replace
 
-from jaxpretrain.data.augment import Augment
-from jaxpretrain.data.image_sources import Folder
-from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.images.augment import Augment
+from jaxpretrain.data.images.image_sources import Folder
+from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.reconstructions import Reconstructions
-from jaxpretrain.models.sapiens import VARIANTS
+from jaxpretrain.models.sapiens.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxpretrain.config.files import load_config
-from jaxpretrain.models.sapiens import VARIANTS
+from jaxpretrain.models.sapiens.variants import VARIANTS
 from jaxpretrain.train.experiment import Experiment
 
 

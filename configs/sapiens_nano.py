@@ -9,13 +9,13 @@ normalised) on 4,500 images of 28 pixels.
 
 from dataclasses import replace
 
-from jaxpretrain.data.augment import Augment
-from jaxpretrain.data.image_sources import Tfds
-from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.images.augment import Augment
+from jaxpretrain.data.images.image_sources import Tfds
+from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.linear_probe import LinearProbe
 from jaxpretrain.evals.reconstructions import Reconstructions
-from jaxpretrain.models.sapiens import VARIANTS
+from jaxpretrain.models.sapiens.variants import VARIANTS
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine

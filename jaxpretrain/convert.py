@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path, expand
-from jaxpretrain.data.files import TEMPORARY
+from jaxpretrain.storage.files import TEMPORARY
 
 if TYPE_CHECKING:
     from jaxpretrain.interop.source import Source
@@ -167,8 +167,8 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 def write_workdir(source: "Source", folder: Path) -> None:
     """Writes the folder of a run with one checkpoint."""
+    from jaxpretrain.checkpoints.streamed import write_streamed
     from jaxpretrain.interop.source import copy_token_files
-    from jaxpretrain.parallel.streamed import write_streamed
     from jaxpretrain.train.trained import experiment_of
     from jaxpretrain.train.workdir import write_experiment
 
@@ -184,7 +184,7 @@ def write_workdir(source: "Source", folder: Path) -> None:
 
 def _find_tokenizer(name: str) -> Path:
     """The folder of a tokenizer, for what lies beside it, or its file alone."""
-    from jaxpretrain.evals.package import find_tokenizer
+    from jaxpretrain.evals.tasks.package import find_tokenizer
 
     path = Path(name)
     return path if (path / "tokenizer.json").is_file() else find_tokenizer(name)

@@ -77,7 +77,7 @@ def _parser() -> Parser:
 
 def _evaluate(flags: Any) -> Iterator["Outcome"]:
     """The outcome of each checkpoint in turn, all by what was compiled for the first one."""
-    from jaxpretrain.evals.package import find_tokenizer
+    from jaxpretrain.evals.tasks.package import find_tokenizer
     from jaxpretrain.parallel.compilation import keep_compiled
     from jaxpretrain.train.trained import load_trained
 
@@ -140,7 +140,7 @@ def _evaluation(
 ) -> "Evaluate":
     """The tasks and files that the flags name."""
     from jaxpretrain.evals.evaluation import Evaluation
-    from jaxpretrain.evals.scorer import Scorer
+    from jaxpretrain.evals.scoring.scorer import Scorer
     from jaxpretrain.train.program import build_model
 
     model, layout = trained.model, trained.layout
@@ -158,8 +158,8 @@ def _asked(flags: Any) -> "Asked":
     Raises:
       InputError: a name is unknown, twice there, or a number cannot be.
     """
-    from jaxpretrain.evals.catalogue import select
     from jaxpretrain.evals.evaluation import Asked
+    from jaxpretrain.evals.tasks.catalogue import select
 
     sets: dict[str, list[Path]] = {}
     for text in flags.perplexity:
@@ -196,7 +196,7 @@ def _checkpoints(path: Path, steps: str | None) -> list[Path]:
     """The checkpoints of `--checkpoint` and `--steps`, in order of their steps."""
     if steps is None:
         return [path]
-    from jaxpretrain.parallel.checkpoint import Checkpoints
+    from jaxpretrain.checkpoints.orbax import Checkpoints
 
     folder = path / "checkpoints"
     if not folder.is_dir():
@@ -220,8 +220,8 @@ def _checkpoints(path: Path, steps: str | None) -> list[Path]:
 
 
 def _write(flags: Any, outcomes: list["Outcome"], document: dict[str, Any]) -> None:
-    from jaxpretrain.data.files import write_atomically
     from jaxpretrain.evals.outcome import to_csv
+    from jaxpretrain.storage.files import write_atomically
 
     if flags.output is not None:
         write_atomically(flags.output, json.dumps(document, indent=2) + "\n")

@@ -128,7 +128,7 @@ def _plan(
 
 
 def _write(path: Path, text: str) -> None:
-    from jaxpretrain.data.files import write_atomically
+    from jaxpretrain.storage.files import write_atomically
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from jaxpretrain.config.command import Parser, run, split_paths
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.paths import as_path, expand_paths
-from jaxpretrain.data.compressed import SUFFIXES
-from jaxpretrain.data.documents import LINES, TEXT
-from jaxpretrain.data.manifest import Manifest
-from jaxpretrain.data.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.prepare.compressed import SUFFIXES
+from jaxpretrain.data.prepare.documents import LINES, TEXT
+from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.token_files.manifest import Manifest
 
 
 def main(argv: list[str]) -> None:

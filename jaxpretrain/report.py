@@ -22,9 +22,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=as_path, help="by default report.html in the first folder")
     flags = parser.parse_args(argv)
 
-    from jaxpretrain.data.files import write_atomically  # after the flags: these import JAX
-    from jaxpretrain.monitor.report.page import page
-    from jaxpretrain.monitor.report.runs import read_run
+    from jaxpretrain.reports.page import page
+    from jaxpretrain.reports.runs import read_run
+    from jaxpretrain.storage.files import write_atomically  # after the flags: these import JAX
 
     runs = [read_run(workdir) for workdir in flags.workdir]
     output = flags.output or flags.workdir[0] / "report.html"

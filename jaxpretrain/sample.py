@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         parser.error("--num_tokens must be at least 1")
 
     from jaxpretrain.evals.generate import Generator  # after the flags: these import JAX
-    from jaxpretrain.evals.sampling import Sampling
+    from jaxpretrain.evals.generation.sampling import Sampling
     from jaxpretrain.parallel.compilation import keep_compiled
     from jaxpretrain.train.trained import load_trained
 

@@ -18,8 +18,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
-from jaxpretrain.data.contents import Row, read_rows
-from jaxpretrain.data.tokenizer import encoder, read_tokenizer
+from jaxpretrain.data.text.contents import Row, read_rows
+from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 
 if TYPE_CHECKING:
     from jaxpretrain.train.experiment import Experiment

@@ -24,12 +24,12 @@ import numpy as np
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.corpus import data_root
-from jaxpretrain.data.manifest import Manifest, load_manifest
-from jaxpretrain.data.text import TextData
-from jaxpretrain.data.tokenizer import read_tokenizer, token_texts
-from jaxpretrain.data.tokens import find_split
-from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.data.text.corpus import data_root
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.manifest import Manifest, load_manifest
+from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_texts
+from jaxpretrain.data.token_files.tokens import find_split
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.train.workdir import read_experiment
 
 MAX_TOKENS = 10_000_000

@@ -25,10 +25,10 @@ import numpy as np
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.loader import load_batches
-from jaxpretrain.data.masks import InstanceFilter
-from jaxpretrain.data.mixture import Mixture, MixtureSource
-from jaxpretrain.data.order import Ordering, OrderName
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.order.order import Ordering, OrderName
+from jaxpretrain.data.text.mixture import Mixture, MixtureSource
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.masks import InstanceFilter
 
 NUM_FILES, FILE_TOKENS = 16, 2**23
 VOCAB_SIZE = 50_280

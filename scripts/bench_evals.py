@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.evals import packing
-from jaxpretrain.evals.catalogue import select
-from jaxpretrain.evals.encode import Request, TextEncoder, encode_task
-from jaxpretrain.evals.scorer import Scorer
-from jaxpretrain.evals.sharing import Group, Query
+from jaxpretrain.evals.scoring import packing
+from jaxpretrain.evals.scoring.encode import Request, TextEncoder, encode_task
+from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.evals.scoring.sharing import Group, Query
+from jaxpretrain.evals.tasks.catalogue import select
 from jaxpretrain.train.trained import Trained, load_trained
 
 BATCH = 32

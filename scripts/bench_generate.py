@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.evals.sampling import Sampling
-from jaxpretrain.evals.token_loop import Rows, TokenLoop
+from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
 from jaxpretrain.models.contract import LanguageModel
-from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 

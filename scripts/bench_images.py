@@ -24,9 +24,9 @@ import numpy as np
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.builders.skimage_photos import PHOTOGRAPHS
-from jaxpretrain.data.image_codec import decode
-from jaxpretrain.data.image_sources import Folder, Tfds
-from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.images.image_codec import decode
+from jaxpretrain.data.images.image_sources import Folder, Tfds
+from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.loader import load_batches, load_in_workers
 from jaxpretrain.data.package_files import package_file
 

@@ -81,10 +81,11 @@ def _measure(name: str, length: int, microbatch: int, remat: str) -> dict[str, o
 def _experiment(name: str, length: int, microbatch: int, remat: str):
     from dataclasses import replace
 
-    from jaxpretrain.data.image_sources import Folder
-    from jaxpretrain.data.images import ImageData
-    from jaxpretrain.data.text import TextData
-    from jaxpretrain.models import olmo, sapiens
+    from jaxpretrain.data.images.image_sources import Folder
+    from jaxpretrain.data.images.images import ImageData
+    from jaxpretrain.data.text.text import TextData
+    from jaxpretrain.models.olmo import variants as olmo
+    from jaxpretrain.models.sapiens import variants as sapiens
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.train.experiment import Experiment, Train, resolve
 

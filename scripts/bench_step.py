@@ -183,9 +183,9 @@ def make_program(flags: argparse.Namespace, dtype: str) -> Any:
     """The program that training would run."""
     import jax
 
-    from jaxpretrain.data.text import TextData
-    from jaxpretrain.models.decoder import Decoder
-    from jaxpretrain.models.olmo import VARIANTS
+    from jaxpretrain.data.text.text import TextData
+    from jaxpretrain.models.olmo.decoder import Decoder
+    from jaxpretrain.models.olmo.variants import VARIANTS
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.train import experiment, program
 

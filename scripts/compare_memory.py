@@ -90,9 +90,10 @@ def compare(target_name: str, case: Any) -> dict[str, Any]:
 
 def make_experiment(case: Any) -> Any:
     """The resolved experiment of a case."""
-    from jaxpretrain.data.images import ImageData
-    from jaxpretrain.data.text import TextData
-    from jaxpretrain.models import olmo, sapiens
+    from jaxpretrain.data.images.images import ImageData
+    from jaxpretrain.data.text.text import TextData
+    from jaxpretrain.models.olmo import variants as olmo
+    from jaxpretrain.models.sapiens import variants as sapiens
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.parallel.mesh import Mesh
     from jaxpretrain.train.experiment import Experiment, Train, resolve

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.models.choices import RematPolicy
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import CHIPS, Efficiency
 from jaxpretrain.parallel.mesh import Mesh

@@ -72,8 +72,8 @@ def reference(folder: Path) -> dict[str, tuple[np.ndarray, dict[str, float]]]:
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
-    from jaxpretrain.evals.catalogue import select
-    from jaxpretrain.evals.package import find_tokenizer
+    from jaxpretrain.evals.tasks.catalogue import select
+    from jaxpretrain.evals.tasks.package import find_tokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(find_tokenizer(TOKENIZER)))

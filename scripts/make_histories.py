@@ -22,8 +22,8 @@ import numpy as np
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.data.text import TrainingText
-from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.data.text.text import TrainingText
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.run import train_experiment

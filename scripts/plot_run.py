@@ -7,7 +7,7 @@ byte and the baselines given; the lower one the learning rate.
 from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.diagnosis.jsonl import read_metrics
 
 
 def main(argv: list[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
-from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.experiment import Experiment, resolve

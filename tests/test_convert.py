@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxpretrain.checkpoints.names import to_named
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.command import run
 from jaxpretrain.convert import main
-from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.source import Source, text_data
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.parallel.checkpoint import Checkpoints
-from jaxpretrain.parallel.names import to_named
-from jaxpretrain.parallel.streamed import Streamed
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.train.trained import load_trained
 
 MODEL = Decoder(

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.files import load_config
-from jaxpretrain.data.prepare_text import PrepareText, prepare_text
-from jaxpretrain.monitor.jsonl import drop_after, read_metrics
-from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
+from jaxpretrain.diagnosis.jsonl import drop_after, read_metrics
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.run import train_experiment
 
@@ -30,9 +30,9 @@ LIMIT_SECONDS = 120
 """For a process that should end by itself."""
 
 CONFIG = """
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Constant

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.command import run
-from jaxpretrain.data.text import TextData
-from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evaluate import main
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.workdir import keep_tokenizer, write_experiment
 

@@ -17,14 +17,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jaxpretrain.checkpoints.names import to_named
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.command import run
 from jaxpretrain.config.files import load_config
-from jaxpretrain.data.manifest import Manifest
-from jaxpretrain.data.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.token_files.manifest import Manifest
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.main import main
-from jaxpretrain.monitor.jsonl import read_metrics
-from jaxpretrain.parallel.checkpoint import Checkpoints
-from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.loop import NonFinite
@@ -34,9 +34,9 @@ ROOT = Path(__file__).parents[1]
 NUM_STEPS = 120
 
 CONFIG = """
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular

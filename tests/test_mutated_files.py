@@ -25,24 +25,24 @@ from jaxpretrain import show_batch
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.convert import write_workdir
-from jaxpretrain.data import prepare_text as preparing
-from jaxpretrain.data.prepare_text import PrepareText, prepare_text
-from jaxpretrain.data.text import TextData
-from jaxpretrain.data.tokenizer import encoder, end_id, read_tokenizer, token_bytes
+from jaxpretrain.data.prepare import prepare_text as preparing
+from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokenizer, token_bytes
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.generate import Generator
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.evals.own_task import load_own
+from jaxpretrain.evals.tasks.own_task import load_own
 from jaxpretrain.interop import hugging_face
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.tensors import INDEX, write_safetensors_folder
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.decoder_model import DecoderModel
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.model import DecoderModel
 from jaxpretrain.monitor.config import Monitor
-from jaxpretrain.monitor.report.page import page
-from jaxpretrain.monitor.report.runs import read_run
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
+from jaxpretrain.reports.page import page
+from jaxpretrain.reports.runs import read_run
 from jaxpretrain.train import run as running
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 from jaxpretrain.train.memory import Memory

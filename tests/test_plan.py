@@ -19,8 +19,8 @@ CONFIG = '''
 Hardware  {hardware}, or another one.
 """
 
-from jaxpretrain.data.text import TextData
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.train.experiment import Experiment, Train
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.manifest import load_manifest
+from jaxpretrain.data.token_files.manifest import load_manifest
 from jaxpretrain.prepare import main
 
 
@@ -98,7 +98,7 @@ def test_every_flag_arrives(corpus: Path, prepared_tokenizer: Path):
 
 @pytest.fixture
 def prepared_tokenizer(tmp_path: Path) -> Path:
-    from jaxpretrain.data.tokenizer import train_bpe
+    from jaxpretrain.data.token_files.tokenizer import train_bpe
 
     path = tmp_path / "given.json"
     path.write_text(train_bpe(["document says"], 260, "<end>"))

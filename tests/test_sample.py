@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import pytest
 
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.command import run
-from jaxpretrain.data.text import TextData
-from jaxpretrain.data.tokenizer import train_bpe
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.tokenizer import train_bpe
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.sample import main
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.workdir import keep_tokenizer, write_experiment

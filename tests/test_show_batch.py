@@ -10,7 +10,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
-from jaxpretrain.data.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.show_batch import main
 from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.stages import make_stages, stage_of
@@ -18,9 +18,9 @@ from jaxpretrain.train.stages import make_stages, stage_of
 SEQ_LEN, BATCH_SIZE, NUM_STEPS = 32, 8, 40
 
 CONFIG = """
-from jaxpretrain.data.mixture import Mixture, MixtureSource
-from jaxpretrain.data.text import TextData
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.data.text.mixture import Mixture, MixtureSource
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.train.experiment import Experiment, Stage, Train
 

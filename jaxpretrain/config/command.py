@@ -1,6 +1,7 @@
 """What all commands share: exit codes, strict flags, and the overrides among the flags."""
 
 import argparse
+import errno
 import os
 import select
 import signal
@@ -12,14 +13,17 @@ from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, closest
 
 _OVERRIDE = "--config."
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+"""Errors that the disk or the rights of a folder cause, never this program."""
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Calls `main` with the command line and exits with its code (None is 0).
 
-    An InputError ends in one line on standard error and code 2, Ctrl-C in code 130, and output that
-    nobody reads any more (`| head -1`) in code 141. Any other exception is a failure of ours: it
-    keeps its traceback and Python exits with code 1.
+    An InputError ends in one line on standard error and code 2, Ctrl-C in code 130, a disk that is
+    full or a folder that cannot be written in one line and code 1, and output that nobody reads any
+    more (`| head -1`) in code 141. Any other exception is a failure of ours: it keeps its traceback
+    and Python exits with code 1.
     """
     code = None
     try:
@@ -30,6 +34,12 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             print(f"error: {error}", file=sys.stderr)
         except KeyboardInterrupt:
             code = 130
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            code = 1
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.stdout.flush()  # here, so that Python need not complain when it exits
     except BrokenPipeError:
         closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]

@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data import builders
-from jaxpretrain.data.cache import cache_dir
-from jaxpretrain.data.files import only_one_process
+from jaxpretrain.storage.cache import cache_dir
+from jaxpretrain.storage.files import only_one_process
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import BatchSize, Positive, Seed
-from jaxpretrain.evals.catalogue import Selection, select
 from jaxpretrain.evals.contract import Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
-from jaxpretrain.evals.encode import TextEncoder
 from jaxpretrain.evals.generate import Samples, held_out_prompts
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.evals.linear_probe import LinearProbe
-from jaxpretrain.evals.package import find_tokenizer
 from jaxpretrain.evals.reconstructions import Reconstructions
-from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.evals.scoring.encode import TextEncoder
+from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.evals.tasks.catalogue import Selection, select
+from jaxpretrain.evals.tasks.package import find_tokenizer
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.evals.catalogue import Selection
 from jaxpretrain.evals.contract import Results
-from jaxpretrain.evals.encode import TextEncoder, encode_task, leave_out_long
-from jaxpretrain.evals.metrics import NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM, Scored, task_metrics
-from jaxpretrain.evals.scorer import Scorer
-from jaxpretrain.evals.task import Task
+from jaxpretrain.evals.scoring.encode import TextEncoder, encode_task, leave_out_long
+from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.evals.tasks.catalogue import Selection
+from jaxpretrain.evals.tasks.metrics import (
+    NUM_LEFT_OUT,
+    NUM_TRUNCATED,
+    RANDOM,
+    Scored,
+    task_metrics,
+)
+from jaxpretrain.evals.tasks.task import Task
 
 _LOGGED = ("acc", "len_norm", "pmi_dc", "f1", "ce_loss", "bpb", "soft", "soft_log", RANDOM)
 """What the loop logs of a task, beside the standard error of its own metric."""

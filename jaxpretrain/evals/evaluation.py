@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tokenizer import read_tokenizer, token_bytes
-from jaxpretrain.evals.catalogue import Selection
+from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.evals.downstream import Downstream
-from jaxpretrain.evals.encode import TextEncoder
 from jaxpretrain.evals.outcome import Outcome
 from jaxpretrain.evals.perplexity import Perplexity
-from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.evals.scoring.encode import TextEncoder
+from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.evals.tasks.catalogue import Selection
 
 if TYPE_CHECKING:  # needs a package that may not be there
     from jaxpretrain.evals.harness import Harness

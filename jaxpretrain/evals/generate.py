@@ -15,11 +15,11 @@ import jax
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tokenizer import encoder, end_id, read_tokenizer, vocabulary_size
+from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokenizer, vocabulary_size
 from jaxpretrain.evals.contract import Results, Setting
-from jaxpretrain.evals.sampling import Sampling
-from jaxpretrain.evals.sharing import round_up
-from jaxpretrain.evals.token_loop import Rows, TokenLoop
+from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
+from jaxpretrain.evals.scoring.sharing import round_up
 from jaxpretrain.models.contract import LanguageModel, Model
 from jaxpretrain.parallel.mesh import Layout
 

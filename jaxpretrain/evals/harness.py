@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.tokenizer import encoder, read_tokenizer
-from jaxpretrain.evals.encode import Request
+from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 from jaxpretrain.evals.generate import Generator
-from jaxpretrain.evals.sampling import Sampling
-from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.scoring.encode import Request
+from jaxpretrain.evals.scoring.scorer import Scorer
 
 try:
     from lm_eval.api.model import TemplateLM

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpretrain.diagnosis.metric_names import perplexity
 from jaxpretrain.evals.contract import EvalSet, Results, Setting
-from jaxpretrain.evals.in_flight import read_back
-from jaxpretrain.evals.nats import bits_per_byte
+from jaxpretrain.evals.scoring.nats import bits_per_byte
+from jaxpretrain.evals.scoring.prefetch import read_back
 from jaxpretrain.models.contract import LanguageModel, Model
-from jaxpretrain.monitor.metrics import perplexity
 
 
 class HeldOut:

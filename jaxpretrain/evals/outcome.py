@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxpretrain.diagnosis.wording import EVAL_DIGITS, format_number
 from jaxpretrain.evals.downstream import Report, left_out
-from jaxpretrain.evals.metrics import NUM_ITEMS, NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM
-from jaxpretrain.monitor.wording import EVAL_DIGITS, format_number
+from jaxpretrain.evals.tasks.metrics import NUM_ITEMS, NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM
 
 Perplexities = dict[str, dict[str, float | None]]
 

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.token_sample import TypeFlags
-from jaxpretrain.data.tokens import open_raw
-from jaxpretrain.evals.encode import Request
-from jaxpretrain.evals.nats import bits_per_byte
-from jaxpretrain.evals.scorer import Scorer
-from jaxpretrain.monitor.metrics import perplexity
+from jaxpretrain.data.token_files.token_sample import TypeFlags
+from jaxpretrain.data.token_files.tokens import open_raw
+from jaxpretrain.diagnosis.metric_names import perplexity
+from jaxpretrain.evals.scoring.encode import Request
+from jaxpretrain.evals.scoring.nats import bits_per_byte
+from jaxpretrain.evals.scoring.scorer import Scorer
 
 
 class Perplexity:

@@ -11,7 +11,7 @@ from typing import Any
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.interop.hf_rope import FULL, SLIDING, read_number, read_rope, write_yarn
 from jaxpretrain.interop.tables import Row, Table
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 
 _LAYER = "model.layers.{}."
 _COMMON: Table = (

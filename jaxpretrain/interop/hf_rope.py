@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models.rotary import Yarn
+from jaxpretrain.models.olmo.rotary import Yarn
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """The kinds of layers."""

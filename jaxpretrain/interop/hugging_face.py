@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tokenizer import end_id, special_tokens
+from jaxpretrain.data.token_files.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.hf_config import TOKEN_IDS, read_config, read_token_ids, write_config
 from jaxpretrain.interop.source import (
@@ -28,7 +28,7 @@ from jaxpretrain.interop.tensors import (
     read_safetensors_folder,
     write_safetensors_folder,
 )
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 
 _COMPUTED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 """Tensors that old versions of transformers wrote although the config tells them."""

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, to_dict
 from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tables import is_stack, layers_of
-from jaxpretrain.parallel.streamed import Streamed
 
 _HOW_IT_IS_RUN = ("attention", "scan_layers", "remat", "loss_chunk", "dtype", "residual_dtype")
 """Fields of a model that may differ: they are not about its weights."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.olmo_config import read_decoder
@@ -28,7 +29,6 @@ from jaxpretrain.interop.source import (
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
 from jaxpretrain.interop.tuple_keys import decode_key
-from jaxpretrain.parallel.streamed import Streamed
 
 _BLOCK = "transformer.blocks.{}."
 TABLE: Table = (

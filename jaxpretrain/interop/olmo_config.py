@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.olmo_keys import OlmoKeys
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 
 
 def read_decoder(keys: OlmoKeys) -> Decoder:

@@ -14,17 +14,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxpretrain.checkpoints.names import to_named
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.source import Source, types_of
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch
-from jaxpretrain.models.positions import sincos_positions
-from jaxpretrain.models.sapiens import VARIANTS
-from jaxpretrain.models.vit_mae import VitMae
-from jaxpretrain.parallel.names import to_named
-from jaxpretrain.parallel.streamed import Streamed
+from jaxpretrain.models.sapiens.model import VitMae
+from jaxpretrain.models.sapiens.positions import sincos_positions
+from jaxpretrain.models.sapiens.variants import VARIANTS
 
 
 def _linear(theirs: str, *ours: str) -> Table:

@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpretrain.checkpoints.names import to_named
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
-from jaxpretrain.data.text import TextData
-from jaxpretrain.data.tokenizer import (
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.tokenizer import (
     end_id,
     read_tokenizer,
     special_tokens,
@@ -23,9 +25,7 @@ from jaxpretrain.data.tokenizer import (
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.tables import Shapes
 from jaxpretrain.interop.tensors import Tensor
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.parallel.names import to_named
-from jaxpretrain.parallel.streamed import Streamed
+from jaxpretrain.models.olmo.decoder import Decoder
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.tensors import Tensor, some
-from jaxpretrain.parallel.streamed import Streamed
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.ranges import Positive
-from jaxpretrain.monitor.findings import Name
+from jaxpretrain.diagnosis.findings import Name
 
 
 @dataclass(frozen=True)

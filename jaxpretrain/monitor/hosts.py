@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxpretrain.monitor.clock import Clock
+from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.parallel import distributed
 
 SECONDS_APART = 10.0

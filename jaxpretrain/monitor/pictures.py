@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpretrain.data.files import atomic_file
-from jaxpretrain.data.image_codec import encode_png
+from jaxpretrain.data.images.image_codec import encode_png
+from jaxpretrain.storage.files import atomic_file
 
 FOLDER = "pictures"
 

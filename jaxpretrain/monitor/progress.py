@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from jaxpretrain.monitor.wording import format_count, format_finish, format_number, format_seconds
+from jaxpretrain.diagnosis.wording import format_count, format_finish, format_number, format_seconds
 
 _REDRAW_SECONDS = 0.2
 _UNITS = {"perf/tokens_per_second": "tok/s", "perf/images_per_second": "img/s"}

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.durations import Pace
-from jaxpretrain.monitor.clock import Clock, Rate
-from jaxpretrain.monitor.findings import Finding
+from jaxpretrain.diagnosis.clock import Clock, Rate
+from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.diagnosis.metric_names import perplexity
+from jaxpretrain.diagnosis.watch import Watch
+from jaxpretrain.diagnosis.wording import EVAL_DIGITS, format_number
 from jaxpretrain.monitor.hosts import Hosts
-from jaxpretrain.monitor.metrics import perplexity
 from jaxpretrain.monitor.progress import Progress
-from jaxpretrain.monitor.watch import Watch
-from jaxpretrain.monitor.wording import EVAL_DIGITS, format_number
 from jaxpretrain.monitor.writers import Writers
 from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.parallel.devices import peak_memory

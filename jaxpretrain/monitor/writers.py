@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.monitor.jsonl import JsonlWriter, drop_after, to_number, to_numbers
+from jaxpretrain.diagnosis.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 from jaxpretrain.monitor.pictures import write_pictures
 from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
 

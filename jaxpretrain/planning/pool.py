@@ -20,8 +20,6 @@ import jaxpretrain
 from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.data.cache import cache_dir
-from jaxpretrain.data.files import write_atomically
 from jaxpretrain.planning.compiled import (
     Compiled,
     compile_step,
@@ -29,6 +27,8 @@ from jaxpretrain.planning.compiled import (
 )
 from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.targets import Target
+from jaxpretrain.storage.cache import cache_dir
+from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.train.experiment import Experiment
 
 Done = Callable[[Experiment, Compiled], None]

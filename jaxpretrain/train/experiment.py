@@ -13,12 +13,12 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.paths import PathText, expand_paths
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
-from jaxpretrain.data.images import ImageData
-from jaxpretrain.data.mixture import Mixture
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.data.text.mixture import Mixture
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import Adafactor, AdamW, Lion, Muon
 from jaxpretrain.parallel.mesh import Mesh

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.parallel.names import from_named, to_named
+from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.state import TrainState, make_init
 from jaxpretrain.train.trained import load_arrays

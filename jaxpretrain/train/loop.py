@@ -15,16 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.saving import SaveOutcome
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
+from jaxpretrain.diagnosis.clock import Clock
+from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.evals.contract import Evaluator, Interrupted
-from jaxpretrain.monitor.clock import Clock
-from jaxpretrain.monitor.findings import Finding
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
-from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.distributed import is_primary
-from jaxpretrain.parallel.saving import SaveOutcome
 from jaxpretrain.train.experiment import Experiment, pace
 from jaxpretrain.train.stages import Stage, local_samples, stage_of
 from jaxpretrain.train.state import TrainState

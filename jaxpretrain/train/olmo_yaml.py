@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.cache import cache_dir
-from jaxpretrain.data.files import write_atomically
-from jaxpretrain.data.masks import InstanceFilter
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.interop.olmo_config import read_decoder
 from jaxpretrain.interop.olmo_keys import OlmoKeys
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.layers import ParameterKind
 from jaxpretrain.optim.optimizers import AdamW, Lion
 from jaxpretrain.optim.schedules import (
@@ -31,6 +29,8 @@ from jaxpretrain.optim.schedules import (
     Triangular,
     WarmupCosine,
 )
+from jaxpretrain.storage.cache import cache_dir
+from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 
 

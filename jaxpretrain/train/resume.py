@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxpretrain.checkpoints.orbax import CorruptCheckpoint, finished_steps, read_document
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
-from jaxpretrain.data.images import ImageData
-from jaxpretrain.data.mixture import Mixture
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.data.text.mixture import Mixture
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import (
     BoltOnWarmup,
@@ -29,7 +30,6 @@ from jaxpretrain.optim.schedules import (
     WarmupCosine,
     WarmupStableDecay,
 )
-from jaxpretrain.parallel.checkpoint import CorruptCheckpoint, finished_steps, read_document
 from jaxpretrain.train.experiment import Experiment, Stage, Train, pace, pace_of
 from jaxpretrain.train.trained import checkpoint_behind
 from jaxpretrain.train.workdir import saved_document

@@ -9,20 +9,20 @@ from typing import Any
 
 import jax
 
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.diagnosis.clock import Clock
+from jaxpretrain.diagnosis.history import read_history
+from jaxpretrain.diagnosis.intent import plan_of
+from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.evals.contract import Evaluator, notes_of
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.monitor.clock import Clock
-from jaxpretrain.monitor.history import read_history
-from jaxpretrain.monitor.plan import plan_of
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter, Work
-from jaxpretrain.monitor.watch import Watch
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel import distributed
-from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.chips import peak_flops
 from jaxpretrain.parallel.compilation import keep_compiled
 from jaxpretrain.parallel.host_memory import has_huge_pages
@@ -41,6 +41,7 @@ from jaxpretrain.train.resume import (
     taken_point,
 )
 from jaxpretrain.train.stages import Stage, make_stages, stage_of
+from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop, stop_requests
 
 
@@ -201,28 +202,12 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
             memory = require_fit(stage.program, stage.train_step)
             reporter.message(f"memory of the step: {memory.describe()}")
             if state is None:
-                first, state = initial_state(program)
-                if experiment.init_from is not None:
-                    sample = pace(experiment).examples(first)
-                    reporter.message(
-                        f"{experiment.init_with} from {experiment.init_from}, at step "
-                        f"{first:,} and sample {int(sample):,} of the data"
-                    )
+                first, state = _begin(program, reporter)
             evaluators = [compile_() for compile_ in opened.evaluators]
             for line in notes_of(evaluators):
                 reporter.message(line)
         if distributed.is_primary():
-            folder.write_experiment(
-                workdir,
-                experiment,
-                data.fingerprint,
-                memory,
-                eos_id=data.eos_id,
-                data_description=data.describe(),
-                first_step=first if first < whole_steps(experiment.train.duration) else None,
-                last_saved=resume_step,
-            )
-            folder.keep_tokenizer(workdir, data.tokenizer_path)
+            _write_down(opened, workdir, memory, first, resume_step)
         run = loop.Run(
             stages,
             workdir,
@@ -239,6 +224,37 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
         finally:
             checkpoints.close()
             loop.tell_saves(run)
+
+
+def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:
+    """Returns the finished steps and the state of a run without a checkpoint of its own."""
+    first, state = initial_state(program)
+    experiment = program.experiment
+    if experiment.init_from is not None:
+        sample = int(pace(experiment).examples(first))
+        reporter.message(
+            f"{experiment.init_with} from {experiment.init_from}, at step {first:,} and sample "
+            f"{sample:,} of the data"
+        )
+    return first, state
+
+
+def _write_down(
+    opened: _Opened, workdir: Path, memory: Memory, first: int, last_saved: int | None
+) -> None:
+    """Writes what runs, on which data, and that a session begins after `first` finished steps."""
+    experiment, data = opened.program.experiment, opened.data
+    folder.write_experiment(
+        workdir,
+        experiment,
+        data.fingerprint,
+        memory,
+        eos_id=data.eos_id,
+        data_description=data.describe(),
+        first_step=first if first < whole_steps(experiment.train.duration) else None,
+        last_saved=last_saved,
+    )
+    folder.keep_tokenizer(workdir, data.tokenizer_path)
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.models.contract import Model, Params
+from jaxpretrain.optim.outliers import empty_history
 from jaxpretrain.parallel.mesh import Layout
-from jaxpretrain.parallel.names import from_named, to_named
 from jaxpretrain.train.experiment import Train
-from jaxpretrain.train.outliers import empty_history
 
 
 @jax.tree_util.register_dataclass

@@ -17,9 +17,9 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Batch, Model
 from jaxpretrain.optim.norms import norms
 from jaxpretrain.optim.optimizers import Optimizer
+from jaxpretrain.optim.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.train.experiment import Train
-from jaxpretrain.train.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.train.state import TrainState
 
 Metrics = dict[str, Any]

@@ -9,6 +9,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxpretrain.checkpoints.names import from_named, to_named
+from jaxpretrain.checkpoints.orbax import Checkpoints, CorruptCheckpoint
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.interop.hugging_face import is_hugging_face, open_hugging_face
@@ -16,10 +19,7 @@ from jaxpretrain.interop.source import Source, refuse_olmo_core
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.checkpoint import Checkpoints, CorruptCheckpoint
 from jaxpretrain.parallel.mesh import Layout, Mesh
-from jaxpretrain.parallel.names import from_named, to_named
-from jaxpretrain.parallel.streamed import Streamed
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import build_model
 from jaxpretrain.train.workdir import read_eos_id, read_experiment

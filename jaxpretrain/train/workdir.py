@@ -23,13 +23,13 @@ from typing import Any
 
 import jax
 
+from jaxpretrain.checkpoints.orbax import finished_steps
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
-from jaxpretrain.data.files import write_atomically
-from jaxpretrain.monitor.documents import ExperimentFile, read_document
-from jaxpretrain.monitor.jsonl import read_metrics
-from jaxpretrain.parallel.checkpoint import finished_steps
+from jaxpretrain.diagnosis.jsonl import read_metrics
+from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.run_documents import ExperimentFile, read_document
 from jaxpretrain.train.experiment import Experiment, identity_changes
 from jaxpretrain.train.memory import Memory
 

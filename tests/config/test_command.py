@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -52,6 +53,18 @@ def test_run_reports_an_input_error_in_one_line_and_exits_with_2(capsys):
 
 def test_run_exits_with_130_when_interrupted():
     assert exit_code(raiser(KeyboardInterrupt())) == 130
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_run_reports_a_full_or_forbidden_disk_in_one_line(capsys, number):
+    error = OSError(number, os.strerror(number), "runs/a/experiment.json")
+    assert exit_code(raiser(error)) == 1
+    assert capsys.readouterr().err == f"error: runs/a/experiment.json: {os.strerror(number)}\n"
+
+
+def test_run_leaves_other_errors_of_files_their_traceback():
+    with pytest.raises(FileNotFoundError):
+        run(raiser(FileNotFoundError(errno.ENOENT, "no such file", "a")))
 
 
 def test_run_leaves_other_exceptions_their_traceback():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxpretrain.data.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 
 WORDS = ["the", "union", "of", "states", "1862", "naïve", "Übermaß", "漢字", "🙂", "don't"]
 WORDS += ["\t", "", "\n\n", "x=y;"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.manifest import load_manifest
+from jaxpretrain.data.token_files.manifest import load_manifest
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evals.contract import Setting
-from jaxpretrain.evals.encode import TextEncoder
-from jaxpretrain.evals.scorer import Scorer
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.evals.scoring.encode import TextEncoder
+from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 VOCAB_SIZE = 290

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.catalogue import GROUPS, Selection, select
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Setting, notes_of
 from jaxpretrain.evals.downstream import Downstream
-from jaxpretrain.evals.encode import TextEncoder
 from jaxpretrain.evals.outcome import Outcome
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.evals.scoring.encode import TextEncoder
+from jaxpretrain.evals.tasks.catalogue import GROUPS, Selection, select
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 EXAMPLE = {"tokens": ((48,), "int32")}

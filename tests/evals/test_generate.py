@@ -10,14 +10,14 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.documents import Document
-from jaxpretrain.data.encode import encode
-from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.data.prepare.documents import Document
+from jaxpretrain.data.prepare.encode import encode
+from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evals.contract import Setting
-from jaxpretrain.evals.encode import TextEncoder
 from jaxpretrain.evals.generate import Generator, Samples, held_out_prompts
-from jaxpretrain.evals.sampling import Sampling
-from jaxpretrain.models.decoder import Decoder, DecoderModel
+from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.scoring.encode import TextEncoder
+from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 SEQ_LEN = 24

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxpretrain.evals import packing
-from jaxpretrain.evals.catalogue import select
 from jaxpretrain.evals.downstream import Downstream, TaskResult
-from jaxpretrain.evals.encode import TextEncoder
-from jaxpretrain.evals.package import find_tokenizer
-from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.evals.scoring import packing
+from jaxpretrain.evals.scoring.encode import TextEncoder
+from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.evals.tasks.catalogue import select
+from jaxpretrain.evals.tasks.package import find_tokenizer
 from jaxpretrain.train.trained import load_trained
 from scripts.make_golden_evals import GOLDEN, LIMIT, TASKS, TOKENIZER, reference, write_model
 

@@ -16,13 +16,13 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from jaxpretrain import convert
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.generate import Generator
 from jaxpretrain.evals.harness import Harness, HarnessModel, HarnessTasks
-from jaxpretrain.evals.scorer import Scorer
+from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.checkpoint import Checkpoints
 from jaxpretrain.parallel.mesh import Layout, Mesh
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.trained import load_trained

@@ -9,7 +9,7 @@ import pytest
 
 from jaxpretrain.evals.contract import Interrupted, Setting, go_on
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 SEQ_LEN = 12

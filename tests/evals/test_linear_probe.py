@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.linear_probe import LinearProbe, classify, draw_shots
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.data.token_files.tokenizer import train_bpe
 
 CONFIG = {
     "architectures": ["Olmo2ForCausalLM"],

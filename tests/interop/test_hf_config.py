@@ -14,9 +14,9 @@ from jaxpretrain.interop.hf_config import (
     read_token_ids,
     write_config,
 )
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.olmo import VARIANTS
-from jaxpretrain.models.rotary import Yarn
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.rotary import Yarn
+from jaxpretrain.models.olmo.variants import VARIANTS
 
 SIZES = {
     "vocab_size": 64,

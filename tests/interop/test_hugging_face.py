@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxpretrain.checkpoints.names import from_named
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.hugging_face import open_hugging_face, write_hugging_face
 from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tables import whole
-from jaxpretrain.parallel.names import from_named
 from jaxpretrain.train.trained import load_trained
 
 Folder = Callable[..., tuple[Path, dict[str, np.ndarray]]]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.hugging_face import open_hugging_face
 from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.parallel.names import to_named
 
 Folder = Callable[..., tuple[Path, dict[str, np.ndarray]]]
 

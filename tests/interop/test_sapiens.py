@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop import sapiens
 from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.interop.tensors import Tensor
-from jaxpretrain.models.vit_mae import VitMae
-from jaxpretrain.parallel.streamed import Streamed
+from jaxpretrain.models.sapiens.model import VitMae
 
 Arrays = dict[str, np.ndarray]
 

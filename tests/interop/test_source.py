@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tokenizer import train_bpe
+from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.interop.hugging_face import special_ids
 from jaxpretrain.interop.source import Source, copy_token_files, text_data, with_tokens
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 
 MODEL = Decoder(vocab_size=310, embedding_rows=320)
 

@@ -11,8 +11,8 @@ import pytest
 
 from jaxpretrain.models import attention_xla
 from jaxpretrain.models.contract import Branches
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.rotary import Yarn
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.rotary import Yarn
 
 END = 28
 GROUPED = Decoder(

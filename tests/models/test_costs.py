@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpretrain.models.costs import Costs
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 
 OLMO_1 = Decoder(
     vocab_size=96,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxpretrain.models import probe
-from jaxpretrain.models.decoder import Decoder
 from jaxpretrain.models.masks import Mask
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 
 
 @pytest.mark.parametrize("num_kv_heads", [1, 4])

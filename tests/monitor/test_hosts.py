@@ -1,7 +1,7 @@
 import pytest
 
+from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.monitor import hosts
-from jaxpretrain.monitor.clock import Clock
 from jaxpretrain.monitor.hosts import Hosts, spread
 from jaxpretrain.parallel import distributed
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.durations import Pace
-from jaxpretrain.monitor.clock import Clock
-from jaxpretrain.monitor.history import History, Series
-from jaxpretrain.monitor.plan import Plan
+from jaxpretrain.diagnosis.clock import Clock
+from jaxpretrain.diagnosis.history import History, Series
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.monitor.reporter import Reporter, Work
-from jaxpretrain.monitor.watch import Watch
 
 TOTAL = 20
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.monitor.jsonl import JsonlWriter, read_metrics
+from jaxpretrain.diagnosis.jsonl import JsonlWriter, read_metrics
 from jaxpretrain.monitor.writers import Writers, open_writers
 
 

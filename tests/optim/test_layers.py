@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.layers import is_layer_matrix, layer_axes, mask
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.norms import global_norm, norms
 
 CONFIG = Decoder(

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import (
     PARAMETER_KINDS,
     Adafactor,
@@ -22,7 +23,6 @@ from jaxpretrain.optim.optimizers import (
     decay_mask,
 )
 from jaxpretrain.optim.schedules import Constant, Triangular
-from jaxpretrain.parallel.names import to_named
 
 SCHEDULE = Triangular(start=0.01, peak=0.1, end=0.02, warmup=4, plateau=2)
 NUM_STEPS = 10

@@ -13,7 +13,7 @@ from jaxpretrain.interop.olmo_config import read_decoder
 from jaxpretrain.interop.olmo_keys import OlmoKeys
 from jaxpretrain.interop.source import param_shapes, text_data
 from jaxpretrain.interop.tensors import Tensor
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from scripts.make_golden_olmo import NATIVE, TRANSFORMERS, Arrays, draw_weights
 
 Reference = Callable[[str, str], Arrays]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.models.block import Block
+from jaxpretrain.models.olmo.block import Block
 from scripts.make_golden_olmo import NATIVE, TRANSFORMERS, model_tokens
 from tests.parity.models import Names, Reference, decoder, nested
 

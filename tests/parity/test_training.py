@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.interop.olmo import TABLE
-from jaxpretrain.parallel.names import from_named, to_named
 from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.olmo_yaml import read_olmo_yaml
 from jaxpretrain.train.program import make_program

@@ -6,11 +6,11 @@ import jax
 import pytest
 
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.data.image_sources import Folder
-from jaxpretrain.data.images import ImageData
-from jaxpretrain.data.text import TextData
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.data.images.image_sources import Folder
+from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import Chip, Efficiency
 from jaxpretrain.planning.machines import Machine

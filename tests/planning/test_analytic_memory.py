@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import pytest
 
-from jaxpretrain.data.images import ImageData
-from jaxpretrain.data.text import TextData
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.sapiens import VARIANTS
+from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory, weights_on_device

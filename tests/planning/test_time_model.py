@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from jaxpretrain.data.text import TextData
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.olmo import VARIANTS
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.variants import VARIANTS
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.parallel.mesh import Mesh

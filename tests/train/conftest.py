@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.data.cache import cache_dir
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.decoder import Decoder
+from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
+from jaxpretrain.storage.cache import cache_dir
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train, resolve
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.state import TrainState

@@ -13,7 +13,7 @@ from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.ranges import Between
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
-from jaxpretrain.data.mixture import Mixture, MixtureSource, MixtureStage
+from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage
 from jaxpretrain.train.experiment import (
     Experiment,
     Stage,

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.data.images import ImageData
-from jaxpretrain.data.text import TextData
-from jaxpretrain.models.decoder import Decoder
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular, WarmupCosine
 from jaxpretrain.train.experiment import Experiment, Train, resolve

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.image_sources import Folder
-from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.images.image_sources import Folder
+from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.linear_probe import LinearProbe
 from jaxpretrain.evals.reconstructions import Reconstructions
-from jaxpretrain.models.vit_mae import VitMae
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.monitor.config import Monitor
-from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.parallel.mesh import Mesh

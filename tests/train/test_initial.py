@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.monitor.jsonl import read_metrics
-from jaxpretrain.parallel.names import to_named
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.initial import initial_state
 from jaxpretrain.train.program import make_program

@@ -9,18 +9,18 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.saving import SaveOutcome
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.diagnosis.clock import Clock
+from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.diagnosis.jsonl import read_metrics, to_numbers
 from jaxpretrain.evals.contract import Results
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.monitor.clock import Clock
-from jaxpretrain.monitor.findings import Finding
-from jaxpretrain.monitor.jsonl import read_metrics, to_numbers
 from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.writers import open_writers
-from jaxpretrain.parallel.checkpoint import Checkpoints
-from jaxpretrain.parallel.saving import SaveOutcome
 from jaxpretrain.train import loop
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work

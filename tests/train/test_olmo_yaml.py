@@ -7,7 +7,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
-from jaxpretrain.data.masks import InstanceFilter
+from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.optim.optimizers import Lion
 from jaxpretrain.optim.schedules import (
     Constant,

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.orbax import read_document
 from jaxpretrain.config.command import split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.data.mixture import Mixture, MixtureSource, MixtureStage
-from jaxpretrain.data.text import TextData
-from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.optim.schedules import Constant, LinearTail, Triangular, WarmupStableDecay
-from jaxpretrain.parallel.checkpoint import read_document
 from jaxpretrain.train.experiment import Experiment, Stage, pace, resolve
 from jaxpretrain.train.resume import (
     Point,

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.names import to_named
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.optim.schedules import Constant
-from jaxpretrain.parallel.checkpoint import Checkpoints
-from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import Program, make_program

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.monitor.jsonl import read_metrics
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.train.experiment import Experiment, Stage, resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.stages import make_stages, stage_of

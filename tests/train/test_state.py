@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from jaxpretrain.checkpoints.names import to_named
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.optim.optimizers import Adafactor
-from jaxpretrain.parallel.checkpoint import Checkpoints
+from jaxpretrain.optim.outliers import record
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train.experiment import Experiment, resolve
-from jaxpretrain.train.outliers import record
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.state import TrainState, create_state
 

@@ -9,12 +9,12 @@ import pytest
 
 from jaxpretrain import convert
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.prepare_text import PrepareText, prepare_text
-from jaxpretrain.data.text import TextData
-from jaxpretrain.data.tokenizer import special_id, train_bpe
+from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.tokenizer import special_id, train_bpe
+from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.interop.tables import whole
-from jaxpretrain.monitor.jsonl import read_metrics
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.run import check_inputs, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.checkpoints.names import to_named
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.tables import whole
-from jaxpretrain.parallel.checkpoint import Checkpoints
-from jaxpretrain.parallel.names import to_named
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.trained import experiment_of, load_arrays, load_trained, open_source

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.text import TextData
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, resolve
 

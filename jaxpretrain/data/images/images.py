@@ -1,0 +1,278 @@
+"""Images to train and evaluate on, decoded and cut when they are read.
+
+Sample k of a run, with its crop and its flip, is a pure function of (seed, k). So the whole state
+of the data is one integer, and neither workers nor hosts change what a sample is.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.ranges import Between, NonNegative, Positive
+from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, resized, sample_draws
+from jaxpretrain.data.images.bad_images import BadImages
+from jaxpretrain.data.images.image_codec import Undecodable, decode, require_pillow
+from jaxpretrain.data.images.image_sources import Folder, ImageSet, Split, Tfds
+from jaxpretrain.data.order.order import Order, Ordering, OrderName
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_STAND_INS = 100
+"""Images that are tried for one sample before there is none to be had."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Square RGB images for training and evaluation."""
+
+    source: Folder | Tfds = Folder()
+    """Where images lie."""
+    size: Annotated[int, Between(1, 16384)] = 224
+    """Side of an example in pixels."""
+    augment: Augment = Augment()
+    """What training does to an image; held-out ones are cut to their middle square and resized."""
+    validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
+    """Part of the images held out, by a hash of their names, where the source has none of its own
+    for that; 0 for none."""
+    num_examples: Annotated[int, Positive] | None = None
+    """Declared number of training images, so that epochs resolve without the data; it is verified
+    when the data is opened. none: the data is counted where a duration is in epochs."""
+    name: str | None = None
+    """Name of the evaluation set in `eval/<name>/...`; by default that of the folder or dataset."""
+    order: OrderName = "olmo"
+    """`olmo` is a shuffle of all images; `hashed` needs no memory, for a billion or more."""
+    num_workers: Annotated[int, Between(0, 1024)] = 0
+    """Processes that read and decode; 0: a thread of the training process."""
+    max_undecodable: Annotated[int, NonNegative] = 100
+    """Images that may turn out undecodable on one host, each replaced by another; one more is an
+    error."""
+
+    @property
+    def eval_name(self) -> str:
+        """Name of the evaluation set."""
+        return self.name or self.source.set_name()
+
+    def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name -> (shape, dtype) of what the model reads of one example, known without the data."""
+        return {"images": ((self.size, self.size, 3), "uint8")}
+
+    def extra_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name -> (shape, dtype) of what batches hold beside that: nothing."""
+        return {}
+
+    def source_names(self) -> tuple[str, ...]:
+        """Sources whose losses are told apart: none."""
+        return ()
+
+    def units_per_example(self) -> tuple[str, int]:
+        """What durations and throughput count, and how many an example holds."""
+        return "images", 1
+
+    def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingImages":
+        """The training images; there is nothing about images that `limits` could limit."""
+        train, held_out = self._find()
+        images, indices = train
+        if self.num_examples not in (None, len(indices)):
+            raise InputError(
+                f"data.num_examples declares {self.num_examples} images, but {images.describe()}"
+                f" holds {len(indices)}; set data.num_examples={len(indices)}"
+            )
+        return TrainingImages(
+            images=images,
+            indices=indices,
+            order=Ordering(self.order).make(len(indices), seed),
+            seed=seed,
+            size=self.size,
+            augment=self.augment,
+            num_workers=self.num_workers,
+            num_held_out=len(held_out[1]),
+            fingerprint=self._fingerprint(train),
+            bad=BadImages(self.max_undecodable),
+        )
+
+    def open_evals(self, *, limits: Mapping[str, int]) -> list["HeldOutImages"]:
+        """The held-out images, or nothing when there are none."""
+        _, (images, indices) = self._find()
+        return [self._fixed(self.eval_name, images, indices)] if len(indices) else []
+
+    def open_labelled(self, split: Literal["train", "validation"]) -> "HeldOutImages":
+        """The images of a split as evaluation sees them, with `labels`.
+
+        Raises InputError when they have no labels, or when there are none.
+        """
+        images, indices = self._find()[split == "validation"]
+        if not images.classes:
+            raise InputError(
+                f"{images.describe()}: has no labels to classify by; a folder needs its images in"
+                " one folder for each class, a TFDS dataset needs data.source.label_key, or set"
+                " eval.probe=none"
+            )
+        if not len(indices):
+            raise InputError(
+                f"{images.describe()}: no images are held out to be classified; raise"
+                " data.validation_fraction, name held-out images in data.source, or set"
+                " eval.probe=none"
+            )
+        return self._fixed(split, images, indices)
+
+    def _find(self) -> tuple[Split, Split]:
+        require_pillow()
+        if self.size < 1:
+            raise InputError(f"data.size is {self.size}; an image needs at least 1 pixel")
+        if not 0 <= self.validation_fraction < 1:
+            raise InputError(
+                f"data.validation_fraction is {self.validation_fraction}, not in [0, 1)"
+            )
+        if self.num_workers < 0:
+            raise InputError(f"data.num_workers is {self.num_workers}, not 0 or more")
+        self.augment.check()
+        train, held_out = self.source.open(self.validation_fraction)
+        if not len(train[1]):
+            raise InputError(f"{train[0].describe()}: no image is left to train on")
+        return train, held_out
+
+    def _fixed(self, name: str, images: ImageSet, indices: np.ndarray) -> "HeldOutImages":
+        return HeldOutImages(name, images, indices, self.size, BadImages(self.max_undecodable))
+
+    def _fingerprint(self, train: Split) -> str:
+        images, indices = train
+        order = Ordering(self.order).identity()
+        division = hashlib.sha256(indices.tobytes()).hexdigest()
+        identity = [images.identity(), division, self.size, asdict(self.augment), order]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Batches by sample number; can be sent to other processes, which then read the same."""
+
+    images: ImageSet
+    indices: np.ndarray = field(repr=False)
+    """Those of the images that are trained on, int64 [n]."""
+    order: Order
+    seed: int
+    size: int
+    augment: Augment
+    num_workers: int
+    """Processes that should call `batch`."""
+    num_held_out: int
+    fingerprint: str
+    """Changes with the names of the images, their division, size, augmentation and order."""
+    bad: BadImages
+    tokenizer_path = None
+    eos_id = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return self.images.notes
+
+    @property
+    def num_examples(self) -> int:
+        """Images of one epoch."""
+        return len(self.indices)
+
+    def epochs(self, num_samples: int) -> dict[str, float]:
+        """How often the first `num_samples` samples go through the data, as the metric `epochs`."""
+        return {"epochs": num_samples / self.num_examples}
+
+    def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """{"images": uint8 [n, size, size, 3]} of the run's samples `samples`, int64 [n].
+
+        Raises InputError for more undecodable images than the config allows.
+        """
+        pixels = np.empty((len(samples), self.size, self.size, 3), np.uint8)
+        firsts = self.indices[self.order(samples)]
+        for row, (sample, first) in enumerate(zip(samples, firsts, strict=True)):
+            draws = sample_draws(self.seed, int(sample), NUM_DRAWS + MAX_STAND_INS)
+            draws, choices = draws[:NUM_DRAWS], draws[NUM_DRAWS:]
+            stand_ins = self.indices[(choices * len(self.indices)).astype(np.int64)]
+            image = _first_decodable(self.images, [first, *stand_ins], self.bad)
+            pixels[row] = self.augment(image, self.size, draws)
+        return {"images": pixels}
+
+    def report(self) -> list[str]:
+        """A line for each image that turned out undecodable since the last call."""
+        return self.bad.report()
+
+    def describe(self) -> str:
+        """One line for the start of a run."""
+        workers = f"{self.num_workers} processes" if self.num_workers else "a thread"
+        return (
+            f"{self.images.describe()}: an epoch is {self.num_examples:,} images,"
+            f" {self.num_held_out:,} are held out; random crops of {self.size} x {self.size}"
+            f" pixels, decoded by {workers}"
+        )
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Images for evaluation, in the order of their set: the middle square, resized."""
+
+    name: str
+    images: ImageSet
+    indices: np.ndarray = field(repr=False)
+    """Those of the images that belong to it, int64 [n]."""
+    size: int
+    bad: BadImages
+
+    @property
+    def num_examples(self) -> int:
+        """Images of the set."""
+        return len(self.indices)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the set was opened."""
+        return self.images.notes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what labels count."""
+        return self.images.classes
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """{"images": uint8 [n, size, size, 3]} of the examples `indices`, int64 [n].
+
+        The next image of the set stands in for one that is undecodable.
+        """
+        pixels = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        for row, index in enumerate(indices):
+            image = _first_decodable(self.images, self._from(int(index)), self.bad)
+            pixels[row] = resized(image, centre_box(*image.size), self.size)
+        return {"images": pixels}
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Numbers of classes of the examples `indices`, int32 [n].
+
+        The label of an image that is undecodable is its own, not that of the one that stands in.
+        """
+        return self.images.labels(self.indices[indices])
+
+    def target_bytes(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Images stand for no text."""
+
+    def report(self) -> list[str]:
+        """A line for each image that turned out undecodable since the last call."""
+        return self.bad.report()
+
+    def _from(self, start: int) -> Iterable[int]:
+        steps = range(min(MAX_STAND_INS, self.num_examples))
+        return (self.indices[(start + step) % self.num_examples] for step in steps)
+
+
+def _first_decodable(images: ImageSet, candidates: Iterable[int], bad: BadImages) -> "Image.Image":
+    for index in candidates:
+        try:
+            return decode(images.read(index))
+        except Undecodable as error:
+            bad.add(images.name(index), str(error))
+    raise InputError(
+        f"{images.describe()}: of all images tried for one example none can be decoded"
+    )

@@ -1,0 +1,238 @@
+"""Documents to prepare: plain text files, JSON lines, or any TFDS text dataset.
+
+A source yields documents in a fixed order, each with its split.
+"""
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data.folders import Found, find_files, matching_files
+from jaxpretrain.data.prepare.compressed import SUFFIXES, opened
+from jaxpretrain.data.tfds_builder import TfdsName, Wording, open_data_source, prepared_builder
+from jaxpretrain.storage.files import stat_of
+
+LINES = (".jsonl", ".json", ".ndjson")
+TEXT = (".txt", ".md", ".rst", ".py")
+
+_JSON_KINDS = {
+    **{type(None): "null", bool: "true or false", int: "a number", float: "a number"},
+    **{str: "a text", list: "a list", dict: "an object"},
+}
+_WORDING = Wording(flag="--", instead="For your own text give --files=a.jsonl,b.txt")
+
+
+class Document(NamedTuple):
+    """One text and where it belongs."""
+
+    split: str
+    text: str
+    content: bytes
+    """The text in UTF-8."""
+
+
+class Documents(Protocol):
+    """A corpus: its documents in a fixed order, each time it is iterated over."""
+
+    num_documents: int | None
+    """How many there are, where that is known beforehand."""
+    notes: tuple[str, ...]
+    """Lines about what was found when they were opened."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the documents are: equal identities mean equal documents. JSON-like."""
+        ...
+
+    def splits(self) -> tuple[str, ...]:
+        """All splits that documents may belong to."""
+        ...
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yields the documents. Raises InputError for one that is not text."""
+        ...
+
+
+class TextFiles(Documents):
+    """Documents of text files: a `.txt` or `.py` is one document, a line of `.jsonl` is one.
+
+    `patterns` are files, folders (walked) or globs; files keep the order of the patterns, sorted
+    within each, and count once. Compressed ones (.gz, .xz, .zst) are read as they are. A byte order
+    mark, which some systems write first, is no text.
+    """
+
+    num_documents = None
+
+    def __init__(self, patterns: tuple[str, ...], text_key: str, validation_fraction: float):
+        self._text_key = text_key
+        self._validation_fraction = validation_fraction
+        found = [_find(pattern) for pattern in patterns]
+        self.paths = list(dict.fromkeys(path for part in found for path in part.paths))
+        self.notes = tuple(line for part in found for line in part.notes)
+
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes and times of the files."""
+        stats = [(path.as_posix(), stat_of(path)) for path in self.paths]
+        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+
+    def splits(self) -> tuple[str, ...]:
+        """Train, and validation unless its fraction is 0."""
+        return _splits(self._validation_fraction)
+
+    def __iter__(self) -> Iterator[Document]:
+        for path in self.paths:
+            for place, text in _read(path, self._text_key):
+                content = _utf8(text, place)
+                yield Document(_split(content, self._validation_fraction), text, content)
+
+
+def _find(pattern: str) -> Found:
+    path = Path(pattern).expanduser()
+    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(SUFFIXES)})"
+    if path.is_dir():
+        return find_files(
+            path,
+            lambda file: _kind(file) is not None,
+            what=f"text files ({kinds})",
+            if_none="convert them",
+            if_few=f"name the kind that is meant, as in --files='{path}/**/*.jsonl'",
+        )
+    matches = [path] if path.is_file() else matching_files(str(path))
+    if not matches:
+        raise InputError(f"{pattern}: no such file")
+    for match in matches:
+        if not _kind(match):
+            raise InputError(f"{match}: unknown kind of file; known are {kinds}")
+    return Found(matches, ())
+
+
+def _kind(path: Path) -> str | None:
+    """The suffix that says how to read a file, without compression; None when unknown."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in LINES + TEXT else None
+
+
+def _read(path: Path, text_key: str) -> Iterator[tuple[str, str]]:
+    """Yields (place, text): the place is for messages, `path` or `path:line`."""
+    with opened(path) as file:
+        if _kind(path) in TEXT:
+            yield str(path), _decode(_without_mark(file.read()), str(path))
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                place = f"{path}:{number}"
+                yield place, _text_of(_decode(_without_mark(line), place), text_key, place)
+
+
+def _text_of(line: str, text_key: str, place: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{place}: is not a line of JSON ({error})") from None
+    if not isinstance(record, dict):
+        kind = _JSON_KINDS[type(record)]
+        raise InputError(f"{place}: is {kind}, not an object with a text under {text_key!r}")
+    if text_key not in record:
+        raise InputError(
+            f"{place}: has no text under the key {text_key!r} (keys: {', '.join(record)}); set"
+            " --text_key"
+        )
+    text = record[text_key]
+    if not isinstance(text, str):
+        raise InputError(
+            f"{place}: has {_JSON_KINDS[type(text)]} under the key {text_key!r}, not a text; leave"
+            ' the line out, or write "", which is skipped'
+        )
+    return text
+
+
+def _without_mark(content: bytes) -> bytes:
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def _decode(content: bytes, place: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: is not UTF-8 (byte {error.start}: {error.reason})") from None
+
+
+def _utf8(text: str, place: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which is no character
+        raise InputError(f"{place}: holds half a surrogate pair, which is not text") from None
+
+
+def _splits(validation_fraction: float) -> tuple[str, ...]:
+    return ("train", "validation") if validation_fraction else ("train",)
+
+
+def _split(content: bytes, validation_fraction: float) -> str:
+    """By a hash of the content: stable when documents are added, equal texts stay together."""
+    number = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+    return "validation" if number < validation_fraction * 2**64 else "train"
+
+
+class TfdsDocuments(Documents):
+    """Documents of a TFDS dataset through `tfds.data_source`, with the dataset's own splits.
+
+    A dataset with nothing but a train split gives `validation_fraction` of it to validation.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        data_dir: str | None,
+        text_key: str,
+        validation_fraction: float,
+        download: bool,
+    ):
+        self._builder = prepared_builder(
+            TfdsName.parse(dataset), data_dir=data_dir, download=download, wording=_WORDING
+        )
+        info = self._builder.info
+        self.name = info.full_name
+        self.notes = ()
+        features = sorted(info.features or {})  # as a dataset is read back, in any order
+        if text_key not in features:
+            raise InputError(
+                f"{dataset}: has no feature {text_key!r} (it has {', '.join(features)});"
+                f" set --text_key.{nearest(text_key, features)}"
+            )
+        self._text_key = text_key
+        self._own = [split for split in ("train", "validation", "test") if split in info.splits]
+        if not self._own:
+            raise InputError(
+                f"{dataset}: has none of the splits train, validation and test, only"
+                f" {', '.join(info.splits)}"
+            )
+        self._validation_fraction = validation_fraction if self._own == ["train"] else 0.0
+        self.num_documents = sum(info.splits[split].num_examples for split in self._own)
+
+    def identity(self) -> dict[str, Any]:
+        """Name and version of the dataset, and the sizes of its splits."""
+        splits = self._builder.info.splits
+        counts = {split: splits[split].num_examples for split in self._own}
+        return {"dataset": self.name, "splits": counts}
+
+    def splits(self) -> tuple[str, ...]:
+        """The dataset's own, or those that its train split is divided into."""
+        return tuple(self._own) if len(self._own) > 1 else _splits(self._validation_fraction)
+
+    def __iter__(self) -> Iterator[Document]:
+        for own in self._own:
+            source = open_data_source(self._builder, own)
+            for index in range(len(source)):
+                content = source[index][self._text_key]
+                place, split = f"{self.name}, {own} example {index}", own
+                if not isinstance(content, bytes):
+                    raise InputError(f"{place}: feature {self._text_key!r} is not text")
+                if self._validation_fraction:
+                    split = _split(content, self._validation_fraction)
+                yield Document(split, _decode(content, place), content)

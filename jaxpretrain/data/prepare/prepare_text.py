@@ -1,0 +1,327 @@
+"""Text to token files: `PrepareText` says what to make, `prepare_text` makes it.
+
+The output is the same, byte for byte, whatever the number of processes and interruptions:
+
+    <output>/manifest.json              written last: without it the directory is unfinished
+    <output>/tokenizer.json
+    <output>/<split>/part-00000.npy     raw little-endian ids, an EOS after every document
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from jaxpretrain.config.documents import read_object
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.ranges import Between, NumIds, Positive
+from jaxpretrain.data.prepare.documents import Document, Documents, TextFiles, TfdsDocuments
+from jaxpretrain.data.prepare.encode import Encoded, encode
+from jaxpretrain.data.prepare.token_writer import SplitWriter
+from jaxpretrain.data.tfds_builder import TfdsName
+from jaxpretrain.data.token_files.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    TokenizerFile,
+    load_manifest,
+    save_manifest,
+)
+from jaxpretrain.data.token_files.tokenizer import (
+    read_tokenizer,
+    special_id,
+    train_bpe,
+    vocabulary_size,
+)
+from jaxpretrain.storage.files import only_one_process, write_atomically
+
+TOKENIZER = "tokenizer.json"
+UNFINISHED = "unfinished.json"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class PrepareText:
+    """A corpus, a tokenizer, and how to divide them into files."""
+
+    dataset: str | None = None
+    """TFDS text dataset, `name` or `name:config`; `sotu_text` needs no download."""
+    data_dir: PathText | None = None
+    """Where TFDS datasets lie; by default the cache directory, or TFDS's own for its catalogue."""
+    files: tuple[PathText, ...] = ()
+    """Text files instead of a dataset: .txt, .md, .rst, .py and .jsonl, also compressed, folders
+    and globs."""
+    text_key: str = "text"
+    """Feature of the dataset, or key of the JSON lines, that holds the text."""
+    validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.05
+    """Part of the documents, by a hash of their content, kept for validation where the corpus
+    has no splits of its own; 0 for none."""
+    tokenizer: PathText = "bpe"
+    """Path of a tokenizer.json, or of a prepared directory to use the same as there; or `bpe` to
+    train a byte-level BPE on the train split."""
+    vocab_size: NumIds = 8192
+    """Size of the vocabulary of a tokenizer that is trained."""
+    eos_token: str = "<|endoftext|>"
+    """Token that ends every document."""
+    name: str | None = None
+    """Short name for evaluations; by default the dataset's, without `_text`."""
+    part_tokens: Annotated[int, Positive] = 2**27
+    """Tokens after which a new file begins; an interruption loses at most one file's work."""
+    download: bool = False
+    """Whether TFDS may download a dataset that is not prepared yet."""
+
+
+def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: bool) -> Manifest:
+    """Makes `output`, or goes on with it, and returns its manifest.
+
+    A finished directory of the same spec is left as it is. `progress` tells on standard error what
+    was found, and shows a bar there where it is a terminal.
+
+    Raises InputError for anything wrong with the corpus, the tokenizer or `output`.
+    """
+    documents = _open_documents(spec)
+    _tell(progress, *documents.notes)
+    made_from = _made_from(spec, documents.identity())
+    key = _sha256(made_from)
+    if (output / MANIFEST).exists():
+        return _same_dataset(output, key)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: is a file; --output must be a directory")
+    output.mkdir(parents=True, exist_ok=True)
+    with only_one_process(output / LOCK):
+        if (output / MANIFEST).exists():  # another process finished it in the meantime
+            return _same_dataset(output, key)
+        _claim(output, key)
+        tokenizer = _tokenizer(spec, documents, output, progress)
+        vocab_size = vocabulary_size(tokenizer)
+        dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+        writers = {
+            split: SplitWriter(output, split, key, np.dtype(dtype), spec.part_tokens)
+            for split in documents.splits()
+        }
+        num_spelled = _write(documents, writers, output / TOKENIZER, spec, workers, progress)
+        if num_spelled:
+            _tell(progress, _spelled(num_spelled, writers, spec.eos_token))
+        splits = {split: writer.finish() for split, writer in writers.items()}
+        manifest = Manifest(
+            name=_name(spec),
+            tokenizer=TokenizerFile(
+                file=TOKENIZER,
+                sha256=hashlib.sha256(tokenizer.encode()).hexdigest(),
+                byte_exact=all(writer.byte_exact for writer in writers.values()),
+            ),
+            vocab_size=vocab_size,
+            eos_id=special_id(tokenizer, spec.eos_token),
+            dtype=dtype,
+            spec_sha256=key,
+            created_from={**made_from, "versions": _versions(spec)},
+            splits=splits,
+        )
+        save_manifest(manifest, output)
+        for writer in writers.values():
+            writer.remove_sidecars()
+        (output / UNFINISHED).unlink()
+        (output / LOCK).unlink()  # whoever waits for it finds the manifest
+    return manifest
+
+
+def cache_name(spec: PrepareText) -> str:
+    """A directory name for what `spec` makes, found without opening a TFDS dataset.
+
+    Changed files or another tokenizer give another name; another version of a dataset does not.
+    """
+    if spec.files:
+        identity = TextFiles(spec.files, spec.text_key, spec.validation_fraction).identity()
+    else:
+        identity = {"dataset": spec.dataset, "data_dir": spec.data_dir}
+    return f"{_name(spec)}-{_sha256(_made_from(spec, identity))[:12]}"
+
+
+def _open_documents(spec: PrepareText) -> Documents:
+    if not 0 <= spec.validation_fraction < 1:
+        raise InputError(f"validation_fraction is {spec.validation_fraction}, not in [0, 1)")
+    if spec.part_tokens < 1:
+        raise InputError(f"part_tokens is {spec.part_tokens}, not at least 1")
+    if bool(spec.dataset) == bool(spec.files):
+        given = "both a dataset and files are" if spec.dataset else "neither a dataset nor files is"
+        raise InputError(f"{given} given: choose --dataset=sotu_text or --files=a.jsonl,b.txt")
+    if spec.files:
+        return TextFiles(spec.files, spec.text_key, spec.validation_fraction)
+    return TfdsDocuments(
+        spec.dataset or "",
+        spec.data_dir,
+        spec.text_key,
+        spec.validation_fraction,
+        spec.download,
+    )
+
+
+def _name(spec: PrepareText) -> str:
+    if spec.name or not spec.dataset:
+        return spec.name or "text"
+    return TfdsName.parse(spec.dataset).name.removesuffix("_text")
+
+
+def _made_from(spec: PrepareText, documents: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the output depends on: equal values make equal files."""
+    if spec.tokenizer == "bpe":
+        tokenizer = f"byte-level BPE of {spec.vocab_size}, trained on train"
+    else:
+        content = read_tokenizer(Path(spec.tokenizer)).encode()
+        tokenizer = f"tokenizer.json, SHA-256 {hashlib.sha256(content).hexdigest()}"
+    return {
+        **documents,
+        "name": _name(spec),
+        "text_key": spec.text_key,
+        "validation_fraction": spec.validation_fraction,
+        "tokenizer": tokenizer,
+        "eos_token": spec.eos_token,
+        "part_tokens": spec.part_tokens,
+        "format_version": FORMAT_VERSION,
+    }
+
+
+def _sha256(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _versions(spec: PrepareText) -> dict[str, str]:
+    packages = ["tokenizers", *(["tensorflow-datasets"] if spec.dataset else [])]
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def _same_dataset(output: Path, key: str) -> Manifest:
+    manifest = load_manifest(output)
+    if manifest.spec_sha256 != key:
+        raise InputError(
+            f"{output}: holds another dataset, {manifest.name!r}, or one of other options or"
+            " files; choose another --output, or delete it"
+        )
+    return manifest
+
+
+def _claim(output: Path, key: str) -> None:
+    """Marks `output` as ours and unfinished, unless it holds anything else."""
+    marker = output / UNFINISHED
+    if marker.exists():
+        advice = f"choose another --output, or delete {output}"
+        if read_object(marker, advice).get("spec_sha256") == key:
+            return
+        if any(output.glob("*/part-*.json")):
+            raise InputError(
+                f"{output}: holds unfinished parts of another dataset, or of other options;"
+                " choose another --output, or delete it"
+            )
+        (output / TOKENIZER).unlink(missing_ok=True)
+    elif any(path.name != LOCK for path in output.iterdir()):
+        raise InputError(
+            f"{output}: is not empty and was not made by prepare; choose another --output"
+        )
+    write_atomically(marker, json.dumps({"spec_sha256": key}))
+
+
+def _tokenizer(spec: PrepareText, documents: Documents, output: Path, progress: bool) -> str:
+    """The text of `<output>/tokenizer.json`, which is copied, trained, or there already."""
+    path = output / TOKENIZER
+    if path.exists():
+        return read_tokenizer(path)
+    if spec.tokenizer == "bpe":
+        _tell(progress, "training the tokenizer")
+        texts = (document.text for document in documents if document.split == "train")
+        text = train_bpe(texts, spec.vocab_size, spec.eos_token)
+        if (num_ids := vocabulary_size(text)) < spec.vocab_size:
+            _tell(
+                progress,
+                f"the tokenizer has {num_ids:,} ids, not the {spec.vocab_size:,} of --vocab_size:"
+                " the text has no more pieces to merge",
+            )
+    else:
+        text = read_tokenizer(Path(spec.tokenizer))
+    special_id(text, spec.eos_token)
+    write_atomically(path, text)
+    return text
+
+
+def _tell(progress: bool, *lines: str) -> None:
+    for line in lines if progress else ():
+        print(line, file=sys.stderr)
+
+
+def _write(
+    documents: Documents,
+    writers: dict[str, SplitWriter],
+    tokenizer: Path,
+    spec: PrepareText,
+    workers: int,
+    progress: bool,
+) -> int:
+    """Tokenizes all documents that are not in finished parts; returns how many, of all documents,
+    spell the EOS.
+    """
+    eos_id = special_id(read_tokenizer(tokenizer), spec.eos_token)
+    num_spelled = 0
+
+    def to_encode() -> Iterator[Document]:
+        nonlocal num_spelled
+        for document in documents:
+            if not document.content:  # it would be an EOS that ends nothing
+                continue
+            num_spelled += spec.eos_token in document.text
+            if not writers[document.split].skip(document):
+                yield document
+
+    try:
+        encoded = encode(to_encode(), tokenizer, workers)
+        for document, tokens, byte_exact in _with_bar(encoded, documents, progress):
+            writers[document.split].add(document, np.append(tokens, eos_id), byte_exact)
+        for writer in writers.values():
+            if not writer.num_documents:
+                _raise_empty(writer.split, writers)
+    except BaseException:
+        for writer in writers.values():
+            writer.discard()
+        raise
+    return num_spelled
+
+
+def _spelled(count: int, writers: dict[str, SplitWriter], eos_token: str) -> str:
+    total = sum(writer.num_documents for writer in writers.values())
+    return (
+        f"warning: {count:,} of {total:,} documents spell {eos_token!r}, which is learnt as text"
+        " and ends no document; if it stands between documents, divide them there, one a file or a"
+        " line of .jsonl each"
+    )
+
+
+def _raise_empty(split: str, writers: dict[str, SplitWriter]) -> None:
+    total = sum(writer.num_documents for writer in writers.values())
+    if not total:
+        raise InputError("the corpus is empty: it holds no document with any text")
+    raise InputError(
+        f"none of the {total} documents fell into the {split} split; change"
+        " --validation_fraction (0 makes no validation split)"
+    )
+
+
+def _with_bar(
+    encoded: Iterator[Encoded], documents: Documents, progress: bool
+) -> Iterator[Encoded]:
+    from tqdm import tqdm
+
+    start, num_bytes, total = time.perf_counter(), 0, documents.num_documents
+    disable = None if progress else True  # None: shown on a terminal, and nowhere else
+    with tqdm(total=total, unit=" documents", disable=disable, file=sys.stderr) as bar:
+        for item in encoded:
+            yield item
+            num_bytes += len(item.document.content)
+            rate = num_bytes / (time.perf_counter() - start) / 1e6
+            bar.set_postfix_str(f"{rate:.1f} MB/s", refresh=False)
+            bar.update()

@@ -1,0 +1,1 @@
+"""Text to train and evaluate on: one corpus, or a mixture of several."""

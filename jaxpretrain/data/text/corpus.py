@@ -1,0 +1,212 @@
+"""Where a corpus of token files lies, and how it is found, checked and opened.
+
+The files are what `python -m jaxpretrain.prepare` writes, with a manifest, or OLMo's own, a
+directory of raw token ids.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
+from jaxpretrain.data.folders import Found, find_files
+from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
+from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, load_manifest
+from jaxpretrain.data.token_files.masks import open_label_masks
+from jaxpretrain.data.token_files.token_sample import TypeFlags
+from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
+from jaxpretrain.data.token_files.tokens import TokenFiles, Verify, open_raw, open_split
+from jaxpretrain.data.token_files.windows import Windows
+from jaxpretrain.storage.cache import cache_dir
+
+TOKENS = ".npy"
+"""The suffix of token files."""
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where text lies, as token files."""
+
+    root: PathText | None = None
+    """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
+    prepare: PrepareText | None = None
+    """Used when `root` is None: what to prepare, once, in the cache directory."""
+    train_split: str = "train"
+    """Split, or subdirectory of raw files, to train on."""
+    validation_split: str | None = "validation"
+    """Split, or subdirectory of raw files, to evaluate on; None for no evaluation."""
+    dtype: Dtype = "uint16"
+    """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
+    trust_dtype: bool = False
+    """Whether raw files are read as `dtype` even where a sample of their ids looks like another
+    type, which may be wrong of files that are mostly padding."""
+    file_list: PathText | None = None
+    """For raw files: a text file with one path a line, relative to `root`, in the order of the
+    run's examples; a repeated path counts again. By default the sorted paths."""
+    label_mask: PathText | None = None
+    """Directory with a mask for each token file, of the same name relative to it as the token file
+    has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The directory behind a `TextSource`, its manifest where it has one, and how it is read."""
+
+    source: TextSource
+    flag: str
+    """What the source is called in the config, for messages: "data"."""
+    root: Path
+    manifest: Manifest | None
+    tokenizer_path: Path | None
+    seq_len: int
+    vocab_size: int
+    verify: Verify
+
+    @classmethod
+    def find(
+        cls, source: TextSource, *, flag: str, seq_len: int, vocab_size: int, verify: Verify
+    ) -> "Corpus":
+        """The corpus that `source` names, made first if it is to be prepared.
+
+        Raises InputError when it is missing, unfinished, or not with its own tokenizer.
+        """
+        if seq_len < 2:
+            raise InputError(f"data.seq_len is {seq_len}; a prediction needs 2 tokens")
+        root = data_root(source, flag)
+        if not root.is_dir():
+            raise InputError(f"{root}: no such directory; {_how_to_get(flag)}")
+        manifest = tokenizer_path = None
+        if (root / MANIFEST).exists():
+            if source.file_list:
+                raise InputError(f"{root}: has a manifest, which {flag}.file_list cannot replace")
+            manifest = load_manifest(root)
+            tokenizer_path = root / manifest.tokenizer.file
+            content = read_tokenizer(tokenizer_path).encode()
+            if hashlib.sha256(content).hexdigest() != manifest.tokenizer.sha256:
+                raise InputError(f"{tokenizer_path}: is not the tokenizer that made these files")
+        elif (root / UNFINISHED).exists():
+            raise InputError(
+                f"{root}: is unfinished; run the same `python -m jaxpretrain.prepare` again"
+            )
+        return cls(source, flag, root, manifest, tokenizer_path, seq_len, vocab_size, verify)
+
+    def open_train(self, chunk: int = 1) -> TokenFiles:
+        """The sequences to train on, at least one; a whole number of chunks of each file."""
+        files = self._open(self.source.train_split, chunk)
+        if not len(files):
+            raise InputError(
+                f"{self.root}: split {self.source.train_split} has {files.num_tokens} tokens in"
+                f" {len(files.files)} files, not one sequence of {self.seq_len}; set data.seq_len"
+            )
+        return files
+
+    def open_validation(self) -> TokenFiles | None:
+        """The sequences to evaluate on, at least one; None when there is no such split."""
+        split = self.source.validation_split
+        if split is None or (self.manifest is None and not (self.root / split).is_dir()):
+            return None
+        files = self._open(split)
+        if not len(files):
+            raise InputError(
+                f"{self.root}: split {split} has {files.num_tokens} tokens, not one sequence of"
+                f" {self.seq_len}; lower data.seq_len, or set {self.flag}.validation_split=none"
+            )
+        return files
+
+    def open_label_masks(self, files: TokenFiles) -> Windows | None:
+        """The label masks of the examples of `files`; None where the source has none."""
+        folder = self.source.label_mask
+        if folder is None:
+            return None
+        return open_label_masks(Path(folder).expanduser(), self.root, files)
+
+    def token_bytes(self) -> np.ndarray | None:
+        """Bytes of text that each id stands for, int32 [vocab]; None where that is not known."""
+        if self.manifest is None or self.tokenizer_path is None:
+            return None
+        if not self.manifest.tokenizer.byte_exact:
+            return None
+        return token_bytes(read_tokenizer(self.tokenizer_path))
+
+    def _open(self, split: str, chunk: int = 1) -> TokenFiles:
+        seq_len, vocab_size = self.seq_len, self.vocab_size
+        if self.manifest:
+            return open_split(
+                self.root,
+                self.manifest,
+                split,
+                seq_len=seq_len,
+                vocab_size=vocab_size,
+                verify=self.verify,
+                chunk=chunk,
+            )
+        if self.verify == "hash":
+            raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
+        paths, notes = self._raw_paths(split)
+        flag = self.flag
+        return open_raw(
+            self.root,
+            paths,
+            dtype=self.source.dtype,
+            seq_len=seq_len,
+            vocab_size=vocab_size,
+            chunk=chunk,
+            trust_dtype=self.source.trust_dtype,
+            flags=TypeFlags(f"{flag}.dtype", f"{flag}.trust_dtype=true"),
+            notes=notes,
+        )
+
+    def _raw_paths(self, split: str) -> Found:
+        source = self.source
+        if source.file_list and split == source.train_split:
+            return Found(_listed(Path(source.file_list), self.root, self.flag), ())
+        folders = {
+            name: self.root / name for name in (source.train_split, source.validation_split) if name
+        }
+        divided = any(folder.is_dir() for folder in folders.values())
+        # Without such folders all files are for training; with them, only those of the split.
+        folder = folders[split] if divided else self.root
+        if not folder.is_dir():
+            raise InputError(f"{folder}: holds no token files; {_how_to_get(self.flag)}")
+        return find_files(
+            folder,
+            lambda path: path.suffix == TOKENS,
+            what=f"token files (*{TOKENS})",
+            if_none=_how_to_get(self.flag),
+            if_few=f"name the token files in {self.flag}.file_list",
+        )
+
+
+def data_root(source: TextSource, flag: str = "data") -> Path:
+    """The directory of the token files; what `prepare` says is made first if it is not there."""
+    if source.root is not None:
+        return Path(source.root).expanduser()
+    if source.prepare is None:
+        raise InputError(f"{flag}.root is not set; {_how_to_get(flag)}")
+    root = cache_dir() / "text" / cache_name(source.prepare)
+    if not (root / MANIFEST).exists():
+        # In this process, with the tokenizer's own threads: spawned ones would import the
+        # caller's main module again.
+        prepare_text(source.prepare, root, workers=1, progress=True)
+    return root
+
+
+def _how_to_get(flag: str) -> str:
+    return (
+        "make token files with `python -m jaxpretrain.prepare --output=DIR --dataset=sotu_text`,"
+        f" or download OLMo's, and set --config.{flag}.root=DIR"
+    )
+
+
+def _listed(file_list: Path, root: Path, flag: str) -> list[Path]:
+    try:
+        lines = file_list.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{flag}.file_list {file_list}: {error}") from None
+    paths = [root / line.strip() for line in lines if line.strip()]
+    if not paths:
+        raise InputError(f"{flag}.file_list {file_list}: names no files")
+    return paths

@@ -1,0 +1,385 @@
+"""Several corpora in stated proportions, which may change during the run.
+
+Each source keeps its own global order, seeded by the run's seed and its name, and is read in it
+without a gap, whatever the proportions. Adding a source or changing weights reshuffles none.
+"""
+
+import bisect
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from jaxpretrain.config.durations import Examples
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.ranges import Between, NonNegative, Positive, SequenceLength
+from jaxpretrain.data.order.order import Ordering, OrderName
+from jaxpretrain.data.text.corpus import Corpus, TextSource
+from jaxpretrain.data.text.mixing import Blend, quotas
+from jaxpretrain.data.text.text import (
+    EvalText,
+    Place,
+    TrainingText,
+    check_num_examples,
+    empty_batch,
+    mask_spec,
+    open_held_out,
+    open_training,
+)
+from jaxpretrain.data.token_files.masks import InstanceFilter
+from jaxpretrain.data.token_files.tokens import Verify
+
+MAX_WINDOW = 100_000
+"""Laying out a window of this size takes a second."""
+
+
+@dataclass(frozen=True)
+class MixtureSource(TextSource):
+    """One of the corpora of a mixture."""
+
+    weight: Annotated[float, NonNegative] = 1.0
+    """Share of the sequences, in proportion to the other sources' weights; 0: none, until a later
+    stage."""
+
+
+@dataclass(frozen=True)
+class MixtureStage:
+    """Other weights from some point of the run on."""
+
+    at: Examples = 0
+    """When it begins: "5000 steps", "1e9 tokens"; a bare number counts examples."""
+    weights: dict[str, Annotated[float, NonNegative]] = field(default_factory=dict)
+    """Source -> weight, for every source."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sequences of text tokens from several sources, mixed by weight."""
+
+    sources: dict[str, MixtureSource] = field(default_factory=dict)
+    """What is mixed. Evaluation sets and losses of a source carry its name."""
+    stages: tuple[MixtureStage, ...] = ()
+    """Changes of the weights, in the order of the run."""
+    tokenizer_of: str | None = None
+    """Name of the source whose tokenizer the others are prepared with, where they ask for `bpe`."""
+    window: Annotated[int, Between(1, MAX_WINDOW)] = 1000
+    """Samples over which proportions are exact: weights are rounded to multiples of 1 / window."""
+    seq_len: SequenceLength = 2048
+    """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
+    num_examples: Annotated[int, Positive] | None = None
+    """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
+    verified when the data is opened. none: the data is counted where a duration is in epochs. An
+    epoch lasts until the first source would repeat."""
+    order: OrderName = "olmo"
+    """Order within each source: `olmo` is OLMo's own; `hashed` needs no memory."""
+    instance_filter: InstanceFilter | None = None
+    """Leaves sequences that repeat themselves out of the loss; none: takes all."""
+    verify: Verify = "auto"
+    """How files are checked against the manifest: `hash`, `size`, or by hash up to 1 GB."""
+
+    def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name -> (shape, dtype) of what the model reads of one example, known without the data."""
+        return {"tokens": ((self.seq_len,), "int32")}
+
+    def extra_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name -> (shape, dtype) of what batches hold beside that: the source, a mask."""
+        masks = mask_spec(self.seq_len, self.sources.values(), self.instance_filter)
+        return {"source": ((), "int32")} | masks
+
+    def source_names(self) -> tuple[str, ...]:
+        """What the number of the source counts."""
+        return tuple(self.sources)
+
+    def units_per_example(self) -> tuple[str, int]:
+        """What durations and throughput count, and how many an example holds."""
+        return "tokens", self.seq_len
+
+    def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingMixture":
+        """The checked training data; token ids must lie below `limits["tokens"]`."""
+        stages = self._stages()
+        corpora = self._find(limits["tokens"])
+        parts = {
+            name: open_training(
+                corpus, Ordering(self.order), _seed_of(name, seed), self.instance_filter
+            )
+            for name, corpus in corpora.items()
+        }
+        blend = Blend([(first, self._quotas(weights)) for first, weights in stages])
+        sizes = np.array([part.num_examples for part in parts.values()])
+        num_examples = _first_epoch(blend, sizes)
+        check_num_examples(self.num_examples, num_examples, "an epoch of the mixture")
+        fingerprint = _fingerprint(parts, blend)
+        return TrainingMixture(parts, blend, tuple(stages), self.window, num_examples, fingerprint)
+
+    def proportions(self, num_samples: int) -> list[tuple[int, dict[str, int]]]:
+        """(first sample, source -> quota in lowest terms) of what the first samples are drawn by.
+
+        Sources of which there are none are left out.
+        """
+        found = []
+        for first, weights in self._stages():
+            counts = self._quotas(weights)
+            counts = (counts // np.gcd.reduce(counts)).tolist()
+            if first < num_samples:
+                shares = zip(weights, counts, strict=True)
+                found.append((first, {name: count for name, count in shares if count}))
+        return found
+
+    def after(self, before: "Mixture", num_samples: int) -> "Mixture":
+        """This mixture from sample `num_samples` on, until then one of some of its sources."""
+        *_, current = (weights for first, weights in self._stages() if first <= num_samples)
+        stages = [(first, weights) for first, weights in before._stages() if first < num_samples]
+        stages.append((num_samples, current))
+        stages += [stage for stage in self._stages() if stage[0] > num_samples]
+        filled = [(at, {name: x.get(name, 0.0) for name in self.sources}) for at, x in stages]
+        (_, own), *later = filled
+        sources = {name: replace(source, weight=own[name]) for name, source in self.sources.items()}
+        changes = tuple(MixtureStage(at, weights) for at, weights in later)
+        return replace(self, sources=sources, stages=changes, window=before.window)
+
+    def open_evals(self, *, limits: Mapping[str, int]) -> list[EvalText]:
+        """The validation splits of all sources that have one, each named by its source."""
+        corpora = self._find(limits["tokens"])
+        held_out = [open_held_out(corpus, name) for name, corpus in corpora.items()]
+        return [evaluation for evaluation in held_out if evaluation is not None]
+
+    def _stages(self) -> list[tuple[int, dict[str, float]]]:
+        """(first sample, source -> weight) of each stage, checked; the first is from sample 0."""
+        if not self.sources:
+            raise InputError("data.sources is empty: a mixture needs at least one source")
+        for name in self.sources:
+            if not re.fullmatch(r"[\w-]+", name):
+                raise InputError(
+                    f"data.sources: {name!r} is no name for a source; use letters, digits, _ and -"
+                )
+        if not 1 <= self.window <= MAX_WINDOW:
+            raise InputError(f"data.window is {self.window}, not from 1 to {MAX_WINDOW:,}")
+        own = {name: source.weight for name, source in self.sources.items()}
+        stages = [(0, own)]
+        _check_weights(own, "data.sources")
+        for number, stage in enumerate(self.stages):
+            place = f"data.stages.{number}"
+            if not isinstance(stage.at, int):
+                raise TypeError(f"{place}.at is {stage.at!r}: the experiment is not resolved")
+            if stage.at <= stages[-1][0]:
+                raise InputError(
+                    f"{place}.at: begins with sample {stage.at:,}, not after the stage before it,"
+                    f" which begins with sample {stages[-1][0]:,}"
+                )
+            _check_names(stage.weights, own, place)
+            _check_weights(stage.weights, place)
+            stages.append((stage.at, {name: stage.weights[name] for name in own}))
+        for name in own:
+            if not any(weights[name] for _, weights in stages):
+                raise InputError(f"data.sources.{name}.weight is 0, and no stage changes that")
+        return stages
+
+    def _quotas(self, weights: Mapping[str, float]) -> np.ndarray:
+        """Samples of each source in a window, at least one where the weight is not 0."""
+        counts = quotas(list(weights.values()), self.window)
+        for (name, weight), count in zip(weights.items(), counts, strict=True):
+            if weight and not count:
+                enough = math.ceil(math.fsum(weights.values()) / weight)
+                raise InputError(
+                    f"data.window is {self.window}, too small for one sample of {name}, whose"
+                    f" share is {1 / enough:.2g}; set data.window to at least {enough}"
+                )
+        return counts
+
+    def _find(self, vocab_size: int) -> dict[str, Corpus]:
+        """Where each source lies, made first if need be; all with one tokenizer."""
+        found = {}
+        giver, tokenizer = self.tokenizer_of, None
+        if giver is not None:
+            if giver not in self.sources:
+                raise InputError(
+                    f"data.tokenizer_of is {giver!r}, no source.{nearest(giver, self.sources)}"
+                )
+            found[giver] = self._find_source(giver, self.sources[giver], vocab_size)
+            tokenizer = found[giver].tokenizer_path
+            if tokenizer is None:
+                raise InputError(
+                    f"data.tokenizer_of: {giver} is a directory of raw files, without a tokenizer"
+                )
+        for name, source in self.sources.items():
+            if name not in found:
+                found[name] = self._find_source(name, _with(source, tokenizer), vocab_size)
+        _check_tokenizers(found)
+        return {name: found[name] for name in self.sources}
+
+    def _find_source(self, name: str, source: TextSource, vocab_size: int) -> Corpus:
+        return Corpus.find(
+            source,
+            flag=f"data.sources.{name}",
+            seq_len=self.seq_len,
+            vocab_size=vocab_size,
+            verify=self.verify,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingMixture:
+    """Batches by sample number: which example of which source a sample is depends on the seed."""
+
+    parts: dict[str, TrainingText]
+    blend: Blend
+    stages: tuple[tuple[int, dict[str, float]], ...]
+    """(first sample, source -> weight)."""
+    window: int
+    num_examples: int
+    """Samples of one epoch: as many as there are before the first source repeats an example."""
+    fingerprint: str
+    """Changes with the sources, their names, the proportions, the sequence length and the order."""
+
+    num_workers = 0
+    """Reading takes no processes."""
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The tokenizer of all sources, where one knows it."""
+        paths = (part.tokenizer_path for part in self.parts.values())
+        return next((path for path in paths if path is not None), None)
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends each document, where a source knows it."""
+        ids = (part.eos_id for part in self.parts.values())
+        return next((eos_id for eos_id in ids if eos_id is not None), None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found when the data was opened."""
+        return tuple(line for part in self.parts.values() for line in part.notes)
+
+    def report(self) -> list[str]:
+        """What reading found out since the last call: nothing, or it raises."""
+        return []
+
+    def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """{"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n].
+
+        With a filter or label masks in any source, also {"mask": bool [n, seq_len]}.
+        """
+        sources, numbers = self.blend(samples)
+        parts = self.parts.values()
+        batch = empty_batch(len(samples), next(iter(parts)).files.seq_len, parts)
+        for source, part in enumerate(parts):
+            rows = np.flatnonzero(sources == source)
+            part.fill(batch, rows, numbers[rows])
+        return batch | {"source": sources}
+
+    def locate(self, samples: np.ndarray) -> list[Place]:
+        """Where the samples, int64 [n], come from; examples and epochs are the source's."""
+        sources, numbers = self.blend(samples)
+        names = list(self.parts)
+        places = []
+        for sample, source, number in zip(samples.tolist(), sources, numbers, strict=True):
+            (place,) = self.parts[names[source]].locate(np.array([number]))
+            places.append(replace(place, sample=sample, source=names[source]))
+        return places
+
+    def find(self, example: int, num_samples: int, source: str | None = None) -> Iterator[int]:
+        """The samples among the first `num_samples` that are this example of a source."""
+        names = list(self.parts)
+        if source not in names:
+            hint = "" if source is None else nearest(source, names)
+            raise InputError(
+                f"an example of a mixture is SOURCE:INDEX, of {', '.join(names)}; there is no"
+                f" source {source!r}.{hint}"
+            )
+        index = names.index(source)
+        count = int(self.blend.counts(num_samples)[index])
+        for number in self.parts[source].find(example, count):
+            sample = self.blend.find(index, number, num_samples)
+            if sample is not None:
+                yield sample
+
+    def epochs(self, num_samples: int) -> dict[str, float]:
+        """How often the first `num_samples` samples go through each source, `SOURCE/epochs`."""
+        counts = self.blend.counts(num_samples)
+        sizes = [part.num_examples for part in self.parts.values()]
+        epochs = zip(self.parts, counts, sizes, strict=True)
+        return {f"{name}/epochs": float(count / size) for name, count, size in epochs}
+
+    def describe(self) -> str:
+        """One line for the start of a run."""
+        first, *later = (_shares(weights) for _, weights in self.stages)
+        changes = "".join(
+            f"; from sample {start:,}: {shares}"
+            for (start, _), shares in zip(self.stages[1:], later, strict=True)
+        )
+        parts = "; ".join(f"{name} = {part.describe()}" for name, part in self.parts.items())
+        return (
+            f"mixture of {first}{changes}; exact in every {self.window:,} samples, a source repeats"
+            f" after {self.num_examples:,}; {parts}"
+        )
+
+
+def _fingerprint(parts: Mapping[str, TrainingText], blend: Blend) -> str:
+    names = [(name, part.fingerprint) for name, part in parts.items()]
+    return hashlib.sha256(json.dumps([names, blend.proportions()]).encode()).hexdigest()[:16]
+
+
+def _first_epoch(blend: Blend, sizes: np.ndarray) -> int:
+    """Samples before the one with which a source repeats, for sources of these sizes."""
+
+    def repeats(num_samples: int) -> bool:
+        return bool((blend.counts(num_samples) > sizes).any())
+
+    return bisect.bisect_left(range(int(sizes.sum()) + 1), True, key=repeats) - 1
+
+
+def _seed_of(name: str, seed: int) -> int:
+    """The seed of a source's own order: far from those of other sources and of other seeds."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def _with(source: MixtureSource, tokenizer: Path | None) -> MixtureSource:
+    """The source, prepared with a tokenizer if it would train its own."""
+    if tokenizer is None or source.prepare is None or source.prepare.tokenizer != "bpe":
+        return source
+    return replace(source, prepare=replace(source.prepare, tokenizer=str(tokenizer)))
+
+
+def _check_tokenizers(corpora: Mapping[str, Corpus]) -> None:
+    known = {
+        name: (corpus.manifest.tokenizer.sha256, corpus.manifest.eos_id)
+        for name, corpus in corpora.items()
+        if corpus.manifest
+    }
+    for name, tokenizer in known.items():
+        first = next(iter(known))
+        if tokenizer != known[first]:
+            raise InputError(
+                f"the sources {first} and {name} have different tokenizers or EOS tokens; prepare"
+                f" one with the tokenizer.json of the other, or set data.tokenizer_of={first}"
+            )
+
+
+def _check_names(weights: Mapping[str, float], sources: Mapping[str, float], place: str) -> None:
+    for name in weights:
+        if name not in sources:
+            raise InputError(f"{place}.weights.{name}: no such source.{nearest(name, sources)}")
+    for name in sources:
+        if name not in weights:
+            raise InputError(f"{place}.weights: names no weight for {name}; 0 leaves it out")
+
+
+def _check_weights(weights: Mapping[str, float], place: str) -> None:
+    for name, weight in weights.items():
+        if weight < 0:
+            raise InputError(f"{place}: the weight of {name} is {weight:g}, which is negative")
+    if not any(weights.values()):
+        raise InputError(f"{place}: all weights are 0; a mixture needs one that is not")
+
+
+def _shares(weights: Mapping[str, float]) -> str:
+    total = math.fsum(weights.values())
+    return ", ".join(f"{name} {weight / total:.4g}" for name, weight in weights.items())

@@ -1,0 +1,1 @@
+"""Token files with their manifest, masks and tokenizer."""

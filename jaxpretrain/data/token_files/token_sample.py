@@ -1,0 +1,140 @@
+"""A look at some ids of a token file: whether they can be of the type that they are read as.
+
+Token files have no header. Read as another type, most give ids that are not in the vocabulary, but
+some give wrong ids that are: uint32 ids below 65,536 are uint16 pairs of an id and a 0.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files.manifest import Dtype
+
+_BLOCK = 2**13
+"""Bytes that are read at a time, from the beginning, the middle and the end of a file."""
+_ENOUGH = 16
+"""Ids other than 0 that must be seen before their places say anything."""
+_SMALL = 16
+"""What the upper two bytes of an id lie below: vocabularies have less than a million ids."""
+_NAMES = {
+    **{"<u2": "uint16", "<u4": "uint32", "<u8": "int64"},
+    **{">u2": "big-endian uint16", ">u4": "big-endian uint32", ">u8": "big-endian int64"},
+}
+
+
+@dataclass(frozen=True)
+class TypeFlags:
+    """What a user sets to say how ids are stored, for messages."""
+
+    dtype: str = "data.dtype"
+    trust: str = "data.trust_dtype=true"
+    """What says that `dtype` is right, whatever the ids look like."""
+
+
+DATA_FLAGS = TypeFlags()
+
+
+def read_sample(path: Path) -> bytes:
+    """Up to 24 KiB of a file, in whole groups of 8 bytes as they lie in it, where there are any."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= 3 * _BLOCK:
+                return file.read()
+            blocks = []
+            for start in (0, size // 2, size - _BLOCK):
+                file.seek(start // 8 * 8)
+                blocks.append(file.read(_BLOCK))
+            return b"".join(blocks)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def check_vocabulary(dtype: Dtype, vocab_size: int, where: str, flags: TypeFlags) -> None:
+    """Raises InputError for a type that cannot hold all ids of the vocabulary."""
+    if dtype == "uint16" and vocab_size > 2**16:
+        raise InputError(
+            f"{where}: uint16 cannot hold the ids of a vocabulary of {vocab_size:,}; set"
+            f" {flags.dtype}=uint32, or {flags.trust} where the files' own tokenizer is smaller"
+        )
+
+
+def check_type(path: Path, sample: bytes, dtype: Dtype, vocab_size: int, flags: TypeFlags) -> None:
+    """Raises InputError when the sample of the file is rather of another type."""
+    kind = other_type(sample, dtype, vocab_size)
+    if kind is None:
+        return
+    if kind in ("<u2", "<u4"):
+        remedy = f"set {flags.dtype}={_NAMES[kind]}"
+    else:
+        new = "uint16" if vocab_size <= 2**16 else "uint32"
+        remedy = (
+            f"rewrite it, np.fromfile(file, '{kind}').astype('<u{np.dtype(new).itemsize}')"
+            f".tofile(new_file), and set {flags.dtype}={new}"
+        )
+    raise InputError(
+        f"{path}: its ids look like {_NAMES[kind]}, not like little-endian {dtype}; {remedy}. If"
+        f" they are {dtype} (a file that is mostly padding may look otherwise), set {flags.trust}"
+    )
+
+
+def other_type(sample: bytes, dtype: Dtype, vocab_size: int) -> str | None:
+    """The NumPy type that the sample is rather of; None when it may well be of `dtype`."""
+    own = np.dtype(dtype).newbyteorder("<").str
+    sample = sample[: len(sample) // 8 * 8]
+    readings = {kind: np.frombuffer(sample, kind) for kind in _NAMES}
+    if np.count_nonzero(readings[own]) < _ENOUGH:
+        return None
+    inside = {kind: bool((ids < vocab_size).all()) for kind, ids in readings.items()}
+    width = np.dtype(dtype).itemsize
+    for kind in ("<u8", ">u8", "<u4", ">u4"):  # an int64 looks like pairs of uint32, too
+        ids = readings[kind]
+        if ids.itemsize <= width or np.count_nonzero(ids) < _ENOUGH:
+            continue
+        if inside[kind] or _is_padded(readings[own], ids.itemsize // width, kind[0]):
+            return kind
+    swapped = own.replace("<", ">")
+    if not inside[own]:
+        return next((kind for kind in (swapped, "<u2", ">u2") if inside[kind]), None)
+    if width == 2 and _is_swapped(readings[own]):
+        return swapped
+    return None
+
+
+def _is_padded(words: np.ndarray, num_words: int, order: str) -> bool:
+    """Whether of each `num_words` words all but the lowest are small, as the upper words of wider
+    ids are, and the lowest are not.
+    """
+    places = (words if order == "<" else words.byteswap()).reshape(-1, num_words)
+    lowest = 0 if order == "<" else num_words - 1
+    small = np.mean(places < _SMALL, axis=0)
+    return bool(small[lowest] < 0.5 and np.all(np.delete(small, lowest) > 0.99))
+
+
+def _is_swapped(ids: np.ndarray) -> bool:
+    """Whether the upper bytes vary more than the lower ones, which ids of no tokenizer do: their
+    upper bytes are mostly small, and their lower ones are anything.
+    """
+    if len(ids) < 1024:
+        return False
+    return _entropy(ids >> 8) > _entropy(ids & 0xFF) + 1.0
+
+
+def _entropy(values: np.ndarray) -> float:
+    """Bits of a value."""
+    shares = np.bincount(values) / len(values)
+    shares = shares[shares > 0]
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def most_common(sample: bytes, dtype: Dtype) -> tuple[int, float]:
+    """The id that the sample holds most of, and its share; (0, 0.0) for an empty file."""
+    kind = np.dtype(dtype).newbyteorder("<")
+    ids = np.frombuffer(sample[: len(sample) // kind.itemsize * kind.itemsize], kind)
+    if not len(ids):
+        return 0, 0.0
+    values, counts = np.unique(ids, return_counts=True)
+    return int(values[counts.argmax()]), float(counts.max() / len(ids))

@@ -1,0 +1,223 @@
+"""Examples of tokens over memory-mapped token files, checked against their manifest.
+
+The files are headerless little-endian token ids; an example is a window of `seq_len` of them.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files.manifest import Dtype, Manifest, Split
+from jaxpretrain.data.token_files.token_sample import (
+    DATA_FLAGS,
+    TypeFlags,
+    check_type,
+    check_vocabulary,
+    most_common,
+    read_sample,
+)
+from jaxpretrain.data.token_files.windows import Windows
+from jaxpretrain.storage.files import relative, sha256_of, size_of
+
+Verify = Literal["auto", "size", "hash"]
+
+HASHED_BY_DEFAULT = 10**9
+"""Bytes of token files up to which `verify="auto"` compares hashes: about a second."""
+MOSTLY = 0.5
+"""Share of a file's ids from which one id is worth a warning."""
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A checked file."""
+
+    path: Path
+    num_tokens: int
+    identity: str
+    """What tells its content apart: its SHA-256 where known, else its name and size."""
+
+
+class TokenFiles:
+    """Examples of `seq_len` token ids, by index; picklable."""
+
+    def __init__(
+        self,
+        files: Sequence[TokenFile],
+        dtype: Dtype,
+        seq_len: int,
+        vocab_size: int,
+        checked: str,
+        chunk: int = 1,
+        notes: Sequence[str] = (),
+    ):
+        self.files = tuple(files)
+        self.seq_len = seq_len
+        self.vocab_size = vocab_size
+        self.checked = checked
+        """How the files were verified, in words."""
+        self.notes = tuple(notes)
+        """Lines about what was found when the files were opened."""
+        self.windows = Windows(
+            [file.path for file in files],
+            [file.num_tokens for file in files],
+            dtype,
+            seq_len,
+            chunk,
+        )
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the files, remainders included."""
+        return sum(file.num_tokens for file in self.files)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens, int32 [n, seq_len], of the examples `indices`, int64 [n].
+
+        Raises InputError for an id outside the vocabulary: such a file was written with
+        another tokenizer or dtype, and nothing that is learnt from it can be right.
+        """
+        tokens = np.empty((len(indices), self.seq_len), np.int32)
+        self.read_into(tokens, np.arange(len(indices)), indices)
+        return tokens
+
+    def read_into(self, tokens: np.ndarray, rows: np.ndarray, indices: np.ndarray) -> None:
+        """As `read`, into the rows `rows`, int64 [n], of `tokens`, int32 [m, seq_len]."""
+        # Read as unsigned, a uint32 id above 2**31 is a large number and not a negative one.
+        unsigned = tokens.view(np.uint32)
+        for position, number, window, ids in self.windows.read(indices):
+            row = rows[position]
+            tokens[row] = ids
+            if int(unsigned[row].max()) >= self.vocab_size:
+                self._raise_bad_id(unsigned[row], number, window)
+
+    def places(self, indices: np.ndarray) -> list[tuple[Path, int]]:
+        """(file, number of its first token in the file) of each example."""
+        numbers, windows = self.windows.locate(indices)
+        starts = (windows * self.seq_len).tolist()
+        return [(self.files[n].path, start) for n, start in zip(numbers, starts, strict=True)]
+
+    def _raise_bad_id(self, tokens: np.ndarray, number: int, window: int) -> None:
+        column = int(np.argmax(tokens >= self.vocab_size))
+        raise InputError(
+            f"{self.files[number].path}: token {window * self.seq_len + column} is"
+            f" {tokens[column]}, outside the vocabulary of {self.vocab_size}; check the tokenizer,"
+            " and the dtype of raw files"
+        )
+
+
+def open_split(
+    root: Path,
+    manifest: Manifest,
+    split: str,
+    *,
+    seq_len: int,
+    vocab_size: int,
+    verify: Verify,
+    chunk: int = 1,
+) -> TokenFiles:
+    """The token files of one split of a prepared directory, checked against its manifest."""
+    described = find_split(root, manifest, split)
+    if manifest.vocab_size > vocab_size:
+        raise InputError(
+            f"{root}: its tokenizer has {manifest.vocab_size} ids, but the model's vocabulary is"
+            f" {vocab_size}; set model.vocab_size to at least {manifest.vocab_size}"
+        )
+    total = sum(file.num_bytes for file in described.files)
+    by_hash = verify == "hash" or (verify == "auto" and total <= HASHED_BY_DEFAULT)
+    files = []
+    for file in described.files:
+        path = root / file.name
+        size = size_of(path)
+        if size != file.num_bytes:
+            raise InputError(f"{path}: has {size} bytes, its manifest says {file.num_bytes}")
+        if by_hash and sha256_of(path) != file.sha256:
+            raise InputError(f"{path}: is damaged, its SHA-256 is not the manifest's")
+        files.append(TokenFile(path, file.num_tokens, file.sha256))
+    checked = "sizes and SHA-256 match the manifest" if by_hash else "sizes match the manifest"
+    notes = _look_into([file.path for file in files], manifest.dtype)
+    # An id between the tokenizer's size and a padded vocabulary's is as wrong as any other.
+    return TokenFiles(files, manifest.dtype, seq_len, manifest.vocab_size, checked, chunk, notes)
+
+
+def find_split(root: Path, manifest: Manifest, split: str) -> Split:
+    """That split of the manifest of `root`; raises InputError when there is none."""
+    if split not in manifest.splits:
+        raise InputError(
+            f"{root}: has no split {split!r}; its splits are {', '.join(manifest.splits)}"
+        )
+    return manifest.splits[split]
+
+
+def open_raw(
+    root: Path,
+    paths: Sequence[Path],
+    *,
+    dtype: Dtype,
+    seq_len: int,
+    vocab_size: int,
+    chunk: int = 1,
+    trust_dtype: bool = False,
+    flags: TypeFlags = DATA_FLAGS,
+    notes: Sequence[str] = (),
+) -> TokenFiles:
+    """Raw token files without a manifest, in the given order; a path may occur twice.
+
+    `notes` are lines about how the files were found. Raises InputError for a file whose ids look
+    like those of another type, unless `trust_dtype`.
+    """
+    if not trust_dtype:
+        check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flags)
+    itemsize = np.dtype(dtype).itemsize
+    files = []
+    for path in paths:
+        size = size_of(path)
+        if size % itemsize:
+            raise InputError(f"{path}: {size} bytes are not a whole number of {dtype} tokens")
+        files.append(TokenFile(path, size // itemsize, f"{relative(path, root)}:{size}"))
+
+    def check(path: Path, sample: bytes) -> None:
+        if sample.startswith(b"\x93NUMPY"):
+            raise InputError(
+                f"{path}: is a NumPy file with a header; token files hold nothing but ids"
+            )
+        if not trust_dtype:
+            check_type(path, sample, dtype, vocab_size, flags)
+
+    notes = [*notes, *_look_into(paths, dtype, check)]
+    sampled = "" if trust_dtype else f", and a sample of each looks like {dtype}"
+    checked = f"no manifest: sizes are whole {dtype} tokens{sampled}"
+    return TokenFiles(files, dtype, seq_len, vocab_size, checked, chunk, notes)
+
+
+def _look_into(
+    paths: Sequence[Path], dtype: Dtype, check: Callable[[Path, bytes], None] | None = None
+) -> list[str]:
+    """Reads a sample of each file and has it checked; a warning where one id is most of it."""
+
+    def look(path: Path) -> tuple[int, float]:
+        sample = read_sample(path)
+        if check is not None:
+            check(path, sample)
+        return most_common(sample, dtype)
+
+    different = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(16) as pool:  # there may be thousands, on a slow disk
+        common = list(pool.map(look, different))
+    mostly = [(path, *found) for path, found in zip(different, common, strict=True)]
+    mostly = [found for found in mostly if found[2] > MOSTLY]
+    if not mostly:
+        return []
+    path, token, share = max(mostly, key=lambda found: found[2])
+    return [
+        f"warning: {len(mostly):,} of {len(different):,} token files are mostly one id: in a sample"
+        f" of {path}, {share:.0%} of the ids are {token}. This may be padding, or ids of another"
+        " type"
+    ]

@@ -1,0 +1,187 @@
+"""The history of a run: `metrics.jsonl` and `signals.jsonl` as columns.
+
+Lines that name the same values become rows of one array, block by block, so that a million steps
+are read in seconds. A torn last line, of a run that goes on or has crashed, is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.diagnosis.jsonl import bad_line, read_blocks
+
+
+@dataclass(frozen=True)
+class Series:
+    """One named value over the run, in the order of writing."""
+
+    steps: np.ndarray
+    """int64 [n]"""
+    times: np.ndarray
+    """float64 [n], unix seconds"""
+    values: np.ndarray
+    """float64 [n], or [n, layers] from the bottom; what is not finite or not known is NaN"""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Series:
+        return Series(self.steps[rows], self.times[rows], self.values[rows])
+
+    def between(self, first: float, last: float) -> Series:
+        """The rows of steps first <= step <= last."""
+        return self[slice(*np.searchsorted(self.steps, [first, np.nextafter(last, np.inf)]))]
+
+    @cached_property
+    def finite(self) -> Series:
+        """The rows whose values are numbers, all of them."""
+        is_finite = np.isfinite(self.values)
+        return self[np.asarray(is_finite.all(axis=tuple(range(1, is_finite.ndim))))]
+
+
+EMPTY = Series(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class History:
+    """All named values of a run."""
+
+    series: Mapping[str, Series] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Series:
+        return self.series.get(name, EMPTY)
+
+    def names(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Names that begin and end so, in order of appearance."""
+        return [n for n in self.series if n.startswith(prefix) and n.endswith(suffix)]
+
+    def until(self, step: float) -> History:
+        """What was known after `step`, its evaluation included."""
+        cut = {name: series.between(0, step) for name, series in self.series.items()}
+        return History({name: series for name, series in cut.items() if len(series)})
+
+    @property
+    def loss(self) -> Series:
+        """The training loss where it is a number."""
+        return self["train/loss"].finite
+
+    @cached_property
+    def step(self) -> int:
+        """The last step of which anything is known; 0 without any."""
+        return max((int(s.steps[-1]) for s in self.series.values() if len(s)), default=0)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """First and last time of any line, unix seconds."""
+        rows = [s.times for s in self.series.values() if len(s)]
+        return (min(t[0] for t in rows), max(t[-1] for t in rows)) if rows else (0.0, 0.0)
+
+    @cached_property
+    def resumed(self) -> list[int]:
+        """The finished steps with which each session after the first began."""
+        return [int(step) for step in self["run/num_devices"].steps[1:]]
+
+    @cached_property
+    def unit(self) -> str:
+        """What the run counts: "tokens" or "images"."""
+        return "images" if "train/images" in self.series else "tokens"
+
+
+def read_history(path: Path) -> History:
+    """The history in a `metrics.jsonl`, and in the `signals.jsonl` beside it where there is one.
+
+    Raises:
+      InputError: no such file, or a line that is complete and yet not a metrics line.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist: no run has written metrics there")
+    columns = Columns()
+    for file in (path, path.with_name("signals.jsonl")):
+        if file.exists():
+            _read(file, columns)
+    return columns.history()
+
+
+def _read(path: Path, columns: Columns) -> None:
+    for first, records in read_blocks(path):
+        try:
+            columns.add(records)
+        except ValueError:  # of a line that is found by taking them one by one
+            for number, record in enumerate(records, start=first):
+                try:
+                    columns.add([record])
+                except ValueError as error:
+                    raise bad_line(path, number, str(error)) from None
+
+
+class Columns:
+    """Gathers records, which have "step" and "time", into a `History`."""
+
+    def __init__(self) -> None:
+        self._num_records = 0
+        self._pieces: dict[str, list[tuple[np.ndarray, ...]]] = {}
+        self._lengths: dict[str, int] = {}
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Adds records in order, or none of them.
+
+        Raises:
+          ValueError: a record has no "step" or "time", or a value is not a number; of layers: not a
+            list of numbers, as long as all under its name.
+        """
+        groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+        number = self._num_records
+        for number, record in enumerate(records, start=self._num_records + 1):
+            groups.setdefault(tuple(record), []).append((number, *record.values()))
+        lengths, pieces = dict(self._lengths), []
+        for names, rows in groups.items():
+            numbers, *values = zip(*rows, strict=True)
+            columns = {n: _column(n, v, lengths) for n, v in zip(names, values, strict=True)}
+            if not {"step", "time"} <= columns.keys():
+                raise ValueError('no "step" and "time"')
+            where = (np.array(numbers), columns.pop("step"), columns.pop("time"))
+            if not np.isfinite(where[1:]).all():
+                raise ValueError('"step" and "time" are not both numbers')
+            pieces += [(name, (*where, column)) for name, column in columns.items()]
+        self._num_records, self._lengths = number, lengths
+        for name, piece in pieces:
+            self._pieces.setdefault(name, []).append(piece)
+
+    def history(self) -> History:
+        """What was gathered."""
+        series = {}
+        for name, pieces in self._pieces.items():
+            numbers, steps, times, values = map(np.concatenate, zip(*pieces, strict=True))
+            order = np.argsort(numbers, kind="stable")
+            values = np.where(np.isfinite(values), values, np.nan)
+            series[name] = Series(steps[order].astype(np.int64), times[order], values[order])
+        return History(series)
+
+
+def _column(name: str, values: Sequence[Any], lengths: dict[str, int]) -> np.ndarray:
+    """The values as float64 [n] or, of layers, [n, layers]; None becomes NaN.
+
+    `lengths` has the number of layers under each name; that of a new one is noted.
+    """
+    scalars, wanted = values, "a number"
+    if name.startswith("signals/") and "blocks" in name.split("/"):
+        known = lengths.get(name)
+        wanted = (
+            f"a list of {known} numbers, as in the lines before" if known else "a list of numbers"
+        )
+        rows = [value if isinstance(value, list) else [] for value in values]
+        length = lengths.setdefault(name, len(rows[0]))
+        scalars = [*itertools.chain.from_iterable(rows)] if {*map(len, rows)} == {length} else []
+    kinds = {*map(type, scalars)}
+    if not kinds or not kinds <= {int, float, NoneType}:
+        raise ValueError(f'"{name}" is not {wanted}')
+    return np.array(values, np.float64)

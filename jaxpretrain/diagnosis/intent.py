@@ -1,0 +1,79 @@
+"""What a run is meant to do, as far as judging it needs that."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.durations import whole_steps
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import from_dict
+from jaxpretrain.diagnosis.history import History
+from jaxpretrain.optim.optimizers import OptimizerChoice
+from jaxpretrain.optim.schedules import Phases
+
+TABLE = 16_384
+"""Steps at which a schedule is asked; between them it is a straight line."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The length of a run and its learning rate."""
+
+    total_steps: int
+    phases: Phases
+    learning_rate: Callable[[np.ndarray], np.ndarray]
+    """Of update numbers, counted from 1, which may be fractions."""
+    clip_norm: float | None = None
+    """Gradient norm above which gradients are scaled down."""
+
+    @property
+    def warmup_end(self) -> int:
+        """The step with which the first warm-up ends; 0 without one."""
+        names = [name for name, _ in self.phases]
+        if "warmup" not in names[:-1]:
+            return 0
+        return self.phases[names.index("warmup") + 1][1]
+
+    def phase(self, step: int) -> str:
+        """The phase after `step` finished steps; "" where none is known."""
+        return next((name for name, first in reversed(self.phases) if first <= step), "")
+
+
+def plan_of(optim: OptimizerChoice, total_steps: int) -> Plan:
+    """The plan of a resolved optimizer config.
+
+    The schedule is tabulated once: asking it again and again would keep the devices busy.
+    """
+    phases = optim.schedule.phases(total_steps)
+    kinks = [step + offset for _, step in phases for offset in (-1, 0, 1)]
+    grid = np.unique([1, *kinks, *np.linspace(1, total_steps, TABLE).round()])
+    grid = grid[(grid >= 1) & (grid <= max(total_steps, 1))]
+    rate = optim.learning_rate(total_steps)
+    rates = np.asarray(rate(grid.astype(np.float32)), np.float64) * np.ones(len(grid))
+    return Plan(total_steps, phases, lambda steps: np.interp(steps, grid, rates), optim.clip_norm)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The part of an experiment that a plan comes from; the rest may be of another version."""
+
+    optim: OptimizerChoice
+
+
+def plan_in(document: Mapping[str, Any], history: History) -> Plan:
+    """The plan in an `experiment.json`, or one from the history where it cannot be read."""
+    try:
+        config = document["config"]
+        planned = from_dict(_Planned, {"optim": config["optim"]})
+        return plan_of(planned.optim, whole_steps(config["train"]["duration"]))
+    except (InputError, KeyError, TypeError):
+        return plan_from(history)
+
+
+def plan_from(history: History) -> Plan:
+    """The best guess at a plan that is not known: the run ends here, at the rates it had."""
+    rates = history["train/learning_rate"].finite
+    steps, values = (rates.steps, rates.values) if len(rates) else ([0.0], [0.0])
+    return Plan(history.step, [], lambda x: np.interp(x, steps, values))

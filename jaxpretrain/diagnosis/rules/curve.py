@@ -1,0 +1,225 @@
+"""What the curve of the training loss tells: spikes, divergence, plateaus, no numbers at all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.diagnosis.history import History
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.metric_names import improvements
+from jaxpretrain.diagnosis.statistics import BLOCK, levels, noise, trend
+from jaxpretrain.diagnosis.wording import format_number
+
+SIGNIFICANT = 0.01
+PLATEAU_FRACTION = 0.1
+"""Part of the budget over which nothing may improve before that is a plateau."""
+PLATEAU_IMPROVEMENT = 0.01
+"""A plateau's loss falls by less than this part of itself over that time,"""
+PLATEAU_CERTAINTY = 0.999
+"""with this probability: it is asked again and again,"""
+PLATEAU_POWER = 4.0
+"""and is only asked where so large a fall is so many standard errors."""
+PLATEAU_ROWS = 24
+PLATEAU_RATE = 0.1
+"""Below this part of the highest learning rate a loss flattens by design."""
+SPIKE_SIGMAS = 8.0
+SPIKE_RISE = 0.03
+"""A spike is higher than the level before it by at least this part of it."""
+SPIKE_WARNS = 3
+"""Rows in a row from which on a spike is more than a single bad batch."""
+MOST_SPIKES = 20
+DIVERGENCE_RISE = 0.1
+"""Part of the lowest level by which a loss that diverges rises; more where blocks are small."""
+DIVERGENCE_SIGMAS = 6.0
+DIVERGENCE_BLOCKS = 6
+"""Blocks that a short curve is cut into."""
+DIVERGENCE_NOISE_ROWS = 8
+"""Reports that tell how noisy the loss is; of fewer, the last two have to be"""
+DIVERGENCE_FACTOR = 2.5
+"""times as high as the lowest."""
+
+
+def not_finite(history: History, plan: Plan) -> list[Finding]:
+    """The run's last loss is no number, which ends a run, and there was something to predict."""
+    loss = history["train/loss"]
+    if not len(loss) or np.isfinite(loss.values[-1]):
+        return []
+    skipped, weight = history["train/skipped"], history["train/weight"]
+    if (len(skipped) and skipped.values[-1] == 1) or (len(weight) and weight.values[-1] == 0):
+        return []
+    step = int(loss.steps[-1])
+    known = history.loss.values
+    before = f" It was {format_number(known[-1])} at the report before." if len(known) else ""
+    return [
+        Finding(
+            "not_finite",
+            "error",
+            step,
+            step,
+            f"The loss or the gradient of step {step:,} is no number.{before} The step was not "
+            "saved.",
+            "Go on from the last checkpoint. If it comes again at the same step, the batch is at "
+            "fault: look at it, or leave such steps out with train.on_bad_step=skip. If it comes "
+            "at another step, lower the peak learning rate or lengthen the warm-up.",
+            {"step": step},
+        )
+    ]
+
+
+def skipped_steps(history: History, plan: Plan) -> list[Finding]:
+    """Steps that changed no weights."""
+    skipped = history["train/skipped"]
+    steps = skipped.steps[skipped.values == 1]
+    if not len(steps):
+        return []
+    rows_since = int(np.sum(skipped.steps > steps[-1]))
+    share = len(steps) / len(skipped)
+    return [
+        Finding(
+            "skipped_steps",
+            "warning",
+            int(steps[0]),
+            int(steps[-1]),
+            f"{len(steps):,} reported steps changed no weights ({share:.2%}), the last of them "
+            f"step {int(steps[-1]):,}.",
+            "A few are what skipping is for. When they come often, look at their batches and at "
+            "the learning rate.",
+            {"skipped": len(steps), "share": share},
+            signal="train/skipped",
+            is_over=rows_since >= 2 * BLOCK,
+        )
+    ]
+
+
+def divergence(history: History, plan: Plan) -> list[Finding]:
+    """The loss stands far above the lowest level that it had reached, and stays there.
+
+    Levels are those of blocks of reports, smaller ones in a short run. Two blocks in a row have to
+    be high, so that a spike is none. Logarithms are compared: a loss that multiplies has no noise.
+    """
+    loss = history.loss
+    size = max(1, min(BLOCK, len(loss) // DIVERGENCE_BLOCKS))
+    level = levels(np.log(np.maximum(loss.values, 1e-30)), size)
+    if len(level.medians) < 3:
+        return []
+    best = int(np.argmin(level.medians[:-2]))
+    lowest, now = np.exp(level.medians[best]), np.exp(level.medians[-1])
+    rise = float(level.medians[-2:].min() - level.medians[best])
+    late = np.log(np.maximum(loss.values[-8 * size :], 1e-30))
+    error = 1.2533 * noise(late) / np.sqrt(size)
+    least = max(np.log1p(DIVERGENCE_RISE * np.sqrt(BLOCK / size)), DIVERGENCE_SIGMAS * error)
+    if rise < (least if len(loss) >= DIVERGENCE_NOISE_ROWS else np.log(DIVERGENCE_FACTOR)):
+        return []
+    first = int(loss.steps[level.rows[best] + level.size - 1])
+    return [
+        Finding(
+            "divergence",
+            "error",
+            first,
+            int(loss.steps[-1]),
+            f"The loss has risen from {format_number(lowest)} around step {first:,} to "
+            f"{format_number(now)} and stays there.",
+            "Stop, and go on from a checkpoint before the rise with a lower peak learning rate, a "
+            "longer warm-up or stronger clipping. Where the data changed at that step, by plan, "
+            "the two levels do not compare and nothing is wrong.",
+            {"lowest": lowest, "now": now, "factor": now / lowest, "relative_error": error},
+        )
+    ]
+
+
+def spikes(history: History, plan: Plan) -> list[Finding]:
+    """Losses far above the level of the 64 reports before them."""
+    loss = history.loss
+    level = levels(loss.values)
+    if len(level.medians) < 3:
+        return []
+    rows = np.arange(level.rows[2], len(loss))
+    block = (rows - level.rows[0]) // level.size
+    # The level before is the lower of two blocks: a spike in one of them must not hide others.
+    before = np.minimum(level.medians[block - 1], level.medians[block - 2])
+    sigma = np.maximum(level.noises[block - 1], level.noises[block - 2])
+    rise = loss.values[rows] - before
+    high = rise > np.maximum(SPIKE_SIGMAS * sigma, SPIKE_RISE * np.abs(before))
+    found = [
+        _spike(history, rows[part], float(before[part[0]]), float(rise[part].max()))
+        for part in _runs(high)
+    ]
+    tallest = sorted(found, key=lambda spike: -spike.evidence["rise"])[:MOST_SPIKES]
+    return sorted(tallest, key=lambda spike: spike.first)
+
+
+def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Finding:
+    loss = history.loss
+    first, last = int(loss.steps[rows[0]]), int(loss.steps[rows[-1]])
+    is_over = rows[-1] < len(loss) - 1
+    rows_high = int(rows[-1] - rows[0] + 1)
+    back = f"It was back after {last - first + 1:,} steps." if is_over else "It has not come back."
+    return Finding(
+        "spike",
+        "warning" if rows_high >= SPIKE_WARNS and not is_over else "info",
+        first,
+        last,
+        f"The loss rose from {format_number(before)} to {format_number(before + rise)} at step "
+        f"{first:,}. {back}",
+        "Nothing."
+        if is_over
+        else "Nothing yet: most spikes recover by themselves. Should it "
+        "stay, go on from a checkpoint before it, with other data or a lower learning rate.",
+        {"before": before, "rise": rise, "reports": rows_high},
+        subject=f"step {first:,}",
+        is_over=is_over,
+    )
+
+
+def plateau(history: History, plan: Plan) -> list[Finding]:
+    """No signal improves over a tenth of the budget, at a learning rate that should move things."""
+    last = history.step
+    first = last - PLATEAU_FRACTION * plan.total_steps
+    if first < plan.warmup_end or not _moves(history, plan):
+        return []
+    loss = history.loss.between(first, last)
+    if len(loss) < PLATEAU_ROWS:
+        return []
+    fall = trend(loss.steps, loss.values)
+    bound = PLATEAU_IMPROVEMENT * abs(float(np.mean(loss.values)))
+    if fall is None or fall.error > bound / PLATEAU_POWER:
+        return []
+    if fall.falls < SIGNIFICANT or fall.below(-bound) < PLATEAU_CERTAINTY:
+        return []
+    judged = improvements(history, first)
+    if any(probability < SIGNIFICANT for probability in judged.values()):
+        return []
+    others = f", and none of {len(judged)} evaluation curves improves" if judged else ""
+    return [
+        Finding(
+            "plateau",
+            "warning",
+            int(loss.steps[0]),
+            last,
+            f"The loss has not fallen over {PLATEAU_FRACTION:.0%} of the run: its trend from step "
+            f"{int(loss.steps[0]):,} on is {fall.change:+.4f} ± {fall.error:.4f} (a fall: p = "
+            f"{fall.falls:.2f}){others}.",
+            "Look at samples and at the data first: a plateau this long at this learning rate "
+            "means that there is nothing more to learn from the data, that the labels are noise, "
+            "or that the weights do not move. Compare with a run at a third of the learning rate.",
+            {
+                "change": fall.change,
+                "error": fall.error,
+                "p_fall": fall.falls,
+                "others": len(judged),
+            },
+        )
+    ]
+
+
+def _moves(history: History, plan: Plan) -> bool:
+    """Whether the learning rate is still high enough for a flat loss to mean something."""
+    rate = plan.learning_rate(np.array([max(history.step, 1), max(plan.warmup_end, 1)]))
+    return bool(rate[0] >= PLATEAU_RATE * rate[1])
+
+
+def _runs(high: np.ndarray) -> list[np.ndarray]:
+    """Indices of true values, in groups with gaps of at most 4."""
+    indices = np.flatnonzero(high)
+    return np.split(indices, np.flatnonzero(np.diff(indices) > 4) + 1) if len(indices) else []

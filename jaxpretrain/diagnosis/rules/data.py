@@ -1,0 +1,114 @@
+"""What the losses tell about the data: that it comes again."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+
+from jaxpretrain.diagnosis.findings import Finding, Severity
+from jaxpretrain.diagnosis.history import History
+from jaxpretrain.diagnosis.intent import Plan
+
+GOOD_EPOCHS = 4.0
+"""Repeated up to so often, text is nearly worth as much as new (arXiv 2305.16264)."""
+LONGEST_CURVE = 4096
+SMALLEST_LAG = 4
+CORRELATION_SIGMAS = 6.0
+
+
+def epochs(history: History, plan: Plan) -> list[Finding]:
+    """A source, or all of the text, has been read more than once."""
+    if history.unit == "images":  # they come with other crops and masks each time
+        return []
+    found = []
+    for name in history.names("train/", "epochs"):
+        curve = history[name].finite
+        if not len(curve) or curve.values[-1] <= 1.0:
+            continue
+        num_epochs, source = float(curve.values[-1]), name.split("/")[1]
+        source = "" if source == "epochs" else source
+        severity, advice = _advice(num_epochs)
+        found.append(
+            Finding(
+                "repeated_data",
+                severity,
+                int(curve.steps[np.searchsorted(curve.values, 1.0, side="right")]),
+                int(curve.steps[-1]),
+                f"{source or 'The data'} is being read for the {_ordinal(ceil(num_epochs))} time "
+                f"({num_epochs:.2f} epochs).",
+                advice,
+                {"epochs": num_epochs},
+                signal=name,
+                subject=source,
+            )
+        )
+    return found
+
+
+def _ordinal(number: int) -> str:
+    """2nd, 3rd, 4th, 11th, 21st."""
+    teens = 10 < number % 100 < 20
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+def _advice(num_epochs: float) -> tuple[Severity, str]:
+    if num_epochs > GOOD_EPOCHS:
+        return "warning", (
+            f"More than {GOOD_EPOCHS:g} epochs teach little that is new: watch the validation "
+            "loss, add data, or lower the source's share."
+        )
+    return "info", f"Nothing: up to {GOOD_EPOCHS:g} epochs are nearly worth as much as new data."
+
+
+def repetition(history: History, plan: Plan) -> list[Finding]:
+    """Losses that come again at a fixed distance: so do the batches."""
+    loss = history.loss[-LONGEST_CURVE:]
+    if len(loss) < 16 * SMALLEST_LAG:
+        return []
+    every = int(np.median(np.diff(loss.steps)))
+    # The first and the last step of a run may be reported off the grid, and where one is resumed.
+    loss = loss[loss.steps % max(every, 1) == 0]
+    if len(loss) < 15 * SMALLEST_LAG or np.any(np.diff(loss.steps) != every):
+        return []
+    rest = _detrended(loss.values)
+    correlation = _autocorrelation(rest)
+    lags = np.arange(SMALLEST_LAG, len(rest) // 3)
+    # A lag counts by how far it stands out from its neighbours: slow drifts lift them all.
+    height = correlation[lags] - np.maximum(correlation[lags - 1], correlation[lags + 1])
+    sigmas = height * np.sqrt((len(rest) - lags) / 2)
+    best = int(np.argmax(sigmas))
+    if sigmas[best] < CORRELATION_SIGMAS:
+        return []
+    lag = int(lags[best])
+    period = lag * every
+    return [
+        Finding(
+            "repeated_batches",
+            "warning",
+            int(loss.steps[0]),
+            int(loss.steps[-1]),
+            f"The losses repeat every {period:,} steps (correlation {correlation[lag]:.2f}, "
+            f"{sigmas[best]:.0f} standard errors above its neighbours): so do the batches.",
+            "Look at the batches with python -m jaxpretrain.show_batch: an epoch is that short, or "
+            "the data holds the same documents many times.",
+            {"period": period, "correlation": float(correlation[lag]), "sigmas": sigmas[best]},
+        )
+    ]
+
+
+def _detrended(values: np.ndarray, width: int = 9) -> np.ndarray:
+    """Values less the mean of their neighbourhood, outliers cut to 4 deviations."""
+    weights = np.convolve(np.ones(len(values)), np.ones(width), "same")
+    rest = values - np.convolve(values, np.ones(width), "same") / weights
+    limit = 4 * 1.4826 * np.median(np.abs(rest))
+    return np.clip(rest, -limit, limit)
+
+
+def _autocorrelation(values: np.ndarray) -> np.ndarray:
+    """Correlation of a series with itself, by lag."""
+    size = 1 << (2 * len(values) - 1).bit_length()
+    power = np.abs(np.fft.rfft(values - values.mean(), size)) ** 2
+    sums = np.fft.irfft(power, size)[: len(values)]
+    counts = len(values) - np.arange(len(values))
+    return sums / counts / max(sums[0] / len(values), 1e-300)

@@ -1,0 +1,154 @@
+"""What evaluations tell beside the training loss, and what they are too noisy to tell."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.diagnosis.history import History, Series
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.metric_names import (
+    evaluation_sets,
+    lower_is_better,
+    standard_error,
+    task_metrics,
+)
+from jaxpretrain.diagnosis.statistics import noise, trend
+from jaxpretrain.diagnosis.wording import format_number
+
+OVERFITTING_RISE = 0.01
+"""Above its lowest value by this part of it, a validation loss has risen,"""
+OVERFITTING_POINTS = 2
+"""when so many evaluations in a row say so."""
+OVERFITTING_SIGMAS = 3.0
+MOST_WITHIN = 2.0
+"""Differences of up to so many standard errors are noise."""
+DISAGREEMENT_FALL = 0.01
+DISAGREEMENT_POINTS = 3
+WORSE = -3.0
+
+
+def overfitting(history: History, plan: Plan) -> list[Finding]:
+    """A validation loss rises while the training loss falls."""
+    found = []
+    for name in evaluation_sets(history):
+        curve = history[f"eval/{name}/loss"].finite
+        if len(curve) < OVERFITTING_POINTS + 1:
+            continue
+        best = int(np.argmin(curve.values))
+        later = curve.values[best + 1 :] - curve.values[best]
+        error = max(_error(history, f"eval/{name}/loss"), OVERFITTING_RISE * curve.values[best])
+        if len(later) < OVERFITTING_POINTS or np.any(later[-OVERFITTING_POINTS:] < error):
+            continue
+        since = int(curve.steps[best])
+        train = history.loss.between(since, history.step)
+        line = trend(train.steps, train.values)
+        if line is None or line.falls > 0.01:
+            continue
+        found.append(_overfitting(history, name, curve, best, line.change))
+    return found
+
+
+def _overfitting(history: History, name: str, curve: Series, best: int, fall: float) -> Finding:
+    since, rise = int(curve.steps[best]), float(curve.values[-1] - curve.values[best])
+    train = float(np.median(history.loss.values[-16:]))
+    return Finding(
+        "overfitting",
+        "warning",
+        since,
+        int(curve.steps[-1]),
+        f"The loss on {name} was lowest at step {since:,} ({format_number(curve.values[best])}) "
+        f"and has risen by {format_number(rise, 3)} since, while the training loss fell by "
+        f"{format_number(-fall, 3)} to {format_number(train)}.",
+        f"The weights of step {since:,} are the better ones. The training data repeats, within it "
+        "or by epochs: use more data, fewer steps, or more weight decay.",
+        {"best": float(curve.values[best]), "rise": rise, "train_fall": -fall, "train": train},
+        signal=f"eval/{name}/loss",
+        subject=name,
+    )
+
+
+def disagreement(history: History, plan: Plan) -> list[Finding]:
+    """Validation losses fall, and the tasks do not follow."""
+    first = max(plan.warmup_end, history.step / 2)
+    sets = [
+        history[f"eval/{n}/loss"].finite.between(first, history.step)
+        for n in evaluation_sets(history)
+    ]
+    falls = [1 - s.values[-1] / s.values[0] for s in sets if len(s) >= DISAGREEMENT_POINTS]
+    moves = _moves(history, first)
+    if not falls or not moves or np.mean(falls) < DISAGREEMENT_FALL:
+        return []
+    scores = [gain / error for gain, error in moves.values()]
+    together = float(np.sum(scores) / np.sqrt(len(scores)))
+    if together > MOST_WITHIN:
+        return []
+    gets_worse = together < WORSE
+    if not gets_worse and history.unit == "images":  # of which a probe sees a few alone
+        return []
+    visible = float(np.mean([MOST_WITHIN * error for _, error in moves.values()]))
+    state = "got worse" if gets_worse else "did not move"
+    return [
+        Finding(
+            "disagreement",
+            "warning" if gets_worse else "info",
+            int(first),
+            history.step,
+            f"Since step {int(first):,} validation losses fell by {np.mean(falls):.1%} while the "
+            f"task metrics {state}: {together:+.1f} standard errors, {len(moves)} together. "
+            f"Changes below {format_number(visible, 3)} on average cannot be told from noise.",
+            "Look at what the tasks ask, and at what the training data has changed to."
+            if gets_worse
+            else "Nothing yet: tasks follow late, and small ones are noisy. The bits per byte of "
+            "the tasks' answers show progress earlier.",
+            {"fall": float(np.mean(falls)), "standard_errors": together, "visible": visible},
+            signal=next(iter(moves)),
+        )
+    ]
+
+
+def within_noise(history: History, plan: Plan) -> list[Finding]:
+    """The last two evaluations of the tasks do not differ by more than chance."""
+    moves = _moves(history, points=2)
+    if not moves:
+        return []
+    scores = np.array([gain / error for gain, error in moves.values()])
+    if np.any(np.abs(scores) > MOST_WITHIN):
+        return []
+    curve = history[next(iter(moves))].finite
+    error = float(np.mean([error for _, error in moves.values()]))
+    return [
+        Finding(
+            "evaluation_within_noise",
+            "info",
+            int(curve.steps[-2]),
+            int(curve.steps[-1]),
+            f"Between the last two evaluations no task metric has moved by more than "
+            f"{MOST_WITHIN:g} standard errors, on average "
+            f"{format_number(MOST_WITHIN * error, 3)}, which is within chance.",
+            "Nothing: do not read anything into these differences.",
+            {"largest": float(np.abs(scores).max()), "visible": MOST_WITHIN * error},
+            signal=next(iter(moves)),
+        )
+    ]
+
+
+def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, tuple[float, float]]:
+    """Metric -> gain since `first`, or over the last `points`, and its standard error."""
+    moves = {}
+    for name in task_metrics(history):
+        curve, errors = history[name].finite, history[standard_error(name)].finite
+        curve, errors = (s.between(first, history.step)[-points:] for s in (curve, errors))
+        if len(curve) < 2 or len(curve) != len(errors) or not np.all(errors.values > 0):
+            continue
+        gain = curve.values[-1] - curve.values[0]
+        error = float(np.hypot(errors.values[0], errors.values[-1]))
+        moves[name] = (float(-gain if lower_is_better(name) else gain), error)
+    return moves
+
+
+def _error(history: History, name: str) -> float:
+    """How far a point of an evaluation curve may lie off by chance."""
+    curve = history[name].finite
+    late = curve.values[len(curve) // 2 :]
+    return OVERFITTING_SIGMAS * noise(late)

@@ -1,0 +1,124 @@
+"""Whether a run went on as it had stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.diagnosis.history import History, Series
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.statistics import noise
+from jaxpretrain.diagnosis.wording import format_number
+
+ROWS = 16
+"""Reports on each side that are compared."""
+JUMP_SIGMAS = 6.0
+JUMP_RISE = 0.03
+CHANGE = 0.02
+"""A learning rate or a batch that differs by this part of itself is another one."""
+SMALLEST_RATE = 1e-3
+"""Changes below this part of the highest learning rate do not matter."""
+
+
+def discontinuity(history: History, plan: Plan) -> list[Finding]:
+    """The loss, the learning rate or the batch jumps where a session begins."""
+    found = []
+    for step in sorted(set(history.resumed)):
+        jumps = [
+            jump
+            for judge in (_loss, _rate, _batch)
+            if (jump := judge(history, plan, step)) is not None
+        ]
+        if jumps:
+            texts, evidence = zip(*jumps, strict=True)
+            found.append(_finding(history, step, texts, dict(e for one in evidence for e in one)))
+    return found
+
+
+def _finding(
+    history: History, step: int, texts: tuple[str, ...], evidence: dict[str, float]
+) -> Finding:
+    since = history["train/loss"].between(step + 1, history.step)
+    return Finding(
+        "resume_discontinuity",
+        "warning",
+        step,
+        int(since.steps[min(len(since), ROWS) - 1]),
+        f"The run did not go on at step {step:,} as it had stopped: {'; '.join(texts)}.",
+        f"If you did not mean that, go back to the checkpoint of step {step:,} and compare the "
+        "configs: at its start, a resumed run names each change.",
+        evidence,
+        subject=f"step {step:,}",
+        is_over=len(since) > 4 * ROWS,
+    )
+
+
+def _sides(history: History, series: Series, step: int) -> tuple[Series, Series]:
+    """The reports just before and just after, of the two sessions that meet at `step`."""
+    begun = max((other for other in history.resumed if other < step), default=0)
+    ended = min((other for other in history.resumed if other > step), default=np.inf)
+    return series.between(begun + 1, step)[-ROWS:], series.between(step + 1, ended)[:ROWS]
+
+
+Jump = tuple[str, list[tuple[str, float]]]
+
+
+def _loss(history: History, plan: Plan, step: int) -> Jump | None:
+    before, after = _sides(history, history.loss, step)
+    if min(len(before), len(after)) < ROWS // 2:
+        return None
+    old, new = float(np.median(before.values)), float(np.median(after.values))
+    error = 1.2533 * noise(before.values) * np.sqrt(1 / len(before) + 1 / len(after))
+    if new - old < max(JUMP_SIGMAS * error, JUMP_RISE * abs(old)):
+        return None
+    text = f"the loss rises from {format_number(old)} to {format_number(new)}"
+    return text, [("loss_jump", new - old)]
+
+
+def _rate(history: History, plan: Plan, step: int) -> Jump | None:
+    rates = history["train/learning_rate"].finite
+    before, after = _sides(history, rates, step)
+    if not len(before) or not len(after):
+        return None
+    old, old_change, was_planned = _edge(before[::-1], plan, step)
+    new, new_change, is_planned = _edge(after, plan, step + 1)
+    if was_planned and is_planned:
+        return None
+    # What a step changes by anyway, on both sides, is no jump.
+    natural = max(
+        CHANGE * max(abs(old), abs(new)) + abs(old_change) + abs(new_change),
+        SMALLEST_RATE * float(np.abs(rates.values).max()),
+    )
+    if abs(new - old) <= natural:
+        return None
+    text = f"the learning rate goes from {old:.3g} to {new:.3g}"
+    return text, [("rate_before", old), ("rate_after", new)]
+
+
+def _edge(rates: Series, plan: Plan, step: int) -> tuple[float, float, bool]:
+    """The learning rate at a step next to `rates`, the nearest first, and its change in one step.
+
+    Exact where the rates are those of the plan, which is the last thing that is told; else
+    continued from the two nearest reports, as an earlier session may have followed another plan.
+    """
+    near, known = int(rates.steps[0]), float(rates.values[0])
+    there, rate, following = map(float, plan.learning_rate(np.array([near, step, step + 1])))
+    if abs(known - there) <= CHANGE * max(abs(known), abs(there)):
+        return rate, following - rate, True
+    if len(rates) == 1:
+        return known, 0.0, False
+    change = float((rates.values[1] - known) / (rates.steps[1] - near))
+    return known + change * (step - near), change, False
+
+
+def _batch(history: History, plan: Plan, step: int) -> Jump | None:
+    before, after = _sides(history, history["train/weight"].finite, step)
+    if not len(before) or not len(after):
+        return None
+    old, new = float(np.median(before.values)), float(np.median(after.values))
+    # With masks, batches differ among themselves.
+    usual = max(JUMP_SIGMAS * noise(before.values), float(np.ptp(before.values)))
+    if old <= 0 or abs(new - old) <= max(CHANGE * old, usual):
+        return None
+    text = f"a step has {new:,.0f} predicted {history.unit} where it had {old:,.0f}"
+    return text, [("batch_factor", new / old)]

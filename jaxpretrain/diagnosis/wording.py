@@ -1,0 +1,63 @@
+"""Numbers, durations and times as people read them, on the terminal and in reports."""
+
+import math
+from datetime import datetime
+
+from jaxpretrain.diagnosis.jsonl import to_number
+
+_PLAIN = 6  # powers of ten that are written without an exponent
+EVAL_DIGITS = 5
+"""Significant digits of results that people compare."""
+_YEAR = 365 * 86_400.0
+_CENTURY = 100 * _YEAR
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """So many significant digits, one fewer below 1, and never a long row of them.
+
+    Such as 0.250, 3.412, 8480, 1.235e+45; integers of up to six digits stay whole.
+    """
+    number = to_number(value)
+    if number is None or not math.isfinite(number):
+        return "?" if number is None else str(number)
+    if isinstance(number, int) and abs(number) < 10**_PLAIN:
+        return str(number)
+    decimals = digits - 1 if abs(number) >= 1 else digits - 2
+    exponent = int(f"{number:.{decimals}e}".partition("e")[2])  # once rounded
+    if -digits <= exponent < _PLAIN:
+        return f"{number:.{max(decimals - exponent, 0)}f}"
+    return f"{number:.{decimals}e}"
+
+
+def format_count(count: float) -> str:
+    """Three significant digits with a suffix: 950, 12.3k, 1.2M, 2T."""
+    for suffix in ("", "k", "M", "B"):
+        if not abs(count) >= 999.5:
+            return f"{count:.3g}{suffix}"
+        count /= 1000
+    return f"{count:.3g}T"
+
+
+def format_seconds(seconds: float) -> str:
+    """The two largest units: 45s, 3m12s, 1h05m, 2d04h; years from a century on."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds >= _CENTURY:
+        return f"{format_count(seconds / _YEAR)} years"
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02d}h"
+    if hours:
+        return f"{hours}h{minute:02d}m"
+    return f"{minutes}m{second:02d}s" if minutes else f"{second}s"
+
+
+def format_finish(finish: float, now: float) -> str:
+    """The local time of `finish` (both unix seconds), with its date unless that is today."""
+    if not finish - now < _CENTURY:  # NaN too
+        return "?"
+    end = datetime.fromtimestamp(finish)
+    is_today = end.date() == datetime.fromtimestamp(now).date()
+    return f"{end:%H:%M}" if is_today else f"{end:%Y-%m-%d %H:%M}"

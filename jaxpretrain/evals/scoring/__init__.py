@@ -1,0 +1,1 @@
+"""Sums of log-probabilities of continuations, many to a batch."""

@@ -1,0 +1,138 @@
+"""Requests to batches of few shapes, without computing anything twice.
+
+Rows are sorted by length and cut into batches of about one number of tokens; all batches of one
+length have one shape.
+
+Shapes: b rows, t tokens, g groups of b / g rows (one for each data-parallel device), n places of
+each group after which tokens are scored, m tokens that are scored there.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxpretrain.evals.scoring.encode import Request
+from jaxpretrain.evals.scoring.rows import Row, fill_rows
+from jaxpretrain.evals.scoring.sharing import find_queries, round_up, share
+from jaxpretrain.models.contract import Branches
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a batch: (b, t), (g, n) and (g, m)."""
+
+    rows: tuple[int, int]
+    places: tuple[int, int]
+    targets: tuple[int, int]
+    has_branches: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are run together."""
+
+    rows: dict[str, np.ndarray]  # int32 [b, t]: `tokens` and, if any, the fields of `Branches`
+    places: np.ndarray  # int32 [g, n]: row within the group * t + index; each once
+    after: np.ndarray  # int32 [g, m]: after the place of this number ...
+    targets: np.ndarray  # int32 [g, m]: ... this token is scored ...
+    owners: np.ndarray  # int64 [g, m]: for this request; -1: for none
+
+
+class Packed:
+    """Requests, planned once and run as often as there are parameters to score them with.
+
+    Args:
+      requests: what is scored.
+      context_length: tokens that the model reads; longer queries lose their beginning.
+      batch_tokens: of one batch, over all devices.
+      num_data: devices that the rows are divided over.
+
+    Raises:
+      InputError: a continuation alone is longer than the context.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        *,
+        context_length: int,
+        batch_tokens: int,
+        num_data: int = 1,
+    ) -> None:
+        self.num_requests = len(requests)
+        queries, self.truncated = find_queries(requests, context_length)
+        groups, alone = share(queries)
+        lengths = (min(context_length, round_up(len(query.tokens))) for query in alone)
+        single = [Row.of_query(query, length) for query, length in zip(alone, lengths, strict=True)]
+        on_device = batch_tokens // num_data
+        shared = fill_rows(groups, on_device)
+        self.num_tokens = sum(len(row.tokens) for row in (*single, *shared))
+        """Tokens that are run, without padding."""
+
+        self.batches = [*_cut(single, on_device, num_data), *_cut(shared, on_device, num_data)]
+        """Rows, and the shape that holds them."""
+
+    @property
+    def shapes(self) -> set[Shape]:
+        """All that have to be compiled."""
+        return {shape for _, shape in self.batches}
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+        return (_batch(rows, shape) for rows, shape in self.batches)
+
+
+def _batch(rows: Sequence[Row], shape: Shape) -> Batch:
+    num_groups, (num_rows, length) = shape.places[0], shape.rows
+    tokens = np.zeros(shape.rows, np.int32)
+    numbers = np.zeros((*shape.rows, 3), np.int32)
+    places = np.zeros(shape.places, np.int32)
+    after, targets = np.zeros((2, *shape.targets), np.int32)
+    owners = np.full(shape.targets, -1, np.int64)
+    for group in range(num_groups):
+        num_places = num_scored = 0
+        for i, row in enumerate(rows[group::num_groups]):
+            in_row = group * num_rows // num_groups + i, slice(len(row.tokens))
+            tokens[in_row] = row.tokens
+            if row.numbers:
+                numbers[in_row] = row.numbers
+            scored = group, slice(num_scored, num_scored := num_scored + len(row.targets))
+            after[scored] = num_places + np.array(row.after)
+            targets[scored] = row.targets
+            owners[scored] = row.owners
+            found = group, slice(num_places, num_places := num_places + len(row.places))
+            places[found] = i * length + np.array(list(row.places))
+    arrays = {"tokens": tokens}
+    if shape.has_branches:
+        arrays |= zip(Branches._fields, np.moveaxis(numbers, -1, 0), strict=True)
+    return Batch(arrays, places, after, targets, owners)
+
+
+def _cut(rows: Sequence[Row], batch_tokens: int, num_groups: int) -> list[tuple[list[Row], Shape]]:
+    """Batches of rows of one kind, the longest first, of about `batch_tokens` in each group."""
+    rows = sorted(rows, key=lambda row: (row.length, len(row.tokens)), reverse=True)
+    pieces: dict[tuple[int, int], list[list[Row]]] = defaultdict(list)  # by number and length
+    start = 0
+    while start < len(rows):
+        length = rows[start].length
+        # No more rows than there are, where that is less than a batch.
+        in_group = max(1, min(batch_tokens // length, -(-len(rows) // num_groups)))
+        num_rows = in_group * num_groups
+        pieces[num_rows, length].append(rows[start : start + num_rows])
+        start += num_rows
+    batches = []
+    for size, same in pieces.items():
+        dealt = [piece[group::num_groups] for piece in same for group in range(num_groups)]
+        num_places = max(sum(len(row.places) for row in group) for group in dealt)
+        num_scored = max(sum(len(row.targets) for row in group) for group in dealt)
+        groups = ((num_groups, _round_up(number)) for number in (num_places, num_scored))
+        shape = Shape(size, *groups, has_branches=bool(rows[0].numbers))
+        batches += [(piece, shape) for piece in same]
+    return batches
+
+
+def _round_up(number: int) -> int:
+    """To what places and targets are multiples of, so that shapes are few."""
+    return -(-number // 64) * 64

@@ -1,0 +1,117 @@
+"""Log-likelihoods of continuations, over the mesh that holds the parameters.
+
+Nothing is known here of tasks: this serves multiple choice, perplexity of files, and whatever asks
+for log p(continuation | context).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.evals.contract import go_on
+from jaxpretrain.evals.scoring.encode import Request
+from jaxpretrain.evals.scoring.next_tokens import next_token_scores
+from jaxpretrain.evals.scoring.packing import Batch, Packed, Shape
+from jaxpretrain.evals.scoring.prefetch import read_back
+from jaxpretrain.models.contract import Branches, LanguageModel, Model
+from jaxpretrain.parallel.mesh import Layout
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of requests, in their order."""
+
+    log_likelihoods: np.ndarray  # float64 [n], nats
+    is_greedy: np.ndarray  # bool [n]: each token of the continuation is the likeliest
+
+
+class Scorer:
+    """Scores requests with any parameters of one model; compiled once for each shape of batches.
+
+    Args:
+      model: a language model; its sequence length is the context.
+      layout: the mesh that its parameters lie on; rows of batches are divided over it.
+      params: abstract parameters with their shardings.
+      batch_tokens: tokens of one batch, over all devices.
+      between_batches: called between batches; what it raises ends the scoring.
+
+    Raises:
+      InputError: the model predicts no tokens.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        layout: Layout,
+        params: Any,
+        *,
+        batch_tokens: int,
+        between_batches: Callable[[], None] = go_on,
+    ) -> None:
+        if not isinstance(model, LanguageModel):
+            raise InputError("this model predicts no tokens, so it cannot be evaluated on tasks")
+        self.context_length = model.units_per_example()[1]
+        self.vocab_size = model.input_limits()["tokens"]
+        self.model = model
+        self.layout = layout
+        self._params = params
+        self._batch_tokens = batch_tokens
+        self._between_batches = between_batches
+        self._compiled: dict[Shape, Any] = {}
+
+    def prepare(self, requests: Sequence[Request]) -> Packed:
+        """Plans the batches and compiles what they need.
+
+        Raises:
+          InputError: a continuation alone is longer than the context.
+        """
+        packed = Packed(
+            requests,
+            context_length=self.context_length,
+            batch_tokens=self._batch_tokens,
+            num_data=self.layout.num_data,
+        )
+        for shape in packed.shapes - self._compiled.keys():
+            self._compiled[shape] = self._compile(shape)
+        return packed
+
+    def __call__(self, params: Any, packed: Packed) -> Scores:
+        """Scores what `prepare` planned. The parameters are neither copied nor changed."""
+        log_likelihoods = np.zeros(packed.num_requests)
+        is_greedy = np.ones(packed.num_requests, bool)
+        outputs = read_back(self._run(params, packed), self._between_batches)
+        for batch, (log_probs, likeliest) in outputs:
+            used = batch.owners >= 0
+            np.add.at(log_likelihoods, batch.owners[used], log_probs[used].astype(np.float64))
+            np.logical_and.at(is_greedy, batch.owners[used], likeliest[used])
+        return Scores(log_likelihoods, is_greedy)
+
+    def _run(self, params: Any, packed: Packed) -> Iterator[tuple[Batch, Any]]:
+        for batch, (_, shape) in zip(packed, packed.batches, strict=True):
+            groups = {name: getattr(batch, name) for name in ("places", "after", "targets")}
+            arrays = self._put(batch.rows, shape.rows[0]) | self._put(groups, shape.places[0])
+            yield batch, self._compiled[shape](params, arrays)
+
+    def _put(self, arrays: dict[str, np.ndarray], num_rows: int) -> dict[str, jax.Array]:
+        mine = self.layout.local_rows(num_rows)
+        return self.layout.put({name: a[mine] for name, a in arrays.items()}, num_rows)
+
+    def _compile(self, shape: Shape) -> Any:
+        numbers = Branches._fields if shape.has_branches else ()
+
+        def scores(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            branches = Branches(*(batch[name] for name in numbers)) if numbers else None
+            scored = (batch["places"], batch["after"], batch["targets"])
+            return next_token_scores(self.model, params, batch["tokens"], branches, *scored)
+
+        sizes = dict.fromkeys(("tokens", *numbers), shape.rows)
+        sizes |= {"places": shape.places, "after": shape.targets, "targets": shape.targets}
+        spec = {name: jax.ShapeDtypeStruct(size, jnp.int32) for name, size in sizes.items()}
+        # Every process gets all scores: each computes the same metrics.
+        program = jax.jit(scores, out_shardings=self.layout.replicated)
+        return program.lower(self._params, self.layout.batch_spec(spec)).compile()

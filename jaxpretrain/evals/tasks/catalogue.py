@@ -1,0 +1,114 @@
+"""Tasks and groups of tasks by name.
+
+A name is `task` (its variant rc_0shot), `task:variant`, a file `FILE.jsonl` or `NAME=FILE.jsonl`,
+or the name of a group. Results carry the name as it was typed.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import expand
+from jaxpretrain.evals.tasks.mmlu import MMLU, MMLU_VARIANTS, load_mmlu
+from jaxpretrain.evals.tasks.own_task import load_own
+from jaxpretrain.evals.tasks.rendered import load_rendered, rendered_variants
+from jaxpretrain.evals.tasks.task import Task, take
+from jaxpretrain.evals.tasks.templates import TEMPLATES, load_template
+
+_DEFAULT = "rc_0shot"
+
+_OLMO_2024 = (
+    *("piqa", "hellaswag", "winogrande", "openbookqa", "boolq", "sciq", "arc_easy"),
+    *("arc_challenge", "copa", "csqa", "socialiqa"),
+    *(f"{task}:{variant}" for task in MMLU for variant in ("var", "mc_5shot", "test_mc_5shot")),
+)
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "core_small": ("arc_easy", "piqa", "sciq", "hellaswag", "winogrande", "copa"),
+    "olmo7b_inloop": (
+        *("piqa", "hellaswag", "winogrande", "openbookqa", "sciq", "arc_easy"),
+        *("copa", "rte", "commitment_bank", "mrpc", "sst2"),
+    ),
+    "olmo2_inloop": (
+        *_OLMO_2024,
+        *("basic_arithmetic", "trivia_qa_wiki_ppl", "natural_qs_open_ppl"),
+    ),
+    "abilities": (
+        *(
+            f"basic_skills_{skill}:rc_5shot"
+            for skill in (
+                *("arithmetic", "coding", "common_knowledge"),
+                *("logical_reasoning", "pattern", "string_operations"),
+            )
+        ),
+        "copycolors:10way",
+    ),
+}
+"""Name -> members. `core_small` tells small models apart soonest; the two `inloop` groups are what
+OLMo-7B and OLMo-2-7B were watched by; `abilities` are simple skills, each by itself."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a list of names asks for."""
+
+    tasks: tuple[Task, ...]
+    groups: dict[str, tuple[str, ...]]
+    """Names of groups that were asked for -> names of their tasks."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of tasks and groups: what results are named by."""
+        return {task.name for task in self.tasks} | set(self.groups)
+
+    def take(self, size: int | None, seed: int | None) -> "Selection":
+        """With at most `size` items of each task: the first ones, or drawn with a seed."""
+        return replace(self, tasks=tuple(take(task, size, seed) for task in self.tasks))
+
+
+def select(names: Iterable[str]) -> Selection:
+    """Loads tasks and groups; a task that is named twice is there once.
+
+    Raises:
+      InputError: a name is unknown (the nearest are listed), or its data is missing or malformed.
+    """
+    names = list(names)
+    groups = {name: GROUPS[name] for name in names if name in GROUPS}
+    members = [member for name in names for member in groups.get(name, (name,))]
+    return Selection(tuple(load_task(name) for name in dict.fromkeys(members)), groups)
+
+
+def load_task(name: str) -> Task:
+    """A task by its name.
+
+    Raises:
+      InputError: see `select`.
+    """
+    given, equals, path = name.partition("=")
+    if name.endswith(".jsonl"):
+        return load_own(expand(path if equals else name, "task"), given if equals else name)
+    task, _, variant = name.partition(":")
+    variants = known_tasks()
+    if task not in variants:
+        raise InputError(f"unknown task '{name}'.{_nearest(task, [*variants, *GROUPS])}")
+    known = variants[task]
+    if not variant:
+        variant = known[0] if len(known) == 1 else _DEFAULT
+    if variant not in known:
+        raise InputError(f"task {task} has no variant {variant}; it has {', '.join(known)}")
+    if task in TEMPLATES:
+        return load_template(task, name)
+    load = load_mmlu if task in MMLU else load_rendered
+    return load(task, variant, name)
+
+
+def known_tasks() -> dict[str, list[str]]:
+    """Task -> its variants."""
+    templates = {task: [_DEFAULT] for task in TEMPLATES}
+    return rendered_variants() | templates | {task: list(MMLU_VARIANTS) for task in MMLU}
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, candidates, n=3)
+    return f" Did you mean {' or '.join(matches)}?" if matches else ""

@@ -1,0 +1,1 @@
+"""The decoder of OLMo and its published sizes."""

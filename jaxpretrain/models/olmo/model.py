@@ -1,0 +1,346 @@
+"""What a decoder computes: losses, hidden states and caches from parameters; see `models.decoder`.
+
+Shapes: b batch, t positions, d model width, n heads, m key/value heads, h head size, v vocabulary.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpretrain.models import layers, masks, probe, stack
+from jaxpretrain.models.attention import attend_kept, attention
+from jaxpretrain.models.choices import AttentionKernel, RematPolicy
+from jaxpretrain.models.contract import Batch, Branches, Constrain, Params, Shard
+from jaxpretrain.models.costs import Bytes, Costs
+from jaxpretrain.models.losses import cross_entropy
+from jaxpretrain.models.matmul import Products
+from jaxpretrain.models.olmo.block import Attend, Block
+from jaxpretrain.models.olmo.config import DecoderConfig
+from jaxpretrain.models.olmo.decode import Cache, Stack, empty_cache
+from jaxpretrain.models.olmo.rotary import rope_table
+
+
+class DecoderModel:
+    """The decoder bound to a sequence length, an attention kernel and a layout; see `Model`.
+
+    Parameters: {"embed": {"embedding" [v, d]}, "blocks": {position: {"query": {"kernel"}, ...}},
+    "final_norm": {"scale" [d]} when norms have parameters, "head": {"kernel" [d, v]} unless tied}.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        seq_len: int,
+        kernel: AttentionKernel,
+        products: Products,
+        constrain: Constrain,
+        shard: Shard,
+    ) -> None:
+        self.config = config
+        self._remat: RematPolicy = layers.chosen(config.remat)
+        self.seq_len = seq_len
+        self.kernel: AttentionKernel = kernel
+        self.products = products
+        self.constrain = constrain
+        self._attend = partial(attention, kernel=kernel, shard=shard)
+        self._embedding = layers.Embedding(
+            config.embedding_rows,
+            config.d_model,
+            config.initializer("embed"),
+            jnp.dtype(config.residual_dtype or config.dtype),
+            constrain,
+        )
+        self._final_norm = config.make_norm()
+        self._head = layers.Linear(
+            config.embedding_rows,
+            ("embed", "vocab"),
+            config.initializer("head"),
+            jnp.dtype(config.dtype),
+            products,
+        )
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """{"tokens": int32 [batch_size, t]}."""
+        return {"tokens": jax.ShapeDtypeStruct((batch_size, self.seq_len), jnp.int32)}
+
+    def input_limits(self) -> dict[str, int]:
+        """Token ids lie below the true vocabulary size, not below the padded one."""
+        return {"tokens": self.config.vocab_size}
+
+    def units_per_example(self) -> tuple[str, int]:
+        """Tokens, and how many a sequence holds."""
+        return "tokens", self.seq_len
+
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh float32 parameters."""
+        return self._init(rng)[0]
+
+    def axes(self) -> Params:
+        """Logical axis names of each parameter; stacked ones begin with "layers"."""
+        axes: Params = {}
+
+        def record(rng: jax.Array) -> Params:
+            params, names = self._init(rng)
+            axes.update(names)
+            return params
+
+        jax.eval_shape(record, jax.random.key(0))
+        return axes
+
+    def _init(self, rng: jax.Array) -> tuple[Params, Params]:
+        embed_rng, blocks_rng, head_rng = jax.random.split(rng, 3)
+        x_btd = jnp.zeros((1, 1, self.config.d_model), jnp.dtype(self.config.dtype))
+        positions_bt = jnp.zeros((1, 1), jnp.int32)
+        block_axes: Params = {}
+
+        def init_layer(key: jax.Array, layer: jax.Array, position: int) -> Params:
+            block, rope = self._block(layer), self._rope(position, positions_bt)
+            params, names = stack.unbox(block.init(key, x_btd, rope, lambda q, *_: (q, None)))
+            is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+            block_axes[str(position)] = jax.tree.map(
+                lambda leaf: ("layers", *leaf), names, is_leaf=is_names
+            )
+            return params
+
+        parts: dict[str, tuple[Params, Params]] = {
+            "embed": stack.unbox(self._embedding.init(embed_rng, jnp.zeros((1, 1), jnp.int32))),
+            "final_norm": stack.unbox(self._final_norm.init(head_rng, x_btd)),
+        }
+        if not self.config.tied_head:
+            parts["head"] = stack.unbox(self._head.init(head_rng, x_btd))
+        params = {name: part[0] for name, part in parts.items() if part[0]}
+        axes = {name: part[1] for name, part in parts.items() if part[0]}
+        pattern = len(self.config.windows)
+        params["blocks"] = stack.init_stack(init_layer, blocks_rng, self.config.num_layers, pattern)
+        axes["blocks"] = block_axes
+        return params, axes
+
+    def hidden(
+        self, params: Params, tokens_bt: jax.Array, branches: Branches | None = None
+    ) -> jax.Array:
+        """Final normalised hidden states [b, t, d] in the compute dtype."""
+        x_btd, documents_bt = self._embed(params, tokens_bt, branches)
+        positions_bt = jnp.arange(tokens_bt.shape[1])[None]
+        if branches is not None:
+            positions_bt = branches.positions_bt
+
+        def make_block(position: int) -> Callable[[jax.Array, Params], jax.Array]:
+            block, rope = self._block(), self._rope(position, positions_bt)
+            attend = self._attend_to(position, documents_bt=documents_bt, branches=branches)
+
+            def run(x_btd: jax.Array, params: Params) -> jax.Array:
+                return layers.apply(block, params, x_btd, rope, attend)[0]
+
+            return layers.remat(run, self._remat, scanned=self.config.scan_layers)
+
+        blocks = [make_block(p) for p in range(len(self.config.windows))]
+        x_btd = stack.apply_stack(
+            lambda x, p, position: blocks[position](x, p),
+            x_btd,
+            params["blocks"],
+            scan=self.config.scan_layers,
+        )
+        return layers.apply(self._final_norm, params.get("final_norm", {}), x_btd)
+
+    def prefill(self, params: Params, tokens_bt: jax.Array, length: int) -> tuple[jax.Array, Cache]:
+        """`hidden`, and a cache with room for `length` positions of each row that holds these."""
+        c, (b, t) = self.config, tokens_bt.shape
+        places_bt = jnp.broadcast_to(jnp.arange(t), (b, t))
+        cache = empty_cache(c, len(c.windows), b, length, self.constrain)
+        cache = cache.write_tokens(tokens_bt, places_bt)
+        x_btd, documents_bt = self._embed(params, tokens_bt)
+
+        def look(position: int, own: Stack, layer: jax.Array) -> Attend:
+            attend = self._attend_to(position, documents_bt=documents_bt)
+            return lambda q, k, v: (attend(q, k, v)[0], own.write(layer, k, v, places_bt))
+
+        return self._run_with(cache, params, x_btd, places_bt, look)
+
+    def extend(
+        self, params: Params, tokens_bt: jax.Array, cache: Cache, first_b: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """`hidden` of more tokens, from position `first_b` on, and the cache that holds them."""
+        places_bt = first_b[:, None] + jnp.arange(tokens_bt.shape[1])[None]
+        cache = cache.write_tokens(tokens_bt, places_bt)
+        visible = [
+            cache.visible(places_bt, window, self.config.document_end)
+            for window in self.config.windows
+        ]
+
+        def look(position: int, own: Stack, layer: jax.Array) -> Attend:
+            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Stack]:
+                written = own.write(layer, k, v, places_bt)
+                keys_values = written.layer(layer)
+                out = attend_kept(q, *keys_values, visible[position], kernel=self.kernel)
+                return out, written
+
+            return attend
+
+        x_btd, _ = self._embed(params, tokens_bt)
+        return self._run_with(cache, params, x_btd, places_bt, look)
+
+    def _run_with(
+        self,
+        cache: Cache,
+        params: Params,
+        x_btd: jax.Array,
+        places_bt: jax.Array,
+        look: Callable[[int, Stack, jax.Array], Attend],
+    ) -> tuple[jax.Array, Cache]:
+        """Runs the layers; `look(position, own, layer)` attends for one and keeps its part."""
+        block = self._block()
+        ropes = [self._rope(p, places_bt) for p in range(len(self.config.windows))]
+
+        def run(carry: tuple[jax.Array, dict[str, Stack]], part: Params, position: int) -> Any:
+            x_btd, kept = carry
+            attend = look(position, kept[str(position)], part["layer"])
+            x_btd, own = layers.apply(block, part["params"], x_btd, ropes[position], attend)
+            return x_btd, kept | {str(position): own}
+
+        parts = {
+            name: {"params": stacked, "layer": jnp.arange(len(cache.stacks[name].keys_lbmsh))}
+            for name, stacked in params["blocks"].items()
+        }
+        x_btd, kept = stack.apply_stack(
+            run, (x_btd, cache.stacks), parts, scan=self.config.scan_layers
+        )
+        x_btd = layers.apply(self._final_norm, params.get("final_norm", {}), x_btd)
+        return x_btd, cache._replace(stacks=kept)
+
+    def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """`attention_logit/blocks` and `activation_rms/blocks`, see `probe`; float32 [layers]."""
+        del rng
+        x_btd, documents_bt = self._embed(params, batch["tokens"])
+        positions_bt = jnp.arange(x_btd.shape[1])[None]
+
+        def look(x_btd: jax.Array, params: Params, position: int) -> tuple[jax.Array, Params]:
+            mask = masks.Mask(True, self.config.windows[position], documents_bt)
+            attend = self._attend_to(position, documents_bt=documents_bt)
+
+            def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+                return attend(q, k, v)[0], probe.largest_logit(q, k, mask)
+
+            rope = self._rope(position, positions_bt)
+            x_btd, logit = layers.apply(self._block(), params, x_btd, rope, watched)
+            return x_btd, probe.seen(x_btd, logit)
+
+        _, seen = stack.observe_stack(look, x_btd, params["blocks"])
+        return {f"{name}/blocks": of_layers for name, of_layers in seen.items()}
+
+    def logits(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
+        """Float32 logits [b, t, v] over the padded vocabulary."""
+        x_btd = self.hidden(params, tokens_bt)
+        kernel_dv = self.output_kernel(params)
+        return jnp.einsum("btd,dv->btv", x_btd, kernel_dv, preferred_element_type=jnp.float32)
+
+    def loss(
+        self, params: Params, batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Next-token cross-entropy, summed over the predictable positions (all but the last).
+
+        `batch["mask"]` bool [b, t], when there, says which tokens count where they are predicted,
+        and `batch["weight"]` [b] weighs sequences (0 for padding). Sums are in nats.
+        """
+        del rng  # the model draws nothing
+        tokens_bt = batch["tokens"]
+        x_btd = self.hidden(params, tokens_bt)
+        example_b = batch.get("weight", jnp.ones(tokens_bt.shape[0], jnp.float32))
+        # The last position has no target; it keeps its place so that lengths stay round.
+        targets_bt = jnp.roll(tokens_bt, -1, axis=1)
+        weights_bt = jnp.ones(tokens_bt.shape, jnp.float32).at[:, -1].set(0.0)
+        weights_bt = weights_bt * example_b[:, None]
+        if "mask" in batch:
+            weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
+        objective, ce_b, z_b = cross_entropy(
+            x_btd,
+            self.output_kernel(params),
+            targets_bt,
+            weights_bt,
+            z_loss=self.config.z_loss,
+            chunk=self.config.loss_chunk,
+            products=self.products,
+        )
+        weight_b = jnp.sum(weights_bt, axis=1)
+        count_b = weight_b
+        if self.config.loss_denominator == "all":
+            count_b = example_b * tokens_bt.shape[1]
+        return objective, jnp.sum(count_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
+
+    @property
+    def document_end(self) -> int | None:
+        """The token that ends a document, where attention stays inside documents."""
+        return self.config.document_end
+
+    def flops_per_example(self, *, causal: bool) -> float:
+        """6 per weight and token for the matrix products (head counted, embedding look-up not),
+        12 per attended pair and channel: 2 each for scores and values, times 3 with backward.
+        """
+        return sum(self.costs().flops_by_part(causal=causal).values())
+
+    def costs(self) -> Costs:
+        """The parts of the layers, and `head`."""
+        c, t = self.config, self.seq_len
+        blocks = c.costs(t, c.windows, self.kernel, self._remat, scanned=c.scan_layers)
+        # Of one chunk, logits in float32 and their gradients; of all, the last norm and gradients.
+        logits = min(c.loss_chunk, t) * c.embedding_rows * (4 + blocks.itemsize)
+        # Logits are written and read twice, their gradients written and read twice.
+        passed = t * c.embedding_rows * 3 * (4 + blocks.itemsize)
+        return Costs(
+            blocks=(blocks,),
+            ends={"head": 6.0 * t * c.d_model * c.embedding_rows},
+            ends_kept=Bytes(),
+            loss=Bytes(t * c.d_model * (8 + 2 * blocks.itemsize), logits),
+            loss_traffic=Bytes(split=passed),
+        )
+
+    def describe(self) -> list[str]:
+        """What is active: sizes, dtypes, attention kernel, layers."""
+        c = self.config
+        windows = "" if set(c.windows) == {None} else f", windows {c.windows}"
+        yarn = "" if c.yarn is None else f", YaRN x {c.yarn.factor:g} on full attention"
+        inside = ""
+        if c.document_end is not None:
+            inside = f", inside documents (ended by token {c.document_end})"
+        return [
+            f"decoder: {c.num_layers} layers x {c.d_model}, {c.num_heads} heads, "
+            f"d_ff {c.d_ff}, {c.embedding_rows} embedding rows, {self.seq_len} tokens",
+            f"compute {c.dtype} ({self.products.name} products), residual stream "
+            f"{c.residual_dtype or c.dtype}, parameters float32, "
+            f"loss in chunks of {c.loss_chunk} positions, z-loss {c.z_loss:g}",
+            f"attention {self.kernel} (asked: {c.attention}){windows}{yarn}{inside}, "
+            f"layers {'scanned' if c.scan_layers else 'unrolled'}, remat {c.remat}",
+        ]
+
+    def _embed(
+        self, params: Params, tokens_bt: jax.Array, branches: Branches | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What the first layer gets [b, t, d], and the documents' numbers where they count."""
+        x_btd = layers.apply(self._embedding, params["embed"], tokens_bt)
+        x_btd = self.constrain(x_btd, ("batch", None, None))
+        if self.config.document_end is None:
+            return x_btd, None
+        return x_btd, masks.documents(tokens_bt, self.config.document_end, branches)
+
+    def _block(self, layer: jax.Array | int = 0) -> Block:
+        return Block(self.config, self.products, self.constrain, layer)
+
+    def _attend_to(self, position: int, **mask: Any) -> Attend:
+        """Attention of the layers at a position of the pattern; it keeps nothing."""
+        window = self.config.windows[position]
+        return lambda q, k, v: (self._attend(q, k, v, window=window, **mask), None)
+
+    def _rope(self, position: int, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+        c = self.config
+        yarn = c.yarn if c.windows[position] is None else None
+        return rope_table(positions_bt, c.head_dim, c.rope_theta, yarn)
+
+    def output_kernel(self, params: Params) -> jax.Array:
+        """[d, v] in the compute dtype: the head, or the embedding that it is tied to."""
+        kernel_dv = (
+            params["embed"]["embedding"].T if self.config.tied_head else params["head"]["kernel"]
+        )
+        # Gathered once over the data axes, not once a chunk.
+        return self.constrain(kernel_dv.astype(self.config.dtype), (None, "vocab"))

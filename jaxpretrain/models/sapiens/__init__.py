@@ -1,0 +1,1 @@
+"""The masked autoencoder of Sapiens and its published sizes."""

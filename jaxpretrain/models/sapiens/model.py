@@ -1,0 +1,359 @@
+"""The masked autoencoder of Sapiens: a vision transformer that paints removed patches.
+
+Sources: MAE (arXiv 2111.06377) and Sapiens (arXiv 2408.12569) with its pretraining configs; the
+published sizes are rows of `models.sapiens`.
+
+A quarter of an image's patches goes through the encoder; the decoder sees their features and, for
+each removed patch, a mask token, and predicts the removed pixels. Tokens without positions have no
+order, so patches stay in the shuffled order in which they were drawn, seen ones first, and only
+positions and targets are gathered: nothing that carries a gradient is ever moved.
+
+Shapes: b batch, h and w pixels, l patches of an image, k seen and m removed ones (l = k + m),
+p values of a patch, d encoder width, e decoder width; see `models.patches`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
+from jaxpretrain.config.ranges import Between, Depth, Width
+from jaxpretrain.models import layers
+from jaxpretrain.models.attention import attention, resolve_kernel
+from jaxpretrain.models.choices import AttentionChoice, AttentionKernel, RematChoice, RematPolicy
+from jaxpretrain.models.contract import (
+    Batch,
+    Constrain,
+    Params,
+    Shard,
+    unconstrained,
+    unsharded,
+)
+from jaxpretrain.models.costs import Bytes, Costs
+from jaxpretrain.models.matmul import choose_products
+from jaxpretrain.models.sapiens import patches
+from jaxpretrain.models.sapiens.positions import Positions, PositionsKind
+from jaxpretrain.models.sapiens.towers import Encoder, PixelDecoder, Tower, init_parts
+from jaxpretrain.models.sapiens.vit import Block, Precision
+
+MLP_RATIO = 4  # of the decoder, in every published size
+
+
+@dataclass(frozen=True)
+class VitMae:
+    """A masked autoencoder of images; the defaults are Sapiens 0.3B."""
+
+    patch_size: Width = 16
+    """Side of a patch in pixels; it divides height and width."""
+    d_model: Width = 1024
+    """Width of the encoder."""
+    num_layers: Depth = 24
+    """Blocks of the encoder."""
+    num_heads: Width = 16
+    """Heads of the encoder; d_model / num_heads is the head size."""
+    d_ff: Width = 4096
+    """Inner width of the encoder's MLPs."""
+    decoder_d_model: Width = 512
+    """Width of the decoder; its MLPs are four times as wide."""
+    decoder_num_layers: Depth = 8
+    """Blocks of the decoder."""
+    decoder_num_heads: Width = 16
+    """Heads of the decoder."""
+    mask_ratio: Annotated[float, Between(0, 1, "()")] = 0.75
+    """Share of an image's patches that is removed and predicted; what is seen is rounded down."""
+    normalize_patches: bool = True
+    """Predict each patch with its own mean subtracted and divided by its own deviation."""
+    positions: PositionsKind = "sincos"
+    """sincos: Sapiens' fixed table, computed when it is used, not a parameter. stored: a table that
+    comes with a checkpoint, kept beside the parameters as `positions/constant`; no gradient, decay
+    or update ever reaches it. A fresh one holds the sincos table."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Dtype of activations and matrix products; parameters, pixels and loss are float32."""
+    attention: AttentionChoice = "auto"
+    """Attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs and XLA
+    elsewhere."""
+    scan_layers: bool = True
+    """Fold over the layers (short compilation) or unroll them; the results are the same."""
+    remat: RematChoice = "full"
+    """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
+    products and attention are kept), attention (only attention's output is kept); auto: what is
+    fastest of those that fit the devices, found before the run."""
+
+    def build(
+        self,
+        example: Mapping[str, tuple[tuple[int, ...], str]],
+        *,
+        platform: str,
+        constrain: Constrain = unconstrained,
+        shard: Shard = unsharded,
+    ) -> "VitMaeModel":
+        """The model for examples {"images": ((h, w, 3), "uint8")} on a platform ("cpu", ...).
+
+        Raises:
+          InputError: the sizes do not fit together.
+        """
+        ((height, width, channels), _) = example["images"]
+        self._check(height, width)
+        kernel = resolve_kernel(self.attention, platform, self.dtype)
+        precision = Precision(jnp.dtype(self.dtype), choose_products(platform, self.dtype))
+        return VitMaeModel(self, (height, width, channels), kernel, precision, constrain, shard)
+
+    def num_seen(self, num_patches: int) -> int:
+        """Patches that the encoder sees of so many."""
+        return int(num_patches * (1.0 - self.mask_ratio))
+
+    def _check(self, height: int, width: int) -> None:
+        validate(self, "model.")
+        for value, by, what in (
+            (height, self.patch_size, "the images' height by model.patch_size"),
+            (width, self.patch_size, "the images' width by model.patch_size"),
+            (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
+            (self.d_model, 4, "model.d_model by 4 (positions)"),
+            (
+                self.decoder_d_model,
+                self.decoder_num_heads,
+                "model.decoder_d_model by model.decoder_num_heads",
+            ),
+            (self.decoder_d_model, 4, "model.decoder_d_model by 4 (positions)"),
+        ):
+            if value % by:
+                raise InputError(f"cannot divide {what}: {value} / {by}")
+        num_patches = (height // self.patch_size) * (width // self.patch_size)
+        if not 0 < self.num_seen(num_patches) < num_patches:
+            raise InputError(
+                f"model.mask_ratio={self.mask_ratio}: of {num_patches} patches, at least one must "
+                "be removed and one be seen"
+            )
+
+
+class VitMaeModel:
+    """The masked autoencoder bound to an image size, a kernel and a layout; see `Model`.
+
+    Parameters: {"encoder", "decoder"}, as `mae_towers` says.
+    """
+
+    def __init__(
+        self,
+        config: VitMae,
+        image_shape: tuple[int, int, int],
+        kernel: AttentionKernel,
+        precision: Precision,
+        constrain: Constrain,
+        shard: Shard,
+    ) -> None:
+        self.config = config
+        self._remat: RematPolicy = layers.chosen(config.remat)
+        self.image_shape = image_shape
+        self.kernel: AttentionKernel = kernel
+        self.precision = precision
+        self.constrain = constrain
+        self._attend = partial(attention, kernel=kernel, causal=False, shard=shard)
+        height, width, channels = image_shape
+        self.grid = height // config.patch_size, width // config.patch_size
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.num_seen = config.num_seen(self.num_patches)
+        self._values = config.patch_size**2 * channels
+        c, width = config, config.decoder_d_model
+        encoder = self._tower(c.d_model, c.num_layers, c.num_heads, c.d_ff)
+        decoder = self._tower(width, c.decoder_num_layers, c.decoder_num_heads, MLP_RATIO * width)
+        self._encoder = Encoder(self._values, encoder, Positions(c.positions, self.grid, c.d_model))
+        self._decoder = PixelDecoder(
+            c.d_model, self._values, decoder, Positions(c.positions, self.grid, width)
+        )
+        self._blocks = (
+            encoder.costs(1 + self.num_seen, kernel),
+            decoder.costs(1 + self.num_patches, kernel),
+        )
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """{"images": uint8 [batch_size, h, w, 3]}, RGB."""
+        return {"images": jax.ShapeDtypeStruct((batch_size, *self.image_shape), jnp.uint8)}
+
+    def input_limits(self) -> dict[str, int]:
+        """None: every byte is a pixel."""
+        return {}
+
+    def units_per_example(self) -> tuple[str, int]:
+        """Images, one by one."""
+        return "images", 1
+
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh float32 parameters."""
+        return self._init(rng)[0]
+
+    def axes(self) -> Params:
+        """Logical axis names of each parameter; stacked ones begin with "layers"."""
+        axes: Params = {}
+
+        def record(rng: jax.Array) -> Params:
+            params, names = self._init(rng)
+            axes.update(names)
+            return params
+
+        jax.eval_shape(record, jax.random.key(0))
+        return axes
+
+    def loss(
+        self, params: Params, batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Mean squared error of the pixels of removed patches, summed over removed patches.
+
+        `batch["row"]` [b] numbers the examples (by default from 0): an example's mask follows from
+        `rng` and its number alone. `batch["weight"]` [b], when there, weighs images (0 for
+        padding). `loss_predict_zero` is the loss of predicting zeros, which with normalised patches
+        is each patch's true mean.
+        """
+        images_bhwc = batch["images"]
+        orders_bl = self._draw_orders(batch, rng)
+        error_b, zero_b = self.errors(params, images_bhwc, orders_bl)
+        weight_b = batch.get("weight", jnp.ones(images_bhwc.shape[0], jnp.float32))
+        error_b, zero_b = error_b * weight_b, zero_b * weight_b
+        weight_b = weight_b * (self.num_patches - self.num_seen)
+        sums = {"loss": error_b, "loss_predict_zero": zero_b, "weight": weight_b}
+        return jnp.sum(error_b), jnp.sum(weight_b), jax.lax.stop_gradient(sums)
+
+    def errors(
+        self, params: Params, images_bhwc: jax.Array, orders_bl: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Squared errors of the predictions, and of predicting zero; float32 [b].
+
+        Each is a mean over the values of a patch, summed over the removed patches. `orders_bl`
+        holds permutations of the patches: the first `num_seen` are seen, the others removed.
+        """
+        patches_blp = patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
+        target_bmp = patches.take(patches_blp, orders_bl[:, self.num_seen :])
+        if self.config.normalize_patches:
+            mean, deviation = patches.patch_moments(target_bmp)
+            target_bmp = (target_bmp - mean) / deviation
+        predicted_bmp = self._predict(params, patches_blp, orders_bl)
+
+        def error(x_bmp: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.mean(jnp.square(x_bmp), axis=2), axis=1)
+
+        return error(predicted_bmp - target_bmp), error(target_bmp)
+
+    def encode(self, params: Params, images_bhwc: jax.Array) -> jax.Array:
+        """Features [b, 1 + l, d] of all patches, nothing masked, in the compute dtype.
+
+        The class token comes first, the patches row by row. Needs only `params["encoder"]`.
+        """
+        patches_blp = patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
+        return self._encoder(params["encoder"], patches_blp)
+
+    def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """What is seen of the layers, see `probe`; `rng` and rows mask the images as in `loss`.
+
+        `encoder/blocks` and `decoder/blocks` of each name, float32 [layers].
+        """
+        patches_blp = patches.patchify(patches.normalize(batch["images"]), self.config.patch_size)
+        orders_bl = self._draw_orders(batch, rng)
+        seen_bk = orders_bl[:, : self.num_seen]
+        seen_bkp = patches.take(patches_blp, seen_bk)
+        features_btd, encoder = self._encoder.signals(params["encoder"], seen_bkp, seen_bk)
+        decoder = self._decoder.signals(params["decoder"], features_btd, orders_bl)
+        towers = {"encoder": encoder, "decoder": decoder}
+        return {f"{name}/{t}/blocks": x for t, seen in towers.items() for name, x in seen.items()}
+
+    def reconstruct(
+        self, params: Params, batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Pictures for the eye, each float32 [b, h, w, 3] in [0, 1].
+
+        The images; the images with grey for removed patches; the images with the predictions in
+        their place. Masks are those of `loss`. With normalised patches, the model does not know a
+        patch's brightness and contrast: the true ones are given back to it.
+        """
+        size, width = self.config.patch_size, self.image_shape[1]
+        patches_blp = patches.patchify(patches.normalize(batch["images"]), size)
+        orders_bl = self._draw_orders(batch, rng)
+        removed_bm = orders_bl[:, self.num_seen :]
+        predicted_bmp = self._predict(params, patches_blp, orders_bl)
+        if self.config.normalize_patches:
+            mean, deviation = patches.patch_moments(patches.take(patches_blp, removed_bm))
+            predicted_bmp = predicted_bmp * deviation + mean
+        grey_bmp = jnp.zeros_like(predicted_bmp)
+
+        def picture(x_blp: jax.Array) -> jax.Array:
+            return patches.to_unit(patches.unpatchify(x_blp, size, width))
+
+        return (
+            picture(patches_blp),
+            picture(patches.put(patches_blp, removed_bm, grey_bmp)),
+            picture(patches.put(patches_blp, removed_bm, predicted_bmp)),
+        )
+
+    def flops_per_example(self, *, causal: bool) -> float:
+        """6 per weight and token, 12 per pair of tokens and channel; attention is full.
+
+        As in the reference, all patches are projected and predicted; here, projection and head skip
+        the patches that do not matter, which saves half a percent at most.
+        """
+        return sum(self.costs().flops_by_part(causal=causal).values())
+
+    def costs(self) -> Costs:
+        """The parts of the layers, `patches`, `embed` (encoder to decoder) and `head`."""
+        c, encoder, decoder = self.config, *self._blocks
+        patch_values = self.num_patches * self._values
+        return Costs(
+            blocks=self._blocks,
+            ends={
+                "patches": 6.0 * patch_values * c.d_model,
+                "embed": 6.0 * encoder.num_tokens * c.d_model * c.decoder_d_model,
+                "head": 6.0 * decoder.num_tokens * c.decoder_d_model * self._values,
+            },
+            # The pixels as inputs, and as targets in float32.
+            ends_kept=Bytes(patch_values * (encoder.itemsize + 4)),
+            # Predictions in float32 and their gradient; the features and theirs, in float32 too.
+            loss=Bytes(
+                patch_values * (4 + encoder.itemsize)
+                + decoder.num_tokens * c.decoder_d_model * (8 + 2 * decoder.itemsize)
+            ),
+            # Bytes become numbers, normalised patches and targets; predictions meet them.
+            loss_traffic=Bytes(patch_values * 32),
+        )
+
+    def describe(self) -> list[str]:
+        """What is active: sizes, masks, dtypes, attention kernel, layers."""
+        c = self.config
+        height, width, _ = self.image_shape
+        head_dims = c.d_model // c.num_heads, c.decoder_d_model // c.decoder_num_heads
+        padded = " (padded to a multiple of 8)" if self._pads_heads(head_dims) else ""
+        return [
+            f"masked autoencoder: encoder {c.num_layers} layers x {c.d_model}, {c.num_heads} heads,"
+            f" d_ff {c.d_ff}; decoder {c.decoder_num_layers} layers x {c.decoder_d_model}, "
+            f"{c.decoder_num_heads} heads",
+            f"images {height} x {width}, {self.num_patches} patches of {c.patch_size}: "
+            f"{self.num_seen} seen, {self.num_patches - self.num_seen} predicted"
+            f"{', each normalised' if c.normalize_patches else ''}; positions {c.positions}",
+            f"compute {c.dtype} ({self.precision.products.name} products), parameters and loss "
+            "float32",
+            f"attention {self.kernel} (asked: {c.attention}), full, head sizes {head_dims[0]} and "
+            f"{head_dims[1]}{padded}, layers {'scanned' if c.scan_layers else 'unrolled'}, "
+            f"remat {c.remat}",
+        ]
+
+    def _pads_heads(self, head_dims: tuple[int, ...]) -> bool:
+        return self.kernel == "cudnn" and any(size % 8 for size in head_dims)
+
+    def _tower(self, width: int, num_layers: int, num_heads: int, d_ff: int) -> Tower:
+        block = Block(num_heads, d_ff, self.precision, self._attend, self.constrain)
+        return Tower(block, width, num_layers, self.config.scan_layers, self._remat)
+
+    def _init(self, rng: jax.Array) -> tuple[Params, Params]:
+        return init_parts(rng, {"encoder": self._encoder.init, "decoder": self._decoder.init})
+
+    def _draw_orders(self, batch: Batch, rng: jax.Array) -> jax.Array:
+        rows_b = batch.get("row", jnp.arange(batch["images"].shape[0]))
+        return patches.draw_orders(rng, rows_b, self.num_patches)
+
+    def _predict(self, params: Params, patches_blp: jax.Array, orders_bl: jax.Array) -> jax.Array:
+        """Float32 predictions [b, m, p] of the removed patches, in their order."""
+        seen_bk = orders_bl[:, : self.num_seen]
+        seen_bkp = patches.take(patches_blp, seen_bk)
+        features_btd = self._encoder(params["encoder"], seen_bkp, seen_bk)
+        return self._decoder(params["decoder"], features_btd, orders_bl)

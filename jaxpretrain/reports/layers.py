@@ -1,0 +1,103 @@
+"""Charts of single layers: maps of layers by steps, and what lies outside of the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.diagnosis.history import Series
+from jaxpretrain.reports.charts import Chart, line
+from jaxpretrain.reports.points import numbers
+from jaxpretrain.reports.runs import Run
+
+COLUMNS = 200
+"""Steps of a map at most."""
+_TITLES = {
+    "grad_norm": "Gradient norm",
+    "param_norm": "Weight norm",
+    "update_ratio": "Update norm / weight norm",
+    "attention_logit": "Largest attention logit",
+    "activation_rms": "Root mean square of activations",
+}
+_STACK = "blocks"
+
+
+def layer_charts(runs: Sequence[Run]) -> list[Chart]:
+    """What signals the runs have, of whole layers and of parts outside of them."""
+    return [chart for chart in [*_maps(runs), *_outside(runs)] if chart.traces]
+
+
+def _maps(runs: Sequence[Run]) -> list[Chart]:
+    made = []
+    for run in runs:
+        for quantity, title in _TITLES.items():
+            # Encoder before decoder.
+            for name in sorted(run.history.names(f"signals/{quantity}/", _STACK), reverse=True):
+                tower = name.split("/", 2)[2].removesuffix(_STACK).rstrip("/")
+                where = f"{tower} layer".strip()
+                of = f", {run.name}" if len(runs) > 1 else ""
+                trace, layout = _map(run.history[name])
+                note = "Bottom layer below; colours are logarithmic."
+                key = f"layers_{len(made)}"
+                made.append(Chart(key, f"{title} by {where}{of}", note, [trace], layout, (name,)))
+    return made
+
+
+def _map(series: Series) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The largest value of each stretch of steps, by layer."""
+    starts = np.unique(np.linspace(0, len(series), COLUMNS + 1).astype(int)[:-1])
+    highest = np.fmax.reduceat(series.values, starts, axis=0).T
+    smallest = np.min(highest, where=highest > 0, initial=np.inf)
+    powers = np.log10(np.maximum(highest, smallest))
+    ticks = _ticks(float(np.nanmin(powers)), float(np.nanmax(powers)))
+    trace = {
+        "type": "heatmap",
+        "x": numbers(series.steps[starts]),
+        "z": [numbers(row) for row in powers],
+        "customdata": [numbers(row) for row in highest],
+        "colorscale": "Viridis",
+        "colorbar": {
+            "tickvals": [float(f"{np.log10(tick):.5g}") for tick in ticks],
+            "ticktext": [f"{tick:.3g}" for tick in ticks],
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+        "hovertemplate": "step %{x:,}, layer %{y}: %{customdata:.3g}<extra></extra>",
+    }
+    height = min(160 + 14 * len(highest), 560)
+    axis = {"dtick": max(1, len(highest) // 8), "showgrid": False}
+    return trace, {"height": max(height, 240), "yaxis": axis, "hovermode": "closest"}
+
+
+def _ticks(lowest: float, highest: float) -> list[float]:
+    """Round numbers whose powers of ten lie between these; the ends where there is none such."""
+    if not np.isfinite(highest):
+        return []
+    digits = (1, 2, 5) if highest - lowest < 3 else (1,)
+    powers = range(int(np.floor(lowest)), int(np.ceil(highest)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    inside = [tick for tick in ticks if lowest <= np.log10(tick) <= highest]
+    return inside if len(inside) > 1 else [10**lowest, 10**highest]
+
+
+def _outside(runs: Sequence[Run]) -> list[Chart]:
+    """Embedding, head and norms, a curve each."""
+    made = []
+    for quantity, title in _TITLES.items():
+        traces, names = [], []
+        for run in runs:
+            for name in run.history.names(f"signals/{quantity}/"):
+                if run.history[name].values.ndim > 1:
+                    continue
+                part = name.split("/", 2)[2]
+                label = f"{run.name} {part}" if len(runs) > 1 else part
+                traces.append(line(label, run.history[name], len(traces), points=600))
+                names.append(name)
+        layout = {"yaxis": {"type": "log", "exponentformat": "e"}}
+        made.append(
+            Chart(f"outside_{quantity}", f"{title} outside of layers", "", traces, layout,
+                  tuple(names))
+        )  # fmt: skip
+    return made

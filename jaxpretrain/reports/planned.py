@@ -1,0 +1,48 @@
+"""What was to be expected of a run, beside what came: memory, speed, time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxpretrain.diagnosis.wording import format_count
+from jaxpretrain.parallel.chips import GIB
+from jaxpretrain.reports.runs import Run
+from jaxpretrain.reports.words import table
+
+
+def planned(run: Run) -> str:
+    """Tables of the step's memory and, with a `plan.json`, of what it said; "" without either."""
+    memory = run.document.get("memory") or {}
+    parts = [[name, f"{size / GIB:.2f}"] for name, size in memory.items()]
+    if parts:
+        parts.append(["in all", f"{sum(memory.values()) / GIB:.2f}"])
+        parts += [
+            [f"most that was held on the {place}", f"{peak:.2f}"]
+            for place in ("device", "host")
+            if (peak := _last(run, f"perf/{place}_memory_gib")) is not None
+        ]
+    shown = table(["memory of the compiled step", "GiB a device"], parts) if parts else ""
+    rows = list(_compared(run))
+    return shown + (table(["", "planned", "measured"], rows) if rows else "")
+
+
+def _compared(run: Run) -> Iterator[list[str]]:
+    """What the plan said and what came."""
+    unit = run.history.unit
+    before, name = run.planned, f"{unit}_per_second"
+    if rate := before.get(name):
+        rates = run.history[f"perf/{name}"].finite.values
+        came = format_count(float(np.median(rates))) if len(rates) else "?"
+        yield [f"{unit} a second", format_count(rate), came]
+    if (hours := before.get("device_hours")) is not None:
+        estimate = run.estimate
+        came = "?" if estimate is None else format_count(estimate.device_hours)
+        yield ["device-hours of the whole run", format_count(hours), came]
+    if (size := before.get("memory_bytes_per_device")) is not None:
+        peak = _last(run, "perf/device_memory_gib")
+        yield ["GiB of a device", f"{size / GIB:.2f}", "?" if peak is None else f"{peak:.2f}"]
+
+
+def _last(run: Run, name: str) -> float | None:
+    values = run.history[name].finite.values
+    return float(values[-1]) if len(values) else None

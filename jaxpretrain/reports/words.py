@@ -1,0 +1,265 @@
+"""What a report says in words: the verdict, the figures of a run, findings, times, configs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from jaxpretrain.config.serialize import diff
+from jaxpretrain.diagnosis.clock import PARTS
+from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.diagnosis.forecast import Forecast
+from jaxpretrain.diagnosis.metric_names import evaluation_sets
+from jaxpretrain.diagnosis.wording import format_count, format_number, format_seconds
+from jaxpretrain.reports.charts import Chart
+from jaxpretrain.reports.runs import Run
+
+_CLASS = {None: "good", "info": "good", "warning": "warning", "error": "error"}
+_JUDGEMENT = {None: "Healthy", "info": "Healthy", "warning": "Needs a look", "error": "In trouble"}
+_PART_NAMES = {"data_wait": "waiting for data", "eval": "evaluation", "save": "saving"}
+
+
+def verdict(run: Run) -> str:
+    """The run in a few sentences."""
+    step, total = run.history.step, run.plan.total_steps
+    phase = run.plan.phase(step)
+    where = f"Step {step:,} of {total:,} ({step / max(total, 1):.1%})"
+    where += f", in the {escape(phase)} phase. " if phase and not run.is_finished else ". "
+    holding = [finding for finding in run.findings if not finding.is_over]
+    pressing = [f for f in holding if f.severity != "info"] or holding
+    said = " ".join(f"<b>{escape(f.title)}:</b> {escape(f.reading)}" for f in pressing[:3])
+    more = f" And {len(pressing) - 3} more findings below." if len(pressing) > 3 else ""
+    advice = f" What to do: {escape(pressing[0].advice)}" if pressing else "Nothing to do."
+    advice += _past(run)
+    judgement = _JUDGEMENT[run.severity] + _state(run)
+    return (
+        f'<div class="verdict {_CLASS[run.severity]}"><strong>{judgement}</strong>'
+        f"<p>{where}{_time_left(run)}{_end(run)}</p><p>{said}{more}{advice}</p></div>"
+    )
+
+
+def _past(run: Run) -> str:
+    """Warnings that are over, which a good end must not hide."""
+    titles = [f.title.lower() for f in run.findings if f.is_over and f.severity != "info"]
+    names = escape(", ".join(dict.fromkeys(titles)))
+    return f" Over, but worth knowing: {names}; see the findings below." if names else ""
+
+
+def _state(run: Run) -> str:
+    if run.is_finished:
+        return ", finished"
+    if not run.is_quiet:
+        return ""
+    silence = format_seconds(run.now - run.history.span[1])
+    return f"; stopped, it seems: nothing was written for {silence}"
+
+
+def _time_left(run: Run) -> str:
+    time = run.estimate
+    if time is None or run.is_finished:
+        return ""
+    finish = datetime.fromtimestamp(time.finish)
+    return (
+        f"{format_seconds(time.remaining)} to go (between {format_seconds(time.low)} and "
+        f"{format_seconds(time.high)}), until {finish:%Y-%m-%d %H:%M} if it goes on without a stop."
+    )
+
+
+def _end(run: Run) -> str:
+    one = run.forecast
+    if one is None or one.doubts or run.is_finished or run.severity == "error":
+        return ""
+    return f" {_expected(one)}"
+
+
+def cards(run: Run) -> str:
+    """The figures that one asks for first."""
+    history, time = run.history, run.estimate
+    shown: list[tuple[str, str]] = []
+    if len(history.loss):
+        late = min(max(len(history.loss) // 10, 1), 32)
+        shown.append(("training loss", format_number(history.loss.values[-late:].mean())))
+    for name in evaluation_sets(history)[:3]:
+        bits = history[f"eval/{name}/bits_per_byte"].finite
+        loss = history[f"eval/{name}/loss"].finite
+        if len(bits):
+            shown.append((f"bits per byte on {name}", format_number(bits.values[-1])))
+        elif len(loss):
+            shown.append((f"loss on {name}", format_number(loss.values[-1])))
+    units, rate = (
+        history[f"train/{history.unit}"],
+        history[f"perf/{history.unit}_per_second"].finite,
+    )
+    if len(units):
+        shown.append((f"{history.unit} seen", format_count(units.values[-1])))
+    if len(rate):
+        shown.append((f"{history.unit} a second", format_count(rate.values[-1])))
+    if len(mfu := history["perf/mfu"].finite):
+        shown.append(("MFU", f"{mfu.values[-1]:.1%}"))
+    if time is not None:
+        shown.append(("time so far", format_seconds(time.spent)))
+        shown.append(("device-hours in all", format_count(time.device_hours)))
+        shown.append(("goodput", f"{_goodput(run):.0%}"))
+    body = "".join(
+        f'<div class="card"><span class="soft">{escape(name)}</span><b>{escape(value)}</b></div>'
+        for name, value in shown
+    )
+    return f'<div class="cards">{body}</div>'
+
+
+def _goodput(run: Run) -> float:
+    """Training, without waiting for data, as a part of all time since the first line."""
+    training = run.history["time/train_seconds"].finite.values[-1]
+    assert run.estimate is not None
+    return float(training / (run.estimate.spent + run.lost_seconds))
+
+
+def hours(run: Run) -> list[tuple[str, float]]:
+    """Where the time went: part -> seconds."""
+    parts = [(p, run.history[f"time/{p}_seconds"].finite) for p in PARTS]
+    found = [(_PART_NAMES.get(p, p), float(s.values[-1])) for p, s in parts if len(s)]
+    return [*found, ("lost to restarts", run.lost_seconds)] if found else []
+
+
+def findings(run: Run, charts: Sequence[Chart]) -> str:
+    """All findings of a run, those that hold first, each with a link to its place in a curve."""
+    ordered = sorted(run.findings, key=lambda f: (f.is_over, -f.first))
+    if not ordered:
+        return '<p class="soft">Nothing stands out.</p>'
+    return "".join(_finding(finding, charts) for finding in ordered)
+
+
+def _finding(finding: Finding, charts: Sequence[Chart]) -> str:
+    chart = next((c for c in charts if finding.signal in c.signals), None)
+    steps = f"steps {finding.first:,} to {finding.last:,}"
+    if chart is not None:
+        steps = (
+            f'<a href="#chart-{chart.key}" data-plot="{chart.key}" data-first="{finding.first}" '
+            f'data-last="{finding.last}">{steps}</a>'
+        )
+    evidence = ", ".join(f"{name} {value:.4g}" for name, value in finding.evidence.items())
+    state = " over" if finding.is_over else ""
+    kind = "note" if finding.severity == "info" else finding.severity
+    return (
+        f'<div class="finding {_CLASS[finding.severity]}{state}"><h3>{escape(finding.title)}</h3>'
+        f'<p class="soft">{kind}{", over" if finding.is_over else ""}; {steps}</p>'
+        f"<p>{escape(finding.reading)}</p><p>What to do: {escape(finding.advice)}</p>"
+        f'<p class="soft">{escape(evidence)}</p></div>'
+    )
+
+
+def times(run: Run) -> str:
+    """The time of the whole run, and what earlier estimates were worth."""
+    time = run.estimate
+    if time is None:
+        return '<p class="soft">No times were recorded.</p>'
+    cost = f"{format_seconds(time.total)}, {format_count(time.device_hours)} device-hours"
+    if run.is_finished:
+        text = f"<p>The run took {cost} on {time.num_devices} device(s).</p>"
+    else:
+        text = (
+            f"<p>{format_seconds(time.spent)} so far on {time.num_devices} device(s); "
+            f"{format_seconds(time.remaining)} to go, between {format_seconds(time.low)} and "
+            f"{format_seconds(time.high)}, were it to go on at its mean pace. The whole run takes "
+            f"{cost}, {time.factor:.1f} times the time so far.</p>"
+        )
+    rows = [
+        [
+            f"{c.step:,}",
+            f"{c.until:,}",
+            format_seconds(c.predicted),
+            format_seconds(c.actual),
+            f"{c.error:+.1%}",
+        ]
+        for c in run.checks
+    ]
+    if rows:
+        text += "<p>What an estimate would have said early on, and what it came to:</p>"
+        text += table(["at step", "of the time until", "estimate", "in truth", "error"], rows)
+    return text
+
+
+def forecasts(run: Run) -> str:
+    """The final loss that is to be expected, and what earlier forecasts were worth."""
+    text = ""
+    if run.forecast is not None and not run.is_finished:
+        text = f"<p>{_expected(run.forecast)}</p>" + table(
+            ["a run of", "would end at"],
+            [
+                [f"{times:g} times the length", format_number(loss)]
+                for times, loss in run.forecast.longer
+            ],
+        )
+    last = run.history.loss.between(0.95 * run.history.step, run.history.step).values
+    mean = format_number(last.mean() if len(last) else None)
+    end = f"; it ended at {mean}, the mean of the last 5%" if run.is_finished else ""
+    rows = [
+        [
+            f"{one.step:,}",
+            format_number(one.loss),
+            f"{format_number(one.low)} to {format_number(one.high)}",
+            "; ".join(one.doubts),
+        ]
+        for one in run.earlier_forecasts
+    ]
+    if rows:
+        text += f"<p>Forecasts of the final training loss on the way{end}:</p>"
+        text += table(["at step", "loss", "90% interval", "doubts"], rows)
+    return text
+
+
+def _expected(one: Forecast) -> str:
+    doubts = f" Do not trust it yet: {'; '.join(one.doubts)}." if one.doubts else ""
+    return (
+        f"The training loss should end near {format_number(one.loss)}, between "
+        f"{format_number(one.low)} and {format_number(one.high)} with 90% probability.{doubts}"
+    )
+
+
+def differences(runs: Sequence[Run]) -> str:
+    """Where the configs of runs differ."""
+    first = runs[0].document.get("config", {})
+    changed: dict[str, list[Any]] = {}
+    for place, run in enumerate(runs[1:], start=1):
+        for path, left, right in diff(first, run.document.get("config", {})):
+            changed.setdefault(path, [left] * len(runs))[place] = right
+    if not changed:
+        return "<p>The configs are the same.</p>"
+    rows = [[path, *map(str, values)] for path, values in changed.items()]
+    return table(["", *(run.name for run in runs)], rows)
+
+
+def config(run: Run) -> str:
+    """The resolved config, versions and command."""
+    rows = [
+        [path, str(value)]
+        for part in ("config", "versions")
+        for path, _, value in diff({}, {part: run.document.get(part, {})})
+    ]
+    known = ("git_revision", "data_fingerprint", "command")
+    rows += [[key, str(run.document[key])] for key in known if key in run.document]
+    return f"<details><summary>{escape(run.name)}</summary>{table(['', ''], rows)}</details>"
+
+
+def samples(run: Run) -> str:
+    """Texts over time, the latest first."""
+    parts = []
+    for record in reversed(run.samples):
+        texts = [value for value in record.values() if isinstance(value, str)]
+        is_open = " open" if not parts else ""
+        body = "".join(f"<pre>{escape(text)}</pre>" for text in texts)
+        parts.append(
+            f"<details{is_open}><summary>step {record['step']:,}</summary>{body}</details>"
+        )
+    return "".join(parts)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of plain text."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'

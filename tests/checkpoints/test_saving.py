@@ -1,0 +1,169 @@
+import json
+import re
+import resource
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.saving import Save, reason, remove
+
+RANDOM = np.random.default_rng(0)
+
+
+def _state() -> dict[str, jax.Array]:
+    """Of 64 kB that do not compress."""
+    return jax.device_put({"w": RANDOM.normal(size=(64, 256)).astype(np.float32), "step": 3})
+
+
+@contextmanager
+def _small_files() -> Iterator[None]:
+    """The system refuses to let files grow, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_save_that_the_system_refuses_leaves_nothing_and_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """The next one is made as if nothing had been."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=1)
+    checkpoints.save(1, _state(), {})
+    checkpoints.wait()
+    with _small_files():
+        checkpoints.save(2, _state(), {})
+        checkpoints.wait()
+    first, second = checkpoints.ended()
+    assert (first.step, first.problem) == (1, None)
+    assert (second.step, second.problem) == (2, "File too large")
+    assert capfd.readouterr() == ("", "")
+    checkpoints.save(3, _state(), {})
+    checkpoints.wait()
+    assert [(x.step, x.problem) for x in checkpoints.ended()] == [(3, None)]
+    assert _names(tmp_path / "checkpoints") == {"3"}
+
+
+def _go_away(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def _be_taken(directory: Path) -> None:
+    (directory / "2").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("happens", "problem"),
+    [(_go_away, "No such file or directory: .*/checkpoints/2"), (_be_taken, "2 exists already")],
+)
+def test_a_save_that_cannot_begin_is_told_as_one_that_failed(
+    tmp_path: Path, happens: Callable[[Path], None], problem: str
+):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    happens(tmp_path / "checkpoints")
+    checkpoints.save(2, _state(), {})
+    checkpoints.wait()
+    (outcome,) = checkpoints.ended()
+    assert outcome.problem is not None
+    assert re.search(problem, outcome.problem)
+
+
+def test_a_folder_that_goes_while_it_is_written_fails_the_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """As when a mount vanishes. It is never made anew: that would hide it."""
+    finalize = ocp.PyTreeCheckpointHandler.finalize
+
+    def vanish(self: Any, directory: Any) -> None:
+        shutil.rmtree(tmp_path / "checkpoints")
+        finalize(self, directory)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", vanish)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(2, _state(), {})
+    checkpoints.wait()
+    (outcome,) = checkpoints.ended()
+    assert outcome.problem is not None and "\n" not in outcome.problem
+    assert not (tmp_path / "checkpoints").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_counts_before_all_is_written_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    may_commit = threading.Event()
+    finalize = ocp.PyTreeCheckpointHandler.finalize
+
+    def wait(self: Any, directory: Any) -> None:
+        may_commit.wait()
+        finalize(self, directory)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", wait)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, _state(), {})
+    assert checkpoints.ended() == [] and checkpoints.steps() == []
+    assert _names(tmp_path / "checkpoints") == {"1.orbax-checkpoint-tmp"}
+    may_commit.set()
+    checkpoints.wait()
+    assert [(x.step, x.problem) for x in checkpoints.ended()] == [(1, None)]
+    assert checkpoints.ended() == [] and checkpoints.steps() == [1]
+
+
+def test_orbax_itself_reads_what_is_saved(tmp_path: Path):
+    state = _state()
+    save = Save(tmp_path / "7", state, {"data_position": 7}, lambda: None)
+    save.wait()
+    assert save.problem is None
+    with ocp.CheckpointManager(tmp_path) as manager:
+        assert manager.all_steps() == [7]
+        found = manager.restore(7)
+    assert found["meta"] == {"data_position": 7}
+    np.testing.assert_array_equal(found["state"]["w"], state["w"])
+
+
+def test_half_of_a_checkpoint_never_stands_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "4").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed before it is through
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    remove(tmp_path / "4")
+    assert _names(tmp_path) == {"4.orbax-checkpoint-tmp"}
+    assert Checkpoints(tmp_path, read_only=True).steps() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device", "/a/b"), "No space left on device: /a/b"),
+        (ValueError("two\nlines"), "two lines"),
+        (ValueError("x" * 999), "x" * 160),
+        (TimeoutError(), "TimeoutError"),
+        (
+            ValueError("DATA_LOSS: writing 'w': Disk quota exceeded [os_error_code='122']"),
+            "Disk quota exceeded",
+        ),
+    ],
+)
+def test_the_reason_is_one_short_line(error: Exception, expected: str):
+    assert reason(error) == expected
+
+
+def test_the_documents_are_whole(tmp_path: Path):
+    Save(tmp_path / "7", _state(), {"a": [1]}, lambda: None).wait()
+    assert json.loads((tmp_path / "7" / "meta" / "metadata").read_text()) == {"a": [1]}

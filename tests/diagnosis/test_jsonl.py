@@ -1,0 +1,138 @@
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.diagnosis import jsonl
+from jaxpretrain.diagnosis.jsonl import (
+    JsonlWriter,
+    drop_after,
+    read_blocks,
+    read_metrics,
+    to_number,
+    to_numbers,
+)
+
+
+def write_steps(path, steps):
+    writer = JsonlWriter(path)
+    for step in steps:
+        writer.write(step, {"train/loss": step / 2})
+    writer.close()
+
+
+def test_a_line_is_step_and_time_and_then_the_names_in_order(tmp_path):
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    writer.write(7, {"train/loss": 2.5, "train/tokens": 4096, "eval/a/bits_per_byte": None})
+    # No close: every line is in the file when write returns.
+    [line] = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert list(record) == ["step", "time", "train/loss", "train/tokens", "eval/a/bits_per_byte"]
+    assert (record["step"], record["train/loss"], record["train/tokens"]) == (7, 2.5, 4096)
+    assert record["eval/a/bits_per_byte"] is None
+    assert '"train/tokens": 4096,' in line
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_json_cannot_say_is_null(tmp_path, value):
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    writer.write(0, {"train/loss": value})
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["train/loss"] is None
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float32, np.float64])
+def test_floats_keep_their_value_in_their_own_type(dtype):
+    for value in np.random.default_rng(0).normal(size=100).astype(dtype):
+        assert np.asarray(to_number(value)).astype(dtype) == value
+
+
+def test_numbers_are_short_and_of_python():
+    assert repr(to_number(np.float32(3.412))) == "3.412"
+    assert repr(to_number(jnp.float32(0.1))) == "0.1"
+    assert repr(to_number(jnp.int32(3))) == "3"
+    assert repr(to_number(2_000_000_000_000)) == "2000000000000"
+    assert math.isnan(to_number(jnp.float32(jnp.nan)) or 0.0)
+    assert to_number(None) is None
+    assert (to_number(True), to_number(np.bool_(False))) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), np.array(10**400), 1e300, np.float64(1.8e308), jnp.float32(3e38), 2**70],
+)
+def test_no_number_ends_the_file(tmp_path, value):
+    """What is too large for a float is null, as what is infinite."""
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    writer.write(1, {"x": to_number(value), "layers": to_numbers(np.array([1.79769e308, 1e300]))})
+    (record,) = read_metrics(tmp_path / "metrics.jsonl")
+    known = record["x"]
+    assert known is None if abs(float(str(value))) == math.inf else known == to_number(value)
+    assert record["layers"] == [None, 1e300]
+
+
+def test_an_array_is_no_scalar():
+    with pytest.raises(ValueError):
+        to_number(np.zeros(2))
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 3, "ti', b"\x00" * 200_000, b'{"step": 3}'])
+def test_a_torn_last_line_is_not_read_and_is_cut_off_by_the_next_write(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, [1, 2])
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    write_steps(path, [3])
+    assert path.read_bytes().startswith(whole)
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
+
+
+def test_a_file_that_is_all_torn_line_starts_anew(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1')
+    write_steps(path, [5])
+    assert [record["step"] for record in read_metrics(path)] == [5]
+
+
+def test_drop_after_keeps_the_bytes_up_to_the_step_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, [0, 10, 20])
+    kept = path.read_bytes()
+    write_steps(path, [30, 40])
+    with open(path, "ab") as file:
+        file.write(b"not json\n" + b'{"step": 1')
+    assert drop_after(path, 20) == 4
+    assert path.read_bytes() == kept
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_drop_after_takes_a_missing_file_as_empty(tmp_path):
+    assert drop_after(tmp_path / "metrics.jsonl", 20) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_reading_names_the_line_that_is_no_metrics_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n[]\n{"step": 2}\n')
+    with pytest.raises(InputError, match=r"metrics.jsonl, line 2"):
+        read_metrics(path)
+
+
+def test_long_files_are_read_in_blocks_and_their_lines_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "_BLOCK", 100)
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, range(50))
+    assert [record["step"] for record in read_metrics(path)] == list(range(50))
+    assert [first for first, _ in read_blocks(path)][:2] == [1, 3]
+    with open(path, "ab") as file:
+        file.write(b'{"step": 50}, {"step": 51}\n')
+    with pytest.raises(InputError, match="line 51"):
+        read_metrics(path)
+
+
+def test_reading_nothing_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_metrics(tmp_path / "metrics.jsonl")

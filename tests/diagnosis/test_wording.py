@@ -1,0 +1,90 @@
+import math
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from jaxpretrain.diagnosis.wording import format_count, format_finish, format_number, format_seconds
+
+NOON = datetime(2024, 3, 5, 12, 0).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (0.0312, "0.0312"),
+        (950.4, "950"),
+        (999.4, "999"),
+        (999.6, "1k"),
+        (12_345, "12.3k"),
+        (999_600, "1M"),
+        (1_200_000, "1.2M"),
+        (6.9e9, "6.9B"),
+        (2e12, "2T"),
+        (-12_345, "-12.3k"),
+        (math.nan, "nan"),
+        (math.inf, "infT"),
+    ],
+)
+def test_format_count(count, text):
+    assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0s"),
+        (0.4, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m00s"),
+        (192, "3m12s"),
+        (3599.7, "1h00m"),
+        (3900, "1h05m"),
+        (86_399, "23h59m"),
+        (187_200, "2d04h"),
+        (250 * 365 * 86_400, "250 years"),
+        (1e300, "3.17e+280T years"),
+        (math.nan, "?"),
+        (math.inf, "?"),
+    ],
+)
+def test_format_seconds(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.0, "0.00"),
+        (0.25, "0.250"),
+        (3.4119, "3.412"),
+        (-10.8271, "-10.83"),
+        (99.999, "100.0"),
+        (0.04627, "0.0463"),
+        (8480.4803, "8480"),
+        (123_456.7, "123457"),
+        (999_999.7, "1.000e+06"),
+        (1.0142e304, "1.014e+304"),
+        (-1.5e-10, "-1.50e-10"),
+        (0.00012, "0.000120"),
+        (10**400, "inf"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (None, "?"),
+        (True, "1"),
+        (np.float32(2.4), "2.400"),
+        (np.float64(1e300), "1.000e+300"),
+        (np.int64(2**62), "4.612e+18"),
+        (np.array([0.5]), "0.500"),
+    ],
+)
+def test_numbers_have_four_digits_that_count_and_never_fill_a_line(value, text):
+    assert format_number(value) == text
+
+
+def test_the_finish_has_its_date_only_when_that_is_not_today():
+    assert format_finish(NOON + 3600, NOON) == "13:00"
+    assert format_finish(NOON + 86_400, NOON) == "2024-03-06 12:00"
+    assert format_finish(math.nan, NOON) == format_finish(NOON + 1e15, NOON) == "?"

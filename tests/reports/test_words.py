@@ -1,0 +1,17 @@
+import numpy as np
+
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.reports.runs import Run
+from jaxpretrain.reports.words import cards, verdict
+
+PLAN = Plan(20, [], lambda s: 0 * np.asarray(s) + 1e-3)
+
+
+def test_a_short_run_is_shown_with_the_loss_it_has_come_to_in_a_few_digits(history):
+    steps = np.arange(1, 21)
+    rising = history(steps, {"train/loss": 6.2 * 4.0**steps, "eval/a/loss": 1e300 + 0.0 * steps})
+    run = Run("a", rising, PLAN, {}, {}, [], now=20.0)
+    shown = cards(run)
+    assert "<b>4.261e+12</b>" in shown and "<b>1.000e+300</b>" in shown
+    assert run.severity == "error"
+    assert "The loss has risen from" in verdict(run)

@@ -1,0 +1,96 @@
+import contextlib
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.storage.files import (
+    AtomicFile,
+    atomic_file,
+    only_one_process,
+    relative,
+    sha256_of,
+    size_of,
+    write_atomically,
+)
+
+
+def test_a_file_has_no_name_before_it_is_whole(tmp_path: Path):
+    file = AtomicFile(tmp_path / "x")
+    file.write(b"half")
+    assert not (tmp_path / "x").exists()
+    file.write(b" whole")
+    file.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"half whole"
+    assert file.num_bytes == 10
+    assert file.sha256 == sha256_of(tmp_path / "x") == hashlib.sha256(b"half whole").hexdigest()
+
+
+def test_discarding_leaves_the_old_file(tmp_path: Path):
+    write_atomically(tmp_path / "x", "old")
+    file = AtomicFile(tmp_path / "x")
+    file.write(b"new")
+    file.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "old"
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path):
+    for failure in (None, ValueError):
+        with contextlib.suppress(ValueError), atomic_file(tmp_path / "x") as file:
+            file.write(b"new" if failure else b"old")
+            assert [path.name for path in tmp_path.glob("x*")] != ["x"]
+            if failure:
+                raise failure
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+        assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_names_and_sizes(tmp_path: Path):
+    (tmp_path / "x").write_text("four")
+    assert size_of(tmp_path / "x") == 4
+    with pytest.raises(InputError, match="absent: cannot be read"):
+        size_of(tmp_path / "absent")
+    assert relative(tmp_path / "a" / "b", tmp_path) == Path("a/b")
+    assert relative(Path("/a"), Path("/b")) == Path("/a")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
+    write_atomically(tmp_path / "x", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "x", "\ud800")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "old"
+
+
+def test_the_lock_keeps_a_second_process_waiting(tmp_path: Path):
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from jaxpretrain.storage.files import only_one_process\n"
+        "with only_one_process(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).parents[2]
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program, str(tmp_path / "lock")]
+    held = threading.Event()
+
+    def hold():
+        with only_one_process(tmp_path / "lock"):
+            held.set()
+
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=root) as other:
+        assert other.stdout and other.stdin
+        assert other.stdout.readline() == b"mine\n"
+        thread = threading.Thread(target=hold)
+        thread.start()
+        time.sleep(0.1)
+        assert not held.is_set()
+        other.stdin.close()  # the other process ends, and so lets go
+        thread.join(timeout=10)
+        assert held.is_set()
