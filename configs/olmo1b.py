@@ -14,19 +14,23 @@ tenth of the peak. The number of GPUs, which cuts the last sequences of an epoch
 
 from dataclasses import replace
 
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    TextData,
+    Train,
+    WarmupCosine,
+)
 
 
 def get_config() -> Experiment:
     """The published hyperparameters."""
     return Experiment(
         model=replace(
-            VARIANTS["olmo_1b"],
+            OLMO_SIZES["olmo_1b"],
             z_loss=0.0,
             loss_denominator="all",
             document_end=None,

@@ -16,20 +16,24 @@ changed there is not known.
 
 from dataclasses import replace
 
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.data.token_files.masks import InstanceFilter
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    InstanceFilter,
+    TextData,
+    Train,
+    WarmupCosine,
+)
 
 
 def get_config() -> Experiment:
     """The hyperparameters of stage 1."""
     return Experiment(
         model=replace(
-            VARIANTS["olmo2_1b"],
+            OLMO_SIZES["olmo2_1b"],
             z_loss=1e-4,
             loss_denominator="all",
             norm_rounding="before_scale",

@@ -19,10 +19,7 @@ of LIST.
 from dataclasses import replace
 from pathlib import Path
 
-from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.files import load_config
-from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.api import Experiment, InputError, Triangular, load_config, nearest
 
 # name: (seed, tokens after which the rate is zero, steps of the run)
 INGREDIENTS = {

@@ -16,19 +16,23 @@ stay together in pairs, since the script cuts files for lengths up to 8,192.
 
 from dataclasses import replace
 
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    TextData,
+    Train,
+    WarmupCosine,
+)
 
 
 def get_config() -> Experiment:
     """The hyperparameters of stage 1."""
     return Experiment(
         model=replace(
-            VARIANTS["olmo2_32b"],
+            OLMO_SIZES["olmo2_32b"],
             z_loss=1e-5,
             loss_denominator="predictable",
             norm_rounding="after_scale",

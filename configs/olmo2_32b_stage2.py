@@ -19,10 +19,7 @@ which the script gives one, 34521, to be changed.
 from dataclasses import replace
 from pathlib import Path
 
-from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.files import load_config
-from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.api import Experiment, InputError, Triangular, load_config
 
 DURATIONS = {"100B": "100e9 tokens", "300B": "300e9 tokens"}
 

@@ -30,15 +30,21 @@ checkpoints beside them. Uncertain:
 
 from dataclasses import replace
 
-from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.data.token_files.masks import InstanceFilter
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.rotary import Yarn
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import Triangular, WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    InputError,
+    InstanceFilter,
+    TextData,
+    Train,
+    Triangular,
+    WarmupCosine,
+    Yarn,
+    nearest,
+)
 
 END_OF_DOCUMENT = 100257
 
@@ -47,7 +53,7 @@ def stage1() -> Experiment:
     """Pretraining."""
     return Experiment(
         model=replace(
-            VARIANTS["olmo3_32b"],
+            OLMO_SIZES["olmo3_32b"],
             z_loss=1e-5,
             loss_denominator="predictable",
             norm_rounding="after_scale",

@@ -29,14 +29,20 @@ checkpoints beside them. Uncertain:
 
 from dataclasses import replace
 
-from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.rotary import Yarn
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import Triangular, WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    InputError,
+    TextData,
+    Train,
+    Triangular,
+    WarmupCosine,
+    Yarn,
+    nearest,
+)
 
 END_OF_DOCUMENT = 100257
 
@@ -45,7 +51,7 @@ def stage1() -> Experiment:
     """The first half of pretraining."""
     return Experiment(
         model=replace(
-            VARIANTS["olmo3_7b"],
+            OLMO_SIZES["olmo3_7b"],
             z_loss=1e-5,
             loss_denominator="predictable",
             norm_rounding="after_scale",

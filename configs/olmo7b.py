@@ -16,19 +16,23 @@ does not say so.
 
 from dataclasses import replace
 
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    TextData,
+    Train,
+    Triangular,
+)
 
 
 def get_config() -> Experiment:
     """The published hyperparameters."""
     return Experiment(
         model=replace(
-            VARIANTS["olmo_7b"],
+            OLMO_SIZES["olmo_7b"],
             z_loss=0.0,
             loss_denominator="all",
             document_end=None,

@@ -15,19 +15,23 @@ had a second stage, which no YAML records.
 
 from dataclasses import replace
 
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    TextData,
+    Train,
+    WarmupCosine,
+)
 
 
 def get_config() -> Experiment:
     """The published hyperparameters."""
     return Experiment(
         model=replace(
-            VARIANTS["olmo_7b_0424"],
+            OLMO_SIZES["olmo_7b_0424"],
             z_loss=0.0,
             loss_denominator="all",
             document_end=None,

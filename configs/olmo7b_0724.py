@@ -13,8 +13,7 @@ for byte, the name of the run included. What was done differently is not recorde
 
 from pathlib import Path
 
-from jaxpretrain.config.files import load_config
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.api import Experiment, load_config
 
 
 def get_config() -> Experiment:

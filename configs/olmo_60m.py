@@ -12,8 +12,7 @@ The rules are those of `olmo_ladder.py`; this is its `60m`.
 
 from pathlib import Path
 
-from jaxpretrain.config.files import load_config
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.api import Experiment, load_config
 
 
 def get_config() -> Experiment:

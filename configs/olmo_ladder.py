@@ -19,14 +19,19 @@ residual stream is float32 there, and the fused loss has OLMo's z-loss. The scri
 
 from dataclasses import replace
 
-from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.data.token_files.masks import InstanceFilter
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Checkpoint,
+    Eval,
+    Experiment,
+    InputError,
+    InstanceFilter,
+    TextData,
+    Train,
+    WarmupCosine,
+    nearest,
+)
 
 SIZES = {"20m": 20e6, "60m": 60e6, "150m": 150e6, "300m": 300e6, "750m": 750e6}
 
@@ -43,7 +48,7 @@ def get_config(size_and_length: str = "150m") -> Experiment:
     peak = 0.0047 * (num_params / 108e6) ** (-1 / 3)
     return Experiment(
         model=replace(
-            VARIANTS[f"olmo_{size}"],
+            OLMO_SIZES[f"olmo_{size}"],
             z_loss=1e-4,
             loss_denominator="all",
             norm_rounding="before_scale",

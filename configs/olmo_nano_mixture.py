@@ -12,10 +12,14 @@ import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
-from jaxpretrain.config.files import load_config
-from jaxpretrain.data.prepare.prepare_text import PrepareText
-from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.api import (
+    Experiment,
+    Mixture,
+    MixtureSource,
+    MixtureStage,
+    PrepareText,
+    load_config,
+)
 
 
 def get_config() -> Experiment:

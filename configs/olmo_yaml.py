@@ -15,9 +15,7 @@ scheme and host taken off, lie below data.root. OLMo's trainer takes ten steps m
 import sys
 from pathlib import Path
 
-from jaxpretrain.config.errors import InputError
-from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.olmo_yaml import read_olmo_yaml
+from jaxpretrain.api import Experiment, InputError, read_olmo_yaml
 
 
 def get_config(argument: str) -> Experiment:

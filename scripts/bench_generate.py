@@ -21,7 +21,7 @@ import numpy as np
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
 from jaxpretrain.models.contract import LanguageModel
-from jaxpretrain.models.olmo.variants import VARIANTS
+from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 
@@ -70,7 +70,7 @@ def with_whole_windows(
 def main() -> None:
     """Prints one JSON document."""
     parser = argparse.ArgumentParser(description="Tokens per second of generation, two ways.")
-    parser.add_argument("--variant", default="olmo_20m", choices=sorted(VARIANTS))
+    parser.add_argument("--variant", default="olmo_20m", choices=sorted(OLMO_SIZES))
     parser.add_argument("--context", type=int, default=1024, help="the model's sequence length")
     parser.add_argument("--prompt_tokens", type=int, default=32)
     parser.add_argument("--num_prompts", type=int, default=4)
@@ -80,7 +80,7 @@ def main() -> None:
 
     layout = Layout(Mesh().build(jax.devices()[:1]))
     platform = jax.devices()[0].platform
-    model: Any = VARIANTS[flags.variant].build(
+    model: Any = OLMO_SIZES[flags.variant].build(
         {"tokens": ((flags.context,), "int32")}, platform=platform
     )
     params = jax.jit(model.init)(jax.random.key(0))

@@ -84,13 +84,13 @@ def _experiment(name: str, length: int, microbatch: int, remat: str):
     from jaxpretrain.data.images.image_sources import Folder
     from jaxpretrain.data.images.images import ImageData
     from jaxpretrain.data.text.text import TextData
-    from jaxpretrain.models.olmo import variants as olmo
-    from jaxpretrain.models.sapiens import variants as sapiens
+    from jaxpretrain.models.olmo.variants import OLMO_SIZES
+    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.train.experiment import Experiment, Train, resolve
 
-    is_image = name in sapiens.VARIANTS
-    model = replace((sapiens if is_image else olmo).VARIANTS[name], remat=remat)
+    is_image = name in SAPIENS_SIZES
+    model = replace((SAPIENS_SIZES if is_image else OLMO_SIZES)[name], remat=remat)
     data = ImageData(source=Folder(), size=length) if is_image else TextData(seq_len=length)
     train = Train(duration="10 steps", batch_size=2 * microbatch, microbatch_size=microbatch)
     return resolve(Experiment(model, data, AdamW(), train))

@@ -185,7 +185,7 @@ def make_program(flags: argparse.Namespace, dtype: str) -> Any:
 
     from jaxpretrain.data.text.text import TextData
     from jaxpretrain.models.olmo.decoder import Decoder
-    from jaxpretrain.models.olmo.variants import VARIANTS
+    from jaxpretrain.models.olmo.variants import OLMO_SIZES
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.train import experiment, program
 
@@ -197,7 +197,7 @@ def make_program(flags: argparse.Namespace, dtype: str) -> Any:
         "num_heads": flags.num_heads,
         "d_ff": flags.d_ff or 4 * flags.d_model,
     }
-    model = VARIANTS[flags.variant] if flags.variant else Decoder(**sizes)
+    model = OLMO_SIZES[flags.variant] if flags.variant else Decoder(**sizes)
     choices: dict[str, Any] = {
         "dtype": dtype,
         "attention": flags.attention,

@@ -92,15 +92,15 @@ def make_experiment(case: Any) -> Any:
     """The resolved experiment of a case."""
     from jaxpretrain.data.images.images import ImageData
     from jaxpretrain.data.text.text import TextData
-    from jaxpretrain.models.olmo import variants as olmo
-    from jaxpretrain.models.sapiens import variants as sapiens
+    from jaxpretrain.models.olmo.variants import OLMO_SIZES
+    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.parallel.mesh import Mesh
     from jaxpretrain.train.experiment import Experiment, Train, resolve
 
     name, num_devices, microbatch, accumulation, size, overrides, mesh = case
-    is_text = name in olmo.VARIANTS
-    model = olmo.VARIANTS[name] if is_text else sapiens.VARIANTS[name]
+    is_text = name in OLMO_SIZES
+    model = OLMO_SIZES[name] if is_text else SAPIENS_SIZES[name]
     num_data = num_devices // mesh.get("tensor", 1)
     return resolve(
         Experiment(

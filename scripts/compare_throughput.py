@@ -22,7 +22,7 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.variants import VARIANTS
+from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import CHIPS, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
@@ -211,7 +211,7 @@ def olmo_core(name: str, microbatch: int, published: float, remat: RematPolicy) 
     return Row(
         source="OLMo-core",
         what=name,
-        model=VARIANTS[name],
+        model=OLMO_SIZES[name],
         chip="h100-80gb",
         num_devices=64,
         seq_len=4096,

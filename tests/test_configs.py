@@ -11,12 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.files import load_config
-from jaxpretrain.models.olmo.variants import VARIANTS
-from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.api import OLMO_SIZES, AdamW, Experiment, InputError, load_config, resolve
 from jaxpretrain.planning.targets import parse_target
-from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import Program, make_program
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -240,7 +236,7 @@ def test_clipping_warms_up_where_it_did():
 )
 def test_published_configs_change_no_architecture(name, variant):
     """Only the loss, roundings, and what no result depends on differ from the table of sizes."""
-    ours, row = load(name).model, VARIANTS[variant]
+    ours, row = load(name).model, OLMO_SIZES[variant]
     changed = {key for key in vars(row) if getattr(ours, key) != getattr(row, key)}
     recipe = {"z_loss", "loss_denominator", "norm_rounding", "residual_dtype"}
     assert changed <= {"remat", "attention", "scan_layers", "loss_chunk"} | recipe

@@ -46,6 +46,7 @@ COMMANDS = (
     "convert",
     "sweep",
     "show_batch",
+    "api",
 )
 
 

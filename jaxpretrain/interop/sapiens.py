@@ -24,7 +24,7 @@ from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.models.sapiens.positions import sincos_positions
-from jaxpretrain.models.sapiens.variants import VARIANTS
+from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 
 
 def _linear(theirs: str, *ours: str) -> Table:
@@ -238,7 +238,7 @@ def _published(tensors: Mapping[str, Tensor], path: Path) -> VitMae:
     depth = sum(name.endswith(".attn.qkv.bias") for name in tensors if "backbone.layers." in name)
     token = tensors.get("backbone.cls_token")
     width = token.shape[-1] if token and token.shape else 0
-    for model in VARIANTS.values():
+    for model in SAPIENS_SIZES.values():
         if (model.d_model, model.num_layers) == (width, depth):
             return model
     raise InputError(

@@ -16,7 +16,7 @@ from jaxpretrain.interop.hf_config import (
 )
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.rotary import Yarn
-from jaxpretrain.models.olmo.variants import VARIANTS
+from jaxpretrain.models.olmo.variants import OLMO_SIZES
 
 SIZES = {
     "vocab_size": 64,
@@ -40,9 +40,9 @@ def _read(architecture: str = "Olmo3ForCausalLM", **keys: Any) -> Decoder:
     return read_config({"architectures": [architecture], **SIZES, **keys}, "config.json")[1]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", OLMO_SIZES)
 def test_every_published_model_can_be_written_and_read_again(name: str):
-    model = VARIANTS[name]
+    model = OLMO_SIZES[name]
     _, config = write_config(model, 4096)
     _, found, seq_len = read_config(json.loads(json.dumps(config)), "config.json")
     kept = {field: getattr(model, field) for field in TRAINED_HOW}
@@ -61,14 +61,14 @@ def test_every_published_model_can_be_written_and_read_again(name: str):
     ],
 )
 def test_the_class_that_computes_the_same_is_chosen(name: str, architecture: str):
-    assert write_config(VARIANTS[name], 2048)[1]["architectures"] == [architecture]
+    assert write_config(OLMO_SIZES[name], 2048)[1]["architectures"] == [architecture]
 
 
 def test_a_model_that_no_class_computes_is_refused_by_its_fields():
     model = Decoder(norm="layernorm", norm_position="after", qk_norm=True)
     with pytest.raises(InputError, match="model.norm=layernorm, which is rmsnorm in Olmo"):
         write_config(model, 64)
-    windows = replace(VARIANTS["olmo3_7b"], windows=(8, 16))
+    windows = replace(OLMO_SIZES["olmo3_7b"], windows=(8, 16))
     with pytest.raises(InputError, match=r"windows of one size, not model.windows=\(8, 16\)"):
         write_config(windows, 64)
 

@@ -142,7 +142,7 @@ def test_the_published_size_is_known_by_width_and_depth(square, save, monkeypatc
     path = save(weights, clean=True)
     with pytest.raises(InputError, match="2 layers of width 20 are no published encoder"):
         sapiens.open_sapiens(path)
-    monkeypatch.setitem(sapiens.VARIANTS, "tiny", config)
+    monkeypatch.setitem(sapiens.SAPIENS_SIZES, "tiny", config)
     assert sapiens.open_sapiens(path, decoder="fresh").model == config
 
 

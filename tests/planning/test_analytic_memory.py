@@ -9,7 +9,7 @@ import pytest
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.sapiens.variants import VARIANTS
+from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory, weights_on_device
@@ -35,7 +35,7 @@ TEXT = Experiment(
 )
 IMAGES = replace(
     TEXT,
-    model=replace(VARIANTS["mae_nano"], dtype="float32", patch_size=8),
+    model=replace(SAPIENS_SIZES["mae_nano"], dtype="float32", patch_size=8),
     data=ImageData(size=128),
 )
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.variants import VARIANTS
+from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
@@ -53,16 +53,16 @@ def test_arithmetic_is_what_is_executed_over_the_peak() -> None:
 
 
 def test_the_slowest_resource_bounds_and_all_add_up() -> None:
-    step = time(model=VARIANTS["olmo_1b"])
+    step = time(model=OLMO_SIZES["olmo_1b"])
     compute = sum(s for part, s in step.parts.items() if part not in ("memory", "network"))
     totals = {"compute": compute, "memory": step.parts["memory"], "network": step.parts["network"]}
     assert step.optimistic == pytest.approx(max(totals.values()))
     assert step.expected == pytest.approx(sum(totals.values()))
     assert step.bound_by == max(totals, key=lambda resource: totals[resource]) == "compute"
     slow = replace(H100, link_bandwidth=1e9)
-    assert time(model=VARIANTS["olmo_1b"], chip=slow).bound_by == "network"
+    assert time(model=OLMO_SIZES["olmo_1b"], chip=slow).bound_by == "network"
     slow = replace(H100, memory_bandwidth=1e10)
-    assert time(model=VARIANTS["olmo_1b"], chip=slow).bound_by == "memory"
+    assert time(model=OLMO_SIZES["olmo_1b"], chip=slow).bound_by == "memory"
 
 
 def test_a_perfect_machine_would_be_used_in_full_but_for_what_is_recomputed() -> None:

@@ -36,7 +36,7 @@ _7B = {"d_model": 4096, "num_layers": 32, "num_heads": 32, "d_ff": 11008}
 _13B = {"d_model": 5120, "num_layers": 40, "num_heads": 40, "d_ff": 13824}
 _32B = {"d_model": 5120, "num_layers": 64, "num_heads": 40, "num_kv_heads": 8, "d_ff": 27648}
 
-VARIANTS: dict[str, Decoder] = {
+OLMO_SIZES: dict[str, Decoder] = {
     "olmo_1b": replace(_OLMO_1, tied_head=True),
     "olmo_7b": replace(_OLMO_1, **_7B),
     "olmo_7b_0424": replace(_OLMO_1, **_7B, clip_qkv=8.0),

@@ -11,7 +11,7 @@ from jaxpretrain.models.sapiens.model import VitMae
 _SAPIENS = VitMae()
 _SMALL = replace(_SAPIENS, decoder_d_model=128, decoder_num_layers=2, decoder_num_heads=4)
 
-VARIANTS: dict[str, VitMae] = {
+SAPIENS_SIZES: dict[str, VitMae] = {
     "sapiens_0_3b": _SAPIENS,
     "sapiens_0_6b": replace(_SAPIENS, d_model=1280, num_layers=32, num_heads=16, d_ff=5120),
     "sapiens_1b": replace(_SAPIENS, d_model=1536, num_layers=40, num_heads=24, d_ff=6144),

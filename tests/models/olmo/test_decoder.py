@@ -11,7 +11,7 @@ from jaxpretrain.models.choices import NormRounding, RematPolicy
 from jaxpretrain.models.contract import LanguageModel
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
 from jaxpretrain.models.olmo.rotary import Yarn
-from jaxpretrain.models.olmo.variants import VARIANTS
+from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.parallel.mesh import RULES
 
 T = 11
@@ -615,7 +615,7 @@ def test_no_two_matrices_start_alike_and_the_seed_decides():
 
 def test_flops_of_a_published_size_in_closed_form():
     """OLMo-7B: 6 per weight and token, and 12 x width per layer and pair of positions."""
-    model = VARIANTS["olmo_7b"].build({"tokens": ((2048,), "int32")}, platform="cpu")
+    model = OLMO_SIZES["olmo_7b"].build({"tokens": ((2048,), "int32")}, platform="cpu")
     weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 50304
     products = 6 * weights * 2048
     assert model.flops_per_example(causal=False) == products + 12 * 32 * 4096 * 2048**2

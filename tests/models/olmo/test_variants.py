@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.variants import VARIANTS
+from jaxpretrain.models.olmo.variants import OLMO_SIZES
 
 OLMO_1 = {"olmo_1b", "olmo_7b", "olmo_7b_0424", "olmo_7b_0724"}
 OLMO_2_TRAINER = {"olmo2_1b", "olmo2_7b", "olmo2_13b"}
@@ -17,7 +17,7 @@ def having(**fields: object) -> set[str]:
     """The variants with these values."""
     return {
         variant
-        for variant, config in VARIANTS.items()
+        for variant, config in OLMO_SIZES.items()
         if all(getattr(config, name) == value for name, value in fields.items())
     }
 
@@ -42,9 +42,9 @@ def closed_form(c: Decoder) -> int:
     )
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", OLMO_SIZES)
 def test_every_size_has_the_parameters_of_its_closed_form(name):
-    assert num_params(VARIANTS[name]) == closed_form(VARIANTS[name])
+    assert num_params(OLMO_SIZES[name]) == closed_form(OLMO_SIZES[name])
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_every_size_has_the_parameters_of_its_closed_form(name):
     ],
 )
 def test_published_sizes_have_the_published_number_of_parameters(name, expected):
-    assert closed_form(VARIANTS[name]) == expected
+    assert closed_form(OLMO_SIZES[name]) == expected
 
 
 def test_generations_have_their_architectures():
-    assert set(VARIANTS) == OLMO_1 | OLMO_2_TRAINER | CORE | LADDER
+    assert set(OLMO_SIZES) == OLMO_1 | OLMO_2_TRAINER | CORE | LADDER
     olmo_1 = {"norm": "layernorm", "norm_epsilon": 1e-5, "qk_norm": False, "init": "mitchell"}
     assert having(**olmo_1) == OLMO_1
     olmo_2 = {"norm": "rmsnorm", "norm_epsilon": 1e-6, "qk_norm": True, "init": "normal"}
@@ -77,17 +77,17 @@ def test_generations_have_their_architectures():
     assert having(**small, rope_theta=1e4) == OLMO_1 | LADDER
     large = {"norm_position": "after", "vocab_size": 100278, "embedding_rows": 100352}
     assert having(**large, rope_theta=5e5) == OLMO_2_TRAINER | CORE
-    assert having(init_std=0.02, init_cutoff=3.0) == set(VARIANTS)
+    assert having(init_std=0.02, init_cutoff=3.0) == set(OLMO_SIZES)
     assert having(tied_head=True) == {"olmo_1b"}
     assert having(clip_qkv=8.0) == {"olmo_7b_0424", "olmo_7b_0724"}
     assert having(num_kv_heads=8) == {"olmo2_32b", "olmo3_32b"}
     assert having(windows=(4096, 4096, 4096, None)) == OLMO_3
-    assert having(windows=(None,)) == set(VARIANTS) - OLMO_3
+    assert having(windows=(None,)) == set(OLMO_SIZES) - OLMO_3
 
 
 def test_generations_have_the_loss_and_the_precision_of_their_trainers():
     trainer = {"loss_denominator": "all", "norm_rounding": "before_scale"}
-    assert having(**trainer) == set(VARIANTS) - CORE
+    assert having(**trainer) == set(OLMO_SIZES) - CORE
     assert having(loss_denominator="predictable", norm_rounding="after_scale") == CORE
     assert having(z_loss=0.0) == OLMO_1 | {"olmo_20m", "olmo_60m"}
     assert having(z_loss=1e-4) == OLMO_2_TRAINER | {"olmo_150m", "olmo_300m", "olmo_750m"}
@@ -97,5 +97,5 @@ def test_generations_have_the_loss_and_the_precision_of_their_trainers():
 
 def test_the_last_layer_of_olmo_3_sees_everything():
     for name in OLMO_3:
-        c = VARIANTS[name]
+        c = OLMO_SIZES[name]
         assert c.num_layers % len(c.windows) == 0 and c.windows[-1] is None

@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from jaxpretrain.models.sapiens.model import VitMae
-from jaxpretrain.models.sapiens.variants import VARIANTS
+from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 
 PUBLISHED = ("sapiens_0_3b", "sapiens_0_6b", "sapiens_1b", "sapiens_2b")
 
@@ -23,7 +23,7 @@ def num_params(config: VitMae) -> int:
     ("name", "card"), zip(PUBLISHED, (0.336, 0.664, 1.169, 2.163), strict=True)
 )
 def test_model_cards_count_encoder_decoder_and_tables_of_positions(name, card):
-    config = VARIANTS[name]
+    config = SAPIENS_SIZES[name]
     stored = num_params(replace(config, positions="stored"))
     assert round(stored / 1e9, 3) == card
     assert stored - num_params(config) == 4097 * (config.d_model + 512)
@@ -31,7 +31,7 @@ def test_model_cards_count_encoder_decoder_and_tables_of_positions(name, card):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_in_closed_form(name):
-    c = VARIANTS[name]
+    c = SAPIENS_SIZES[name]
 
     def tower(d: int, num_layers: int) -> int:
         return num_layers * (12 * d * d + 13 * d) + 2 * d  # weights; biases and norms; last norm
@@ -51,7 +51,7 @@ def test_parameters_in_closed_form(name):
     ],
 )
 def test_published_sizes(name, size, layers, heads, head_dim):
-    c = VARIANTS[name]
+    c = SAPIENS_SIZES[name]
     assert (c.d_model, c.num_layers, c.num_heads) == (size, layers, heads)
     assert c.d_model // c.num_heads == head_dim and c.d_ff == 4 * size
     assert (c.decoder_d_model, c.decoder_num_layers, c.decoder_num_heads) == (512, 8, 16)
@@ -64,12 +64,12 @@ def test_published_sizes(name, size, layers, heads, head_dim):
 )
 def test_flops_of_an_image(name, teraflops):
     """Six times the multiplications and additions of the forward pass; attention is full."""
-    model = build(VARIANTS[name])
+    model = build(SAPIENS_SIZES[name])
     assert round(model.flops_per_example(causal=False) / 1e12, 2) == teraflops
     assert model.flops_per_example(causal=True) == model.flops_per_example(causal=False)
 
 
 def test_every_variant_is_a_model():
-    sizes = {name: num_params(config) for name, config in VARIANTS.items()}
-    assert len(set(sizes.values())) == len(VARIANTS)
+    sizes = {name: num_params(config) for name, config in SAPIENS_SIZES.items()}
+    assert len(set(sizes.values())) == len(SAPIENS_SIZES)
     assert sizes["mae_nano"] < 2_000_000

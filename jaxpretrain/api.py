@@ -1,0 +1,94 @@
+"""The names that configs are written with. They are promised to stay here wherever modules move.
+
+    from jaxpretrain.api import AdamW, Decoder, Experiment, TextData, Train, Triangular
+
+A name is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
+    from jaxpretrain.config.errors import InputError as InputError
+    from jaxpretrain.config.errors import nearest as nearest
+    from jaxpretrain.config.files import load_config as load_config
+    from jaxpretrain.data.images.augment import Augment as Augment
+    from jaxpretrain.data.images.image_sources import Folder as Folder
+    from jaxpretrain.data.images.image_sources import Tfds as Tfds
+    from jaxpretrain.data.images.images import ImageData as ImageData
+    from jaxpretrain.data.prepare.prepare_text import PrepareText as PrepareText
+    from jaxpretrain.data.text.mixture import Mixture as Mixture
+    from jaxpretrain.data.text.mixture import MixtureSource as MixtureSource
+    from jaxpretrain.data.text.mixture import MixtureStage as MixtureStage
+    from jaxpretrain.data.text.text import TextData as TextData
+    from jaxpretrain.data.token_files.masks import InstanceFilter as InstanceFilter
+    from jaxpretrain.evals.config import Eval as Eval
+    from jaxpretrain.evals.linear_probe import LinearProbe as LinearProbe
+    from jaxpretrain.evals.reconstructions import Reconstructions as Reconstructions
+    from jaxpretrain.models.olmo.decoder import Decoder as Decoder
+    from jaxpretrain.models.olmo.rotary import Yarn as Yarn
+    from jaxpretrain.models.olmo.variants import OLMO_SIZES as OLMO_SIZES
+    from jaxpretrain.models.sapiens.model import VitMae as VitMae
+    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES as SAPIENS_SIZES
+    from jaxpretrain.monitor.config import Monitor as Monitor
+    from jaxpretrain.optim.optimizers import Adafactor as Adafactor
+    from jaxpretrain.optim.optimizers import AdamW as AdamW
+    from jaxpretrain.optim.optimizers import Lion as Lion
+    from jaxpretrain.optim.optimizers import Muon as Muon
+    from jaxpretrain.optim.schedules import BoltOnWarmup as BoltOnWarmup
+    from jaxpretrain.optim.schedules import Constant as Constant
+    from jaxpretrain.optim.schedules import InverseSqrt as InverseSqrt
+    from jaxpretrain.optim.schedules import LinearTail as LinearTail
+    from jaxpretrain.optim.schedules import Triangular as Triangular
+    from jaxpretrain.optim.schedules import WarmupCosine as WarmupCosine
+    from jaxpretrain.optim.schedules import WarmupStableDecay as WarmupStableDecay
+    from jaxpretrain.parallel.mesh import Mesh as Mesh
+    from jaxpretrain.train.experiment import Checkpoint as Checkpoint
+    from jaxpretrain.train.experiment import Experiment as Experiment
+    from jaxpretrain.train.experiment import Stage as Stage
+    from jaxpretrain.train.experiment import Train as Train
+    from jaxpretrain.train.experiment import resolve as resolve
+    from jaxpretrain.train.olmo_yaml import read_olmo_yaml as read_olmo_yaml
+
+_HOMES = {
+    "jaxpretrain.config.errors": "InputError nearest",
+    "jaxpretrain.config.files": "load_config",
+    "jaxpretrain.data.images.augment": "Augment",
+    "jaxpretrain.data.images.image_sources": "Folder Tfds",
+    "jaxpretrain.data.images.images": "ImageData",
+    "jaxpretrain.data.prepare.prepare_text": "PrepareText",
+    "jaxpretrain.data.text.mixture": "Mixture MixtureSource MixtureStage",
+    "jaxpretrain.data.text.text": "TextData",
+    "jaxpretrain.data.token_files.masks": "InstanceFilter",
+    "jaxpretrain.evals.config": "Eval",
+    "jaxpretrain.evals.linear_probe": "LinearProbe",
+    "jaxpretrain.evals.reconstructions": "Reconstructions",
+    "jaxpretrain.models.olmo.decoder": "Decoder",
+    "jaxpretrain.models.olmo.rotary": "Yarn",
+    "jaxpretrain.models.olmo.variants": "OLMO_SIZES",
+    "jaxpretrain.models.sapiens.model": "VitMae",
+    "jaxpretrain.models.sapiens.variants": "SAPIENS_SIZES",
+    "jaxpretrain.monitor.config": "Monitor",
+    "jaxpretrain.optim.optimizers": "Adafactor AdamW Lion Muon",
+    "jaxpretrain.optim.schedules": "BoltOnWarmup Constant InverseSqrt LinearTail Triangular "
+    "WarmupCosine WarmupStableDecay",
+    "jaxpretrain.parallel.mesh": "Mesh",
+    "jaxpretrain.train.experiment": "Checkpoint Experiment Stage Train resolve",
+    "jaxpretrain.train.olmo_yaml": "read_olmo_yaml",
+}
+"""Module -> the names that it defines."""
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a promised name from the module that defines it."""
+    if name not in _HOME_OF:
+        from jaxpretrain.config.errors import nearest
+
+        raise AttributeError(f"jaxpretrain.api has no {name!r}.{nearest(name, __all__)}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
