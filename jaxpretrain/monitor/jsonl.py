@@ -124,7 +124,7 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     Yields the number of the first line, from 1, and the records. A missing file has no lines.
 
     Raises:
-      InputError: a line is complete and yet not a JSON object with "step" and "time".
+      InputError: a line is complete and yet not a JSON object with a whole number as "step".
     """
     if not path.exists():
         return
@@ -138,9 +138,11 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
             except ValueError:
                 records = []
             if len(records) != len(lines) or not all(map(_is_record, records)):
-                records = [_parse(line) for line in lines]
-            if None in records:
-                raise bad_line(path, first + records.index(None), 'not a JSON object with "step"')
+                records = []
+                for number, line in enumerate(lines, start=first):
+                    if (record := _parse(line)) is None:
+                        raise bad_line(path, number, 'not a JSON object with "step"')
+                    records.append(record)
             yield first, records
             first += len(lines)
 

@@ -189,7 +189,8 @@ def forecasts(run: Run) -> str:
             [[f"{times:g} times the length", f"{loss:.3f}"] for times, loss in run.forecast.longer],
         )
     last = run.history.loss.between(0.95 * run.history.step, run.history.step).values
-    end = f"; it ended at {last.mean():.3f}, the mean of the last 5%" if run.is_finished else ""
+    has_ended = run.is_finished and len(last)
+    end = f"; it ended at {last.mean():.3f}, the mean of the last 5%" if has_ended else ""
     rows = [
         [
             f"{one.step:,}",
