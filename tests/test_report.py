@@ -57,6 +57,17 @@ def test_one_file_with_everything_and_nothing_to_fetch(tmp_path, capsys):
     assert len(html) < 6e6
 
 
+def test_a_finished_run_without_its_losses_is_reported(tmp_path):
+    run = make_run(tmp_path / "run", "clipping")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    total = json.loads((run / "experiment.json").read_text())["config"]["train"]["duration"]
+    # Half of the losses are left, and the last line is that of the last step.
+    kept = [line for line in lines if line["step"] <= total // 2]
+    kept.append({"step": total, "time": lines[-1]["time"], "train/tokens": 1})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert "nan" not in report(run).split("<script")[0].lower()
+
+
 def test_what_files_contain_is_text(tmp_path):
     html = report(make_run(tmp_path / EVIL, "healthy_cosine"))
     assert "<img src=x" not in html and "<script>alert" not in html

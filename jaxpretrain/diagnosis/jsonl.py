@@ -137,7 +137,7 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     Yields the number of the first line, from 1, and the records. A missing file has no lines.
 
     Raises:
-      InputError: a line is complete and yet not a JSON object with "step" and "time".
+      InputError: a line is complete and yet not a JSON object with a whole number as "step".
     """
     if not path.exists():
         return
@@ -151,11 +151,11 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
             except ValueError:
                 records = []
             if len(records) != len(lines) or not all(map(_is_record, records)):
-                parsed: list[Any] = [_parse(line) for line in lines]
-                if None in parsed:
-                    number = first + parsed.index(None)
-                    raise bad_line(path, number, 'not a JSON object with "step"')
-                records = parsed
+                records = []
+                for number, line in enumerate(lines, start=first):
+                    if (record := _parse(line)) is None:
+                        raise bad_line(path, number, 'not a JSON object with "step"')
+                    records.append(record)
             yield first, records
             first += len(lines)
 

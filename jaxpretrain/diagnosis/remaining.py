@@ -113,6 +113,8 @@ def estimate(history: History, total_steps: int) -> Estimate | None:
     rows = spent(history)
     if len(rows.steps) < 2 or rows.training[-1] <= rows.training[0]:
         return None
+    if rows.units[-1] <= rows.units[0] or rows.steps[-1] <= rows.steps[-2]:
+        return None
     step = int(rows.steps[-1])
     left = _units_left(rows, total_steps)
     per_unit = _pace(rows)

@@ -193,8 +193,9 @@ def forecasts(run: Run) -> str:
             ],
         )
     last = run.history.loss.between(0.95 * run.history.step, run.history.step).values
-    mean = format_number(last.mean() if len(last) else None)
-    end = f"; it ended at {mean}, the mean of the last 5%" if run.is_finished else ""
+    end = ""
+    if run.is_finished and len(last):
+        end = f"; it ended at {format_number(last.mean())}, the mean of the last 5%"
     rows = [
         [
             f"{one.step:,}",

@@ -133,6 +133,12 @@ def test_long_files_are_read_in_blocks_and_their_lines_counted(tmp_path, monkeyp
         read_metrics(path)
 
 
+def test_a_mark_of_the_byte_order_is_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"step": 1}\n{"step": 2}\n')
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+
+
 def test_reading_nothing_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_metrics(tmp_path / "metrics.jsonl")

@@ -87,3 +87,11 @@ def test_early_estimates_are_compared_with_what_happened(history):
     assert found[-1].error == pytest.approx(-0.5, abs=0.01)
     steady = checks(clock(history, range(1, 1001), 1.0))
     assert all(abs(check.error) < 1e-9 for check in steady)
+
+
+def test_without_progress_in_steps_or_units_there_is_no_estimate(history):
+    seconds = {"time/train_seconds": [1.0, 2.0, 3.0]}
+    units = {"train/tokens": [100, None, None]}  # known of one step alone
+    assert estimate(history([1, 2, 3], seconds | units), 10) is None
+    assert estimate(history([1, 2, 2], seconds), 10) is None
+    assert estimate(history([1, 2, 3], seconds), 10) is not None
