@@ -186,8 +186,13 @@ def _find_tokenizer(name: str) -> Path:
     """The folder of a tokenizer, for what lies beside it, or its file alone."""
     from jaxpretrain.evals.tasks.package import find_tokenizer
 
-    path = Path(name)
-    return path if (path / "tokenizer.json").is_file() else find_tokenizer(name)
+    path = expand(name, "--tokenizer")
+    if (path / "tokenizer.json").is_file():
+        return path
+    is_path = path.exists() or path.suffix or len(path.parts) > 1
+    if is_path and not path.is_file():
+        raise InputError(f"--tokenizer={name}: no such tokenizer.json, and no folder with one")
+    return find_tokenizer(name)
 
 
 def _missing(source: "Source") -> Iterator[str]:

@@ -21,12 +21,15 @@ from jaxpretrain.parallel.host_memory import use_huge_pages
 if TYPE_CHECKING:  # imported after the flags: it imports JAX
     from jaxpretrain.train.experiment import Experiment
 
+EXIT_JUDGED = 3
 EXIT_PREEMPTED = 75
 
 
 def main(argv: list[str]) -> int:
-    """Exit codes: 0 done; 1 the last state could not be saved; 2 bad input; 75 asked to stop,
-    saved, run again to go on.
+    """Trains; returns the exit code.
+
+    0 done; 1 the last state could not be saved; 2 bad input; 3 the run judged itself: a loss that
+    is no number, or a finding of `monitor.stop_on`; 75 asked to stop, saved, run again to go on.
     """
     rest, overrides = split_overrides(argv)
     parser = Parser(prog="python -m jaxpretrain.main", description="Trains a model.")
@@ -71,6 +74,7 @@ def main(argv: list[str]) -> int:
             from jaxpretrain.train.run import preflight
 
             _say(f"the run fits: its step takes {preflight(chosen).describe()}")
+            _say("the data was not looked at: a start opens and checks it")
             return 0
         workdir: Any = flags.workdir  # which is there: it was asked for
         given = [path for path, _ in overrides]
@@ -114,7 +118,7 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options:
 
     from jaxpretrain.parallel.devices import is_out_of_memory
     from jaxpretrain.planning.auto import step_down
-    from jaxpretrain.train.loop import NotSaved
+    from jaxpretrain.train.loop import Alarm, NonFinite, NotSaved
     from jaxpretrain.train.run import train_experiment
 
     try:
@@ -122,9 +126,20 @@ def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options:
             return 0
         _say("stopped and saved; run the same command to go on")
         return EXIT_PREEMPTED
-    except NotSaved as error:  # in all processes, so that none has to wait for another
+    # These end all processes alike, so that none has to wait for another.
+    except NotSaved as error:
         _say(f"error: {error}")
         return 1
+    except Alarm as error:
+        _say(f"error: {error}")
+        return EXIT_JUDGED
+    except NonFinite as error:
+        _say(
+            f"error: {error}; that step is not saved. Go on from the last checkpoint with a lower "
+            "peak learning rate or a longer warm-up; --config.train.on_bad_step=skip leaves such "
+            "steps out"
+        )
+        return EXIT_JUDGED
     except JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise

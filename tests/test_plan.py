@@ -116,7 +116,7 @@ def test_configs_are_checked_on_the_hardware_that_they_state(tmp_path: Path):
     """As continuous integration would: the code says whether all fit."""
     small, huge = tmp_path / "small.py", tmp_path / "huge.py"
     small.write_text(CONFIG.format(hardware="h100-80gb:8", d_ff=64))
-    huge.write_text(CONFIG.format(hardware="a100-40gb:1", d_ff=40_000_000))
+    huge.write_text(CONFIG.format(hardware="a100-40gb:1", d_ff=16_000_000))
     silent = tmp_path / "silent.py"
     silent.write_text(CONFIG.format(hardware="as it comes", d_ff=64))
     command = [sys.executable, "-m", "jaxpretrain.plan", "--check"]

@@ -253,7 +253,7 @@ class Checkpoints:
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """This process's parts of the wanted arrays, and the JSON document."""
         meta = self.document(step)
-        self._check_arrays(step, wanted, meta["arrays"])
+        self.check_arrays(step, wanted, meta["arrays"])
         restore_args = jax.tree.map(
             lambda s: ocp.ArrayRestoreArgs(
                 sharding=s.sharding, global_shape=s.shape, dtype=s.dtype, strict=True
@@ -275,9 +275,10 @@ class Checkpoints:
             raise CorruptCheckpoint(f"state/_METADATA does not list {lost[0]}")
         return named, meta
 
-    def _check_arrays(
+    def check_arrays(
         self, step: int, wanted: dict[str, Any], saved: dict[str, dict[str, Any]]
     ) -> None:
+        """Raises InputError unless the arrays that a document lists are those that are wanted."""
         where = f"checkpoint {self.directory / str(step)}"
         missing = sorted(set(wanted) - set(saved))
         if missing:

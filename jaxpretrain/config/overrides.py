@@ -84,7 +84,7 @@ def unknown_field(
     `elsewhere` are paths in the config that end with a field of that name.
     """
     fields = schema.field_types(cls)
-    there_is = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
+    there_is = f"; there is {' and '.join(flag([path]) for path in elsewhere)}" if elsewhere else ""
     hint = nearest(keys[-1], fields)
     if not there_is and not hint:
         hint = f" Its fields are {', '.join(fields)}."

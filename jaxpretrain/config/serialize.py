@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _NO_DEFAULT = dataclasses.MISSING
 
-ABSENT = "<absent>"
+ABSENT = "not there"
 """Stands in a difference for the side that has no value at that path."""
 
 

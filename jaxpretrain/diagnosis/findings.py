@@ -14,6 +14,7 @@ Name = Literal[
     "spike",
     "divergence",
     "not_finite",
+    "empty_batches",
     "skipped_steps",
     "learning_rate_too_high",
     "learning_rate_too_low",

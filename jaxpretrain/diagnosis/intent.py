@@ -1,7 +1,8 @@
 """What a run is meant to do, as far as judging it needs that."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ class Plan:
     """Of update numbers, counted from 1, which may be fractions."""
     clip_norm: float | None = None
     """Gradient norm above which gradients are scaled down."""
+    batch_changes: tuple[int, ...] = ()
+    """Finished steps at which the batch changes by plan: the ends of stages."""
 
     @property
     def warmup_end(self) -> int:
@@ -41,8 +44,8 @@ class Plan:
         return next((name for name, first in reversed(self.phases) if first <= step), "")
 
 
-def plan_of(optim: OptimizerChoice, total_steps: int) -> Plan:
-    """The plan of a resolved optimizer config.
+def plan_of(optim: OptimizerChoice, total_steps: int, stage_lengths: Sequence[int] = ()) -> Plan:
+    """The plan of a resolved optimizer config, of a run whose stages have those lengths in steps.
 
     The schedule is tabulated once: asking it again and again would keep the devices busy.
     """
@@ -52,7 +55,13 @@ def plan_of(optim: OptimizerChoice, total_steps: int) -> Plan:
     grid = grid[(grid >= 1) & (grid <= max(total_steps, 1))]
     rate = optim.learning_rate(total_steps)
     rates = np.asarray(rate(grid.astype(np.float32)), np.float64) * np.ones(len(grid))
-    return Plan(total_steps, phases, lambda steps: np.interp(steps, grid, rates), optim.clip_norm)
+    return Plan(
+        total_steps,
+        phases,
+        lambda steps: np.interp(steps, grid, rates),
+        optim.clip_norm,
+        tuple(accumulate(stage_lengths)),
+    )
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,9 @@ def plan_in(document: Mapping[str, Any], history: History) -> Plan:
     try:
         config = document["config"]
         planned = from_dict(_Planned, {"optim": config["optim"]})
-        return plan_of(planned.optim, whole_steps(config["train"]["duration"]))
+        train = config["train"]
+        lengths = [whole_steps(stage["duration"]) for stage in train.get("stages", ())]
+        return plan_of(planned.optim, whole_steps(train["duration"]), lengths)
     except (InputError, KeyError, TypeError):
         return plan_from(history)
 

@@ -187,4 +187,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_record(record: Any) -> bool:
-    return isinstance(record, dict) and type(record.get("step")) is int
+    if not isinstance(record, dict):
+        return False
+    step = record.get("step")
+    return type(step) is int and step >= 0

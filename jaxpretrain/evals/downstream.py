@@ -104,7 +104,8 @@ class Downstream:
             places.append((fitting, *slices, num_left_out))
         self._packed = scorer.prepare(requests)
         self._tasks = [
-            _Prepared(*place, num_truncated=self._count_truncated(place[1])) for place in places
+            _Prepared(*place, num_truncated=sum(map(self._count_truncated, place[1:3])))
+            for place in places
         ]
 
     def notes(self) -> list[str]:

@@ -4,8 +4,10 @@ Read as both transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rope_paramete
 written so that both read it.
 """
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
@@ -201,8 +203,27 @@ def read_config(config: dict[str, Any], where: str) -> tuple[Architecture, Decod
     return architecture, Decoder(**fields), values["max_position_embeddings"]
 
 
-def read_token_ids(config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """The ids of special tokens; a default of the class that is beyond the vocabulary is none."""
+def in_their_words(message: str) -> str:
+    """Returns an error about a field of a `Decoder` with the key of config.json in its place."""
+    for key, ours in (_SIZES | _SETTINGS).items():
+        message = re.sub(rf"(--config|\bmodel)\.{ours}\b", key, message)
+    return message
+
+
+def read_token_ids(
+    config: dict[str, Any], architecture: Architecture, where: Path | str
+) -> dict[str, Any]:
+    """The ids of special tokens; a default of the class that is beyond the vocabulary is none.
+
+    Raises:
+      InputError: the token that is to end a text is beyond the vocabulary.
+    """
+    ends = config.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if isinstance(end, int) and not 0 <= end < config["vocab_size"]:
+            raise InputError(
+                f"{where}: eos_token_id={end} is no id of a vocabulary of {config['vocab_size']}"
+            )
     defaults = {key: architecture.defaults[key] for key in TOKEN_IDS}
     known = {k: v for k, v in defaults.items() if v is not None and v < config["vocab_size"]}
     return {key: config.get(key, known.get(key)) for key in TOKEN_IDS}

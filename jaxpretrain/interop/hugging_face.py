@@ -13,7 +13,13 @@ from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.hf_config import TOKEN_IDS, read_config, read_token_ids, write_config
+from jaxpretrain.interop.hf_config import (
+    TOKEN_IDS,
+    in_their_words,
+    read_config,
+    read_token_ids,
+    write_config,
+)
 from jaxpretrain.interop.source import (
     Source,
     copy_token_files,
@@ -110,11 +116,13 @@ def open_hugging_face(folder: Path) -> Source:
     architecture, model, seq_len = read_config(config, str(where))
     num_ids = num_token_ids(folder, model.embedding_rows)
     model = replace(model, vocab_size=num_ids or model.embedding_rows)
+    if seq_len < 2:
+        raise InputError(f"{where}: max_position_embeddings={seq_len}: must be 2 or more")
     data = text_data(seq_len, model.embedding_rows)
     try:
         shapes = param_shapes(model, data)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {in_their_words(str(error))}") from error
     places = tables.place(architecture.table, shapes)
     tensors = read_safetensors_folder(folder)
     if model.tied_head and _HEAD in tensors:
@@ -128,7 +136,8 @@ def open_hugging_face(folder: Path) -> Source:
         step=0,
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
-        origin=types_of(places, tensors) | {"token_ids": read_token_ids(config, architecture)},
+        origin=types_of(places, tensors)
+        | {"token_ids": read_token_ids(config, architecture, where)},
     )
 
 

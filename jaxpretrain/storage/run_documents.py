@@ -8,6 +8,20 @@ from jaxpretrain.config.documents import checked, read_object
 
 
 @dataclass(frozen=True)
+class SessionEntry:
+    """A start of a run, as `experiment.json` lists it."""
+
+    start: str | None = None
+    """ISO time of the start."""
+    first_step: int | None = None
+    """Finished steps with which the session began."""
+    command: tuple[str, ...] | None = None
+    versions: dict[str, Any] | None = None
+    git_revision: str | None = None
+    devices: str | None = None
+
+
+@dataclass(frozen=True)
 class ExperimentFile:
     """What is read of an `experiment.json`."""
 
@@ -18,7 +32,7 @@ class ExperimentFile:
     data_description: str | None = None
     eos_id: int | None = None
     last_saved: int | None = None
-    sessions: tuple[dict[str, Any], ...] | None = None
+    sessions: tuple[SessionEntry, ...] | None = None
     devices: str | None = None
     memory: dict[str, int] | None = None
     """Bytes of the compiled step, by part."""

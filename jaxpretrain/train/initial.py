@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.state import TrainState, make_init
-from jaxpretrain.train.trained import load_arrays
+from jaxpretrain.train.trained import load_arrays, require_arrays
 
+_FLAG = "--config.init_from"
 _SCHEDULES = ("optimizer/learning_rate/", "optimizer/clip/")
 """What the optimizer counts for schedules; the rest of its state belongs to the weights."""
 
@@ -26,13 +27,7 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
     experiment = program.experiment
     if experiment.init_from is None:
         return 0, program.create_state()
-    prefixes = ("params/",) if experiment.init_with == "weights" else ("params/", "optimizer/")
-    wanted = {
-        name: leaf
-        for name, leaf in to_named(program.state).items()
-        if name.startswith(prefixes) and not name.startswith(_SCHEDULES)
-    }
-    step, taken = load_arrays(Path(experiment.init_from), wanted, flag="--config.init_from")
+    step, taken = load_arrays(Path(experiment.init_from), _wanted(program), flag=_FLAG)
     # The average begins with the weights: a copy, because the step is given both to write into.
     params = {name.removeprefix("params/"): x for name, x in taken.items() if name[:7] == "params/"}
     if program.state.ema:
@@ -43,6 +38,27 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
         named |= {name: jnp.full_like(named[name], step) for name in counts}
     first = step if experiment.init_with == "everything" else 0
     return first, from_named(program.state, named)
+
+
+def require_initial_state(program: Program) -> None:
+    """Refuses before anything is compiled what `initial_state` would refuse after it.
+
+    Raises:
+      InputError: the checkpoint is missing, another model's, or lacks what is asked for.
+    """
+    if (path := program.experiment.init_from) is not None:
+        require_arrays(Path(path), _wanted(program), flag=_FLAG)
+
+
+def _wanted(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays that are taken from the checkpoint."""
+    everything = program.experiment.init_with != "weights"
+    prefixes = ("params/", "optimizer/") if everything else ("params/",)
+    return {
+        name: leaf
+        for name, leaf in to_named(program.state).items()
+        if name.startswith(prefixes) and not name.startswith(_SCHEDULES)
+    }
 
 
 def _fresh(program: Program, without: set[str]) -> dict[str, jax.Array]:

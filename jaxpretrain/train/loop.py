@@ -255,10 +255,12 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
         known = {name: None if math.isnan(value) else value for name, value in values.items()}
         _heed(run, run.reporter.step(step, known | epochs))
         run.empty.append(step)
-        run.reporter.message(
-            f"warning: step {step:,} changes no weights: nothing counts in samples "
-            f"{samples[0]:,} to {samples[-1]:,}; so far {len(run.empty):,} such steps"
-        )
+        count = len(run.empty)
+        if count & (count - 1) == 0:  # the first, second, fourth, eighth, ... of them
+            run.reporter.message(
+                f"warning: step {step:,} changes no weights: nothing counts in samples "
+                f"{samples[0]:,} to {samples[-1]:,}; so far {count:,} such steps"
+            )
         return
     _heed(run, run.reporter.step(step, values | epochs))
     if not values.get("skipped"):

@@ -29,7 +29,7 @@ from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, pace, resolve
-from jaxpretrain.train.initial import initial_state
+from jaxpretrain.train.initial import initial_state, require_initial_state
 from jaxpretrain.train.memory import Memory, require_fit
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.resume import (
@@ -156,7 +156,10 @@ def _open(
     evaluators = experiment.eval.prepare(setting)
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_change)
-    point = newest_point(workdir) or taken_point(experiment)
+    point = newest_point(workdir)
+    if point is None:
+        require_initial_state(stages[-1].program)
+        point = taken_point(experiment)
     if point is not None:
         require_same_samples(point, experiment, data.fingerprint)
     return _Opened(stages, data, eval_sets, evaluators, changes + kept, point)
@@ -280,7 +283,9 @@ def _open_reporter(
 
 def _watch(experiment: Experiment, workdir: Path) -> Watch:
     """What judges the run, knowing what earlier sessions have left in `metrics.jsonl`."""
-    plan = plan_of(experiment.optim, whole_steps(experiment.train.duration))
+    train = experiment.train
+    lengths = [whole_steps(stage.duration) for stage in train.stages]
+    plan = plan_of(experiment.optim, whole_steps(train.duration), lengths)
     path = workdir / "metrics.jsonl"
     return Watch(plan, read_history(path) if path.exists() else None)
 

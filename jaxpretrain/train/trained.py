@@ -112,6 +112,11 @@ def load_arrays(
     return found.step, found.load(wanted, f"{flag}={path}")
 
 
+def require_arrays(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], *, flag: str) -> None:
+    """Refuses what `load_arrays` would refuse, but for damage that only reading finds."""
+    _find(path, flag).check(wanted, f"{flag}={path}")
+
+
 def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, dict[str, Any]] | None:
     """(folder of the run, step, document) of the checkpoint behind such a path; None where it is
     a Hugging Face folder.
@@ -174,6 +179,14 @@ class _HuggingFace:
         where: str,
         stored: str = _PARAMS,
     ) -> dict[str, jax.Array]:
+        arrays = self.check(wanted, where)
+        # An array at a time: on the host, none is held beside the one that goes to the devices.
+        return {
+            name: jax.device_put(whole(arrays[name]), leaf.sharding)
+            for name, leaf in wanted.items()
+        }
+
+    def check(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> dict[str, Streamed]:
         arrays = {f"{_PARAMS}{name}": array for name, array in self._source.params.items()}
         _check_all_used(arrays, wanted, where)
         for name, leaf in wanted.items():
@@ -184,11 +197,7 @@ class _HuggingFace:
                     f"{where} is another model's: {name} is {list(arrays[name].shape)}, not "
                     f"{list(leaf.shape)}"
                 )
-        # An array at a time: on the host, none is held beside the one that goes to the devices.
-        return {
-            name: jax.device_put(whole(arrays[name]), leaf.sharding)
-            for name, leaf in wanted.items()
-        }
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -248,12 +257,17 @@ class _Saved:
     ) -> dict[str, jax.Array]:
         """The arrays; parameters are those that are stored under that prefix."""
         places = {name: name.replace(_PARAMS, stored, 1) for name in wanted}
+        there = {places[name]: leaf for name, leaf in wanted.items()}
+        self.check(wanted, where)
         with self._damage_is_told():
-            names = self.checkpoints.document(self.step)["arrays"]
-            _check_all_used(names, wanted, where)
-            there = {places[name]: leaf for name, leaf in wanted.items()}
             arrays = self.checkpoints.restore(self.step, there)[0]
         return {name: arrays[place] for name, place in places.items()}
+
+    def check(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> None:
+        with self._damage_is_told():
+            arrays = self.checkpoints.document(self.step)["arrays"]
+        _check_all_used(arrays, wanted, where)
+        self.checkpoints.check_arrays(self.step, dict(wanted), arrays)
 
     def _told(self, array: Streamed) -> Streamed:
         def parts() -> Iterator[np.ndarray]:

@@ -26,7 +26,7 @@ import jax
 from jaxpretrain.checkpoints.orbax import finished_steps
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import diff, from_dict, to_dict
+from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
 from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
@@ -77,7 +77,14 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
             f"--workdir={workdir} holds another run ({shown}{more}); take another folder, or "
             "--allow_config_change to go on with the new values"
         )
-    return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in identity + other]
+    shown = [change for change in identity + other if not _is_of_group(change, changes)]
+    return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in shown]
+
+
+def _is_of_group(change: tuple[str, Any, Any], changes: list[tuple[str, Any, Any]]) -> bool:
+    """Whether a change only says that something was or is empty whose parts follow."""
+    path, *sides = change
+    return ABSENT in sides and any(other.startswith(f"{path}.") for other, _, _ in changes)
 
 
 def kept_before(

@@ -91,6 +91,20 @@ def test_truncated_prompts_are_counted(make_scorer: Any, encode: TextEncoder, tm
     assert result.metrics["num_items"] == 2
 
 
+def test_truncated_unconditional_prompts_are_counted_too(
+    make_scorer: Any, encode: TextEncoder, tmp_path: Path
+):
+    file = tmp_path / "own.jsonl"
+    long = "zq" * 40
+    file.write_text(
+        f'{{"context": "a", "unconditional_context": "{long}", "continuations": [" a", " b"],'
+        ' "answer": 0}\n'
+    )
+    scorer, params = make_scorer()
+    (result,) = Downstream(scorer, encode, select([str(file)])).report(params).tasks
+    assert result.metrics["num_truncated"] == 2
+
+
 def test_items_that_are_too_long_are_left_out_counted_and_told(
     make_scorer: Any, encode: TextEncoder, tmp_path: Path
 ):

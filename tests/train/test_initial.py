@@ -10,7 +10,7 @@ from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.train.experiment import Experiment, resolve
-from jaxpretrain.train.initial import initial_state
+from jaxpretrain.train.initial import initial_state, require_initial_state
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.trained import load_trained
@@ -41,6 +41,23 @@ def test_weights_alone_begin_a_new_run(experiment: Experiment, finished: Path):
     assert first == 0 and found.keys() == fresh.keys()
     for name, x in found.items():
         np.testing.assert_array_equal(x, params.get(name, fresh[name]), err_msg=name)
+
+
+@pytest.mark.parametrize("init_with", ["weights", "optimizer", "everything"])
+def test_what_cannot_be_begun_with_is_refused_without_compiling(
+    experiment: Experiment, finished: Path, tmp_path: Path, init_with: str
+):
+    def program(**fields: Any) -> Any:
+        return make_program(
+            resolve(replace(experiment, init_with=init_with, **fields)), jax.devices()
+        )
+
+    require_initial_state(program(init_from=str(finished)))
+    with pytest.raises(InputError, match=r"--config.init_from=.*no such folder"):
+        require_initial_state(program(init_from=str(tmp_path / "none")))
+    wider = replace(experiment.model, d_ff=2 * experiment.model.d_ff)
+    with pytest.raises(InputError, match="is another model's"):
+        require_initial_state(program(init_from=str(finished), model=wider))
 
 
 def test_moments_come_along_when_asked_for_and_the_schedule_begins(

@@ -88,7 +88,9 @@ def test_a_folder_that_does_not_tell_the_end_still_opens(run: Path):
         path.write_text(json.dumps(document))
         assert load_trained(run).end_ids == ()
         path.write_text(json.dumps({**document, "eos_id": "</s>"}))
-        with pytest.raises(InputError, match="experiment.json: eos_id is '</s>', not a token id"):
+        with pytest.raises(
+            InputError, match="experiment.json: eos_id: expected a whole number or null, got '</s>'"
+        ):
             load_trained(run)
     finally:
         path.write_text(text)

@@ -18,6 +18,7 @@ RULES = (
     curve.spikes,
     curve.plateau,
     curve.skipped_steps,
+    curve.empty_batches,
     rate.warmup_ended,
     rate.too_high,
     rate.too_low,

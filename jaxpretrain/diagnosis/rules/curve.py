@@ -29,6 +29,10 @@ SPIKE_RISE = 0.03
 SPIKE_WARNS = 3
 """Rows in a row from which on a spike is more than a single bad batch."""
 MOST_SPIKES = 20
+EMPTY_SHARE = 0.05
+"""Share of reported steps without anything that counts which is worth a word,"""
+EMPTY_ROWS = 4
+"""where there are at least so many."""
 DIVERGENCE_RISE = 0.1
 """Part of the lowest level by which a loss that diverges rises; more where blocks are small."""
 DIVERGENCE_SIGMAS = 6.0
@@ -36,6 +40,8 @@ DIVERGENCE_BLOCKS = 6
 """Blocks that a short curve is cut into."""
 DIVERGENCE_NOISE_ROWS = 8
 """Reports that tell how noisy the loss is; of fewer, the last two have to be"""
+DIVERGENCE_OVER = 0.05
+"""Relative distance to the lowest level at which a loss counts as having come back."""
 DIVERGENCE_FACTOR = 2.5
 """times as high as the lowest."""
 
@@ -92,11 +98,36 @@ def skipped_steps(history: History, plan: Plan) -> list[Finding]:
     ]
 
 
+def empty_batches(history: History, plan: Plan) -> list[Finding]:
+    """Steps that changed no weights because no token or image of their batch counts."""
+    weight = history["train/weight"].finite
+    is_empty = weight.values == 0
+    steps = weight.steps[is_empty]
+    share = len(steps) / max(len(weight), 1)
+    if share < EMPTY_SHARE or len(steps) < EMPTY_ROWS:
+        return []
+    return [
+        Finding(
+            "empty_batches",
+            "error" if share > 0.5 else "warning",
+            int(steps[0]),
+            int(steps[-1]),
+            f"Nothing counts in the batches of {len(steps):,} reported steps ({share:.0%}), which "
+            "changed no weights.",
+            "Look at the label mask and the instance filter; python -m jaxpretrain.show_batch "
+            "shows what counts in a batch.",
+            {"empty": len(steps), "share": share},
+            signal="train/weight",
+        )
+    ]
+
+
 def divergence(history: History, plan: Plan) -> list[Finding]:
     """The loss stands far above the lowest level that it had reached, and stays there.
 
     Levels are those of blocks of reports, smaller ones in a short run. Two blocks in a row have to
-    be high, so that a spike is none. Logarithms are compared: a loss that multiplies has no noise.
+    be high, so that a spike is none. A loss that was far above has to come back near its lowest.
+    Logarithms are compared: a loss that multiplies has no noise.
     """
     loss = history.loss
     size = max(1, min(BLOCK, len(loss) // DIVERGENCE_BLOCKS))
@@ -109,8 +140,22 @@ def divergence(history: History, plan: Plan) -> list[Finding]:
     late = np.log(np.maximum(loss.values[-8 * size :], 1e-30))
     error = 1.2533 * noise(late) / np.sqrt(size)
     least = max(np.log1p(DIVERGENCE_RISE * np.sqrt(BLOCK / size)), DIVERGENCE_SIGMAS * error)
-    if rise < (least if len(loss) >= DIVERGENCE_NOISE_ROWS else np.log(DIVERGENCE_FACTOR)):
+    is_high = rise >= (least if len(loss) >= DIVERGENCE_NOISE_ROWS else np.log(DIVERGENCE_FACTOR))
+    # A loss that rose at once had its lowest level in the first report.
+    lowest_before, since = float(np.log(max(loss.values[0], 1e-30))), level.medians
+    if lowest_before > level.medians[best]:
+        lowest_before, since = float(level.medians[best]), level.medians[best:]
+    highest = _highest(since, 2 if size > 1 else 3)
+    was_high = highest - lowest_before >= np.log(DIVERGENCE_FACTOR)
+    above = float(level.medians[-2:].min()) - lowest_before
+    if not is_high and not (was_high and above >= np.log1p(DIVERGENCE_OVER)):
         return []
+    course = f"to {format_number(now)} and stays there"
+    if not is_high:
+        lowest = np.exp(lowest_before)
+        course = (
+            f"to {format_number(np.exp(highest))} and has come down to {format_number(now)} only"
+        )
     first = int(loss.steps[level.rows[best] + level.size - 1])
     return [
         Finding(
@@ -118,14 +163,20 @@ def divergence(history: History, plan: Plan) -> list[Finding]:
             "error",
             first,
             int(loss.steps[-1]),
-            f"The loss has risen from {format_number(lowest)} around step {first:,} to "
-            f"{format_number(now)} and stays there.",
+            f"The loss has risen from {format_number(lowest)} around step {first:,} {course}.",
             "Stop, and go on from a checkpoint before the rise with a lower peak learning rate, a "
             "longer warm-up or stronger clipping. Where the data changed at that step, by plan, "
             "the two levels do not compare and nothing is wrong.",
             {"lowest": lowest, "now": now, "factor": now / lowest, "relative_error": error},
         )
     ]
+
+
+def _highest(medians: np.ndarray, num_blocks: int) -> float:
+    """Returns the highest level that so many blocks in a row reach."""
+    if len(medians) < num_blocks:
+        return -np.inf
+    return float(np.lib.stride_tricks.sliding_window_view(medians, num_blocks).min(axis=1).max())
 
 
 def spikes(history: History, plan: Plan) -> list[Finding]:

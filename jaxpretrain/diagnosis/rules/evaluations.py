@@ -45,6 +45,9 @@ def overfitting(history: History, plan: Plan) -> list[Finding]:
         line = trend(train.steps, train.values)
         if line is None or line.falls > 0.01:
             continue
+        few = max(len(train) // 8, 1)
+        if np.median(train.values[-few:]) >= train.values[:few].min():
+            continue  # it has only come down from a rise of its own
         found.append(_overfitting(history, name, curve, best, line.change))
     return found
 

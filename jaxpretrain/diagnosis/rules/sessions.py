@@ -115,6 +115,8 @@ def _batch(history: History, plan: Plan, step: int) -> Jump | None:
     before, after = _sides(history, history["train/weight"].finite, step)
     if not len(before) or not len(after):
         return None
+    if any(before.steps[0] <= end < after.steps[-1] for end in plan.batch_changes):
+        return None  # a stage ends among these reports
     old, new = float(np.median(before.values)), float(np.median(after.values))
     # With masks, batches differ among themselves.
     usual = max(JUMP_SIGMAS * noise(before.values), float(np.ptp(before.values)))

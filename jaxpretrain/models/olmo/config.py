@@ -53,7 +53,7 @@ class DecoderConfig(Layers):
 
     def check(self) -> None:
         """Raises InputError when sizes do not fit together."""
-        validate(self, "model.")
+        validate(self, "model")
         if self.document_end is not None and self.document_end >= self.vocab_size:
             raise InputError(
                 f"model.document_end={self.document_end} is not below "

@@ -35,9 +35,11 @@ class Yarn:
             that are slowed down.
         """
         turn = 2 * math.pi * self.beta_slow
-        if self.beta_slow > self.beta_fast:
+        if self.factor < 1.0:
+            raise InputError(f"model.yarn.factor={self.factor}: must be 1 or more")
+        if not 0 < self.beta_slow <= self.beta_fast:
             raise InputError(
-                f"model.yarn.beta_slow={self.beta_slow}: must be no more than "
+                f"model.yarn.beta_slow={self.beta_slow}: must be above 0 and no more than "
                 f"model.yarn.beta_fast={self.beta_fast}"
             )
         if self.original_length < turn:

@@ -108,7 +108,7 @@ class VitMae:
         return int(num_patches * (1.0 - self.mask_ratio))
 
     def _check(self, height: int, width: int) -> None:
-        validate(self, "model.")
+        validate(self, "model")
         for value, by, what in (
             (height, self.patch_size, "the images' height by model.patch_size"),
             (width, self.patch_size, "the images' width by model.patch_size"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.diagnosis.intent import plan_of
-from jaxpretrain.diagnosis.rules.curve import divergence, not_finite, plateau, spikes
+from jaxpretrain.diagnosis.rules.curve import divergence, empty_batches, not_finite, plateau, spikes
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 
@@ -112,6 +112,30 @@ def test_two_bad_batches_of_a_short_run_are_no_divergence(history):
     loss[[30, 31]] += 6
     short = history(STEPS[:60], {"train/loss": loss})
     assert [step for step in range(1, 61) if divergence(short.until(step), PLAN)] == []
+
+
+@pytest.mark.parametrize(
+    ("end", "diverged"), [(12.5, True), (6.8, True), (6.3, False), (5.0, False)]
+)
+def test_a_loss_that_was_far_above_has_to_come_back(history, end, diverged):
+    """A short run at a rate far too high: it shoots up, comes down, and ends above its start."""
+    loss = np.r_[
+        6.2, 6.25, 9, 40, 90, 120, 118, 110, 95, 70, 50, 35, 25, 18, *np.linspace(15, end, 6)
+    ]
+    loss = np.r_[loss, np.full(6, end)]
+    found = divergence(history(STEPS[: len(loss)], {"train/loss": loss}), PLAN)
+    assert [finding.severity for finding in found] == ["error"] * diverged
+    if diverged:
+        assert "and has come down to" in found[0].reading
+
+
+@pytest.mark.parametrize(
+    ("num_empty", "severity"), [(0, None), (2, None), (10, "warning"), (60, "error")]
+)
+def test_batches_in_which_nothing_counts_are_found(history, num_empty, severity):
+    weight = np.where(np.arange(100) < num_empty, 0.0, 124.0)
+    found = empty_batches(history(STEPS[:100], {"train/weight": weight}), PLAN)
+    assert [finding.severity for finding in found] == ([] if severity is None else [severity])
 
 
 def test_a_batch_in_which_nothing_counts_has_no_loss_and_that_is_no_finding(history):

@@ -29,6 +29,13 @@ def test_validation_that_rises_with_training_is_something_else(history):
     assert overfitting(run(history, train, **{"eval/a/loss": turning}), PLAN) == []
 
 
+def test_a_training_loss_that_only_comes_down_from_its_own_rise_is_no_overfitting(history):
+    """As after a rate far too high: both losses end above where they began."""
+    train = np.where(STEPS < 50, 6.2 + STEPS, 60 - 0.05 * STEPS)
+    curve = 6.2 + 0.7 * np.minimum(POINTS, 500) / 100
+    assert overfitting(run(history, train, **{"eval/a/loss": curve}), PLAN) == []
+
+
 def test_one_evaluation_that_is_a_little_worse_is_noise(history):
     curve = 5 - POINTS / 500 + 0.01 * (-1.0) ** np.arange(11)
     assert overfitting(run(history, 5 - STEPS / 500, **{"eval/a/loss": curve}), PLAN) == []

@@ -97,3 +97,13 @@ def test_a_loss_that_rises_is_compared_with_the_session_before(history):
     loss = 5 + 0.02 * RNG.normal(size=100) + np.where(np.arange(100) < 40, 0, 0.5)
     (finding,) = discontinuity(run(history, [(40, plan), (100, plan)], loss=loss), plan)
     assert "the loss rises from 5." in finding.reading
+
+
+def test_a_batch_that_changes_by_plan_is_no_jump_and_another_is(history):
+    """A stage ends at step 50, where the session begins too."""
+    optim = AdamW(schedule=Triangular(start=1e-4, peak=1e-2, end=1e-4, warmup=5))
+    weight = np.where(np.arange(1, 101) <= 50, 124.0, 248.0)
+    for lengths, jumps in (((50,), 0), ((20, 30), 0), ((), 1), ((10,), 1)):
+        plan = plan_of(optim, 100, lengths)
+        found = discontinuity(run(history, [(50, plan), (100, plan)], weight=weight), plan)
+        assert len(found) == jumps, lengths

@@ -702,7 +702,7 @@ def test_start_up_says_that_documents_change_the_kernel():
         ({"yarn": Yarn(factor=0.5)}, "model.yarn.factor=0.5: must be 1 or more"),
         (
             {"yarn": Yarn(beta_fast=0.5)},
-            "model.yarn.beta_slow=1.0: must be no more than model.yarn.beta_fast=0.5",
+            "model.yarn.beta_slow=1.0: must be above 0 and no more than model.yarn.beta_fast=0.5",
         ),
         ({"yarn": Yarn(original_length=6)}, "model.yarn.original_length=6: must be at least"),
         ({"init_cutoff": -1.0}, "model.init_cutoff=-1.0: must be positive"),
