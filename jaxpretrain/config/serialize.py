@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _NO_DEFAULT = dataclasses.MISSING
 
-ABSENT = "not there"
+ABSENT = "absent"
 """Stands in a difference for the side that has no value at that path."""
 
 

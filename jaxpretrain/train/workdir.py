@@ -69,6 +69,7 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
         return []
     saved = saved_document(workdir)["config"]
     changes = diff(saved, to_dict(experiment))
+    changes = [change for change in changes if not _is_of_group(change, changes)]
     identity, other = identity_changes(changes)
     if identity and not allow_change:
         shown = "; ".join(f"{p}: {a} there, {b} here" for p, a, b in identity[:6])
@@ -77,8 +78,7 @@ def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[
             f"--workdir={workdir} holds another run ({shown}{more}); take another folder, or "
             "--allow_config_change to go on with the new values"
         )
-    shown = [change for change in identity + other if not _is_of_group(change, changes)]
-    return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in shown]
+    return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in identity + other]
 
 
 def _is_of_group(change: tuple[str, Any, Any], changes: list[tuple[str, Any, Any]]) -> bool:

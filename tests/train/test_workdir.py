@@ -159,7 +159,7 @@ def test_other_code_versions_and_devices_are_told(run: Path):
     path.write_text(json.dumps(document | {"git_revision": "abc", "devices": "1 x abacus"}))
     [line] = folder.program_changes(run)
     assert line.startswith(f"not what ran last in this folder: versions.jax was 0.1, is {here}; ")
-    assert "versions.torch was 2.0, is not there; git_revision was abc, is " in line
+    assert "versions.torch was 2.0, is absent; git_revision was abc, is " in line
     assert "devices was 1 x abacus, is 8 x cpu" in line
 
 
