@@ -130,7 +130,7 @@ def _trail(config: Any, keys: schema.Keys) -> list[_Place]:
             trail.append(inside[key])
         elif (element := _next_element(here, key)) is not None:
             trail.append(element)
-        elif depth == len(keys) and (item_hint := _new_item(here)) and key:
+        elif depth == len(keys) and (item_hint := _new_item(here, key)) and key:
             trail.append(_Place(None, item_hint))
         else:
             _refuse(config, here, keys, depth)
@@ -147,12 +147,13 @@ def _next_element(place: _Place, key: str) -> _Place | None:
     return _Place(item_hint(), item_hint)  # pyright: ignore[reportCallIssue]
 
 
-def _new_item(place: _Place) -> schema.Hint | None:
-    """The type of a new item of a dict, if this is a dict that an override can add one to."""
-    member = schema.member_of(place.value, place.hint)
-    if get_origin(member) is not dict:
-        return None
-    item_hint = get_args(member)[1]
+def _new_item(place: _Place, key: str) -> schema.Hint | None:
+    """The type of the item that `key` adds to a dict, or to a tuple as the index after its last."""
+    item_hint, member = None, schema.member_of(place.value, place.hint)
+    if get_origin(member) is dict:
+        item_hint = get_args(member)[1]
+    elif get_origin(member) is tuple and get_args(member)[1:] == (...,):
+        item_hint = get_args(member)[0] if key == str(len(place.value)) else None
     return None if dataclasses.is_dataclass(item_hint) else item_hint
 
 

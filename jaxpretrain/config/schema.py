@@ -317,6 +317,8 @@ def _parse_member(text: str, member: Hint) -> Any:
         value = names[text]
         return value() if isinstance(value, type) else value
     if origin is tuple:
+        if text[:1] + text[-1:] in ("[]", "()"):
+            raise ValueError(f"{expected(member)}, without brackets")
         items = [item.strip() for item in text.split(",")] if text else []
         types = _item_types(member, len(items))
         return tuple(parse(item, item_type) for item, item_type in zip(items, types, strict=True))

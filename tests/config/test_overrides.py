@@ -188,17 +188,18 @@ def test_dataclasses_in_a_dict_are_reached_by_key():
         ),
         (
             "batch_size=1",
-            "--config.batch_size: no such field in Experiment; there is train.batch_size.",
+            "--config.batch_size: no such field in Experiment; there is --config.train.batch_size.",
         ),
         (
             "peak=1",
-            "--config.peak: no such field in Experiment; there is optim.schedule.peak.",
+            "--config.peak: no such field in Experiment; there is --config.optim.schedule.peak.",
         ),
         (
             "optim.weight=1",
             (
-                "--config.optim.weight: no such field in AdamW; there is data.sources.0.weight and "
-                "data.sources.1.weight and data.sets.pile.weight."
+                "--config.optim.weight: no such field in AdamW; there is "
+                "--config.data.sources.0.weight and "
+                "--config.data.sources.1.weight and --config.data.sets.pile.weight."
             ),
         ),
         (
@@ -338,3 +339,25 @@ def test_the_index_after_the_last_adds_an_element():
         apply_overrides(Stages(), [("stages.1.path", "a")])
     with pytest.raises(InputError, match="no such field in Source"):
         apply_overrides(Stages(), [("stages.0.pat", "a")])
+
+
+def test_a_value_is_added_to_a_tuple_by_the_index_after_its_last():
+    @dataclass(frozen=True)
+    class Texts:
+        prompts: tuple[str, ...] | Literal["none yet"] = ()
+
+    one = apply_overrides(Texts(), [("prompts.0", "a, b")])
+    assert one.prompts == ("a, b",)
+    assert apply_overrides(one, [("prompts.1", "c")]).prompts == ("a, b", "c")
+    with pytest.raises(InputError, match="prompts.3: no such index; .* has 1 elements"):
+        apply_overrides(one, [("prompts.3", "c")])
+
+
+@pytest.mark.parametrize("text", ["['a fox']", "[1,2]", "(1, 2)", "[]"])
+def test_a_list_as_python_writes_it_is_no_value_of_a_tuple(text: str):
+    @dataclass(frozen=True)
+    class Texts:
+        prompts: tuple[str, ...] = ()
+
+    with pytest.raises(InputError, match="--config.prompts"):
+        apply_overrides(Texts(), [("prompts", text)])
