@@ -144,7 +144,8 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     first = 1
     with open(path, "rb") as file:
         while lines := file.readlines(_BLOCK):
-            if not lines[-1].endswith(b"\n"):
+            is_torn = not lines[-1].endswith(b"\n")
+            if is_torn:
                 lines.pop()
             try:  # all lines at once, which takes half the time
                 records = parse_json(b"[" + b",".join(lines) + b"]")
@@ -158,6 +159,8 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
                     records.append(record)
             yield first, records
             first += len(lines)
+            if is_torn:
+                return  # of a run that goes on, the rest of that line may be there by now
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -211,7 +211,7 @@ def in_their_words(message: str) -> str:
 
 
 def read_token_ids(
-    config: dict[str, Any], architecture: Architecture, where: Path | str
+    config: dict[str, Any], architecture: Architecture, where: Path | str = "config.json"
 ) -> dict[str, Any]:
     """The ids of special tokens; a default of the class that is beyond the vocabulary is none.
 

@@ -142,3 +142,15 @@ def test_a_mark_of_the_byte_order_is_passed_over(tmp_path):
 def test_reading_nothing_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_line_that_grows_while_a_run_is_read_is_left_for_later(tmp_path):
+    """A run that goes on writes the rest of its torn last line while it is read."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "time": 1}\n{"step": 2, "ti')
+    blocks = read_blocks(path)
+    assert next(blocks) == (1, [{"step": 1, "time": 1}])
+    with path.open("ab") as file:
+        file.write(b'me": 2}\n')
+    assert list(blocks) == []
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]

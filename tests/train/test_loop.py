@@ -354,10 +354,8 @@ def test_a_batch_in_which_nothing_counts_is_told_and_is_no_skipped_step(
     assert recorder.train(program, tmp_path, train={"duration": 5, "max_skipped": 3})
     assert recorder.values[1] == {"weight": 0.0, "loss": None, "grad_norm": 0.0}
     told = [text for text in recorder.messages if "nothing counts" in text]
-    assert told[1:] == [
+    assert told[1:] == [  # the first, the second, the fourth, ... of them
         "warning: step 3 changes no weights: nothing counts in samples 32 to 47; so far 2 such "
-        "steps",
-        "warning: step 5 changes no weights: nothing counts in samples 64 to 79; so far 3 such "
         "steps",
     ]
 
