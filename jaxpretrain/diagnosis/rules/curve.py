@@ -40,10 +40,10 @@ DIVERGENCE_BLOCKS = 6
 """Blocks that a short curve is cut into."""
 DIVERGENCE_NOISE_ROWS = 8
 """Reports that tell how noisy the loss is; of fewer, the last two have to be"""
-DIVERGENCE_OVER = 0.05
-"""Relative distance to the lowest level at which a loss counts as having come back."""
 DIVERGENCE_FACTOR = 2.5
 """times as high as the lowest."""
+DIVERGENCE_OVER = 0.05
+"""Relative distance to the lowest level at which a loss counts as having come back."""
 
 
 def not_finite(history: History, plan: Plan) -> list[Finding]:
