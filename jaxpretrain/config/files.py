@@ -10,6 +10,7 @@ from typing import Any
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.paths import expand
+from jaxpretrain.config.renames import RENAMES
 
 
 def load_config(spec: str) -> Any:
@@ -35,7 +36,21 @@ def load_config(spec: str) -> Any:
         validate(config)
     except (InputError, ValueError) as error:
         raise InputError(f"{spec}: {error}") from error
+    except TypeError as error:
+        if (renamed := _renamed_argument(error)) is None:
+            raise
+        raise InputError(f"{spec}: {renamed}") from error
     return config
+
+
+def _renamed_argument(error: TypeError) -> str | None:
+    """Returns what is written now instead of an argument of an earlier version; None for others."""
+    _, _, name = str(error).partition("unexpected keyword argument ")
+    name = name.strip("'")
+    for row in RENAMES:
+        if row.old.rpartition(".")[2] == name:
+            return f"{name} ({row.old}) is written in another way now: {row.now}"
+    return None
 
 
 def _get_config(file: Path) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin
 from jaxpretrain.config import schema
 from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.renames import renamed
 
 T = TypeVar("T")
 
@@ -172,6 +173,8 @@ def _refuse(config: Any, here: _Place, keys: schema.Keys, depth: int) -> NoRetur
     *parents, key = keys
     value, options = here.value, schema.choices(here.hint)
     owners = [name for name, option in options.items() if key in schema.field_types(option)]
+    if (now := renamed(".".join(wanted))) is not None:
+        raise InputError(f"{flag(wanted)} is written in another way now: {now}")
     if owners:
         raise InputError(
             f"{flag(keys)}: field '{key}' belongs to {' and '.join(owners)}; "

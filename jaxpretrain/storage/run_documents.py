@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.documents import checked, read_object
+from jaxpretrain.config.renames import upgraded
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,15 @@ class PlanFile:
 
 
 def read_document(path: Path, kind: type) -> dict[str, Any]:
-    """The document in a file, with what it has beyond the fields of its kind.
+    """Returns the document in a file, with what it has beyond the fields of its kind.
+
+    The config in it is as today's version writes it.
 
     Raises:
-      InputError: it is not there or no JSON object, or a field is missing or of another type.
+      InputError: the file is not there or no JSON object, or a field is missing or of another type.
     """
     document = read_object(path)
     checked(kind, document, path)
+    if isinstance(document.get("config"), dict):
+        document["config"] = upgraded(document["config"])
     return document

@@ -1,0 +1,94 @@
+"""The fields that had other names or other values before: for errors and for runs kept since then.
+
+One row a field. Its old path on a command line is an error that says what to set now; a config that
+an earlier version has saved is read as if it were written today.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Group = dict[str, Any]
+"""A group of fields in a saved config; a choice of a class stands under "class"."""
+
+
+@dataclass(frozen=True)
+class Rename:
+    """A field that is written in another way now."""
+
+    old: str
+    """The path that it had, such as "data.order_chunk"; `*` stands for any key."""
+    now: str
+    """What an error says after the old path: the new path or what to do instead."""
+    upgrade: Callable[[Group, Any], None] | None = None
+    """Writes the old value into the group that held the field. None: the value is dropped."""
+
+
+def moved(*path: str) -> Callable[[Group, Any], None]:
+    """Returns an upgrade that puts the value at a path below the group, where that group exists."""
+
+    def upgrade(group: Group, value: Any) -> None:
+        *parents, name = path
+        for parent in parents:
+            group = group.get(parent)  # pyright: ignore[reportAssignmentType]
+            if not isinstance(group, dict):
+                return
+        group.setdefault(name, value)
+
+    return upgrade
+
+
+def chosen(name: str, words: Mapping[str, str]) -> Callable[[Group, Any], None]:
+    """Returns an upgrade of a word to the choice of the class that it names now."""
+
+    def upgrade(group: Group, value: Any) -> None:
+        is_old = isinstance(value, str) and value in words
+        group[name] = {"class": words[value]} if is_old else value
+
+    return upgrade
+
+
+RENAMES: tuple[Rename, ...] = ()
+"""The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""
+
+
+def renamed(path: str, table: tuple[Rename, ...] = RENAMES) -> str | None:
+    """Returns what is written now instead of a path, for an error; None where it was never one."""
+    keys = path.split(".")
+    return next((row.now for row in table if _matches(row.old.split("."), keys)), None)
+
+
+def upgraded(config: Mapping[str, Any], table: tuple[Rename, ...] = RENAMES) -> dict[str, Any]:
+    """Returns a saved config as today's version would have written it."""
+    result = _copied(config)
+    for row in table:
+        *parents, name = row.old.split(".")
+        for group in _groups(result, parents):
+            if name in group:
+                value = group.pop(name)
+                if row.upgrade is not None:
+                    row.upgrade(group, value)
+    return result
+
+
+def _matches(pattern: list[str], keys: list[str]) -> bool:
+    same = (wanted in ("*", key) for wanted, key in zip(pattern, keys, strict=False))
+    return len(keys) >= len(pattern) and all(same)
+
+
+def _groups(value: Any, parents: list[str]) -> list[Group]:
+    """Returns the groups at a path, more than one where it has a `*`."""
+    if not parents:
+        return [value] if isinstance(value, dict) else []
+    if not isinstance(value, dict | list):
+        return []
+    items: dict[Any, Any] = dict(enumerate(value)) if isinstance(value, list) else value
+    key, *rest = parents
+    below = items.values() if key == "*" else [items.get(key)]
+    return [group for part in below for group in _groups(part, rest)]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(part) for key, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
