@@ -69,7 +69,13 @@ STABLE: Overrides = {
 }
 KEPT = ("train/", "eval/", "perf/", "time/", "run/")
 LAYERS = "/blocks"
-LEFT_OUT = ("train/z", "train/perplexity", "perf/eta_seconds", "perf/mfu")
+LEFT_OUT = (
+    "train/z",
+    "train/perplexity",
+    "perf/eta_seconds",
+    "perf/mfu",
+    "perf/mfu_full_attention",
+)
 
 
 @contextmanager

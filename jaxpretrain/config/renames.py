@@ -48,7 +48,12 @@ def chosen(name: str, words: Mapping[str, str]) -> Callable[[Group, Any], None]:
     return upgrade
 
 
-RENAMES: tuple[Rename, ...] = ()
+RENAMES: tuple[Rename, ...] = (
+    Rename(
+        "monitor.mfu_attention",
+        "nothing; perf/mfu counts causal attention, perf/mfu_full_attention all pairs",
+    ),
+)
 """The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""
 
 

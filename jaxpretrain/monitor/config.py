@@ -1,7 +1,7 @@
 """What a run logs."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.ranges import Positive
@@ -23,6 +23,3 @@ class Monitor:
     """Write TensorBoard event files, through CLU's metric writers."""
     profile: tuple[Annotated[int, Positive], Annotated[int, Positive]] | None = None
     """First and last step of an XProf trace, written to WORKDIR/profile."""
-    mfu_attention: Literal["causal", "full"] = "causal"
-    """Attention counted in perf/mfu: causal, the pairs that the mask lets through; full, all pairs,
-    as most published figures count (a few points higher)."""

@@ -28,7 +28,9 @@ class Work:
     unit: str  # "tokens" or "images"
     units_per_example: int
     pace: Pace
-    flops_per_unit: Callable[[int], float]  # at a step
+    flops_per_unit: Callable[[int, bool], float]
+    """The model's FLOPs at a step; attention counts the visible pairs alone where the second
+    argument is true, else all pairs."""
     peak_flops: float | None  # of all devices together; None: unknown, then no MFU
     total_steps: int
     eval_every: int
@@ -119,7 +121,9 @@ class Reporter:
         rate = self._rate.units_per_second()
         metrics[f"perf/{work.unit}_per_second"] = rate
         if work.peak_flops is not None and rate is not None:
-            metrics["perf/mfu"] = rate * work.flops_per_unit(step) / work.peak_flops
+            for name, causal in (("mfu", True), ("mfu_full_attention", False)):
+                flops = rate * work.flops_per_unit(step, causal)
+                metrics[f"perf/{name}"] = flops / work.peak_flops
         metrics["perf/data_wait_fraction"] = self._data_wait_fraction()
         metrics["perf/eta_seconds"] = self._rate.eta(
             units,

@@ -38,7 +38,7 @@ class StepTime:
     """Tokens or images of the step."""
     num_devices: int
     mfu: float
-    """Of `expected`: the model's FLOPs, attention counted as monitor.mfu_attention says."""
+    """The model FLOPs utilisation in the expected time; attention counts the visible pairs."""
 
     @property
     def units_per_second(self) -> float:
@@ -93,8 +93,7 @@ def estimate_time(
     parts = {part: seconds / shares[part] for part, seconds in arithmetic.items()}
     parts |= {"memory": memory, "network": network}
     expected = sum(parts.values())
-    causal = experiment.monitor.mfu_attention == "causal"
-    model_flops = sum(costs.flops_by_part(causal=causal).values()) * examples
+    model_flops = sum(costs.flops_by_part(causal=True).values()) * examples
     unit, per_example = program.model.units_per_example()
     return StepTime(
         optimistic=max(totals.values()),

@@ -305,9 +305,8 @@ def _work(stages: list[Stage]) -> Work:
     unit, per_example = program.model.units_per_example()
     device = program.layout.mesh.devices.flat[0]
     peak = peak_flops(device.device_kind, experiment.model.dtype)
-    causal = experiment.monitor.mfu_attention == "causal"
 
-    def flops_per_unit(step: int) -> float:
+    def flops_per_unit(step: int, causal: bool) -> float:
         model = stage_of(stages, step).program.model
         return model.flops_per_example(causal=causal) / model.units_per_example()[1]
 

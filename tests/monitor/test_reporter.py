@@ -56,7 +56,7 @@ def _work(**changes: Any) -> Work:
         "unit": "tokens",
         "units_per_example": 10,
         "pace": Pace(10),
-        "flops_per_unit": lambda step: 6e4,
+        "flops_per_unit": lambda step, causal: 6e4 if causal else 9e4,
         "peak_flops": 1e8,
         "total_steps": TOTAL,
         "eval_every": 8,
@@ -137,6 +137,7 @@ def test_speed_and_mfu_are_of_training_time_alone():
     _, metrics = sink.lines[-1]
     assert metrics["perf/tokens_per_second"] == pytest.approx(1000)
     assert metrics["perf/mfu"] == pytest.approx(10 * 6e6 / 1e8)  # 10 steps a second
+    assert metrics["perf/mfu_full_attention"] == pytest.approx(10 * 9e6 / 1e8)
     assert metrics["perf/data_wait_fraction"] == pytest.approx(0.1)
     # Ten steps, and evaluations at 16 and 20 as long as the one so far.
     assert metrics["perf/eta_seconds"] == pytest.approx(10 * 0.1 + 2 * 30)
@@ -149,7 +150,7 @@ def test_mfu_is_absent_where_the_peak_is_unknown():
     reporter, sink = _reporter(Time(), peak_flops=None)
     reporter.start(0)
     reporter.step(1, {"loss": 1.0})
-    assert "perf/mfu" not in sink.lines[0][1]
+    assert not {"perf/mfu", "perf/mfu_full_attention"} & sink.lines[0][1].keys()
 
 
 def test_a_resumed_run_is_not_credited_with_earlier_steps():
