@@ -6,7 +6,7 @@ Prints the files, offsets and text of the batch that update number N (from 1) us
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,7 @@ def _open(experiment: "Experiment") -> Any:
     if "tokens" not in example:
         raise InputError(f"the data holds {', '.join(example)}, no text")
     limits = experiment.model.build(example, platform="cpu").input_limits()
-    return replace(experiment.data, verify="size").open(seed=experiment.seed, limits=limits)
+    return experiment.data.unhashed().open(seed=experiment.seed, limits=limits)
 
 
 def _decoder(path: Path | None) -> Callable[[list[int]], str] | None:

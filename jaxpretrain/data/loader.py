@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxpretrain.data.contract import Batch
 from jaxpretrain.data.processes import end_with_parent
-
-Batch = dict[str, np.ndarray]
 
 PART_ROWS = 16
 """Rows that a process reads at a time. A whole batch of large images would be too much memory in

@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Between, Positive
+from jaxpretrain.data.contract import LabelledSet, LabelledSource
 from jaxpretrain.data.images.images import ImageData
-from jaxpretrain.evals.contract import LabelledSet, LabelledSource, Results, Setting
+from jaxpretrain.evals.contract import Results, Setting
 from jaxpretrain.evals.scoring.prefetch import read_back
 from jaxpretrain.models.contract import ImageModel
 

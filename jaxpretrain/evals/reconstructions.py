@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Between
-from jaxpretrain.evals.contract import EvalSet, Results, Setting
+from jaxpretrain.data.contract import EvalSet
+from jaxpretrain.evals.contract import Results, Setting
 from jaxpretrain.models.contract import ImageModel
 
 MAX_SIDE = 256

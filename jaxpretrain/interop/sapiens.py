@@ -146,8 +146,8 @@ def write_sapiens(
         import torch
     except ModuleNotFoundError:
         raise InputError("a .pth file needs torch; install jaxpretrain[convert]") from None
-    size = source.data.size
-    arrays = from_params({**source.constants, **source.params}, source.model, (size, size))
+    (height, width, _), _ = source.data.example_spec()["images"]
+    arrays = from_params({**source.constants, **source.params}, source.model, (height, width))
     content: Any = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if layout == "clean":
         content = {

@@ -15,6 +15,8 @@ from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
+from jaxpretrain.data.contract import DataConfig
+from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import (
     end_id,
@@ -46,8 +48,8 @@ class Source:
 
     model: Any
     """Its config, such as `Decoder`."""
-    data: Any
-    """The config of data that it takes, such as `TextData`: what an example is."""
+    data: DataChoice
+    """The config of data that it takes, which says what an example is."""
     step: int
     params: Mapping[str, Streamed]
     """Float32, by the names that a checkpoint has below `params/`."""
@@ -169,7 +171,7 @@ def with_tokens(source: Source, tokenizer: Path | None, eos_id: int | None) -> S
     return source
 
 
-def param_shapes(model: Any, data: Any) -> Shapes:
+def param_shapes(model: Any, data: DataConfig) -> Shapes:
     """The parameters of a model, given by its config, on examples of some data.
 
     Raises:

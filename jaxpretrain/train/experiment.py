@@ -13,9 +13,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.paths import PathText, expand_paths
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
-from jaxpretrain.data.images.images import ImageData
-from jaxpretrain.data.text.mixture import Mixture
-from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
@@ -88,7 +86,7 @@ class Experiment:
 
     model: Decoder | VitMae
     """What is trained."""
-    data: TextData | Mixture | ImageData
+    data: DataChoice
     """What it is trained on."""
     optim: AdamW | Lion | Adafactor | Muon
     """How it is trained."""
@@ -179,17 +177,14 @@ def resolve(experiment: Experiment) -> Experiment:
 def _count_examples(experiment: Experiment, units: dict[str, Any]) -> int:
     """Examples of an epoch of the data, which is opened for that."""
     data = experiment.data
-    if isinstance(data, Mixture) and data.stages:
-        # When weights change says how long an epoch is, so that cannot be counted in epochs.
+    if data.changes_over_time:  # and so durations inside it cannot be counted in epochs
         if not all(isinstance(stage.duration, int) for stage in experiment.train.stages):
             raise InputError("train.stages and data.stages together need data.num_examples")
         known = {**units, "num_examples": None}
         data = resolve_durations(data, batch_size=pace(experiment), path="--config.data", **known)
-    if not isinstance(data, ImageData):
-        data = replace(data, verify="size")  # hashes are compared when the data is used
     limits = experiment.model.build(data.example_spec(), platform="cpu").input_limits()
     try:
-        return data.open(seed=experiment.seed, limits=limits).num_examples
+        return data.unhashed().open(seed=experiment.seed, limits=limits).num_examples
     except InputError as error:
         raise InputError(
             "the length of an epoch is not known: set data.num_examples, or the data that is to be"

@@ -18,6 +18,7 @@ import numpy as np
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.saving import SaveOutcome
 from jaxpretrain.config.durations import whole_steps
+from jaxpretrain.data.contract import TrainingData
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.findings import Finding
@@ -53,7 +54,7 @@ class Run:
 
     stages: list[Stage]
     workdir: Path
-    data: Any  # batch(samples) -> arrays
+    data: TrainingData
     evaluators: list[Evaluator]
     checkpoints: Checkpoints
     clock: Clock

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.contract import EvalSet, Setting
+from jaxpretrain.data.contract import EvalSet, TrainingData
+from jaxpretrain.evals.contract import Setting
 from jaxpretrain.models.contract import Model
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout, sharded_bytes
@@ -67,7 +68,7 @@ class Program:
             self.experiment.seed,
         )
 
-    def setting(self, data: Any, eval_sets: Sequence[EvalSet]) -> Setting:
+    def setting(self, data: TrainingData | None, eval_sets: Sequence[EvalSet]) -> Setting:
         """What evaluators of this program are built from, with its opened data."""
         batch_size = self.experiment.eval.batch_size
         return Setting(

@@ -19,9 +19,8 @@ from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
-from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.mixture import Mixture
-from jaxpretrain.data.text.text import TextData
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import (
     BoltOnWarmup,
@@ -48,7 +47,7 @@ _SAME_RATE = 0.01
 class _Before:
     """The parts of an earlier config that say what was read and at which rates."""
 
-    data: TextData | Mixture | ImageData
+    data: DataChoice
     optim: OptimizerChoice
     train: Train
 

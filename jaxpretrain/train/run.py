@@ -1,11 +1,10 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -13,6 +12,7 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.data.contract import EvalSet, TrainingData
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
@@ -108,8 +108,8 @@ class _Opened:
     """A run whose folder, data and sizes have been checked; nothing is compiled or written."""
 
     stages: list[Stage]
-    data: Any
-    eval_sets: list[Any]
+    data: TrainingData
+    eval_sets: Sequence[EvalSet]
     evaluators: list[Callable[[], Evaluator]]
     """What compiles each."""
     changes: list[str]
@@ -165,7 +165,7 @@ def _open(
     return _Opened(stages, data, eval_sets, evaluators, changes + kept, point)
 
 
-def _check_document_end(experiment: Experiment, data: Any) -> None:
+def _check_document_end(experiment: Experiment, data: TrainingData) -> None:
     """Raises InputError when the model ends documents with another token than the data does."""
     model = experiment.model
     if not isinstance(model, Decoder) or data.eos_id is None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.contract import TrainingData
 from jaxpretrain.train.experiment import Experiment, pace
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.signals import Probe, compile_probe
@@ -57,7 +58,7 @@ class Stage:
         samples = self.samples(step)
         return samples.start + self.program.layout.local_rows(len(samples))
 
-    def read(self, data: Any, step: int) -> dict[str, np.ndarray]:
+    def read(self, data: TrainingData, step: int) -> dict[str, np.ndarray]:
         """This process's rows of the batch of update number `step`."""
         batch = data.batch(self.local_samples(step))
         return batch if self.num_pieces == 1 else _cut(batch, self.num_pieces)

@@ -5,7 +5,6 @@ of the data is one integer, and neither workers nor hosts change what a sample i
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.ranges import Between, NonNegative, Positive
+from jaxpretrain.config.ranges import Between, NonNegative
+from jaxpretrain.data.contract import (
+    Batch,
+    DataConfig,
+    EvalSet,
+    Spec,
+    TrainingData,
+    fingerprint,
+)
 from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, resized, sample_draws
 from jaxpretrain.data.images.bad_images import BadImages
 from jaxpretrain.data.images.image_codec import Undecodable, decode, require_pillow
@@ -28,7 +35,7 @@ MAX_STAND_INS = 100
 
 
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(DataConfig):
     """Square RGB images for training and evaluation."""
 
     source: Folder | Tfds = Folder()
@@ -40,9 +47,6 @@ class ImageData:
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
     """Part of the images held out, by a hash of their names, where the source has none of its own
     for that; 0 for none."""
-    num_examples: Annotated[int, Positive] | None = None
-    """Declared number of training images, so that epochs resolve without the data; it is verified
-    when the data is opened. none: the data is counted where a duration is in epochs."""
     name: str | None = None
     """Name of the evaluation set in `eval/<name>/...`; by default that of the folder or dataset."""
     order: OrderName = "olmo"
@@ -55,27 +59,19 @@ class ImageData:
 
     @property
     def eval_name(self) -> str:
-        """Name of the evaluation set."""
+        """The name of the evaluation set."""
         return self.name or self.source.set_name()
 
-    def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Name -> (shape, dtype) of what the model reads of one example, known without the data."""
+    def example_spec(self) -> Spec:
+        """Returns the pixels of an image."""
         return {"images": ((self.size, self.size, 3), "uint8")}
 
-    def extra_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Name -> (shape, dtype) of what batches hold beside that: nothing."""
-        return {}
-
-    def source_names(self) -> tuple[str, ...]:
-        """Sources whose losses are told apart: none."""
-        return ()
-
     def units_per_example(self) -> tuple[str, int]:
-        """What durations and throughput count, and how many an example holds."""
+        """Returns one image."""
         return "images", 1
 
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingImages":
-        """The training images; there is nothing about images that `limits` could limit."""
+        """Opens the training images; `limits` says nothing about images."""
         train, held_out = self._find()
         images, indices = train
         if self.num_examples not in (None, len(indices)):
@@ -84,6 +80,8 @@ class ImageData:
                 f" holds {len(indices)}; set data.num_examples={len(indices)}"
             )
         return TrainingImages(
+            num_examples=len(indices),
+            notes=images.notes,
             images=images,
             indices=indices,
             order=Ordering(self.order).make(len(indices), seed),
@@ -97,7 +95,7 @@ class ImageData:
         )
 
     def open_evals(self, *, limits: Mapping[str, int]) -> list["HeldOutImages"]:
-        """The held-out images, or nothing when there are none."""
+        """Opens the held-out images, where there are any."""
         _, (images, indices) = self._find()
         return [self._fixed(self.eval_name, images, indices)] if len(indices) else []
 
@@ -138,19 +136,26 @@ class ImageData:
         return train, held_out
 
     def _fixed(self, name: str, images: ImageSet, indices: np.ndarray) -> "HeldOutImages":
-        return HeldOutImages(name, images, indices, self.size, BadImages(self.max_undecodable))
+        return HeldOutImages(
+            name=name,
+            num_examples=len(indices),
+            notes=images.notes,
+            images=images,
+            indices=indices,
+            size=self.size,
+            bad=BadImages(self.max_undecodable),
+        )
 
     def _fingerprint(self, train: Split) -> str:
         images, indices = train
         order = Ordering(self.order).identity()
         division = hashlib.sha256(indices.tobytes()).hexdigest()
-        identity = [images.identity(), division, self.size, asdict(self.augment), order]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        return fingerprint([images.identity(), division, self.size, asdict(self.augment), order])
 
 
-@dataclass(frozen=True)
-class TrainingImages:
-    """Batches by sample number; can be sent to other processes, which then read the same."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingImages(TrainingData):
+    """Training images; can be sent to other processes, which then read the same."""
 
     images: ImageSet
     indices: np.ndarray = field(repr=False)
@@ -159,31 +164,11 @@ class TrainingImages:
     seed: int
     size: int
     augment: Augment
-    num_workers: int
-    """Processes that should call `batch`."""
     num_held_out: int
-    fingerprint: str
-    """Changes with the names of the images, their division, size, augmentation and order."""
     bad: BadImages
-    tokenizer_path = None
-    eos_id = None
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Lines about what was found when the data was opened."""
-        return self.images.notes
-
-    @property
-    def num_examples(self) -> int:
-        """Images of one epoch."""
-        return len(self.indices)
-
-    def epochs(self, num_samples: int) -> dict[str, float]:
-        """How often the first `num_samples` samples go through the data, as the metric `epochs`."""
-        return {"epochs": num_samples / self.num_examples}
-
-    def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """{"images": uint8 [n, size, size, 3]} of the run's samples `samples`, int64 [n].
+    def batch(self, samples: np.ndarray) -> Batch:
+        """Returns {"images": uint8 [n, size, size, 3]} of the run's samples, int64 [n].
 
         Raises InputError for more undecodable images than the config allows.
         """
@@ -211,11 +196,10 @@ class TrainingImages:
         )
 
 
-@dataclass(frozen=True)
-class HeldOutImages:
+@dataclass(frozen=True, kw_only=True)
+class HeldOutImages(EvalSet):
     """Images for evaluation, in the order of their set: the middle square, resized."""
 
-    name: str
     images: ImageSet
     indices: np.ndarray = field(repr=False)
     """Those of the images that belong to it, int64 [n]."""
@@ -223,22 +207,12 @@ class HeldOutImages:
     bad: BadImages
 
     @property
-    def num_examples(self) -> int:
-        """Images of the set."""
-        return len(self.indices)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Lines about what was found when the set was opened."""
-        return self.images.notes
-
-    @property
     def classes(self) -> tuple[str, ...]:
-        """Names of what labels count."""
+        """The names of the classes; a label is an index of one."""
         return self.images.classes
 
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """{"images": uint8 [n, size, size, 3]} of the examples `indices`, int64 [n].
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Returns {"images": uint8 [n, size, size, 3]} of the examples at these indices.
 
         The next image of the set stands in for one that is undecodable.
         """
@@ -249,18 +223,11 @@ class HeldOutImages:
         return {"images": pixels}
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Numbers of classes of the examples `indices`, int32 [n].
+        """Returns the numbers of the classes of the examples at these indices, int32 [n].
 
         The label of an image that is undecodable is its own, not that of the one that stands in.
         """
         return self.images.labels(self.indices[indices])
-
-    def target_bytes(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Images stand for no text."""
-
-    def report(self) -> list[str]:
-        """A line for each image that turned out undecodable since the last call."""
-        return self.bad.report()
 
     def _from(self, start: int) -> Iterable[int]:
         steps = range(min(MAX_STAND_INS, self.num_examples))

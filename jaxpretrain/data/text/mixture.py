@@ -6,7 +6,6 @@ without a gap, whatever the proportions. Adding a source or changing weights res
 
 import bisect
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -18,22 +17,21 @@ import numpy as np
 
 from jaxpretrain.config.durations import Examples
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.ranges import Between, NonNegative, Positive, SequenceLength
+from jaxpretrain.config.ranges import Between, NonNegative
+from jaxpretrain.data.contract import Batch, Spec, TrainingData, fingerprint
 from jaxpretrain.data.order.order import Ordering, OrderName
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.text.mixing import Blend, quotas
 from jaxpretrain.data.text.text import (
     EvalText,
     Place,
+    TextConfig,
     TrainingText,
     check_num_examples,
     empty_batch,
-    mask_spec,
     open_held_out,
     open_training,
 )
-from jaxpretrain.data.token_files.masks import InstanceFilter
-from jaxpretrain.data.token_files.tokens import Verify
 
 MAX_WINDOW = 100_000
 """Laying out a window of this size takes a second."""
@@ -59,7 +57,7 @@ class MixtureStage:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(TextConfig):
     """Sequences of text tokens from several sources, mixed by weight."""
 
     sources: dict[str, MixtureSource] = field(default_factory=dict)
@@ -70,40 +68,26 @@ class Mixture:
     """Name of the source whose tokenizer the others are prepared with, where they ask for `bpe`."""
     window: Annotated[int, Between(1, MAX_WINDOW)] = 1000
     """Samples over which proportions are exact: weights are rounded to multiples of 1 / window."""
-    seq_len: SequenceLength = 2048
-    """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
-    num_examples: Annotated[int, Positive] | None = None
-    """Declared number of sequences of an epoch, so that epochs resolve without the data; it is
-    verified when the data is opened. none: the data is counted where a duration is in epochs. An
-    epoch lasts until the first source would repeat."""
     order: OrderName = "olmo"
     """Order within each source: `olmo` is OLMo's own; `hashed` needs no memory."""
-    instance_filter: InstanceFilter | None = None
-    """Leaves sequences that repeat themselves out of the loss; none: takes all."""
-    verify: Verify = "auto"
-    """How files are checked against the manifest: `hash`, `size`, or by hash up to 1 GB."""
 
-    def example_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Name -> (shape, dtype) of what the model reads of one example, known without the data."""
-        return {"tokens": ((self.seq_len,), "int32")}
-
-    def extra_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Name -> (shape, dtype) of what batches hold beside that: the source, a mask."""
-        masks = mask_spec(self.seq_len, self.sources.values(), self.instance_filter)
-        return {"source": ((), "int32")} | masks
+    def extra_spec(self) -> Spec:
+        """Returns the number of the source, and the mask of the loss where there is one."""
+        return {"source": ((), "int32")} | self.mask_spec(self.sources.values())
 
     def source_names(self) -> tuple[str, ...]:
-        """What the number of the source counts."""
+        """Returns the names of all sources."""
         return tuple(self.sources)
 
-    def units_per_example(self) -> tuple[str, int]:
-        """What durations and throughput count, and how many an example holds."""
-        return "tokens", self.seq_len
+    @property
+    def changes_over_time(self) -> bool:
+        """True where the weights change during the run."""
+        return bool(self.stages)
 
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingMixture":
-        """The checked training data; token ids must lie below `limits["tokens"]`."""
+        """Opens and checks the training split of each source."""
         stages = self._stages()
-        corpora = self._find(limits["tokens"])
+        corpora = self._find(limits)
         parts = {
             name: open_training(
                 corpus, Ordering(self.order), _seed_of(name, seed), self.instance_filter
@@ -114,8 +98,20 @@ class Mixture:
         sizes = np.array([part.num_examples for part in parts.values()])
         num_examples = _first_epoch(blend, sizes)
         check_num_examples(self.num_examples, num_examples, "an epoch of the mixture")
-        fingerprint = _fingerprint(parts, blend)
-        return TrainingMixture(parts, blend, tuple(stages), self.window, num_examples, fingerprint)
+        names = [(name, part.fingerprint) for name, part in parts.items()]
+        paths = (part.tokenizer_path for part in parts.values())
+        ids = (part.eos_id for part in parts.values())
+        return TrainingMixture(
+            parts=parts,
+            blend=blend,
+            stages=tuple(stages),
+            window=self.window,
+            num_examples=num_examples,
+            fingerprint=fingerprint([names, blend.proportions()]),
+            notes=tuple(line for part in parts.values() for line in part.notes),
+            tokenizer_path=next((path for path in paths if path is not None), None),
+            eos_id=next((eos_id for eos_id in ids if eos_id is not None), None),
+        )
 
     def proportions(self, num_samples: int) -> list[tuple[int, dict[str, int]]]:
         """(first sample, source -> quota in lowest terms) of what the first samples are drawn by.
@@ -144,8 +140,8 @@ class Mixture:
         return replace(self, sources=sources, stages=changes, window=before.window)
 
     def open_evals(self, *, limits: Mapping[str, int]) -> list[EvalText]:
-        """The validation splits of all sources that have one, each named by its source."""
-        corpora = self._find(limits["tokens"])
+        """Opens the validation splits of the sources, each under the name of its source."""
+        corpora = self._find(limits)
         held_out = [open_held_out(corpus, name) for name, corpus in corpora.items()]
         return [evaluation for evaluation in held_out if evaluation is not None]
 
@@ -192,7 +188,7 @@ class Mixture:
                 )
         return counts
 
-    def _find(self, vocab_size: int) -> dict[str, Corpus]:
+    def _find(self, limits: Mapping[str, int]) -> dict[str, Corpus]:
         """Where each source lies, made first if need be; all with one tokenizer."""
         found = {}
         giver, tokenizer = self.tokenizer_of, None
@@ -201,7 +197,7 @@ class Mixture:
                 raise InputError(
                     f"data.tokenizer_of is {giver!r}, no source.{nearest(giver, self.sources)}"
                 )
-            found[giver] = self._find_source(giver, self.sources[giver], vocab_size)
+            found[giver] = self.find_corpus(self.sources[giver], f"data.sources.{giver}", limits)
             tokenizer = found[giver].tokenizer_path
             if tokenizer is None:
                 raise InputError(
@@ -209,60 +205,25 @@ class Mixture:
                 )
         for name, source in self.sources.items():
             if name not in found:
-                found[name] = self._find_source(name, _with(source, tokenizer), vocab_size)
+                source = _with(source, tokenizer)
+                found[name] = self.find_corpus(source, f"data.sources.{name}", limits)
         _check_tokenizers(found)
         return {name: found[name] for name in self.sources}
 
-    def _find_source(self, name: str, source: TextSource, vocab_size: int) -> Corpus:
-        return Corpus.find(
-            source,
-            flag=f"data.sources.{name}",
-            seq_len=self.seq_len,
-            vocab_size=vocab_size,
-            verify=self.verify,
-        )
 
-
-@dataclass(frozen=True)
-class TrainingMixture:
-    """Batches by sample number: which example of which source a sample is depends on the seed."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingMixture(TrainingData):
+    """The training splits of all sources, mixed. An epoch ends where a source would repeat."""
 
     parts: dict[str, TrainingText]
     blend: Blend
     stages: tuple[tuple[int, dict[str, float]], ...]
     """(first sample, source -> weight)."""
     window: int
-    num_examples: int
-    """Samples of one epoch: as many as there are before the first source repeats an example."""
-    fingerprint: str
-    """Changes with the sources, their names, the proportions, the sequence length and the order."""
+    """The number of samples over which proportions are exact."""
 
-    num_workers = 0
-    """Reading takes no processes."""
-
-    @property
-    def tokenizer_path(self) -> Path | None:
-        """The tokenizer of all sources, where one knows it."""
-        paths = (part.tokenizer_path for part in self.parts.values())
-        return next((path for path in paths if path is not None), None)
-
-    @property
-    def eos_id(self) -> int | None:
-        """The token that ends each document, where a source knows it."""
-        ids = (part.eos_id for part in self.parts.values())
-        return next((eos_id for eos_id in ids if eos_id is not None), None)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Lines about what was found when the data was opened."""
-        return tuple(line for part in self.parts.values() for line in part.notes)
-
-    def report(self) -> list[str]:
-        """What reading found out since the last call: nothing, or it raises."""
-        return []
-
-    def batch(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """{"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n].
+    def batch(self, samples: np.ndarray) -> Batch:
+        """Returns {"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n].
 
         With a filter or label masks in any source, also {"mask": bool [n, seq_len]}.
         """
@@ -301,7 +262,7 @@ class TrainingMixture:
                 yield sample
 
     def epochs(self, num_samples: int) -> dict[str, float]:
-        """How often the first `num_samples` samples go through each source, `SOURCE/epochs`."""
+        """Returns `SOURCE/epochs`: the epochs of each source in the first `num_samples` samples."""
         counts = self.blend.counts(num_samples)
         sizes = [part.num_examples for part in self.parts.values()]
         epochs = zip(self.parts, counts, sizes, strict=True)
@@ -319,11 +280,6 @@ class TrainingMixture:
             f"mixture of {first}{changes}; exact in every {self.window:,} samples, a source repeats"
             f" after {self.num_examples:,}; {parts}"
         )
-
-
-def _fingerprint(parts: Mapping[str, TrainingText], blend: Blend) -> str:
-    names = [(name, part.fingerprint) for name, part in parts.items()]
-    return hashlib.sha256(json.dumps([names, blend.proportions()]).encode()).hexdigest()[:16]
 
 
 def _first_epoch(blend: Blend, sizes: np.ndarray) -> int:

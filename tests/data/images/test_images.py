@@ -143,7 +143,7 @@ def test_the_next_held_out_image_stands_in(data: ImageData, folder: Path):
     broken = [images.images.name(index) for index in range(NUM_IMAGES)].index(BROKEN[0])
     pair = images.batch(np.array([broken, broken + 1]))["images"]
     np.testing.assert_array_equal(pair[0], pair[1])
-    assert [BROKEN[0] in line for line in images.report()] == [True]
+    assert [BROKEN[0] in line for line in images.bad.report()] == [True]
 
 
 def test_labels_go_with_their_images(data: ImageData):

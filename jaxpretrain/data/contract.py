@@ -1,0 +1,174 @@
+"""What every source of data gives: a config, the training data it opens and its evaluation sets.
+
+A source is one file with a `DataConfig`, and one name in `sources.DataChoice`.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from jaxpretrain.config.ranges import Positive
+
+Batch = dict[str, np.ndarray]
+"""Arrays by name, with one row for each example."""
+
+Spec = dict[str, tuple[tuple[int, ...], str]]
+"""Name -> (shape, dtype) of the arrays of one example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(ABC):
+    """The config of the data of a run: what its examples are, and how they are opened."""
+
+    num_examples: Annotated[int, Positive] | None = None
+    """Declared number of examples (sequences, images) of an epoch, so that epochs resolve without
+    the data; it is verified when the data is opened. none: the data is counted where a duration is
+    in epochs. An epoch of a mixture lasts until its first source would repeat."""
+
+    @abstractmethod
+    def example_spec(self) -> Spec:
+        """Returns the arrays of one example that the model reads, known without the data."""
+
+    def extra_spec(self) -> Spec:
+        """Returns the arrays that batches hold beside those of the model."""
+        return {}
+
+    def source_names(self) -> tuple[str, ...]:
+        """Returns the sources whose losses are reported apart, in the order of their numbers."""
+        return ()
+
+    @abstractmethod
+    def units_per_example(self) -> tuple[str, int]:
+        """Returns the unit of durations and throughput, and the number of them in an example."""
+
+    @property
+    def changes_over_time(self) -> bool:
+        """True where the length of an epoch depends on the durations inside this config."""
+        return False
+
+    def unhashed(self) -> Self:
+        """Returns this config with its files checked by their sizes alone, which is quick."""
+        return self
+
+    @abstractmethod
+    def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingData":
+        """Opens and checks the training data, in the order that the seed gives.
+
+        `limits` are the model's: the ids of `tokens`, say, must lie below `limits["tokens"]`.
+
+        Raises:
+          InputError: the data is missing, damaged, or not what the config says.
+        """
+
+    @abstractmethod
+    def open_evals(self, *, limits: Mapping[str, int]) -> Sequence["EvalSet"]:
+        """Opens the held-out examples; none where the data has none. Raises as `open` does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData(ABC):
+    """Opened training data: batches by the numbers of samples. Sample k depends on (seed, k)."""
+
+    num_examples: int
+    """Number of examples of one epoch."""
+    fingerprint: str
+    """A hash of the data and its order; other data or another order has another one."""
+    notes: tuple[str, ...] = ()
+    """Lines about what was found when the data was opened."""
+    tokenizer_path: Path | None = None
+    """The `tokenizer.json` of the data, where it is known."""
+    eos_id: int | None = None
+    """The token that ends each document, where it is known."""
+    num_workers: int = 0
+    """Number of processes that should call `batch`; 0: a thread of this one."""
+
+    @abstractmethod
+    def batch(self, samples: np.ndarray) -> Batch:
+        """Returns the rows of the run's samples, int64 [n]."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Returns one line for the start of a run."""
+
+    def epochs(self, num_samples: int) -> dict[str, float]:
+        """Returns metrics: the epochs of the data that the first `num_samples` samples make."""
+        return {"epochs": num_samples / self.num_examples}
+
+    def report(self) -> list[str]:
+        """Returns warnings about what reading has found since the last call."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet(ABC):
+    """Held-out examples in a fixed order."""
+
+    name: str
+    """The name in metrics: `eval/<name>/...`."""
+    num_examples: int
+    """Number of examples of the set."""
+    notes: tuple[str, ...] = ()
+    """Lines about what was found when the set was opened."""
+
+    @abstractmethod
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Returns the rows of the examples at these indices, int64 [n]."""
+
+    def target_bytes(self, batch: Batch) -> np.ndarray | None:
+        """Returns the UTF-8 bytes that the targets of each row stand for, int64 [n].
+
+        None where they are not known: images, raw files, a tokenizer that is not byte-level.
+        """
+        del batch
+        return None
+
+
+class LabelledSet(Protocol):
+    """Images with their classes."""
+
+    @property
+    def num_examples(self) -> int:
+        """Number of images."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; a label is an index of one."""
+        ...
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Returns the rows of the images at these indices, int64 [n]."""
+        ...
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the numbers of their classes, int [n]."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(Protocol):
+    """The config of data that has labels."""
+
+    @property
+    def eval_name(self) -> str:
+        """The name in metrics: `eval/<name>/...`."""
+        ...
+
+    def example_spec(self) -> Spec:
+        """Returns the arrays of one example."""
+        ...
+
+    def open_labelled(self, split: Literal["train", "validation"]) -> LabelledSet:
+        """Opens the images of a split. Raises InputError where they have no labels."""
+        ...
+
+
+def fingerprint(content: object) -> str:
+    """Returns 16 hexadecimal digits that change with the content, which is JSON-like."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
