@@ -107,7 +107,7 @@ def _plan(
     machine = open_machine(target, experiment.model.dtype)
     if not machine.compiles:
         extra = f"plan-{machine.chip.platform}"
-        terminal.line(
+        terminal.message(
             f"no compiler for {target.name} here: memory is estimated (pip install "
             f"'jaxpretrain[{extra}]' brings it)"
         )

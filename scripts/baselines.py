@@ -29,7 +29,7 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.manifest import Manifest, load_manifest
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_texts
 from jaxpretrain.data.token_files.tokens import find_split
-from jaxpretrain.diagnosis.jsonl import read_metrics
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.workdir import read_experiment
 
 MAX_TOKENS = 10_000_000
@@ -158,7 +158,7 @@ def _compression(texts: dict[str, bytes]) -> list[Row]:
 
 def _last_evaluation(workdir: Path, name: str) -> Row:
     path, key = workdir / "metrics.jsonl", f"eval/{name}/bits_per_byte"
-    for line in reversed(read_metrics(path)):
+    for line in reversed(read_lines(path)):
         if key in line:
             return Row(f"run, step {line['step']}", line.get(f"eval/{name}/loss"), line[key])
     raise InputError(f"{path}: holds no {key}; the run was not evaluated on this dataset")

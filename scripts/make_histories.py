@@ -23,8 +23,8 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.data.text.text import TrainingText
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.parallel.mesh import Layout
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.step import compile_train_step
@@ -268,8 +268,8 @@ def record(name: str, scenario: Scenario, workdir: Path) -> None:
                     print(f"{name}: {error}")
         (workdir / "done").touch()
     experiment = json.loads((workdir / "experiment.json").read_text())
-    lines = read_metrics(workdir / "metrics.jsonl")
-    layers = read_metrics(workdir / "signals.jsonl")
+    lines = read_lines(workdir / "metrics.jsonl")
+    layers = read_lines(workdir / "signals.jsonl")
     found = series(lines, lines[0]["time"]) | series(layers, lines[0]["time"])
     document = {"config": experiment["config"], "series": found}
     text = json.dumps(document, separators=(",", ":"))

@@ -7,7 +7,8 @@ byte and the baselines given; the lower one the learning rate.
 from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.diagnosis.jsonl import read_metrics
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.storage.jsonl import read_lines
 
 
 def main(argv: list[str]) -> None:
@@ -23,7 +24,9 @@ def main(argv: list[str]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines = read_metrics(flags.run / "metrics.jsonl")
+    lines = read_lines(flags.run / "metrics.jsonl")
+    if not lines:
+        raise InputError(f"--run={flags.run} is no run: it has no metrics.jsonl with lines")
     figure, (loss, rate) = pyplot.subplots(
         2, 1, figsize=(7.5, 4.6), height_ratios=(3, 1), sharex=True, layout="constrained"
     )

@@ -20,7 +20,7 @@ import pytest
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.files import load_config
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
-from jaxpretrain.diagnosis.jsonl import drop_after, read_metrics
+from jaxpretrain.storage.jsonl import drop_after, read_lines
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.run import train_experiment
 
@@ -134,7 +134,7 @@ def _signal_at(
 ) -> None:
     """Sends one process a signal when `step` stands in `metrics.jsonl`."""
     path, deadline = workdir / "metrics.jsonl", time.monotonic() + LIMIT_SECONDS
-    while not (path.exists() and (lines := read_metrics(path)) and lines[-1]["step"] >= step):
+    while not (path.exists() and (lines := read_lines(path)) and lines[-1]["step"] >= step):
         if time.monotonic() > deadline or any(p.poll() is not None for p in processes):
             pytest.fail(str(_finish(processes)))
         time.sleep(0.01)
@@ -145,7 +145,7 @@ def _losses(workdir: Path, last: int = NUM_STEPS) -> dict[tuple[int, str], float
     """Losses and gradient norms by step and name, of training and evaluation."""
     return {
         (line["step"], name): value
-        for line in read_metrics(workdir / "metrics.jsonl")
+        for line in read_lines(workdir / "metrics.jsonl")
         for name, value in line.items()
         if name.endswith(("loss", "grad_norm")) and line["step"] <= last
     }
@@ -172,7 +172,7 @@ def preempted(
 
 def test_two_processes_compute_what_one_does(preempted: Any, alone: Path):
     workdir, _ = preempted
-    last = read_metrics(workdir / "metrics.jsonl")[-1]["step"]
+    last = read_lines(workdir / "metrics.jsonl")[-1]["step"]
     _assert_same_losses(workdir, alone, min(last, NUM_STEPS))
 
 
@@ -180,7 +180,7 @@ def test_told_to_stop_both_save_one_step_and_leave(preempted: Any):
     workdir, ends = preempted
     assert [code for code, _ in ends] == [75, 75], ends
     steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
-    last = read_metrics(workdir / "metrics.jsonl")[-1]["step"]
+    last = read_lines(workdir / "metrics.jsonl")[-1]["step"]
     assert steps[-1] == last >= 2
 
 
@@ -280,11 +280,11 @@ def test_a_finding_ends_all_processes_at_one_step(alarmed: Any):
     steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
     line = f"error: step {steps[-1]} is saved. monitor.stop_on names warmup_ended"
     assert sum(line in error for _, error in ends) == 1
-    assert read_metrics(workdir / "metrics.jsonl")[-1]["step"] == steps[-1]
+    assert read_lines(workdir / "metrics.jsonl")[-1]["step"] == steps[-1]
 
 
 def test_the_process_that_the_others_wait_for_is_named(alarmed: Any):
-    lines = read_metrics(alarmed[0] / "metrics.jsonl")
+    lines = read_lines(alarmed[0] / "metrics.jsonl")
     spreads = {
         host: [line["perf/host_spread"] for line in lines if line.get("perf/slowest_host") == host]
         for host in (0, 1)
@@ -325,7 +325,7 @@ def test_two_processes_go_on_with_what_one_saved(
     assert "going on after step 15" in error
     steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
     assert 30 in steps and 60 not in steps
-    last = read_metrics(workdir / "metrics.jsonl")[-1]["step"]
+    last = read_lines(workdir / "metrics.jsonl")[-1]["step"]
     _assert_same_losses(workdir, alone, last)
     workdir = shutil.copytree(workdir, tmp_path / "run")
     assert train_experiment(experiment, workdir)

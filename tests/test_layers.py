@@ -22,6 +22,7 @@ PACKAGE = ROOT / "jaxpretrain"
 LAYERS = (
     "config",
     "storage",
+    "display",
     "models",
     "optim",
     "data",
@@ -131,7 +132,7 @@ def allowed(part: str) -> set[str]:
     if part in COMMANDS:
         return {part, *LAYERS}
     if part == "data":
-        return {"data", "storage", "config"}
+        return {"data", "display", "storage", "config"}
     return set(LAYERS[: LAYERS.index(part) + 1]) if part else set()
 
 

@@ -24,8 +24,8 @@ from jaxpretrain.config.command import run
 from jaxpretrain.config.files import load_config
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.token_files.manifest import Manifest
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.main import main
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.program import make_program
@@ -115,7 +115,7 @@ def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 def _signal_at(process: subprocess.Popen[str], workdir: Path, step: int, number: int) -> None:
     """Sends a signal when `step` stands in `metrics.jsonl` of a run that is still going."""
     path, deadline = workdir / "metrics.jsonl", time.monotonic() + 300
-    while not (path.exists() and (records := read_metrics(path)) and records[-1]["step"] >= step):
+    while not (path.exists() and (records := read_lines(path)) and records[-1]["step"] >= step):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -136,7 +136,7 @@ def _results(workdir: Path) -> list[dict[str, Any]]:
     timed = ("time", "perf/")
     return [
         {name: value for name, value in line.items() if not name.startswith(timed)}
-        for line in read_metrics(workdir / "metrics.jsonl")
+        for line in read_lines(workdir / "metrics.jsonl")
         if "run/num_devices" not in line  # where a session began
     ]
 
@@ -431,9 +431,7 @@ def test_out_of_memory_steps_the_microbatch_down_once_and_goes_on_from_the_save(
     assert code == 0, error
     assert seen == [(2, 20), (1, 40)]
     assert "with train.microbatch_size=1 instead of 2" in error
-    steps = [
-        line["step"] for line in read_metrics(workdir / "metrics.jsonl") if "train/loss" in line
-    ]
+    steps = [line["step"] for line in read_lines(workdir / "metrics.jsonl") if "train/loss" in line]
     assert steps == list(range(1, 41))
     saved = json.loads((workdir / "experiment.json").read_text())
     assert saved["config"]["train"]["microbatch_size"] == 1

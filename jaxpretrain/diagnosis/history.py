@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.diagnosis.jsonl import bad_line, read_blocks
+from jaxpretrain.storage.jsonl import bad_line, read_blocks
 
 
 @dataclass(frozen=True)

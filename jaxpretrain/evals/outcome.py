@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxpretrain.diagnosis.wording import EVAL_DIGITS, format_number
+from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.evals.downstream import Report, left_out
 from jaxpretrain.evals.tasks.metrics import NUM_ITEMS, NUM_LEFT_OUT, NUM_TRUNCATED, RANDOM
 

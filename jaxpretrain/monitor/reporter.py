@@ -13,9 +13,9 @@ from jaxpretrain.diagnosis.clock import Clock, Rate
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.metric_names import perplexity
 from jaxpretrain.diagnosis.watch import Watch
-from jaxpretrain.diagnosis.wording import EVAL_DIGITS, format_number
+from jaxpretrain.display.progress import Progress
+from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.monitor.hosts import Hosts
-from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.writers import Writers
 from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.parallel.devices import peak_memory

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.diagnosis.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 from jaxpretrain.monitor.pictures import write_pictures
 from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
+from jaxpretrain.storage.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 
 
 class Writers:

@@ -1,9 +1,9 @@
 """A plan on the terminal and as a JSON document."""
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
+from jaxpretrain.display.progress import Progress
 from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.planner import Plan
@@ -13,40 +13,23 @@ from jaxpretrain.train.experiment import Experiment
 _NUM_BUFFERS = 5
 
 
-class Terminal:
-    """Tells on standard error what is going on. Use it in a `with`."""
+class Terminal(Progress):
+    """Shows the progress and the results of planning on standard error."""
 
     def __init__(self, expected: int) -> None:
-        self._expected = expected
-
-    def __enter__(self) -> "Terminal":
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=self._expected,
-            unit=" compiled",
-            file=sys.stderr,
-            disable=not sys.stderr.isatty(),
-            leave=False,
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def line(self, text: str) -> None:
-        """One line of its own."""
-        self._bar.write(text, file=sys.stderr)
+        super().__init__(expected, "compiled", stays=False)
+        self._num_compiled = 0
 
     def compiled(self, experiment: Experiment, compiled: Compiled, num_devices: int) -> None:
-        """What one compilation for so many devices gave."""
-        self.line(compilation(experiment, compiled, num_devices))
-        self._bar.update()
+        """Shows the result of one compilation for so many devices."""
+        self.message(compilation(experiment, compiled, num_devices))
+        self._num_compiled += 1
+        self.update(self._num_compiled)
 
     def configured(self, trial: Trial, is_fitting: bool) -> None:
-        """What the config takes as it stands: the first answer."""
+        """Shows the memory that the config takes as it stands, which is the first answer."""
         verdict = "fits" if is_fitting else "does not fit"
-        self.line(f"as configured it {verdict}: {trial.total / GIB:.2f} GiB a device")
+        self.message(f"as configured it {verdict}: {trial.total / GIB:.2f} GiB a device")
 
 
 def compilation(experiment: Experiment, compiled: Compiled, num_devices: int) -> str:

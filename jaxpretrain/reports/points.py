@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
-from jaxpretrain.diagnosis.jsonl import rounded
+from jaxpretrain.storage.jsonl import rounded
 
 POINTS = 3000
 """Points of a curve at most, for all runs of a page together."""

@@ -14,9 +14,9 @@ from jaxpretrain.diagnosis.findings import Finding, Severity, worst
 from jaxpretrain.diagnosis.forecast import Forecast, forecast
 from jaxpretrain.diagnosis.history import History, read_history
 from jaxpretrain.diagnosis.intent import Plan, plan_in
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.diagnosis.remaining import Check, Estimate, checks, estimate
 from jaxpretrain.diagnosis.replay import findings_over_time
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import ExperimentFile, PlanFile, read_document
 
 FORECAST_PARTS = (0.1, 0.2, 0.3, 0.5, 0.7)
@@ -109,14 +109,13 @@ def read_run(workdir: Path) -> Run:
     """
     history = read_history(workdir / "metrics.jsonl")
     document = _read(workdir / "experiment.json", ExperimentFile)
-    samples = workdir / "samples.jsonl"
     return Run(
         name=workdir.resolve().name,
         history=history,
         plan=plan_in(document, history),
         document=document,
         planned=_read(workdir / "plan.json", PlanFile),
-        samples=read_metrics(samples) if samples.exists() else [],
+        samples=read_lines(workdir / "samples.jsonl"),
         now=time.time(),
     )
 

@@ -12,7 +12,7 @@ from jaxpretrain.diagnosis.clock import PARTS
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.forecast import Forecast
 from jaxpretrain.diagnosis.metric_names import evaluation_sets
-from jaxpretrain.diagnosis.wording import format_count, format_number, format_seconds
+from jaxpretrain.display.wording import format_count, format_number, format_seconds
 from jaxpretrain.reports.charts import Chart
 from jaxpretrain.reports.runs import Run
 

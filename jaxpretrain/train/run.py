@@ -17,9 +17,9 @@ from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.watch import Watch
+from jaxpretrain.display.progress import Progress
 from jaxpretrain.evals.contract import Evaluator, notes_of
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.parallel import distributed
@@ -268,7 +268,7 @@ def _open_reporter(
     monitor = stages[-1].program.experiment.monitor
     is_primary = distributed.is_primary()
     work = _work(stages)
-    with Progress(work.total_steps, is_primary=is_primary) as progress:
+    with Progress(work.total_steps, is_shown=is_primary) as progress:
         writers = open_writers(
             workdir,
             resume_step=resume_step,

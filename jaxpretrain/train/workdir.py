@@ -27,8 +27,8 @@ from jaxpretrain.checkpoints.orbax import finished_steps
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
 from jaxpretrain.train.experiment import Experiment, identity_changes
 from jaxpretrain.train.memory import Memory
@@ -299,7 +299,8 @@ def _sessions(workdir: Path) -> list[dict[str, Any]]:
     if (sessions := document.get("sessions")) is not None:
         return sessions
     modified = datetime.fromtimestamp((workdir / "experiment.json").stat().st_mtime, UTC)
-    marks = [line["step"] for line in _metrics(workdir) if "run/num_devices" in line]
+    lines = read_lines(workdir / "metrics.jsonl")
+    marks = [line["step"] for line in lines if "run/num_devices" in line]
     known = {name: document.get(name) for name in describe_program()}
     start = modified.isoformat(timespec="seconds")
     return [{"start": start, "first_step": max(marks, default=0), **known}]
@@ -313,7 +314,7 @@ def _steps_known(workdir: Path) -> int | None:
     if "last_saved" in document:
         return aside if document["last_saved"] is None else document["last_saved"]
     # Folders of before do not say what was saved, but how often.
-    trained = max((line["step"] for line in _metrics(workdir)), default=0)
+    trained = max((line["step"] for line in read_lines(workdir / "metrics.jsonl")), default=0)
     config = saved_document(workdir)["config"] if document else None
     is_gone = trained > 0 and not (workdir / "checkpoints").is_dir()
     if config is None or is_gone:
@@ -321,11 +322,6 @@ def _steps_known(workdir: Path) -> int | None:
     duration = config["train"]["duration"]
     first_save = min(config["checkpoint"]["every"] or duration, duration)
     return trained if trained >= first_save else aside
-
-
-def _metrics(workdir: Path) -> list[dict[str, Any]]:
-    path = workdir / "metrics.jsonl"
-    return read_metrics(path) if path.exists() else []
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.history import History, read_history
-from jaxpretrain.diagnosis.jsonl import JsonlWriter
+from jaxpretrain.storage.jsonl import JsonlWriter
 
 
 def write(path, *records):
@@ -131,7 +131,7 @@ def test_lists_of_layers_have_one_length(tmp_path, value, num_before):
 
 
 def test_a_missing_file_is_said(tmp_path):
-    with pytest.raises(InputError, match="no run has written"):
+    with pytest.raises(InputError, match="does not exist: no run has written metrics"):
         read_history(tmp_path / "metrics.jsonl")
 
 

@@ -3,7 +3,6 @@ import math
 import pytest
 
 from jaxpretrain.diagnosis.history import read_history
-from jaxpretrain.diagnosis.jsonl import JsonlWriter
 from jaxpretrain.diagnosis.metric_names import (
     evaluation_sets,
     improvements,
@@ -12,6 +11,7 @@ from jaxpretrain.diagnosis.metric_names import (
     standard_error,
     task_metrics,
 )
+from jaxpretrain.storage.jsonl import JsonlWriter
 
 
 def test_the_perplexity_of_a_loss_that_no_float_holds_is_infinite():

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.jsonl import JsonlWriter, read_metrics
 from jaxpretrain.monitor.writers import Writers, open_writers
+from jaxpretrain.storage.jsonl import JsonlWriter, read_lines
 
 
 def steps(workdir):
-    return [record["step"] for record in read_metrics(workdir / "metrics.jsonl")]
+    return [record["step"] for record in read_lines(workdir / "metrics.jsonl")]
 
 
 def write(workdir, resume_step, new_steps):
@@ -34,7 +34,7 @@ def test_starting_anew_drops_an_attempt_that_never_saved(tmp_path):
 def test_numbers_of_numpy_and_jax_and_unknown_ones_are_written(tmp_path):
     with open_writers(tmp_path, resume_step=None, tensorboard=False) as writers:
         writers.scalars(1, {"a": jnp.float32(0.1), "b": np.int32(3), "c": None, "d": math.nan})
-    [record] = read_metrics(tmp_path / "metrics.jsonl")
+    [record] = read_lines(tmp_path / "metrics.jsonl")
     assert [record[name] for name in "abcd"] == [0.1, 3, None, None]
 
 
@@ -73,7 +73,7 @@ def test_numbers_of_layers_have_a_file_of_their_own(tmp_path):
             writers.signals(step, {"a/blocks": np.array([0.123456, np.inf]), "a/head": np.array(2)})
     with open_writers(tmp_path, resume_step=2, tensorboard=False):
         pass
-    lines = read_metrics(tmp_path / "signals.jsonl")
+    lines = read_lines(tmp_path / "signals.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     assert (lines[0]["a/blocks"], lines[0]["a/head"]) == ([0.1235, None], 2)
     assert not (tmp_path / "metrics.jsonl").exists()

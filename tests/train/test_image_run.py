@@ -11,7 +11,6 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.images.image_sources import Folder
 from jaxpretrain.data.images.images import ImageData
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.linear_probe import LinearProbe
 from jaxpretrain.evals.reconstructions import Reconstructions
@@ -20,6 +19,7 @@ from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train, resolve
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.run import train_experiment
@@ -78,7 +78,7 @@ def finished(images: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_it_reports_what_is_promised(finished: Path):
-    lines = read_metrics(finished / "metrics.jsonl")
+    lines = read_lines(finished / "metrics.jsonl")
     last = {name: value for line in lines for name, value in line.items() if line["step"] == 6}
     assert last["train/images"] == 48 and last["perf/data_wait_fraction"] >= 0
     assert "perf/images_per_second" in last and "eval/levels/perplexity" not in last

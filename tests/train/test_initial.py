@@ -8,7 +8,7 @@ import pytest
 
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.diagnosis.jsonl import read_metrics
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.initial import initial_state, require_initial_state
 from jaxpretrain.train.program import make_program
@@ -86,7 +86,7 @@ def test_with_everything_a_run_goes_on_in_another_folder(
     went_on = replace(experiment, init_from=middle, init_with="everything")
     assert train_experiment(went_on, tmp_path / "run")
     lines, expected = (
-        {x["step"]: x["train/loss"] for x in read_metrics(d / "metrics.jsonl") if "train/loss" in x}
+        {x["step"]: x["train/loss"] for x in read_lines(d / "metrics.jsonl") if "train/loss" in x}
         for d in (tmp_path / "run", finished)
     )
     assert lines == {5: expected[5]}

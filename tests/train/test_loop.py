@@ -15,12 +15,12 @@ from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.findings import Finding
-from jaxpretrain.diagnosis.jsonl import read_metrics, to_numbers
+from jaxpretrain.display.progress import Progress
 from jaxpretrain.evals.contract import Results
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.monitor.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.writers import open_writers
+from jaxpretrain.storage.jsonl import read_lines, to_numbers
 from jaxpretrain.train import loop
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work
@@ -484,7 +484,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
     held_out = HeldOut(program.setting(data, sets))
     stage = _stage(program, SimpleNamespace(train_step=compiled, probe=probe))
-    clock, progress = Clock(), Progress(5, is_primary=False)
+    clock, progress = Clock(), Progress(5, is_shown=False)
     writers = open_writers(tmp_path, resume_step=None, tensorboard=False)
     run = loop.Run(
         stages=[stage],
@@ -499,12 +499,12 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     with jax.transfer_guard("disallow"), writers:
         assert loop.train(run, state, 0)
     run.checkpoints.close()
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines = read_lines(tmp_path / "metrics.jsonl")
     reported = {line["step"]: line for line in lines if "train/loss" in line}
     assert list(reported) == list(expected)
     for step, values in expected.items():
         assert {name: reported[step][name] for name in values} == values
-    lines = read_metrics(tmp_path / "signals.jsonl")
+    lines = read_lines(tmp_path / "signals.jsonl")
     assert [line.pop("step") for line in lines] == [2, 4]
     assert [line | {"time": 0} for line in lines] == [signals_of[s] | {"time": 0} for s in (2, 4)]
     assert run.checkpoints.steps() == [4, 5]

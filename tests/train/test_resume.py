@@ -17,8 +17,8 @@ from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage
 from jaxpretrain.data.text.text import TextData
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.optim.schedules import Constant, LinearTail, Triangular, WarmupStableDecay
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment, Stage, pace, resolve
 from jaxpretrain.train.resume import (
     Point,
@@ -256,7 +256,7 @@ def finished(constant: Experiment, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def _lines(workdir: Path) -> list[tuple[Any, ...]]:
     names = ("step", "train/loss", "train/grad_norm", "train/tokens", "epochs")
-    lines = read_metrics(workdir / "metrics.jsonl")
+    lines = read_lines(workdir / "metrics.jsonl")
     return [tuple(line.get(name) for name in names) for line in lines if "train/loss" in line]
 
 
@@ -312,7 +312,7 @@ def test_everything_from_elsewhere_says_where_it_begins(
     error = capsys.readouterr().err
     assert "going on after step 3" in error and "starting at step 0" not in error
     assert f"everything from {finished}, at step 3 and sample 48 of the data" in error
-    steps = [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    steps = [line["step"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert min(steps) == 3
     with pytest.raises(InputError, match=r"init_from=.*: seed is 1, was 6198.*init_with=optimizer"):
         train_experiment(replace(now, seed=1), tmp_path / "other")

@@ -14,9 +14,9 @@ import pytest
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.optim.schedules import Constant
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program
@@ -54,7 +54,7 @@ def _arrays(workdir: Path, experiment: Experiment) -> tuple[int, dict[str, np.nd
 
 def _results(workdir: Path) -> list[dict[str, Any]]:
     """The lines of results, without what depends on time."""
-    lines = [x for x in read_metrics(workdir / "metrics.jsonl") if "run/num_devices" not in x]
+    lines = [x for x in read_lines(workdir / "metrics.jsonl") if "run/num_devices" not in x]
     timed = ("time", "perf/")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
@@ -79,7 +79,7 @@ def test_a_run_leaves_its_folder_as_documented(finished: Path, six_steps: Experi
 
 
 def test_the_names_of_metrics_are_the_contract(finished: Path):
-    start, first, second, *_ = read_metrics(finished / "metrics.jsonl")
+    start, first, second, *_ = read_lines(finished / "metrics.jsonl")
     assert start["step"] == 0 and start["run/num_devices"] == 8
     values = ("loss", "perplexity", "bits_per_byte")
     assert set(first) == {"step", "time", *(f"eval/validation/{name}" for name in values)}
@@ -176,7 +176,7 @@ def test_a_longer_run_goes_on(run: Path, six_steps: Experiment, capsys):
     assert "going on after step 6" in error and "train.duration was 6, is 9" in error
     assert _steps(run, "train/loss") == list(range(1, 10))
     assert _steps(run, "eval/validation/loss") == [0, 2, 4, 6, 8, 9]
-    lines = [line for line in read_metrics(run / "metrics.jsonl") if "train/loss" in line]
+    lines = [line for line in read_lines(run / "metrics.jsonl") if "train/loss" in line]
     seconds = [line["time/train_seconds"] for line in lines]
     assert seconds == sorted(seconds)  # of all sessions together
 
@@ -224,7 +224,7 @@ def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(six_steps: Experime
     checkpoint = replace(six_steps.checkpoint, every="1 steps")
     with pytest.raises(NonFinite, match="grad_norm is nan at step 4"):
         train_experiment(replace(six_steps, optim=optim, checkpoint=checkpoint), tmp_path)
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines = read_lines(tmp_path / "metrics.jsonl")
     assert (lines[-1]["step"], lines[-1]["train/grad_norm"]) == (4, None)
     assert any(line.get("train/perplexity", 0) is None for line in lines)  # no float holds it
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 3]
@@ -287,7 +287,7 @@ def test_the_average_of_the_weights_is_evaluated_when_asked_for(
     for weights in ("current", "average"):
         run = replace(six_steps, train=train, eval=replace(six_steps.eval, weights=weights))
         train_experiment(run, tmp_path / weights)
-        lines = read_metrics(tmp_path / weights / "metrics.jsonl")
+        lines = read_lines(tmp_path / weights / "metrics.jsonl")
         losses[weights] = [x["eval/validation/loss"] for x in lines if "eval/validation/loss" in x]
     assert losses["current"][0] == losses["average"][0]
     assert all(b > a for a, b in zip(losses["current"][1:], losses["average"][1:], strict=True))

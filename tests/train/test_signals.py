@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.run import train_experiment
@@ -26,7 +26,7 @@ def test_looking_changes_nothing(experiment: Experiment, tmp_path: Path):
         params.append(load_trained(workdir).params)
     jax.tree.map(np.testing.assert_array_equal, *params)
     assert not (tmp_path / "0" / "signals.jsonl").exists()
-    lines = read_metrics(tmp_path / "1" / "signals.jsonl")
+    lines = read_lines(tmp_path / "1" / "signals.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     for name in ("attention_logit/blocks", "activation_rms/blocks", "grad_norm/blocks/query"):
         assert all(len(line[f"signals/{name}"]) == 2 for line in lines)

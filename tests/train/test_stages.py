@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.diagnosis.jsonl import read_metrics
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment, Stage, resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.stages import make_stages, stage_of
@@ -61,7 +61,7 @@ def test_a_staged_run_resumes_bit_for_bit(experiment: Experiment, tmp_path: Path
             stop = replace(staged, checkpoint=replace(staged.checkpoint, every=4))
             part = replace(stop, train=replace(staged.train, duration=8))
             _train_until(part, tmp_path / name, end)
-        lines = read_metrics(tmp_path / name / "metrics.jsonl")
+        lines = read_lines(tmp_path / name / "metrics.jsonl")
         metrics[name] = [line for line in lines if "train/loss" in line]
     whole, parts = metrics["whole"], metrics["parts"]
     assert [line["train/loss"] for line in whole] == [line["train/loss"] for line in parts]

@@ -12,9 +12,9 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import special_id, train_bpe
-from jaxpretrain.diagnosis.jsonl import read_metrics
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.interop.tables import whole
+from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.run import check_inputs, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
@@ -119,7 +119,7 @@ def test_samples_begin_like_the_held_out_text(run: Path):
 
 def test_the_weights_are_those_that_the_run_evaluates(run: Path):
     """So that a command says what the log says."""
-    *_, logged = (x for x in read_metrics(run / "metrics.jsonl") if "eval/text/loss" in x)
+    *_, logged = (x for x in read_lines(run / "metrics.jsonl") if "eval/text/loss" in x)
     losses = {}
     for weights in (None, "average", "plain"):
         trained = load_trained(run, weights)

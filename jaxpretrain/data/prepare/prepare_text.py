@@ -41,6 +41,7 @@ from jaxpretrain.data.token_files.tokenizer import (
     train_bpe,
     vocabulary_size,
 )
+from jaxpretrain.display.progress import Progress
 from jaxpretrain.storage.files import only_one_process, write_atomically
 
 TOKENIZER = "tokenizer.json"
@@ -280,7 +281,9 @@ def _write(
 
     try:
         encoded = encode(to_encode(), tokenizer, workers)
-        for document, tokens, byte_exact in _with_bar(encoded, documents, progress):
+        for document, tokens, byte_exact in _with_progress(
+            encoded, documents.num_documents, progress
+        ):
             writers[document.split].add(document, np.append(tokens, eos_id), byte_exact)
         for writer in writers.values():
             if not writer.num_documents:
@@ -311,17 +314,17 @@ def _raise_empty(split: str, writers: dict[str, SplitWriter]) -> None:
     )
 
 
-def _with_bar(
-    encoded: Iterator[Encoded], documents: Documents, progress: bool
+def _with_progress(
+    encoded: Iterator[Encoded], total: int | None, is_shown: bool
 ) -> Iterator[Encoded]:
-    from tqdm import tqdm
-
-    start, num_bytes, total = time.perf_counter(), 0, documents.num_documents
-    disable = None if progress else True  # None: shown on a terminal, and nowhere else
-    with tqdm(total=total, unit=" documents", disable=disable, file=sys.stderr) as bar:
-        for item in encoded:
+    """Yields the same documents and shows on a terminal how many are done."""
+    start, num_bytes = time.perf_counter(), 0
+    with Progress(total, "documents", is_shown=is_shown and sys.stderr.isatty()) as progress:
+        for done, item in enumerate(encoded, start=1):
             yield item
             num_bytes += len(item.document.content)
-            rate = num_bytes / (time.perf_counter() - start) / 1e6
-            bar.set_postfix_str(f"{rate:.1f} MB/s", refresh=False)
-            bar.update()
+            seconds = time.perf_counter() - start
+            metrics = {"perf/megabytes_per_second": num_bytes / seconds / 1e6}
+            if total is not None:
+                metrics["perf/eta_seconds"] = seconds * max(total - done, 0) / done
+            progress.update(done, metrics)

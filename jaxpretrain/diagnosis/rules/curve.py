@@ -9,7 +9,7 @@ from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.metric_names import improvements
 from jaxpretrain.diagnosis.statistics import BLOCK, levels, noise, trend
-from jaxpretrain.diagnosis.wording import format_number
+from jaxpretrain.display.wording import format_number
 
 SIGNIFICANT = 0.01
 PLATEAU_FRACTION = 0.1

@@ -14,7 +14,7 @@ from jaxpretrain.diagnosis.metric_names import (
     task_metrics,
 )
 from jaxpretrain.diagnosis.statistics import noise, trend
-from jaxpretrain.diagnosis.wording import format_number
+from jaxpretrain.display.wording import format_number
 
 OVERFITTING_RISE = 0.01
 """Above its lowest value by this part of it, a validation loss has risen,"""

@@ -10,7 +10,7 @@ from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.remaining import estimate
 from jaxpretrain.diagnosis.rules.layers import update_ratios
 from jaxpretrain.diagnosis.statistics import BLOCK, levels, trend
-from jaxpretrain.diagnosis.wording import format_number, format_seconds
+from jaxpretrain.display.wording import format_number, format_seconds
 
 FLATTENING_LASTS = 5
 """The end of the warm-up explains a flat curve until so many times its length,"""

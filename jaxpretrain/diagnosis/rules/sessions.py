@@ -8,7 +8,7 @@ from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.statistics import noise
-from jaxpretrain.diagnosis.wording import format_number
+from jaxpretrain.display.wording import format_number
 
 ROWS = 16
 """Reports on each side that are compared."""

@@ -4,7 +4,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.wording import format_count, format_finish, format_number, format_seconds
+from jaxpretrain.display.wording import format_count, format_finish, format_number, format_seconds
 
 NOON = datetime(2024, 3, 5, 12, 0).timestamp()
 

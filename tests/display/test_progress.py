@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from jaxpretrain.monitor.progress import Progress, progress_line
+from jaxpretrain.display.progress import Progress, progress_line
 
 NOON = datetime(2024, 3, 5, 12, 0).timestamp()
 METRICS = {
@@ -104,7 +104,7 @@ def test_the_time_left_runs_down_between_reports(monkeypatch):
 
 def test_other_processes_show_nothing():
     stream = Terminal()
-    with Progress(10, stream=stream, is_primary=False) as progress:
+    with Progress(10, stream=stream, is_shown=False) as progress:
         progress.update(5, METRICS)
         progress.message("hello")
     assert stream.getvalue() == ""
@@ -118,3 +118,19 @@ def test_a_terminal_that_went_away_does_not_end_the_run():
     with Progress(10, stream=Gone()) as progress:
         progress.update(5, METRICS)
         progress.message("hello")
+
+
+def test_work_of_unknown_length_has_no_percentage():
+    metrics = {"perf/megabytes_per_second": 12.34}
+    line = progress_line(1200, None, metrics, None, NOON, unit="documents")
+    assert line == "documents 1,200  12.3 MB/s"
+
+
+def test_a_line_that_does_not_stay_is_erased_at_the_end(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(9, "compiled", stream=stream, stays=False, now=lambda: NOON) as progress:
+        progress.message("4.00 GiB a device")
+        progress.update(1)
+    assert "compiled 1/9  11.1%" in stream.getvalue()
+    assert shown(stream.getvalue()) == ["4.00 GiB a device", ""]

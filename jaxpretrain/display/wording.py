@@ -1,21 +1,21 @@
-"""Numbers, durations and times as people read them, on the terminal and in reports."""
+"""Numbers, durations and times in words, for the terminal and reports."""
 
 import math
 from datetime import datetime
 
-from jaxpretrain.diagnosis.jsonl import to_number
+from jaxpretrain.storage.jsonl import to_number
 
-_PLAIN = 6  # powers of ten that are written without an exponent
 EVAL_DIGITS = 5
-"""Significant digits of results that people compare."""
+"""The significant digits of evaluation results."""
+_PLAIN = 6  # numbers below this power of ten have no exponent
 _YEAR = 365 * 86_400.0
 _CENTURY = 100 * _YEAR
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """So many significant digits, one fewer below 1, and never a long row of them.
+    """Returns a number with some significant digits, one fewer below 1.
 
-    Such as 0.250, 3.412, 8480, 1.235e+45; integers of up to six digits stay whole.
+    Examples are 0.250, 3.412, 8480 and 1.235e+45; integers of up to six digits stay whole.
     """
     number = to_number(value)
     if number is None or not math.isfinite(number):
@@ -30,7 +30,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 
 def format_count(count: float) -> str:
-    """Three significant digits with a suffix: 950, 12.3k, 1.2M, 2T."""
+    """Returns a number with three significant digits and a suffix: 950, 12.3k, 1.2M, 2T."""
     for suffix in ("", "k", "M", "B"):
         if not abs(count) >= 999.5:
             return f"{count:.3g}{suffix}"
@@ -39,7 +39,7 @@ def format_count(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """The two largest units: 45s, 3m12s, 1h05m, 2d04h; years from a century on."""
+    """Returns a duration in its two largest units: 45s, 3m12s, 1h05m, 2d04h; or in years."""
     if not math.isfinite(seconds):
         return "?"
     if seconds >= _CENTURY:
@@ -55,7 +55,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_finish(finish: float, now: float) -> str:
-    """The local time of `finish` (both unix seconds), with its date unless that is today."""
+    """Returns the local time of `finish`, with its date unless that is today.
+
+    Both arguments are unix seconds.
+    """
     if not finish - now < _CENTURY:  # NaN too
         return "?"
     end = datetime.fromtimestamp(finish)

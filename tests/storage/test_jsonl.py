@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.diagnosis import jsonl
-from jaxpretrain.diagnosis.jsonl import (
+from jaxpretrain.storage import jsonl
+from jaxpretrain.storage.jsonl import (
     JsonlWriter,
     drop_after,
     read_blocks,
-    read_metrics,
+    read_lines,
     to_number,
     to_numbers,
 )
@@ -40,7 +40,7 @@ def test_a_line_is_step_and_time_and_then_the_names_in_order(tmp_path):
 def test_what_json_cannot_say_is_null(tmp_path, value):
     writer = JsonlWriter(tmp_path / "metrics.jsonl")
     writer.write(0, {"train/loss": value})
-    assert read_metrics(tmp_path / "metrics.jsonl")[0]["train/loss"] is None
+    assert read_lines(tmp_path / "metrics.jsonl")[0]["train/loss"] is None
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float32, np.float64])
@@ -67,7 +67,7 @@ def test_no_number_ends_the_file(tmp_path, value):
     """What is too large for a float is null, as what is infinite."""
     writer = JsonlWriter(tmp_path / "metrics.jsonl")
     writer.write(1, {"x": to_number(value), "layers": to_numbers(np.array([1.79769e308, 1e300]))})
-    (record,) = read_metrics(tmp_path / "metrics.jsonl")
+    (record,) = read_lines(tmp_path / "metrics.jsonl")
     known = record["x"]
     assert known is None if abs(float(str(value))) == math.inf else known == to_number(value)
     assert record["layers"] == [None, 1e300]
@@ -84,17 +84,17 @@ def test_a_torn_last_line_is_not_read_and_is_cut_off_by_the_next_write(tmp_path,
     write_steps(path, [1, 2])
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    assert [record["step"] for record in read_lines(path)] == [1, 2]
     write_steps(path, [3])
     assert path.read_bytes().startswith(whole)
-    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
+    assert [record["step"] for record in read_lines(path)] == [1, 2, 3]
 
 
 def test_a_file_that_is_all_torn_line_starts_anew(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1')
     write_steps(path, [5])
-    assert [record["step"] for record in read_metrics(path)] == [5]
+    assert [record["step"] for record in read_lines(path)] == [5]
 
 
 def test_drop_after_keeps_the_bytes_up_to_the_step_and_leaves_nothing_else(tmp_path):
@@ -118,30 +118,29 @@ def test_reading_names_the_line_that_is_no_metrics_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n[]\n{"step": 2}\n')
     with pytest.raises(InputError, match=r"metrics.jsonl, line 2"):
-        read_metrics(path)
+        read_lines(path)
 
 
 def test_long_files_are_read_in_blocks_and_their_lines_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonl, "_BLOCK", 100)
     path = tmp_path / "metrics.jsonl"
     write_steps(path, range(50))
-    assert [record["step"] for record in read_metrics(path)] == list(range(50))
+    assert [record["step"] for record in read_lines(path)] == list(range(50))
     assert [first for first, _ in read_blocks(path)][:2] == [1, 3]
     with open(path, "ab") as file:
         file.write(b'{"step": 50}, {"step": 51}\n')
     with pytest.raises(InputError, match="line 51"):
-        read_metrics(path)
+        read_lines(path)
 
 
 def test_a_mark_of_the_byte_order_is_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"step": 1}\n{"step": 2}\n')
-    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    assert [record["step"] for record in read_lines(path)] == [1, 2]
 
 
-def test_reading_nothing_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
-        read_metrics(tmp_path / "metrics.jsonl")
+def test_a_missing_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_line_that_grows_while_a_run_is_read_is_left_for_later(tmp_path):
@@ -153,4 +152,4 @@ def test_a_line_that_grows_while_a_run_is_read_is_left_for_later(tmp_path):
     with path.open("ab") as file:
         file.write(b'me": 2}\n')
     assert list(blocks) == []
-    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    assert [record["step"] for record in read_lines(path)] == [1, 2]

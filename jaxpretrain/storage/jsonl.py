@@ -1,8 +1,8 @@
-"""`metrics.jsonl`: every scalar of a run, one JSON object a line.
+"""The `.jsonl` files of a run: a JSON object with "step" and "time" in each line.
 
-This file is what the report, the diagnosis and users' scripts read, so it is kept readable
-through crashes: a line is one write, a line without its newline never counts, and resuming
-drops the lines that the restored checkpoint does not know.
+The report, the diagnosis and users' scripts read them, so they stay readable through crashes: a
+line is one write, a line without its newline never counts, and resuming drops the lines that the
+restored checkpoint does not know.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 
 from jaxpretrain.config.documents import parse_json
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.storage.files import atomic_file
 
-_BLOCK = 1 << 22
-"""Bytes that are read at a time."""
+_BLOCK = 1 << 22  # bytes that are read at a time
 
 
-def to_number(value: Any) -> int | float | None:
-    """A scalar of Python, numpy or JAX as a Python number; None stays None.
+def to_number(value: object) -> int | float | None:
+    """Returns a scalar of Python, numpy or JAX as a Python number; None stays None.
 
     A float32 or bfloat16 becomes the shortest decimal that reads back as the same value in its
     own type (3.412, not 3.4119999408721924): exact and compact. An integer that no float holds
@@ -44,29 +44,33 @@ def to_number(value: Any) -> int | float | None:
     return number
 
 
-def to_numbers(values: np.ndarray) -> Any:
-    """An array of any rank as (lists of) numbers with four digits; None for what is not finite."""
+def to_numbers(values: np.ndarray) -> float | list[Any] | None:
+    """Returns an array as nested lists of numbers with four digits, or None where not finite."""
     if values.ndim:
         return [to_numbers(value) for value in values]
     return rounded(float(values), 4)
 
 
 def rounded(value: float, digits: int) -> float | None:
-    """A number with so many significant digits; None where it or what it becomes is not finite."""
+    """Returns a number with so many significant digits; None where the result is not finite."""
     short = float(f"{value:.{digits}g}")
     return short if math.isfinite(short) else None
 
 
 class JsonlWriter:
-    """Appends to a `metrics.jsonl`; opens it at the first line, cutting off a torn last one."""
+    """Appends lines to a file; cuts off a torn last line when it opens the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: io.FileIO | None = None
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one line, in the file when this returns. Raises OSError, e.g. on a full disk."""
-        record: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
+    def write(self, step: int, values: Mapping[str, object]) -> None:
+        """Writes a line to the file at once.
+
+        Raises:
+          OSError: the line cannot be written, as on a full disk.
+        """
+        record: dict[str, object] = {"step": step, "time": round(time.time(), 3)}
         for name, value in values.items():
             is_number = isinstance(value, int | float)
             record[name] = None if is_number and not math.isfinite(value) else value
@@ -81,7 +85,7 @@ class JsonlWriter:
             raise
 
     def close(self) -> None:
-        """Lets go of the file; another `write` opens it again."""
+        """Closes the file; another `write` opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -106,35 +110,28 @@ def _open_repaired(path: Path) -> io.FileIO:
 
 
 def drop_after(path: Path, step: int) -> int:
-    """Removes the lines above `step`, and lines that cannot be read; returns how many went.
+    """Removes the lines above `step` and lines that cannot be read; returns their number.
 
-    Line by line into a new file that replaces the old one, so that neither a long file nor a
-    crash on the way does harm. A missing file is an empty one.
+    The other lines go one by one into a file that replaces the old one, so that neither a long
+    file nor a crash does harm. A missing file has no lines.
     """
     if not path.exists():
         return 0
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     num_dropped = 0
-    try:
-        with open(path, "rb") as old, open(temporary, "wb") as new:
-            for line in old:
-                record = _parse(line)
-                if record is not None and record["step"] <= step:
-                    new.write(line)
-                else:
-                    num_dropped += 1
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with path.open("rb") as old, atomic_file(path) as new:
+        for line in old:
+            record = _parse(line)
+            if record is not None and record["step"] <= step:
+                new.write(line)
+            else:
+                num_dropped += 1
     return num_dropped
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """The lines of `path` in order, without a torn last one, some megabytes at a time.
+    """Yields blocks of some megabytes: the number of the first line, from 1, and the records.
 
-    Yields the number of the first line, from 1, and the records. A missing file has no lines.
+    A torn last line is left out. A missing file has no lines.
 
     Raises:
       InputError: a line is complete and yet not a JSON object with a whole number as "step".
@@ -142,7 +139,7 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     if not path.exists():
         return
     first = 1
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while lines := file.readlines(_BLOCK):
             is_torn = not lines[-1].endswith(b"\n")
             if is_torn:
@@ -163,23 +160,18 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
                 return  # of a run that goes on, the rest of that line may be there by now
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `path` in order, without a torn last one.
-
-    Raises InputError without a file, and for a line that is complete and yet not a metrics line.
-    """
-    if not path.exists():
-        raise InputError(f"{path} does not exist: no run has written metrics there")
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of all lines, as `read_blocks` yields them."""
     return [record for _, records in read_blocks(path) for record in records]
 
 
 def bad_line(path: Path, number: int, reason: str) -> InputError:
-    """The error for a line that is complete and yet wrong."""
+    """Returns the error about a line that is complete and yet wrong."""
     return InputError(f"{path}, line {number}: {reason}; remove that line")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The object on `line`; None when it is torn or something else."""
+    """Returns the record on a line; None where the line is torn or something else."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -189,7 +181,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if _is_record(record) else None
 
 
-def _is_record(record: Any) -> bool:
+def _is_record(record: object) -> bool:
     if not isinstance(record, dict):
         return False
     step = record.get("step")

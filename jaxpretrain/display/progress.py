@@ -1,7 +1,7 @@
-"""What a run shows on the terminal, all of it on standard error.
+"""The progress of long work on standard error: training, preparing data, planning.
 
-On a terminal one live line is redrawn in place; in a file or a pipe each report is a plain
-line. Standard output stays free for `--json`.
+A terminal shows one line that is redrawn in place; a file or a pipe gets a plain line for each
+report. Standard output stays free for `--json`.
 """
 
 from __future__ import annotations
@@ -12,37 +12,47 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import Self, TextIO
 
-from jaxpretrain.diagnosis.wording import format_count, format_finish, format_number, format_seconds
+from jaxpretrain.display.wording import format_count, format_finish, format_number, format_seconds
 
 _REDRAW_SECONDS = 0.2
-_UNITS = {"perf/tokens_per_second": "tok/s", "perf/images_per_second": "img/s"}
-# What a narrow terminal does without, first to go first; the time left goes last.
+_RATES = {
+    "perf/tokens_per_second": "tok/s",
+    "perf/images_per_second": "img/s",
+    "perf/megabytes_per_second": "MB/s",
+}
+# The fields that a line leaves out where it is too long, in this order.
 _DISPENSABLE = ("learning_rate", "mfu", "percent", "rate", "loss")
 
 
 class Progress:
-    """Shows how far a run is. Threads may share it.
+    """Shows the progress of one piece of work. Threads may share it.
 
     Args:
-      total_steps: steps of the whole run.
-      stream: standard error by default.
-      is_primary: the other processes of a run show nothing.
-      now: unix seconds.
+      total: the steps of the whole work; None where it is not known.
+      unit: the name of a step on the line.
+      stream: where to write; standard error by default.
+      is_shown: False shows nothing, as in the other processes of a run.
+      stays: False erases the live line at the end.
+      now: a clock of unix seconds.
     """
 
     def __init__(
         self,
-        total_steps: int,
+        total: int | None,
+        unit: str = "step",
         *,
         stream: TextIO | None = None,
-        is_primary: bool = True,
+        is_shown: bool = True,
+        stays: bool = True,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._total_steps = total_steps
+        self._total = total
+        self._unit = unit
         self._stream = sys.stderr if stream is None else stream
-        self._is_open = is_primary
+        self._is_open = is_shown
+        self._stays = stays
         self._is_live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._now = now
         self._lock = threading.RLock()
@@ -51,18 +61,20 @@ class Progress:
         self._finish: float | None = None
         self._drawn_at = -math.inf
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def update(self, step: int, metrics: Mapping[str, float | None] | None = None) -> None:
-        """Shows that `step` steps are done.
+        """Shows the number of finished steps.
 
-        Cheap enough for every step: a terminal is redrawn a few times a second, and plain
-        output is written only with `metrics`, named as in `metrics.jsonl`.
+        This is cheap enough for every step: a terminal is redrawn a few times a second, and plain
+        output is written only with `metrics`, whose names are those of `metrics.jsonl`.
         """
+        if not self._is_open:
+            return
         with self._lock:
             now = self._now()
             self._step = step
@@ -84,11 +96,12 @@ class Progress:
                 self._draw(self._now())
 
     def close(self) -> None:
-        """Leaves the last state standing on a line of its own. Nothing is shown after that."""
+        """Ends the live line. Nothing is shown after that."""
         with self._lock:
             if self._is_live and self._step is not None:
-                self._draw(self._now())
-                self._write("\n")
+                if self._stays:
+                    self._draw(self._now())
+                self._write("\n" if self._stays else "\r\x1b[K")
             self._is_open = False
 
     def _draw(self, now: float) -> None:
@@ -97,7 +110,9 @@ class Progress:
 
     def _line(self, now: float, width: int | None = None) -> str:
         assert self._step is not None
-        return progress_line(self._step, self._total_steps, self._metrics, self._finish, now, width)
+        return progress_line(
+            self._step, self._total, self._metrics, self._finish, now, width, self._unit
+        )
 
     def _write(self, text: str) -> None:
         if not self._is_open:
@@ -106,36 +121,39 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
-            self._is_open = False  # the terminal is gone; the run goes on
+            self._is_open = False  # the terminal is gone; the work goes on
 
 
 def progress_line(
     step: int,
-    total_steps: int,
+    total: int | None,
     metrics: Mapping[str, float | None],
     finish: float | None,
     now: float,
     width: int | None = None,
+    unit: str = "step",
 ) -> str:
-    """One line, such as `step 1,200/2,000  60.0%  loss 3.412  12.3k tok/s  eta 3m12s (14:05)`.
+    """Returns a line: `step 1,200/2,000  60.0%  loss 3.412  12.3k tok/s  eta 3m12s (14:05)`.
 
     Args:
-      step: steps done.
-      total_steps: steps of the whole run.
-      metrics: as in `metrics.jsonl`; what is missing or None is left out.
-      finish: when the run is expected to end, unix seconds.
-      now: unix seconds.
-      width: columns to keep to.
+      step: the number of finished steps.
+      total: the steps of the whole work; None where it is not known.
+      metrics: values by their names in `metrics.jsonl`; those that are None are left out.
+      finish: the expected end in unix seconds; None where it is not known.
+      now: the time in unix seconds.
+      width: the columns of the terminal.
+      unit: the name of a step.
     """
-    fields = {"step": f"step {step:,}/{total_steps:,}"}
-    fields["percent"] = f"{100 * step / max(total_steps, 1):.1f}%"
+    fields = {"step": f"{unit} {step:,}" + ("" if total is None else f"/{total:,}")}
+    if total is not None:
+        fields["percent"] = f"{100 * step / max(total, 1):.1f}%"
     if (loss := metrics.get("train/loss")) is not None:
         fields["loss"] = f"loss {format_number(loss)}"
     if (learning_rate := metrics.get("train/learning_rate")) is not None:
         fields["learning_rate"] = f"lr {learning_rate:.2e}"
-    for name, unit in _UNITS.items():
+    for name, shown in _RATES.items():
         if (rate := metrics.get(name)) is not None:
-            fields["rate"] = f"{format_count(rate)} {unit}"
+            fields["rate"] = f"{format_count(rate)} {shown}"
     if (mfu := metrics.get("perf/mfu")) is not None:
         fields["mfu"] = f"mfu {mfu:.1%}"
     if finish is not None:
