@@ -26,7 +26,7 @@ from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import CHIPS, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.planning.machines import Stand
+from jaxpretrain.planning.machines import placeholder_devices
 from jaxpretrain.planning.time_model import StepTime, estimate_time
 from jaxpretrain.train.experiment import Experiment, Train, resolve
 from jaxpretrain.train.program import Program, make_program
@@ -54,8 +54,7 @@ class Row:
 
     def program(self) -> Program:
         """The step in our terms."""
-        chip = CHIPS[self.chip]
-        devices = [Stand(i, chip.platform, chip.device_kind) for i in range(self.num_devices)]
+        devices = placeholder_devices(CHIPS[self.chip], self.num_devices)
         num_data = self.num_devices // self.tensor
         experiment = Experiment(
             model=dataclasses.replace(self.model, remat=self.remat),
@@ -265,7 +264,9 @@ ROWS: tuple[Row, ...] = (
 
 def predicted(row: Row, program: Program, efficiency: Efficiency | None = None) -> StepTime:
     """The time model's answer."""
-    return estimate_time(program, CHIPS[row.chip], num_hosts=row.num_hosts, efficiency=efficiency)
+    chip = CHIPS[row.chip]
+    chip = dataclasses.replace(chip, efficiency=efficiency or chip.efficiency)
+    return estimate_time(program, chip, num_hosts=row.num_hosts)
 
 
 def error(row: Row, step: StepTime) -> float:

@@ -81,6 +81,8 @@ class Chip:
     """Origin of the numbers."""
     cores: GpuCores | None = None
     """Description for XLA's GPU compiler; none: the device is no GPU."""
+    slice_axes: Literal[2, 3] = 2
+    """Axes of a TPU slice: 3 where its links form a 3D torus."""
 
     @property
     def usable_bytes(self) -> int:
@@ -207,6 +209,7 @@ _ROWS = (
         link_bandwidth=600e9,
         network_bandwidth=6.25e9,
         devices_per_host=4,
+        slice_axes=3,
         source="Cloud TPU documentation, TPU v5p: 1,200 GB/s of links, 50 Gb/s of network a chip",
     ),
     Chip(

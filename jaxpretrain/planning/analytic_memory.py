@@ -1,11 +1,11 @@
-"""What the training step takes of a device's memory, in closed form.
+"""The memory of the training step on a device, in closed form.
 
-Where there is no compiler this is the answer; where there is one, it says what is worth compiling.
-State and batch are exact. What forward and backward hold is the higher of two moments: the loss,
-and the backward pass of the largest layer.
+Without a compiler this is the answer; with one, it says what is worth compiling. State and batch
+are exact. Activations peak at one of two moments: in the loss, or in the backward pass of the
+largest layer. The larger one counts.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,22 @@ from jaxpretrain.train.program import Program
 
 
 class Weights(NamedTuple):
-    """Numbers of parameters that one device works with: divided by the mesh axis `tensor` alone."""
+    """Numbers of parameters that a device works with: divided by the mesh axis `tensor` alone."""
 
     layers: float
-    """Of all layers together."""
+    """The parameters of all layers together."""
     largest_group: float
-    """Of the largest group of layers that `scan` takes at a time: one of each position of the
-    pattern, whose weights XLA may gather all at once."""
+    """The parameters of the largest group of layers that `scan` takes at a time. A group has one
+    layer for each position of the pattern, and XLA may gather all of its weights at once."""
     ends: float
-    """Of what is not in layers."""
+    """The parameters outside the layers: embedding, head, norms."""
 
 
 def estimate_memory(program: Program) -> Memory:
-    """Bytes of one device at the peak of the program's step.
+    """Estimates the memory of one device at the peak of the program's step.
 
-    Within a tenth or two of what XLA's compilers lay out, see docs/planning.md. `gradients` are two
-    numbers for each parameter where microbatches add up: the sums, and those of one microbatch.
+    The error against XLA's compilers is 10 to 20 %, see docs/planning.md. With microbatches there
+    are two gradients for each parameter: the sum, and that of one microbatch.
     """
     state = program.state
     parameters = sharded_bytes(jax.tree.leaves(state.params))
@@ -49,7 +49,7 @@ def estimate_memory(program: Program) -> Memory:
 
 
 def weights_on_device(program: Program) -> Weights:
-    """Parameters as a device works with them, gathered where they are sharded."""
+    """Counts the parameters that a device works with, once sharded weights are gathered."""
     ends = layers = 0.0
     groups: dict[tuple[str, ...], float] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.state.params):
@@ -65,23 +65,24 @@ def weights_on_device(program: Program) -> Weights:
 
 
 def _activations(program: Program) -> float:
-    """Everything that forward and backward hold at once, above the gradients."""
+    """Returns the bytes that forward and backward passes hold at once, gradients not counted."""
     costs: Costs = program.model.costs()
     num_tensor, num_fsdp = (program.layout.mesh.shape[axis] for axis in ("tensor", "fsdp"))
     examples = program.microbatch_size
     weights = weights_on_device(program)
-    # Rounded copies, gathered where weights are sharded. Then their gradients are as large, and in
-    # float32, before they are scattered.
+    # Weights are rounded to the compute dtype and, where sharded, gathered. Then their gradients
+    # are whole too, in float32, until they are scattered.
     copies = jnp.dtype(program.experiment.model.dtype).itemsize + (4 if num_fsdp > 1 else 0)
     loss = examples * costs.loss.on_device(num_tensor) + copies * weights.ends
     layer = examples * costs.working.on_device(num_tensor) + copies * weights.largest_group
     return examples * costs.kept.on_device(num_tensor) + max(loss, layer)
 
 
-def _tensor_ways(program: Program, leaf: Any) -> int:
-    """Over how many devices the mesh axis `tensor` divides an array."""
-    divided = any(
-        "tensor" in ((part,) if isinstance(part, str) else part or ())
-        for part in leaf.sharding.spec
+def _tensor_ways(program: Program, leaf: jax.ShapeDtypeStruct) -> int:
+    """Returns the number of devices over which the mesh axis `tensor` divides an array."""
+    sharding = leaf.sharding
+    assert isinstance(sharding, jax.sharding.NamedSharding)
+    is_divided = any(
+        "tensor" in ((part,) if isinstance(part, str) else part or ()) for part in sharding.spec
     )
-    return program.layout.mesh.shape["tensor"] if divided else 1
+    return program.layout.mesh.shape["tensor"] if is_divided else 1

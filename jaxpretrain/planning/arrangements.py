@@ -1,14 +1,13 @@
 """The ways to run an experiment on a machine that give the same training.
 
-How the batch is cut, what is recomputed, how devices are arranged and which kernels run change
-memory and time, but neither the data nor the updates, rounding aside.
+The microbatch, rematerialisation, the mesh and the kernels change memory and time. They change
+neither the data nor the updates, rounding aside.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.overrides import apply_overrides
@@ -26,37 +25,37 @@ REMAT = "model.remat"
 MESH = ("mesh.replica", "mesh.fsdp", "mesh.tensor")
 
 MAX_TENSOR = 8
-"""Devices that split every matrix product: more than a host has would wait for its network."""
+"""The most devices that split a matrix product: more than a host has would wait for its network."""
 
-_VALUES: dict[str, tuple[Any, ...]] = {
+_VALUES: dict[str, tuple[str | int, ...]] = {
     REMAT: ("none", "attention", "dots", "full"),
     "model.attention": ("auto", "xla_blocks"),
     "model.loss_chunk": (256, 512, 1024, 2048),
     "model.scan_layers": (True, False),
 }
 DIMENSIONS = (MICROBATCH, REMAT, "mesh", *(name for name in _VALUES if name != REMAT))
-"""What can be searched."""
+"""The fields of a config that a search can choose, and "mesh" for the three of the mesh."""
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """One way to run an experiment, in portions of any size."""
+    """One way to run an experiment, with a microbatch of any of some sizes."""
 
     program: Program
     machine: Machine
     sizes: tuple[int, ...]
-    """Microbatches that divide each device's share, ascending."""
+    """Microbatch sizes that divide each device's share of the batch, ascending."""
 
     def experiment(self, size: int) -> Experiment:
-        """With that microbatch."""
+        """Returns the experiment with that microbatch."""
         return self._program(size).experiment
 
     def memory(self, size: int) -> Memory:
-        """As estimated from the shapes alone."""
+        """Estimates the memory of a step with that microbatch, without compiling it."""
         return estimate_memory(self._program(size))
 
     def time(self, size: int) -> StepTime:
-        """Of one step."""
+        """Estimates the time of a step with that microbatch."""
         machine = self.machine
         return estimate_time(self._program(size), machine.chip, num_hosts=machine.num_hosts)
 
@@ -71,11 +70,15 @@ class Arrangement:
         )
 
 
-def dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """What is searched: `searched`, or by default all that the user has not `given`.
+def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Returns the dimensions to search.
+
+    Args:
+      searched: short names from the command line; [] for microbatch, remat and mesh.
+      given: paths of the fields that the user has set; by default they are not searched.
 
     Raises:
-      InputError: there is no such dimension, or it is given and to be searched.
+      InputError: a name is unknown, or that dimension was given too.
     """
     short = {name.rpartition(".")[2]: name for name in DIMENSIONS}
     by_user = {("mesh" if path in MESH else path): path for path in given}
@@ -89,10 +92,10 @@ def dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[str, ...]
     return tuple(name for name in names if name not in by_user)
 
 
-def arrangements(
+def list_arrangements(
     experiment: Experiment, machine: Machine, searched: Sequence[str]
 ) -> list[Arrangement]:
-    """All ways that the mesh, the batch and the model allow.
+    """Lists the arrangements that mesh, batch and model allow, over all values searched.
 
     Raises:
       InputError: there is none.
@@ -120,8 +123,8 @@ def arrangements(
     return found
 
 
-def overrides(base: Experiment, chosen: Experiment) -> list[str]:
-    """The flags that make the one of the other."""
+def list_overrides(base: Experiment, chosen: Experiment) -> list[str]:
+    """Returns the flags that turn the base experiment into the chosen one."""
     paths = (MICROBATCH, *MESH, *_VALUES)
     pairs = [(path, _at(base, path), _at(chosen, path)) for path in paths]
     return [f"--config.{path}={value_text(new)}" for path, old, new in pairs if old != new]
@@ -145,7 +148,7 @@ def _candidates(
 def _meshes(num_devices: int) -> Iterator[Mesh]:
     for tensor in (t for t in _divisors(num_devices) if t <= MAX_TENSOR):
         for fsdp in reversed(_divisors(num_devices // tensor)):
-            # fsdp as what is left: so the same flags serve where there are more devices.
+            # fsdp takes the remaining devices, so the same flags serve on a larger machine.
             yield Mesh(replica=num_devices // tensor // fsdp, fsdp=-1, tensor=tensor)
 
 
@@ -154,7 +157,7 @@ def _divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*low, *(number // d for d in low)}))
 
 
-def _at(config: Any, path: str) -> Any:
+def _at(config: object, path: str) -> object:
     for name in path.split("."):
         config = getattr(config, name, None)
     return config

@@ -17,10 +17,10 @@ from jaxpretrain.config.serialize import from_dict, to_dict
 from jaxpretrain.parallel.chips import GIB, Chip
 from jaxpretrain.parallel.compilation import keep_compiled
 from jaxpretrain.parallel.distributed import exchange
-from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, arrangements
+from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
+from jaxpretrain.planning.compilers import InProcessCompiler, OnCompiled
 from jaxpretrain.planning.machines import Machine, open_machine
-from jaxpretrain.planning.pool import Here
-from jaxpretrain.planning.search import Tell, Trial, search
+from jaxpretrain.planning.search import Trial, search
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.workdir import trained_here
@@ -54,12 +54,12 @@ def chosen_before(experiment: Experiment, workdir: Path) -> tuple[Experiment, st
     return _as(experiment, before), f"auto: {_named(experiment, before)}, as before"
 
 
-def choose(experiment: Experiment, tell: Tell) -> tuple[Experiment, str]:
+def choose(experiment: Experiment, on_compiled: OnCompiled) -> tuple[Experiment, str]:
     """(the experiment without auto, a line that says what was chosen and why).
 
     Args:
       experiment: a config; it need not be resolved.
-      tell: called after each compilation.
+      on_compiled: called after each compilation.
 
     Raises:
       InputError: nothing fits.
@@ -70,8 +70,9 @@ def choose(experiment: Experiment, tell: Tell) -> tuple[Experiment, str]:
     # Among several processes, none may stop searching before the others.
     deadline = start + _MAX_SECONDS if jax.process_count() == 1 else math.inf
     limit = machine.limit
-    found = arrangements(resolve(experiment), machine, open_choices(experiment))
-    trials = search(found, limit, Here(machine), goal="fastest", deadline=deadline, tell=tell)
+    found = list_arrangements(resolve(experiment), machine, open_choices(experiment))
+    compiler = InProcessCompiler(machine, on_compiled)
+    trials = search(found, limit, compiler, goal="fastest", deadline=deadline)
     if not trials:
         least = min(a.memory(a.sizes[0]).total for a in found)
         raise InputError(

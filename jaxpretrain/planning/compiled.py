@@ -1,4 +1,4 @@
-"""What the real training step takes on a machine, from its compiler.
+"""The memory of the real training step on a machine, from its compiler.
 
 The program is the one that trains: `train.program.make_program` and `Program.compile`.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 from jax.errors import JaxRuntimeError
 
+from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.parallel.devices import is_out_of_memory
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.machines import Machine
@@ -20,11 +21,12 @@ from jaxpretrain.train.memory import Memory, measured
 from jaxpretrain.train.program import Program, make_program
 
 _NUM_BUFFERS = 12
+_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory that values of these shapes take, one after the other."""
+    """A piece of memory that holds values of these shapes, one at a time."""
 
     bytes: int
     shapes: str
@@ -32,19 +34,20 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What compiling a step told."""
+    """The result of compiling a step."""
 
     total: int
-    """Bytes of a device at its peak."""
+    """Bytes that a device holds at its peak."""
     memory: Memory | None
-    """None: the compiler refused, for it does not fit; then `total` is what it said."""
+    """The parts of the total; None where the compiler refused the step as too large. Then `total`
+    is the number that it gave."""
     buffers: tuple[Buffer, ...]
-    """The largest, parameters and moments aside; () where the compiler does not tell."""
+    """The largest buffers besides parameters and moments; () where the compiler lists none."""
     seconds: float
-    """That compiling took."""
+    """Seconds of compilation."""
 
     def fits(self, limit: int) -> bool:
-        """Whether a device with so many bytes has room; what its compiler refused has none."""
+        """Returns True if `limit` bytes suffice and the compiler did not refuse the step."""
         return self.memory is not None and self.total <= limit
 
 
@@ -72,21 +75,21 @@ def compile_step(experiment: Experiment, machine: Machine, *, buffers: bool = Fa
 
 
 def eval_bytes(experiment: Experiment, machine: Machine) -> int:
-    """Bytes of a device while held-out loss is computed, with the state that lies beside it."""
-    from jaxpretrain.evals.held_out import HeldOut
-
+    """Returns the bytes that a device holds while held-out loss is computed, state included."""
     program = make_program(experiment, machine.devices)
     stats = HeldOut(program.setting(data=None, eval_sets=[])).compiled.memory_analysis()
     return _state_bytes(program) + stats.temp_size_in_bytes
 
 
 def _refused_bytes(program: Program, message: str) -> int:
-    """TPU compilers refuse what does not fit, and say how much the temporaries would take."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    """Returns the bytes that a compiler names when it refuses a step.
+
+    Compilers for TPUs name the whole, after "Used", or the temporaries alone, in parentheses.
+    """
     found = re.search(r"\(([\d.]+)([KMGT])\)|Used ([\d.]+)([KMGT])", message)
     assert found is not None, message
     size, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
-    return int(float(size) * units[unit]) + (_state_bytes(program) if found[1] else 0)
+    return int(float(size) * _UNITS[unit]) + (_state_bytes(program) if found[1] else 0)
 
 
 def _state_bytes(program: Program) -> int:
@@ -94,15 +97,14 @@ def _state_bytes(program: Program) -> int:
 
 
 def _largest_buffers(folder: Path) -> tuple[Buffer, ...]:
-    """From XLA's report of what uses which part of its memory."""
-    units = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    row = re.compile(r"\s*[\d.]+\w+\(\s*\d+%\);\s*([\d.]+)(B|KiB|MiB|GiB);\s*\d+;\s*\d+; (.*)")
+    """Reads XLA's report of its memory, which it leaves in the folder."""
+    row = re.compile(r"\s*[\d.]+\w+\(\s*\d+%\);\s*([\d.]+)([BKMG])(?:iB)?;\s*\d+;\s*\d+; (.*)")
     found: list[Buffer] = []
     for path in folder.glob("*memory-usage-report.txt"):
         # The first space is the device's main memory.
         text = path.read_text().split("Memory Space:")[1]
         found += [
-            Buffer(int(float(match[1]) * units[match[2]]), match[3].strip())
+            Buffer(int(float(match[1]) * _UNITS[match[2]]), match[3].strip())
             for line in text.splitlines()
             if (match := row.match(line))
         ]

@@ -1,9 +1,8 @@
-"""What one device at hand offers: an accelerator is looked up, a CPU is measured."""
+"""The chip of the devices at hand: an accelerator is looked up, a CPU is measured."""
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,12 @@ from jaxpretrain.parallel import devices
 from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
 
 
-def chip_of(device: Any, num_devices: int, dtype: DTypeLike) -> Chip:
-    """What a device at hand offers, when all `num_devices` of its host work at once.
+def find_chip(
+    device: jax.Device,  # pyright: ignore[reportInvalidTypeForm] - jaxlib comes without stubs
+    num_devices: int,
+    dtype: DTypeLike,
+) -> Chip:
+    """Returns the chip of a device at hand, for a host whose `num_devices` all work at once.
 
     A GPU or TPU is looked up and asked for its memory; a CPU is measured.
 
@@ -34,9 +37,9 @@ def chip_of(device: Any, num_devices: int, dtype: DTypeLike) -> Chip:
 
 
 def measure_local(num_devices: int = 1, dtype: DTypeLike = jnp.float32) -> Chip:
-    """This host's CPU as `num_devices` devices that share it; takes about a second."""
+    """Measures this host's CPU as `num_devices` devices that share it; takes about a second."""
     memory = devices.memory_limit(jax.local_devices(backend="cpu")[0])
-    assert memory is not None  # of the host
+    assert memory is not None  # known for every CPU
     rows = jnp.ones((1024, 1024), dtype)
     product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
     flops = 2.0 * 1024**3 / _seconds(lambda: product(rows, rows))
@@ -48,12 +51,12 @@ def measure_local(num_devices: int = 1, dtype: DTypeLike = jnp.float32) -> Chip:
         platform="cpu",
         device_kind="cpu",
         peak_bf16_flops=flops / num_devices,
-        # Of what one product alone reaches: see docs/benchmarks.md for the steps it was set by.
+        # Shares of the rate of one product alone; docs/benchmarks.md has the steps behind them.
         efficiency=Efficiency(products=0.9, attention=0.5),
         memory_bytes=memory,
-        usable=0.9,  # Python, data and the kernel's cache need some
+        usable=0.9,  # the rest is for Python, data and the page cache
         memory_bandwidth=bandwidth / num_devices,
-        # A collective of virtual devices reads one's memory and writes another's.
+        # A collective between virtual devices reads and writes the same memory.
         link_bandwidth=bandwidth / 2 / num_devices,
         network_bandwidth=bandwidth / 2 / num_devices,
         devices_per_host=num_devices,
@@ -61,8 +64,8 @@ def measure_local(num_devices: int = 1, dtype: DTypeLike = jnp.float32) -> Chip:
     )
 
 
-def _seconds(run: Callable[[], Any], budget: float = 0.4) -> float:
-    """Shortest time of one call, of as many as fit into `budget` seconds after the first two."""
+def _seconds(run: Callable[[], object], budget: float = 0.4) -> float:
+    """Returns the shortest time of a call among those of `budget` seconds, after two more."""
     for _ in range(2):
         jax.block_until_ready(run())
     times = []

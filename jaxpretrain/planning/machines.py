@@ -1,45 +1,51 @@
 """Described machines: devices that compile but do not run, so none has to be there.
 
-The compilers come with `jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Without them devices
-stand for themselves in meshes and nothing can be compiled.
+The compilers come with `jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Without them,
+placeholder devices make up the mesh and nothing can be compiled.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+
+import jax
+from jax.errors import JaxRuntimeError
+from jax.experimental import topologies
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.chips import Chip
-from jaxpretrain.planning.local_chip import chip_of
+from jaxpretrain.planning.local_chip import find_chip
 from jaxpretrain.planning.targets import Target
 
 HEADROOM = 0.05
-"""Share of a device's usable memory that is left free: for fragments, collectives' buffers, what
-the compiler's own account leaves out."""
+"""The share of a device's usable memory that a plan leaves free: for fragments, for buffers of
+collectives, and for what the compiler does not count."""
 
 
 @dataclass(frozen=True)
 class Machine:
     """Devices to bind a program to, and what they offer."""
 
-    devices: Sequence[Any]
+    target: Target
+    devices: Sequence[object]
+    """JAX's devices, real or described, or placeholders."""
     chip: Chip
     num_hosts: int
+    """The number of groups of devices with fast links inside: hosts of GPUs, or TPU slices."""
     compiles: bool
-    """Whether programs can be compiled for the devices."""
+    """True where programs can be compiled for the devices."""
     compiler_options: dict[str, bool | str | int] = field(default_factory=dict)
-    """What compiling for absent devices needs; all else is as in training."""
+    """The options that compiling for absent devices needs, on top of those of training."""
 
     @property
     def limit(self) -> int:
-        """Bytes of a device that a step may take."""
+        """The bytes of a device that a step may take."""
         return int(self.chip.usable_bytes * (1.0 - HEADROOM))
 
 
 @dataclass(frozen=True)
-class Stand:
-    """A device without a compiler: it takes a place in a mesh."""
+class PlaceholderDevice:
+    """A device that takes a place in a mesh; nothing can be compiled for it."""
 
     id: int
     platform: str
@@ -48,44 +54,37 @@ class Stand:
 
 
 def open_machine(target: Target, dtype: str) -> Machine:
-    """The machine that the target names; `environment` was prepared for it.
+    """Returns the machine that the target names; `prepare_environment` was called for it before.
 
     Raises:
-      InputError: there is no such shape.
+      InputError: the TPU slice has a shape that does not exist.
     """
-    import jax
-
     if target.platform in ("local", "cpu"):
         devices = jax.devices()
-        num_hosts = jax.process_count()
-        chip = chip_of(devices[0], jax.local_device_count(), dtype)
-        return Machine(devices, chip, num_hosts, compiles=True)
+        chip = find_chip(devices[0], jax.local_device_count(), dtype)
+        return Machine(target, devices, chip, jax.process_count(), compiles=True)
     assert target.chip is not None
     if target.platform == "gpu":
         devices = _gpus(target) if find_spec("jax_cuda13_plugin") else None
-        # Kernels are timed on a device to choose among them; here is none.
+        # Autotuning times kernels on a device, and there is none here.
         options: dict[str, bool | str | int] = {"xla_gpu_autotune_level": "0"}
     else:
         devices = _tpus(target) if find_spec("libtpu") else None
         options = {}
     if devices is not None:
-        return Machine(devices, target.chip, target.num_hosts, True, options)
-    return Machine(stands(target), target.chip, target.num_hosts, compiles=False)
+        return Machine(target, devices, target.chip, target.num_hosts, True, options)
+    devices = placeholder_devices(target.chip, target.num_devices)
+    return Machine(target, devices, target.chip, target.num_hosts, compiles=False)
 
 
-def stands(target: Target) -> list[Stand]:
-    """Devices of the target that nothing can be compiled for."""
+def placeholder_devices(chip: Chip, num_devices: int) -> list[PlaceholderDevice]:
+    """Returns devices of a kind that programs can be bound to but not compiled for."""
+    return [PlaceholderDevice(i, chip.platform, chip.device_kind) for i in range(num_devices)]
+
+
+def _gpus(target: Target) -> Sequence[object]:
     assert target.chip is not None
-    kind = target.chip.device_kind
-    return [Stand(i, target.platform, kind) for i in range(target.num_devices)]
-
-
-def _gpus(target: Target) -> Sequence[Any]:
-    import jax
-    from jax.experimental import topologies
-
-    assert target.chip is not None
-    jax.devices()  # Has the plugin register what makes topologies.
+    jax.devices()  # The plugin registers its topologies when JAX starts.
     num_hosts, per_host = target.shape
     return topologies.get_topology_desc(
         platform="cuda",
@@ -95,10 +94,7 @@ def _gpus(target: Target) -> Sequence[Any]:
     ).devices
 
 
-def _tpus(target: Target) -> Sequence[Any]:
-    from jax.errors import JaxRuntimeError
-    from jax.experimental import topologies
-
+def _tpus(target: Target) -> Sequence[object]:
     generation, _, shape = target.name.removeprefix("tpu-").partition(":")
     try:
         return topologies.get_topology_desc(
@@ -112,7 +108,7 @@ def _tpus(target: Target) -> Sequence[Any]:
 
 
 def _target_config(chip: Chip) -> str:
-    """XLA's description of a GPU, a text protocol buffer (GpuTargetConfigProto)."""
+    """Returns XLA's description of a GPU, a text protocol buffer (GpuTargetConfigProto)."""
     cores = chip.cores
     assert cores is not None, f"{chip.name} is no GPU"
     major, minor = cores.capability

@@ -1,6 +1,6 @@
-"""The answer to "will it fit, how fast, and how long": one value, as a document or a table.
+"""The plan of an experiment on a machine: whether it fits, how fast it is, how long it takes.
 
-The experiment as it stands is compiled first; then the search looks for what would be faster.
+The experiment as configured is compiled first; then a search looks for faster ways to run it.
 """
 
 import time
@@ -10,50 +10,55 @@ from dataclasses import dataclass, replace
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory
-from jaxpretrain.planning.arrangements import MAX_TENSOR, Arrangement, arrangements, overrides
-from jaxpretrain.planning.machines import Machine, stands
-from jaxpretrain.planning.pool import Compiler
-from jaxpretrain.planning.search import Tell, Trial, search
-from jaxpretrain.planning.targets import Target, grown
-from jaxpretrain.planning.time_model import RunTime, run_time
+from jaxpretrain.planning.arrangements import (
+    MAX_TENSOR,
+    Arrangement,
+    list_arrangements,
+    list_overrides,
+)
+from jaxpretrain.planning.compilers import Compiler
+from jaxpretrain.planning.machines import Machine, placeholder_devices
+from jaxpretrain.planning.search import Trial, make_trial, search
+from jaxpretrain.planning.targets import Target, next_larger
+from jaxpretrain.planning.time_model import RunTime, estimate_run
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import make_program
 
 _HOPELESS = 1.5
-"""What is estimated to take so many times the limit is not compiled."""
-_MAX_GROWTH = 12
+"""A step that is estimated to take this many times the limit is not compiled."""
+_MAX_DOUBLINGS = 12
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment takes on a machine, and what would be best."""
+    """The memory and time of an experiment on a machine, and the best ways to run it there."""
 
-    target: str
     machine: Machine
     experiment: Experiment
-    """As configured."""
+    """The experiment as configured."""
     limit: int
     """Bytes of a device that the step may take."""
     configured: Trial | None
-    """Of the experiment as it stands; None where it leaves something to choose."""
+    """The trial of the experiment as configured; None where it leaves something to choose."""
     trials: list[Trial]
-    """What fits, the fastest first."""
+    """The trials that fit, the fastest first."""
     eval_bytes: int | None
-    """Of a device while the best one evaluates held-out loss; None: nothing fits or compiles."""
-    enough: str | None
-    """Where nothing fits, the machine of the same kind on which something would."""
+    """Bytes of a device while the best trial evaluates held-out loss; None where nothing fits, or
+    nothing compiles for the machine."""
+    sufficient_target: str | None
+    """The next larger machine of the same kind that would do, where nothing fits."""
     seconds: float
-    """That planning took."""
+    """Seconds that the plan took."""
 
     @property
     def best(self) -> Trial | None:
-        """The fastest that fits."""
+        """The fastest trial that fits."""
         return self.trials[0] if self.trials else None
 
     @property
     def frontier(self) -> list[Trial]:
-        """What is faster than all that takes less memory, the fastest first."""
+        """The trials that are faster than all with less memory, the fastest first."""
         kept: list[Trial] = []
         for trial in self.trials:
             if not kept or trial.total < kept[-1].total:
@@ -62,99 +67,95 @@ class Plan:
 
     @property
     def fits_as_configured(self) -> bool:
-        """Whether nothing has to be changed."""
+        """True where the experiment fits without any change."""
         return self.configured is not None and self.configured.fits(self.limit)
 
     @property
     def source(self) -> str:
-        """Where the memory comes from: compiled or analytic."""
+        """The source of the memory's numbers: compiled or analytic."""
         return "compiled" if self.machine.compiles else "analytic"
 
     def memory(self, trial: Trial) -> Memory:
-        """The parts of a trial's total, estimated where its compiler did not tell."""
+        """Returns the parts of a trial's total, estimated where its compiler gave none."""
         if trial.compiled is not None and trial.compiled.memory is not None:
             return trial.compiled.memory
         return estimate_memory(make_program(trial.experiment, self.machine.devices))
 
     def overrides(self, trial: Trial) -> list[str]:
-        """The flags that make the experiment that trial's."""
-        return overrides(self.experiment, trial.experiment)
+        """Returns the flags that turn the experiment into that trial's."""
+        return list_overrides(self.experiment, trial.experiment)
 
     def run_time(self, trial: Trial, price: float | None = None) -> RunTime:
-        """Of the whole run; `price` of a device-hour."""
-        return run_time(trial.experiment, trial.time, len(self.machine.devices), price)
+        """Estimates the whole run, and its cost at a price of a device-hour."""
+        return estimate_run(trial.experiment, trial.time, price)
 
 
 def make_plan(
     experiment: Experiment,
-    target: Target,
     machine: Machine,
     compiler: Compiler | None,
     *,
     searched: Sequence[str],
     limit: int | None = None,
     max_seconds: float,
-    tell: Tell,
-    told: Callable[[Trial, bool], None] = lambda trial, fits: None,
+    on_configured: Callable[[Trial, bool], None] = lambda trial, is_fitting: None,
 ) -> Plan:
     """Plans a resolved experiment.
 
     Args:
-      experiment: what is to be trained.
-      target: the machine's name.
-      machine: its devices.
-      compiler: None where there is none: memory is estimated then.
-      searched: dimensions that may change, see `arrangements.DIMENSIONS`; (): none.
-      limit: bytes of a device; by default what is usable, less the headroom.
-      max_seconds: after them, nothing more is compiled.
-      tell: called after each compilation.
-      told: called with the experiment as it stands, before the search.
+      experiment: the experiment to train.
+      machine: the machine to train it on.
+      compiler: the compiler for the machine; with None, memory is estimated.
+      searched: dimensions that may change, see `arrangements.DIMENSIONS`; () for none.
+      limit: bytes of a device for the step; by default those usable, less the headroom.
+      max_seconds: seconds after which nothing more is compiled.
+      on_configured: called before the search with the trial of the experiment as configured.
 
     Raises:
       InputError: mesh, batch and model do not fit together.
     """
     start = time.monotonic()
     limit = limit or machine.limit
-    configured = _configured(experiment, machine, compiler, limit, tell)
+    configured = _configured(experiment, machine, compiler, limit)
     if configured is not None:
-        told(configured, configured.fits(limit))
-    found = arrangements(experiment, machine, searched) if searched or configured is None else []
-    trials = search(found, limit, compiler, deadline=start + max_seconds, tell=tell)
+        on_configured(configured, configured.fits(limit))
+    is_searched = bool(searched) or configured is None
+    found = list_arrangements(experiment, machine, searched) if is_searched else []
+    trials = search(found, limit, compiler, deadline=start + max_seconds)
     if configured is not None and configured.fits(limit):
         trials = _with(trials, configured)
-    enough = None if trials or not searched else _enough(experiment, target, limit)
+    is_small = bool(searched) and not trials
     best = trials[0].experiment if trials else None
     return Plan(
-        target=target.name,
         machine=machine,
         experiment=experiment,
         limit=limit,
         configured=configured,
         trials=trials,
         eval_bytes=None if compiler is None or best is None else compiler.eval_bytes(best),
-        enough=enough,
+        sufficient_target=_sufficient(experiment, machine.target, limit) if is_small else None,
         seconds=time.monotonic() - start,
     )
 
 
 def _configured(
-    experiment: Experiment, machine: Machine, compiler: Compiler | None, limit: int, tell: Tell
+    experiment: Experiment, machine: Machine, compiler: Compiler | None, limit: int
 ) -> Trial | None:
     if "auto" in (experiment.train.microbatch_size, experiment.model.remat):
         return None
     program = make_program(experiment, machine.devices)
     size = program.microbatch_size
     arrangement = Arrangement(program, machine, (size,))
-    total, compiled = arrangement.memory(size).total, None
-    # Nothing is learnt from compiling what is far too large, and it takes long.
-    if compiler is not None and total < _HOPELESS * limit:
-        compiled = compiler.compile([experiment], tell)[0]
-        total = compiled.total
-    return Trial(experiment, size, total, arrangement.time(size), compiled, is_largest=False)
+    compiled = None
+    # Compiling a step that is far too large takes long and tells nothing new.
+    if compiler is not None and arrangement.memory(size).total < _HOPELESS * limit:
+        (compiled,) = compiler.compile([experiment])
+    trial = make_trial(arrangement, size, compiled, is_largest=False)
+    return replace(trial, experiment=experiment)
 
 
 def _with(trials: list[Trial], configured: Trial) -> list[Trial]:
-    """The experiment as it stands comes first unless another is faster."""
+    """Adds the experiment as configured, before all trials that are not clearly faster."""
 
     def identity(trial: Trial) -> tuple[int, Experiment]:
         train = replace(trial.experiment.train, microbatch_size=None)
@@ -167,18 +168,19 @@ def _with(trials: list[Trial], configured: Trial) -> list[Trial]:
     return [*faster, configured, *(trial for trial in others if trial not in faster)]
 
 
-def _enough(experiment: Experiment, target: Target, limit: int) -> str | None:
-    """By estimates: the next machine of that kind on which the least that can be asked fits.
+def _sufficient(experiment: Experiment, target: Target, limit: int) -> str | None:
+    """Returns the next larger machine of that kind that would do, by estimates.
 
-    That is one example at a time, all recomputed, and weights spread over all devices.
+    The least memory is that of one example at a time, with everything recomputed and the weights
+    spread over all devices.
     """
-    if target.chip is None:
+    if (chip := target.chip) is None:
         return None
     train = replace(experiment.train, microbatch_size=1)
     model = replace(experiment.model, remat="full")
-    for _ in range(_MAX_GROWTH):
-        target = grown(target)
-        devices = stands(target)
+    for _ in range(_MAX_DOUBLINGS):
+        target = next_larger(target)
+        devices = placeholder_devices(chip, target.num_devices)
         for tensor in (1, MAX_TENSOR):
             mesh = Mesh(fsdp=-1, tensor=tensor)
             try:

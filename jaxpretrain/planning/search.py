@@ -1,46 +1,52 @@
-"""The fastest arrangement that fits, with few compilations.
+"""The search for the fastest arrangement that fits, with few compilations.
 
 Estimates rank all arrangements. The best of each remat policy is compiled: at the largest
-microbatch that seems to fit and at the next one, until one fits and the next does not. Every
-result corrects the estimates of its arrangement, so two compilations mostly do.
+microbatch that should fit and at the next one, until one fits and the next does not. Every result
+corrects the estimates of its arrangement, so two compilations are mostly enough.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from jaxpretrain.planning.arrangements import Arrangement
 from jaxpretrain.planning.compiled import Compiled
-from jaxpretrain.planning.pool import Compiler
+from jaxpretrain.planning.compilers import Compiler
 from jaxpretrain.planning.time_model import StepTime
 from jaxpretrain.train.experiment import Experiment
 
 _NUM_COMPILED = 4
-"""Arrangements that are compiled, at two sizes mostly."""
+"""The most arrangements that are compiled, usually at two sizes each."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One arrangement in portions of one size."""
+    """One arrangement with a microbatch of one size."""
 
     experiment: Experiment
     size: int
-    """Its microbatch."""
+    """The examples of a microbatch."""
     total: int
-    """Bytes of a device at the peak."""
+    """Bytes that a device holds at its peak, compiled or estimated."""
     time: StepTime
     compiled: Compiled | None
-    """None: `total` is an estimate."""
+    """The result of the compiler; None where `total` is an estimate."""
     is_largest: bool
-    """Whether the next larger microbatch was seen not to fit, or there is none."""
+    """True where the next larger microbatch does not fit or does not exist."""
 
     def fits(self, limit: int) -> bool:
-        """Whether a device with so many bytes has room, as far as is known."""
+        """Returns True if `limit` bytes suffice, compiled or else estimated."""
         return self.total <= limit if self.compiled is None else self.compiled.fits(limit)
 
 
-Tell = Callable[[Experiment, Compiled], None]
+def make_trial(
+    arrangement: Arrangement, size: int, compiled: Compiled | None, *, is_largest: bool
+) -> Trial:
+    """Returns the trial of an arrangement at a microbatch size; estimated if not compiled."""
+    total = arrangement.memory(size).total if compiled is None else compiled.total
+    experiment, seconds = arrangement.experiment(size), arrangement.time(size)
+    return Trial(experiment, size, total, seconds, compiled, is_largest)
 
 
 def search(
@@ -50,18 +56,16 @@ def search(
     *,
     goal: Literal["frontier", "fastest"] = "frontier",
     deadline: float,
-    tell: Tell,
 ) -> list[Trial]:
-    """What fits into `limit` bytes of a device, the fastest first; [] when nothing does.
+    """Returns the trials that fit, the fastest first; [] where none fits.
 
     Args:
       found: the arrangements to choose among.
       limit: bytes that a device has for the step.
-      compiler: None: estimates are all there is.
-      goal: what each remat policy comes to; or no more than the fastest: then the search ends when
-        no other estimate is faster than what fits.
-      deadline: by `time.monotonic`; after it nothing more is compiled.
-      tell: called with each compilation when it is done.
+      compiler: the compiler of the machine; with None the estimates are the result.
+      goal: "frontier" tries every remat policy; "fastest" stops when no other estimate is faster
+        than a trial that fits.
+      deadline: the time, by `time.monotonic`, after which nothing more is compiled.
     """
     estimated = [pair for a in found if (pair := _estimated(a, limit)) is not None]
     estimated.sort(key=lambda pair: _rank(pair[1]))
@@ -72,22 +76,22 @@ def search(
         is_over = goal == "fastest" and trials and min(map(_rank, trials)) <= _rank(estimate)
         if is_over or time.monotonic() > deadline:
             break
-        trials += _largest_that_fits(arrangement, limit, compiler, deadline, tell)
-    # Estimates may be too high: the least of what seems not to fit, when all else does not.
+        trials += _largest_that_fits(arrangement, limit, compiler, deadline)
+    # Estimates may be too high. Where nothing else fits, the least of the others is tried.
     hopeless = [a for a in found if all(a is not b for b, _ in estimated)]
     if hopeless and not trials and time.monotonic() <= deadline:
         least = min(hopeless, key=lambda a: a.memory(a.sizes[0]).total)
-        trials += _largest_that_fits(least, limit, compiler, deadline, tell)
+        trials += _largest_that_fits(least, limit, compiler, deadline)
     return sorted(trials, key=_rank)
 
 
 def _rank(trial: Trial) -> tuple[float, int]:
-    """By time; where times are equal to three digits, by memory."""
+    """Ranks by time to three digits, then by memory."""
     return float(f"{trial.time.expected:.3g}"), trial.total
 
 
 def _chosen(ranked: Sequence[tuple[Arrangement, Trial]]) -> list[tuple[Arrangement, Trial]]:
-    """The best of each remat policy, then the next best; in the order of their rank."""
+    """Returns the best of each remat policy, then the next best, in the order of their rank."""
     seen: set[str] = set()
     first, others = [], []
     for rank, (arrangement, _) in enumerate(ranked):
@@ -98,28 +102,25 @@ def _chosen(ranked: Sequence[tuple[Arrangement, Trial]]) -> list[tuple[Arrangeme
 
 
 def _estimated(arrangement: Arrangement, limit: int) -> tuple[Arrangement, Trial] | None:
-    """At the largest microbatch that seems to fit."""
+    """Returns the trial at the largest microbatch that should fit, with its arrangement."""
     for size in reversed(arrangement.sizes):
-        total = arrangement.memory(size).total
-        if total <= limit:
-            experiment = arrangement.experiment(size)
-            largest = size == arrangement.sizes[-1]
-            trial = Trial(experiment, size, total, arrangement.time(size), None, largest)
-            return arrangement, trial
+        if arrangement.memory(size).total <= limit:
+            is_largest = size == arrangement.sizes[-1]
+            return arrangement, make_trial(arrangement, size, None, is_largest=is_largest)
     return None
 
 
 def _largest_that_fits(
-    arrangement: Arrangement, limit: int, compiler: Compiler, deadline: float, tell: Tell
+    arrangement: Arrangement, limit: int, compiler: Compiler, deadline: float
 ) -> list[Trial]:
-    """The one trial of an arrangement that fits; none where the smallest microbatch does not."""
+    """Returns the trial at the largest microbatch that fits; [] where the smallest does not."""
     sizes = arrangement.sizes
     results: dict[int, Compiled] = {}  # by index of the size
-    low, high = -1, len(sizes)  # that one fits, that one does not
+    low, high = -1, len(sizes)  # the size at `low` fits, the size at `high` does not
     while high - low > 1 and time.monotonic() < deadline:
         guess = _guess(arrangement, limit, results, low, high)
         indices = [i for i in (guess, guess + 1) if i < high][: compiler.num_workers]
-        compiled = compiler.compile([arrangement.experiment(sizes[i]) for i in indices], tell)
+        compiled = compiler.compile([arrangement.experiment(sizes[i]) for i in indices])
         results |= dict(zip(indices, compiled, strict=True))
         for index, result in zip(indices, compiled, strict=True):
             if result.fits(limit):
@@ -128,22 +129,13 @@ def _largest_that_fits(
                 high = min(high, index)
     if low < 0:
         return []
-    size, result = sizes[low], results[low]
-    trial = Trial(
-        arrangement.experiment(size),
-        size,
-        result.total,
-        arrangement.time(size),
-        result,
-        is_largest=high - low == 1,
-    )
-    return [trial]
+    return [make_trial(arrangement, sizes[low], results[low], is_largest=high - low == 1)]
 
 
 def _guess(
     arrangement: Arrangement, limit: int, results: dict[int, Compiled], low: int, high: int
 ) -> int:
-    """The index between `low` and `high` of the largest size that seems to fit."""
+    """Returns the index between `low` and `high` of the largest size that should fit."""
     fitting = [
         index for index in range(low + 1, high) if _corrected(arrangement, results, index) <= limit
     ]
@@ -151,7 +143,7 @@ def _guess(
 
 
 def _corrected(arrangement: Arrangement, results: dict[int, Compiled], index: int) -> float:
-    """The estimate for a size, moved by what compiling the nearest ones gave."""
+    """Returns the estimate for a size, corrected by the nearest compiled ones."""
 
     def estimate(i: int) -> float:
         return float(arrangement.memory(arrangement.sizes[i]).total)

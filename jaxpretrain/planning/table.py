@@ -1,9 +1,7 @@
-"""A plan on the terminal and as a JSON document."""
+"""A plan as text for the terminal and as a JSON document."""
 
 from dataclasses import asdict
-from typing import Any
 
-from jaxpretrain.display.progress import Progress
 from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.planner import Plan
@@ -13,27 +11,8 @@ from jaxpretrain.train.experiment import Experiment
 _NUM_BUFFERS = 5
 
 
-class Terminal(Progress):
-    """Shows the progress and the results of planning on standard error."""
-
-    def __init__(self, expected: int) -> None:
-        super().__init__(expected, "compiled", stays=False)
-        self._num_compiled = 0
-
-    def compiled(self, experiment: Experiment, compiled: Compiled, num_devices: int) -> None:
-        """Shows the result of one compilation for so many devices."""
-        self.message(compilation(experiment, compiled, num_devices))
-        self._num_compiled += 1
-        self.update(self._num_compiled)
-
-    def configured(self, trial: Trial, is_fitting: bool) -> None:
-        """Shows the memory that the config takes as it stands, which is the first answer."""
-        verdict = "fits" if is_fitting else "does not fit"
-        self.message(f"as configured it {verdict}: {trial.total / GIB:.2f} GiB a device")
-
-
 def compilation(experiment: Experiment, compiled: Compiled, num_devices: int) -> str:
-    """A line for one compilation for so many devices."""
+    """Returns a line about one compilation for a machine with `num_devices`."""
     size = experiment.train.microbatch_size
     refused = "" if compiled.memory else ", refused"
     return (
@@ -43,12 +22,12 @@ def compilation(experiment: Experiment, compiled: Compiled, num_devices: int) ->
     )
 
 
-def document(plan: Plan, price: float | None) -> dict[str, Any]:
-    """For programs; bytes, seconds and units are in the names."""
+def make_document(plan: Plan, price: float | None) -> dict[str, object]:
+    """Returns the JSON document of a plan; the names of its keys end in their units."""
     best = plan.best
     shown = best or plan.configured
-    answer: dict[str, Any] = {
-        "target": plan.target,
+    answer: dict[str, object] = {
+        "target": plan.machine.target.name,
         "num_devices": len(plan.machine.devices),
         "fits": best is not None,
         "fits_as_configured": plan.fits_as_configured,
@@ -59,7 +38,7 @@ def document(plan: Plan, price: float | None) -> dict[str, Any]:
         "eval_bytes_per_device": plan.eval_bytes,
         "max_microbatch_size": None if best is None else best.size,
         "overrides": [] if best is None else plan.overrides(best),
-        "enough": plan.enough,
+        "enough": plan.sufficient_target,
         "plan_seconds": round(plan.seconds, 2),
     }
     if shown is not None:
@@ -83,8 +62,8 @@ def document(plan: Plan, price: float | None) -> dict[str, Any]:
     return answer
 
 
-def table(plan: Plan, price: float | None) -> str:
-    """For people."""
+def make_table(plan: Plan, price: float | None) -> str:
+    """Returns the lines about a plan for the terminal."""
     return "\n".join([*_head(plan), *_memory(plan), *_frontier_lines(plan), *_run(plan, price)])
 
 
@@ -102,7 +81,8 @@ def _head(plan: Plan) -> list[str]:
             f"as configured: {verdict}, {plan.configured.total / GIB:.2f} GiB a device{known}"
         )
     if plan.best is None:
-        more = f"; {plan.enough} would do (estimated)" if plan.enough else ""
+        larger = plan.sufficient_target
+        more = f"; {larger} would do (estimated)" if larger else ""
         lines.append(f"nothing that was searched fits{more}")
     return lines
 
@@ -125,8 +105,7 @@ def _memory(plan: Plan) -> list[str]:
     if trial.compiled is not None and trial.compiled.buffers:
         lines.append("  largest buffers besides the state")
         for buffer in trial.compiled.buffers[:_NUM_BUFFERS]:
-            shapes = buffer.shapes
-            shapes = shapes if len(shapes) <= 70 else f"{shapes[:67]}..."
+            shapes = buffer.shapes if len(buffer.shapes) <= 70 else f"{buffer.shapes[:67]}..."
             lines.append(f"  {'':<14}{buffer.bytes / GIB:8.2f}  {shapes}")
     return lines
 
@@ -172,7 +151,7 @@ def _run(plan: Plan, price: float | None) -> list[str]:
     return lines
 
 
-def _frontier(plan: Plan, trial: Trial) -> dict[str, Any]:
+def _frontier(plan: Plan, trial: Trial) -> dict[str, object]:
     return {
         "overrides": plan.overrides(trial),
         "microbatch_size": trial.size,

@@ -1,12 +1,11 @@
 """Machines by name: `h100-80gb:2x8`, `tpu-v5p:8x8x8`, `cpu:8`, `local`.
 
-GPUs are counted, or given as hosts x GPUs of each. TPUs are given by the shape of their slice, as
-the cloud's consoles name it.
+GPUs are counted, or written as hosts x GPUs of each. TPUs are written by the shape of their slice,
+as in the cloud's consoles.
 """
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxpretrain.config.errors import InputError, nearest
@@ -15,33 +14,33 @@ from jaxpretrain.parallel.chips import CHIPS, Chip
 
 @dataclass(frozen=True)
 class Target:
-    """A machine that is planned for."""
+    """A machine to plan for."""
 
     name: str
-    """As `parse_target` reads it."""
+    """The name that `parse_target` reads."""
     platform: str
-    """gpu, tpu, cpu, or local: the devices at hand."""
+    """The platform: gpu, tpu, cpu, or local for the devices at hand."""
     chip: Chip | None
-    """None where it is asked or measured: local and cpu."""
+    """The row of the table; None for local and cpu, whose chips are looked up or measured."""
     shape: tuple[int, ...]
-    """(hosts, devices of each), or the shape of a TPU slice; () for local."""
+    """Hosts and devices of each, or the shape of a TPU slice; () for local."""
 
     @property
     def num_devices(self) -> int:
-        """Of the whole machine; not known before JAX starts for local."""
+        """The devices of the whole machine; meaningless for local, which only JAX can count."""
         return math.prod(self.shape)
 
     @property
     def num_hosts(self) -> int:
-        """Computers that devices leave by a network; the chips of a TPU slice have links."""
+        """The hosts with a network between them; a TPU slice counts as one, for it has links."""
         return self.shape[0] if self.platform in ("gpu", "cpu") else 1
 
 
 def parse_target(text: str) -> Target:
-    """The machine that `text` names.
+    """Reads the name of a machine.
 
     Raises:
-      InputError: there is no such machine, or it comes in no such shape.
+      InputError: there is no such machine, or it cannot have that shape.
     """
     kind, colon, size = text.partition(":")
     if kind == "local":
@@ -49,30 +48,27 @@ def parse_target(text: str) -> Target:
             raise InputError(f"--target={text}: local takes no size: it is what is at hand")
         return Target(text, "local", None, ())
     names = ["local", "cpu", *CHIPS]
-    if kind not in names and (known := _chip_meant(kind)):
-        return parse_target(f"{known}{colon}{size}")
     if kind not in names:
+        if known := _chip_meant(kind):
+            return parse_target(f"{known}{colon}{size}")
         parts = [f"'{name}'" for name in names if kind and kind in name]
         hint = f" Did you mean {' or '.join(parts)}?" if parts else nearest(kind, names)
         hint = hint or f" Known are {', '.join(names)}."
         raise InputError(f"--target={text}: no such machine.{hint}")
+    chip = CHIPS.get(kind)  # None: a CPU
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
-        example = {"cpu": "cpu:8", "gpu": f"{kind}:8 or {kind}:2x8"}
-        platform = "cpu" if kind == "cpu" else CHIPS[kind].platform
-        raise InputError(f"--target={text}: needs a size, as {example.get(platform, _slice(kind))}")
+        raise InputError(f"--target={text}: needs a size, as {_example(chip)}")
     sizes = tuple(int(part) for part in size.split("x"))
-    if kind == "cpu":
+    if chip is None:
         if len(sizes) > 1:
             raise InputError(f"--target={text}: cpu takes a number of virtual devices, as cpu:8")
         return Target(text, "cpu", None, (1, *sizes))
-    chip = CHIPS[kind]
-    if chip.platform == "tpu":
-        return Target(text, "tpu", chip, _tpu_shape(text, kind, sizes))
-    return Target(text, "gpu", chip, _gpu_shape(text, chip, sizes))
+    shape = (_tpu_shape if chip.platform == "tpu" else _gpu_shape)(text, chip, sizes)
+    return Target(text, chip.platform, chip, shape)
 
 
-def grown(target: Target) -> Target:
-    """The next larger machine of its kind: twice the devices."""
+def next_larger(target: Target) -> Target:
+    """Returns the machine of the same kind with twice the devices."""
     if target.platform == "tpu":
         smallest = target.shape.index(min(target.shape))
         shape = tuple(2 * n if i == smallest else n for i, n in enumerate(target.shape))
@@ -85,7 +81,7 @@ def grown(target: Target) -> Target:
 
 
 def _chip_meant(kind: str) -> str | None:
-    """The only chip that a name such as h100, h100-sxm or a100-sxm4-80gb can mean, if there is one.
+    """Returns the chip that a name such as h100, h100-sxm or a100-sxm4-80gb means, if just one.
 
     All GPUs in the table have the SXM form; a name with another form means none of them.
     """
@@ -94,32 +90,32 @@ def _chip_meant(kind: str) -> str | None:
     return meant[0] if len(meant) == 1 else None
 
 
-def _gpu_shape(text: str, chip: Chip, sizes: Sequence[int]) -> tuple[int, int]:
+def _gpu_shape(text: str, chip: Chip, sizes: tuple[int, ...]) -> tuple[int, ...]:
     per_host = chip.devices_per_host
-    if len(sizes) == 1:
-        count = sizes[0]
-        if count <= per_host:
-            return 1, count
-        if count % per_host:
-            raise InputError(
-                f"--target={text}: hosts have {per_host} GPUs, so {count} is no number of them; "
-                f"HOSTSxGPUS says otherwise"
-            )
-        return count // per_host, per_host
-    if len(sizes) != 2:
+    if len(sizes) > 2:
         raise InputError(f"--target={text}: a GPU machine is HOSTSxGPUS, as {chip.name}:2x8")
-    num_hosts, count = sizes
-    if count > per_host:
+    if len(sizes) == 2 and sizes[1] > per_host:
         raise InputError(f"--target={text}: hosts have at most {per_host} GPUs")
-    return num_hosts, count
+    if len(sizes) == 2 or sizes[0] <= per_host:
+        return (1, *sizes)[-2:]
+    if sizes[0] % per_host:
+        raise InputError(
+            f"--target={text}: hosts have {per_host} GPUs, so {sizes[0]} is no number of them; "
+            f"HOSTSxGPUS says otherwise"
+        )
+    return sizes[0] // per_host, per_host
 
 
-def _tpu_shape(text: str, kind: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if len(sizes) != len(_slice(kind).split("x")):
-        raise InputError(f"--target={text}: its slices have shapes as {_slice(kind)}")
+def _tpu_shape(text: str, chip: Chip, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(sizes) != chip.slice_axes:
+        raise InputError(f"--target={text}: its slices have shapes as {_example(chip)}")
     return sizes
 
 
-def _slice(kind: str) -> str:
-    """A slice of that kind of TPU, for error messages: v5p's links form a 3D torus, others' 2D."""
-    return f"{kind}:4x4x4" if kind == "tpu-v5p" else f"{kind}:8x8"
+def _example(chip: Chip | None) -> str:
+    """Returns the name of a machine of such devices, for error messages."""
+    if chip is None:
+        return "cpu:8"
+    if chip.platform == "gpu":
+        return f"{chip.name}:8 or {chip.name}:2x8"
+    return f"{chip.name}:{'8x8' if chip.slice_axes == 2 else '4x4x4'}"

@@ -1,8 +1,8 @@
-"""How long a step and a run take on a machine, by arithmetic alone.
+"""The time of a step and of a run on a machine, by arithmetic alone.
 
-Three resources: arithmetic, memory, and the links between devices. `optimistic` lets all of them
-work at their vendor's rates and at once, so the slowest decides. `expected` adds them up, for
-kernels mostly run one after another, with arithmetic at the efficiency that explains published
+There are three resources: arithmetic, memory, and the links between devices. `optimistic` lets all
+of them work at once and at the vendor's rates, so the slowest decides. `expected` adds them up, for
+kernels mostly run one after another; arithmetic has the efficiency that explains published
 throughputs best. docs/planning.md has formulas, sources and errors.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.models.costs import Costs
-from jaxpretrain.parallel.chips import Chip, Efficiency
+from jaxpretrain.parallel.chips import Chip
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.analytic_memory import weights_on_device
 from jaxpretrain.train.experiment import Experiment, pace
@@ -25,14 +25,16 @@ Resource = Literal["compute", "memory", "network"]
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one optimizer step, and what they give."""
+    """The seconds of one optimizer step, and the rates that follow."""
 
     optimistic: float
+    """Seconds at the vendor's rates, all resources working at once."""
     expected: float
+    """Seconds at the rates that programs reach, one resource after another."""
     parts: dict[str, float]
-    """What `expected` adds up, in seconds: arithmetic by part, `memory`, `network`."""
+    """The summands of `expected` in seconds: arithmetic by part, `memory`, `network`."""
     bound_by: Resource
-    """What would take longest at the vendor's rates."""
+    """The resource that needs the most time at the vendor's rates."""
     unit: str
     units: int
     """Tokens or images of the step."""
@@ -42,40 +44,36 @@ class StepTime:
 
     @property
     def units_per_second(self) -> float:
-        """Of all devices, as expected."""
+        """The expected rate of all devices together."""
         return self.units / self.expected
 
     @property
     def units_per_second_per_device(self) -> float:
-        """Of one device, as expected."""
+        """The expected rate of one device."""
         return self.units_per_second / self.num_devices
 
 
 @dataclass(frozen=True)
 class RunTime:
-    """A whole run of training steps; evaluation and checkpoints come on top."""
+    """The time of all training steps of a run; evaluation and checkpoints come on top."""
 
     steps: int
     days: float
     device_hours: float
     cost: float | None
-    """In the currency of the price; None without one."""
+    """The cost in the currency of the price; None without a price."""
 
 
-def estimate_time(
-    program: Program, chip: Chip, *, num_hosts: int, efficiency: Efficiency | None = None
-) -> StepTime:
-    """The time of the program's step on devices of that kind, within milliseconds.
+def estimate_time(program: Program, chip: Chip, *, num_hosts: int) -> StepTime:
+    """Estimates the time of the program's step; the estimate itself takes milliseconds.
 
     Args:
-      program: what is trained; its devices may be mere descriptions.
-      chip: what one of them offers.
-      num_hosts: groups of devices with links among them, hosts of GPUs or slices of TPUs.
-      efficiency: by default that of the chip.
+      program: the training program; its devices may be placeholders.
+      chip: the kind of its devices.
+      num_hosts: groups of devices with fast links inside: hosts of GPUs, or TPU slices.
     """
     experiment, costs = program.experiment, program.model.costs()
     num_devices, examples = program.layout.mesh.size, experiment.train.batch_size
-    efficiency = efficiency or chip.efficiency
     peak = chip.peak_flops(experiment.model.dtype)
     arithmetic = {
         part: flops * examples / num_devices / peak
@@ -88,8 +86,8 @@ def estimate_time(
         "memory": memory,
         "network": network,
     }
-    shares = {part: efficiency.products for part in arithmetic}
-    shares |= {"attention": efficiency.attention}
+    shares = dict.fromkeys(arithmetic, chip.efficiency.products)
+    shares["attention"] = chip.efficiency.attention
     parts = {part: seconds / shares[part] for part, seconds in arithmetic.items()}
     parts |= {"memory": memory, "network": network}
     expected = sum(parts.values())
@@ -107,34 +105,32 @@ def estimate_time(
     )
 
 
-def run_time(
-    experiment: Experiment, step: StepTime, num_devices: int, price: float | None = None
-) -> RunTime:
-    """The training steps of a resolved experiment; `price` is that of a device-hour.
+def estimate_run(experiment: Experiment, step: StepTime, price: float | None = None) -> RunTime:
+    """Estimates the time of a resolved experiment, and its cost at a price of a device-hour.
 
-    Examples of its smaller, early batches take as long as later ones do.
+    An example of an early, smaller batch counts as long as any other.
     """
     steps = whole_steps(experiment.train.duration)
     examples = float(pace(experiment).examples(steps))
     seconds = examples * step.expected / experiment.train.batch_size
-    device_hours = seconds * num_devices / 3600
+    device_hours = seconds * step.num_devices / 3600
     cost = None if price is None else device_hours * price
     return RunTime(steps, seconds / 86400, device_hours, cost)
 
 
 def _memory_bytes(program: Program, costs: Costs) -> float:
-    """To and from the memory of one device in a step, matrix products aside."""
+    """Returns the bytes that a device reads and writes in a step, matrix products not counted."""
     num_tensor = program.layout.mesh.shape["tensor"]
     itemsize = jnp.dtype(program.experiment.model.dtype).itemsize
     state = program.state
     parameters = sharded_bytes(jax.tree.leaves(state.params))
     moments = sharded_bytes(jax.tree.leaves((state.optimizer, state.ema)))
     examples = program.microbatch_size * program.num_microbatches
-    # Read, used and written; gradients are written, read by the norm and read by the update.
+    # Parameters and moments are read and written once; gradients are written, and read twice: by
+    # their norm and by the update.
     update = 2 * (parameters + moments) + 3 * parameters
-    # In each microbatch weights are rounded, and what is added to gradients is read and written.
-    numbers = parameters / 4
-    rounding = numbers * (4 + itemsize)
+    # In each microbatch weights are rounded, and gradients are added to a sum.
+    rounding = parameters / 4 * (4 + itemsize)
     adding = 3 * parameters if program.num_microbatches > 1 else 0
     return (
         examples * costs.traffic.on_device(num_tensor)
@@ -144,12 +140,12 @@ def _memory_bytes(program: Program, costs: Costs) -> float:
 
 
 def _network_seconds(program: Program, costs: Costs, chip: Chip, num_hosts: int) -> float:
-    """Of a step, at the links' rates.
+    """Returns the seconds of communication in a step, at the links' rates.
 
-    In each microbatch, in the compute dtype: weights are gathered for the forward and for the
-    backward pass, gradients are scattered, and copies of the model add up their shares of them.
-    Over the axis `tensor` the residual stream is added up after attention and after the MLP: in the
-    forward pass, in the backward pass, and where the forward pass is computed again.
+    Each microbatch communicates in the compute dtype. Weights are gathered for the forward and for
+    the backward pass, gradients are scattered, and copies of the model add up their gradients.
+    Devices of the axis `tensor` add up the residual stream after attention and after the MLP, in
+    the forward pass, in the backward pass and in a recomputed forward pass.
     """
     mesh = program.layout.mesh
     replica, fsdp, tensor = (mesh.shape[axis] for axis in ("replica", "fsdp", "tensor"))
@@ -158,7 +154,7 @@ def _network_seconds(program: Program, costs: Costs, chip: Chip, num_hosts: int)
     shards = itemsize * sharded_bytes(jax.tree.leaves(program.state.params)) / 4
     stream = program.microbatch_size * costs.stream.on_device(tensor)
     num_sums = 4 if program.experiment.model.remat in ("none", "dots") else 6
-    # Neighbours share the axis `tensor`; then come those of `fsdp`, then copies.
+    # Neighbours share the axis `tensor`, then `fsdp`; copies are farthest apart.
     ring = _Ring(chip, mesh.size // num_hosts)
     return program.num_microbatches * (
         ring.seconds(3 * itemsize * (weights.layers + weights.ends), fsdp, stride=tensor)
@@ -169,21 +165,21 @@ def _network_seconds(program: Program, costs: Costs, chip: Chip, num_hosts: int)
 
 @dataclass(frozen=True)
 class _Ring:
-    """Gathering among devices that are numbered host by host."""
+    """Gathers among devices that are numbered host by host."""
 
     chip: Chip
     per_host: int
 
     def seconds(self, num_bytes: float, size: int, *, stride: int) -> float:
-        """For `num_bytes` to reach every device of a group of `size`, one in `stride`.
+        """Returns the time for `num_bytes` to reach all of a group: `size` devices, `stride` apart.
 
-        A part 1 - 1/size of them comes from others, over the links inside a host; a part 1 -
-        1/hosts enters each host once, over the network adapters of the group's devices there.
-        Scattering sums takes the same, adding them up everywhere twice that.
+        Each device gets a part 1 - 1/size of the bytes from others, over the links inside a host.
+        Each host gets a part 1 - 1/hosts once, over the network adapters of the group's devices
+        there. Scattering sums takes as long; adding them up everywhere takes twice as long.
         """
         if size == 1:
             return 0.0
-        members = max(1, min(size, self.per_host // stride))  # of the group, in one host
+        members = max(1, min(size, self.per_host // stride))  # devices of the group in a host
         hosts = -(-size // members)
         inside = num_bytes * (1 - 1 / size) / self.chip.link_bandwidth if members > 1 else 0.0
         return max(inside, num_bytes * (1 - 1 / hosts) / (members * self.chip.network_bandwidth))

@@ -14,6 +14,7 @@ from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import Chip, Efficiency
 from jaxpretrain.planning.machines import Machine
+from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.experiment import Experiment, Train, resolve
 
 TRAIN = Train(
@@ -80,13 +81,13 @@ def chip() -> Chip:
 @pytest.fixture(scope="session")
 def one(chip: Chip) -> Machine:
     """One CPU device."""
-    return Machine(jax.devices()[:1], chip, 1, compiles=True)
+    return Machine(parse_target("cpu:1"), jax.devices()[:1], chip, 1, compiles=True)
 
 
 @pytest.fixture(scope="session")
 def eight(chip: Chip) -> Machine:
     """All CPU devices of the tests."""
-    return Machine(jax.devices(), chip, 1, compiles=True)
+    return Machine(parse_target("cpu:8"), jax.devices(), chip, 1, compiles=True)
 
 
 def changed(experiment: Experiment, **values: object) -> Experiment:

@@ -11,9 +11,10 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.parallel.chips import CHIPS
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory, weights_on_device
-from jaxpretrain.planning.machines import Stand
+from jaxpretrain.planning.machines import placeholder_devices
 from jaxpretrain.train.experiment import Experiment, Train, resolve
 from jaxpretrain.train.memory import Memory, measured
 from jaxpretrain.train.program import Program, make_program
@@ -42,7 +43,7 @@ IMAGES = replace(
 
 def program(experiment: Experiment, num_devices: int = 1, **changes: Any) -> Program:
     """On devices that are mere descriptions."""
-    devices = [Stand(i, "gpu", "NVIDIA H200") for i in range(num_devices)]
+    devices = placeholder_devices(CHIPS["h200"], num_devices)
     return make_program(resolve(replace(experiment, **changes)), devices)
 
 

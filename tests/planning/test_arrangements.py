@@ -7,9 +7,9 @@ from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.planning.arrangements import (
     MICROBATCH,
     REMAT,
-    arrangements,
-    dimensions,
-    overrides,
+    choose_dimensions,
+    list_arrangements,
+    list_overrides,
 )
 from tests.planning.conftest import changed
 
@@ -20,20 +20,20 @@ def _pairs(flags: list[str]) -> list[tuple[str, str]]:
 
 
 def test_microbatches_divide_the_share_of_a_device(decoder, one, eight):
-    assert [a.sizes for a in arrangements(decoder, one, [MICROBATCH])] == [(1, 2, 4, 8, 16)]
-    assert [a.sizes for a in arrangements(decoder, eight, [MICROBATCH])] == [(1, 2)]
+    assert [a.sizes for a in list_arrangements(decoder, one, [MICROBATCH])] == [(1, 2, 4, 8, 16)]
+    assert [a.sizes for a in list_arrangements(decoder, eight, [MICROBATCH])] == [(1, 2)]
 
 
 def test_what_is_not_searched_stays(decoder, one):
     fixed = changed(decoder, train__microbatch_size=4, model__remat="dots")
-    (arrangement,) = arrangements(fixed, one, [])
+    (arrangement,) = list_arrangements(fixed, one, [])
     assert arrangement.sizes == (4,)
     assert arrangement.experiment(4) == fixed
 
 
 def test_what_is_auto_is_searched_whatever_else_is(decoder, one):
     open_ = changed(decoder, train__microbatch_size="auto", model__remat="auto")
-    found = arrangements(open_, one, [])
+    found = list_arrangements(open_, one, [])
     assert {a.program.experiment.model.remat for a in found} == {
         *("none", "attention", "dots", "full")
     }
@@ -41,7 +41,7 @@ def test_what_is_auto_is_searched_whatever_else_is(decoder, one):
 
 
 def test_all_meshes_of_the_devices_are_there_once(decoder, eight):
-    found = arrangements(decoder, eight, ["mesh"])
+    found = list_arrangements(decoder, eight, ["mesh"])
     shapes = [tuple(a.program.layout.mesh.shape.values()) for a in found]
     assert len(shapes) == len(set(shapes))
     assert set(shapes) == {
@@ -54,41 +54,41 @@ def test_all_meshes_of_the_devices_are_there_once(decoder, eight):
 
 
 def test_meshes_that_do_not_divide_the_batch_are_left_out(decoder, eight):
-    found = arrangements(changed(decoder, train__batch_size=4), eight, ["mesh"])
+    found = list_arrangements(changed(decoder, train__batch_size=4), eight, ["mesh"])
     assert all(4 % a.program.layout.num_data == 0 for a in found)
     assert found
 
 
 def test_where_no_mesh_divides_the_batch_the_reason_is_told(decoder, eight):
     with pytest.raises(InputError, match=r"batch_size=3 does not divide over 8"):
-        arrangements(changed(decoder, train__batch_size=3), eight, [MICROBATCH])
+        list_arrangements(changed(decoder, train__batch_size=3), eight, [MICROBATCH])
 
 
 def test_a_microbatch_that_divides_no_share_is_an_error(decoder, one):
     with pytest.raises(InputError, match=r"microbatch_size=3 divides no device's share of .*=16"):
-        arrangements(changed(decoder, train__microbatch_size=3), one, [REMAT])
+        list_arrangements(changed(decoder, train__microbatch_size=3), one, [REMAT])
 
 
 def test_flags_turn_the_experiment_into_what_was_chosen(decoder, eight):
     searched = [MICROBATCH, REMAT, "mesh", "model.loss_chunk", "model.scan_layers"]
     few = changed(decoder, train__batch_size=4)  # and so few meshes divide it
-    for arrangement in arrangements(few, eight, searched)[::23]:
+    for arrangement in list_arrangements(few, eight, searched)[::23]:
         for size in arrangement.sizes:
             chosen = arrangement.experiment(size)
-            flags = overrides(few, chosen)
+            flags = list_overrides(few, chosen)
             assert apply_overrides(few, _pairs(flags)) == chosen
-    assert overrides(decoder, decoder) == []
+    assert list_overrides(decoder, decoder) == []
 
 
 def test_a_family_without_a_field_is_not_searched_for_it(autoencoder, one):
-    assert len(arrangements(autoencoder, one, ["model.loss_chunk"])) == 1
+    assert len(list_arrangements(autoencoder, one, ["model.loss_chunk"])) == 1
 
 
 def test_what_the_user_gave_is_not_searched():
-    assert dimensions([], []) == (MICROBATCH, REMAT, "mesh")
-    assert dimensions([], [REMAT]) == (MICROBATCH, "mesh")
-    assert dimensions([], ["mesh.fsdp", "train.batch_size"]) == (MICROBATCH, REMAT)
-    assert dimensions(["remat", "loss_chunk"], []) == (REMAT, "model.loss_chunk")
+    assert choose_dimensions([], []) == (MICROBATCH, REMAT, "mesh")
+    assert choose_dimensions([], [REMAT]) == (MICROBATCH, "mesh")
+    assert choose_dimensions([], ["mesh.fsdp", "train.batch_size"]) == (MICROBATCH, REMAT)
+    assert choose_dimensions(["remat", "loss_chunk"], []) == (REMAT, "model.loss_chunk")
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_what_the_user_gave_is_not_searched():
 )
 def test_contradictory_or_unknown_dimensions_are_errors(searched, given, message):
     with pytest.raises(InputError, match=message):
-        dimensions(searched, given)
+        choose_dimensions(searched, given)

@@ -1,11 +1,10 @@
 """What compiling tells is what the compiled training step takes."""
 
+import dataclasses
+
 import pytest
 
-from jaxpretrain.planning.compiled import (
-    compile_step,
-    eval_bytes,
-)
+from jaxpretrain.planning.compiled import compile_step, eval_bytes
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.train.memory import measured
 from jaxpretrain.train.program import make_program
@@ -68,6 +67,6 @@ def test_evaluation_takes_the_state_and_less_than_training_on_top(decoder, one):
 
 
 def test_other_errors_of_compilers_are_not_taken_for_a_lack_of_memory(decoder, one: Machine):
-    wrong = Machine(one.devices, one.chip, 1, True, {"xla_no_such_option": True})
+    wrong = dataclasses.replace(one, compiler_options={"xla_no_such_option": True})
     with pytest.raises(Exception, match="xla_no_such_option"):
         compile_step(decoder, wrong)

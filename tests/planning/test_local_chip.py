@@ -9,7 +9,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.chips import CHIPS, GIB
 from jaxpretrain.parallel.devices import memory_limit
-from jaxpretrain.planning.local_chip import chip_of, measure_local
+from jaxpretrain.planning.local_chip import find_chip, measure_local
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Accelerator:
 
 
 def test_an_accelerator_at_hand_is_asked_for_its_memory() -> None:
-    known = chip_of(Accelerator("NVIDIA H200", bytes_limit=100 * GIB), 8, jnp.bfloat16)
+    known = find_chip(Accelerator("NVIDIA H200", bytes_limit=100 * GIB), 8, jnp.bfloat16)
     assert (known.name, known.usable_bytes) == ("h200", 100 * GIB)
-    assert chip_of(Accelerator("NVIDIA H200"), 8, jnp.bfloat16) == CHIPS["h200"]
+    assert find_chip(Accelerator("NVIDIA H200"), 8, jnp.bfloat16) == CHIPS["h200"]
     with pytest.raises(InputError, match=r"kind NVIDIA T4; known are .*NVIDIA H200"):
-        chip_of(Accelerator("NVIDIA T4"), 1, jnp.bfloat16)
+        find_chip(Accelerator("NVIDIA T4"), 1, jnp.bfloat16)
 
 
 def test_devices_of_a_cpu_share_what_is_measured() -> None:
-    chip = chip_of(jax.devices()[0], 1, jnp.float32)
+    chip = find_chip(jax.devices()[0], 1, jnp.float32)
     assert chip.peak_flops(jnp.float32) == chip.peak_bf16_flops
     assert 1e8 < chip.peak_flops(jnp.float32) < 1e15
     assert 1e8 < chip.memory_bandwidth < 1e13

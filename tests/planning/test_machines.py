@@ -5,7 +5,7 @@ import pytest
 
 from jaxpretrain.parallel.chips import CHIPS
 from jaxpretrain.parallel.mesh import sharded_bytes
-from jaxpretrain.planning.machines import open_machine, stands
+from jaxpretrain.planning.machines import open_machine, placeholder_devices
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.program import make_program
 from tests.planning.conftest import changed
@@ -14,7 +14,7 @@ from tests.planning.conftest import changed
 @pytest.mark.parametrize("name", ["h100-80gb:2x8", "a100-40gb:4", "tpu-v5p:2x2x4", "tpu-v5e:4x4"])
 def test_a_program_can_be_bound_to_devices_without_a_compiler(name, decoder):
     target = parse_target(name)
-    devices = stands(target)
+    devices = placeholder_devices(target.chip, target.num_devices)
     assert len(devices) == target.num_devices
     experiment = changed(decoder, model__dtype="bfloat16", train__batch_size=16, mesh__tensor=2)
     program = make_program(experiment, devices)

@@ -8,49 +8,50 @@ from typing import ClassVar
 import pytest
 
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, arrangements
+from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
 from jaxpretrain.planning.compiled import Compiled
-from jaxpretrain.planning.machines import Machine, stands
+from jaxpretrain.planning.compilers import InProcessCompiler
+from jaxpretrain.planning.machines import Machine, placeholder_devices
 from jaxpretrain.planning.planner import Plan, make_plan
-from jaxpretrain.planning.pool import Done, Here
-from jaxpretrain.planning.table import document, table
+from jaxpretrain.planning.table import make_document, make_table
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.experiment import Experiment
 from tests.planning.conftest import changed
 
 
-class Remembering(Here):
+class Remembering(InProcessCompiler):
     """Compiles each step once a session."""
 
     _compiled: ClassVar[dict[str, Compiled]] = {}
 
-    def compile(self, experiments: Sequence[Experiment], done: Done) -> list[Compiled]:
-        return [self._once(experiment, done) for experiment in experiments]
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine, lambda *_: None)
+
+    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+        return [self._once(experiment) for experiment in experiments]
 
     def eval_bytes(self, experiment: Experiment) -> int:
         return 0
 
-    def _once(self, experiment: Experiment, done: Done) -> Compiled:
+    def _once(self, experiment: Experiment) -> Compiled:
         key = f"{len(self._machine.devices)} {experiment!r}"
         if key not in self._compiled:
-            self._compiled[key] = super().compile([experiment], done)[0]
+            self._compiled[key] = super().compile([experiment])[0]
         return self._compiled[key]
 
 
 def total(experiment: Experiment, machine: Machine) -> int:
-    return Remembering(machine).compile([experiment], lambda *_: None)[0].total
+    return Remembering(machine).compile([experiment])[0].total
 
 
 def plan(experiment: Experiment, machine: Machine, *, limit=None, searched=(MICROBATCH,)) -> Plan:
     return make_plan(
         experiment,
-        parse_target("cpu:8"),
         machine,
         Remembering(machine),
         searched=searched,
         limit=limit,
         max_seconds=math.inf,
-        tell=lambda *_: None,
     )
 
 
@@ -67,7 +68,7 @@ def test_the_recommended_batch_is_the_largest_that_compiles_inside_the_limit(
 ):
     experiment = changed(request.getfixturevalue(family), **values)
     machine = request.getfixturevalue(machine)
-    (arrangement,) = arrangements(experiment, machine, [MICROBATCH])
+    (arrangement,) = list_arrangements(experiment, machine, [MICROBATCH])
     totals = {s: total(arrangement.experiment(s), machine) for s in arrangement.sizes}
     assert len(totals) >= 4
     for size, needed in totals.items():
@@ -116,28 +117,28 @@ def test_what_fits_is_listed_fastest_first_and_the_frontier_takes_ever_less_memo
 
 def test_where_nothing_fits_a_larger_machine_is_named(decoder):
     target = parse_target("h100-80gb:2")
-    machine = Machine(stands(target), target.chip, 1, compiles=False)
+    machine = Machine(target, placeholder_devices(target.chip, 2), target.chip, 1, compiles=False)
     # Twelve bytes of state a parameter: 13.5 million of them.
     huge = changed(decoder, model__dtype="bfloat16", model__d_ff=35_000, train__batch_size=64)
     found = make_plan(
         huge,
-        target,
         machine,
         None,
         searched=(MICROBATCH, REMAT, "mesh"),
         limit=50_000_000,
         max_seconds=math.inf,
-        tell=lambda *_: None,
     )
     assert found.best is None
-    assert found.enough is not None
-    assert parse_target(found.enough).num_devices > 2
-    assert f"nothing that was searched fits; {found.enough} would do" in table(found, None)
+    assert found.sufficient_target is not None
+    assert parse_target(found.sufficient_target).num_devices > 2
+    assert f"nothing that was searched fits; {found.sufficient_target} would do" in make_table(
+        found, None
+    )
 
 
 def test_the_document_has_what_programs_rely_on(decoder, one):
     found = plan(changed(decoder, train__microbatch_size=4), one)
-    answer = json.loads(json.dumps(document(found, price=2.0)))
+    answer = json.loads(json.dumps(make_document(found, price=2.0)))
     assert answer["fits"] is answer["fits_as_configured"] is True
     assert answer["source"] == "compiled"
     assert answer["memory_bytes_per_device"] == sum(answer["memory_parts"].values())
@@ -154,6 +155,6 @@ def test_the_document_has_what_programs_rely_on(decoder, one):
 
 
 def test_the_table_names_parts_flags_and_days(decoder, one):
-    text = table(plan(changed(decoder, train__microbatch_size=4), one), price=2.0)
+    text = make_table(plan(changed(decoder, train__microbatch_size=4), one), price=2.0)
     for word in ("parameters", "activations", "MFU", "device-hours", "cost", "recommended"):
         assert word in text

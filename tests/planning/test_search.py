@@ -46,19 +46,18 @@ class Compiler:
     num_workers: int = 2
     compiled: list = field(default_factory=list)
 
-    def compile(self, experiments, done):
+    def compile(self, experiments):
         results = []
         for arrangement, size in experiments:
             self.compiled.append((arrangement, size))
             total = int(arrangement.fixed + arrangement.each * size)
             results.append(Compiled(total, memory(total), (), 0.0))
-            done((arrangement, size), results[-1])
         return results
 
 
 def find(found, limit, compiler=None, deadline=math.inf):
     compiler = compiler or Compiler()
-    return search(found, limit, compiler, deadline=deadline, tell=lambda *_: None), compiler
+    return search(found, limit, compiler, deadline=deadline), compiler
 
 
 def largest(fake: Fake, limit: int) -> int | None:
@@ -99,7 +98,7 @@ def test_what_fits_comes_fastest_first_with_one_of_each_policy():
 def test_who_wants_the_fastest_alone_compiles_no_more_than_that_takes():
     fakes = [Fake("full", 100, 1, 4.0), Fake("dots", 100, 5, 3.0), Fake("none", 100, 500, 2.0)]
     compiler = Compiler()
-    flags = {"deadline": math.inf, "tell": lambda *_: None}
+    flags = {"deadline": math.inf}
     (trial,) = search(fakes, 500, compiler, goal="fastest", **flags)
     assert trial.experiment == (fakes[1], 64)
     assert {fake for fake, _ in compiler.compiled} == {fakes[1]}
@@ -135,19 +134,17 @@ def test_after_the_deadline_nothing_is_compiled():
 
 def test_without_a_compiler_estimates_are_the_answer():
     fakes = [Fake("full", 100, 10, 1.0), Fake("dots", 100, 20, 0.5)]
-    trials = search(fakes, 300, None, deadline=math.inf, tell=lambda *_: None)
+    trials = search(fakes, 300, None, deadline=math.inf)
     assert [(t.experiment[0].remat, t.size) for t in trials] == [("dots", 8), ("full", 16)]
     assert all(trial.compiled is None for trial in trials)
 
 
 def test_what_a_compiler_refuses_does_not_fit():
     class Refuses(Compiler):
-        def compile(self, experiments, done):
+        def compile(self, experiments):
             return [
                 Compiled(r.total, r.memory if size <= 4 else None, (), 0.0)
-                for r, (_, size) in zip(
-                    super().compile(experiments, done), experiments, strict=True
-                )
+                for r, (_, size) in zip(super().compile(experiments), experiments, strict=True)
             ]
 
     trials, _ = find([Fake("full", 100, 1, 1.0)], 10_000, Refuses())

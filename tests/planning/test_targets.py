@@ -3,7 +3,7 @@
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.planning.targets import grown, parse_target
+from jaxpretrain.planning.targets import next_larger, parse_target
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_shorter_name_is_taken_where_one_machine_has_it(text: str, name: str):
     ],
 )
 def test_a_machine_grows_to_twice_its_size(text, next_text):
-    larger = grown(parse_target(text))
+    larger = next_larger(parse_target(text))
     assert larger.name == next_text
     assert larger == parse_target(next_text)
     assert larger.num_devices == 2 * parse_target(text).num_devices

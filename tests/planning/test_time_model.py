@@ -11,8 +11,8 @@ from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.planning.machines import Stand
-from jaxpretrain.planning.time_model import StepTime, estimate_time, run_time
+from jaxpretrain.planning.machines import placeholder_devices
+from jaxpretrain.planning.time_model import StepTime, estimate_run, estimate_time
 from jaxpretrain.train.experiment import Experiment, Stage, Train, resolve
 from jaxpretrain.train.program import make_program
 from scripts import compare_throughput as published
@@ -36,12 +36,12 @@ def time(
     *,
     chip: Chip = H100,
     num_hosts: int = 1,
-    efficiency: Efficiency | None = PERFECT,
+    efficiency: Efficiency = PERFECT,
     **changes: Any,
 ) -> StepTime:
-    devices = [Stand(i, "gpu", chip.device_kind) for i in range(num_devices)]
+    devices = placeholder_devices(chip, num_devices)
     program = make_program(resolve(replace(experiment, **changes)), devices)
-    return estimate_time(program, chip, num_hosts=num_hosts, efficiency=efficiency)
+    return estimate_time(program, replace(chip, efficiency=efficiency), num_hosts=num_hosts)
 
 
 def test_arithmetic_is_what_is_executed_over_the_peak() -> None:
@@ -112,14 +112,14 @@ def test_tensor_groups_add_up_the_stream() -> None:
 def test_a_run_is_its_examples() -> None:
     experiment = resolve(TEXT)
     step = replace(time(), expected=2.0)
-    run = run_time(experiment, step, num_devices=8, price=3.0)
+    run = estimate_run(experiment, step, price=3.0)
     assert run.steps == 1000
     assert run.days == pytest.approx(2000 / 86400)
     assert run.device_hours == pytest.approx(2000 * 8 / 3600)
     assert run.cost == pytest.approx(3.0 * run.device_hours)
-    assert run_time(experiment, step, num_devices=8).cost is None
+    assert estimate_run(experiment, step).cost is None
     train = replace(TEXT.train, stages=(Stage(duration="500 steps", batch_size=32),))
-    staged = run_time(resolve(replace(TEXT, train=train)), step, num_devices=8)
+    staged = estimate_run(resolve(replace(TEXT, train=train)), step)
     assert staged.days == pytest.approx(0.75 * run.days)
 
 

@@ -8,10 +8,10 @@ import jax
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.planning import pool
+from jaxpretrain.planning import compilers
 from jaxpretrain.planning.compiled import Buffer, compile_step
+from jaxpretrain.planning.compilers import ProcessPoolCompiler
 from jaxpretrain.planning.machines import Machine
-from jaxpretrain.planning.pool import Pool
 from jaxpretrain.planning.targets import parse_target
 from tests.planning.conftest import changed
 
@@ -25,14 +25,16 @@ def test_other_processes_compile_the_same_and_only_once(decoder, eight: Machine,
     experiments = [changed(decoder, train__microbatch_size=size) for size in (1, 2)]
     told = []
     # The processes inherit the eight virtual devices of the tests.
-    with Pool(parse_target(f"cpu:{jax.device_count()}"), "float32", num_workers=1) as workers:
-        first = workers.compile(experiments, lambda e, c: told.append((e, c)))
+    target = parse_target(f"cpu:{jax.device_count()}")
+    setup = target, "float32", 1, lambda experiment, result: told.append((experiment, result))
+    with ProcessPoolCompiler(*setup) as workers:
+        first = workers.compile(experiments)
         with pytest.raises(InputError, match="microbatch_size=3 does not divide"):
-            workers.compile([changed(decoder, train__microbatch_size=3)], lambda *_: None)
+            workers.compile([changed(decoder, train__microbatch_size=3)])
     assert told == list(zip(experiments, first, strict=True))
     assert [c.memory for c in first] == [compile_step(e, eight).memory for e in experiments]
-    with Pool(parse_target(f"cpu:{jax.device_count()}"), "float32", num_workers=1) as none_started:
-        assert none_started.compile(experiments, lambda *_: None) == first
+    with ProcessPoolCompiler(*setup) as none_started:
+        assert none_started.compile(experiments) == first
         assert not none_started._executor._processes
 
 
@@ -41,17 +43,17 @@ def test_a_damaged_result_counts_as_none(decoder, one: Machine, tmp_path: Path, 
     # A program that comes out of the compilation cache tells no buffers.
     compiled = replace(compile_step(decoder, one), buffers=(Buffer(2**20, "parameter 0"),))
     (tmp_path / "whole.json").write_text(json.dumps(asdict(compiled)))
-    assert pool._kept(tmp_path / "whole.json") == compiled
+    assert compilers._kept(tmp_path / "whole.json") == compiled
     (tmp_path / "damaged.json").write_text(content)
-    assert pool._kept(tmp_path / "damaged.json") is None
+    assert compilers._kept(tmp_path / "damaged.json") is None
 
 
 def test_results_belong_to_what_they_depend_on(decoder, cached, monkeypatch: pytest.MonkeyPatch):
     eight, four = parse_target("cpu:8"), parse_target("cpu:4")
     paths = {
-        pool._path(decoder, eight),
-        pool._path(decoder, four),
-        pool._path(changed(decoder, model__remat="dots"), eight),
+        compilers._path(decoder, eight),
+        compilers._path(decoder, four),
+        compilers._path(changed(decoder, model__remat="dots"), eight),
     }
-    monkeypatch.setattr(pool, "_code", lambda: "changed")
-    assert len(paths | {pool._path(decoder, eight)}) == 4
+    monkeypatch.setattr(compilers, "_code", lambda: "changed")
+    assert len(paths | {compilers._path(decoder, eight)}) == 4

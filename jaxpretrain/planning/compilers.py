@@ -20,130 +20,121 @@ import jaxpretrain
 from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.planning.compiled import (
-    Compiled,
-    compile_step,
-    eval_bytes,
-)
+from jaxpretrain.planning.compiled import Compiled, compile_step, eval_bytes
 from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.targets import Target
 from jaxpretrain.storage.cache import cache_dir
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.train.experiment import Experiment
 
-Done = Callable[[Experiment, Compiled], None]
-"""Told of each compilation, in their order."""
+OnCompiled = Callable[[Experiment, Compiled], None]
+"""A function that a compiler calls with each result, in the order of the experiments."""
 
 
 class Compiler(Protocol):
     """Compiles training steps for one machine."""
 
     num_workers: int
+    """The number of compilations that run at a time."""
 
-    def compile(self, experiments: Sequence[Experiment], done: Done) -> list[Compiled]:
-        """What each takes, in their order."""
+    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+        """Returns the compiled memory of each experiment, in the order given."""
         ...
 
     def eval_bytes(self, experiment: Experiment) -> int:
-        """What a device holds while the experiment's held-out loss is computed."""
+        """Returns the bytes that a device holds while held-out loss is computed."""
         ...
 
 
-class Here:
+class InProcessCompiler:
     """Compiles in this process, for devices that only it may use; JAX keeps what it compiles."""
 
     num_workers = 1
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, on_compiled: OnCompiled) -> None:
         self._machine = machine
+        self._on_compiled = on_compiled
 
-    def compile(self, experiments: Sequence[Experiment], done: Done) -> list[Compiled]:
-        """One after the other."""
+    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+        """Compiles the experiments one by one."""
         results = []
         for experiment in experiments:
             results.append(compile_step(experiment, self._machine))
-            done(experiment, results[-1])
+            self._on_compiled(experiment, results[-1])
         return results
 
     def eval_bytes(self, experiment: Experiment) -> int:
-        """State and evaluation together."""
+        """Compiles the evaluation here."""
         return eval_bytes(experiment, self._machine)
 
 
-class Pool:
-    """Compiles in processes of its own, and remembers. Use it in a `with`."""
+class ProcessPoolCompiler:
+    """Compiles in worker processes and keeps the results on the disk. Use it in a `with`."""
 
-    def __init__(self, target: Target, dtype: str, num_workers: int) -> None:
+    def __init__(
+        self, target: Target, dtype: str, num_workers: int, on_compiled: OnCompiled
+    ) -> None:
         self.num_workers = num_workers
         self._target = target
+        self._dtype = dtype
+        self._on_compiled = on_compiled
         # Spawned: a process that has started JAX cannot be forked.
-        self._executor = ProcessPoolExecutor(
-            num_workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_open,
-            initargs=(target, dtype),
-        )
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(num_workers, mp_context=context)
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "ProcessPoolCompiler":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def compile(self, experiments: Sequence[Experiment], done: Done) -> list[Compiled]:
-        """As many at a time as there are workers."""
+    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+        """Compiles what is not kept, as many at a time as there are workers."""
         paths = [_path(experiment, self._target) for experiment in experiments]
         kept = [_kept(path) for path in paths]
         futures = {
-            index: self._executor.submit(_compile, experiment)
-            for index, experiment in enumerate(experiments)
-            if kept[index] is None
+            path: self._executor.submit(_compile, experiment, self._target, self._dtype)
+            for path, result, experiment in zip(paths, kept, experiments, strict=True)
+            if result is None
         }
         results = []
-        for index, (path, result) in enumerate(zip(paths, kept, strict=True)):
+        for path, result, experiment in zip(paths, kept, experiments, strict=True):
             if result is None:
-                result = futures[index].result()
+                result = futures[path].result()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, json.dumps(asdict(result)))
-            done(experiments[index], result)
+            self._on_compiled(experiment, result)
             results.append(result)
         return results
 
     def eval_bytes(self, experiment: Experiment) -> int:
-        """State and evaluation together."""
-        return self._executor.submit(_eval_bytes, experiment).result()
+        """Compiles the evaluation in a worker; the result is not kept."""
+        return self._executor.submit(_eval_bytes, experiment, self._target, self._dtype).result()
 
 
 @contextmanager
 def open_compiler(
-    target: Target, machine: Machine, dtype: str, num_workers: int
+    machine: Machine, dtype: str, num_workers: int, on_compiled: OnCompiled
 ) -> Iterator[Compiler | None]:
-    """What compiles for the machine; None where nothing does."""
+    """Yields the compiler for the machine, or None where nothing compiles for it."""
     if not machine.compiles:
         yield None
-    elif target.platform == "local":
-        yield Here(machine)
+    elif machine.target.platform == "local":
+        yield InProcessCompiler(machine, on_compiled)
     else:
-        with Pool(target, dtype, num_workers) as pool:
-            yield pool
+        with ProcessPoolCompiler(machine.target, dtype, num_workers, on_compiled) as compiler:
+            yield compiler
 
 
-_machine: Machine | None = None  # of a worker process
+_machine = cache(open_machine)  # opened once in each worker
 
 
-def _open(target: Target, dtype: str) -> None:
-    global _machine
-    _machine = open_machine(target, dtype)
+def _compile(experiment: Experiment, target: Target, dtype: str) -> Compiled:
+    return compile_step(experiment, _machine(target, dtype), buffers=True)
 
 
-def _compile(experiment: Experiment) -> Compiled:
-    assert _machine is not None
-    return compile_step(experiment, _machine, buffers=True)
-
-
-def _eval_bytes(experiment: Experiment) -> int:
-    assert _machine is not None
-    return eval_bytes(experiment, _machine)
+def _eval_bytes(experiment: Experiment, target: Target, dtype: str) -> int:
+    return eval_bytes(experiment, _machine(target, dtype))
 
 
 def _path(experiment: Experiment, target: Target) -> Path:
@@ -153,7 +144,7 @@ def _path(experiment: Experiment, target: Target) -> Path:
 
 
 def _kept(path: Path) -> Compiled | None:
-    """What an earlier compilation has told; None where there is none or its file is damaged."""
+    """Returns the result of an earlier compilation, or None where it is missing or damaged."""
     try:
         return checked(Compiled, read_object(path), path)
     except InputError:
@@ -173,7 +164,7 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _code() -> str:
-    """A digest of this package's source, so that a changed model is compiled anew."""
+    """Returns a digest of this package's source, so that a changed model is compiled anew."""
     digest = hashlib.sha256()
     root = Path(jaxpretrain.__file__).parent
     for path in sorted(root.rglob("*.py")):
