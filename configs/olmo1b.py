@@ -47,9 +47,7 @@ def get_config() -> Experiment:
         ),
         optim=AdamW(
             schedule=WarmupCosine(start=4e-5, peak=4e-4, end=4e-5, warmup="2000 steps"),
-            rate_at="after_count",
-            beta1=0.9,
-            beta2=0.95,
+            betas=(0.9, 0.95),
             epsilon=1e-5,
             bias_correction="by_step",
             weight_decay=0.1,

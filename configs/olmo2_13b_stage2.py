@@ -36,9 +36,7 @@ def get_config(ingredient: str = "1110-100B") -> Experiment:
         raise InputError(f"there is no ingredient {ingredient}.{hint}")
     seed, planned, duration = INGREDIENTS[ingredient]
     stage1 = load_config(str(Path(__file__).with_name("olmo2_13b.py")))
-    schedule = Triangular(
-        start=9e-5, peak=9e-5, end=0.0, warmup="0 steps", plateau="0 steps", horizon=planned
-    )
+    schedule = Triangular(start=9e-5, peak=9e-5, end=0.0, warmup="0 steps", horizon=planned)
     return replace(
         stage1,
         init_with="optimizer",

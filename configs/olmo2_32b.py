@@ -52,9 +52,7 @@ def get_config() -> Experiment:
             schedule=WarmupCosine(
                 start=0.0, peak=6e-4, end=6e-5, warmup="2000 steps", horizon="6.5e12 tokens"
             ),
-            rate_at="after_count",
-            beta1=0.9,
-            beta2=0.95,
+            betas=(0.9, 0.95),
             epsilon=1e-8,
             bias_correction="as_first",
             weight_decay=0.1,

@@ -29,9 +29,7 @@ def get_config(length: str = "100B") -> Experiment:
     if length not in DURATIONS:
         raise InputError(f"there is no run of length {length}; there are {', '.join(DURATIONS)}")
     stage1 = load_config(str(Path(__file__).with_name("olmo2_32b.py")))
-    schedule = Triangular(
-        start=6.623e-5, peak=6.623e-5, end=0.0, warmup="0 steps", plateau="0 steps", horizon=None
-    )
+    schedule = Triangular(start=6.623e-5, peak=6.623e-5, end=0.0, warmup="0 steps", horizon=None)
     return replace(
         stage1,
         init_with="optimizer",

@@ -41,7 +41,6 @@ def get_config(ingredient: str = "42") -> Experiment:
         peak=6.1499e-5,
         end=0.0,
         warmup="0 steps",
-        plateau="0 steps",
         horizon=planned,
     )
     return replace(

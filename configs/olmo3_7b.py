@@ -72,9 +72,7 @@ def stage1() -> Experiment:
             schedule=WarmupCosine(
                 start=0.0, peak=3e-4, end=3e-5, warmup="2000 steps", horizon="5e12 tokens"
             ),
-            rate_at="after_count",
-            beta1=0.9,
-            beta2=0.95,
+            betas=(0.9, 0.95),
             epsilon=1e-8,
             bias_correction="by_step",
             weight_decay=0.1,
@@ -113,9 +111,7 @@ def stage1_extended() -> Experiment:
 def midtrain() -> Experiment:
     """Better data, while the learning rate falls to zero."""
     first = stage1()
-    schedule = Triangular(
-        start=0.0, peak=2.0712352850360292e-4, end=0.0, warmup="0 steps", plateau="0 steps"
-    )
+    schedule = Triangular(start=0.0, peak=2.0712352850360292e-4, end=0.0, warmup="0 steps")
     return replace(
         first,
         init_with="optimizer",
@@ -129,9 +125,7 @@ def midtrain() -> Experiment:
 def long_context() -> Experiment:
     """Long sequences, eight times those of stage 1."""
     first = stage1()
-    schedule = Triangular(
-        start=0.0, peak=2.0712352850360292e-4, end=0.0, warmup="200 steps", plateau="0 steps"
-    )
+    schedule = Triangular(start=0.0, peak=2.0712352850360292e-4, end=0.0, warmup="200 steps")
     yarn = Yarn(factor=8.0, original_length=8192, beta_fast=32.0, beta_slow=1.0)
     return replace(
         first,

@@ -48,12 +48,8 @@ def get_config() -> Experiment:
             instance_filter=None,
         ),
         optim=AdamW(
-            schedule=Triangular(
-                start=3e-5, peak=3e-4, end=3e-5, warmup="5000 steps", plateau="0 steps"
-            ),
-            rate_at="after_count",
-            beta1=0.9,
-            beta2=0.95,
+            schedule=Triangular(start=3e-5, peak=3e-4, end=3e-5, warmup="5000 steps"),
+            betas=(0.9, 0.95),
             epsilon=1e-5,
             bias_correction="by_step",
             weight_decay=0.1,

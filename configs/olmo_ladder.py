@@ -71,9 +71,7 @@ def get_config(size_and_length: str = "150m") -> Experiment:
                 # The script rounds to the nearest step.
                 warmup=f"{round(num_params / (batch_size * 2048))} steps",
             ),
-            rate_at="after_count",
-            beta1=0.9,
-            beta2=0.95,
+            betas=(0.9, 0.95),
             epsilon=1e-8,
             bias_correction="by_step",
             weight_decay=0.05,

@@ -30,6 +30,7 @@ from jaxpretrain.api import (
     Experiment,
     Folder,
     ImageData,
+    RateScaling,
     Reconstructions,
     Train,
     WarmupCosine,
@@ -57,10 +58,8 @@ def get_config() -> Experiment:
         optim=AdamW(
             # The start is 1e-4 of the peak; the rates are for a batch of 256.
             schedule=WarmupCosine(start=1.5e-8, peak=1.5e-4, end=0.0, warmup="7.5e6 images"),
-            rate_base_batch=256,
-            rate_scale_cap=16.0,
-            beta1=0.9,
-            beta2=0.95,
+            rate_scaling=RateScaling(base_batch=256, cap=16.0),
+            betas=(0.9, 0.95),
             epsilon=1e-8,
             weight_decay=0.05,
             decayed=("kernel",),

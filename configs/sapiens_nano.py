@@ -43,8 +43,7 @@ def get_config() -> Experiment:
         ),
         optim=AdamW(
             schedule=WarmupCosine(start=2e-7, peak=2e-3, end=0.0, warmup="5 epochs"),
-            beta1=0.9,
-            beta2=0.95,
+            betas=(0.9, 0.95),
             weight_decay=0.05,
             decayed=("kernel",),
             clip_norm=1.0,

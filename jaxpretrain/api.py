@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
     from jaxpretrain.optim.optimizers import AdamW as AdamW
     from jaxpretrain.optim.optimizers import Lion as Lion
     from jaxpretrain.optim.optimizers import Muon as Muon
+    from jaxpretrain.optim.optimizers import RateScaling as RateScaling
     from jaxpretrain.optim.schedules import BoltOnWarmup as BoltOnWarmup
     from jaxpretrain.optim.schedules import Constant as Constant
     from jaxpretrain.optim.schedules import InverseSqrt as InverseSqrt
@@ -69,7 +70,7 @@ _HOMES = {
     "jaxpretrain.models.sapiens.model": "VitMae",
     "jaxpretrain.models.sapiens.variants": "SAPIENS_SIZES",
     "jaxpretrain.monitor.config": "Monitor",
-    "jaxpretrain.optim.optimizers": "Adafactor AdamW Lion Muon",
+    "jaxpretrain.optim.optimizers": "Adafactor AdamW Lion Muon RateScaling",
     "jaxpretrain.optim.schedules": "BoltOnWarmup Constant InverseSqrt LinearTail Triangular "
     "WarmupCosine WarmupStableDecay",
     "jaxpretrain.parallel.mesh": "Mesh",

@@ -65,9 +65,10 @@ def test_every_config_resolves_and_builds_on_eight_devices(name):
         leaves = jax.tree.leaves(tree)
         local = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)
         assert local < sum(x.size for x in leaves) / 7
-    rate, scale = program.optimizer.learning_rate, experiment.optim.rate_scale or 1.0
+    rate, optim = program.optimizer.learning_rate, experiment.optim
+    highest = optim.schedule.peak * optim.rate_multiple(experiment.train.batch_size)
     for step in (1, experiment.train.duration):
-        assert 0.0 <= rate(step) <= experiment.optim.schedule.peak * scale * (1 + 1e-6)
+        assert 0.0 <= rate(step) <= highest * (1 + 1e-6)
     assert rate(1) > 0.0
     assert all(line and "\n" not in line for line in program.describe())
 
@@ -97,8 +98,7 @@ def test_the_ladder_refuses_sizes_that_it_has_not(argument):
 # --- published recipes ---
 
 SWITCHES = {
-    "AdamW": {field.name for field in dataclasses.fields(AdamW)}
-    - {"moment_dtype", "rate_base_batch", "rate_scale_cap", "rate_scale"},
+    "AdamW": {field.name for field in dataclasses.fields(AdamW)} - {"moment_dtype", "rate_scaling"},
     "Train": {"duration", "batch_size", "skip_outliers"},
     "TextData": {"seq_len", "order", "order_chunk", "epoch_multiple", "instance_filter"},
     "replace": {"z_loss", "loss_denominator", "document_end", "remat"},  # of the variant
@@ -186,10 +186,9 @@ def test_published_recipes(name):
     tokens = experiment.train.batch_size * experiment.data.seq_len
     found = (tokens, experiment.train.duration, experiment.seed, optim.epsilon, optim.decayed)
     assert (*found, model.z_loss) == RECIPES[name]
-    assert (optim.beta1, optim.beta2, optim.weight_decay, optim.clip_norm) == (0.9, 0.95, 0.1, 1.0)
-    assert (model.dtype, optim.rate_at, experiment.data.dtype) == (
+    assert (optim.betas, optim.weight_decay, optim.clip_norm) == ((0.9, 0.95), 0.1, 1.0)
+    assert (model.dtype, experiment.data.dtype) == (
         "bfloat16",
-        "after_count",
         "uint16" if name.startswith(("olmo1b", "olmo7b")) else "uint32",
     )
     is_core = name.startswith(("olmo2_32b", "olmo3"))
@@ -252,7 +251,7 @@ def test_long_contexts_change_what_they_say():
 
 def learning_rates(name: str, steps: list[int]) -> np.ndarray:
     experiment = load(name)
-    rate = experiment.optim.build(experiment.train.duration, {}).learning_rate
+    rate = experiment.optim.learning_rate(experiment.train.duration, experiment.train.batch_size)
     return np.array([rate(s) for s in steps])
 
 

@@ -10,8 +10,8 @@ _NAMES = {
     "optim": "optimizer optimizer_type",
     "optim.weight_decay": "wd weight_decay decay",
     "optim.clip_norm": "clip clip_norm grad_clip gradient_clip max_grad_norm clip_grad_norm",
-    "optim.beta1": "beta1 adam_beta1 beta_1",
-    "optim.beta2": "beta2 adam_beta2 beta_2",
+    "optim.betas.0": "beta1 adam_beta1 beta_1",
+    "optim.betas.1": "beta2 adam_beta2 beta_2",
     "optim.epsilon": "eps epsilon adam_eps adam_epsilon",
     "train.batch_size": "bs batch batch_size global_batch_size train_batch_size "
     "global_train_batch_size",
@@ -62,7 +62,9 @@ def alias(name: str, known: Iterable[str] | None = None) -> str | None:
         return target
     path, equals, value = target.partition("=")
     if known is not None:
-        part, last = path.partition(".")[0], path.rpartition(".")[2]
+        part, *_, last = names = path.split(".")
+        if last.isdecimal():
+            last = ".".join(names[-2:])
         paths = list(known)
         deeper = (p for p in paths if p.startswith(f"{part}.") and p.endswith(f".{last}"))
         found = path if path in paths else next(deeper, None)

@@ -48,11 +48,70 @@ def chosen(name: str, words: Mapping[str, str]) -> Callable[[Group, Any], None]:
     return upgrade
 
 
+def _beta(index: int) -> Callable[[Group, Any], None]:
+    """Returns an upgrade of AdamW's, Lion's and Muon's `beta1` and `beta2`; Adafactor has both."""
+
+    def upgrade(group: Group, value: Any) -> None:
+        if group.get("class") == "adafactor":
+            group[f"beta{index + 1}"] = value
+        else:
+            late = 0.99 if group.get("class") == "lion" else 0.95
+            group.setdefault("betas", [0.9, late])[index] = value
+
+    return upgrade
+
+
+def _base_batch(group: Group, value: Any) -> None:
+    scaling = {"class": "rate_scaling", "base_batch": value}
+    group.setdefault("rate_scaling", None if value is None else scaling)
+
+
+def _rate_scale(group: Group, value: Any) -> None:
+    """Keeps a multiple that was set by hand; another one follows from `rate_scaling`."""
+    if value is not None and group.get("rate_scaling") is None:
+        group["rate_scaling"] = {"class": "rate_scaling", "base_batch": 1, "cap": value}
+
+
+def _only(name: str, *values: Any) -> Callable[[Group, Any], None]:
+    """Returns an upgrade that drops these values; another stays, and is refused as unknown."""
+
+    def upgrade(group: Group, value: Any) -> None:
+        if value not in values:
+            group[name] = value
+
+    return upgrade
+
+
+_SCHEDULES = ("optim.schedule", "optim.schedule.inner", "optim.schedule.inner.inner")
+_SCALING = "optim.rate_scaling=rate_scaling, then optim.rate_scaling"
+
+_OPTIM = (
+    Rename("optim.beta1", "optim.betas.0", _beta(0)),
+    Rename("optim.beta2", "optim.betas.1", _beta(1)),
+    Rename("optim.rate_base_batch", f"{_SCALING}.base_batch", _base_batch),
+    Rename("optim.rate_scale_cap", f"{_SCALING}.cap", moved("rate_scaling", "cap")),
+    Rename("optim.rate_scale", f"{_SCALING}.base_batch and .cap", _rate_scale),
+    Rename(
+        "optim.rate_at",
+        "nothing; update k has the learning rate of point k of the schedule",
+        _only("rate_at", "after_count"),
+    ),
+    *(
+        Rename(
+            f"{schedule}.plateau",
+            f"{schedule}=warmup_stable_decay, which holds its peak",
+            _only("plateau", 0, "0", "0 steps"),
+        )
+        for schedule in _SCHEDULES
+    ),
+)
+
 RENAMES: tuple[Rename, ...] = (
     Rename(
         "monitor.mfu_attention",
         "nothing; perf/mfu counts causal attention, perf/mfu_full_attention all pairs",
     ),
+    *_OPTIM,
 )
 """The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""
 

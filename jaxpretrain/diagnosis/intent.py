@@ -44,8 +44,10 @@ class Plan:
         return next((name for name, first in reversed(self.phases) if first <= step), "")
 
 
-def plan_of(optim: OptimizerChoice, total_steps: int, stage_lengths: Sequence[int] = ()) -> Plan:
-    """The plan of a resolved optimizer config, of a run whose stages have those lengths in steps.
+def plan_of(
+    optim: OptimizerChoice, total_steps: int, batch_size: int, stage_lengths: Sequence[int] = ()
+) -> Plan:
+    """Returns the plan of a resolved optimizer config, with the lengths of the stages in steps.
 
     The schedule is tabulated once: asking it again and again would keep the devices busy.
     """
@@ -53,7 +55,7 @@ def plan_of(optim: OptimizerChoice, total_steps: int, stage_lengths: Sequence[in
     kinks = [step + offset for _, step in phases for offset in (-1, 0, 1)]
     grid = np.unique([1, *kinks, *np.linspace(1, total_steps, TABLE).round()])
     grid = grid[(grid >= 1) & (grid <= max(total_steps, 1))]
-    rate = optim.learning_rate(total_steps)
+    rate = optim.learning_rate(total_steps, batch_size)
     rates = np.asarray(rate(grid.astype(np.float32)), np.float64) * np.ones(len(grid))
     return Plan(
         total_steps,
@@ -78,7 +80,8 @@ def plan_in(document: Mapping[str, Any], history: History) -> Plan:
         planned = from_dict(_Planned, {"optim": config["optim"]})
         train = config["train"]
         lengths = [whole_steps(stage["duration"]) for stage in train.get("stages", ())]
-        return plan_of(planned.optim, whole_steps(train["duration"]), lengths)
+        duration = whole_steps(train["duration"])
+        return plan_of(planned.optim, duration, train["batch_size"], lengths)
     except (InputError, KeyError, TypeError):
         return plan_from(history)
 

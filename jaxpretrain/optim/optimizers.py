@@ -5,8 +5,8 @@ checkpoint keeps their state. Every optimizer clips the gradient, finds a direct
 multiplies by the learning rate: p -= lr * (direction + weight_decay * p).
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,27 @@ Epsilon = Annotated[float, Between(0, 1, "(]")]
 """The type of a field that holds an addition to a denominator."""
 
 
+@dataclass(frozen=True)
+class RateScaling:
+    """Linear scaling of learning rates with the batch size, up to a cap."""
+
+    base_batch: Annotated[int, Positive] = 256
+    """Examples of a batch that the schedule's rates are meant for; another batch multiplies them
+    by train.batch_size / base_batch."""
+    cap: Annotated[float, Positive] = 16.0
+    """Highest multiple of the rates; beyond some batch size, scaling makes runs diverge."""
+
+    def multiple(self, batch_size: int) -> float:
+        """Returns the factor of the learning rates at a batch size."""
+        return min(batch_size / self.base_batch, self.cap)
+
+    def describe(self, batch_size: int) -> str:
+        """Returns the part of the optimizer's line at start-up that names the multiple."""
+        multiple = self.multiple(batch_size)
+        capped = " (the cap)" if multiple == self.cap else ""
+        return f"learning rates times {multiple:g}{capped}, from batches of {self.base_batch:,}"
+
+
 class Optimizer(NamedTuple):
     """An Optax transformation and the learning rate it follows, a function of the update number."""
 
@@ -61,27 +82,19 @@ class Shared:
     OLMo's trainer clips before it looks up the threshold of a step. OLMo-7B: 1000."""
     clip_warmup_factor: Annotated[float, Positive] = 1.0
     """What clip_norm is multiplied by in these updates. OLMo-7B: 10; 0424 and 0724: 5."""
-    rate_at: Literal["after_count", "before_count"] = "after_count"
-    """Whether update number k takes the learning rate of s = k, after the step count rises, as
-    OLMo does, or of s = k - 1, as Optax would; a warm-up from zero then begins with no update."""
-    rate_base_batch: Annotated[int, Positive] | None = None
-    """Linear scaling: the schedule's rates are meant for batches of this many examples and are
-    multiplied by train.batch_size / rate_base_batch. none: they are taken as they are."""
-    rate_scale_cap: Annotated[float, Positive] = 16.0
-    """Highest multiple that linear scaling gives; beyond some batch size it makes runs diverge."""
-    rate_scale: Annotated[float, Positive] | None = None
-    """What the schedule's rates are multiplied by; none: what linear scaling says, or 1."""
+    rate_scaling: RateScaling | None = None
+    """Scaling of the schedule's rates with train.batch_size; none: they are taken as they are."""
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type in which the first moment is kept between steps. A second moment always is float32: its
     small increments would be lost in bfloat16."""
 
-    def build(self, num_steps: int, params: Any) -> Optimizer:
-        """The optimizer for parameters (arrays or their shapes) over a run of `num_steps`.
+    def build(self, num_steps: int, batch_size: int, params: Any) -> Optimizer:
+        """Returns the optimizer of these parameters (arrays or shapes) for a run of `num_steps`.
 
         Raises:
           InputError: a parameter is of no known kind.
         """
-        rate = self.learning_rate(num_steps)
+        rate = self.learning_rate(num_steps, batch_size)
         transform = optax.named_chain(
             ("clip", self._clip()),
             *self._parts(params),
@@ -90,16 +103,17 @@ class Shared:
         )
         return Optimizer(transform, rate)
 
-    def learning_rate(self, num_steps: int) -> optax.Schedule:
-        """The learning rate of an update by its number, from 1: the schedule's as it is used."""
-        rate, scale = self.schedule.build(num_steps), self.rate_scale
-        before = int(self.rate_at == "before_count")
-        if scale in (None, 1.0):
-            return lambda number: rate(number - before)
-        return lambda number: scale * rate(number - before)
+    def learning_rate(self, num_steps: int, batch_size: int) -> optax.Schedule:
+        """Returns the learning rate of an update by its number, counted from 1."""
+        rate, multiple = self.schedule.build(num_steps), self.rate_multiple(batch_size)
+        return rate if multiple == 1.0 else lambda number: multiple * rate(number)
 
-    def describe(self) -> str:
-        """One line: the class with its own settings, what decays, and how gradients are clipped."""
+    def rate_multiple(self, batch_size: int) -> float:
+        """Returns the factor of the schedule's rates that scaling gives; 1.0 without scaling."""
+        return 1.0 if self.rate_scaling is None else self.rate_scaling.multiple(batch_size)
+
+    def describe(self, batch_size: int) -> str:
+        """Returns one line: the settings of the class, what decays, the clipping of gradients."""
         shared = {field.name for field in fields(Shared)}
         own = [f.name for f in fields(self) if f.name not in shared]
         settings = [f"{name} {value_text(getattr(self, name))}" for name in own]
@@ -110,22 +124,9 @@ class Shared:
             settings.append("no clipping")
         else:
             settings.append(f"gradient norms clipped to {self.clip_norm:g}{self._raised()}")
-        if self.rate_scale is not None:
-            settings.append(f"learning rates times {self.rate_scale:g}{self._why_scaled()}")
-        if self.rate_at == "before_count":
-            settings.append("learning rate of the step before")
+        if self.rate_scaling is not None:
+            settings.append(self.rate_scaling.describe(batch_size))
         return f"{snake_case(type(self))}: {'; '.join(settings)}"
-
-    def scaled(self, batch_size: int) -> Self:
-        """With the multiple that linear scaling gives for a batch size, unless one is set."""
-        if self.rate_base_batch is None or self.rate_scale is not None:
-            return self
-        return replace(self, rate_scale=min(batch_size / self.rate_base_batch, self.rate_scale_cap))
-
-    def _why_scaled(self) -> str:
-        base = self.rate_base_batch
-        capped = " (the cap)" if self.rate_scale == self.rate_scale_cap else ""
-        return "" if base is None else f"{capped}, from batches of {base:,}"
 
     def _raised(self) -> str:
         warmup = whole_steps(self.clip_warmup)
@@ -151,19 +152,17 @@ class Shared:
 class AdamW(Shared):
     """Adam with decoupled weight decay, as torch's AdamW: p -= lr * (adam + weight_decay * p)."""
 
-    beta1: Decay = 0.9
-    """Decay of the first moment."""
-    beta2: Decay = 0.95
-    """Decay of the second moment."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Decays of the first and of the second moment."""
     epsilon: Epsilon = 1e-8
     """Added to the root of the second moment (OLMo 1 and its 0424 and 0724 editions: 1e-5)."""
     bias_correction: Literal["by_step", "as_first"] = "by_step"
     """by_step: moments are corrected for their start at zero. as_first: every update is corrected
-    as if it were the first, which makes all but the first ones larger by sqrt(1 - beta2) / (1 -
-    beta1) = 2.236. OLMo-core's SkipStepAdamW did so until June 2025: OLMo-2-32B was trained so."""
+    as if it were the first, which makes late ones larger by sqrt(1 - 0.95) / (1 - 0.9) = 2.236.
+    OLMo-core's SkipStepAdamW did so until June 2025: OLMo-2-32B was trained so."""
 
     def _parts(self, params: Any) -> list[Part]:
-        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon, mu_dtype=self.moment_dtype)
+        adam = optax.scale_by_adam(*self.betas, self.epsilon, mu_dtype=self.moment_dtype)
         if self.bias_correction == "as_first":
             adam = _always_first(adam)
         return [("adam", adam), self._decay(params)]
@@ -176,13 +175,12 @@ class Lion(Shared):
     Wants a third to a tenth of AdamW's learning rate and a weight decay larger by as much.
     """
 
-    beta1: Decay = 0.9
-    """Weight of the momentum in the sign that is taken; the rest is the gradient's."""
-    beta2: Decay = 0.99
-    """Decay of the momentum."""
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    """Weight of the momentum in the sign that is taken (the gradient has the rest), and decay of
+    the momentum."""
 
     def _parts(self, params: Any) -> list[Part]:
-        lion = optax.scale_by_lion(self.beta1, self.beta2, mu_dtype=self.moment_dtype)
+        lion = optax.scale_by_lion(*self.betas, mu_dtype=self.moment_dtype)
         return [("lion", lion), self._decay(params)]
 
 
@@ -232,10 +230,8 @@ class Muon(Shared):
     spectral: sqrt(max(1, out / in)), with learning rates near 0.02."""
     adam_rate: Annotated[float, Between(0, 1000)] = 1.0
     """Learning rate of what AdamW updates, in multiples of the schedule's."""
-    beta1: Decay = 0.9
-    """Adam's decay of the first moment."""
-    beta2: Decay = 0.95
-    """Adam's decay of the second moment."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Adam's decays of the first and of the second moment."""
     epsilon: Epsilon = 1e-8
     """Adam's addition to the root of the second moment."""
 
@@ -243,7 +239,7 @@ class Muon(Shared):
         matrices = mask(params, is_layer_matrix)
         others = jax.tree.map(lambda is_matrix: not is_matrix, matrices)
         muon = scale_by_muon(self.momentum, self.num_iterations, self.scale, self.moment_dtype)
-        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon, mu_dtype=self.moment_dtype)
+        adam = optax.scale_by_adam(*self.betas, self.epsilon, mu_dtype=self.moment_dtype)
         return [
             ("muon", optax.masked(muon, matrices)),
             ("adam", optax.masked(adam, others)),

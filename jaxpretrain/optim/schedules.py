@@ -54,7 +54,7 @@ class _Warmed:
 
 @dataclass(frozen=True)
 class Triangular(_Warmed):
-    """OLMo-7B's schedule: linear up to the peak, an optional plateau, linear down to the end."""
+    """OLMo-7B's schedule: linear up to the peak, linear down to the end."""
 
     start: Rate = 3e-5
     """Learning rate at s = 0."""
@@ -64,25 +64,11 @@ class Triangular(_Warmed):
     """Learning rate at the horizon and after it."""
     warmup: Steps = "5000 steps"
     """Length of the rise."""
-    plateau: Steps = 0
-    """How long the peak is held."""
     horizon: Annotated[Steps, Positive] | None = None
     """Where the descent ends, counted from the start of the run; none: where the run ends."""
 
     def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
-        plateau, horizon = whole_steps(self.plateau), _horizon(self.horizon, num_steps)
-        return optax.join_schedules(
-            [
-                optax.constant_schedule(self.peak),
-                _line(self.peak, self.end, horizon - warmup - plateau),
-            ],
-            [plateau],
-        )
-
-    def phases(self, num_steps: int) -> Phases:
-        """(name, first step) of each phase of the run."""
-        warmup, plateau = whole_steps(self.warmup), whole_steps(self.plateau)
-        return _inside([("warmup", 0), ("plateau", warmup), ("decay", warmup + plateau)], num_steps)
+        return _line(self.peak, self.end, _horizon(self.horizon, num_steps) - warmup)
 
 
 CosineShape = Literal["cosine", "cosine_linear", "cosine_or_inverse_sqrt", "second_half"]

@@ -22,7 +22,7 @@ from jaxpretrain.reports.runs import Run
 Trace = dict[str, Any]
 CLIPPING_WINDOW = 100
 _ELSEWHERE = ("time/", "perf/", "run/", "eval/", "signals/")
-_SHADES = {"warmup": 0, "stable": 1, "plateau": 1, "decay": 2, "tail": 3, "zero": 1}
+_SHADES = {"warmup": 0, "stable": 1, "decay": 2, "tail": 3, "zero": 1}
 _PERF = {
     "mfu": ("Model FLOPs utilisation", ".0%"),
     "mfu_full_attention": ("Model FLOPs utilisation, all pairs of attention counted", ".0%"),

@@ -166,8 +166,7 @@ def resolve(experiment: Experiment) -> Experiment:
     train = experiment.train
     # Stages first: they say how many steps any other duration takes.
     stages = tuple(_resolve_stage(stage, i, train, units) for i, stage in enumerate(train.stages))
-    optim = experiment.optim.scaled(train.batch_size)
-    experiment = replace(experiment, train=replace(train, stages=stages), optim=optim)
+    experiment = replace(experiment, train=replace(train, stages=stages))
     resolved = resolve_durations(experiment, batch_size=pace(experiment), **units)
     if not counted:
         return resolved

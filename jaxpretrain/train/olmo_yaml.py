@@ -181,9 +181,7 @@ def _optimizer(keys: OlmoKeys, horizon: str | None) -> AdamW | Lion:
     warmup = _amount(keys, "scheduler.grad_clip_warmup_steps", 0)
     shared: dict[str, Any] = {
         "schedule": _schedule(keys, horizon),
-        "rate_at": "after_count",
-        "beta1": float(beta1),
-        "beta2": float(beta2),
+        "betas": (float(beta1), float(beta2)),
         "weight_decay": keys.number("optimizer.weight_decay", 0.01),
         "decayed": tuple(kind for kind, decay in decays.items() if decay),
         "clip_norm": keys.number("max_grad_norm"),
@@ -225,7 +223,7 @@ def _schedule(keys: OlmoKeys, horizon: str | None) -> Schedule:
     end = _share(keys.number("scheduler.alpha_f", 0.1), peak)
     horizon = _amount(keys, "scheduler.t_max", None) or horizon
     if name == "linear_with_warmup":
-        return Triangular(**rise, end=end, plateau="0 steps", horizon=horizon)
+        return Triangular(**rise, end=end, horizon=horizon)
     return WarmupCosine(**rise, end=end, horizon=horizon, shape=_SHAPES[name])
 
 

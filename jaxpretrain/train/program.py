@@ -93,7 +93,7 @@ class Program:
         schedule = experiment.optim.schedule
         num_steps = train.duration
         assert isinstance(num_steps, int)
-        peak = schedule.peak * (experiment.optim.rate_scale or 1.0)
+        peak = schedule.peak * experiment.optim.rate_multiple(train.batch_size)
         phases = ", ".join(f"{name} from {at:,}" for name, at in schedule.phases(num_steps))
         lines = [
             f"devices: {self.layout.describe()}",
@@ -103,7 +103,7 @@ class Program:
             f"microbatch(es) x {self.microbatch_size}, "
             f"{train.batch_size * per_example:,} {unit} a step; {num_steps:,} steps, "
             f"{num_steps * train.batch_size * per_example:,} {unit}",
-            f"optimizer {experiment.optim.describe()}",
+            f"optimizer {experiment.optim.describe(train.batch_size)}",
             f"learning rate {type(schedule).__name__}: peak {peak:g}, phases {phases}",
         ]
         if phases.startswith("warmup") and "," not in phases:
@@ -142,8 +142,8 @@ def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
     model = build_model(experiment, layout)
     assert isinstance(experiment.train.duration, int)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    optimizer = experiment.optim.build(experiment.train.duration, shapes)
     batch_size = experiment.train.batch_size
+    optimizer = experiment.optim.build(experiment.train.duration, batch_size, shapes)
     batch = model.batch_spec(batch_size) | {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         for name, (shape, dtype) in data.extra_spec().items()

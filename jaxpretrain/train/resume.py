@@ -269,9 +269,11 @@ def _rate_change(point: Point, experiment: Experiment) -> list[str]:
     total_before, step = whole_steps(before.train.duration), point.step
     if not step < total:
         return []
-    rates = np.asarray(before.optim.learning_rate(total_before)(np.array([step, step + 1])))
+    planned = before.optim.learning_rate(total_before, before.train.batch_size)
+    rates = np.asarray(planned(np.array([step, step + 1])))
     last, expected = np.broadcast_to(rates, 2).tolist()
-    new = float(np.asarray(experiment.optim.learning_rate(total)(step + 1)))
+    rate = experiment.optim.learning_rate(total, experiment.train.batch_size)
+    new = float(np.asarray(rate(step + 1)))
     if any(math.isclose(new, rate, rel_tol=_SAME_RATE) for rate in (expected, last)):
         return []
     line = f"the learning rate goes from {last:.3g} at step {step:,} to {new:.3g} at the next"

@@ -285,7 +285,7 @@ def _watch(experiment: Experiment, workdir: Path) -> Watch:
     """What judges the run, knowing what earlier sessions have left in `metrics.jsonl`."""
     train = experiment.train
     lengths = [whole_steps(stage.duration) for stage in train.stages]
-    plan = plan_of(experiment.optim, whole_steps(train.duration), lengths)
+    plan = plan_of(experiment.optim, whole_steps(train.duration), train.batch_size, lengths)
     path = workdir / "metrics.jsonl"
     return Watch(plan, read_history(path) if path.exists() else None)
 

@@ -91,7 +91,8 @@ def make_stages(experiment: Experiment, devices: Sequence[Any]) -> list[Stage]:
         num_pieces, own = _experiment_of(experiment, index, final.layout.num_data)
         start = int(pace(experiment).examples(first))
         try:
-            program = make_program(own, devices)
+            # Its learning rates are meant for the batch of the whole run.
+            program = replace(make_program(own, devices), optimizer=final.optimizer)
         except InputError as error:
             raise InputError(f"train.stages.{index}: {error}") from error
         stages.append(Stage(first, last, start, num_pieces, program))

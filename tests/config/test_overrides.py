@@ -32,7 +32,7 @@ class Average:
 
 @dataclass(frozen=True)
 class AdamW:
-    beta1: float = 0.9
+    momentum: float = 0.9
     schedule: Triangular | WarmupCosine | WarmupStableDecay = Triangular()
     average: Average | None = None
     moment: Literal["float32", "bfloat16"] = "float32"
@@ -232,8 +232,8 @@ def test_dataclasses_in_a_dict_are_reached_by_key():
             ),
         ),
         (
-            "optim.beta1.x=1",
-            "--config.optim.beta1.x: --config.optim.beta1 is 0.9 (float) and has no fields",
+            "optim.momentum.x=1",
+            "--config.optim.momentum.x: --config.optim.momentum is 0.9 (float) and has no fields",
         ),
         (
             "train=1",
@@ -242,7 +242,7 @@ def test_dataclasses_in_a_dict_are_reached_by_key():
                 "batch_size, microbatch_size, deterministic"
             ),
         ),
-        ("optim.beta1=nan", "--config.optim.beta1=nan: expected finite float"),
+        ("optim.momentum=nan", "--config.optim.momentum=nan: expected finite float"),
         ("train.batch_size=1.5", "--config.train.batch_size=1.5: expected int"),
         ("train.microbatch_size=x", "--config.train.microbatch_size=x: expected int or auto"),
         ("data.crop=1", "--config.data.crop=1: expected int,int"),
@@ -289,7 +289,7 @@ def test_a_bad_override_ends_in_one_clear_line(item, message):
 def test_a_config_of_right_types_is_valid():
     validate(Experiment())
     validate(override("optim.average=average", "data.sources=noise"))
-    validate(Experiment(optim=AdamW(beta1=1)))
+    validate(Experiment(optim=AdamW(momentum=1)))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_config_of_right_types_is_valid():
             replace(Train(), microbatch_size="8"),
             "--config.microbatch_size: expected int or auto, got '8'",
         ),
-        (AdamW(beta1=float("nan")), "--config.beta1: expected finite float, got nan"),
+        (AdamW(momentum=float("nan")), "--config.momentum: expected finite float, got nan"),
         (replace(AdamW(), schedule=Triangular), "--config.schedule: expected one of triangular, "),
         (replace(Data(), crop=[1, 2]), "--config.data.crop: expected int,int, got [1, 2]"),
         (replace(Data(), crop=(1, 2.5)), "--config.data.crop.1: expected int, got 2.5"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan, plan_of
@@ -24,9 +25,10 @@ def recorded() -> Callable[[str], tuple[History, Plan]]:
 
     def load(name: str) -> tuple[History, Plan]:
         document = json.loads(gzip.decompress((HISTORIES / f"{name}.json.gz").read_bytes()))
-        config = document["config"]
+        config = upgraded(document["config"])
         optim = {key: value for key, value in config["optim"].items() if key != "class"}
-        plan = plan_of(from_dict(AdamW, optim), config["train"]["duration"])
+        train = config["train"]
+        plan = plan_of(from_dict(AdamW, optim), train["duration"], train["batch_size"])
         return History({n: _series(*columns) for n, columns in document["series"].items()}), plan
 
     return load
@@ -50,7 +52,7 @@ def olmo_7b() -> tuple[History, Plan]:
     A step of 4M tokens takes 5 s; evaluations and saves every 1,000 steps take 100 s and 20 s.
     """
     optim = AdamW(schedule=Triangular(start=3e-5, peak=3e-4, end=3e-5, warmup=5000))
-    plan = plan_of(optim, 476_838)
+    plan = plan_of(optim, 476_838, 2048)
     steps = np.arange(10, 40_001, 10)
     rng = np.random.default_rng(0)
     # A power law in steps, through 11 at the start and 3.0 at 5,000, as users see it.

@@ -41,8 +41,8 @@ def test_a_run_too_short_for_the_law_is_not_trusted(recorded, name):
 def test_a_decay_to_come_is_foreseen_and_a_rate_that_stays_gives_none(history):
     """The same curve so far, under two plans."""
     steps = np.arange(1, 501)
-    falling = plan_of(AdamW(schedule=WarmupStableDecay(warmup=20, decay=300)), 1000)
-    staying = plan_of(AdamW(schedule=WarmupStableDecay(warmup=20, decay=0)), 1000)
+    falling = plan_of(AdamW(schedule=WarmupStableDecay(warmup=20, decay=300)), 1000, 8)
+    staying = plan_of(AdamW(schedule=WarmupStableDecay(warmup=20, decay=0)), 1000, 8)
     noise = 0.02 * np.random.default_rng(0).normal(size=500)
     run = history(steps, {"train/loss": 2 + 6 * steps**-0.3 + noise})
     with_decay, without = forecast(run, falling), forecast(run, staying)
@@ -66,7 +66,7 @@ def test_it_says_where_it_is_not_to_be_trusted(history, recorded):
     assert early is not None and "only 9% of the run is known" in early.doubts
     steps = np.arange(1, 1001)
     wave = 3 + 0.5 * np.sin(steps / 60)
-    plan = plan_of(AdamW(schedule=Triangular(warmup=10)), 9000)
+    plan = plan_of(AdamW(schedule=Triangular(warmup=10)), 9000, 8)
     odd = forecast(history(steps, {"train/loss": wave}), plan)
     assert odd is not None and "the curve so far does not follow the law" in odd.doubts
 

@@ -12,6 +12,9 @@ import pytest
 
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.renames import upgraded
+from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import (
     PARAMETER_KINDS,
@@ -20,11 +23,12 @@ from jaxpretrain.optim.optimizers import (
     Lion,
     Muon,
     OptimizerChoice,
+    RateScaling,
     decay_mask,
 )
-from jaxpretrain.optim.schedules import Constant, Triangular
+from jaxpretrain.optim.schedules import Constant, Triangular, WarmupStableDecay
 
-SCHEDULE = Triangular(start=0.01, peak=0.1, end=0.02, warmup=4, plateau=2)
+SCHEDULE = WarmupStableDecay(start=0.01, peak=0.1, end=0.02, warmup=4, decay=4)
 NUM_STEPS = 10
 
 # With all that an optimizer can do; Adafactor factors the small matrices of these tests.
@@ -48,7 +52,7 @@ def draw(seed: int, scale: float = 1.0) -> dict[str, Any]:
 
 def run(config: OptimizerChoice, params: Any, gradients: list[Any]) -> list[Any]:
     """Parameters after each update."""
-    transform = config.build(NUM_STEPS, params).transform
+    transform = config.build(NUM_STEPS, 8, params).transform
     state, trajectory = transform.init(params), []
 
     @jax.jit
@@ -68,7 +72,7 @@ def torch_adamw(config: AdamW, params: Any, gradients: list[Any]) -> Any:
     kinds = [path[-1].key for path, _ in paths_and_leaves]
     p = [np.float64(leaf) for _, leaf in paths_and_leaves]
     m, v = [np.zeros_like(x) for x in p], [np.zeros_like(x) for x in p]
-    schedule = config.schedule
+    schedule, (beta1, beta2) = config.schedule, config.betas
     for s, gradient in enumerate(gradients, start=1):
         if s < 4:
             lr = schedule.start + (schedule.peak - schedule.start) * s / 4
@@ -81,10 +85,10 @@ def torch_adamw(config: AdamW, params: Any, gradients: list[Any]) -> Any:
         for i, kind in enumerate(kinds):
             if kind in config.decayed:
                 p[i] = p[i] * (1 - lr * config.weight_decay)
-            m[i] = config.beta1 * m[i] + (1 - config.beta1) * g[i]
-            v[i] = config.beta2 * v[i] + (1 - config.beta2) * g[i] ** 2
-            denominator = np.sqrt(v[i]) / np.sqrt(1 - config.beta2**s) + config.epsilon
-            p[i] = p[i] - lr / (1 - config.beta1**s) * m[i] / denominator
+            m[i] = beta1 * m[i] + (1 - beta1) * g[i]
+            v[i] = beta2 * v[i] + (1 - beta2) * g[i] ** 2
+            denominator = np.sqrt(v[i]) / np.sqrt(1 - beta2**s) + config.epsilon
+            p[i] = p[i] - lr / (1 - beta1**s) * m[i] / denominator
     return jax.tree.unflatten(structure, p)
 
 
@@ -93,7 +97,7 @@ def torch_adamw(config: AdamW, params: Any, gradients: list[Any]) -> Any:
     [
         {},
         {"decayed": ("kernel", "scale"), "epsilon": 1e-2},
-        {"decayed": PARAMETER_KINDS, "weight_decay": 0.5, "beta1": 0.5, "beta2": 0.999},
+        {"decayed": PARAMETER_KINDS, "weight_decay": 0.5, "betas": (0.5, 0.999)},
         {"decayed": (), "clip_norm": None},
         {"clip_norm": 0.1},
     ],
@@ -124,22 +128,8 @@ def test_the_first_update_is_number_one():
 
 
 def test_the_reported_learning_rate_is_that_of_the_update():
-    learning_rate = AdamW(schedule=SCHEDULE).build(NUM_STEPS, draw(0)).learning_rate
+    learning_rate = AdamW(schedule=SCHEDULE).build(NUM_STEPS, 8, draw(0)).learning_rate
     np.testing.assert_allclose([learning_rate(s) for s in (1, 4, 10)], [0.0325, 0.1, 0.02])
-
-
-def test_the_rate_can_be_that_of_the_step_before():
-    """As Optax counts: a run's first update has the rate of s = 0."""
-    late = AdamW(schedule=Constant(start=0.0, peak=0.8, warmup=8), weight_decay=0.0)
-    early = dataclasses.replace(late, rate_at="before_count")
-    rates = early.build(NUM_STEPS, draw(0)).learning_rate
-    np.testing.assert_allclose([rates(s) for s in (1, 2, 9, 10)], [0.0, 0.1, 0.8, 0.8], rtol=1e-6)
-    params, gradient = draw(0), draw(1)
-    first, second = run(early, params, [gradient] * 2)
-    jax.tree.map(np.testing.assert_array_equal, first, params)
-    # The second has the size that the first has in OLMo's count: the direction is the same.
-    (expected,) = run(late, params, [gradient])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), second, expected)
 
 
 @pytest.mark.parametrize("decayed", [(), *((kind,) for kind in PARAMETER_KINDS), PARAMETER_KINDS])
@@ -169,7 +159,7 @@ def test_a_parameter_that_no_rule_covers_is_refused(config):
         "its last name must be one of kernel, embedding, scale, bias"
     )
     with pytest.raises(InputError) as error:
-        config.build(NUM_STEPS, params)
+        config.build(NUM_STEPS, 8, params)
     assert str(error.value) == message
 
 
@@ -201,7 +191,7 @@ def test_bias_correction_can_stay_that_of_the_first_update():
     config = AdamW(schedule=Constant(), weight_decay=0.0, clip_norm=None, epsilon=0.0)
     params = draw(0)
     right, wrong = (
-        dataclasses.replace(config, bias_correction=choice).build(NUM_STEPS, params).transform
+        dataclasses.replace(config, bias_correction=choice).build(NUM_STEPS, 8, params).transform
         for choice in ("by_step", "as_first")
     )
     state, other = right.init(params), wrong.init(params)
@@ -220,23 +210,20 @@ def test_bias_correction_can_stay_that_of_the_first_update():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (AdamW(epsilon=1e-5), ["adamw: beta1 0.9; beta2 0.95; epsilon 1e-05; bias_correction"]),
+        (AdamW(epsilon=1e-5), ["adamw: betas 0.9,0.95; epsilon 1e-05; bias_correction"]),
         (AdamW(decayed=()), ["weight decay 0.1 of nothing"]),
         (AdamW(decayed=("kernel", "scale")), ["weight decay 0.1 of kernel, scale"]),
         (
             AdamW(clip_warmup=1000, clip_warmup_factor=10.0),
             ["clipped to 1, 10 times that in updates 2 to 1,001"],
         ),
-        (Lion(clip_norm=None), ["lion: beta1 0.9; beta2 0.99; ", "no clipping"]),
-        (
-            Muon(rate_at="before_count"),
-            ["muon: momentum 0.95;", "learning rate of the step before"],
-        ),
+        (Lion(clip_norm=None), ["lion: betas 0.9,0.99; ", "no clipping"]),
+        (Muon(), ["muon: momentum 0.95;"]),
     ],
     ids=str,
 )
 def test_one_line_says_what_the_optimizer_does(config, words):
-    line = config.describe()
+    line = config.describe(batch_size=8)
     assert "\n" not in line and all(word in line for word in words)
 
 
@@ -277,7 +264,7 @@ def test_the_state_has_the_names_that_checkpoints_know(config, names, clip_norm)
     """A star stands for each kind of parameter; the paths of parameters are cut to the kind."""
     config = dataclasses.replace(config, clip_norm=clip_norm)
     params = draw(0)
-    state = config.build(NUM_STEPS, params).transform.init(params)
+    state = config.build(NUM_STEPS, 8, params).transform.init(params)
     found = {name.replace("blocks/0/", "").replace("embed/", "") for name in to_named(state)}
     expected = {name.replace("*", kind) for name in names for kind in PARAMETER_KINDS}
     assert found == expected | {"learning_rate/count"}
@@ -314,7 +301,7 @@ def test_first_moments_can_be_kept_in_half_the_bytes(config):
     """And nothing else is: the parameters, second moments and updates stay as they are."""
     config = dataclasses.replace(config, moment_dtype="bfloat16")
     params, gradients = draw(0), [draw(seed) for seed in range(1, 4)]
-    transform = config.build(NUM_STEPS, params).transform
+    transform = config.build(NUM_STEPS, 8, params).transform
     state = transform.init(params)
     for gradient in gradients:
         updates, state = transform.update(gradient, state, params)
@@ -335,7 +322,7 @@ def test_first_moments_can_be_kept_in_half_the_bytes(config):
 
 def test_lion_takes_the_sign_of_two_momenta():
     """Chen et al., algorithm 2, in float64: the momentum that is kept decays more slowly."""
-    config = Lion(schedule=Constant(peak=0.1), beta1=0.6, beta2=0.9, decayed=PARAMETER_KINDS)
+    config = Lion(schedule=Constant(peak=0.1), betas=(0.6, 0.9), decayed=PARAMETER_KINDS)
     config = dataclasses.replace(config, clip_norm=None)
     params, gradients = draw(0), [draw(seed) for seed in range(1, 6)]
 
@@ -399,7 +386,7 @@ def test_every_parameter_of_the_decoder_has_a_rule(traits, decayed, expected):
     found = {(path[-1].key, m) for path, m in jax.tree_util.tree_leaves_with_path(mask)}
     assert found == set(expected.items())
 
-    transform = AdamW(schedule=SCHEDULE, decayed=decayed).build(NUM_STEPS, shapes).transform
+    transform = AdamW(schedule=SCHEDULE, decayed=decayed).build(NUM_STEPS, 8, shapes).transform
     state = jax.eval_shape(transform.init, shapes)
     updates, new_state = jax.eval_shape(transform.update, shapes, state, shapes)
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), updates, shapes)
@@ -409,14 +396,15 @@ def test_every_parameter_of_the_decoder_has_a_rule(traits, decayed, expected):
 
 @pytest.mark.parametrize(("batch_size", "scale"), [(128, 0.5), (1024, 4.0), (8192, 16.0)])
 def test_linear_scaling_multiplies_the_rate_up_to_a_cap(batch_size: int, scale: float):
-    """And is applied once: what has been scaled stays as it is."""
-    optim = AdamW(schedule=Constant(peak=1e-3), rate_base_batch=256).scaled(batch_size)
-    assert optim.rate_scale == scale and optim.scaled(7) == optim
-    built = optim.build(10, {"kernel": jnp.ones((2, 2))})
+    optim = AdamW(schedule=Constant(peak=1e-3), rate_scaling=RateScaling(base_batch=256))
+    assert optim.rate_multiple(batch_size) == scale
+    built = optim.build(10, batch_size, {"kernel": jnp.ones((2, 2))})
     assert float(built.learning_rate(3)) == pytest.approx(scale * 1e-3)
-    assert f"learning rates times {scale:g}" in optim.describe()
-    unscaled = AdamW(schedule=Constant(peak=1e-3)).scaled(batch_size)
-    assert float(unscaled.build(10, {"kernel": jnp.ones(2)}).learning_rate(3)) == np.float32(1e-3)
+    capped = " (the cap)" if scale == 16.0 else ""
+    line = f"learning rates times {scale:g}{capped}, from batches of 256"
+    assert line in optim.describe(batch_size)
+    plain = AdamW(schedule=Constant(peak=1e-3)).build(10, batch_size, {"kernel": jnp.ones(2)})
+    assert float(plain.learning_rate(3)) == np.float32(1e-3)
 
 
 @pytest.mark.parametrize(
@@ -432,10 +420,89 @@ def test_constants_never_change(optim: Any):
     """They have no gradient, and no optimizer decays them, even if told to decay all kinds."""
     params = {"a": {"kernel": jnp.ones((4, 4))}, "positions": {"constant": jnp.ones((4, 4))}}
     grads = {"a": {"kernel": jnp.ones((4, 4))}, "positions": {"constant": jnp.zeros((4, 4))}}
-    transform = dataclasses.replace(optim, schedule=Constant(peak=0.1)).build(3, params).transform
+    transform = (
+        dataclasses.replace(optim, schedule=Constant(peak=0.1)).build(3, 8, params).transform
+    )
     state, moved = transform.init(params), params
     for _ in range(3):
         updates, state = transform.update(grads, state, moved)
         moved = optax.apply_updates(moved, updates)
     np.testing.assert_array_equal(moved["positions"]["constant"], params["positions"]["constant"])
     assert not np.allclose(moved["a"]["kernel"], params["a"]["kernel"])
+
+
+# --- fields with other names or values in saved configs ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The part of an experiment that holds an optimizer."""
+
+    optim: OptimizerChoice = AdamW()
+
+
+@pytest.mark.parametrize(
+    ("old", "expected"),
+    [
+        ({"class": "adamw", "beta1": 0.8, "beta2": 0.7}, AdamW(betas=(0.8, 0.7))),
+        ({"class": "lion", "beta1": 0.8}, Lion(betas=(0.8, 0.99))),
+        ({"class": "muon", "beta2": 0.7}, Muon(betas=(0.9, 0.7))),
+        ({"class": "adafactor", "beta1": 0.8, "beta2": 0.7}, Adafactor(beta1=0.8, beta2=0.7)),
+        ({"class": "adafactor", "beta1": None}, Adafactor()),
+        (
+            {
+                "class": "adamw",
+                "rate_at": "after_count",
+                "rate_base_batch": None,
+                "rate_scale_cap": 16.0,
+                "rate_scale": None,
+            },
+            AdamW(),
+        ),
+        (
+            {"class": "lion", "rate_base_batch": 128, "rate_scale_cap": 8.0, "rate_scale": 2.0},
+            Lion(rate_scaling=RateScaling(128, 8.0)),
+        ),
+        (
+            {"class": "adamw", "rate_base_batch": None, "rate_scale_cap": 16.0, "rate_scale": 2.5},
+            AdamW(rate_scaling=RateScaling(1, 2.5)),  # whatever the batch, 2.5
+        ),
+    ],
+    ids=str,
+)
+def test_a_saved_optimizer_of_an_earlier_version_is_read(old, expected):
+    assert from_dict(Saved, upgraded({"optim": old})).optim == expected
+
+
+def test_a_convention_that_is_gone_is_refused_and_not_changed():
+    old = {"optim": {"class": "adamw", "rate_at": "before_count"}}
+    with pytest.raises(InputError, match=r"optim\.rate_at: no such field in AdamW"):
+        from_dict(Saved, upgraded(old))
+
+
+@pytest.mark.parametrize(
+    ("path", "now"),
+    [
+        ("beta1", "optim.betas.0"),
+        ("beta2", "optim.betas.1"),
+        ("rate_base_batch", "optim.rate_scaling=rate_scaling, then optim.rate_scaling.base_batch"),
+        ("rate_scale_cap", "optim.rate_scaling=rate_scaling, then optim.rate_scaling.cap"),
+        (
+            "rate_scale",
+            "optim.rate_scaling=rate_scaling, then optim.rate_scaling.base_batch and .cap",
+        ),
+        ("rate_at", "nothing; update k has the learning rate of point k of the schedule"),
+    ],
+)
+def test_an_old_flag_of_an_optimizer_says_the_new_one(path, now):
+    with pytest.raises(InputError) as error:
+        apply_overrides(Saved(), [(f"optim.{path}", "1")])
+    assert str(error.value) == f"--config.optim.{path} is written in another way now: {now}"
+
+
+def test_betas_and_scaling_are_set_by_their_flags():
+    flags = [("optim.betas.0", "0.8"), ("optim.rate_scaling", "rate_scaling")]
+    config = apply_overrides(Saved(), [*flags, ("optim.rate_scaling.base_batch", "64")])
+    assert config.optim == AdamW(betas=(0.8, 0.95), rate_scaling=RateScaling(64))
+    adafactor = apply_overrides(Saved(), [("optim", "adafactor"), ("optim.beta1", "0.8")])
+    assert adafactor.optim == Adafactor(beta1=0.8)

@@ -10,6 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.renames import upgraded
+from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.optim.schedules import (
     BoltOnWarmup,
     Constant,
@@ -25,13 +29,12 @@ from jaxpretrain.optim.schedules import (
 
 
 def triangular(c: Triangular, s: int, total: int) -> float:
-    top = c.warmup + c.plateau
     total = total if c.horizon is None else c.horizon
     if s < c.warmup:
         return c.start + (c.peak - c.start) * s / c.warmup
-    if s < top:
-        return c.peak
-    return c.end if s >= total else c.peak + (c.end - c.peak) * (s - top) / (total - top)
+    if s >= total:
+        return c.end
+    return c.peak + (c.end - c.peak) * (s - c.warmup) / (total - c.warmup)
 
 
 def warmup_cosine(c: WarmupCosine, s: int, total: int) -> float:
@@ -101,8 +104,8 @@ REFERENCES: dict[type, Callable[[Any, int, int], float]] = {
 
 TOTALS_AND_SCHEDULES: list[tuple[int, Schedule]] = [
     (476_838, Triangular(start=3e-5, peak=3e-4, end=3e-5, warmup=5000)),
-    (1000, Triangular(start=0.0, peak=1.0, end=0.1, warmup=100, plateau=300)),
-    (1000, Triangular(start=0.5, peak=1.0, end=0.1, warmup=0, plateau=300)),
+    (1000, WarmupStableDecay(start=0.0, peak=1.0, end=0.1, warmup=100, decay=600)),
+    (1000, WarmupStableDecay(start=0.5, peak=1.0, end=0.1, warmup=0, decay=700)),
     (1000, Triangular(start=0.0, peak=1.0, end=0.1, warmup=0)),
     (739_328, WarmupCosine(start=4e-5, peak=4e-4, end=4e-5, warmup=2000)),
     (928_646, WarmupCosine(start=0.0, peak=3e-4, end=3e-5, warmup=2000, horizon=1_192_093)),
@@ -139,7 +142,6 @@ def seams(schedule: Any, total: int) -> list[int]:
         ends += [getattr(schedule, "start", 0) + schedule.length]
         return sorted({*seams(schedule.inner, total), *(s for s in ends if s >= 0)})
     starts = [schedule.warmup, total]
-    starts += [schedule.warmup + getattr(schedule, "plateau", 0)]
     starts += [getattr(schedule, "horizon", None) or total]
     starts += [total - getattr(schedule, "decay", 0)]
     around = {s + offset for s in starts for offset in (-2, -1, 0, 1, 2)}
@@ -213,7 +215,7 @@ def test_learning_rates_are_those_of_the_trainer_of_olmo(name):
         WarmupStableDecay(peak=1e-3, warmup=5, decay=49),
         WarmupStableDecay(peak=1e-3, warmup=0, decay=1),
         Triangular(start=0.0, peak=1e-3, end=0.0, warmup=3),
-        Triangular(start=0.0, peak=1e-3, end=0.0, warmup=3, plateau=6, horizon=90),
+        Triangular(start=0.0, peak=1e-3, end=0.0, warmup=3, horizon=90),
         WarmupCosine(peak=1e-3, end=0.0, warmup=3),
         WarmupCosine(peak=1e-3, end=0.0, warmup=3, horizon=90),
         WarmupCosine(peak=1e-3, end=0.0, warmup=3, shape="cosine_linear"),
@@ -268,7 +270,7 @@ def test_olmo_2_stops_its_cosine_where_its_second_stage_begins(
 @pytest.mark.parametrize(
     "schedule",
     [
-        Triangular(start=0.1, peak=1.1, warmup=1000, plateau=10),
+        Triangular(start=0.1, peak=1.1, warmup=1000),
         WarmupCosine(start=0.1, peak=1.1, warmup=1000),
         WarmupStableDecay(start=0.1, peak=1.1, warmup=1000, decay=10),
         InverseSqrt(start=0.1, peak=1.1, warmup=1000),
@@ -287,11 +289,10 @@ def test_a_warmup_longer_than_the_run_is_cut_off(schedule):
     [
         (Triangular(warmup=10), 100, [("warmup", 0), ("decay", 10)]),
         (
-            Triangular(warmup=10, plateau=20),
+            WarmupStableDecay(warmup=10, decay=70),
             100,
-            [("warmup", 0), ("plateau", 10), ("decay", 30)],
+            [("warmup", 0), ("stable", 10), ("decay", 30)],
         ),
-        (Triangular(warmup=10, plateau=200), 100, [("warmup", 0), ("plateau", 10)]),
         (Triangular(warmup=0), 100, [("decay", 0)]),
         (WarmupCosine(warmup=10), 100, [("warmup", 0), ("decay", 10)]),
         (
@@ -316,9 +317,9 @@ def test_a_warmup_longer_than_the_run_is_cut_off(schedule):
             [("zero", 0), ("warmup", 40), ("decay", 60)],
         ),
         (
-            BoltOnWarmup(Triangular(warmup=10, plateau=60), start=0, length=20),
+            BoltOnWarmup(WarmupStableDecay(warmup=10, decay=30), start=0, length=20),
             100,
-            [("warmup", 0), ("plateau", 20), ("decay", 70)],
+            [("warmup", 0), ("stable", 20), ("decay", 70)],
         ),
     ],
     ids=str,
@@ -336,9 +337,47 @@ def test_the_slope_changes_where_a_phase_begins(total, schedule):
     for (name, start), end in zip(phases, ends, strict=True):
         if end - start > 2 and end <= (getattr(schedule, "horizon", None) or total):
             change = abs(learning_rate(start) - learning_rate(end - 1))
-            assert (change < 1e-9) == (name in ("stable", "plateau", "zero")), name
+            assert (change < 1e-9) == (name in ("stable", "zero")), name
 
 
 def test_unresolved_durations_are_a_mistake_of_the_program():
     with pytest.raises(TypeError, match="'5000 steps' is not resolved"):
         Triangular().build(100)
+
+
+# --- a field that saved configs have ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """What holds a schedule."""
+
+    schedule: Schedule = Triangular()
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The part of an experiment that holds a schedule."""
+
+    optim: Optimizer = Optimizer()
+
+
+@pytest.mark.parametrize("plateau", [0, "0 steps"])
+@pytest.mark.parametrize("inside", [0, 1, 2])
+def test_a_saved_schedule_without_a_plateau_is_read(plateau, inside):
+    """On its own, in a tail, and in a tail in a second warm-up."""
+    old = {"class": "triangular", "warmup": 7, "plateau": plateau, "horizon": 9}
+    now: Schedule = Triangular(warmup=7, horizon=9)
+    if inside:
+        old, now = {"class": "linear_tail", "inner": old}, LinearTail(now)
+    if inside == 2:
+        old, now = {"class": "bolt_on_warmup", "inner": old}, BoltOnWarmup(now)
+    assert from_dict(Saved, upgraded({"optim": {"schedule": old}})).optim.schedule == now
+
+
+def test_a_plateau_is_refused_and_not_forgotten():
+    old = {"optim": {"schedule": {"class": "triangular", "plateau": 5}}}
+    with pytest.raises(InputError, match=r"optim\.schedule\.plateau: no such field in Triangular"):
+        from_dict(Saved, upgraded(old))
+    with pytest.raises(InputError, match="now: optim.schedule=warmup_stable_decay, which holds"):
+        apply_overrides(Saved(), [("optim.schedule.plateau", "5")])

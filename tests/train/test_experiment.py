@@ -328,7 +328,7 @@ def test_odd_numbers_in_any_field_of_any_config_are_declared_or_refused():
     ("path", "value", "message"),
     [
         ("optim.schedule.peak", -1, "must be from 0 to 1000"),
-        ("optim.beta1", 1.5, "must be 0 or more and below 1"),
+        ("optim.betas.0", 1.5, "must be 0 or more and below 1"),
         ("optim.weight_decay", -1, "must be from 0 to 1000"),
         ("optim.clip_norm", -1, "must be positive, or none"),
         ("optim.epsilon", -1, "must be above 0 and 1 or less"),

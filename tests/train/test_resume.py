@@ -212,10 +212,10 @@ def test_a_rate_that_goes_up_again_is_told_with_what_keeps_it_down(experiment: E
         resolve(_amended(f"{part}", now)) for part in (f"To {x}" for x in line.split("To ")[1:])
     )
     assert kept.optim.schedule == replace(schedule, horizon=20)
-    assert np.asarray(kept.optim.learning_rate(40)(40)) == pytest.approx(1e-4)
+    assert np.asarray(kept.optim.learning_rate(40, 8)(40)) == pytest.approx(1e-4)
     assert annealed.optim.schedule == LinearTail(replace(schedule, horizon=20), length=20)
     assert describe_changes(_point(before, 20), kept, "fingerprint") == []
-    rates = np.asarray(annealed.optim.learning_rate(40)(np.array([20, 30, 40])))
+    rates = np.asarray(annealed.optim.learning_rate(40, 8)(np.array([20, 30, 40])))
     np.testing.assert_allclose(rates, [1e-4, 5e-5, 0], rtol=1e-5, atol=1e-9)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.optim.optimizers import RateScaling
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment, Stage, resolve
 from jaxpretrain.train.run import train_experiment
@@ -40,6 +41,20 @@ def test_shorter_sequences_are_pieces_of_the_same_examples(experiment: Experimen
     assert pieces.shape == (16, 8)
     np.testing.assert_array_equal(pieces.reshape(8, 16), whole)
     assert stages[1].program.batch["tokens"].shape == pieces.shape
+
+
+def test_the_rates_of_a_stage_are_those_of_the_whole_run(experiment: Experiment):
+    """Scaling follows the batch size of the run, not the smaller one that it begins with."""
+    scaled = replace(experiment.optim, rate_scaling=RateScaling(base_batch=4))
+    plain, scaled = (
+        resolve(_staged(replace(experiment, optim=optim), SMALL))
+        for optim in (experiment.optim, scaled)
+    )
+    stages = make_stages(scaled, jax.devices()[:1])
+    assert [stage.batch_size for stage in stages] == [4, 16]
+    rate = plain.optim.learning_rate(8, 16)
+    for stage in stages:
+        assert stage.program.optimizer.learning_rate(1) == 4.0 * rate(1)
 
 
 def test_durations_count_what_the_stages_see(experiment: Experiment):

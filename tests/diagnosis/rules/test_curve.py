@@ -6,7 +6,7 @@ from jaxpretrain.diagnosis.rules.curve import divergence, empty_batches, not_fin
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 
-PLAN = plan_of(AdamW(schedule=Triangular(warmup=100)), 10_000)
+PLAN = plan_of(AdamW(schedule=Triangular(warmup=100)), 10_000, 8)
 STEPS = np.arange(1, 5001)
 NOISE = 0.02 * np.random.default_rng(0).normal(size=5000)
 
@@ -47,7 +47,7 @@ def test_one_signal_that_improves_is_enough(history, name, values):
 
 
 def test_a_loss_that_flattens_as_the_rate_ends_is_no_plateau(history):
-    plan = plan_of(AdamW(schedule=Triangular(peak=1e-3, end=0.0, warmup=100)), 5000)
+    plan = plan_of(AdamW(schedule=Triangular(peak=1e-3, end=0.0, warmup=100)), 5000, 8)
     assert plateau(run(history, 0 * STEPS + 3.0), plan) == []
 
 

@@ -42,7 +42,7 @@ def test_before_and_long_after_the_warmup_it_explains_nothing(olmo_7b):
 
 
 def test_a_healthy_update_ratio_is_not_too_low(history):
-    plan = plan_of(AdamW(schedule=Triangular(peak=3e-4, warmup=100)), 100_000)
+    plan = plan_of(AdamW(schedule=Triangular(peak=3e-4, warmup=100)), 100_000, 8)
     steps = np.arange(10, 2000, 10)
     rates = plan.learning_rate(steps)
     shared = {"train/loss": 3 - steps / 1e5, "train/learning_rate": rates}
@@ -54,7 +54,9 @@ def test_a_healthy_update_ratio_is_not_too_low(history):
 
 
 def test_a_schedule_that_ends_long_before_the_run_is_noticed_when_it_has_ended(history):
-    plan = plan_of(AdamW(schedule=WarmupCosine(peak=1e-3, end=0.0, warmup=10, horizon=500)), 1000)
+    plan = plan_of(
+        AdamW(schedule=WarmupCosine(peak=1e-3, end=0.0, warmup=10, horizon=500)), 1000, 8
+    )
     steps = np.arange(1, 1001)
     run = history(
         steps, {"train/loss": 1 / steps, "train/learning_rate": plan.learning_rate(steps)}
@@ -66,7 +68,7 @@ def test_a_schedule_that_ends_long_before_the_run_is_noticed_when_it_has_ended(h
 
 
 def test_a_rate_that_is_not_the_schedules_is_named(history):
-    plan = plan_of(AdamW(schedule=Triangular(peak=1e-3, warmup=10)), 1000)
+    plan = plan_of(AdamW(schedule=Triangular(peak=1e-3, warmup=10)), 1000, 8)
     steps = np.arange(1, 101)
     rates = plan.learning_rate(steps)
     right = history(steps, {"train/learning_rate": np.float32(rates)})

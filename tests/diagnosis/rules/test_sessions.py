@@ -10,11 +10,11 @@ RNG = np.random.default_rng(0)
 
 
 def triangular(total, peak=1e-2, end=1e-4):
-    return plan_of(AdamW(schedule=Triangular(start=1e-4, peak=peak, end=end, warmup=5)), total)
+    return plan_of(AdamW(schedule=Triangular(start=1e-4, peak=peak, end=end, warmup=5)), total, 8)
 
 
 def cosine(total, end=0.0):
-    return plan_of(AdamW(schedule=WarmupCosine(peak=6e-3, end=end, warmup=10)), total)
+    return plan_of(AdamW(schedule=WarmupCosine(peak=6e-3, end=end, warmup=10)), total, 8)
 
 
 def run(history, sessions, *, every=1, loss=None, weight=None):
@@ -104,6 +104,6 @@ def test_a_batch_that_changes_by_plan_is_no_jump_and_another_is(history):
     optim = AdamW(schedule=Triangular(start=1e-4, peak=1e-2, end=1e-4, warmup=5))
     weight = np.where(np.arange(1, 101) <= 50, 124.0, 248.0)
     for lengths, jumps in (((50,), 0), ((20, 30), 0), ((), 1), ((10,), 1)):
-        plan = plan_of(optim, 100, lengths)
+        plan = plan_of(optim, 100, 8, lengths)
         found = discontinuity(run(history, [(50, plan), (100, plan)], weight=weight), plan)
         assert len(found) == jumps, lengths
