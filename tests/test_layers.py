@@ -34,6 +34,7 @@ LAYERS = (
     "reports",
     "evals",
     "train",
+    "conversion",
     "planning",
 )
 # Each may import from every layer, and from no other command.

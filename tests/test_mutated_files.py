@@ -24,7 +24,7 @@ import pytest
 from jaxpretrain import show_batch
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.convert import write_workdir
+from jaxpretrain.conversion import write_workdir
 from jaxpretrain.data.prepare import prepare_text as preparing
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text.text import TextData

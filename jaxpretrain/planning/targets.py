@@ -6,6 +6,7 @@ as in the cloud's consoles.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxpretrain.config.errors import InputError, nearest
@@ -90,7 +91,7 @@ def _chip_meant(kind: str) -> str | None:
     return meant[0] if len(meant) == 1 else None
 
 
-def _gpu_shape(text: str, chip: Chip, sizes: tuple[int, ...]) -> tuple[int, ...]:
+def _gpu_shape(text: str, chip: Chip, sizes: Sequence[int]) -> tuple[int, ...]:
     per_host = chip.devices_per_host
     if len(sizes) > 2:
         raise InputError(f"--target={text}: a GPU machine is HOSTSxGPUS, as {chip.name}:2x8")

@@ -11,12 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.monitor.pictures import FOLDER
 from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import Chart, charts
 from jaxpretrain.reports.layers import layer_charts
 from jaxpretrain.reports.planned import planned
-from jaxpretrain.reports.runs import Run
+from jaxpretrain.reports.runs import Run, read_run
+from jaxpretrain.storage.files import write_atomically
 
 MOST_PICTURES = 24
 MOST_PICTURE_BYTES = 4_000_000
@@ -25,6 +27,26 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
 )
+
+
+def write_report(workdirs: Sequence[Path], output: Path | None) -> list[str]:
+    """Writes the page about the runs of some folders; returns lines that sum it up.
+
+    Raises:
+      InputError: a folder holds no run, or the file cannot be written.
+    """
+    runs = [read_run(workdir) for workdir in workdirs]
+    output = output or workdirs[0] / "report.html"
+    document = page(runs, workdirs)
+    try:
+        write_atomically(output, document)
+    except OSError as error:
+        raise InputError(f"--output={output}: {error.strerror}") from error
+    lines = []
+    for run in runs:
+        titles = [finding.title.lower() for finding in run.findings if not finding.is_over]
+        lines.append(f"{run.name}: {', '.join(titles) or 'nothing stands out'}")
+    return [*lines, f"{output}: {len(document.encode()) / 1e6:.1f} MB"]
 
 
 def page(runs: Sequence[Run], workdirs: Sequence[Path]) -> str:

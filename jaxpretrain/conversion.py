@@ -1,0 +1,123 @@
+"""The convert command after its flags are parsed: reads a checkpoint and writes another form."""
+
+import math
+import os
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from jaxpretrain.checkpoints.streamed import write_streamed
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import expand
+from jaxpretrain.evals.tasks.package import find_tokenizer
+from jaxpretrain.interop.hugging_face import open_hugging_face, special_ids, write_hugging_face
+from jaxpretrain.interop.merge import merge
+from jaxpretrain.interop.olmo import open_olmo
+from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
+from jaxpretrain.interop.source import Source, copy_token_files, types_before, with_tokens
+from jaxpretrain.storage.files import TEMPORARY
+from jaxpretrain.train.trained import experiment_of, open_source
+from jaxpretrain.train.workdir import write_experiment
+
+
+def convert(flags: Namespace) -> tuple[dict[str, object], list[str]]:
+    """Converts by the flags of the command; returns a summary and notes for the user.
+
+    Raises:
+      InputError: the input cannot be read, or not be written in that form.
+    """
+    jax.config.update("jax_platforms", "cpu")  # an accelerator has no part in this
+    source = _read(flags)
+    writers: dict[str, Callable[[Source, Path], None]] = {
+        "hf": partial(write_hugging_face, dtype=flags.dtype),
+        "sapiens": write_sapiens,
+        "sapiens_training": partial(write_sapiens, layout="training"),
+        "checkpoint": write_workdir,
+    }
+    with _new_folder(flags.output) as folder:
+        writers[flags.to](source, folder)
+    summary: dict[str, object] = {
+        "output": str(flags.output),
+        "step": source.step,
+        "num_parameters": sum(math.prod(array.shape) for array in source.params.values()),
+        "source_dtype": " and ".join(types_before(source.origin)),
+        "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
+    }
+    if source.weights is not None:
+        summary["weights"] = source.weights
+    return summary, _missing(source) if flags.to == "hf" else []
+
+
+def _read(flags: Namespace) -> Source:
+    readers: dict[str, Callable[[Path], Source]] = {
+        "hf": open_hugging_face,
+        "olmo": open_olmo,
+        "sapiens": partial(open_sapiens, size=flags.image_size, decoder=flags.decoder),
+        "checkpoint": partial(open_source, weights=flags.weights),
+    }
+    if flags.merge:
+        source = merge([open_source(path, flags.weights) for path in flags.merge])
+    else:
+        source = readers[flags.source](flags.input)
+    if flags.tokenizer is None and flags.eos_id is None:
+        return source
+    tokenizer = None if flags.tokenizer is None else _find_tokenizer(flags.tokenizer)
+    return with_tokens(source, tokenizer, flags.eos_id)
+
+
+@contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """Yields a temporary path for a folder, which is renamed to `output` when it is complete."""
+    if output.exists():
+        raise InputError(f"--output={output} is there already; take another name")
+    temporary = output.with_name(f"{output.name}{TEMPORARY}{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        temporary.rename(output)
+    except OSError as error:
+        raise InputError(f"--output={output}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_workdir(source: Source, folder: Path) -> None:
+    """Writes the folder of a run with one checkpoint."""
+    folder.mkdir()
+    write_experiment(folder, experiment_of(source), "", eos_id=source.eos_id)
+    copy_token_files(source, folder)
+    parts = {"params": source.params, "optimizer": source.optimizer}
+    arrays = {
+        f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()
+    }
+    write_streamed(folder / "checkpoints", source.step, arrays, {"origin": dict(source.origin)})
+
+
+def _find_tokenizer(name: str) -> Path:
+    """Returns the folder of a tokenizer, with the files that lie beside it, or the file alone."""
+    path = expand(name, "--tokenizer")
+    if (path / "tokenizer.json").is_file():
+        return path
+    is_path = path.exists() or path.suffix or len(path.parts) > 1
+    if is_path and not path.is_file():
+        raise InputError(f"--tokenizer={name}: no such tokenizer.json, and no folder with one")
+    return find_tokenizer(name)
+
+
+def _missing(source: Source) -> list[str]:
+    """Returns lines about what other programs will miss in a Hugging Face folder."""
+    notes = []
+    if source.tokenizer_json() is None:
+        notes.append("note: the input has no tokenizer.json; --tokenizer gives the output one")
+    if special_ids(source).get("eos_token_id") is None:
+        notes.append("note: no token is known to end documents; --eos_id tells it")
+    return notes
