@@ -1,4 +1,4 @@
-"""Findings: what stands out in a run, with the evidence, and what to do about it."""
+"""Findings: what stands out in a run, the evidence, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,70 +8,45 @@ from typing import Literal, get_args
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-Name = Literal[
-    "warmup_ended",
-    "plateau",
-    "spike",
-    "divergence",
-    "not_finite",
-    "empty_batches",
-    "skipped_steps",
-    "learning_rate_too_high",
-    "learning_rate_too_low",
-    "learning_rate_spent",
-    "learning_rate_off_schedule",
-    "always_clipping",
-    "attention_logits_growing",
-    "layer_blow_up",
-    "overfitting",
-    "disagreement",
-    "evaluation_within_noise",
-    "repeated_data",
-    "repeated_batches",
-    "input_bound",
-    "slow_steps",
-    "uneven_steps",
-    "slow_host",
-    "resume_discontinuity",
-]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that stands out between two steps."""
+    """An observation about some steps of a run."""
 
-    name: Name
+    name: str
+    """The name of the rule that made it."""
     severity: Severity
     first: int
-    """The step from which on it shows."""
+    """The first step that shows it."""
     last: int
-    """The last step of which it is known to show."""
+    """The last step that is known to show it."""
     reading: str
-    """What it means, in a sentence or two."""
+    """The meaning in a sentence or two."""
     advice: str
-    """What to do, which may be nothing."""
+    """The advice, which may be to do nothing."""
     evidence: Mapping[str, float]
-    """The numbers it rests on, by name."""
+    """The numbers that support it, by name."""
     signal: str = "train/loss"
-    """The metric in whose curve it shows."""
+    """The metric whose curve shows it."""
     subject: str = ""
-    """What it is about, where one name stands for several: an evaluation set, say."""
+    """The evaluation set, source, layer or step that it is about; "" where there is only one."""
     is_over: bool = False
-    """Whether it belongs to the past: it no longer holds at the end of the history."""
+    """True where it no longer holds at the end of the history."""
 
     @property
     def title(self) -> str:
-        """The name as words."""
+        """The name and the subject in words."""
         words = self.name.replace("warmup", "warm-up").replace("_", " ").capitalize()
         return f"{words} ({self.subject})" if self.subject else words
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes it the same finding at another time."""
+        """The name and the subject; they tell whether it is the same finding at another time."""
         return self.name, self.subject
 
 
 def worst(findings: list[Finding]) -> Severity | None:
-    """The highest severity among findings that hold; None when nothing does."""
+    """Returns the highest severity among the findings that hold; None without any."""
     holding = [SEVERITIES.index(f.severity) for f in findings if not f.is_over]
     return SEVERITIES[max(holding)] if holding else None

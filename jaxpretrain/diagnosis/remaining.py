@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.clock import PARTS
 from jaxpretrain.diagnosis.history import History, Series
+from jaxpretrain.diagnosis.statistics import student_quantile
 
 ONCE = ("compile", "other")
 """Parts of the clock that belong to the start of a session."""
@@ -168,8 +169,6 @@ def _pause_per_unit(rows: Spent) -> float:
 
 def _relative_error(rows: Spent, left: float) -> float:
     """Half the width of a 90% interval of the training time to come, relative to it."""
-    from scipy import special  # takes a fifth of a second: not at start-up
-
     edges = np.unique(np.linspace(0, len(rows.steps) - 1, NUM_BLOCKS + 1).astype(int))
     units, seconds = np.diff(rows.units[edges]), np.diff(rows.training[edges])
     num_blocks = len(units)
@@ -181,5 +180,5 @@ def _relative_error(rows: Spent, left: float) -> float:
     # A pace that drifts is no noise that averages out: halves that differ count in full.
     half = num_blocks // 2
     drift = abs(paces[:half].mean() - paces[half:].mean()) / 2
-    t = special.stdtrit(num_blocks - 1, 0.95)
+    t = student_quantile(num_blocks - 1, 0.95)
     return float(max(t * deviation, drift) / paces.mean())

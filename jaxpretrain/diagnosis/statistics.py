@@ -1,47 +1,66 @@
-"""Robust noise, trends with their errors, and levels of a noisy curve."""
+"""Statistics of noisy curves: robust noise, trends with their errors, levels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
 NUM_BINS = 16
+"""The number of bins into which a long curve is averaged before its trend is computed."""
 BLOCK = 32
-"""Rows whose median is a level of the curve."""
+"""The number of rows whose median is a level of the curve."""
+SIGNIFICANT = 0.01
+"""The probability of chance below which a trend counts; it is low because runs are judged often."""
+SIGMA = 1.4826
+"""The ratio of a standard deviation to the median of absolute deviations."""
+MEDIAN_ERROR = 1.2533
+"""The ratio of the standard error of a median to that of a mean."""
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A straight line through a curve: how much it changes from its first to its last step."""
+    """A straight line through a curve."""
 
     change: float
+    """The change from the first to the last step."""
     error: float
-    """Standard error of `change`."""
+    """The standard error of the change."""
     freedom: int
+    """The degrees of freedom of the error."""
 
     @property
     def falls(self) -> float:
-        """Probability of so steep a fall, or a steeper one, were there no trend."""
+        """The probability of such a fall, or a steeper one, if there is no trend."""
         return self.below(0.0)
 
     @property
     def rises(self) -> float:
-        """Probability of so steep a rise, or a steeper one, were there no trend."""
+        """The probability of such a rise, or a steeper one, if there is no trend."""
         return 1.0 - self.falls
 
     def below(self, change: float) -> float:
-        """Probability of so low a value, or a lower one, were the true one `change`."""
-        from scipy import special  # takes a fifth of a second: not at start-up
-
+        """Returns the probability of such a change, or a lower one, if the true one is `change`."""
         t = (self.change - change) / max(self.error, 1e-300)
-        return float(special.stdtr(self.freedom, t))
+        return float(_special().stdtr(self.freedom, t))
+
+
+def student_quantile(freedom: int, probability: float) -> float:
+    """Returns a quantile of Student's t distribution."""
+    return float(_special().stdtrit(freedom, probability))
+
+
+def _special() -> ModuleType:
+    from scipy import special  # takes a fifth of a second: not at start-up
+
+    return special
 
 
 def trend(steps: np.ndarray, values: np.ndarray) -> Trend | None:
-    """The trend of finite values; None for fewer than four.
+    """Returns the trend of finite values; None for fewer than four.
 
-    Long series are averaged in bins first: neighbours may be correlated, bins are less so.
+    Long series are averaged in bins first, which are less correlated than neighbours.
     """
     if len(steps) < 4:
         return None
@@ -59,42 +78,46 @@ def trend(steps: np.ndarray, values: np.ndarray) -> Trend | None:
 
 
 def noise(values: np.ndarray) -> float:
-    """Standard deviation of the noise on a curve, from its differences; no spike disturbs it."""
+    """Returns the standard deviation of the noise on a curve, which spikes do not disturb.
+
+    It comes from the differences of neighbours.
+    """
     if len(values) < 3:
         return 0.0
     differences = np.diff(values)
     deviation = np.median(np.abs(differences - np.median(differences)))
-    return float(1.4826 * deviation / np.sqrt(2))
+    return float(SIGMA * deviation / np.sqrt(2))
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Medians of blocks of rows, the last of which ends with the last row."""
+    """The medians of blocks of rows; the last block ends with the last row."""
 
     rows: np.ndarray
-    """First row of each block."""
+    """The first row of each block."""
     size: int
-    """Rows of a block."""
+    """The number of rows in a block."""
     medians: np.ndarray
+    """The median of each block."""
     noises: np.ndarray
-    """Of single rows, per block."""
+    """The standard deviation of single rows in each block."""
 
     @property
     def error(self) -> float:
-        """Standard error of a median, with the noise of late."""
-        return 1.2533 * float(np.median(self.noises[-8:])) / np.sqrt(self.size)
+        """The standard error of a median, with the noise of the last eight blocks."""
+        return MEDIAN_ERROR * float(np.median(self.noises[-8:])) / np.sqrt(self.size)
 
 
 def levels(values: np.ndarray, size: int = BLOCK) -> Levels:
-    """The levels of finite values; none where there are fewer than `size`."""
+    """Returns the levels of finite values; there are none for fewer than `size` values."""
     num_blocks = len(values) // size
     first = len(values) - num_blocks * size
     blocks = values[first:].reshape(num_blocks, size)
     if not num_blocks:
         return Levels(np.zeros(0, np.int64), size, np.zeros(0), np.zeros(0))
-    # Of one row or two there are no differences to compare: their noise is 0, as in `noise`.
+    # Blocks of one or two rows have no differences to compare: their noise is 0, as in `noise`.
     steps = np.diff(blocks, axis=1) if size > 2 else np.zeros((num_blocks, 1))
     deviations = np.abs(steps - np.median(steps, axis=1, keepdims=True))
-    noises = 1.4826 * np.median(deviations, axis=1) / np.sqrt(2)
+    noises = SIGMA * np.median(deviations, axis=1) / np.sqrt(2)
     rows = first + size * np.arange(num_blocks)
     return Levels(rows, size, np.median(blocks, axis=1), noises)

@@ -1,7 +1,7 @@
-"""Watching a run while it goes: says a finding once when it appears, and once when it clears.
+"""The live diagnosis of a run: a finding is reported once when it appears and once when it ends.
 
-Memory is bounded: of long histories older rows are thinned, every second one at a time, which keeps
-the noise of single rows as it is. Time is bounded too: judging takes at most a hundredth of it.
+Memory is bounded: long histories lose every second one of their older rows, which keeps the noise
+of single rows as it is. Time is bounded too: judging takes at most a hundredth of it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import numpy as np
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.diagnosis.rules import diagnose
+from jaxpretrain.diagnosis.rules import BY_NAME, diagnose
 
 ROWS = 4096
-"""Numbers of one metric that are kept at most, over all of its layers."""
+"""The largest number of values of one metric, over all of its layers, that are kept."""
 SHARE = 0.01
-"""Part of the time that judging may take."""
-HAPPENED = ("resume_discontinuity", "skipped_steps")
-"""Findings about something that has happened, rather than about how things are."""
+"""The largest share of the time that judging takes."""
 
 
 @dataclass(frozen=True)
 class News:
-    """A finding that has come up at a step, or that holds no longer."""
+    """A change of what is found: a finding that is new or that no longer holds."""
 
     finding: Finding
     step: int
+    """The step at which the change was noticed."""
     has_come_up: bool
+    """True where the finding is new; False where it no longer holds."""
 
     @property
     def line(self) -> str:
-        """What the log says of it."""
+        """The line of the log."""
         finding, title = self.finding, self.finding.title.lower()
         if not self.has_come_up:
             return f"note: {title}: no longer so at step {self.step:,}"
@@ -48,9 +48,9 @@ class Watch:
     """Judges a run as its metrics come in.
 
     Args:
-      plan: what the run is meant to do.
-      history: what it has done in earlier sessions.
-      now: seconds.
+      plan: the plan of the run.
+      history: the history of earlier sessions.
+      now: a clock of seconds.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Watch:
             self._remember()
 
     def begin(self, step: int, seconds: float, mark: Mapping[str, float]) -> None:
-        """Takes the mark with which a session begins, after `step` finished steps.
+        """Takes the values with which a session begins, after `step` finished steps.
 
-        What was found before it, earlier sessions have said: it is not said again.
+        Findings from before are not reported again: earlier sessions have reported them.
         """
         self.add(step, seconds, mark)
         self._remember()
@@ -83,9 +83,9 @@ class Watch:
         self._noted |= {key for key, f in self._known.items() if f.severity == "info"}
 
     def update(self, step: int, seconds: float, metrics: Mapping[str, float | None]) -> list[News]:
-        """Takes the metrics of a step at a time (unix seconds); returns news, often none.
+        """Takes the metrics of a step and its time in unix seconds; returns news, often none.
 
-        The last step of a run is always judged, and so is a loss that is no number.
+        The last step of a run and a loss that is no number are always judged.
         """
         numbers = {n: np.nan if x is None else float(x) for n, x in metrics.items()}
         self.add(step, seconds, numbers)
@@ -100,7 +100,7 @@ class Watch:
         return self._news(findings, step)
 
     def add(self, step: int, seconds: float, values: Mapping[str, float | np.ndarray]) -> None:
-        """Takes numbers, or arrays with one for each layer, to be judged at the next update."""
+        """Takes numbers, or arrays with one for each layer, to judge at the next update."""
         for name, value in values.items():
             self._columns.setdefault(name, _Column()).append(step, seconds, value)
 
@@ -108,7 +108,7 @@ class Watch:
         return History({name: column.series() for name, column in self._columns.items()})
 
     def _news(self, findings: list[Finding], step: int) -> list[News]:
-        """Compares with what was said before, and remembers."""
+        """Returns the changes since the last call that are worth a line."""
         now = {finding.key: finding for finding in findings}
         news = []
         for key, finding in now.items():
@@ -124,11 +124,11 @@ class Watch:
         return [piece for piece in news if self._is_worth_a_line(piece)]
 
     def _is_worth_a_line(self, piece: News) -> bool:
-        """Whether a reader gains by it: a note is said once, and what has happened does not end."""
+        """Returns whether the log reports it; a note is reported once."""
         finding = piece.finding
         if not piece.has_come_up:
-            is_state = finding.severity != "info" or finding.name == "spike"
-            return is_state and finding.name not in HAPPENED
+            ends = BY_NAME[finding.name].end_is_news
+            return ends == "always" or (ends == "warnings" and finding.severity != "info")
         if finding.severity == "info":
             is_new = finding.key not in self._noted
             self._noted.add(finding.key)
@@ -137,7 +137,7 @@ class Watch:
 
 
 class _Column:
-    """Rows of one metric, thinned where they are old."""
+    """The rows of one metric; old ones are thinned."""
 
     def __init__(self) -> None:
         self._steps, self._times, self._values = array("d"), array("d"), array("d")

@@ -1,11 +1,11 @@
-"""What a run logs."""
+"""The config of logs, metrics and traces."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.ranges import Positive
-from jaxpretrain.diagnosis.findings import Name
+from jaxpretrain.diagnosis.rules import NAMES
 
 
 @dataclass(frozen=True)
@@ -13,13 +13,13 @@ class Monitor:
     """Logs, metrics and traces."""
 
     every: Annotated[Steps, Positive] = "10 steps"
-    """Log interval; the first and the last step are logged too."""
+    """The interval between logged steps; the first and the last step are logged too."""
     signals_every: Steps = "100 steps"
-    """How often norms, update ratios, attention logits and activations of each layer are written to
-    signals.jsonl; 0: never. Training computes the same whatever it is."""
-    stop_on: tuple[Name, ...] = ()
-    """Findings that end the run, by name: it is saved first, and the command exits with 1."""
+    """The interval between lines of signals.jsonl, with the norms, update ratios, attention logits
+    and activations of each layer; 0 writes none. Training does not depend on it."""
+    stop_on: tuple[Literal[NAMES], ...] = ()  # pyright: ignore[reportInvalidTypeForm]
+    """The names of findings that end the run: it is saved first, and the command exits with 3."""
     tensorboard: bool = True
-    """Write TensorBoard event files, through CLU's metric writers."""
+    """Writes TensorBoard event files, with CLU's metric writers."""
     profile: tuple[Annotated[int, Positive], Annotated[int, Positive]] | None = None
-    """First and last step of an XProf trace, written to WORKDIR/profile."""
+    """The first and the last step of an XProf trace, which is written to WORKDIR/profile."""

@@ -1,6 +1,8 @@
-"""What the curve of the training loss tells: spikes, divergence, plateaus, no numbers at all."""
+"""Findings in the curve of the training loss: spikes, divergence, plateaus, skipped steps."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -8,137 +10,133 @@ from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.metric_names import improvements
-from jaxpretrain.diagnosis.statistics import BLOCK, levels, noise, trend
+from jaxpretrain.diagnosis.statistics import BLOCK, MEDIAN_ERROR, SIGNIFICANT, levels, noise, trend
 from jaxpretrain.display.wording import format_number
 
-SIGNIFICANT = 0.01
 PLATEAU_FRACTION = 0.1
-"""Part of the budget over which nothing may improve before that is a plateau."""
+"""The part of the run that must pass without improvement."""
 PLATEAU_IMPROVEMENT = 0.01
-"""A plateau's loss falls by less than this part of itself over that time,"""
+"""The relative fall of the loss over that part that would be an improvement."""
 PLATEAU_CERTAINTY = 0.999
-"""with this probability: it is asked again and again,"""
+"""The probability with which such a fall must be ruled out; the test is repeated at each report."""
 PLATEAU_POWER = 4.0
-"""and is only asked where so large a fall is so many standard errors."""
+"""The number of standard errors in such a fall; where there are fewer, noise hides it."""
 PLATEAU_ROWS = 24
+"""The fewest reports that are tested."""
 PLATEAU_RATE = 0.1
-"""Below this part of the highest learning rate a loss flattens by design."""
+"""The learning rate relative to its peak below which a loss flattens by design."""
 SPIKE_SIGMAS = 8.0
+"""The least height of a spike in standard deviations of the noise."""
 SPIKE_RISE = 0.03
-"""A spike is higher than the level before it by at least this part of it."""
+"""The least height of a spike relative to the level before it."""
 SPIKE_WARNS = 3
-"""Rows in a row from which on a spike is more than a single bad batch."""
+"""The number of high reports in a row that makes a spike a warning."""
 MOST_SPIKES = 20
+"""The number of spikes that are kept: the tallest."""
 EMPTY_SHARE = 0.05
-"""Share of reported steps without anything that counts which is worth a word,"""
+"""The least share of empty batches among the reported ones."""
 EMPTY_ROWS = 4
-"""where there are at least so many."""
+"""The fewest empty batches."""
 DIVERGENCE_RISE = 0.1
-"""Part of the lowest level by which a loss that diverges rises; more where blocks are small."""
+"""The least rise relative to the lowest level; smaller blocks need more."""
 DIVERGENCE_SIGMAS = 6.0
+"""The least rise in standard errors of a level."""
 DIVERGENCE_BLOCKS = 6
-"""Blocks that a short curve is cut into."""
+"""The number of blocks into which a short curve is cut."""
 DIVERGENCE_NOISE_ROWS = 8
-"""Reports that tell how noisy the loss is; of fewer, the last two have to be"""
+"""The fewest reports that show how noisy the loss is."""
 DIVERGENCE_FACTOR = 2.5
-"""times as high as the lowest."""
+"""The ratio to the lowest level that is a divergence however noisy the loss is."""
 DIVERGENCE_OVER = 0.05
-"""Relative distance to the lowest level at which a loss counts as having come back."""
+"""The relative distance to the lowest level at which a loss has come back."""
 
 
-def not_finite(history: History, plan: Plan) -> list[Finding]:
-    """The run's last loss is no number, which ends a run, and there was something to predict."""
+def not_finite(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a last loss that is no number, in a batch that has something to predict."""
     loss = history["train/loss"]
     if not len(loss) or np.isfinite(loss.values[-1]):
-        return []
+        return
     skipped, weight = history["train/skipped"], history["train/weight"]
     if (len(skipped) and skipped.values[-1] == 1) or (len(weight) and weight.values[-1] == 0):
-        return []
+        return
     step = int(loss.steps[-1])
     known = history.loss.values
     before = f" It was {format_number(known[-1])} at the report before." if len(known) else ""
-    return [
-        Finding(
-            "not_finite",
-            "error",
-            step,
-            step,
-            f"The loss or the gradient of step {step:,} is no number.{before} The step was not "
-            "saved.",
-            "Go on from the last checkpoint. If it comes again at the same step, the batch is at "
-            "fault: look at it, or leave such steps out with train.on_bad_step=skip. If it comes "
-            "at another step, lower the peak learning rate or lengthen the warm-up.",
-            {"step": step},
-        )
-    ]
+    yield Finding(
+        "not_finite",
+        "error",
+        step,
+        step,
+        f"The loss or the gradient of step {step:,} is no number.{before} The step was not saved.",
+        "Go on from the last checkpoint. If it comes again at the same step, the batch is at "
+        "fault: look at it, or leave such steps out with train.on_bad_step=skip. If it comes "
+        "at another step, lower the peak learning rate or lengthen the warm-up.",
+        {"step": step},
+    )
 
 
-def skipped_steps(history: History, plan: Plan) -> list[Finding]:
-    """Steps that changed no weights."""
+def skipped_steps(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds steps that changed no weights."""
     skipped = history["train/skipped"]
     steps = skipped.steps[skipped.values == 1]
     if not len(steps):
-        return []
+        return
     rows_since = int(np.sum(skipped.steps > steps[-1]))
     share = len(steps) / len(skipped)
-    return [
-        Finding(
-            "skipped_steps",
-            "warning",
-            int(steps[0]),
-            int(steps[-1]),
-            f"{len(steps):,} reported steps changed no weights ({share:.2%}), the last of them "
-            f"step {int(steps[-1]):,}.",
-            "A few are what skipping is for. When they come often, look at their batches and at "
-            "the learning rate.",
-            {"skipped": len(steps), "share": share},
-            signal="train/skipped",
-            is_over=rows_since >= 2 * BLOCK,
-        )
-    ]
+    yield Finding(
+        "skipped_steps",
+        "warning",
+        int(steps[0]),
+        int(steps[-1]),
+        f"{len(steps):,} reported steps changed no weights ({share:.2%}), the last of them "
+        f"step {int(steps[-1]):,}.",
+        "A few are what skipping is for. When they come often, look at their batches and at "
+        "the learning rate.",
+        {"skipped": len(steps), "share": share},
+        signal="train/skipped",
+        is_over=rows_since >= 2 * BLOCK,
+    )
 
 
-def empty_batches(history: History, plan: Plan) -> list[Finding]:
-    """Steps that changed no weights because no token or image of their batch counts."""
+def empty_batches(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds steps whose batches have no token or image that counts."""
     weight = history["train/weight"].finite
     is_empty = weight.values == 0
     steps = weight.steps[is_empty]
     share = len(steps) / max(len(weight), 1)
     if share < EMPTY_SHARE or len(steps) < EMPTY_ROWS:
-        return []
-    return [
-        Finding(
-            "empty_batches",
-            "error" if share > 0.5 else "warning",
-            int(steps[0]),
-            int(steps[-1]),
-            f"Nothing counts in the batches of {len(steps):,} reported steps ({share:.0%}), which "
-            "changed no weights.",
-            "Look at the label mask and the instance filter; python -m jaxpretrain.show_batch "
-            "shows what counts in a batch.",
-            {"empty": len(steps), "share": share},
-            signal="train/weight",
-        )
-    ]
+        return
+    yield Finding(
+        "empty_batches",
+        "error" if share > 0.5 else "warning",
+        int(steps[0]),
+        int(steps[-1]),
+        f"Nothing counts in the batches of {len(steps):,} reported steps ({share:.0%}), which "
+        "changed no weights.",
+        "Look at the label mask and the instance filter; python -m jaxpretrain.show_batch "
+        "shows what counts in a batch.",
+        {"empty": len(steps), "share": share},
+        signal="train/weight",
+    )
 
 
-def divergence(history: History, plan: Plan) -> list[Finding]:
-    """The loss stands far above the lowest level that it had reached, and stays there.
+def divergence(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a loss that has risen far above its lowest level and stays there.
 
-    Levels are those of blocks of reports, smaller ones in a short run. Two blocks in a row have to
-    be high, so that a spike is none. A loss that was far above has to come back near its lowest.
-    Logarithms are compared: a loss that multiplies has no noise.
+    A level is the median of a block of reports; short runs have smaller blocks. Two blocks in a row
+    must be high, so a spike is no divergence. A loss that was far above must come back near its
+    lowest level. Logarithms are compared, because a loss that grows exponentially has no level.
     """
     loss = history.loss
     size = max(1, min(BLOCK, len(loss) // DIVERGENCE_BLOCKS))
     level = levels(np.log(np.maximum(loss.values, 1e-30)), size)
     if len(level.medians) < 3:
-        return []
+        return
     best = int(np.argmin(level.medians[:-2]))
     lowest, now = np.exp(level.medians[best]), np.exp(level.medians[-1])
     rise = float(level.medians[-2:].min() - level.medians[best])
     late = np.log(np.maximum(loss.values[-8 * size :], 1e-30))
-    error = 1.2533 * noise(late) / np.sqrt(size)
+    error = MEDIAN_ERROR * noise(late) / np.sqrt(size)
     least = max(np.log1p(DIVERGENCE_RISE * np.sqrt(BLOCK / size)), DIVERGENCE_SIGMAS * error)
     is_high = rise >= (least if len(loss) >= DIVERGENCE_NOISE_ROWS else np.log(DIVERGENCE_FACTOR))
     # A loss that rose at once had its lowest level in the first report.
@@ -149,7 +147,7 @@ def divergence(history: History, plan: Plan) -> list[Finding]:
     was_high = highest - lowest_before >= np.log(DIVERGENCE_FACTOR)
     above = float(level.medians[-2:].min()) - lowest_before
     if not is_high and not (was_high and above >= np.log1p(DIVERGENCE_OVER)):
-        return []
+        return
     course = f"to {format_number(now)} and stays there"
     if not is_high:
         lowest = np.exp(lowest_before)
@@ -157,37 +155,35 @@ def divergence(history: History, plan: Plan) -> list[Finding]:
             f"to {format_number(np.exp(highest))} and has come down to {format_number(now)} only"
         )
     first = int(loss.steps[level.rows[best] + level.size - 1])
-    return [
-        Finding(
-            "divergence",
-            "error",
-            first,
-            int(loss.steps[-1]),
-            f"The loss has risen from {format_number(lowest)} around step {first:,} {course}.",
-            "Stop, and go on from a checkpoint before the rise with a lower peak learning rate, a "
-            "longer warm-up or stronger clipping. Where the data changed at that step, by plan, "
-            "the two levels do not compare and nothing is wrong.",
-            {"lowest": lowest, "now": now, "factor": now / lowest, "relative_error": error},
-        )
-    ]
+    yield Finding(
+        "divergence",
+        "error",
+        first,
+        int(loss.steps[-1]),
+        f"The loss has risen from {format_number(lowest)} around step {first:,} {course}.",
+        "Stop, and go on from a checkpoint before the rise with a lower peak learning rate, a "
+        "longer warm-up or stronger clipping. Where the data changed at that step, by plan, "
+        "the two levels do not compare and nothing is wrong.",
+        {"lowest": lowest, "now": now, "factor": now / lowest, "relative_error": error},
+    )
 
 
 def _highest(medians: np.ndarray, num_blocks: int) -> float:
-    """Returns the highest level that so many blocks in a row reach."""
+    """Returns the highest level that a number of blocks in a row reach."""
     if len(medians) < num_blocks:
         return -np.inf
     return float(np.lib.stride_tricks.sliding_window_view(medians, num_blocks).min(axis=1).max())
 
 
-def spikes(history: History, plan: Plan) -> list[Finding]:
-    """Losses far above the level of the 64 reports before them."""
+def spikes(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds losses far above the level of the 64 reports before them."""
     loss = history.loss
     level = levels(loss.values)
     if len(level.medians) < 3:
-        return []
+        return
     rows = np.arange(level.rows[2], len(loss))
     block = (rows - level.rows[0]) // level.size
-    # The level before is the lower of two blocks: a spike in one of them must not hide others.
+    # The lower of two blocks is the level before: a spike in one of them must not hide others.
     before = np.minimum(level.medians[block - 1], level.medians[block - 2])
     sigma = np.maximum(level.noises[block - 1], level.noises[block - 2])
     rise = loss.values[rows] - before
@@ -197,7 +193,7 @@ def spikes(history: History, plan: Plan) -> list[Finding]:
         for part in _runs(high)
     ]
     tallest = sorted(found, key=lambda spike: -spike.evidence["rise"])[:MOST_SPIKES]
-    return sorted(tallest, key=lambda spike: spike.first)
+    yield from sorted(tallest, key=lambda spike: spike.first)
 
 
 def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Finding:
@@ -215,62 +211,60 @@ def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Fi
         f"{first:,}. {back}",
         "Nothing."
         if is_over
-        else "Nothing yet: most spikes recover by themselves. Should it "
-        "stay, go on from a checkpoint before it, with other data or a lower learning rate.",
+        else "Nothing yet: most spikes recover by themselves. If it stays, go on from a checkpoint "
+        "before it, with other data or a lower learning rate.",
         {"before": before, "rise": rise, "reports": rows_high},
         subject=f"step {first:,}",
         is_over=is_over,
     )
 
 
-def plateau(history: History, plan: Plan) -> list[Finding]:
-    """No signal improves over a tenth of the budget, at a learning rate that should move things."""
+def plateau(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a tenth of the run in which no signal improves although the learning rate is high."""
     last = history.step
     first = last - PLATEAU_FRACTION * plan.total_steps
     if first < plan.warmup_end or not _moves(history, plan):
-        return []
+        return
     loss = history.loss.between(first, last)
     if len(loss) < PLATEAU_ROWS:
-        return []
+        return
     fall = trend(loss.steps, loss.values)
     bound = PLATEAU_IMPROVEMENT * abs(float(np.mean(loss.values)))
     if fall is None or fall.error > bound / PLATEAU_POWER:
-        return []
+        return
     if fall.falls < SIGNIFICANT or fall.below(-bound) < PLATEAU_CERTAINTY:
-        return []
+        return
     judged = improvements(history, first)
     if any(probability < SIGNIFICANT for probability in judged.values()):
-        return []
+        return
     others = f", and none of {len(judged)} evaluation curves improves" if judged else ""
-    return [
-        Finding(
-            "plateau",
-            "warning",
-            int(loss.steps[0]),
-            last,
-            f"The loss has not fallen over {PLATEAU_FRACTION:.0%} of the run: its trend from step "
-            f"{int(loss.steps[0]):,} on is {fall.change:+.4f} ± {fall.error:.4f} (a fall: p = "
-            f"{fall.falls:.2f}){others}.",
-            "Look at samples and at the data first: a plateau this long at this learning rate "
-            "means that there is nothing more to learn from the data, that the labels are noise, "
-            "or that the weights do not move. Compare with a run at a third of the learning rate.",
-            {
-                "change": fall.change,
-                "error": fall.error,
-                "p_fall": fall.falls,
-                "others": len(judged),
-            },
-        )
-    ]
+    yield Finding(
+        "plateau",
+        "warning",
+        int(loss.steps[0]),
+        last,
+        f"The loss has not fallen over {PLATEAU_FRACTION:.0%} of the run: its trend from step "
+        f"{int(loss.steps[0]):,} on is {fall.change:+.4f} ± {fall.error:.4f} (a fall: p = "
+        f"{fall.falls:.2f}){others}.",
+        "Look at samples and at the data first: a plateau this long at this learning rate "
+        "means that there is nothing more to learn from the data, that the labels are noise, "
+        "or that the weights do not move. Compare with a run at a third of the learning rate.",
+        {
+            "change": fall.change,
+            "error": fall.error,
+            "p_fall": fall.falls,
+            "others": len(judged),
+        },
+    )
 
 
 def _moves(history: History, plan: Plan) -> bool:
-    """Whether the learning rate is still high enough for a flat loss to mean something."""
+    """Returns whether the learning rate is high enough that a flat loss is a finding."""
     rate = plan.learning_rate(np.array([max(history.step, 1), max(plan.warmup_end, 1)]))
     return bool(rate[0] >= PLATEAU_RATE * rate[1])
 
 
 def _runs(high: np.ndarray) -> list[np.ndarray]:
-    """Indices of true values, in groups with gaps of at most 4."""
+    """Returns the indices of true values in groups, whose gaps are at most 4."""
     indices = np.flatnonzero(high)
     return np.split(indices, np.flatnonzero(np.diff(indices) > 4) + 1) if len(indices) else []

@@ -1,7 +1,8 @@
-"""What the losses tell about the data: that it comes again."""
+"""Findings about data that is read again."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil
 
 import numpy as np
@@ -9,19 +10,22 @@ import numpy as np
 from jaxpretrain.diagnosis.findings import Finding, Severity
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.statistics import SIGMA
 
 GOOD_EPOCHS = 4.0
-"""Repeated up to so often, text is nearly worth as much as new (arXiv 2305.16264)."""
+"""The number of epochs up to which text is nearly worth as much as new (arXiv 2305.16264)."""
 LONGEST_CURVE = 4096
+"""The number of last reports that are searched for a period."""
 SMALLEST_LAG = 4
+"""The shortest period in reports."""
 CORRELATION_SIGMAS = 6.0
+"""The height above its neighbours, in standard errors, of the correlation at a period."""
 
 
-def epochs(history: History, plan: Plan) -> list[Finding]:
-    """A source, or all of the text, has been read more than once."""
+def epochs(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds sources of text that have been read more than once."""
     if history.unit == "images":  # they come with other crops and masks each time
-        return []
-    found = []
+        return
     for name in history.names("train/", "epochs"):
         curve = history[name].finite
         if not len(curve) or curve.values[-1] <= 1.0:
@@ -29,25 +33,22 @@ def epochs(history: History, plan: Plan) -> list[Finding]:
         num_epochs, source = float(curve.values[-1]), name.split("/")[1]
         source = "" if source == "epochs" else source
         severity, advice = _advice(num_epochs)
-        found.append(
-            Finding(
-                "repeated_data",
-                severity,
-                int(curve.steps[np.searchsorted(curve.values, 1.0, side="right")]),
-                int(curve.steps[-1]),
-                f"{source or 'The data'} is being read for the {_ordinal(ceil(num_epochs))} time "
-                f"({num_epochs:.2f} epochs).",
-                advice,
-                {"epochs": num_epochs},
-                signal=name,
-                subject=source,
-            )
+        yield Finding(
+            "repeated_data",
+            severity,
+            int(curve.steps[np.searchsorted(curve.values, 1.0, side="right")]),
+            int(curve.steps[-1]),
+            f"{source or 'The data'} is being read for the {_ordinal(ceil(num_epochs))} time "
+            f"({num_epochs:.2f} epochs).",
+            advice,
+            {"epochs": num_epochs},
+            signal=name,
+            subject=source,
         )
-    return found
 
 
 def _ordinal(number: int) -> str:
-    """2nd, 3rd, 4th, 11th, 21st."""
+    """Returns a number as 2nd, 3rd, 4th, 11th or 21st."""
     teens = 10 < number % 100 < 20
     return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
@@ -61,52 +62,50 @@ def _advice(num_epochs: float) -> tuple[Severity, str]:
     return "info", f"Nothing: up to {GOOD_EPOCHS:g} epochs are nearly worth as much as new data."
 
 
-def repetition(history: History, plan: Plan) -> list[Finding]:
-    """Losses that come again at a fixed distance: so do the batches."""
+def repetition(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds losses that repeat with a fixed period, as they do where the batches repeat."""
     loss = history.loss[-LONGEST_CURVE:]
     if len(loss) < 16 * SMALLEST_LAG:
-        return []
+        return
     every = int(np.median(np.diff(loss.steps)))
-    # The first and the last step of a run may be reported off the grid, and where one is resumed.
+    # The first and the last step are reported off the grid, and so may be the first after a resume.
     loss = loss[loss.steps % max(every, 1) == 0]
     if len(loss) < 15 * SMALLEST_LAG or np.any(np.diff(loss.steps) != every):
-        return []
+        return
     rest = _detrended(loss.values)
     correlation = _autocorrelation(rest)
     lags = np.arange(SMALLEST_LAG, len(rest) // 3)
-    # A lag counts by how far it stands out from its neighbours: slow drifts lift them all.
+    # The height of a lag above its neighbours counts: slow drifts lift them all.
     height = correlation[lags] - np.maximum(correlation[lags - 1], correlation[lags + 1])
     sigmas = height * np.sqrt((len(rest) - lags) / 2)
     best = int(np.argmax(sigmas))
     if sigmas[best] < CORRELATION_SIGMAS:
-        return []
+        return
     lag = int(lags[best])
     period = lag * every
-    return [
-        Finding(
-            "repeated_batches",
-            "warning",
-            int(loss.steps[0]),
-            int(loss.steps[-1]),
-            f"The losses repeat every {period:,} steps (correlation {correlation[lag]:.2f}, "
-            f"{sigmas[best]:.0f} standard errors above its neighbours): so do the batches.",
-            "Look at the batches with python -m jaxpretrain.show_batch: an epoch is that short, or "
-            "the data holds the same documents many times.",
-            {"period": period, "correlation": float(correlation[lag]), "sigmas": sigmas[best]},
-        )
-    ]
+    yield Finding(
+        "repeated_batches",
+        "warning",
+        int(loss.steps[0]),
+        int(loss.steps[-1]),
+        f"The losses repeat every {period:,} steps (correlation {correlation[lag]:.2f}, "
+        f"{sigmas[best]:.0f} standard errors above its neighbours): so do the batches.",
+        "Look at the batches with python -m jaxpretrain.show_batch: an epoch is that short, or "
+        "the data holds the same documents many times.",
+        {"period": period, "correlation": float(correlation[lag]), "sigmas": sigmas[best]},
+    )
 
 
 def _detrended(values: np.ndarray, width: int = 9) -> np.ndarray:
-    """Values less the mean of their neighbourhood, outliers cut to 4 deviations."""
+    """Returns the values minus the mean of their neighbours, with outliers cut to 4 deviations."""
     weights = np.convolve(np.ones(len(values)), np.ones(width), "same")
     rest = values - np.convolve(values, np.ones(width), "same") / weights
-    limit = 4 * 1.4826 * np.median(np.abs(rest))
+    limit = 4 * SIGMA * np.median(np.abs(rest))
     return np.clip(rest, -limit, limit)
 
 
 def _autocorrelation(values: np.ndarray) -> np.ndarray:
-    """Correlation of a series with itself, by lag."""
+    """Returns the correlation of a series with itself for each lag."""
     size = 1 << (2 * len(values) - 1).bit_length()
     power = np.abs(np.fft.rfft(values - values.mean(), size)) ** 2
     sums = np.fft.irfft(power, size)[: len(values)]

@@ -1,6 +1,8 @@
-"""What evaluations tell beside the training loss, and what they are too noisy to tell."""
+"""Findings in evaluations: overfitting, tasks that do not follow the loss, noise."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,24 +15,27 @@ from jaxpretrain.diagnosis.metric_names import (
     standard_error,
     task_metrics,
 )
-from jaxpretrain.diagnosis.statistics import noise, trend
+from jaxpretrain.diagnosis.statistics import SIGNIFICANT, noise, trend
 from jaxpretrain.display.wording import format_number
 
 OVERFITTING_RISE = 0.01
-"""Above its lowest value by this part of it, a validation loss has risen,"""
+"""The least rise of a validation loss above its lowest value, relative to that value."""
 OVERFITTING_POINTS = 2
-"""when so many evaluations in a row say so."""
+"""The number of last evaluations that must all show the rise."""
 OVERFITTING_SIGMAS = 3.0
+"""The least rise in standard deviations of the noise of the validation loss."""
 MOST_WITHIN = 2.0
-"""Differences of up to so many standard errors are noise."""
+"""The number of standard errors up to which a difference is noise."""
 DISAGREEMENT_FALL = 0.01
+"""The least relative fall of the validation losses that tasks should follow."""
 DISAGREEMENT_POINTS = 3
+"""The fewest evaluations that show such a fall."""
 WORSE = -3.0
+"""The change of the tasks, in standard errors, below which they have got worse."""
 
 
-def overfitting(history: History, plan: Plan) -> list[Finding]:
-    """A validation loss rises while the training loss falls."""
-    found = []
+def overfitting(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds validation losses that rise while the training loss falls."""
     for name in evaluation_sets(history):
         curve = history[f"eval/{name}/loss"].finite
         if len(curve) < OVERFITTING_POINTS + 1:
@@ -43,13 +48,12 @@ def overfitting(history: History, plan: Plan) -> list[Finding]:
         since = int(curve.steps[best])
         train = history.loss.between(since, history.step)
         line = trend(train.steps, train.values)
-        if line is None or line.falls > 0.01:
+        if line is None or line.falls > SIGNIFICANT:
             continue
         few = max(len(train) // 8, 1)
         if np.median(train.values[-few:]) >= train.values[:few].min():
             continue  # it has only come down from a rise of its own
-        found.append(_overfitting(history, name, curve, best, line.change))
-    return found
+        yield _overfitting(history, name, curve, best, line.change)
 
 
 def _overfitting(history: History, name: str, curve: Series, best: int, fall: float) -> Finding:
@@ -71,8 +75,8 @@ def _overfitting(history: History, name: str, curve: Series, best: int, fall: fl
     )
 
 
-def disagreement(history: History, plan: Plan) -> list[Finding]:
-    """Validation losses fall, and the tasks do not follow."""
+def disagreement(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds validation losses that fall while the tasks do not improve."""
     first = max(plan.warmup_end, history.step / 2)
     sets = [
         history[f"eval/{n}/loss"].finite.between(first, history.step)
@@ -81,63 +85,62 @@ def disagreement(history: History, plan: Plan) -> list[Finding]:
     falls = [1 - s.values[-1] / s.values[0] for s in sets if len(s) >= DISAGREEMENT_POINTS]
     moves = _moves(history, first)
     if not falls or not moves or np.mean(falls) < DISAGREEMENT_FALL:
-        return []
+        return
     scores = [gain / error for gain, error in moves.values()]
     together = float(np.sum(scores) / np.sqrt(len(scores)))
     if together > MOST_WITHIN:
-        return []
+        return
     gets_worse = together < WORSE
-    if not gets_worse and history.unit == "images":  # of which a probe sees a few alone
-        return []
+    if not gets_worse and history.unit == "images":  # a probe of images sees only a few
+        return
     visible = float(np.mean([MOST_WITHIN * error for _, error in moves.values()]))
     state = "got worse" if gets_worse else "did not move"
-    return [
-        Finding(
-            "disagreement",
-            "warning" if gets_worse else "info",
-            int(first),
-            history.step,
-            f"Since step {int(first):,} validation losses fell by {np.mean(falls):.1%} while the "
-            f"task metrics {state}: {together:+.1f} standard errors, {len(moves)} together. "
-            f"Changes below {format_number(visible, 3)} on average cannot be told from noise.",
-            "Look at what the tasks ask, and at what the training data has changed to."
-            if gets_worse
-            else "Nothing yet: tasks follow late, and small ones are noisy. The bits per byte of "
-            "the tasks' answers show progress earlier.",
-            {"fall": float(np.mean(falls)), "standard_errors": together, "visible": visible},
-            signal=next(iter(moves)),
-        )
-    ]
+    yield Finding(
+        "disagreement",
+        "warning" if gets_worse else "info",
+        int(first),
+        history.step,
+        f"Since step {int(first):,} validation losses fell by {np.mean(falls):.1%} while the "
+        f"task metrics {state}: {together:+.1f} standard errors, {len(moves)} together. "
+        f"Changes below {format_number(visible, 3)} on average cannot be told from noise.",
+        "Look at what the tasks ask, and at what the training data has changed to."
+        if gets_worse
+        else "Nothing yet: tasks follow late, and small ones are noisy. The bits per byte of "
+        "the tasks' answers show progress earlier.",
+        {"fall": float(np.mean(falls)), "standard_errors": together, "visible": visible},
+        signal=next(iter(moves)),
+    )
 
 
-def within_noise(history: History, plan: Plan) -> list[Finding]:
-    """The last two evaluations of the tasks do not differ by more than chance."""
+def within_noise(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds that the last two evaluations of the tasks differ by no more than chance."""
     moves = _moves(history, points=2)
     if not moves:
-        return []
+        return
     scores = np.array([gain / error for gain, error in moves.values()])
     if np.any(np.abs(scores) > MOST_WITHIN):
-        return []
+        return
     curve = history[next(iter(moves))].finite
     error = float(np.mean([error for _, error in moves.values()]))
-    return [
-        Finding(
-            "evaluation_within_noise",
-            "info",
-            int(curve.steps[-2]),
-            int(curve.steps[-1]),
-            f"Between the last two evaluations no task metric has moved by more than "
-            f"{MOST_WITHIN:g} standard errors, on average "
-            f"{format_number(MOST_WITHIN * error, 3)}, which is within chance.",
-            "Nothing: do not read anything into these differences.",
-            {"largest": float(np.abs(scores).max()), "visible": MOST_WITHIN * error},
-            signal=next(iter(moves)),
-        )
-    ]
+    yield Finding(
+        "evaluation_within_noise",
+        "info",
+        int(curve.steps[-2]),
+        int(curve.steps[-1]),
+        f"Between the last two evaluations no task metric has moved by more than "
+        f"{MOST_WITHIN:g} standard errors, on average "
+        f"{format_number(MOST_WITHIN * error, 3)}, which is within chance.",
+        "Nothing: do not read anything into these differences.",
+        {"largest": float(np.abs(scores).max()), "visible": MOST_WITHIN * error},
+        signal=next(iter(moves)),
+    )
 
 
 def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, tuple[float, float]]:
-    """Metric -> gain since `first`, or over the last `points`, and its standard error."""
+    """Returns the gain of each task metric since a step, with its standard error.
+
+    Where `points` is given, only the last points count.
+    """
     moves = {}
     for name in task_metrics(history):
         curve, errors = history[name].finite, history[standard_error(name)].finite
@@ -151,7 +154,7 @@ def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, t
 
 
 def _error(history: History, name: str) -> float:
-    """How far a point of an evaluation curve may lie off by chance."""
+    """Returns the rise of an evaluation curve that may be due to chance."""
     curve = history[name].finite
     late = curve.values[len(curve) // 2 :]
     return OVERFITTING_SIGMAS * noise(late)

@@ -1,4 +1,4 @@
-"""What single layers show: attention that sharpens without end, a layer that blows up."""
+"""Findings in single layers: attention logits that grow, a layer that blows up."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
 
 LOGIT_LIMIT = 100.0
-"""Attention logits above it leave a softmax almost nothing but its largest entry,"""
+"""The attention logit above which a softmax keeps almost nothing but its largest entry."""
 LOGIT_GROWTH = 1.5
-"""and are worth a warning where they have grown that much since the middle of the run."""
+"""The growth of a high logit since the middle of the run that makes a warning."""
 UNSTABLE_LOGIT = 1e4
-"""Where training was seen to become unstable (arXiv 2309.14322)."""
+"""The attention logit at which training became unstable in arXiv 2309.14322."""
 LATE = 3
-"""Rows whose median is a layer's level."""
+"""The number of last rows whose median is the level of a layer."""
 ROWS = 8
-"""Rows before them that say what is usual."""
+"""The number of rows before them that show the usual level."""
 BLOW_UP = 4.0
-"""Times by which a layer has to leave its own past and the other layers behind."""
+"""The growth of a layer, relative to its own past and to the other layers, that is a blow-up."""
 
 
-def attention_logits(history: History, plan: Plan) -> list[Finding]:
-    """The largest attention logit of a layer is high, and grows on."""
-    found = []
+def attention_logits(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a layer whose largest attention logit is high and still grows."""
     for name in history.names("signals/attention_logit/"):
         logits = history[name].finite
         if len(logits) < 2 * LATE:
@@ -37,60 +36,53 @@ def attention_logits(history: History, plan: Plan) -> list[Finding]:
         if now < LOGIT_LIMIT or now < LOGIT_GROWTH * middle:
             continue
         high = logits.values[:, layer] > LOGIT_LIMIT
-        found.append(
-            Finding(
-                "attention_logits_growing",
-                "warning",
-                int(logits.steps[np.argmax(high)]),
-                int(logits.steps[-1]),
-                f"The largest attention logit of {_title(name, layer)} has grown from "
-                f"{middle:,.0f} to {now:,.0f} since the middle of the run so far. A softmax of "
-                "such logits looks at one position alone; around "
-                f"{UNSTABLE_LOGIT:,.0f} training becomes unstable.",
-                "Normalise queries and keys (model.qk_norm), which bounds the logits, or lower the "
-                "peak learning rate; z-loss does not help here.",
-                {"logit": now, "before": middle, "layer": layer},
-                signal=name,
-                subject=_tower(name),
-            )
+        yield Finding(
+            "attention_logits_growing",
+            "warning",
+            int(logits.steps[np.argmax(high)]),
+            int(logits.steps[-1]),
+            f"The largest attention logit of {_title(name, layer)} has grown from "
+            f"{middle:,.0f} to {now:,.0f} since the middle of the run so far. A softmax of "
+            "such logits looks at one position alone; around "
+            f"{UNSTABLE_LOGIT:,.0f} training becomes unstable.",
+            "Normalise queries and keys (model.qk_norm), which bounds the logits, or lower the "
+            "peak learning rate; z-loss does not help here.",
+            {"logit": now, "before": middle, "layer": layer},
+            signal=name,
+            subject=_tower(name),
         )
-    return found
 
 
-def blow_up(history: History, plan: Plan) -> list[Finding]:
-    """One layer leaves its own past and the other layers behind."""
-    found = []
+def blow_up(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a layer that grows far more than the other layers."""
     for name, values in _quantities(history):
         if len(values) < LATE + ROWS or values.values.shape[1] < 3:
             continue
         usual = np.median(values.values[-LATE - ROWS : -LATE], axis=0)
-        # The lowest of the last rows: a single bad batch is none.
+        # The lowest of the last rows counts: a single bad batch is no blow-up.
         growth = values.values[-LATE:].min(axis=0) / np.maximum(usual, 1e-30)
         relative = growth / np.maximum(np.median(growth), 1e-30)
         layer = int(np.argmax(relative))
         if min(growth[layer], relative[layer]) < BLOW_UP:
             continue
         what = name.split("/")[1].replace("_", " ").replace("rms", "size")
-        found.append(
-            Finding(
-                "layer_blow_up",
-                "warning",
-                int(values.steps[-LATE]),
-                int(values.steps[-1]),
-                f"The {what} of {_title(name, layer)} is {growth[layer]:.0f} times what it was, "
-                f"that of the other layers {np.median(growth):.2g} times.",
-                "Look at the layer's parts in signals.jsonl. If the loss has suffered, go on from "
-                "a checkpoint before it, with a lower learning rate or stronger clipping.",
-                {"growth": float(growth[layer]), "others": float(np.median(growth))},
-                signal=name,
-                subject=f"{what} of {_title(name, layer)}",
-            )
+        yield Finding(
+            "layer_blow_up",
+            "warning",
+            int(values.steps[-LATE]),
+            int(values.steps[-1]),
+            f"The {what} of {_title(name, layer)} is {growth[layer]:.0f} times what it was, "
+            f"that of the other layers {np.median(growth):.2g} times.",
+            "Look at the layer's parts in signals.jsonl. If the loss has suffered, go on from "
+            "a checkpoint before it, with a lower learning rate or stronger clipping.",
+            {"growth": float(growth[layer]), "others": float(np.median(growth))},
+            signal=name,
+            subject=f"{what} of {_title(name, layer)}",
         )
-    return found
 
 
 def update_ratios(history: History) -> tuple[float, float] | None:
-    """The lowest and the highest update of a layer of late, relative to its weights."""
+    """Returns the lowest and the highest late update of a layer, relative to its weights."""
     rows = [history[name].finite for name in history.names("signals/update_ratio/", "blocks")]
     levels = [_level(series) for series in rows if len(series)]
     if not levels:
@@ -100,7 +92,7 @@ def update_ratios(history: History) -> tuple[float, float] | None:
 
 
 def _quantities(history: History) -> Iterator[tuple[str, Series]]:
-    """Norms of whole layers, and by how much each layer changes the size of what passes."""
+    """Yields the norms of whole layers and the factor by which each changes its input's size."""
     for quantity in ("grad_norm", "param_norm"):
         for name in history.names(f"signals/{quantity}/", "blocks"):
             yield name, history[name].finite
@@ -111,7 +103,7 @@ def _quantities(history: History) -> Iterator[tuple[str, Series]]:
 
 
 def _level(series: Series) -> np.ndarray:
-    """Of each layer, of late."""
+    """Returns the late level of each layer."""
     return np.median(series.values[-LATE:], axis=0)
 
 
@@ -120,5 +112,5 @@ def _title(name: str, layer: int) -> str:
 
 
 def _tower(name: str) -> str:
-    """`signals/x/encoder/blocks` -> encoder."""
+    """Returns the tower in a name: "encoder" of `signals/x/encoder/blocks`."""
     return name.split("/", 2)[2].removesuffix("blocks").rstrip("/")

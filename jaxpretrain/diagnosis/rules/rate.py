@@ -1,6 +1,8 @@
-"""What the learning rate has to do with it: the end of the warm-up, rates that do not fit."""
+"""Findings about the learning rate: the end of the warm-up, rates that are too high or too low."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,31 +15,35 @@ from jaxpretrain.diagnosis.statistics import BLOCK, levels, trend
 from jaxpretrain.display.wording import format_number, format_seconds
 
 FLATTENING_LASTS = 5
-"""The end of the warm-up explains a flat curve until so many times its length,"""
+"""The multiple of the warm-up's length until which its end explains a flat curve."""
 FLATTENING_FRACTION = 0.05
-"""or until so much of the run has passed since, whatever comes first."""
+"""The part of the run after the warm-up for which its end explains a flat curve, at most."""
 FEWEST_STEPS = 300
-"""In a run of fewer steps nobody waits long enough to wonder about it."""
+"""The fewest steps of a run in which the end of the warm-up is worth a note."""
 TOO_HIGH_RISE = 0.01
+"""The least rise of the loss during the warm-up relative to its lowest level."""
 TOO_HIGH_SIGMAS = 6.0
+"""The least rise of the loss during the warm-up in standard errors of a level."""
 SMALLEST_MOVE = 0.1
-"""Weights that over a whole run move by less than this part of their norm hardly move."""
-STEADY_FALL = 0.8
-"""A loss whose fall per unit of learning rate keeps this part of itself has not bent yet."""
+"""The move of the weights over a whole run, relative to their norm, below which it is too small."""
 SPENT_RATE = 0.01
+"""The learning rate relative to its peak below which it is spent."""
 SPENT_LEFT = 0.1
+"""The least part of the run that must still come when the learning rate is spent."""
 RATE_TOLERANCE = 0.01
+"""The largest relative difference between the learning rate that was used and the planned one."""
 CLIPPED_SHARE = 0.9
+"""The least share of clipped gradients."""
 CLIPPED_FAR = 2.0
-"""Norms that are typically so many times the limit; below, the gradients hardly change."""
+"""The ratio of a typical norm to the limit above which clipping changes the gradients much."""
 
 
-def warmup_ended(history: History, plan: Plan) -> list[Finding]:
-    """The learning rate has just reached its peak, where losses flatten."""
+def warmup_ended(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds that the learning rate has just reached its peak, where losses flatten."""
     end, step = plan.warmup_end, history.step
     lasts = min(FLATTENING_LASTS * end, end + FLATTENING_FRACTION * plan.total_steps)
     if not end <= step < lasts or not end or plan.total_steps < FEWEST_STEPS:
-        return []
+        return
     left = 1 - step / plan.total_steps
     time = estimate(history, plan.total_steps)
     factor = plan.total_steps / step if time is None else time.factor
@@ -51,22 +57,23 @@ def warmup_ended(history: History, plan: Plan) -> list[Finding]:
             f" At this pace the whole run takes {factor:.1f} times the time so far "
             f"({format_seconds(time.spent)}): {format_seconds(time.total)}."
         )
-    return [
-        Finding(
-            "warmup_ended",
-            "info",
-            end,
-            step,
-            reading,
-            "Nothing. Leave the learning rate to its schedule, and judge by validation sets and "
-            "tasks too.",
-            evidence,
-        )
-    ]
+    yield Finding(
+        "warmup_ended",
+        "info",
+        end,
+        step,
+        reading,
+        "Nothing. Leave the learning rate to its schedule, and judge by validation sets and "
+        "tasks too.",
+        evidence,
+    )
 
 
 def _falls(history: History, end: int, evidence: dict[str, float]) -> str:
-    """How fast the loss fell in the last half of the warm-up, and since."""
+    """Returns a sentence about the fall of the loss in the last half of the warm-up and since.
+
+    The numbers go into the evidence too. The sentence is "" where too little is known.
+    """
     speeds = []
     for first, last in ((end / 2, end), (end, history.step)):
         loss = history.loss.between(first, last)
@@ -81,21 +88,21 @@ def _falls(history: History, end: int, evidence: dict[str, float]) -> str:
     )
 
 
-def too_high(history: History, plan: Plan) -> list[Finding]:
-    """The loss was lowest while the learning rate was still rising, and has risen with it."""
+def too_high(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a loss that was lowest during the warm-up and has risen with the learning rate."""
     loss = history.loss
     level = levels(loss.values, max(8, min(BLOCK, len(loss) // 8)))
     end = plan.warmup_end
     if len(level.medians) < 3 or not end:
-        return []
+        return
     best = int(np.argmin(level.medians))
     at = int(loss.steps[level.rows[best] + level.size // 2])
     lowest, now = level.medians[best], level.medians[-1]
     rise = now - lowest
     if at >= end or best >= len(level.medians) - 2:
-        return []
+        return
     if rise < TOO_HIGH_RISE * abs(lowest) or rise < TOO_HIGH_SIGMAS * level.error:
-        return []
+        return
     good, now_rate = plan.learning_rate(np.array([at, history.step]))
     evidence = {"lowest": lowest, "at": at, "now": now, "good_rate": good, "rate": now_rate}
     norms = history["train/grad_norm"].finite
@@ -108,136 +115,126 @@ def too_high(history: History, plan: Plan) -> list[Finding]:
     if (ratios := update_ratios(history)) is not None:
         evidence["update_ratio"] = ratios[1]
         grown += f" An update moves a layer by up to {ratios[1]:.1%} of its weights."
-    return [
-        Finding(
-            "learning_rate_too_high",
-            "warning",
-            at,
-            history.step,
-            f"The loss was lowest at step {at:,}, in the warm-up at a learning rate of {good:.2g}: "
-            f"{format_number(lowest)}. Since then it has risen to {format_number(now)} with the "
-            f"learning rate.{grown}",
-            f"Start again with a peak of {good:.1g} or less, or with a longer warm-up.",
-            evidence,
-        )
-    ]
+    yield Finding(
+        "learning_rate_too_high",
+        "warning",
+        at,
+        history.step,
+        f"The loss was lowest at step {at:,}, in the warm-up at a learning rate of {good:.2g}: "
+        f"{format_number(lowest)}. Since then it has risen to {format_number(now)} with the "
+        f"learning rate.{grown}",
+        f"Start again with a peak of {good:.1g} or less, or with a longer warm-up.",
+        evidence,
+    )
 
 
-def too_low(history: History, plan: Plan) -> list[Finding]:
-    """The updates are too small to take the weights anywhere within the run."""
+def too_low(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds updates that are too small to change the weights much within the run."""
     rates = history["train/learning_rate"].finite
     updates, norms = (history[f"train/{n}"].finite for n in ("update_norm", "param_norm"))
     if len(rates) < BLOCK or not len(rates) == len(updates) == len(norms):
-        return []
+        return
     if history.step < plan.warmup_end or not np.any(rates.values > 0):
-        return []
+        return
     moving = (rates.values > 0) & (norms.values > 0) & (updates.values > 0)
     if not np.any(moving):
-        return []
+        return
     ratio = updates.values[moving] / norms.values[moving]
     per_rate = float(np.median(ratio / rates.values[moving]))
     grid = np.linspace(1, plan.total_steps, 1000)
     move = per_rate * float(np.abs(plan.learning_rate(grid)).mean()) * plan.total_steps
     if move > SMALLEST_MOVE:
-        return []
+        return
     evidence, layers = {"update_ratio": float(np.median(ratio)), "move": move}, ""
     if (of_layers := update_ratios(history)) is not None:
         evidence |= {"lowest_layer": of_layers[0], "highest_layer": of_layers[1]}
         layers = f", from {of_layers[0]:.1e} to {of_layers[1]:.1e} by layer"
-    return [
-        Finding(
-            "learning_rate_too_low",
-            "warning",
-            max(plan.warmup_end, int(rates.steps[0])),
-            history.step,
-            f"An update is {np.median(ratio):.1e} of the weights' norm{layers}. Were "
-            "all updates of the run to point one way, they would move the weights by "
-            f"{move:.1%} of their norm.",
-            "Raise the peak learning rate, tenfold at first; healthy runs move their weights by "
-            "several times their norm.",
-            evidence,
-            signal="train/update_norm",
-        )
-    ]
+    yield Finding(
+        "learning_rate_too_low",
+        "warning",
+        max(plan.warmup_end, int(rates.steps[0])),
+        history.step,
+        f"An update is {np.median(ratio):.1e} of the weights' norm{layers}. Were "
+        "all updates of the run to point one way, they would move the weights by "
+        f"{move:.1%} of their norm.",
+        "Raise the peak learning rate, tenfold at first; healthy runs move their weights by "
+        "several times their norm.",
+        evidence,
+        signal="train/update_norm",
+    )
 
 
-def spent_early(history: History, plan: Plan) -> list[Finding]:
-    """The schedule has come down to almost nothing long before the run ends."""
+def spent_early(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a learning rate that is almost 0 long before the run ends."""
     step, total = history.step, plan.total_steps
     if total - step < SPENT_LEFT * total:
-        return []
+        return
     grid = np.arange(1, 1001) / 1000 * total
     rates = plan.learning_rate(grid)
     low = grid[(grid > grid[np.argmax(rates)]) & (rates < SPENT_RATE * rates.max())]
     if not len(low) or step < low[0]:
-        return []
-    return [
-        Finding(
-            "learning_rate_spent",
-            "warning",
-            int(low[0]),
-            step,
-            f"The learning rate has been below {SPENT_RATE:.0%} of its peak since step "
-            f"{int(low[0]):,}, and {1 - step / total:.0%} of the run is still to come: those steps "
-            "will change little.",
-            "Stop here, or go on with a schedule whose horizon is the end of the run.",
-            {"since": float(low[0]), "left": 1 - step / total},
-            signal="train/learning_rate",
-        )
-    ]
+        return
+    yield Finding(
+        "learning_rate_spent",
+        "warning",
+        int(low[0]),
+        step,
+        f"The learning rate has been below {SPENT_RATE:.0%} of its peak since step "
+        f"{int(low[0]):,}, and {1 - step / total:.0%} of the run is still to come: those steps "
+        "will change little.",
+        "Stop here, or go on with a schedule whose horizon is the end of the run.",
+        {"since": float(low[0]), "left": 1 - step / total},
+        signal="train/learning_rate",
+    )
 
 
-def off_schedule(history: History, plan: Plan) -> list[Finding]:
-    """The learning rate that was used is not the one of the config."""
+def off_schedule(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a learning rate that is not the one of the config."""
     begun = max(history.resumed, default=0)
     rates = history["train/learning_rate"].finite.between(begun + 1, plan.total_steps)
     if not len(rates):
-        return []
+        return
     planned = plan.learning_rate(rates.steps)
     scale = float(np.abs(plan.learning_rate(np.linspace(1, plan.total_steps, 1000))).max())
     usual = np.maximum(np.abs(planned), 0.01 * scale)
     off = np.abs(rates.values - planned) > RATE_TOLERANCE * usual
     if not off[-1]:
-        return []
+        return
     first = int(rates.steps[np.flatnonzero(~off)[-1] + 1]) if not off.all() else rates.steps[0]
-    return [
-        Finding(
-            "learning_rate_off_schedule",
-            "warning",
-            int(first),
-            int(rates.steps[-1]),
-            f"Step {int(rates.steps[-1]):,} used a learning rate of {rates.values[-1]:.3g}; the "
-            f"schedule of the config says {planned[-1]:.3g}.",
-            "Find out which of the two is meant before going on; a resume with another duration "
-            "moves every schedule that ends with the run.",
-            {"rate": float(rates.values[-1]), "planned": float(planned[-1])},
-            signal="train/learning_rate",
-        )
-    ]
+    yield Finding(
+        "learning_rate_off_schedule",
+        "warning",
+        int(first),
+        int(rates.steps[-1]),
+        f"Step {int(rates.steps[-1]):,} used a learning rate of {rates.values[-1]:.3g}; the "
+        f"schedule of the config says {planned[-1]:.3g}.",
+        "Find out which of the two is meant before going on; a resume with another duration "
+        "moves every schedule that ends with the run.",
+        {"rate": float(rates.values[-1]), "planned": float(planned[-1])},
+        signal="train/learning_rate",
+    )
 
 
-def clipping(history: History, plan: Plan) -> list[Finding]:
-    """Almost every gradient is scaled down."""
+def clipping(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds that almost every gradient is scaled down."""
     norms = history["train/grad_norm"].finite
     late = norms[-2 * BLOCK :]
     if plan.clip_norm is None or len(late) < BLOCK or late.steps[0] < plan.warmup_end:
-        return []
+        return
     clipped = late.values > plan.clip_norm
     if clipped.mean() < CLIPPED_SHARE:
-        return []
+        return
     typical = float(np.median(late.values))
-    return [
-        Finding(
-            "always_clipping",
-            "warning" if typical > CLIPPED_FAR * plan.clip_norm else "info",
-            int(late.steps[0]),
-            int(late.steps[-1]),
-            f"{clipped.mean():.0%} of the last {len(late)} reported gradients were clipped: their "
-            f"norm is typically {typical:.3g}, the limit {plan.clip_norm:g}. Clipping then no "
-            "longer catches outliers, it makes every gradient equally long.",
-            f"Raise optim.clip_norm to about {format_number(2 * typical, 2)}, or lower the "
-            "learning rate if the norm has grown since the warm-up.",
-            {"share": float(clipped.mean()), "norm": typical, "limit": plan.clip_norm},
-            signal="train/grad_norm",
-        )
-    ]
+    yield Finding(
+        "always_clipping",
+        "warning" if typical > CLIPPED_FAR * plan.clip_norm else "info",
+        int(late.steps[0]),
+        int(late.steps[-1]),
+        f"{clipped.mean():.0%} of the last {len(late)} reported gradients were clipped: their "
+        f"norm is typically {typical:.3g}, the limit {plan.clip_norm:g}. Clipping then no "
+        "longer catches outliers, it makes every gradient equally long.",
+        f"Raise optim.clip_norm to about {format_number(2 * typical, 2)}, or lower the "
+        "learning rate if the norm has grown since the warm-up.",
+        {"share": float(clipped.mean()), "norm": typical, "limit": plan.clip_norm},
+        signal="train/grad_norm",
+    )

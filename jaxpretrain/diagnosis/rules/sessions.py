@@ -1,28 +1,34 @@
-"""Whether a run went on as it had stopped."""
+"""Findings where a session begins: the run goes on in another way than it had stopped."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.diagnosis.statistics import noise
+from jaxpretrain.diagnosis.statistics import MEDIAN_ERROR, noise
 from jaxpretrain.display.wording import format_number
 
 ROWS = 16
-"""Reports on each side that are compared."""
+"""The number of reports on each side that are compared."""
 JUMP_SIGMAS = 6.0
+"""The least jump of the loss in standard errors of its median."""
 JUMP_RISE = 0.03
+"""The least jump of the loss relative to the loss before."""
 CHANGE = 0.02
-"""A learning rate or a batch that differs by this part of itself is another one."""
+"""The least relative change of a learning rate or a batch."""
 SMALLEST_RATE = 1e-3
-"""Changes below this part of the highest learning rate do not matter."""
+"""The least change of the learning rate relative to the highest one."""
+
+Jump = tuple[str, dict[str, float]]
+"""A jump in words, and the numbers of it by name."""
 
 
-def discontinuity(history: History, plan: Plan) -> list[Finding]:
-    """The loss, the learning rate or the batch jumps where a session begins."""
-    found = []
+def discontinuity(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds jumps of the loss, the learning rate or the batch where a session begins."""
     for step in sorted(set(history.resumed)):
         jumps = [
             jump
@@ -30,37 +36,31 @@ def discontinuity(history: History, plan: Plan) -> list[Finding]:
             if (jump := judge(history, plan, step)) is not None
         ]
         if jumps:
-            texts, evidence = zip(*jumps, strict=True)
-            found.append(_finding(history, step, texts, dict(e for one in evidence for e in one)))
-    return found
+            yield _finding(history, step, jumps)
 
 
-def _finding(
-    history: History, step: int, texts: tuple[str, ...], evidence: dict[str, float]
-) -> Finding:
+def _finding(history: History, step: int, jumps: list[Jump]) -> Finding:
+    texts = "; ".join(text for text, _ in jumps)
     since = history["train/loss"].between(step + 1, history.step)
     return Finding(
         "resume_discontinuity",
         "warning",
         step,
         int(since.steps[min(len(since), ROWS) - 1]),
-        f"The run did not go on at step {step:,} as it had stopped: {'; '.join(texts)}.",
+        f"The run did not go on at step {step:,} as it had stopped: {texts}.",
         f"If you did not mean that, go back to the checkpoint of step {step:,} and compare the "
         "configs: at its start, a resumed run names each change.",
-        evidence,
+        {name: value for _, numbers in jumps for name, value in numbers.items()},
         subject=f"step {step:,}",
         is_over=len(since) > 4 * ROWS,
     )
 
 
 def _sides(history: History, series: Series, step: int) -> tuple[Series, Series]:
-    """The reports just before and just after, of the two sessions that meet at `step`."""
+    """Returns the reports just before and just after `step`, where two sessions meet."""
     begun = max((other for other in history.resumed if other < step), default=0)
     ended = min((other for other in history.resumed if other > step), default=np.inf)
     return series.between(begun + 1, step)[-ROWS:], series.between(step + 1, ended)[:ROWS]
-
-
-Jump = tuple[str, list[tuple[str, float]]]
 
 
 def _loss(history: History, plan: Plan, step: int) -> Jump | None:
@@ -68,11 +68,11 @@ def _loss(history: History, plan: Plan, step: int) -> Jump | None:
     if min(len(before), len(after)) < ROWS // 2:
         return None
     old, new = float(np.median(before.values)), float(np.median(after.values))
-    error = 1.2533 * noise(before.values) * np.sqrt(1 / len(before) + 1 / len(after))
+    error = MEDIAN_ERROR * noise(before.values) * np.sqrt(1 / len(before) + 1 / len(after))
     if new - old < max(JUMP_SIGMAS * error, JUMP_RISE * abs(old)):
         return None
     text = f"the loss rises from {format_number(old)} to {format_number(new)}"
-    return text, [("loss_jump", new - old)]
+    return text, {"loss_jump": new - old}
 
 
 def _rate(history: History, plan: Plan, step: int) -> Jump | None:
@@ -84,7 +84,7 @@ def _rate(history: History, plan: Plan, step: int) -> Jump | None:
     new, new_change, is_planned = _edge(after, plan, step + 1)
     if was_planned and is_planned:
         return None
-    # What a step changes by anyway, on both sides, is no jump.
+    # The change of one step on each side is no jump.
     natural = max(
         CHANGE * max(abs(old), abs(new)) + abs(old_change) + abs(new_change),
         SMALLEST_RATE * float(np.abs(rates.values).max()),
@@ -92,14 +92,15 @@ def _rate(history: History, plan: Plan, step: int) -> Jump | None:
     if abs(new - old) <= natural:
         return None
     text = f"the learning rate goes from {old:.3g} to {new:.3g}"
-    return text, [("rate_before", old), ("rate_after", new)]
+    return text, {"rate_before": old, "rate_after": new}
 
 
 def _edge(rates: Series, plan: Plan, step: int) -> tuple[float, float, bool]:
-    """The learning rate at a step next to `rates`, the nearest first, and its change in one step.
+    """Returns the learning rate at a step, its change in one step, and whether it is the planned.
 
-    Exact where the rates are those of the plan, which is the last thing that is told; else
-    continued from the two nearest reports, as an earlier session may have followed another plan.
+    The step lies next to `rates`, of which the nearest comes first. The rate is exact where it is
+    the planned one. Otherwise it is extrapolated from the two nearest reports, because an earlier
+    session may have followed another plan.
     """
     near, known = int(rates.steps[0]), float(rates.values[0])
     there, rate, following = map(float, plan.learning_rate(np.array([near, step, step + 1])))
@@ -123,4 +124,4 @@ def _batch(history: History, plan: Plan, step: int) -> Jump | None:
     if old <= 0 or abs(new - old) <= max(CHANGE * old, usual):
         return None
     text = f"a step has {new:,.0f} predicted {history.unit} where it had {old:,.0f}"
-    return text, [("batch_factor", new / old)]
+    return text, {"batch_factor": new / old}

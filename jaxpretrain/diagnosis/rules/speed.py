@@ -1,7 +1,8 @@
-"""What slows a run down."""
+"""Findings about speed: waiting for data, slow or uneven steps, a slow host."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,143 +13,139 @@ from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.remaining import spent
 
 LATE = 16
-"""Reports that tell how things are now, at least,"""
+"""The fewest last reports that show the present speed."""
 SUSTAINED = 30.0
-"""and so many seconds of training: machines stumble now and then."""
+"""The fewest seconds of training in those reports, because machines stumble now and then."""
 WAIT_FRACTION = 0.1
+"""The least share of the time that steps wait for data."""
 SLOWER = 1.5
+"""The least ratio of the present time of a step to the time before."""
 UNEVEN = 3.0
+"""The ratio to the usual time above which a step is slow."""
 UNEVEN_COST = 0.1
+"""The least share of the training time that slow steps cost."""
 HOST_ROWS = 4
-"""Comparisons of the hosts that tell how things are now,"""
+"""The number of last comparisons of the hosts that count."""
 HOST_SHARE = 0.75
-"""of which so many name the same one,"""
+"""The least share of them that must name the same host."""
 HOST_SPREAD = 0.1
-"""which costs this part of a step."""
+"""The least part of a step that this host must cost."""
 
 
-def input_bound(history: History, plan: Plan) -> list[Finding]:
-    """Steps wait for data."""
+def input_bound(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds steps that wait for data."""
     waits = history["perf/data_wait_fraction"].finite
     pace = _pace(history)
     late = waits.between(pace.late_since, history.step) if pace.late_since else waits[:0]
     share = float(np.median(late.values)) if len(late) else 0.0
     if share < WAIT_FRACTION:
-        return []
-    return [
-        Finding(
-            "input_bound",
-            "warning",
-            int(late.steps[0]),
-            int(late.steps[-1]),
-            f"Training waits for data during {share:.0%} of its time.",
-            "Put the data on a faster disk or nearer, give the host more cores, or read larger "
-            f"pieces; without the wait the run would be {1 / max(1 - share, 0.01):.2g} times as "
-            "fast.",
-            {"share": share},
-            signal="perf/data_wait_fraction",
-        )
-    ]
+        return
+    yield Finding(
+        "input_bound",
+        "warning",
+        int(late.steps[0]),
+        int(late.steps[-1]),
+        f"Training waits for data during {share:.0%} of its time.",
+        "Put the data on a faster disk or nearer, give the host more cores, or read larger "
+        f"pieces; without the wait the run would be {1 / max(1 - share, 0.01):.2g} times as "
+        "fast.",
+        {"share": share},
+        signal="perf/data_wait_fraction",
+    )
 
 
-def slow_steps(history: History, plan: Plan) -> list[Finding]:
-    """Steps take much longer than they used to, and not for want of data."""
+def slow_steps(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds steps that take much longer than before, without the time they wait for data."""
     pace = _pace(history)
     if not pace.late_since:
-        return []
+        return
     is_late = pace.steps >= pace.late_since
     before = pace.computing[~is_late]
     if len(before) < 2 * LATE:
-        return []
+        return
     usual, now = np.median(before), np.median(pace.computing[is_late])
     if now < SLOWER * usual:
-        return []
-    return [
-        Finding(
-            "slow_steps",
-            "warning",
-            pace.late_since,
-            int(pace.steps[-1]),
-            f"Steps take {now / usual:.2f} times as long as before, data wait aside.",
-            "Look at the other work on these machines, at temperatures and clocks, and at the "
-            "network; a trace (monitor.profile) shows where the time goes.",
-            {"factor": float(now / usual)},
-            signal=f"perf/{history.unit}_per_second",
-        )
-    ]
+        return
+    yield Finding(
+        "slow_steps",
+        "warning",
+        pace.late_since,
+        int(pace.steps[-1]),
+        f"Steps take {now / usual:.2f} times as long as before, data wait aside.",
+        "Look at the other work on these machines, at temperatures and clocks, and at the "
+        "network; a trace (monitor.profile) shows where the time goes.",
+        {"factor": float(now / usual)},
+        signal=f"perf/{history.unit}_per_second",
+    )
 
 
-def uneven_steps(history: History, plan: Plan) -> list[Finding]:
-    """A few steps are so slow that they cost a good part of the time."""
+def uneven_steps(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a few slow steps that cost much of the time."""
     pace = _pace(history)
     steps, seconds = pace.steps, pace.computing
     if len(steps) < 3 * LATE or pace.seconds.sum() < SUSTAINED:
-        return []
+        return
     usual = float(np.median(seconds))
     slow = seconds > UNEVEN * usual
     cost = float(np.sum((seconds[slow] - usual) * pace.units[slow]) / np.sum(pace.seconds))
     if cost < UNEVEN_COST:
-        return []
-    return [
-        Finding(
-            "uneven_steps",
-            "info",
-            int(steps[slow][0]),
-            int(steps[slow][-1]),
-            f"{slow.mean():.1%} of the reports took more than {UNEVEN:g} times the usual time; "
-            f"they cost {cost:.0%} of the training time.",
-            "Look for a straggling host, for other work on these machines, or for what runs at "
-            "the interval of these steps.",
-            {"share": float(slow.mean()), "cost": cost},
-            signal=f"perf/{history.unit}_per_second",
-        )
-    ]
+        return
+    yield Finding(
+        "uneven_steps",
+        "info",
+        int(steps[slow][0]),
+        int(steps[slow][-1]),
+        f"{slow.mean():.1%} of the reports took more than {UNEVEN:g} times the usual time; "
+        f"they cost {cost:.0%} of the training time.",
+        "Look for a straggling host, for other work on these machines, or for what runs at "
+        "the interval of these steps.",
+        {"share": float(slow.mean()), "cost": cost},
+        signal=f"perf/{history.unit}_per_second",
+    )
 
 
-def slow_host(history: History, plan: Plan) -> list[Finding]:
-    """The processes of the run wait for one of them."""
+def slow_host(history: History, plan: Plan) -> Iterator[Finding]:
+    """Finds a process for which the other processes wait."""
     spreads, slowest = history["perf/host_spread"], history["perf/slowest_host"]
     late = spreads[-HOST_ROWS:]
     if len(late) < HOST_ROWS or late.times[-1] - late.times[0] < SUSTAINED:
-        return []
+        return
     hosts, counts = np.unique(slowest.values[-HOST_ROWS:], return_counts=True)
     host, share = int(hosts[np.argmax(counts)]), float(counts.max() / HOST_ROWS)
     cost = float(np.median(late.values))
     if share < HOST_SHARE or cost < HOST_SPREAD:
-        return []
-    return [
-        Finding(
-            "slow_host",
-            "warning",
-            int(late.steps[0]),
-            int(late.steps[-1]),
-            f"Process {host} keeps the others waiting for {cost:.0%} of each step: it takes that "
-            "much longer to read its data and to hand its steps to its devices.",
-            "Look at that machine: other work on it, its disk and its network. Its accelerators "
-            "are not what is seen here; slow ones make the steps of all processes slow alike.",
-            {"host": host, "cost": cost, "share": share},
-            signal="perf/host_spread",
-            subject=f"process {host}",
-        )
-    ]
+        return
+    yield Finding(
+        "slow_host",
+        "warning",
+        int(late.steps[0]),
+        int(late.steps[-1]),
+        f"Process {host} keeps the others waiting for {cost:.0%} of each step: it takes that "
+        "much longer to read its data and to hand its steps to its devices.",
+        "Look at that machine: other work on it, its disk and its network. Its accelerators "
+        "are not what is seen here; slow ones make the steps of all processes slow alike.",
+        {"host": host, "cost": cost, "share": share},
+        signal="perf/host_spread",
+        subject=f"process {host}",
+    )
 
 
 @dataclass(frozen=True)
 class _Pace:
-    """Time between neighbouring reports of one session."""
+    """The time between neighbouring reports of one session."""
 
     steps: np.ndarray
-    """The later of each two reports."""
+    """The step of the later report."""
     units: np.ndarray
-    """Tokens or images between them."""
+    """The tokens or images between the two reports."""
     seconds: np.ndarray
-    """Of training between them."""
+    """The seconds of training between the two reports."""
     computing: np.ndarray
-    """Seconds a token or image, without waiting for data."""
+    """The seconds for a token or image, without waiting for data."""
 
     @property
     def late_since(self) -> int:
-        """First step of the last reports that together took long enough; 0: there are none."""
+        """The first step of the last reports that took long enough together; 0 without any."""
         rows = np.flatnonzero(np.cumsum(self.seconds[::-1]) >= SUSTAINED)
         if not len(rows) or len(self.steps) < LATE:
             return 0

@@ -11,7 +11,7 @@ STEPS = np.arange(1, 1001)
 @pytest.mark.parametrize(("end", "severity"), [(0.9, None), (2.5, "info"), (6.0, "warning")])
 def test_a_source_is_repeated_from_its_second_epoch_on(history, end, severity):
     run = history(STEPS, {"train/wiki/epochs": end * STEPS / 1000})
-    found = epochs(run, PLAN)
+    found = [*epochs(run, PLAN)]
     assert [finding.severity for finding in found] == ([severity] if severity else [])
     assert all(f.subject == "wiki" and f.first == int(1000 / end) + 1 for f in found)
 
@@ -33,7 +33,7 @@ def test_times_are_ordinals(history, end, nth):
 
 def test_images_are_meant_to_come_often(history):
     values = {"train/epochs": 60.0 * STEPS / 1000, "train/images": STEPS}
-    assert epochs(history(STEPS, values), PLAN) == []
+    assert [*epochs(history(STEPS, values), PLAN)] == []
 
 
 @pytest.mark.parametrize("every", [1, 10])
@@ -47,7 +47,7 @@ def test_losses_that_come_again_are_found_with_their_period(history, every, seed
     (finding,) = repetition(history(steps, {"train/loss": again}), PLAN)
     assert finding.evidence["period"] == 70 * every
     fresh = curve + 0.07 * rng.normal(size=1000)
-    assert repetition(history(steps, {"train/loss": fresh}), PLAN) == []
+    assert [*repetition(history(steps, {"train/loss": fresh}), PLAN)] == []
 
 
 def test_repetition_is_seen_across_steps_that_are_reported_off_the_grid(history):
@@ -63,4 +63,4 @@ def test_repetition_is_seen_across_steps_that_are_reported_off_the_grid(history)
 def test_a_slow_wave_is_no_repetition(history):
     rng = np.random.default_rng(0)
     wave = 3 + 0.1 * np.sin(STEPS / 10) + 0.02 * rng.normal(size=1000)
-    assert repetition(history(STEPS, {"train/loss": wave}), PLAN) == []
+    assert [*repetition(history(STEPS, {"train/loss": wave}), PLAN)] == []

@@ -48,7 +48,7 @@ def test_a_healthy_update_ratio_is_not_too_low(history):
     shared = {"train/loss": 3 - steps / 1e5, "train/learning_rate": rates}
     norms = {"train/param_norm": 0 * steps + 100.0}
     healthy = history(steps, shared | norms | {"train/update_norm": 500 * rates})
-    assert too_low(healthy, plan) == []
+    assert [*too_low(healthy, plan)] == []
     (finding,) = too_low(history(steps, shared | norms | {"train/update_norm": 0.1 * rates}), plan)
     assert finding.evidence["move"] == pytest.approx(0.1 * 1.65e-4 * 1e5 / 100, rel=0.02)
 
@@ -61,10 +61,10 @@ def test_a_schedule_that_ends_long_before_the_run_is_noticed_when_it_has_ended(h
     run = history(
         steps, {"train/loss": 1 / steps, "train/learning_rate": plan.learning_rate(steps)}
     )
-    assert spent_early(run.until(400), plan) == []
+    assert [*spent_early(run.until(400), plan)] == []
     (finding,) = spent_early(run.until(600), plan)
     assert 450 < finding.first < 500
-    assert spent_early(run, plan) == []
+    assert [*spent_early(run, plan)] == []
 
 
 def test_a_rate_that_is_not_the_schedules_is_named(history):
@@ -73,6 +73,6 @@ def test_a_rate_that_is_not_the_schedules_is_named(history):
     rates = plan.learning_rate(steps)
     right = history(steps, {"train/learning_rate": np.float32(rates)})
     wrong = history(steps, {"train/learning_rate": np.where(steps > 60, 0.5 * rates, rates)})
-    assert off_schedule(right, plan) == []
+    assert [*off_schedule(right, plan)] == []
     (finding,) = off_schedule(wrong, plan)
     assert finding.first == 61

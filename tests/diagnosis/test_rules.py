@@ -1,9 +1,11 @@
 """Recorded runs, judged again and again on their way, as a run is while it goes."""
 
+import numpy as np
 import pytest
 
 from jaxpretrain.diagnosis.findings import SEVERITIES, worst
-from jaxpretrain.diagnosis.rules import diagnose
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.rules import BY_NAME, NAMES, RULES, diagnose
 
 HEALTHY = (
     "healthy_triangular",
@@ -78,6 +80,7 @@ def test_findings_are_whole(recorded, name):
     history, plan = recorded(name)
     findings = diagnose(history, plan)
     for finding in findings:
+        assert finding.name in NAMES
         assert finding.severity in SEVERITIES
         assert 0 <= finding.first <= finding.last <= history.step
         assert finding.reading.endswith((".", ")")) and finding.advice.endswith(".")
@@ -85,3 +88,29 @@ def test_findings_are_whole(recorded, name):
         assert len(history[finding.signal])
     assert len({finding.key for finding in findings}) == len(findings)
     assert worst(findings) in (None, *SEVERITIES)
+
+
+@pytest.mark.parametrize("name", [*HEALTHY, *WRONG])
+def test_each_rule_makes_findings_of_its_own_name(recorded, name):
+    history, plan = recorded(name)
+    for rule in RULES:
+        assert {finding.name for finding in rule.judge(history, plan)} <= {rule.name}
+
+
+def test_names_are_unique_and_rules_outweigh_rules():
+    assert len(BY_NAME) == len(RULES)
+    assert {name for rule in RULES for name in rule.outweighs} <= set(NAMES)
+
+
+def test_a_divergence_outweighs_what_would_say_that_all_is_well(history):
+    plan = Plan(1000, [("warmup", 0), ("decay", 290)], lambda s: 0 * np.asarray(s) + 1e-3)
+    steps = np.arange(1, 301)
+    falling = 5 - 0.002 * steps + 0.02 * np.random.default_rng(0).normal(size=300)
+    rising = falling + np.where(steps > 200, 2.0, 0.0)
+    assert _names(history(steps, {"train/loss": falling}), plan) == ["warmup_ended"]
+    found = _names(history(steps, {"train/loss": rising}), plan)
+    assert found == ["learning_rate_too_high", "divergence"]
+
+
+def _names(history, plan):
+    return [finding.name for finding in diagnose(history, plan) if not finding.is_over]
