@@ -1,6 +1,8 @@
 """Small experiments of both families, and machines of the CPU devices that tests have."""
 
+import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import pytest
@@ -13,7 +15,11 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import Chip, Efficiency
+from jaxpretrain.planning.arrangements import MICROBATCH
+from jaxpretrain.planning.compiled import Compiled
+from jaxpretrain.planning.compilers import InProcessCompiler
 from jaxpretrain.planning.machines import Machine
+from jaxpretrain.planning.planner import Plan, make_plan
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.experiment import Experiment, Train, resolve
 
@@ -22,6 +28,27 @@ TRAIN = Train(
     batch_size=16,
     compiler_options={"xla_backend_optimization_level": "0"},  # quick to compile
 )
+
+
+TINY = '''
+"""A tiny decoder.
+
+Hardware  {hardware}, or another one.
+"""
+
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.optim.optimizers import AdamW
+from jaxpretrain.train.experiment import Experiment, Train
+
+
+def get_config():
+    model = Decoder(
+        vocab_size=257, embedding_rows=264, d_model=32, num_layers=2, num_heads=4, d_ff={d_ff}
+    )
+    return Experiment(model, TextData(seq_len=32), AdamW(), Train(batch_size=16))
+'''
+"""The file of a tiny config that states its hardware, with `hardware` and `d_ff` to fill in."""
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +123,39 @@ def changed(experiment: Experiment, **values: object) -> Experiment:
         (path.replace("__", "."), str(value)) for path, value in values.items()
     ]
     return apply_overrides(experiment, pairs)
+
+
+class Remembering(InProcessCompiler):
+    """Compiles each step once a session."""
+
+    _compiled: ClassVar[dict[str, Compiled]] = {}
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine, lambda *_: None)
+
+    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+        return [self._once(experiment) for experiment in experiments]
+
+    def eval_bytes(self, experiment: Experiment) -> int:
+        return 0
+
+    def _once(self, experiment: Experiment) -> Compiled:
+        key = f"{len(self._machine.devices)} {experiment!r}"
+        if key not in self._compiled:
+            self._compiled[key] = super().compile([experiment])[0]
+        return self._compiled[key]
+
+
+def total(experiment: Experiment, machine: Machine) -> int:
+    return Remembering(machine).compile([experiment])[0].total
+
+
+def plan(experiment: Experiment, machine: Machine, *, limit=None, searched=(MICROBATCH,)) -> Plan:
+    return make_plan(
+        experiment,
+        machine,
+        Remembering(machine),
+        searched=searched,
+        limit=limit,
+        max_seconds=math.inf,
+    )

@@ -21,5 +21,5 @@ def test_planning_leaves_the_accelerators_of_this_host_alone(monkeypatch: pytest
 
 
 def test_jax_is_not_there_before_it_is_told():
-    code = "import sys, jaxpretrain.plan; sys.exit('jax' in sys.modules)"
+    code = "import sys, jaxpretrain.planning.environment; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

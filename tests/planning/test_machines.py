@@ -1,11 +1,14 @@
 """Machines that are not there."""
 
+from dataclasses import replace
+
 import jax
 import pytest
 
-from jaxpretrain.parallel.chips import CHIPS
+from jaxpretrain.parallel.chips import CHIPS, peak_flops
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.machines import open_machine, placeholder_devices
+from jaxpretrain.planning.planner import make_plan
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.program import make_program
 from tests.planning.conftest import changed
@@ -49,3 +52,23 @@ def test_every_gpu_of_the_table_can_be_described(monkeypatch: pytest.MonkeyPatch
         assert (asked["platform"], asked["topology"]) == ("cuda", "1x2x8")
         assert f"device_memory_size: {chip.memory_bytes}\n" in asked["target_config"]
         assert f'device_description_str: "{chip.device_kind}"' in asked["target_config"]
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "num_devices"),
+    [
+        (replace(CHIPS["h200"], name="x100-96gb", device_kind="X100"), "x100:2x8", 16),
+        (replace(CHIPS["tpu-v5p"], name="tpu-v9", device_kind="TPU v9"), "tpu-v9:2x2x4", 16),
+    ],
+)
+def test_a_new_chip_is_one_row(row, name, num_devices, decoder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(CHIPS, row.name, row)
+    monkeypatch.setattr("jaxpretrain.planning.machines.find_spec", lambda name: None)
+    target = parse_target(name)
+    machine = open_machine(target, "bfloat16")
+    assert (machine.chip, len(machine.devices)) == (row, num_devices)
+    experiment = changed(decoder, model__dtype="bfloat16", model__remat="full")
+    plan = make_plan(experiment, machine, None, searched=("mesh",), max_seconds=1.0)
+    assert plan.best is not None
+    assert plan.machine.target.name == f"{row.name}:{name.partition(':')[2]}"
+    assert peak_flops(row.device_kind, "bfloat16") == row.peak_bf16_flops

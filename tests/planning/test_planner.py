@@ -1,58 +1,16 @@
 """Plans against everything that could be compiled."""
 
-import json
 import math
-from collections.abc import Sequence
-from typing import ClassVar
 
 import pytest
 
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
-from jaxpretrain.planning.compiled import Compiled
-from jaxpretrain.planning.compilers import InProcessCompiler
 from jaxpretrain.planning.machines import Machine, placeholder_devices
-from jaxpretrain.planning.planner import Plan, make_plan
-from jaxpretrain.planning.table import make_document, make_table
+from jaxpretrain.planning.planner import make_plan
+from jaxpretrain.planning.table import make_table
 from jaxpretrain.planning.targets import parse_target
-from jaxpretrain.train.experiment import Experiment
-from tests.planning.conftest import changed
-
-
-class Remembering(InProcessCompiler):
-    """Compiles each step once a session."""
-
-    _compiled: ClassVar[dict[str, Compiled]] = {}
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(machine, lambda *_: None)
-
-    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
-        return [self._once(experiment) for experiment in experiments]
-
-    def eval_bytes(self, experiment: Experiment) -> int:
-        return 0
-
-    def _once(self, experiment: Experiment) -> Compiled:
-        key = f"{len(self._machine.devices)} {experiment!r}"
-        if key not in self._compiled:
-            self._compiled[key] = super().compile([experiment])[0]
-        return self._compiled[key]
-
-
-def total(experiment: Experiment, machine: Machine) -> int:
-    return Remembering(machine).compile([experiment])[0].total
-
-
-def plan(experiment: Experiment, machine: Machine, *, limit=None, searched=(MICROBATCH,)) -> Plan:
-    return make_plan(
-        experiment,
-        machine,
-        Remembering(machine),
-        searched=searched,
-        limit=limit,
-        max_seconds=math.inf,
-    )
+from tests.planning.conftest import changed, plan, total
 
 
 @pytest.mark.parametrize(
@@ -134,27 +92,3 @@ def test_where_nothing_fits_a_larger_machine_is_named(decoder):
     assert f"nothing that was searched fits; {found.sufficient_target} would do" in make_table(
         found, None
     )
-
-
-def test_the_document_has_what_programs_rely_on(decoder, one):
-    found = plan(changed(decoder, train__microbatch_size=4), one)
-    answer = json.loads(json.dumps(make_document(found, price=2.0)))
-    assert answer["fits"] is answer["fits_as_configured"] is True
-    assert answer["source"] == "compiled"
-    assert answer["memory_bytes_per_device"] == sum(answer["memory_parts"].values())
-    assert answer["max_microbatch_size"] == found.best.size
-    assert answer["overrides"] == found.overrides(found.best)
-    assert answer["tokens_per_second"] * answer["step_seconds"] == pytest.approx(16 * 64)
-    assert answer["steps"] == 10
-    assert answer["device_hours"] == pytest.approx(10 * answer["step_seconds"] / 3600)
-    assert answer["days"] == pytest.approx(answer["device_hours"] / 24)
-    assert answer["cost"] == pytest.approx(2 * answer["device_hours"])
-    assert answer["bound_by"] in ("compute", "memory", "network")
-    assert answer["plan_seconds"] > 0
-    assert answer["frontier"][0]["overrides"] == answer["overrides"]
-
-
-def test_the_table_names_parts_flags_and_days(decoder, one):
-    text = make_table(plan(changed(decoder, train__microbatch_size=4), one), price=2.0)
-    for word in ("parameters", "activations", "MFU", "device-hours", "cost", "recommended"):
-        assert word in text
