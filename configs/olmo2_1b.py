@@ -23,6 +23,8 @@ from jaxpretrain.api import (
     Eval,
     Experiment,
     InstanceFilter,
+    OlmoOrder,
+    RawTokens,
     TextData,
     Train,
     WarmupCosine,
@@ -42,11 +44,9 @@ def get_config() -> Experiment:
         ),
         data=TextData(
             seq_len=4096,
-            dtype="uint32",
+            raw=RawTokens(dtype="uint32"),
             validation_split=None,
-            order="olmo",
-            order_chunk=1,
-            epoch_multiple=512,
+            order=OlmoOrder(epoch_multiple=512),
             instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
         ),
         optim=AdamW(

@@ -22,6 +22,8 @@ from jaxpretrain.api import (
     Checkpoint,
     Eval,
     Experiment,
+    OlmoCoreOrder,
+    RawTokens,
     TextData,
     Train,
     WarmupCosine,
@@ -41,11 +43,9 @@ def get_config() -> Experiment:
         ),
         data=TextData(
             seq_len=4096,
-            dtype="uint32",
+            raw=RawTokens(dtype="uint32"),
             validation_split=None,
-            order="olmo_core",
-            order_chunk=2,
-            epoch_multiple=2048,
+            order=OlmoCoreOrder(epoch_multiple=2048, chunk=2),
             instance_filter=None,
         ),
         optim=AdamW(

@@ -19,7 +19,7 @@ which the script gives one, 34521, to be changed.
 from dataclasses import replace
 from pathlib import Path
 
-from jaxpretrain.api import Experiment, InputError, Triangular, load_config
+from jaxpretrain.api import Experiment, InputError, OlmoCoreOrder, Triangular, load_config
 
 DURATIONS = {"100B": "100e9 tokens", "300B": "300e9 tokens"}
 
@@ -34,7 +34,7 @@ def get_config(length: str = "100B") -> Experiment:
         stage1,
         init_with="optimizer",
         # The script names no longer sequences to cut the files for: no pairs.
-        data=replace(stage1.data, order_chunk=1),
+        data=replace(stage1.data, order=OlmoCoreOrder(epoch_multiple=2048)),
         optim=replace(stage1.optim, schedule=schedule),
         train=replace(stage1.train, duration=DURATIONS[length]),
     )

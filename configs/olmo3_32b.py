@@ -38,6 +38,8 @@ from jaxpretrain.api import (
     Experiment,
     InputError,
     InstanceFilter,
+    OlmoCoreOrder,
+    RawTokens,
     TextData,
     Train,
     Triangular,
@@ -63,11 +65,9 @@ def stage1() -> Experiment:
         ),
         data=TextData(
             seq_len=8192,
-            dtype="uint32",
+            raw=RawTokens(dtype="uint32"),
             validation_split=None,
-            order="olmo_core",
-            order_chunk=1,
-            epoch_multiple=1024,
+            order=OlmoCoreOrder(epoch_multiple=1024, chunk=1),
             instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
         ),
         optim=AdamW(
@@ -99,7 +99,7 @@ def midtrain() -> Experiment:
     return replace(
         first,
         init_with="optimizer",
-        data=replace(first.data, epoch_multiple=512),
+        data=replace(first.data, order=OlmoCoreOrder(epoch_multiple=512)),
         optim=replace(first.optim, schedule=schedule),
         train=replace(first.train, duration="100e9 tokens", batch_size=512),
         seed=42069,
@@ -115,7 +115,7 @@ def long_context() -> Experiment:
         first,
         init_with="optimizer",
         model=replace(first.model, yarn=yarn, document_end=END_OF_DOCUMENT),
-        data=replace(first.data, seq_len=65536, epoch_multiple=128),
+        data=replace(first.data, seq_len=65536, order=OlmoCoreOrder(epoch_multiple=128)),
         optim=replace(first.optim, schedule=schedule),
         train=replace(first.train, duration="100e9 tokens", batch_size=128),
     )

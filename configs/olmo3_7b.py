@@ -36,6 +36,8 @@ from jaxpretrain.api import (
     Eval,
     Experiment,
     InputError,
+    OlmoCoreOrder,
+    RawTokens,
     TextData,
     Train,
     Triangular,
@@ -61,11 +63,9 @@ def stage1() -> Experiment:
         ),
         data=TextData(
             seq_len=8192,
-            dtype="uint32",
+            raw=RawTokens(dtype="uint32"),
             validation_split=None,
-            order="olmo_core",
-            order_chunk=1,
-            epoch_multiple=512,
+            order=OlmoCoreOrder(epoch_multiple=512, chunk=1),
             instance_filter=None,
         ),
         optim=AdamW(
@@ -115,7 +115,7 @@ def midtrain() -> Experiment:
     return replace(
         first,
         init_with="optimizer",
-        data=replace(first.data, epoch_multiple=256),
+        data=replace(first.data, order=OlmoCoreOrder(epoch_multiple=256)),
         optim=replace(first.optim, schedule=schedule),
         train=replace(first.train, duration="100e9 tokens", batch_size=256),
         seed=1337,
@@ -131,7 +131,7 @@ def long_context() -> Experiment:
         first,
         init_with="optimizer",
         model=replace(first.model, yarn=yarn, document_end=END_OF_DOCUMENT),
-        data=replace(first.data, seq_len=65536, epoch_multiple=64),
+        data=replace(first.data, seq_len=65536, order=OlmoCoreOrder(epoch_multiple=64)),
         optim=replace(first.optim, schedule=schedule),
         train=replace(first.train, duration="50e9 tokens", batch_size=64),
     )

@@ -22,6 +22,7 @@ from jaxpretrain.api import (
     Checkpoint,
     Eval,
     Experiment,
+    OlmoOrder,
     TextData,
     Train,
     Triangular,
@@ -40,11 +41,9 @@ def get_config() -> Experiment:
         ),
         data=TextData(
             seq_len=2048,
-            dtype="uint16",
+            raw=None,  # uint16 ids
             validation_split=None,
-            order="olmo",
-            order_chunk=1,
-            epoch_multiple=2048,
+            order=OlmoOrder(epoch_multiple=2048),
             instance_filter=None,
         ),
         optim=AdamW(

@@ -21,6 +21,7 @@ from jaxpretrain.api import (
     Checkpoint,
     Eval,
     Experiment,
+    OlmoOrder,
     TextData,
     Train,
     WarmupCosine,
@@ -39,11 +40,9 @@ def get_config() -> Experiment:
         ),
         data=TextData(
             seq_len=4096,
-            dtype="uint16",
+            raw=None,  # uint16 ids
             validation_split=None,
-            order="olmo",
-            order_chunk=1,
-            epoch_multiple=1024,
+            order=OlmoOrder(epoch_multiple=1024),
             instance_filter=None,
         ),
         optim=AdamW(

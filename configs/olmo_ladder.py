@@ -27,6 +27,7 @@ from jaxpretrain.api import (
     Experiment,
     InputError,
     InstanceFilter,
+    OlmoOrder,
     TextData,
     Train,
     WarmupCosine,
@@ -58,9 +59,7 @@ def get_config(size_and_length: str = "150m") -> Experiment:
         ),
         data=TextData(
             seq_len=2048,
-            order="olmo",
-            order_chunk=1,
-            epoch_multiple=batch_size,
+            order=OlmoOrder(epoch_multiple=batch_size),
             instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
         ),
         optim=AdamW(

@@ -29,6 +29,7 @@ from jaxpretrain.api import (
     Eval,
     Experiment,
     Folder,
+    HashedOrder,
     ImageData,
     RateScaling,
     Reconstructions,
@@ -52,7 +53,7 @@ def get_config() -> Experiment:
             source=Folder(),
             size=1024,
             augment=Augment(area=(0.2, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5),
-            order="hashed",
+            order=HashedOrder(),
             num_workers=8,
         ),
         optim=AdamW(

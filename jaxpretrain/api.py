@@ -16,7 +16,11 @@ if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
     from jaxpretrain.data.images.image_sources import Folder as Folder
     from jaxpretrain.data.images.image_sources import Tfds as Tfds
     from jaxpretrain.data.images.images import ImageData as ImageData
+    from jaxpretrain.data.order.order import HashedOrder as HashedOrder
+    from jaxpretrain.data.order.order import OlmoCoreOrder as OlmoCoreOrder
+    from jaxpretrain.data.order.order import OlmoOrder as OlmoOrder
     from jaxpretrain.data.prepare.prepare_text import PrepareText as PrepareText
+    from jaxpretrain.data.text.corpus import RawTokens as RawTokens
     from jaxpretrain.data.text.mixture import Mixture as Mixture
     from jaxpretrain.data.text.mixture import MixtureSource as MixtureSource
     from jaxpretrain.data.text.mixture import MixtureStage as MixtureStage
@@ -57,7 +61,9 @@ _HOMES = {
     "jaxpretrain.data.images.augment": "Augment",
     "jaxpretrain.data.images.image_sources": "Folder Tfds",
     "jaxpretrain.data.images.images": "ImageData",
+    "jaxpretrain.data.order.order": "HashedOrder OlmoCoreOrder OlmoOrder",
     "jaxpretrain.data.prepare.prepare_text": "PrepareText",
+    "jaxpretrain.data.text.corpus": "RawTokens",
     "jaxpretrain.data.text.mixture": "Mixture MixtureSource MixtureStage",
     "jaxpretrain.data.text.text": "TextData",
     "jaxpretrain.data.token_files.masks": "InstanceFilter",

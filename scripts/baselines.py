@@ -47,7 +47,7 @@ class Row:
 
 def main(argv: list[str]) -> None:
     flags = _flags(argv)
-    root, name = _source(flags.data, flags.run)
+    root = _root(flags.data, flags.run)
     manifest = load_manifest(root)
     pieces = token_texts(read_tokenizer(root / manifest.tokenizer.file))
     if pieces is None:
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     sizes = [f"{len(part) / 1e6:.1f} MB" for part in (alone, whole)]
     rows += _compression({f"it alone, {sizes[0]}": alone, f"with train, {sizes[1]}": whole})
     if flags.run:
-        rows.append(_last_evaluation(Path(flags.run), name or manifest.name))
+        rows.append(_last_evaluation(Path(flags.run), manifest.name))
     if flags.json:
         summary = {"data": str(root), "split": flags.split, "num_tokens": len(held_out)}
         print(json.dumps({**summary, "num_bytes": num_bytes, "rows": list(map(asdict, rows))}))
@@ -113,16 +113,16 @@ def _flags(argv: list[str]):
     return parser.parse_args(argv)
 
 
-def _source(data: str | None, run: str | None) -> tuple[Path, str | None]:
-    """The directory of token files, and the name of its evaluation where a run chose one."""
+def _root(data: str | None, run: str | None) -> Path:
+    """The directory of token files."""
+    if data:
+        return Path(data)
     if not run:
-        if not data:
-            raise InputError("give --data=DIR, or --run=WORKDIR, or both")
-        return Path(data), None
+        raise InputError("give --data=DIR, or --run=WORKDIR, or both")
     config = read_experiment(Path(run)).data
     if not isinstance(config, TextData):
         raise InputError(f"{run}: trained on no single text; give one with --data=DIR alone")
-    return Path(data) if data else data_root(config), config.name
+    return data_root(config)
 
 
 def _tokens(root: Path, manifest: Manifest, split: str) -> np.ndarray:

@@ -25,14 +25,14 @@ import numpy as np
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.loader import load_batches
-from jaxpretrain.data.order.order import Ordering, OrderName
+from jaxpretrain.data.order.order import HashedOrder, OlmoOrder, OrderChoice
 from jaxpretrain.data.text.mixture import Mixture, MixtureSource
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.masks import InstanceFilter
 
 NUM_FILES, FILE_TOKENS = 16, 2**23
 VOCAB_SIZE = 50_280
-ORDERS: tuple[OrderName, ...] = ("olmo", "hashed")
+ORDERS: dict[str, OrderChoice] = {"olmo": OlmoOrder(), "hashed": HashedOrder()}
 
 
 def main(argv: list[str]) -> None:
@@ -80,10 +80,13 @@ def _configs(folder: str, seq_len: int) -> dict[str, TextData | Mixture]:
         name: MixtureSource(root=f"{folder}/{name}", weight=weight)
         for name, weight in (("a", 0.7), ("b", 0.3))
     }
-    plain = {order: TextData(root=folder, seq_len=seq_len, order=order) for order in ORDERS}
+    plain = {
+        name: TextData(root=folder, seq_len=seq_len, order=order) for name, order in ORDERS.items()
+    }
     plain["olmo, instance filter"] = replace(plain["olmo"], instance_filter=InstanceFilter())
     mixed = {
-        f"mixture, {order}": Mixture(sources, seq_len=seq_len, order=order) for order in ORDERS
+        f"mixture, {name}": Mixture(sources, seq_len=seq_len, order=order)
+        for name, order in ORDERS.items()
     }
     return plain | mixed
 
@@ -142,13 +145,13 @@ def _orders(folder: str) -> dict[str, dict[str, float]]:
     }
 
 
-def _cost(name: OrderName, num_examples: int) -> dict[str, float]:
+def _cost(name: str, num_examples: int) -> dict[str, float]:
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
 
     def measure() -> None:
         before, start = _resident(), time.process_time()
-        order = Ordering(name).make(num_examples, seed=0)
+        order = ORDERS[name].make(num_examples, seed=0)
         for first in np.linspace(0, num_examples - 100, 200, dtype=np.int64):
             order(first + np.arange(100))
         passed = time.process_time() - start

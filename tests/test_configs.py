@@ -11,7 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.api import OLMO_SIZES, AdamW, Experiment, InputError, load_config, resolve
+from jaxpretrain.api import (
+    OLMO_SIZES,
+    AdamW,
+    Experiment,
+    InputError,
+    OlmoCoreOrder,
+    OlmoOrder,
+    RawTokens,
+    load_config,
+    resolve,
+)
 from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.program import Program, make_program
 
@@ -100,7 +110,7 @@ def test_the_ladder_refuses_sizes_that_it_has_not(argument):
 SWITCHES = {
     "AdamW": {field.name for field in dataclasses.fields(AdamW)} - {"moment_dtype", "rate_scaling"},
     "Train": {"duration", "batch_size", "skip_outliers"},
-    "TextData": {"seq_len", "order", "order_chunk", "epoch_multiple", "instance_filter"},
+    "TextData": {"seq_len", "order", "instance_filter"},
     "replace": {"z_loss", "loss_denominator", "document_end", "remat"},  # of the variant
 }
 EXPLICIT = ("olmo1b", "olmo7b", "olmo7b_0424", "olmo2_1b", "olmo2_7b", "olmo2_13b", "olmo2_32b")
@@ -187,12 +197,11 @@ def test_published_recipes(name):
     found = (tokens, experiment.train.duration, experiment.seed, optim.epsilon, optim.decayed)
     assert (*found, model.z_loss) == RECIPES[name]
     assert (optim.betas, optim.weight_decay, optim.clip_norm) == ((0.9, 0.95), 0.1, 1.0)
-    assert (model.dtype, experiment.data.dtype) == (
-        "bfloat16",
-        "uint16" if name.startswith(("olmo1b", "olmo7b")) else "uint32",
-    )
+    is_uint16 = name.startswith(("olmo1b", "olmo7b"))
+    raw = None if is_uint16 else RawTokens("uint32")
+    assert (model.dtype, experiment.data.raw) == ("bfloat16", raw)
     is_core = name.startswith(("olmo2_32b", "olmo3"))
-    assert experiment.data.order == ("olmo_core" if is_core else "olmo")
+    assert type(experiment.data.order) is (OlmoCoreOrder if is_core else OlmoOrder)
     assert experiment.train.skip_outliers == (6.0 if is_core else None)
     assert model.loss_denominator == ("predictable" if is_core else "all")
     assert model.norm_rounding == ("after_scale" if is_core else "before_scale")

@@ -6,6 +6,7 @@ an earlier version has saved is read as if it were written today.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 Group = dict[str, Any]
@@ -19,15 +20,21 @@ class Rename:
     old: str
     """The path that it had, such as "data.order_chunk"; `*` stands for any key."""
     now: str
-    """What an error says after the old path: the new path or what to do instead."""
+    """What an error says after the old path: the new path or what to do instead. The old path
+    itself, where only its values have changed."""
     upgrade: Callable[[Group, Any], None] | None = None
     """Writes the old value into the group that held the field. None: the value is dropped."""
 
 
-def moved(*path: str) -> Callable[[Group, Any], None]:
-    """Returns an upgrade that puts the value at a path below the group, where that group exists."""
+def moved(*path: str, default: object = ...) -> Callable[[Group, Any], None]:
+    """Returns an upgrade that puts the value at a path below the group, where that group exists.
+
+    A value that is the default is dropped: the new place need not have the field.
+    """
 
     def upgrade(group: Group, value: Any) -> None:
+        if value == default:
+            return
         *parents, name = path
         for parent in parents:
             group = group.get(parent)  # pyright: ignore[reportAssignmentType]
@@ -46,6 +53,53 @@ def chosen(name: str, words: Mapping[str, str]) -> Callable[[Group, Any], None]:
         group[name] = {"class": words[value]} if is_old else value
 
     return upgrade
+
+
+def grouped(name: str, choice: str, field: str, default: object) -> Callable[[Group, Any], None]:
+    """Returns an upgrade that puts the value into an optional group, made unless it is the default.
+
+    `choice` is the name of the group's class.
+    """
+
+    def upgrade(group: Group, value: Any) -> None:
+        group.setdefault(name, None)
+        if value != default:
+            group[name] = {"class": choice, **(group[name] or {}), field: value}
+
+    return upgrade
+
+
+_ORDERS = {"olmo": "olmo_order", "olmo_core": "olmo_core_order", "hashed": "hashed_order"}
+
+
+def _data(group: str) -> tuple[Rename, ...]:
+    """Returns the rows of the data at a path."""
+    order, into = f"{group}.order", partial(moved, "order")
+    olmo, core = f"of {order}=olmo_order", f"of {order}=olmo_core_order"
+    named = "leave it out; a set is named by its manifest, folder or dataset"
+    return (
+        Rename(f"{group}.name", named),
+        Rename(order, order, chosen("order", _ORDERS)),
+        Rename(f"{group}.order_chunk", f"{order}.chunk, {core}", into("chunk", default=1)),
+        Rename(f"{group}.epoch_multiple", f"{order}.epoch_multiple", into("epoch_multiple")),
+        Rename(
+            f"{group}.global_indices",
+            f"{order}.global_indices, {olmo}",
+            into("global_indices", default=None),
+        ),
+    )
+
+
+def _raw(group: str) -> tuple[Rename, ...]:
+    """Returns the rows of the token files at a path."""
+    return tuple(
+        Rename(
+            f"{group}.{field}",
+            f"{group}.raw.{field}, after {group}.raw=raw_tokens",
+            grouped("raw", "raw_tokens", field, default),
+        )
+        for field, default in (("dtype", "uint16"), ("trust_dtype", False), ("label_mask", None))
+    )
 
 
 def _beta(index: int) -> Callable[[Group, Any], None]:
@@ -107,6 +161,10 @@ _OPTIM = (
 )
 
 RENAMES: tuple[Rename, ...] = (
+    *_data("data"),
+    *_data("eval.probe.data"),
+    *_raw("data"),
+    *_raw("data.sources.*"),
     Rename(
         "monitor.mfu_attention",
         "nothing; perf/mfu counts causal attention, perf/mfu_full_attention all pairs",
@@ -119,7 +177,8 @@ RENAMES: tuple[Rename, ...] = (
 def renamed(path: str, table: tuple[Rename, ...] = RENAMES) -> str | None:
     """Returns what is written now instead of a path, for an error; None where it was never one."""
     keys = path.split(".")
-    return next((row.now for row in table if _matches(row.old.split("."), keys)), None)
+    rows = (row for row in table if row.now != row.old and _matches(row.old.split("."), keys))
+    return next((row.now for row in rows), None)
 
 
 def upgraded(config: Mapping[str, Any], table: tuple[Rename, ...] = RENAMES) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 
 from jaxpretrain.config.ranges import Positive
+from jaxpretrain.data.order.order import OlmoOrder, OrderChoice
 
 Batch = dict[str, np.ndarray]
 """Arrays by name, with one row for each example."""
@@ -30,6 +31,8 @@ class DataConfig(ABC):
     """Declared number of examples (sequences, images) of an epoch, so that epochs resolve without
     the data; it is verified when the data is opened. none: the data is counted where a duration is
     in epochs. An epoch of a mixture lasts until its first source would repeat."""
+    order: OrderChoice = OlmoOrder()
+    """Order of the examples; of a mixture, within each source."""
 
     @abstractmethod
     def example_spec(self) -> Spec:

@@ -101,8 +101,7 @@ def _windows(
         dtype=dtype,
         seq_len=length,
         vocab_size=vocab_size,
-        trust_dtype=trust_dtype,
-        flags=TypeFlags("--token_dtype", "--trust_token_dtype"),
+        flags=None if trust_dtype else TypeFlags("--token_dtype", "--trust_token_dtype"),
     )
     for line in files.notes:
         print(line, file=sys.stderr)

@@ -17,6 +17,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.contract import DataConfig
 from jaxpretrain.data.sources import DataChoice
+from jaxpretrain.data.text.corpus import RawTokens
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import (
     end_id,
@@ -185,7 +186,7 @@ def param_shapes(model: Any, data: DataConfig) -> Shapes:
 
 def text_data(seq_len: int, embedding_rows: int) -> TextData:
     """Sequences of that length; raw files hold the smallest type that has all ids, as OLMo's."""
-    return TextData(seq_len=seq_len, dtype="uint16" if embedding_rows <= 2**16 else "uint32")
+    return TextData(seq_len=seq_len, raw=None if embedding_rows <= 2**16 else RawTokens("uint32"))
 
 
 def num_token_ids(folder: Path, embedding_rows: int) -> int | None:

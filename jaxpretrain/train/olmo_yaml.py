@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.order.order import OlmoOrder
+from jaxpretrain.data.text.corpus import RawTokens
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.evals.config import Eval
@@ -129,14 +131,14 @@ def _data(keys: OlmoKeys) -> TextData:
     if not paths:
         raise InputError(f"{keys.file}: data.paths names no token files")
     root, file_list = _file_list(keys.file, paths)
+    dtype = keys.only("data.memmap_dtype", "uint16", "uint32", default="uint16")
     return TextData(
         root=root,
         file_list=file_list,
         seq_len=keys.number("model.max_sequence_length", 1024),
-        dtype=keys.only("data.memmap_dtype", "uint16", "uint32", default="uint16"),
+        raw=None if dtype == "uint16" else RawTokens(dtype),
         validation_split=None,
-        order="olmo",
-        epoch_multiple=keys.number("global_train_batch_size", 512),
+        order=OlmoOrder(epoch_multiple=keys.number("global_train_batch_size", 512)),
         instance_filter=_instance_filter(keys),
     )
 

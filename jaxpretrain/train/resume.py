@@ -34,8 +34,8 @@ from jaxpretrain.train.trained import checkpoint_behind
 from jaxpretrain.train.workdir import saved_document
 
 _ORDER = (
-    *("data.seq_len", "data.order", "data.order_chunk", "data.epoch_multiple"),
-    "data.global_indices",
+    *("data.seq_len", "data.order.class", "data.order.chunk", "data.order.epoch_multiple"),
+    "data.order.global_indices",
 )
 """Fields that decide, besides the seed, which example of the same files a sample is."""
 
@@ -169,7 +169,7 @@ def _reordered(point: Point, experiment: Experiment, data_fingerprint: str) -> l
     same_files = point.data_fingerprint == data_fingerprint  # and order, but for the seed
     decisive = ("seed",) if same_files else ("seed", *_ORDER)
     return [
-        f"{path} is {here}, was {there}"
+        f"{path.removesuffix('.class')} is {here}, was {there}"
         for path, there, here in diff(point.config, to_dict(experiment))
         if path in decisive and ABSENT not in (there, here)
     ]

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxpretrain.config.renames import RENAMES, Rename, chosen, moved, renamed, upgraded
+from jaxpretrain.config.renames import RENAMES, Rename, chosen, grouped, moved, renamed, upgraded
 
 TABLE = (
     Rename("data.order", "data.order", chosen("order", {"olmo": "olmo_order"})),
@@ -40,12 +40,29 @@ def test_a_field_that_is_gone_is_dropped():
         ("data.order_chunk", "data.order.chunk"),
         ("data.sources.web.dtype", "data.sources.*.raw.dtype"),
         ("train.loss_chunk", "nothing; the chunk is chosen for you"),
+        ("data.order.chnk", None),  # the path is as before, only its values are others
         ("data.seq_len", None),
         ("data", None),
     ],
 )
 def test_an_old_path_says_what_is_written_now(path: str, now: str | None):
     assert renamed(path, TABLE) == now
+
+
+def test_a_default_makes_no_group_and_moves_nowhere():
+    table = (
+        Rename("raw_dtype", "raw.dtype", grouped("raw", "raw_tokens", "dtype", "uint16")),
+        Rename("trust", "raw.trust", grouped("raw", "raw_tokens", "trust", default=False)),
+        Rename("chunk", "order.chunk", moved("order", "chunk", default=1)),
+    )
+    order = {"class": "olmo_order"}
+    old = {"raw_dtype": "uint16", "trust": False, "chunk": 1, "order": order}
+    assert upgraded(old, table) == {"raw": None, "order": order}
+    made = upgraded({"raw_dtype": "uint16", "trust": True, "chunk": 2, "order": order}, table)
+    assert made == {
+        "raw": {"class": "raw_tokens", "trust": True},
+        "order": {**order, "chunk": 2},
+    }
 
 
 def test_no_field_is_renamed_twice():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.order.order import OlmoOrder
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, resolve
@@ -233,11 +234,11 @@ def test_metrics_without_an_experiment_are_nobodys(run: Path):
 def test_a_field_that_was_added_since_has_its_default(run: Path, resolved: Experiment):
     path = run / "experiment.json"
     document = json.loads(path.read_text())
-    del document["config"]["data"]["order_chunk"]
+    del document["config"]["data"]["order"]["epoch_multiple"]
     path.write_text(json.dumps(document))
     assert folder.claim(run, resolved, allow_change=False) == []
-    chunked = replace(resolved, data=replace(resolved.data, order_chunk=2))
-    with pytest.raises(InputError, match="data.order_chunk: 1 there, 2 here"):
+    chunked = replace(resolved, data=replace(resolved.data, order=OlmoOrder(epoch_multiple=2)))
+    with pytest.raises(InputError, match="data.order.epoch_multiple: 1 there, 2 here"):
         folder.claim(run, chunked, allow_change=False)
 
 

@@ -25,7 +25,7 @@ from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, resi
 from jaxpretrain.data.images.bad_images import BadImages
 from jaxpretrain.data.images.image_codec import Undecodable, decode, require_pillow
 from jaxpretrain.data.images.image_sources import Folder, ImageSet, Split, Tfds
-from jaxpretrain.data.order.order import Order, Ordering, OrderName
+from jaxpretrain.data.order.order import Order
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,10 +47,6 @@ class ImageData(DataConfig):
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
     """Part of the images held out, by a hash of their names, where the source has none of its own
     for that; 0 for none."""
-    name: str | None = None
-    """Name of the evaluation set in `eval/<name>/...`; by default that of the folder or dataset."""
-    order: OrderName = "olmo"
-    """`olmo` is a shuffle of all images; `hashed` needs no memory, for a billion or more."""
     num_workers: Annotated[int, Between(0, 1024)] = 0
     """Processes that read and decode; 0: a thread of the training process."""
     max_undecodable: Annotated[int, NonNegative] = 100
@@ -60,7 +56,7 @@ class ImageData(DataConfig):
     @property
     def eval_name(self) -> str:
         """The name of the evaluation set."""
-        return self.name or self.source.set_name()
+        return self.source.set_name()
 
     def example_spec(self) -> Spec:
         """Returns the pixels of an image."""
@@ -74,17 +70,18 @@ class ImageData(DataConfig):
         """Opens the training images; `limits` says nothing about images."""
         train, held_out = self._find()
         images, indices = train
-        if self.num_examples not in (None, len(indices)):
+        order = self.order.make(len(indices), seed)
+        if self.num_examples not in (None, order.epoch_size):
             raise InputError(
                 f"data.num_examples declares {self.num_examples} images, but {images.describe()}"
-                f" holds {len(indices)}; set data.num_examples={len(indices)}"
+                f" holds {order.epoch_size}; set data.num_examples={order.epoch_size}"
             )
         return TrainingImages(
-            num_examples=len(indices),
+            num_examples=order.epoch_size,
             notes=images.notes,
             images=images,
             indices=indices,
-            order=Ordering(self.order).make(len(indices), seed),
+            order=order,
             seed=seed,
             size=self.size,
             augment=self.augment,
@@ -148,7 +145,7 @@ class ImageData(DataConfig):
 
     def _fingerprint(self, train: Split) -> str:
         images, indices = train
-        order = Ordering(self.order).identity()
+        order = self.order.identity()
         division = hashlib.sha256(indices.tobytes()).hexdigest()
         return fingerprint([images.identity(), division, self.size, asdict(self.augment), order])
 

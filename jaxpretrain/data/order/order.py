@@ -5,36 +5,34 @@ whole state of the data is one integer. Every order visits an example at most on
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.ranges import Positive
 from jaxpretrain.data.order.permutations import Chunked, Hashed, Listed, Permutations, Shuffled
-
-OrderName = Literal["olmo", "olmo_core", "hashed"]
-
-_FIRST_EPOCH = {"olmo": 0, "olmo_core": 1}
-"""What each program adds to the seed in its first epoch."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Sample numbers of the run to example indices."""
+    """A function from the sample numbers of a run to example indices."""
 
     permutations: Permutations
     epoch_size: int
     """Samples of an epoch: the first positions of its permutation. The rest is left out."""
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """The examples, int64 [n], that the samples, int64 [n], are."""
+        """Returns the examples, int64 [n], of the samples, int64 [n]."""
         return self.permutations(*np.divmod(samples, self.epoch_size))
 
     def find(self, example: int, num_samples: int) -> Iterator[int]:
-        """The samples among the first `num_samples` that are this example, epoch by epoch."""
+        """Yields the samples among the first `num_samples` that are this example, by epoch."""
         for epoch in range(-(-num_samples // self.epoch_size)):
             position = self.permutations.find(epoch, example)
             if position is not None and position < self.epoch_size:
@@ -44,67 +42,136 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Ordering:
-    """Which order: its name and what is changed in it.
+class Ordering(ABC):
+    """The choice of an order, before the number of examples and the seed are known."""
 
-    `olmo` is OLMo's (olmo/data/iterable_dataset.py): epoch e, from 0, is `arange(n, uint32)`
-    shuffled by NumPy's PCG64(seed + e). `olmo_core` is OLMo-core's (olmo_core/data/data_loader.py):
-    the same with epochs from 1. `hashed` needs no memory. In each, an epoch is the first
-    floor(n / epoch_multiple) * epoch_multiple positions of its permutation.
-    """
+    epoch_multiple: Annotated[int, Positive] = 1
+    """An epoch of n examples is cut to the first floor(n / epoch_multiple) * epoch_multiple
+    positions of its permutation. OLMo and OLMo-core begin an epoch with a batch: the same with the
+    batch size here."""
 
-    name: OrderName
-    chunk: int = 1
-    """Consecutive examples that stay together: chunks of this many are permuted."""
-    epoch_multiple: int = 1
-    global_indices: str | None = None
-    """File that replaces epoch 0, one index an example."""
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
-            raise InputError(f"data.order_chunk is {self.chunk}: must be positive")
         if self.epoch_multiple < 1:
-            raise InputError(f"data.epoch_multiple is {self.epoch_multiple}: must be positive")
+            raise InputError(
+                f"data.order.epoch_multiple is {self.epoch_multiple}: must be positive"
+            )
+
+    def chunk_size(self) -> int:
+        """Returns the number of consecutive examples that stay together."""
+        return 1
 
     def make(self, num_examples: int, seed: int) -> Order:
-        """The order of `num_examples`, a multiple of the chunk."""
+        """Returns the order of so many examples; those after the last whole chunk are left out."""
         if num_examples < 1:
             raise InputError("there are no training examples: the data holds not one full sequence")
+        num_chunks = num_examples // self.chunk_size()
+        num_examples = num_chunks * self.chunk_size()
         epoch_size = num_examples - num_examples % self.epoch_multiple
         if not epoch_size:
             raise InputError(
-                f"data.epoch_multiple is {self.epoch_multiple}, and there are {num_examples}"
+                f"data.order.epoch_multiple is {self.epoch_multiple}, and there are {num_examples}"
                 " examples: not one epoch"
             )
-        num_chunks = num_examples // self.chunk
-        permutations: Permutations = (
-            Hashed(num_chunks, seed)
-            if self.name == "hashed"
-            else Shuffled(num_chunks, seed + _FIRST_EPOCH[self.name])
-        )
-        if self.chunk > 1:
-            permutations = Chunked(permutations, self.chunk)
-        if self.global_indices is not None:
-            permutations = _listed(
-                Path(self.global_indices), num_examples, epoch_size, permutations
-            )
+        permutations = self._permutations(num_chunks, seed)
+        if self.chunk_size() > 1:
+            permutations = Chunked(permutations, self.chunk_size())
         return Order(permutations, epoch_size)
 
     def identity(self) -> list[object]:
-        """What tells it from other orders of the same examples and seed."""
-        listed = None
-        if self.global_indices is not None:
-            with Path(self.global_indices).open("rb") as file:
-                listed = hashlib.sha256(file.read(2**20)).hexdigest()
-        return [self.name, self.chunk, self.epoch_multiple, listed]
+        """Returns what tells it from other orders of the same examples and seed, JSON-like."""
+        return [self.name, self.chunk_size(), self.epoch_multiple, None]
+
+    def describe(self) -> str:
+        """Returns its name and what is changed in it."""
+        return f"{self.name} order"
+
+    @abstractmethod
+    def _permutations(self, num_items: int, seed: int) -> Permutations: ...
 
 
-def _listed(path: Path, num_examples: int, epoch_size: int, later: Permutations) -> Listed:
-    listed = Listed(path, num_examples, later)
-    if not epoch_size <= len(listed) <= num_examples:
-        raise InputError(
-            f"data.global_indices {path}: holds {len(listed):,} indices; an epoch of this data has"
-            f" {epoch_size:,} samples of {num_examples:,} examples. Check the list of files,"
-            " data.seq_len and data.epoch_multiple"
-        )
-    return listed
+@dataclass(frozen=True)
+class OlmoOrder(Ordering):
+    """OLMo's order: epoch e, from 0, is `arange(n, uint32)` shuffled by PCG64(seed + e).
+
+    Source: olmo/data/iterable_dataset.py.
+    """
+
+    global_indices: PathText | None = None
+    """OLMo's `global_indices.npy`, one uint32 an example: replaces the first epoch."""
+
+    name = "olmo"
+
+    def make(self, num_examples: int, seed: int) -> Order:
+        """Returns the order, in which a file may replace the first epoch."""
+        order = super().make(num_examples, seed)
+        if self.global_indices is None:
+            return order
+        listed = Listed(Path(self.global_indices), num_examples, order.permutations)
+        if not order.epoch_size <= len(listed) <= num_examples:
+            raise InputError(
+                f"data.order.global_indices {self.global_indices}: holds {len(listed):,} indices;"
+                f" an epoch of this data has {order.epoch_size:,} samples of {num_examples:,}"
+                " examples. Check the list of files, data.seq_len and data.order.epoch_multiple"
+            )
+        return Order(listed, order.epoch_size)
+
+    def identity(self) -> list[object]:
+        """Returns also a hash of the first MiB of the file."""
+        if self.global_indices is None:
+            return super().identity()
+        with Path(self.global_indices).open("rb") as file:
+            return [*super().identity()[:-1], hashlib.sha256(file.read(2**20)).hexdigest()]
+
+    def describe(self) -> str:
+        """Returns its name, and the file that replaces the first epoch."""
+        listed = self.global_indices
+        return super().describe() + (f", the first as {listed} lists them" if listed else "")
+
+    def _permutations(self, num_items: int, seed: int) -> Permutations:
+        return Shuffled(num_items, seed)
+
+
+@dataclass(frozen=True)
+class OlmoCoreOrder(Ordering):
+    """OLMo-core's order: the shuffles of OLMo with epochs from 1, of single examples or chunks.
+
+    Source: olmo_core/data/data_loader.py.
+    """
+
+    chunk: Annotated[int, Positive] = 1
+    """Consecutive examples of a file that stay together in the order; each file is cut to a whole
+    number of them (OLMo-core: the longest sequence length of the run / seq_len)."""
+
+    name = "olmo_core"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk < 1:
+            raise InputError(f"data.order.chunk is {self.chunk}: must be positive")
+
+    def chunk_size(self) -> int:
+        """Returns the number of consecutive examples that stay together."""
+        return self.chunk
+
+    def describe(self) -> str:
+        """Returns its name, and the size of the chunks."""
+        return super().describe() + (f" of {self.chunk} at a time" if self.chunk > 1 else "")
+
+    def _permutations(self, num_items: int, seed: int) -> Permutations:
+        return Shuffled(num_items, seed + 1)
+
+
+@dataclass(frozen=True)
+class HashedOrder(Ordering):
+    """An order that needs no memory, for a billion examples or more."""
+
+    name = "hashed"
+
+    def _permutations(self, num_items: int, seed: int) -> Permutations:
+        return Hashed(num_items, seed)
+
+
+OrderChoice = OlmoOrder | OlmoCoreOrder | HashedOrder
+"""The orders to choose from: what OLMo and OLMo-core do, bit for bit, or one without memory."""

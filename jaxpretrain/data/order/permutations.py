@@ -45,7 +45,7 @@ class Shuffled(Permutations):
         if num_items > 2**32:
             raise InputError(
                 f"OLMo's orders number examples with 32 bits, and there are {num_items:,}; set"
-                " data.order=hashed"
+                " data.order=hashed_order"
             )
         self.num_items = num_items
         self.seed = seed
@@ -165,7 +165,9 @@ class Listed(Permutations):
         try:
             self._indices = np.memmap(path, "<u4", mode="r")
         except (OSError, ValueError) as error:
-            raise InputError(f"data.global_indices {path}: cannot be read ({error})") from None
+            raise InputError(
+                f"data.order.global_indices {path}: cannot be read ({error})"
+            ) from None
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -178,7 +180,7 @@ class Listed(Permutations):
         if (beyond := items[first] >= self.num_items).any():
             which = int(np.argmax(beyond))
             raise InputError(
-                f"data.global_indices {self._path}: position {positions[first][which]} names"
+                f"data.order.global_indices {self._path}: position {positions[first][which]} names"
                 f" example {items[first][which]} of {self.num_items}; it is of other data"
             )
         items[~first] = self.later(epochs[~first], positions[~first])
@@ -206,7 +208,7 @@ def shuffled(num_items: int, seed: int) -> np.ndarray:
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; the order of {num_items:,} examples takes"
-            f" {4e-9 * num_items:.1f} GB there: set JAXPRETRAIN_CACHE, or data.order=hashed"
+            f" {4e-9 * num_items:.1f} GB there: set JAXPRETRAIN_CACHE, or data.order=hashed_order"
         ) from None
 
 

@@ -27,6 +27,20 @@ TOKENS = ".npy"
 
 
 @dataclass(frozen=True)
+class RawTokens:
+    """How token files without a manifest are read, and masks beside token files."""
+
+    dtype: Dtype = "uint16"
+    """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
+    trust_dtype: bool = False
+    """Reads raw files as `dtype` even where a sample of their ids looks like another type, which
+    may be wrong of files that are mostly padding."""
+    label_mask: PathText | None = None
+    """Directory with a mask for each token file, of the same name relative to it as the token file
+    has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
+
+
+@dataclass(frozen=True)
 class TextSource:
     """Where text lies, as token files."""
 
@@ -38,17 +52,12 @@ class TextSource:
     """Split, or subdirectory of raw files, to train on."""
     validation_split: str | None = "validation"
     """Split, or subdirectory of raw files, to evaluate on; None for no evaluation."""
-    dtype: Dtype = "uint16"
-    """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
-    trust_dtype: bool = False
-    """Whether raw files are read as `dtype` even where a sample of their ids looks like another
-    type, which may be wrong of files that are mostly padding."""
+    raw: RawTokens | None = None
+    """What to know about files without a manifest, and masks. none: uint16 ids, which are checked
+    by a sample, and no masks."""
     file_list: PathText | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. By default the sorted paths."""
-    label_mask: PathText | None = None
-    """Directory with a mask for each token file, of the same name relative to it as the token file
-    has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,11 @@ class Corpus:
             )
         return cls(source, flag, root, manifest, tokenizer_path, seq_len, vocab_size, verify)
 
+    @property
+    def label_mask(self) -> str | None:
+        """The directory of the label masks; None where the source has none."""
+        return self.source.raw.label_mask if self.source.raw else None
+
     def open_train(self, chunk: int = 1) -> TokenFiles:
         """The sequences to train on, at least one; a whole number of chunks of each file."""
         files = self._open(self.source.train_split, chunk)
@@ -118,10 +132,9 @@ class Corpus:
 
     def open_label_masks(self, files: TokenFiles) -> Windows | None:
         """The label masks of the examples of `files`; None where the source has none."""
-        folder = self.source.label_mask
-        if folder is None:
+        if self.label_mask is None:
             return None
-        return open_label_masks(Path(folder).expanduser(), self.root, files)
+        return open_label_masks(Path(self.label_mask).expanduser(), self.root, files)
 
     def token_bytes(self) -> np.ndarray | None:
         """Bytes of text that each id stands for, int32 [vocab]; None where that is not known."""
@@ -146,16 +159,19 @@ class Corpus:
         if self.verify == "hash":
             raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
         paths, notes = self._raw_paths(split)
-        flag = self.flag
+        raw, flag = self.source.raw or RawTokens(), f"{self.flag}.raw"
+        flags = TypeFlags(
+            dtype=f"{flag}=raw_tokens and {flag}.dtype",
+            trust=f"{flag}=raw_tokens and {flag}.trust_dtype=true",
+        )
         return open_raw(
             self.root,
             paths,
-            dtype=self.source.dtype,
+            dtype=raw.dtype,
             seq_len=seq_len,
             vocab_size=vocab_size,
+            flags=None if raw.trust_dtype else flags,
             chunk=chunk,
-            trust_dtype=self.source.trust_dtype,
-            flags=TypeFlags(f"{flag}.dtype", f"{flag}.trust_dtype=true"),
             notes=notes,
         )
 

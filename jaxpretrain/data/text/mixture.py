@@ -19,7 +19,7 @@ from jaxpretrain.config.durations import Examples
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.ranges import Between, NonNegative
 from jaxpretrain.data.contract import Batch, Spec, TrainingData, fingerprint
-from jaxpretrain.data.order.order import Ordering, OrderName
+from jaxpretrain.data.order.order import OlmoOrder
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.text.mixing import Blend, quotas
 from jaxpretrain.data.text.text import (
@@ -68,8 +68,6 @@ class Mixture(TextConfig):
     """Name of the source whose tokenizer the others are prepared with, where they ask for `bpe`."""
     window: Annotated[int, Between(1, MAX_WINDOW)] = 1000
     """Samples over which proportions are exact: weights are rounded to multiples of 1 / window."""
-    order: OrderName = "olmo"
-    """Order within each source: `olmo` is OLMo's own; `hashed` needs no memory."""
 
     def extra_spec(self) -> Spec:
         """Returns the number of the source, and the mask of the loss where there is one."""
@@ -86,12 +84,15 @@ class Mixture(TextConfig):
 
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingMixture":
         """Opens and checks the training split of each source."""
+        if isinstance(self.order, OlmoOrder) and self.order.global_indices:
+            raise InputError(
+                "data.order.global_indices lists the examples of one corpus, and a mixture has"
+                " several; set data.order.global_indices=none"
+            )
         stages = self._stages()
         corpora = self._find(limits)
         parts = {
-            name: open_training(
-                corpus, Ordering(self.order), _seed_of(name, seed), self.instance_filter
-            )
+            name: open_training(corpus, self.order, _seed_of(name, seed), self.instance_filter)
             for name, corpus in corpora.items()
         }
         blend = Blend([(first, self._quotas(weights)) for first, weights in stages])

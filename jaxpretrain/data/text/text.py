@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import PathText
-from jaxpretrain.config.ranges import Positive, SequenceLength
+from jaxpretrain.config.ranges import SequenceLength
 from jaxpretrain.data.contract import (
     Batch,
     DataConfig,
@@ -18,7 +17,7 @@ from jaxpretrain.data.contract import (
     TrainingData,
     fingerprint,
 )
-from jaxpretrain.data.order.order import Order, Ordering, OrderName
+from jaxpretrain.data.order.order import Order, Ordering
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify
@@ -51,7 +50,9 @@ class TextConfig(DataConfig):
 
     def mask_spec(self, sources: Iterable[TextSource]) -> Spec:
         """Returns the mask that batches of these sources hold, if they hold one."""
-        masked = self.instance_filter is not None or any(source.label_mask for source in sources)
+        masked = self.instance_filter is not None or any(
+            source.raw and source.raw.label_mask for source in sources
+        )
         return {"mask": ((self.seq_len,), "bool")} if masked else {}
 
     def find_corpus(self, source: TextSource, flag: str, limits: Mapping[str, int]) -> Corpus:
@@ -69,29 +70,14 @@ class TextConfig(DataConfig):
 class TextData(TextConfig, TextSource):
     """Sequences of text tokens from one corpus."""
 
-    name: str | None = None
-    """Name of the evaluation set in `eval/<name>/...`; by default the dataset's own."""
-    order: OrderName = "olmo"
-    """`olmo` and `olmo_core` are what these programs do, bit for bit; `hashed` needs no memory, for
-    a billion sequences or more."""
-    order_chunk: Annotated[int, Positive] = 1
-    """Consecutive sequences of a file that stay together in the order; each file is cut to a whole
-    number of them (OLMo-core: the longest sequence length of the run / seq_len)."""
-    epoch_multiple: Annotated[int, Positive] = 1
-    """An epoch is cut to a multiple of this many sequences. OLMo and OLMo-core begin an epoch with
-    a batch: the same with the batch size here."""
-    global_indices: PathText | None = None
-    """OLMo's `global_indices.npy`, one uint32 a sequence: replaces the order's first epoch."""
-
     def extra_spec(self) -> Spec:
         """Returns the mask of the loss where there is one."""
         return self.mask_spec([self])
 
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingText":
         """Opens and checks the training split."""
-        ordering = Ordering(self.order, self.order_chunk, self.epoch_multiple, self.global_indices)
         corpus = self.find_corpus(self, "data", limits)
-        training = open_training(corpus, ordering, seed, self.instance_filter)
+        training = open_training(corpus, self.order, seed, self.instance_filter)
         check_num_examples(self.num_examples, training.num_examples, str(corpus.root))
         return training
 
@@ -99,7 +85,7 @@ class TextData(TextConfig, TextSource):
         """Opens the validation split, where there is one."""
         corpus = self.find_corpus(self, "data", limits)
         own = corpus.manifest.name if corpus.manifest else self.validation_split
-        held_out = open_held_out(corpus, self.name or own or "")
+        held_out = open_held_out(corpus, own or "")
         return [] if held_out is None else [held_out]
 
 
@@ -180,17 +166,13 @@ class TrainingText(TrainingData):
 
     def describe(self) -> str:
         """One line for the start of a run."""
-        files, ordering = self.files, self.ordering
+        files = self.files
         line = (
             f"{self.root}: {files.num_tokens:,} tokens in {len(files.files):,} files, an epoch is"
-            f" {self.num_examples:,} sequences of {files.seq_len:,} in {ordering.name} order"
+            f" {self.num_examples:,} sequences of {files.seq_len:,} in {self.ordering.describe()}"
         )
-        if ordering.chunk > 1:
-            line += f" of {ordering.chunk} at a time"
-        if ordering.global_indices:
-            line += f", the first as {ordering.global_indices} lists them"
         if self.label_masks is not None:
-            line += f"; label masks of {self.corpus.source.label_mask}"
+            line += f"; label masks of {self.corpus.label_mask}"
         if self.instance_filter:
             line += "; sequences that repeat themselves are left out of the loss"
         return f"{line}; {files.checked}"
@@ -224,7 +206,7 @@ def open_training(
     """Opens the training split of a corpus, in the order that the seed gives."""
     if instance_filter:
         instance_filter.check()
-    files = corpus.open_train(ordering.chunk)
+    files = corpus.open_train(ordering.chunk_size())
     order = ordering.make(len(files), seed)
     identity = [file.identity for file in files.files]
     return TrainingText(

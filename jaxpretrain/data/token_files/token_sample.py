@@ -29,12 +29,10 @@ _NAMES = {
 class TypeFlags:
     """What a user sets to say how ids are stored, for messages."""
 
-    dtype: str = "data.dtype"
-    trust: str = "data.trust_dtype=true"
-    """What says that `dtype` is right, whatever the ids look like."""
-
-
-DATA_FLAGS = TypeFlags()
+    dtype: str
+    """The flag of the type, without its value: "--token_dtype"."""
+    trust: str
+    """The flag that says that the type is right, whatever the ids look like."""
 
 
 def read_sample(path: Path) -> bytes:

@@ -14,7 +14,6 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files.manifest import Dtype, Manifest, Split
 from jaxpretrain.data.token_files.token_sample import (
-    DATA_FLAGS,
     TypeFlags,
     check_type,
     check_vocabulary,
@@ -163,17 +162,16 @@ def open_raw(
     dtype: Dtype,
     seq_len: int,
     vocab_size: int,
+    flags: TypeFlags | None,
     chunk: int = 1,
-    trust_dtype: bool = False,
-    flags: TypeFlags = DATA_FLAGS,
     notes: Sequence[str] = (),
 ) -> TokenFiles:
-    """Raw token files without a manifest, in the given order; a path may occur twice.
+    """Opens token files without a manifest, in the given order; a path may occur twice.
 
     `notes` are lines about how the files were found. Raises InputError for a file whose ids look
-    like those of another type, unless `trust_dtype`.
+    like those of another type; it names the `flags`. With None the type is trusted.
     """
-    if not trust_dtype:
+    if flags is not None:
         check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flags)
     itemsize = np.dtype(dtype).itemsize
     files = []
@@ -188,11 +186,11 @@ def open_raw(
             raise InputError(
                 f"{path}: is a NumPy file with a header; token files hold nothing but ids"
             )
-        if not trust_dtype:
+        if flags is not None:
             check_type(path, sample, dtype, vocab_size, flags)
 
     notes = [*notes, *_look_into(paths, dtype, check)]
-    sampled = "" if trust_dtype else f", and a sample of each looks like {dtype}"
+    sampled = "" if flags is None else f", and a sample of each looks like {dtype}"
     checked = f"no manifest: sizes are whole {dtype} tokens{sampled}"
     return TokenFiles(files, dtype, seq_len, vocab_size, checked, chunk, notes)
 

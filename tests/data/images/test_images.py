@@ -13,6 +13,7 @@ from jaxpretrain.data.images.augment import Augment
 from jaxpretrain.data.images.image_sources import Folder
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.loader import load_in_workers
+from jaxpretrain.data.order.order import HashedOrder, OlmoCoreOrder, OlmoOrder
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -173,7 +174,7 @@ def test_the_fingerprint_tells_other_samples(data: ImageData, sound: ImageData):
     others = [
         sound,
         replace(data, size=8),
-        replace(data, order="hashed"),
+        replace(data, order=HashedOrder()),
         replace(data, augment=Augment(flip=0)),
         replace(data, validation_fraction=0.3),
     ]
@@ -239,3 +240,13 @@ def test_images_need_neither_tensorflow_nor_jax(data: ImageData, folder: Path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "(2, 16, 16, 3)", done.stderr
+
+
+def test_an_epoch_of_images_is_cut_as_the_order_says(data: ImageData):
+    whole = data.open(seed=0, limits={})
+    cut = replace(data, order=OlmoOrder(epoch_multiple=4)).open(seed=0, limits={})
+    assert cut.num_examples == whole.num_examples // 4 * 4
+    pairs = replace(data, order=OlmoCoreOrder(chunk=2)).open(seed=0, limits={})
+    assert pairs.num_examples == whole.num_examples // 2 * 2
+    first = pairs.order(np.arange(2))
+    assert first[1] == first[0] + 1 and first[0] % 2 == 0

@@ -72,7 +72,7 @@ def test_at_most_two_shuffles_are_held():
 
 
 def test_more_than_32_bits_are_refused():
-    with pytest.raises(InputError, match="data.order=hashed"):
+    with pytest.raises(InputError, match="data.order=hashed_order"):
         Shuffled(2**32 + 1, seed=0)
 
 
@@ -212,5 +212,5 @@ def test_a_list_is_checked_where_it_is_read(tmp_path: Path):
 
 
 def test_a_missing_list_is_named(tmp_path: Path):
-    with pytest.raises(InputError, match="data.global_indices .*absent: cannot be read"):
+    with pytest.raises(InputError, match="data.order.global_indices .*absent: cannot be read"):
         Listed(tmp_path / "absent", 6, Shuffled(6, seed=0))

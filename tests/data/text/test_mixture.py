@@ -9,8 +9,10 @@ from jaxpretrain.config.durations import resolve_durations
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.serialize import from_dict, to_dict
+from jaxpretrain.data.order.order import HashedOrder, OlmoOrder
 from jaxpretrain.data.order.permutations import Hashed, Shuffled
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.text.corpus import RawTokens
 from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage, TrainingMixture
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.manifest import load_manifest
@@ -86,7 +88,7 @@ def test_a_stage_begins_at_its_step(mixture: Mixture):
         np.testing.assert_array_equal(source, opened[0])
 
 
-@pytest.mark.parametrize("order", ["olmo", "hashed"])
+@pytest.mark.parametrize("order", [OlmoOrder(), HashedOrder()])
 def test_every_source_is_read_in_epochs_without_gap_or_repeat(mixture: Mixture, order):
     samples = _read(_open(replace(mixture, order=order)), np.arange(400))
     for name, size in SIZES.items():
@@ -168,7 +170,7 @@ def test_the_fingerprint_is_of_content_and_proportions(mixture: Mixture, tmp_pat
         replace(mixture, stages=()),
         replace(mixture, stages=(replace(mixture.stages[0], at=36),)),
         replace(mixture, window=7, stages=()),
-        replace(mixture, order="hashed"),
+        replace(mixture, order=HashedOrder()),
         replace(mixture, sources=renamed, stages=()),
     ]
     assert len({_open(config).fingerprint for config in [mixture, *others]}) == 7
@@ -261,7 +263,7 @@ def test_evaluation_sets_are_named_by_their_sources(prepared: Path):
     assert evals[0].target_bytes(evals[0].batch(np.arange(2))) is not None
 
 
-@pytest.mark.parametrize(("order", "kind"), [("olmo", Shuffled), ("hashed", Hashed)])
+@pytest.mark.parametrize(("order", "kind"), [(OlmoOrder(), Shuffled), (HashedOrder(), Hashed)])
 def test_the_order_within_sources_is_the_one_asked_for(mixture: Mixture, order, kind):
     data = _open(replace(mixture, order=order))
     assert {type(part.order.permutations) for part in data.parts.values()} == {kind}
@@ -288,7 +290,7 @@ def test_an_example_of_a_mixture_needs_its_source(mixture: Mixture, source: str 
 
 def test_masks_of_one_source_leave_the_others_alone(mixture: Mixture, tmp_path: Path):
     np.zeros(SEQ_LEN * SIZES["b"], np.uint8).tofile(tmp_path / "0.npy")
-    masked = replace(mixture.sources["b"], label_mask=str(tmp_path))
+    masked = replace(mixture.sources["b"], raw=RawTokens(label_mask=str(tmp_path)))
     config = replace(mixture, sources={**mixture.sources, "b": masked})
     batch = _open(config).batch(np.arange(35))
     assert config.extra_spec()["mask"] == ((SEQ_LEN,), "bool")
@@ -302,3 +304,15 @@ def test_the_filter_judges_all_sources(mixture: Mixture):
     assert not _open(config).batch(np.arange(35))["mask"].any()
     config = replace(mixture, instance_filter=InstanceFilter(max_count=5))
     assert _open(config).batch(np.arange(35))["mask"].all()
+
+
+def test_one_list_of_indices_for_several_sources_is_refused(mixture: Mixture):
+    with pytest.raises(InputError, match=r"data\.order\.global_indices=none"):
+        _open(replace(mixture, order=OlmoOrder(global_indices="indices.npy")))
+
+
+def test_an_epoch_of_each_source_is_cut_as_the_order_says(mixture: Mixture):
+    whole = _open(mixture)
+    cut = _open(replace(mixture, order=OlmoOrder(epoch_multiple=4)))
+    for name, part in cut.parts.items():
+        assert part.num_examples == whole.parts[name].num_examples // 4 * 4

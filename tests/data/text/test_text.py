@@ -1,19 +1,29 @@
 import shutil
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.order.order import Ordering
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.renames import upgraded
+from jaxpretrain.data.order.order import HashedOrder, OlmoCoreOrder, OlmoOrder
 from jaxpretrain.data.prepare.prepare_text import PrepareText
+from jaxpretrain.data.text.corpus import RawTokens
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.manifest import MANIFEST, load_manifest
 from jaxpretrain.data.token_files.masks import InstanceFilter
 
 SEQ_LEN = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """The part of a run's config that is about data."""
+
+    data: TextData = TextData()
 
 
 @pytest.fixture
@@ -36,10 +46,10 @@ def test_the_spec_of_an_example_is_what_batches_hold(data: TextData):
     assert data.units_per_example() == ("tokens", SEQ_LEN)
 
 
-@pytest.mark.parametrize("order", ["olmo", "olmo_core", "hashed"])
+@pytest.mark.parametrize("order", [OlmoOrder(), OlmoCoreOrder(), HashedOrder()])
 def test_samples_are_examples_in_the_order(data: TextData, order):
     training = replace(data, order=order).open(seed=5, limits={"tokens": 400})
-    expected = Ordering(order).make(training.num_examples, 5)
+    expected = order.make(training.num_examples, 5)
     samples = np.array([3, 0, training.num_examples + 3, 3])
     batch = training.batch(samples)
     assert list(batch) == ["tokens"]
@@ -74,17 +84,15 @@ def test_the_fingerprint_is_of_content_and_order(data: TextData, prepared: Path,
     moved = shutil.copytree(prepared, tmp_path / "moved")
     same = [data, replace(data, root=str(moved)), replace(data, verify="size")]
     assert len({fingerprint(config) for config in same}) == 1
-    others = [replace(data, seq_len=8), replace(data, order="hashed")]
+    others = [replace(data, seq_len=8), replace(data, order=HashedOrder())]
     others.append(replace(data, train_split="validation"))
-    others.append(replace(data, epoch_multiple=7))
+    others.append(replace(data, order=OlmoOrder(epoch_multiple=7)))
     assert len({fingerprint(config) for config in [data, *others]}) == 5
 
 
 def test_the_evaluation_set_has_the_datasets_name(data: TextData):
     (own,) = data.open_evals(limits={"tokens": 400})
     assert own.name == "tiny"
-    (named,) = replace(data, name="mine").open_evals(limits={"tokens": 400})
-    assert named.name == "mine"
     assert replace(data, validation_split=None).open_evals(limits={"tokens": 400}) == []
 
 
@@ -136,7 +144,7 @@ def test_training_knows_its_tokenizer_and_describes_itself(data: TextData, prepa
 
 def test_an_epoch_is_cut_to_the_multiple_and_chunks_lie_together(tmp_path: Path):
     _raw(tmp_path, 40, 56)  # of two sequences at a time: 4 and 6 of them
-    data = TextData(root=str(tmp_path), seq_len=8, order_chunk=2, epoch_multiple=4)
+    data = TextData(root=str(tmp_path), seq_len=8, order=OlmoCoreOrder(epoch_multiple=4, chunk=2))
     assert data.open(seed=0, limits={"tokens": 200}).num_examples == 8
     declared = replace(data, num_examples=10)
     with pytest.raises(InputError, match="an epoch of .* has 8; set data.num_examples=8"):
@@ -180,7 +188,9 @@ def test_label_masks_and_the_filter_make_one_mask(tmp_path: Path):
         (None, InstanceFilter(max_count=8)),
         (str(masks), InstanceFilter(max_count=8)),
     ]:
-        config = replace(data, label_mask=label_mask, instance_filter=instance_filter)
+        config = replace(
+            data, raw=RawTokens(label_mask=label_mask), instance_filter=instance_filter
+        )
         training = config.open(seed=0, limits={"tokens": 200})
         batch = training.batch(np.arange(4))
         spec = {name: (x.shape[1:], str(x.dtype)) for name, x in batch.items()}
@@ -251,7 +261,7 @@ def test_a_bad_list_is_an_error(tmp_path: Path, content: str):
 def test_uint32_files_need_their_dtype(tmp_path: Path):
     _raw(tmp_path, 64, dtype="<u4")
     data = TextData(root=str(tmp_path), seq_len=8)
-    training = replace(data, dtype="uint32").open(seed=0, limits={"tokens": 200})
+    training = replace(data, raw=RawTokens("uint32")).open(seed=0, limits={"tokens": 200})
     np.testing.assert_array_equal(training.files.read(np.array([7]))[0], np.arange(56, 64))
 
 
@@ -343,3 +353,10 @@ def test_the_real_corpus_end_to_end():
     assert 4.5 < num_bytes.sum() / batch["tokens"][:, 1:].size < 5.2
     examples = training.files.read(np.arange(training.num_examples))
     assert len({row.tobytes() for row in examples}) == len(examples)
+
+
+def test_the_name_that_an_old_run_chose_is_dropped_and_a_flag_says_so():
+    saved = {"class": "text_data", "name": "mine", "seq_len": 16}
+    assert upgraded({"data": saved}) == {"data": {"class": "text_data", "seq_len": 16}}
+    with pytest.raises(InputError, match=r"data\.name is written in another way now: leave it out"):
+        apply_overrides(Run(), [("data.name", "mine")])

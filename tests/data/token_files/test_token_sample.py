@@ -107,8 +107,8 @@ def test_the_error_says_how_to_rewrite_what_cannot_be_read(tmp_path: Path):
 
 
 def test_uint16_cannot_hold_a_large_vocabulary():
-    check_vocabulary("uint16", 65_536, "tokens", TypeFlags())
-    check_vocabulary("uint32", 100_278, "tokens", TypeFlags())
+    check_vocabulary("uint16", 65_536, "tokens", TypeFlags("x", "y"))
+    check_vocabulary("uint32", 100_278, "tokens", TypeFlags("x", "y"))
     with pytest.raises(InputError, match="tokens: uint16 cannot hold .* 65,537; set x=uint32"):
         check_vocabulary("uint16", 65_537, "tokens", TypeFlags("x", "y"))
 
