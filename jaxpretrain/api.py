@@ -52,8 +52,8 @@ if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
     from jaxpretrain.train.experiment import Experiment as Experiment
     from jaxpretrain.train.experiment import Stage as Stage
     from jaxpretrain.train.experiment import Train as Train
-    from jaxpretrain.train.experiment import resolve as resolve
     from jaxpretrain.train.olmo_yaml import read_olmo_yaml as read_olmo_yaml
+    from jaxpretrain.train.resolved import resolve as resolve
 
 _HOMES = {
     "jaxpretrain.config.errors": "InputError nearest",
@@ -80,8 +80,9 @@ _HOMES = {
     "jaxpretrain.optim.schedules": "BoltOnWarmup Constant InverseSqrt LinearTail Triangular "
     "WarmupCosine WarmupStableDecay",
     "jaxpretrain.parallel.mesh": "Mesh",
-    "jaxpretrain.train.experiment": "Checkpoint Experiment Stage Train resolve",
+    "jaxpretrain.train.experiment": "Checkpoint Experiment Stage Train",
     "jaxpretrain.train.olmo_yaml": "read_olmo_yaml",
+    "jaxpretrain.train.resolved": "resolve",
 }
 """Module -> the names that it defines."""
 

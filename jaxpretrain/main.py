@@ -19,7 +19,7 @@ from jaxpretrain.config.paths import as_path
 from jaxpretrain.parallel.host_memory import use_huge_pages
 
 if TYPE_CHECKING:  # imported after the flags: it imports JAX
-    from jaxpretrain.train.experiment import Experiment
+    from jaxpretrain.train.resolved import Resolved
 
 EXIT_JUDGED = 3
 EXIT_PREEMPTED = 75
@@ -66,9 +66,9 @@ def main(argv: list[str]) -> int:
                 return 0
             if flags.workdir is None and not flags.preflight_only:
                 parser.error("--workdir is required: the folder of the run")
-            from jaxpretrain.train.experiment import resolve
+            from jaxpretrain.train.resolved import resolve
 
-            config = resolve(config)  # once: it may count the data
+            config = resolve(config)
         chosen = _choose(config, flags.workdir, flags.allow_config_change)
         if flags.preflight_only:
             from jaxpretrain.train.run import preflight
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         return _train(config, chosen, workdir, **changes)
 
 
-def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "Experiment":
+def _choose(config: "Resolved", workdir: Path | None, allow_change: bool) -> "Resolved":
     """The config with numbers for what it leaves open."""
     import jax
 
@@ -105,7 +105,7 @@ def _choose(config: "Experiment", workdir: Path | None, allow_change: bool) -> "
     return chosen
 
 
-def _train(config: "Experiment", chosen: "Experiment", workdir: Path, **options: Any) -> int:
+def _train(config: "Resolved", chosen: "Resolved", workdir: Path, **options: Any) -> int:
     """Trains; a device that had no room after all makes the microbatch smaller, once.
 
     Returns the exit code.

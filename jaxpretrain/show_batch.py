@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxpretrain.config.command import Parser, run, split_overrides
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
@@ -22,7 +21,7 @@ from jaxpretrain.data.text.contents import Row, read_rows
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 
 if TYPE_CHECKING:
-    from jaxpretrain.train.experiment import Experiment
+    from jaxpretrain.train.resolved import Resolved
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +30,7 @@ def main(argv: list[str]) -> None:
     flags = _parser().parse_args(rest)
     config = apply_overrides(load_config(flags.config), overrides)
 
-    from jaxpretrain.train.experiment import resolve  # after the flags: it imports JAX
+    from jaxpretrain.train.resolved import resolve  # after the flags: it imports JAX
 
     experiment = resolve(config)
     shown = _batch(experiment, flags) if flags.find is None else _uses(experiment, flags.find)
@@ -98,42 +97,37 @@ def _parser() -> Parser:
     return parser
 
 
-def _batch(experiment: "Experiment", flags: Any) -> Batch:
-    from jaxpretrain.train.experiment import pace
-
-    last = whole_steps(experiment.train.duration)
+def _batch(experiment: "Resolved", flags: Any) -> Batch:
+    last = experiment.timeline.num_steps
     if not 1 <= flags.step <= last:
         raise InputError(f"--step={flags.step}: the run has steps 1 to {last:,}")
-    examples = pace(experiment).examples
-    start, stop = int(examples(flags.step - 1)), int(examples(flags.step))
+    samples = experiment.timeline.pace.samples(flags.step)
     data = _open(experiment)
     rows = read_rows(
         data,
-        np.arange(start, min(stop, start + flags.rows)),
+        np.arange(samples.start, min(samples.stop, samples.start + flags.rows)),
         num_tokens=flags.tokens,
         eos_id=data.eos_id if flags.eos_id is None else flags.eos_id,
         decode=_decoder(flags.tokenizer or data.tokenizer_path),
     )
     seq_len = experiment.data.units_per_example()[1]
-    return Batch(flags.step, (start, stop), seq_len, rows)
+    return Batch(flags.step, (samples.start, samples.stop), seq_len, rows)
 
 
-def _uses(experiment: "Experiment", where: str) -> Uses:
-    from jaxpretrain.train.experiment import pace
-
+def _uses(experiment: "Resolved", where: str) -> Uses:
     source, colon, index = where.rpartition(":")
     if not index.isdecimal():
         raise InputError(f"--find={where}: expected INDEX, or SOURCE:INDEX of a mixture")
-    speed = pace(experiment)
-    num_samples = int(speed.examples(whole_steps(experiment.train.duration)))
+    pace = experiment.timeline.pace
+    num_samples = int(pace.examples(experiment.timeline.num_steps))
     uses = []
     for sample in _open(experiment).find(int(index), num_samples, source if colon else None):
-        before = int(speed.steps(sample))
-        uses.append(Use(before + 1, sample - int(speed.examples(before)), sample))
+        step = int(pace.steps(sample)) + 1
+        uses.append(Use(step, sample - pace.samples(step).start, sample))
     return Uses(where, uses)
 
 
-def _open(experiment: "Experiment") -> Any:
+def _open(experiment: "Resolved") -> Any:
     """The training data. Sizes of files are compared with the manifest, not their hashes."""
     example = experiment.data.example_spec()
     if "tokens" not in example:

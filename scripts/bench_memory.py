@@ -87,7 +87,8 @@ def _experiment(name: str, length: int, microbatch: int, remat: str):
     from jaxpretrain.models.olmo.variants import OLMO_SIZES
     from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import AdamW
-    from jaxpretrain.train.experiment import Experiment, Train, resolve
+    from jaxpretrain.train.experiment import Experiment, Train
+    from jaxpretrain.train.resolved import resolve
 
     is_image = name in SAPIENS_SIZES
     model = replace((SAPIENS_SIZES if is_image else OLMO_SIZES)[name], remat=remat)

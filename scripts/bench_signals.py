@@ -19,7 +19,6 @@ from unittest import mock
 import numpy as np
 
 from jaxpretrain.config.command import Parser, run, split_overrides
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.parallel.host_memory import use_huge_pages
@@ -53,16 +52,15 @@ def main(argv: list[str]) -> None:
 
     import jax
 
-    from jaxpretrain.train.experiment import resolve
     from jaxpretrain.train.program import make_program
-    from jaxpretrain.train.signals import compile_probe
+    from jaxpretrain.train.resolved import resolve
 
     experiment = resolve(apply_overrides(load_config(flags.config), overrides))
     program = make_program(experiment, jax.devices())
     batch, times = random_batch(program), Times()
     steps = {"with": program.compile(), "without": compile_without(program)}
     states = {name: program.create_state() for name in steps}
-    probe, signals = compile_probe(program), {}
+    probe, signals = program.compile_probe(), {}
     for turn in range(flags.rounds + 1):
         for name in sorted(steps, reverse=turn % 2 == 0):
             with times.of(name):
@@ -80,7 +78,7 @@ def main(argv: list[str]) -> None:
     report["norms_part_error"] = float(1.25 * np.std(parts) / len(parts) ** 0.5)
     traffic = {name: step.cost_analysis()["bytes accessed"] for name, step in steps.items()}
     report["norms_part_of_traffic"] = traffic["with"] / traffic["without"] - 1
-    if every := whole_steps(experiment.monitor.signals_every):
+    if every := experiment.timeline.signals_every:
         rare = report["probe_seconds"] + report["fetch_seconds"]
         report["probe_part"] = rare / every / report["without_seconds"]
     report |= {"signals_every": every, "device": jax.devices()[0].device_kind}

@@ -96,7 +96,8 @@ def make_experiment(case: Any) -> Any:
     from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.parallel.mesh import Mesh
-    from jaxpretrain.train.experiment import Experiment, Train, resolve
+    from jaxpretrain.train.experiment import Experiment, Train
+    from jaxpretrain.train.resolved import resolve
 
     name, num_devices, microbatch, accumulation, size, overrides, mesh = case
     is_text = name in OLMO_SIZES

@@ -28,8 +28,9 @@ from jaxpretrain.parallel.chips import CHIPS, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.machines import placeholder_devices
 from jaxpretrain.planning.time_model import StepTime, estimate_time
-from jaxpretrain.train.experiment import Experiment, Train, resolve
+from jaxpretrain.train.experiment import Experiment, Train
 from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.resolved import resolve
 
 
 @dataclass(frozen=True)

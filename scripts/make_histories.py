@@ -26,6 +26,7 @@ from jaxpretrain.data.text.text import TrainingText
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.loop import NonFinite
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.step import compile_train_step
 
@@ -263,7 +264,7 @@ def record(name: str, scenario: Scenario, workdir: Path) -> None:
             )
             with scenario.tampering():
                 try:
-                    train_experiment(config, workdir, allow_config_change=True)
+                    train_experiment(resolve(config), workdir, allow_config_change=True)
                 except NonFinite as error:
                     print(f"{name}: {error}")
         (workdir / "done").touch()

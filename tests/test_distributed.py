@@ -22,6 +22,7 @@ from jaxpretrain.config.files import load_config
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.storage.jsonl import drop_after, read_lines
 from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +94,7 @@ def experiment(config: Path) -> Experiment:
 def alone(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run in one process, from start to end."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    assert train_experiment(experiment, workdir)
+    assert train_experiment(resolve(experiment), workdir)
     return workdir
 
 
@@ -196,7 +197,7 @@ def test_one_process_goes_on_with_what_two_saved(
     preempted: Any, alone: Path, experiment: Experiment, tmp_path: Path
 ):
     workdir = shutil.copytree(preempted[0], tmp_path / "run")
-    assert train_experiment(experiment, workdir)
+    assert train_experiment(resolve(experiment), workdir)
     _assert_same_losses(workdir, alone)
 
 
@@ -328,7 +329,7 @@ def test_two_processes_go_on_with_what_one_saved(
     last = read_lines(workdir / "metrics.jsonl")[-1]["step"]
     _assert_same_losses(workdir, alone, last)
     workdir = shutil.copytree(workdir, tmp_path / "run")
-    assert train_experiment(experiment, workdir)
+    assert train_experiment(resolve(experiment), workdir)
     _assert_same_losses(workdir, alone)
 
 

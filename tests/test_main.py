@@ -27,8 +27,8 @@ from jaxpretrain.data.token_files.manifest import Manifest
 from jaxpretrain.main import main
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train import loop
-from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.program import make_program
+from jaxpretrain.train.resolved import resolve
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 120

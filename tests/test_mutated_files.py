@@ -46,6 +46,7 @@ from jaxpretrain.reports.runs import read_run
 from jaxpretrain.train import run as running
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 from jaxpretrain.train.memory import Memory
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import check_inputs, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
 
@@ -300,7 +301,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         prepare_text(_prepared(root), root / "unfinished", workers=1, progress=False)
     (root / "config.py").write_text(CONFIG)
     (root / "task.jsonl").write_text("".join(json.dumps(item) + "\n" for item in TASK))
-    assert train_experiment(made.experiment(), made.run)
+    assert train_experiment(resolve(made.experiment()), made.run)
     (made.run / "plan.json").write_text(json.dumps(PLAN))
     source = open_source(made.run)
     write_hugging_face(source, root / "hf")
@@ -403,7 +404,7 @@ def resume(world: World) -> None:
     """All that `main` does before it compiles; in a copy, which it changes."""
     copy = shutil.copytree(world.run, world.root / "resumed")
     try:
-        train_experiment(world.experiment(), copy)
+        train_experiment(resolve(world.experiment()), copy)
     finally:
         shutil.rmtree(copy)
 

@@ -12,8 +12,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.show_batch import main
-from jaxpretrain.train.experiment import resolve
-from jaxpretrain.train.stages import make_stages, stage_of
+from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.stages import make_stages
 
 SEQ_LEN, BATCH_SIZE, NUM_STEPS = 32, 8, 40
 
@@ -76,10 +76,10 @@ def test_rows_are_what_the_step_trains_on(
     """Also while the batch is smaller in the beginning."""
     shown = _json(capsys, f"--config={config}:{kind}", f"--step={step}", "--rows=100")
     experiment = resolve(load_config(f"{config}:{kind}"))
-    stage = stage_of(make_stages(experiment, jax.devices()[:1]), step)
+    stages = make_stages(experiment, jax.devices()[:1])
     data = experiment.data.open(seed=experiment.seed, limits={"tokens": 300})
-    tokens = stage.read(data, step)["tokens"]
-    assert range(*shown["samples"]) == stage.samples(step)
+    tokens = stages.read(data, step)["tokens"]
+    assert range(*shown["samples"]) == stages.samples(step)
     assert len(shown["rows"]) == len(tokens) == (4 if step <= 10 else 8)
     for row, expected in zip(shown["rows"], tokens, strict=True):
         ids = np.fromfile(root / row["file"], "<u2")

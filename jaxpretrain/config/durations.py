@@ -51,6 +51,10 @@ class Pace:
             left -= min(left, length)
         return seen + left * self.batch_size
 
+    def samples(self, step: int) -> range:
+        """Returns the samples of the run that update number `step` (from 1) reads."""
+        return range(int(self.examples(step - 1)), int(self.examples(step)))
+
     def steps(self, examples: Fraction | int) -> Fraction:
         """Steps that see this many examples, the inverse of `examples`."""
         steps, left = Fraction(0), Fraction(examples)

@@ -10,7 +10,6 @@ Images have to be decoded, which takes processes. Those are Grain's, too.
 
 import gc
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -33,19 +32,13 @@ class Batches(Iterator[Batch]):
     """
 
     def __init__(self, batches: Any):
-        self.seconds_waited = 0.0
-        """Time the consumer spent waiting for batches, in all."""
         batches.start_prefetch()
         self._batches: Any = batches
 
     def __next__(self) -> Batch:
         if self._batches is None:
             raise StopIteration
-        start = time.perf_counter()
-        try:
-            return next(self._batches)
-        finally:
-            self.seconds_waited += time.perf_counter() - start
+        return next(self._batches)
 
     def close(self) -> None:
         """Ends the iteration; may be called at any time, and twice."""

@@ -1,13 +1,12 @@
 """What a run is meant to do, as far as judging it needs that."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.diagnosis.history import History
@@ -45,9 +44,9 @@ class Plan:
 
 
 def plan_of(
-    optim: OptimizerChoice, total_steps: int, batch_size: int, stage_lengths: Sequence[int] = ()
+    optim: OptimizerChoice, total_steps: int, batch_size: int, stage_ends: Iterable[int] = ()
 ) -> Plan:
-    """Returns the plan of a resolved optimizer config, with the lengths of the stages in steps.
+    """Returns the plan of a resolved optimizer config, in a run whose stages end with those steps.
 
     The schedule is tabulated once: asking it again and again would keep the devices busy.
     """
@@ -62,7 +61,7 @@ def plan_of(
         phases,
         lambda steps: np.interp(steps, grid, rates),
         optim.clip_norm,
-        tuple(accumulate(stage_lengths)),
+        tuple(stage_ends),
     )
 
 
@@ -73,15 +72,26 @@ class _Planned:
     optim: OptimizerChoice
 
 
+@dataclass(frozen=True)
+class _PlannedStage:
+    duration: int
+
+
+@dataclass(frozen=True)
+class _PlannedTrain:
+    duration: int
+    batch_size: int
+    stages: tuple[_PlannedStage, ...] = ()
+
+
 def plan_in(document: Mapping[str, Any], history: History) -> Plan:
     """The plan in an `experiment.json`, or one from the history where it cannot be read."""
     try:
         config = document["config"]
         planned = from_dict(_Planned, {"optim": config["optim"]})
-        train = config["train"]
-        lengths = [whole_steps(stage["duration"]) for stage in train.get("stages", ())]
-        duration = whole_steps(train["duration"])
-        return plan_of(planned.optim, duration, train["batch_size"], lengths)
+        train = from_dict(_PlannedTrain, config["train"], ignore_unknown=True)
+        ends = accumulate(stage.duration for stage in train.stages)
+        return plan_of(planned.optim, train.duration, train.batch_size, ends)
     except (InputError, KeyError, TypeError):
         return plan_from(history)
 

@@ -16,9 +16,9 @@ from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.planning.time_model import StepTime, estimate_time
-from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.resolved import Resolved
 
 MICROBATCH = "train.microbatch_size"
 REMAT = "model.remat"
@@ -46,7 +46,7 @@ class Arrangement:
     sizes: tuple[int, ...]
     """Microbatch sizes that divide each device's share of the batch, ascending."""
 
-    def experiment(self, size: int) -> Experiment:
+    def experiment(self, size: int) -> Resolved:
         """Returns the experiment with that microbatch."""
         return self._program(size).experiment
 
@@ -93,7 +93,7 @@ def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[st
 
 
 def list_arrangements(
-    experiment: Experiment, machine: Machine, searched: Sequence[str]
+    experiment: Resolved, machine: Machine, searched: Sequence[str]
 ) -> list[Arrangement]:
     """Lists the arrangements that mesh, batch and model allow, over all values searched.
 
@@ -123,7 +123,7 @@ def list_arrangements(
     return found
 
 
-def list_overrides(base: Experiment, chosen: Experiment) -> list[str]:
+def list_overrides(base: Resolved, chosen: Resolved) -> list[str]:
     """Returns the flags that turn the base experiment into the chosen one."""
     paths = (MICROBATCH, *MESH, *_VALUES)
     pairs = [(path, _at(base, path), _at(chosen, path)) for path in paths]
@@ -131,8 +131,8 @@ def list_overrides(base: Experiment, chosen: Experiment) -> list[str]:
 
 
 def _candidates(
-    experiment: Experiment, num_devices: int, searched: Sequence[str]
-) -> Iterator[Experiment]:
+    experiment: Resolved, num_devices: int, searched: Sequence[str]
+) -> Iterator[Resolved]:
     names = [
         name
         for name in _VALUES

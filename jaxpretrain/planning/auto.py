@@ -22,19 +22,19 @@ from jaxpretrain.planning.compilers import InProcessCompiler, OnCompiled
 from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.search import Trial, search
 from jaxpretrain.planning.targets import parse_target
-from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.resolved import Resolved
 from jaxpretrain.train.workdir import trained_here
 
 _MAX_SECONDS = 180.0
 
 
-def open_choices(experiment: Experiment) -> tuple[str, ...]:
+def open_choices(experiment: Resolved) -> tuple[str, ...]:
     """The fields that are auto."""
     chosen = {MICROBATCH: experiment.train.microbatch_size, REMAT: experiment.model.remat}
     return tuple(name for name, value in chosen.items() if value == "auto")
 
 
-def stand_in(experiment: Experiment) -> Experiment:
+def stand_in(experiment: Resolved) -> Resolved:
     """The experiment with the least that auto could mean, for checks that need some number."""
     least = replace(
         experiment,
@@ -44,7 +44,7 @@ def stand_in(experiment: Experiment) -> Experiment:
     return _as(experiment, least)
 
 
-def chosen_before(experiment: Experiment, workdir: Path) -> tuple[Experiment, str] | None:
+def chosen_before(experiment: Resolved, workdir: Path) -> tuple[Resolved, str] | None:
     """What `choose` gave when the run in the folder was last on devices like these; None: it was
     on none.
     """
@@ -54,11 +54,11 @@ def chosen_before(experiment: Experiment, workdir: Path) -> tuple[Experiment, st
     return _as(experiment, before), f"auto: {_named(experiment, before)}, as before"
 
 
-def choose(experiment: Experiment, on_compiled: OnCompiled) -> tuple[Experiment, str]:
+def choose(experiment: Resolved, on_compiled: OnCompiled) -> tuple[Resolved, str]:
     """(the experiment without auto, a line that says what was chosen and why).
 
     Args:
-      experiment: a config; it need not be resolved.
+      experiment: a config that may leave choices open.
       on_compiled: called after each compilation.
 
     Raises:
@@ -70,7 +70,7 @@ def choose(experiment: Experiment, on_compiled: OnCompiled) -> tuple[Experiment,
     # Among several processes, none may stop searching before the others.
     deadline = start + _MAX_SECONDS if jax.process_count() == 1 else math.inf
     limit = machine.limit
-    found = list_arrangements(resolve(experiment), machine, open_choices(experiment))
+    found = list_arrangements(experiment, machine, open_choices(experiment))
     compiler = InProcessCompiler(machine, on_compiled)
     trials = search(found, limit, compiler, goal="fastest", deadline=deadline)
     if not trials:
@@ -83,7 +83,7 @@ def choose(experiment: Experiment, on_compiled: OnCompiled) -> tuple[Experiment,
     return _as(experiment, best.experiment), _reason(experiment, best, limit, start)
 
 
-def step_down(experiment: Experiment, chosen: Experiment) -> Experiment | None:
+def step_down(experiment: Resolved, chosen: Resolved) -> Resolved | None:
     """The chosen experiment with its next smaller microbatch; None where there is none.
 
     Only a microbatch that was `auto` in the config is changed.
@@ -102,7 +102,7 @@ def _machine(dtype: str) -> Machine:
     return replace(machine, chip=from_dict(Chip, json.loads(seen)))
 
 
-def _as(experiment: Experiment, chosen: Experiment) -> Experiment:
+def _as(experiment: Resolved, chosen: Resolved) -> Resolved:
     names = open_choices(experiment)
     model, train = experiment.model, experiment.train
     if REMAT in names:
@@ -112,12 +112,12 @@ def _as(experiment: Experiment, chosen: Experiment) -> Experiment:
     return replace(experiment, model=model, train=train)
 
 
-def _named(experiment: Experiment, chosen: Experiment) -> str:
+def _named(experiment: Resolved, chosen: Resolved) -> str:
     values = {MICROBATCH: chosen.train.microbatch_size, REMAT: chosen.model.remat}
     return ", ".join(f"{name}={values[name]}" for name in open_choices(experiment))
 
 
-def _reason(experiment: Experiment, best: Trial, limit: int, start: float) -> str:
+def _reason(experiment: Resolved, best: Trial, limit: int, start: float) -> str:
     seconds = time.monotonic() - start
     return (
         f"auto: {_named(experiment, best.experiment)}, {best.total / GIB:.2f} of "

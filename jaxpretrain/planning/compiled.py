@@ -16,9 +16,9 @@ from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.parallel.devices import is_out_of_memory
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.machines import Machine
-from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.memory import Memory, measured
 from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.resolved import Resolved
 
 _NUM_BUFFERS = 12
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -51,7 +51,7 @@ class Compiled:
         return self.memory is not None and self.total <= limit
 
 
-def compile_step(experiment: Experiment, machine: Machine, *, buffers: bool = False) -> Compiled:
+def compile_step(experiment: Resolved, machine: Machine, *, buffers: bool = False) -> Compiled:
     """Compiles the training step of a resolved experiment for the machine.
 
     Raises:
@@ -74,7 +74,7 @@ def compile_step(experiment: Experiment, machine: Machine, *, buffers: bool = Fa
     return Compiled(memory.total, memory, found, time.monotonic() - start)
 
 
-def eval_bytes(experiment: Experiment, machine: Machine) -> int:
+def eval_bytes(experiment: Resolved, machine: Machine) -> int:
     """Returns the bytes that a device holds while held-out loss is computed, state included."""
     program = make_program(experiment, machine.devices)
     stats = HeldOut(program.setting(data=None, eval_sets=[])).compiled.memory_analysis()

@@ -25,9 +25,9 @@ from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.targets import Target
 from jaxpretrain.storage.cache import cache_dir
 from jaxpretrain.storage.files import write_atomically
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.resolved import Resolved
 
-OnCompiled = Callable[[Experiment, Compiled], None]
+OnCompiled = Callable[[Resolved, Compiled], None]
 """A function that a compiler calls with each result, in the order of the experiments."""
 
 
@@ -37,11 +37,11 @@ class Compiler(Protocol):
     num_workers: int
     """The number of compilations that run at a time."""
 
-    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+    def compile(self, experiments: Sequence[Resolved]) -> list[Compiled]:
         """Returns the compiled memory of each experiment, in the order given."""
         ...
 
-    def eval_bytes(self, experiment: Experiment) -> int:
+    def eval_bytes(self, experiment: Resolved) -> int:
         """Returns the bytes that a device holds while held-out loss is computed."""
         ...
 
@@ -55,7 +55,7 @@ class InProcessCompiler:
         self._machine = machine
         self._on_compiled = on_compiled
 
-    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+    def compile(self, experiments: Sequence[Resolved]) -> list[Compiled]:
         """Compiles the experiments one by one."""
         results = []
         for experiment in experiments:
@@ -63,7 +63,7 @@ class InProcessCompiler:
             self._on_compiled(experiment, results[-1])
         return results
 
-    def eval_bytes(self, experiment: Experiment) -> int:
+    def eval_bytes(self, experiment: Resolved) -> int:
         """Compiles the evaluation here."""
         return eval_bytes(experiment, self._machine)
 
@@ -88,7 +88,7 @@ class ProcessPoolCompiler:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def compile(self, experiments: Sequence[Experiment]) -> list[Compiled]:
+    def compile(self, experiments: Sequence[Resolved]) -> list[Compiled]:
         """Compiles what is not kept, as many at a time as there are workers."""
         paths = [_path(experiment, self._target) for experiment in experiments]
         kept = [_kept(path) for path in paths]
@@ -107,7 +107,7 @@ class ProcessPoolCompiler:
             results.append(result)
         return results
 
-    def eval_bytes(self, experiment: Experiment) -> int:
+    def eval_bytes(self, experiment: Resolved) -> int:
         """Compiles the evaluation in a worker; the result is not kept."""
         return self._executor.submit(_eval_bytes, experiment, self._target, self._dtype).result()
 
@@ -129,15 +129,15 @@ def open_compiler(
 _machine = cache(open_machine)  # opened once in each worker
 
 
-def _compile(experiment: Experiment, target: Target, dtype: str) -> Compiled:
+def _compile(experiment: Resolved, target: Target, dtype: str) -> Compiled:
     return compile_step(experiment, _machine(target, dtype), buffers=True)
 
 
-def _eval_bytes(experiment: Experiment, target: Target, dtype: str) -> int:
+def _eval_bytes(experiment: Resolved, target: Target, dtype: str) -> int:
     return eval_bytes(experiment, _machine(target, dtype))
 
 
-def _path(experiment: Experiment, target: Target) -> Path:
+def _path(experiment: Resolved, target: Target) -> Path:
     described = [to_dict(experiment), target.name, _versions(), _code()]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "plans" / f"{digest[:32]}.json"

@@ -23,7 +23,7 @@ from jaxpretrain.planning.planner import make_plan
 from jaxpretrain.planning.search import Trial
 from jaxpretrain.planning.table import compilation, make_document, make_table
 from jaxpretrain.planning.targets import parse_target
-from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.resolved import Resolved, resolve
 
 _MOSTLY_COMPILED = 9
 """The usual number of compilations of a plan, for the progress bar."""
@@ -57,7 +57,7 @@ def plan_config(
     num_compiled = itertools.count(1)
     with Progress(_MOSTLY_COMPILED, "compiled", stays=False) as progress:
 
-        def on_compiled(experiment: Experiment, compiled: Compiled) -> None:
+        def on_compiled(experiment: Resolved, compiled: Compiled) -> None:
             progress.message(compilation(experiment, compiled, num_devices))
             progress.update(next(num_compiled))
 

@@ -21,9 +21,9 @@ from jaxpretrain.planning.machines import Machine, placeholder_devices
 from jaxpretrain.planning.search import Trial, make_trial, search
 from jaxpretrain.planning.targets import Target, next_larger
 from jaxpretrain.planning.time_model import RunTime, estimate_run
-from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import make_program
+from jaxpretrain.train.resolved import Resolved
 
 _HOPELESS = 1.5
 """A step that is estimated to take this many times the limit is not compiled."""
@@ -35,7 +35,7 @@ class Plan:
     """The memory and time of an experiment on a machine, and the best ways to run it there."""
 
     machine: Machine
-    experiment: Experiment
+    experiment: Resolved
     """The experiment as configured."""
     limit: int
     """Bytes of a device that the step may take."""
@@ -91,7 +91,7 @@ class Plan:
 
 
 def make_plan(
-    experiment: Experiment,
+    experiment: Resolved,
     machine: Machine,
     compiler: Compiler | None,
     *,
@@ -139,7 +139,7 @@ def make_plan(
 
 
 def _configured(
-    experiment: Experiment, machine: Machine, compiler: Compiler | None, limit: int
+    experiment: Resolved, machine: Machine, compiler: Compiler | None, limit: int
 ) -> Trial | None:
     if "auto" in (experiment.train.microbatch_size, experiment.model.remat):
         return None
@@ -157,7 +157,7 @@ def _configured(
 def _with(trials: list[Trial], configured: Trial) -> list[Trial]:
     """Adds the experiment as configured, before all trials that are not clearly faster."""
 
-    def identity(trial: Trial) -> tuple[int, Experiment]:
+    def identity(trial: Trial) -> tuple[int, Resolved]:
         train = replace(trial.experiment.train, microbatch_size=None)
         return trial.size, replace(trial.experiment, train=train)
 
@@ -168,7 +168,7 @@ def _with(trials: list[Trial], configured: Trial) -> list[Trial]:
     return [*faster, configured, *(trial for trial in others if trial not in faster)]
 
 
-def _sufficient(experiment: Experiment, target: Target, limit: int) -> str | None:
+def _sufficient(experiment: Resolved, target: Target, limit: int) -> str | None:
     """Returns the next larger machine of that kind that would do, by estimates.
 
     The least memory is that of one example at a time, with everything recomputed and the weights

@@ -14,7 +14,7 @@ from jaxpretrain.planning.arrangements import Arrangement
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.compilers import Compiler
 from jaxpretrain.planning.time_model import StepTime
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.resolved import Resolved
 
 _NUM_COMPILED = 4
 """The most arrangements that are compiled, usually at two sizes each."""
@@ -24,7 +24,7 @@ _NUM_COMPILED = 4
 class Trial:
     """One arrangement with a microbatch of one size."""
 
-    experiment: Experiment
+    experiment: Resolved
     size: int
     """The examples of a microbatch."""
     total: int

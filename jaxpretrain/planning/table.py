@@ -6,12 +6,12 @@ from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.planner import Plan
 from jaxpretrain.planning.search import Trial
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.resolved import Resolved
 
 _NUM_BUFFERS = 5
 
 
-def compilation(experiment: Experiment, compiled: Compiled, num_devices: int) -> str:
+def compilation(experiment: Resolved, compiled: Compiled, num_devices: int) -> str:
     """Returns a line about one compilation for a machine with `num_devices`."""
     size = experiment.train.microbatch_size
     refused = "" if compiled.memory else ", refused"
@@ -164,7 +164,7 @@ def _frontier(plan: Plan, trial: Trial) -> dict[str, object]:
     }
 
 
-def _mesh(experiment: Experiment, num_devices: int) -> str:
+def _mesh(experiment: Resolved, num_devices: int) -> str:
     return " x ".join(map(str, experiment.mesh.sizes(num_devices)))
 
 

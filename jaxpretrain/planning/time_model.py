@@ -12,13 +12,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.models.costs import Costs
 from jaxpretrain.parallel.chips import Chip
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.analytic_memory import weights_on_device
-from jaxpretrain.train.experiment import Experiment, pace
 from jaxpretrain.train.program import Program
+from jaxpretrain.train.resolved import Resolved
 
 Resource = Literal["compute", "memory", "network"]
 
@@ -105,13 +104,13 @@ def estimate_time(program: Program, chip: Chip, *, num_hosts: int) -> StepTime:
     )
 
 
-def estimate_run(experiment: Experiment, step: StepTime, price: float | None = None) -> RunTime:
+def estimate_run(experiment: Resolved, step: StepTime, price: float | None = None) -> RunTime:
     """Estimates the time of a resolved experiment, and its cost at a price of a device-hour.
 
     An example of an early, smaller batch counts as long as any other.
     """
-    steps = whole_steps(experiment.train.duration)
-    examples = float(pace(experiment).examples(steps))
+    steps = experiment.timeline.num_steps
+    examples = float(experiment.timeline.pace.examples(steps))
     seconds = examples * step.expected / experiment.train.batch_size
     device_hours = seconds * step.num_devices / 3600
     cost = None if price is None else device_hours * price

@@ -1,17 +1,16 @@
 """The experiment: everything a run is, as one typed value.
 
-`configs/*.py` build an `Experiment`; the command line overrides fields; `resolve` turns durations
-and open choices into numbers. What `resolve` returns is what runs and what `experiment.json` keeps.
+`configs/*.py` build an `Experiment`, and the command line overrides its fields. `resolved.resolve`
+turns its durations into whole steps; that is what runs and what `experiment.json` keeps.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Annotated, Any, Literal
 
-from jaxpretrain.config.durations import Pace, Steps, resolve_durations, whole_steps
+from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.overrides import validate
-from jaxpretrain.config.paths import PathText, expand_paths
+from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.evals.config import Eval
@@ -133,80 +132,6 @@ _NO_EFFECT_ON_RESULT = (
     "data.source.data_dir",
 )
 """Parts of the identity that say where or how fast, not what."""
-
-
-def resolve(experiment: Experiment) -> Experiment:
-    """Turns durations into whole steps, once, rounded up, and expands `~` in paths.
-
-    Durations in epochs take `data.num_examples`. Where that is not declared, the data is opened and
-    counted, and the result declares what was found.
-
-    Raises:
-      InputError: a value outside the range of its field, values that do not go together, or data
-        that cannot be counted.
-    """
-    validate(experiment)
-    experiment = expand_paths(experiment)
-    if experiment.eval.weights == "average" and experiment.train.ema is None:
-        raise InputError("--config.eval.weights=average needs an average: set train.ema")
-    if (traced := experiment.monitor.profile) and traced[0] > traced[1]:
-        raise InputError(f"--config.monitor.profile={traced}: must be a first and a last step")
-    unit, per_example = experiment.data.units_per_example()
-    counted: list[int] = []
-
-    def count() -> int:
-        if not counted:
-            counted.append(_count_examples(experiment, units))
-        return counted[0]
-
-    units: dict[str, Any] = {"tokens_per_example": per_example if unit == "tokens" else None}
-    declared = experiment.data.num_examples
-    units["num_examples"] = count if declared is None else declared
-    train = experiment.train
-    # Stages first: they say how many steps any other duration takes.
-    stages = tuple(_resolve_stage(stage, i, train, units) for i, stage in enumerate(train.stages))
-    experiment = replace(experiment, train=replace(train, stages=stages))
-    resolved = resolve_durations(experiment, batch_size=pace(experiment), **units)
-    if not counted:
-        return resolved
-    return replace(resolved, data=replace(resolved.data, num_examples=counted[0]))
-
-
-def _count_examples(experiment: Experiment, units: dict[str, Any]) -> int:
-    """Examples of an epoch of the data, which is opened for that."""
-    data = experiment.data
-    if data.changes_over_time:  # and so durations inside it cannot be counted in epochs
-        if not all(isinstance(stage.duration, int) for stage in experiment.train.stages):
-            raise InputError("train.stages and data.stages together need data.num_examples")
-        known = {**units, "num_examples": None}
-        data = resolve_durations(data, batch_size=pace(experiment), path="--config.data", **known)
-    limits = experiment.model.build(data.example_spec(), platform="cpu").input_limits()
-    try:
-        return data.unhashed().open(seed=experiment.seed, limits=limits).num_examples
-    except InputError as error:
-        raise InputError(
-            "the length of an epoch is not known: set data.num_examples, or the data that is to be"
-            f" counted ({error})"
-        ) from error
-
-
-def pace(experiment: Experiment) -> Pace:
-    """Examples that the run has seen after any number of steps; its stages are resolved."""
-    return pace_of(experiment.train)
-
-
-def pace_of(train: Train) -> Pace:
-    """As `pace`, of the part of an experiment that decides it."""
-    return Pace(
-        train.batch_size,
-        tuple((whole_steps(s.duration), s.batch_size or train.batch_size) for s in train.stages),
-    )
-
-
-def _resolve_stage(stage: Stage, index: int, train: Train, units: dict[str, Any]) -> Stage:
-    batch_size = train.batch_size if stage.batch_size is None else stage.batch_size
-    where = f"--config.train.stages.{index}"
-    return resolve_durations(stage, batch_size=batch_size, path=where, **units)
 
 
 def num_microbatches(train: Train, num_data: int) -> int:

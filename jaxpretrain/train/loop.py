@@ -9,6 +9,7 @@ gradient is not finite ends the run and is never saved.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import numpy as np
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.saving import SaveOutcome
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.data.contract import TrainingData
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.diagnosis.clock import Clock
@@ -26,8 +26,8 @@ from jaxpretrain.evals.contract import Evaluator, Interrupted
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.distributed import is_primary
-from jaxpretrain.train.experiment import Experiment, pace
-from jaxpretrain.train.stages import Stage, local_samples, stage_of
+from jaxpretrain.train.resolved import Resolved
+from jaxpretrain.train.stages import Stages
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop
 from jaxpretrain.train.workdir import note_saved
@@ -52,7 +52,7 @@ class Alarm(Exception):
 class Run:
     """The stages of a run with everything around them that is open while it trains."""
 
-    stages: list[Stage]
+    stages: Stages
     workdir: Path
     data: TrainingData
     evaluators: list[Evaluator]
@@ -67,9 +67,9 @@ class Run:
     unsaved: list[SaveOutcome] = field(default_factory=list)  # the last, that failed in a row
 
     @property
-    def experiment(self) -> Experiment:
-        """What is run, as configured."""
-        return self.stages[-1].program.experiment
+    def experiment(self) -> Resolved:
+        """The experiment as configured."""
+        return self.stages.program.experiment
 
 
 def train(run: Run, state: TrainState, first: int) -> bool:
@@ -80,27 +80,22 @@ def train(run: Run, state: TrainState, first: int) -> bool:
       NotSaved: the last save failed, or several in a row.
       Alarm: something was found that is to end the run.
     """
-    experiment = run.experiment
-    last = whole_steps(experiment.train.duration)
-    eval_every, save_every, look_every = (
-        whole_steps(experiment.eval.every),
-        whole_steps(experiment.checkpoint.every),
-        whole_steps(experiment.monitor.signals_every),
-    )
+    timeline = run.experiment.timeline
+    last = timeline.num_steps
     step, is_saved = first, bool(run.checkpoints.steps())
     in_flight: tuple[int, Mapping[str, Any]] | None = None
     is_due = _evaluate_first(run, state, first)
     stops = is_due
     with (
         _load(run, first, last) as batches,
-        Trace(run.workdir / "profile", experiment.monitor.profile) as trace,
+        Trace(run.workdir / "profile", run.experiment.monitor.profile) as trace,
     ):
         run.reporter.start(first)
         for step in range(first + 1, 1 + (first if stops else last)):
-            stage = stage_of(run.stages, step)
+            stage = run.stages.at(step)
             with run.clock.measure("compile"):  # takes time when a stage needs it first
                 train_step = stage.train_step
-                probe = stage.probe if _due(step, look_every) else None
+                probe = stage.probe if _due(step, timeline.signals_every) else None
             batch = _next(run, batches)
             with run.clock.measure("train"):
                 trace.before(step)
@@ -112,9 +107,9 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 _report(run, in_flight)
                 tell_saves(run)
                 in_flight = (step, metrics)
-                evaluates = step == last or _due(step, eval_every)
+                evaluates = step == last or _due(step, timeline.eval_every)
                 stops = run.stop.reached()
-                saves = step == last or _due(step, save_every) or stops
+                saves = step == last or _due(step, timeline.save_every) or stops
                 if evaluates or saves or trace.ends(step):
                     _report(run, in_flight)
                     in_flight = None
@@ -204,7 +199,7 @@ def save(
         tell_saves(run)
         document = {
             "clock": run.clock.state(),
-            "data_position": int(pace(run.experiment).examples(step)),
+            "data_position": int(run.experiment.timeline.pace.examples(step)),
             "evaluation_due": is_evaluation_due,
         }
         run.checkpoints.save(step, state, document)
@@ -250,7 +245,7 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
     if signals := fetched.pop("signals", None):
         run.reporter.signals(step, signals)
     values = {name: float(value) for name, value in fetched.items()}
-    samples = stage_of(run.stages, step).samples(step)
+    samples = run.stages.samples(step)
     epochs = run.data.epochs(samples.stop)
     if values["weight"] == 0:  # its means are unknown
         known = {name: None if math.isnan(value) else value for name, value in values.items()}
@@ -289,14 +284,9 @@ def _heed(run: Run, findings: Sequence[Finding]) -> None:
 def _load(run: Run, first: int, last: int) -> Batches:
     """The batches of the updates after `first`."""
     if run.data.num_workers:
-        samples = local_samples(run.stages)
-        workers = run.data.num_workers
+        samples, workers = run.stages.local_samples, run.data.num_workers
         return load_in_workers(run.data.batch, samples, first + 1, last + 1, num_workers=workers)
-
-    def read(step: int) -> dict[str, np.ndarray]:
-        return stage_of(run.stages, step).read(run.data, step)
-
-    return load_batches(read, first + 1, last + 1)
+    return load_batches(partial(run.stages.read, run.data), first + 1, last + 1)
 
 
 def _due(step: int, every: int) -> bool:

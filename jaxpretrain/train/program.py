@@ -4,7 +4,7 @@ Training, planning and benchmarks all start from the same `Program`, so what is 
 is what trains.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,23 @@ import jax
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import EvalSet, TrainingData
 from jaxpretrain.evals.contract import Setting
-from jaxpretrain.models.contract import Model
+from jaxpretrain.models.contract import Batch, Model, Params
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout, sharded_bytes
 from jaxpretrain.train.experiment import Experiment, num_microbatches
+from jaxpretrain.train.resolved import Resolved
 from jaxpretrain.train.state import TrainState, abstract_state, create_state
 from jaxpretrain.train.step import compile_train_step, make_train_step
+
+Probe = Callable[[Params, Batch], dict[str, jax.Array]]
+"""(parameters, the batch of a step) -> arrays [layers] by name."""
 
 
 @dataclass(frozen=True)
 class Program:
     """Model, optimizer and layout, with the abstract state and batch of the training step."""
 
-    experiment: Experiment
+    experiment: Resolved
     layout: Layout
     model: Model
     optimizer: Optimizer
@@ -57,6 +61,23 @@ class Program:
         if self.experiment.train.deterministic and platform == "gpu":
             options = {"xla_gpu_deterministic_ops": True, **options}
         return compile_train_step(step, self.state, self.batch, options)
+
+    def compile_probe(self) -> Probe:
+        """Compiles the model's signals for the first example of each data-parallel device.
+
+        This is a program of its own: the training step is the same whether and how often it runs.
+        """
+        layout, model = self.layout, self.model
+
+        def probe(params: Params, batch: Batch) -> dict[str, jax.Array]:
+            examples = {
+                name: layout.constrain_batch(x.reshape(layout.num_data, -1, *x.shape[1:])[:, 0])
+                for name, x in batch.items()
+            }
+            return model.signals(params, examples, jax.random.key(0))
+
+        jitted = jax.jit(probe, out_shardings=layout.replicated)
+        return jitted.lower(self.state.params, self.batch).compile()
 
     def create_state(self) -> TrainState:
         """A fresh state from the experiment's seed."""
@@ -91,8 +112,7 @@ class Program:
         state_bytes = sharded_bytes(jax.tree.leaves(self.state))
         undivided = self.layout.undivided(self.model.axes(), self.state.params)
         schedule = experiment.optim.schedule
-        num_steps = train.duration
-        assert isinstance(num_steps, int)
+        num_steps = experiment.timeline.num_steps
         peak = schedule.peak * experiment.optim.rate_multiple(train.batch_size)
         phases = ", ".join(f"{name} from {at:,}" for name, at in schedule.phases(num_steps))
         lines = [
@@ -125,7 +145,7 @@ def build_model(experiment: Experiment, layout: Layout) -> Model:
     )
 
 
-def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
+def make_program(experiment: Resolved, devices: Sequence[Any]) -> Program:
     """Binds a resolved experiment to devices, real or described.
 
     Raises:
@@ -140,10 +160,9 @@ def make_program(experiment: Experiment, devices: Sequence[Any]) -> Program:
         )
     data = experiment.data
     model = build_model(experiment, layout)
-    assert isinstance(experiment.train.duration, int)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     batch_size = experiment.train.batch_size
-    optimizer = experiment.optim.build(experiment.train.duration, batch_size, shapes)
+    optimizer = experiment.optim.build(experiment.timeline.num_steps, batch_size, shapes)
     batch = model.batch_spec(batch_size) | {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         for name, (shape, dtype) in data.extra_spec().items()

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.checkpoints.orbax import CorruptCheckpoint, finished_steps, read_document
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
@@ -29,7 +28,8 @@ from jaxpretrain.optim.schedules import (
     WarmupCosine,
     WarmupStableDecay,
 )
-from jaxpretrain.train.experiment import Experiment, Stage, Train, pace, pace_of
+from jaxpretrain.train.experiment import Stage, Train
+from jaxpretrain.train.resolved import Resolved, pace_of
 from jaxpretrain.train.trained import checkpoint_behind
 from jaxpretrain.train.workdir import saved_document
 
@@ -41,6 +41,10 @@ _ORDER = (
 
 _SAME_RATE = 0.01
 """Relative difference of learning rates that is not worth a line."""
+
+
+_Portion = tuple[int, int, int | None]
+"""Steps with the same batch: how many, their batch size and their sequence length."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,11 @@ class Point:
     config: dict[str, Any]
     data_fingerprint: str
 
-    @property
-    def before(self) -> _Before:
-        """The config until then, as far as it matters here."""
-        return from_dict(_Before, {name: self.config[name] for name in ("data", "optim", "train")})
+    def before(self, now: Resolved) -> Resolved:
+        """Returns `now` with the data, the optimizer and the batches of until then."""
+        names = ("data", "optim", "train")
+        before = from_dict(_Before, {name: self.config[name] for name in names})
+        return replace(now, data=before.data, optim=before.optim, train=before.train)
 
 
 def newest_point(workdir: Path) -> Point | None:
@@ -86,7 +91,7 @@ def point_of(workdir: Path, step: int, document: dict[str, Any]) -> Point:
     return _point(f"--workdir={workdir}", workdir, step, document)
 
 
-def taken_point(experiment: Experiment) -> Point | None:
+def taken_point(experiment: Resolved) -> Point | None:
     """The checkpoint elsewhere whose step a new run goes on from; None where it takes no step.
 
     Raises:
@@ -101,7 +106,7 @@ def taken_point(experiment: Experiment) -> Point | None:
     return _point(f"{flag}={experiment.init_from}", *found)
 
 
-def require_same_samples(point: Point, experiment: Experiment, data_fingerprint: str) -> None:
+def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: str) -> None:
     """Refuses a config that would go on with another sample than the one that comes next.
 
     Raises:
@@ -110,7 +115,7 @@ def require_same_samples(point: Point, experiment: Experiment, data_fingerprint:
     """
     if not point.samples:
         return
-    before = point.before
+    before = point.before(experiment)
     changes = _reordered(point, experiment, data_fingerprint)
     if changes:
         raise InputError(
@@ -121,9 +126,9 @@ def require_same_samples(point: Point, experiment: Experiment, data_fingerprint:
     meant = experiment
     if isinstance(experiment.data, Mixture) and isinstance(before.data, Mixture):
         meant = replace(meant, data=_same_mixture(point, before.data, experiment.data))
-    expected = int(pace(experiment).examples(point.step))
+    expected = int(experiment.timeline.pace.examples(point.step))
     if expected != point.samples:
-        stages = _stages(point, before.train, experiment.train)
+        stages = _stages(point, before, experiment)
         meant = replace(meant, train=replace(meant.train, stages=stages))
     if meant == experiment:
         return
@@ -135,7 +140,7 @@ def require_same_samples(point: Point, experiment: Experiment, data_fingerprint:
     else:
         problem = f"the mixture of the first {point.samples:,} samples was another"
     longer = ""
-    if point.step >= whole_steps(experiment.train.duration):
+    if point.step >= experiment.timeline.num_steps:
         longer = f", and train.duration beyond step {point.step:,}"
     raise InputError(
         f"{point.flag}: {problem}; to go on at sample {point.samples:,} with the new values, add "
@@ -143,7 +148,7 @@ def require_same_samples(point: Point, experiment: Experiment, data_fingerprint:
     )
 
 
-def describe_changes(point: Point, experiment: Experiment, data_fingerprint: str) -> list[str]:
+def describe_changes(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
     """Lines about what is other than before, where that is allowed: the data, the learning rate."""
     lines = []
     if point.samples and point.data_fingerprint != data_fingerprint:
@@ -164,7 +169,7 @@ def _point(flag: str, folder: Path, step: int, document: dict[str, Any]) -> Poin
     return Point(flag, folder, step, samples, saved["config"], saved["data_fingerprint"])
 
 
-def _reordered(point: Point, experiment: Experiment, data_fingerprint: str) -> list[str]:
+def _reordered(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
     """What gives the samples of the data other numbers."""
     same_files = point.data_fingerprint == data_fingerprint  # and order, but for the seed
     decisive = ("seed",) if same_files else ("seed", *_ORDER)
@@ -190,8 +195,8 @@ def _same_mixture(point: Point, before: Mixture, now: Mixture) -> Mixture:
     return now.after(before, point.samples)
 
 
-def _stages(point: Point, before: Train, now: Train) -> tuple[Stage, ...]:
-    """Stages with the batches of `before` until the checkpoint and those of `now` after it."""
+def _stages(point: Point, before: Resolved, now: Resolved) -> tuple[Stage, ...]:
+    """Returns stages with the batches of `before` until the checkpoint and those of `now` after."""
     past = list(_portions(before, 0, point.step))
     if sum(steps * batch_size for steps, batch_size, _ in past) != point.samples:
         batch_size, rest = divmod(point.samples, point.step)
@@ -201,31 +206,31 @@ def _stages(point: Point, before: Train, now: Train) -> tuple[Stage, ...]:
                 f"that nothing tells any more; {_new_run(point)}"
             )
         past = [(point.step, batch_size, None)]
-    end = sum(whole_steps(stage.duration) for stage in now.stages)
-    stages: list[Stage] = []
-    for steps, batch_size, seq_len in [*past, *_portions(now, point.step, max(end, point.step))]:
-        before_it = sum(whole_steps(stage.duration) for stage in stages[-1:])
-        if stages and (stages[-1].batch_size, stages[-1].seq_len) == (batch_size, seq_len):
-            stages.pop()
-            steps += before_it
-        stages.append(Stage(steps, batch_size, seq_len))
-    while stages and (stages[-1].batch_size, stages[-1].seq_len) == (now.batch_size, None):
-        stages.pop()
-    return tuple(stages)
+    end = max((*now.timeline.stage_ends, point.step))
+    merged: list[_Portion] = []
+    for steps, *batch in [*past, *_portions(now, point.step, end)]:
+        if merged and list(merged[-1][1:]) == batch:
+            steps += merged.pop()[0]
+        merged.append((steps, *batch))
+    while merged and merged[-1][1:] == (now.train.batch_size, None):
+        merged.pop()
+    return tuple(Stage(*portion) for portion in merged)
 
 
-def _portions(train: Train, first: int, last: int) -> Iterable[tuple[int, int, int | None]]:
-    """(steps, batch size, sequence length) of what lies in steps `first` + 1, ..., `last`."""
-    at = 0
-    for stage in (*train.stages, Stage(max(last, 1))):
-        end = at + whole_steps(stage.duration)
+def _portions(run: Resolved, first: int, last: int) -> Iterable[_Portion]:
+    """Yields what lies in steps `first` + 1, ..., `last`."""
+    pace, at = run.timeline.pace, 0
+    stages = zip(pace.stages, run.train.stages, strict=True)
+    portions = [(steps, batch_size, stage.seq_len) for (steps, batch_size), stage in stages]
+    for length, batch_size, seq_len in [*portions, (max(last, 1), pace.batch_size, None)]:
+        end = at + length
         steps = min(end, last) - max(at, first)
         if steps > 0:
-            yield steps, stage.batch_size or train.batch_size, stage.seq_len
+            yield steps, batch_size, seq_len
         at = end
 
 
-def _flags(before: _Before, now: Experiment, meant: Experiment) -> Iterable[str]:
+def _flags(before: Resolved, now: Resolved, meant: Resolved) -> Iterable[str]:
     """The flags that turn `now` into `meant`, and name the batch that is meant to be new."""
     if before.train.batch_size != now.train.batch_size:
         yield _flag("train.batch_size", now.train.batch_size)
@@ -263,10 +268,10 @@ def _new_run(point: Point) -> str:
     return "begin at sample 0, with --config.init_with=optimizer"
 
 
-def _rate_change(point: Point, experiment: Experiment) -> list[str]:
+def _rate_change(point: Point, experiment: Resolved) -> list[str]:
     """A line where the learning rate neither goes on as was planned nor stays where it was."""
-    before, total = point.before, whole_steps(experiment.train.duration)
-    total_before, step = whole_steps(before.train.duration), point.step
+    before, total = point.before(experiment), experiment.timeline.num_steps
+    total_before, step = before.timeline.num_steps, point.step
     if not step < total:
         return []
     planned = before.optim.learning_rate(total_before, before.train.batch_size)

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.contract import EvalSet, TrainingData
@@ -28,10 +27,10 @@ from jaxpretrain.parallel.compilation import keep_compiled
 from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
-from jaxpretrain.train.experiment import Experiment, pace, resolve
 from jaxpretrain.train.initial import initial_state, require_initial_state
 from jaxpretrain.train.memory import Memory, require_fit
 from jaxpretrain.train.program import Program
+from jaxpretrain.train.resolved import Resolved
 from jaxpretrain.train.resume import (
     Point,
     describe_changes,
@@ -40,13 +39,13 @@ from jaxpretrain.train.resume import (
     require_same_samples,
     taken_point,
 )
-from jaxpretrain.train.stages import Stage, make_stages, stage_of
+from jaxpretrain.train.stages import Stages, make_stages
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop, stop_requests
 
 
 def train_experiment(
-    experiment: Experiment,
+    experiment: Resolved,
     workdir: Path,
     *,
     allow_config_change: bool = False,
@@ -72,7 +71,7 @@ def train_experiment(
         with distributed.agreed("start") as same:
             opened = _open(experiment, workdir, allow_config_change, given, stop)
             same |= {
-                "config": to_dict(opened.program.experiment),
+                "config": to_dict(opened.stages.program.experiment),
                 "data": opened.data.fingerprint,
             }
             if distributed.is_primary():
@@ -80,7 +79,7 @@ def train_experiment(
         return _train(opened, workdir, clock, stop)
 
 
-def check_inputs(experiment: Experiment, workdir: Path, *, allow_config_change: bool) -> None:
+def check_inputs(experiment: Resolved, workdir: Path, *, allow_config_change: bool) -> None:
     """Refuses what `train_experiment` would refuse before it compiles.
 
     Raises:
@@ -90,7 +89,7 @@ def check_inputs(experiment: Experiment, workdir: Path, *, allow_config_change: 
         _open(experiment, workdir, allow_config_change, given=(), stop=None)
 
 
-def preflight(experiment: Experiment) -> Memory:
+def preflight(experiment: Resolved) -> Memory:
     """Compiles the steps of the run and finds room for them; nothing is read or written.
 
     Raises:
@@ -98,7 +97,7 @@ def preflight(experiment: Experiment) -> Memory:
     """
     with distributed.agreed("preflight"):
         keep_compiled()
-        stages = make_stages(resolve(experiment), jax.devices())
+        stages = make_stages(experiment, jax.devices()).stages
         memories = [require_fit(stage.program, stage.train_step) for stage in stages]
     return max(memories, key=lambda memory: memory.total)
 
@@ -107,7 +106,7 @@ def preflight(experiment: Experiment) -> Memory:
 class _Opened:
     """A run whose folder, data and sizes have been checked; nothing is compiled or written."""
 
-    stages: list[Stage]
+    stages: Stages
     data: TrainingData
     eval_sets: Sequence[EvalSet]
     evaluators: list[Callable[[], Evaluator]]
@@ -117,40 +116,35 @@ class _Opened:
     point: Point | None
     """The checkpoint that the run goes on from, unless it proves damaged."""
 
-    @property
-    def program(self) -> Program:
-        return self.stages[-1].program
-
     def describe(self) -> list[str]:
         """Lines for start-up."""
-        lines = [*self.program.describe(), self.data.describe(), *self.changes]
+        lines = [*self.stages.program.describe(), self.data.describe(), *self.changes]
         found = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
         lines += dict.fromkeys(found)
-        if len(self.stages) > 1:
-            lines += [stage.describe() for stage in self.stages]
+        lines += self.stages.describe()
         if has_huge_pages():
             lines.append("host: large allocations take huge pages (GLIBC_TUNABLES)")
         return lines
 
 
 def _open(
-    experiment: Experiment,
+    experiment: Resolved,
     workdir: Path,
     allow_change: bool,
     given: Collection[str],
     stop: Stop | None,
 ) -> _Opened:
-    experiment, kept = folder.kept_before(workdir, resolve(experiment), given)
+    experiment, kept = folder.kept_before(workdir, experiment, given)
     keep_compiled()
     stages = make_stages(experiment, jax.devices())
     changes = folder.claim(workdir, experiment, allow_change=allow_change)
     changes += folder.program_changes(workdir)
     folder.require_nothing_lost(workdir)
-    limits = stages[-1].program.model.input_limits()
+    limits = stages.program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     _check_document_end(experiment, data)
     eval_sets = experiment.data.open_evals(limits=limits)
-    setting = stages[-1].program.setting(data, eval_sets)
+    setting = stages.program.setting(data, eval_sets)
     if stop is not None:
         setting = replace(setting, between_batches=partial(loop.interrupt, stop))
     evaluators = experiment.eval.prepare(setting)
@@ -158,14 +152,14 @@ def _open(
     folder.check_data(workdir, experiment, *identity, allow_change=allow_change)
     point = newest_point(workdir)
     if point is None:
-        require_initial_state(stages[-1].program)
+        require_initial_state(stages.program)
         point = taken_point(experiment)
     if point is not None:
         require_same_samples(point, experiment, data.fingerprint)
     return _Opened(stages, data, eval_sets, evaluators, changes + kept, point)
 
 
-def _check_document_end(experiment: Experiment, data: TrainingData) -> None:
+def _check_document_end(experiment: Resolved, data: TrainingData) -> None:
     """Raises InputError when the model ends documents with another token than the data does."""
     model = experiment.model
     if not isinstance(model, Decoder) or data.eos_id is None:
@@ -180,7 +174,7 @@ def _check_document_end(experiment: Experiment, data: TrainingData) -> None:
 
 def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
     """Trains in a folder that is held."""
-    stages, data, program, point = opened.stages, opened.data, opened.program, opened.point
+    stages, data, program, point = opened.stages, opened.data, opened.stages.program, opened.point
     experiment = program.experiment
     with distributed.agreed("restore"):
         checkpoints = _open_checkpoints(experiment, workdir)
@@ -201,7 +195,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
                 reporter.message(line)
         reporter.begin(first, to_dict(experiment))
         with clock.measure("compile"), distributed.agreed("compile"):
-            stage = stage_of(stages, first + 1)
+            stage = stages.at(first + 1)
             memory = require_fit(stage.program, stage.train_step)
             reporter.message(f"memory of the step: {memory.describe()}")
             if state is None:
@@ -234,7 +228,7 @@ def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:
     first, state = initial_state(program)
     experiment = program.experiment
     if experiment.init_from is not None:
-        sample = int(pace(experiment).examples(first))
+        sample = int(experiment.timeline.pace.examples(first))
         reporter.message(
             f"{experiment.init_with} from {experiment.init_from}, at step {first:,} and sample "
             f"{sample:,} of the data"
@@ -246,7 +240,7 @@ def _write_down(
     opened: _Opened, workdir: Path, memory: Memory, first: int, last_saved: int | None
 ) -> None:
     """Writes what runs, on which data, and that a session begins after `first` finished steps."""
-    experiment, data = opened.program.experiment, opened.data
+    experiment, data = opened.stages.program.experiment, opened.data
     folder.write_experiment(
         workdir,
         experiment,
@@ -254,7 +248,7 @@ def _write_down(
         memory,
         eos_id=data.eos_id,
         data_description=data.describe(),
-        first_step=first if first < whole_steps(experiment.train.duration) else None,
+        first_step=first if first < experiment.timeline.num_steps else None,
         last_saved=last_saved,
     )
     folder.keep_tokenizer(workdir, data.tokenizer_path)
@@ -262,62 +256,62 @@ def _write_down(
 
 @contextmanager
 def _open_reporter(
-    stages: list[Stage], workdir: Path, clock: Clock, resume_step: int | None
+    stages: Stages, workdir: Path, clock: Clock, resume_step: int | None
 ) -> Iterator[Reporter]:
     """What reports to the terminal and to files, in the first process only."""
-    monitor = stages[-1].program.experiment.monitor
+    experiment = stages.program.experiment
     is_primary = distributed.is_primary()
     work = _work(stages)
     with Progress(work.total_steps, is_shown=is_primary) as progress:
         writers = open_writers(
             workdir,
             resume_step=resume_step,
-            tensorboard=monitor.tensorboard,
+            tensorboard=experiment.monitor.tensorboard,
             is_primary=is_primary,
             message=progress.message,
         )
         with writers:
-            watch = _watch(stages[-1].program.experiment, workdir) if is_primary else None
-            yield Reporter(work, writers, progress, clock, whole_steps(monitor.every), watch)
+            watch = _watch(experiment, workdir) if is_primary else None
+            yield Reporter(work, writers, progress, clock, experiment.timeline.log_every, watch)
 
 
-def _watch(experiment: Experiment, workdir: Path) -> Watch:
+def _watch(experiment: Resolved, workdir: Path) -> Watch:
     """What judges the run, knowing what earlier sessions have left in `metrics.jsonl`."""
-    train = experiment.train
-    lengths = [whole_steps(stage.duration) for stage in train.stages]
-    plan = plan_of(experiment.optim, whole_steps(train.duration), train.batch_size, lengths)
+    timeline = experiment.timeline
+    plan = plan_of(
+        experiment.optim, timeline.num_steps, experiment.train.batch_size, timeline.stage_ends
+    )
     path = workdir / "metrics.jsonl"
     return Watch(plan, read_history(path) if path.exists() else None)
 
 
-def _open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:
-    kept = experiment.checkpoint
+def _open_checkpoints(experiment: Resolved, workdir: Path) -> Checkpoints:
     return Checkpoints(
         workdir / "checkpoints",
-        keep_last=kept.keep_last,
-        keep_every=whole_steps(kept.keep_every or 0) or None,
+        keep_last=experiment.checkpoint.keep_last,
+        keep_every=experiment.timeline.keep_every,
     )
 
 
-def _work(stages: list[Stage]) -> Work:
-    program = stages[-1].program
+def _work(stages: Stages) -> Work:
+    program = stages.program
     experiment = program.experiment
     unit, per_example = program.model.units_per_example()
     device = program.layout.mesh.devices.flat[0]
     peak = peak_flops(device.device_kind, experiment.model.dtype)
 
     def flops_per_unit(step: int, causal: bool) -> float:
-        model = stage_of(stages, step).program.model
+        model = stages.at(step).program.model
         return model.flops_per_example(causal=causal) / model.units_per_example()[1]
 
     return Work(
         unit=unit,
         units_per_example=per_example,
-        pace=pace(experiment),
+        pace=experiment.timeline.pace,
         flops_per_unit=flops_per_unit,
         peak_flops=None if peak is None else peak * program.layout.mesh.size,
-        total_steps=whole_steps(experiment.train.duration),
+        total_steps=experiment.timeline.num_steps,
         num_devices=program.layout.mesh.size,
-        eval_every=whole_steps(experiment.eval.every),
-        save_every=whole_steps(experiment.checkpoint.every),
+        eval_every=experiment.timeline.eval_every,
+        save_every=experiment.timeline.save_every,
     )

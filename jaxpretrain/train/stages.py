@@ -5,19 +5,19 @@ sample that a step begins with depends on the batch sizes before it alone. A sta
 when it begins.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxpretrain.config.durations import whole_steps
+from jaxpretrain.config.durations import Pace
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.contract import TrainingData
-from jaxpretrain.train.experiment import Experiment, pace
-from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.signals import Probe, compile_probe
+from jaxpretrain.data.contract import Batch, TrainingData
+from jaxpretrain.train.program import Probe, Program, make_program
+from jaxpretrain.train.resolved import Resolved
 
 
 @dataclass(frozen=True)
@@ -26,45 +26,27 @@ class Stage:
 
     first: int
     last: int
-    first_sample: int
-    """The first sample of the run that is read in this stage."""
     num_pieces: int
     """Sequences that each example of the data is cut into."""
     program: Program
 
     @cached_property
-    def train_step(self) -> Any:
+    def train_step(self) -> jax.stages.Compiled:
         """The compiled step."""
         return self.program.compile()
 
     @cached_property
     def probe(self) -> Probe:
         """The compiled look at the layers."""
-        return compile_probe(self.program)
+        return self.program.compile_probe()
 
     @property
     def batch_size(self) -> int:
         """Sequences of a step."""
         return self.program.experiment.train.batch_size
 
-    def samples(self, step: int) -> range:
-        """The samples of the run that update number `step` (from 1) reads."""
-        num_samples = self.batch_size // self.num_pieces
-        start = self.first_sample + (step - 1 - self.first) * num_samples
-        return range(start, start + num_samples)
-
-    def local_samples(self, step: int) -> np.ndarray:
-        """Those of `samples` that this process reads, int64 [n]."""
-        samples = self.samples(step)
-        return samples.start + self.program.layout.local_rows(len(samples))
-
-    def read(self, data: TrainingData, step: int) -> dict[str, np.ndarray]:
-        """This process's rows of the batch of update number `step`."""
-        batch = data.batch(self.local_samples(step))
-        return batch if self.num_pieces == 1 else _cut(batch, self.num_pieces)
-
     def describe(self) -> str:
-        """One line for start-up."""
+        """Returns one line for start-up."""
         unit, per_example = self.program.model.units_per_example()
         return (
             f"steps {self.first + 1:,} to {self.last:,}: batch {self.batch_size:,} x "
@@ -72,58 +54,83 @@ class Stage:
         )
 
 
-def make_stages(experiment: Experiment, devices: Sequence[Any]) -> list[Stage]:
-    """The stages of a resolved experiment, in order; the last is the run as configured.
+@dataclass(frozen=True)
+class LocalSamples:
+    """The samples of each step that this process reads. It can be sent to other processes."""
+
+    pace: Pace
+    rows: dict[int, np.ndarray]
+    """Number of samples of a step -> the rows among them that are this process's."""
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Returns the samples of update number `step`, int64 [n]."""
+        samples = self.pace.samples(step)
+        return samples.start + self.rows[len(samples)]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a run in order, of which the last is the run as configured."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def program(self) -> Program:
+        """The program of the run as configured, that of the last stage."""
+        return self.stages[-1].program
+
+    @cached_property
+    def local_samples(self) -> LocalSamples:
+        """The samples of each step that this process reads."""
+        pace, layout = self.program.experiment.timeline.pace, self.program.layout
+        sizes = {size for _, size in pace.stages} | {pace.batch_size}
+        return LocalSamples(pace, {size: layout.local_rows(size) for size in sizes})
+
+    def at(self, step: int) -> Stage:
+        """Returns the stage of update number `step`, counted from 1."""
+        return next((stage for stage in self.stages if step <= stage.last), self.stages[-1])
+
+    def samples(self, step: int) -> range:
+        """Returns the samples of the run that update number `step` reads."""
+        return self.program.experiment.timeline.pace.samples(step)
+
+    def read(self, data: TrainingData, step: int) -> Batch:
+        """Returns this process's rows of the batch of update number `step`."""
+        batch, num_pieces = data.batch(self.local_samples(step)), self.at(step).num_pieces
+        return batch if num_pieces == 1 else _cut(batch, num_pieces)
+
+    def describe(self) -> list[str]:
+        """Returns a line for each stage where there are several."""
+        return [stage.describe() for stage in self.stages] if self.stages[1:] else []
+
+
+def make_stages(experiment: Resolved, devices: Sequence[Any]) -> Stages:
+    """Makes the programs of all stages of an experiment.
 
     Raises:
       InputError: sizes of a stage do not fit together, or the run ends before the last stage.
     """
     final = make_program(experiment, devices)
-    stages, first = [], 0
-    num_steps = whole_steps(experiment.train.duration)
-    for index, stage in enumerate(experiment.train.stages):
-        last = first + whole_steps(stage.duration)
-        if last >= num_steps:
+    stages, first, timeline = [], 0, experiment.timeline
+    for index, last in enumerate(timeline.stage_ends):
+        if last >= timeline.num_steps:
             raise InputError(
-                f"train.stages.{index} ends at step {last:,}, the run at step {num_steps:,}: "
-                "lengthen train.duration"
+                f"train.stages.{index} ends at step {last:,}, the run at step "
+                f"{timeline.num_steps:,}: lengthen train.duration"
             )
         num_pieces, own = _experiment_of(experiment, index, final.layout.num_data)
-        start = int(pace(experiment).examples(first))
         try:
             # Its learning rates are meant for the batch of the whole run.
             program = replace(make_program(own, devices), optimizer=final.optimizer)
         except InputError as error:
             raise InputError(f"train.stages.{index}: {error}") from error
-        stages.append(Stage(first, last, start, num_pieces, program))
+        stages.append(Stage(first, last, num_pieces, program))
         first = last
-    start = int(pace(experiment).examples(first))
-    return [*stages, Stage(first, num_steps, start, 1, final)]
+    return Stages((*stages, Stage(first, timeline.num_steps, 1, final)))
 
 
-def local_samples(stages: Sequence[Stage]) -> Callable[[int], np.ndarray]:
-    """Update number -> the samples of it that this process reads. It can be sent to others."""
-    portions = []
-    for stage in stages:
-        step = stage.first + 1
-        local, num_samples = stage.local_samples(step), len(stage.samples(step))
-        portions.append((stage.first, stage.last, local, num_samples))
-
-    def samples_of(step: int) -> np.ndarray:
-        found = (portion for portion in portions if step <= portion[1])
-        first, _, samples, num_samples = next(found, portions[-1])
-        return samples + (step - 1 - first) * num_samples
-
-    return samples_of
-
-
-def stage_of(stages: Sequence[Stage], step: int) -> Stage:
-    """The stage of update number `step`, counted from 1."""
-    return next((stage for stage in stages if step <= stage.last), stages[-1])
-
-
-def _experiment_of(experiment: Experiment, index: int, num_data: int) -> tuple[int, Experiment]:
-    """(pieces of an example, what the program of a stage is made of).
+def _experiment_of(experiment: Resolved, index: int, num_data: int) -> tuple[int, Resolved]:
+    """Returns the pieces of an example and the experiment of a stage's own program.
 
     One of `num_data` devices holds at most as many tokens at a time as in the rest of the run.
     """
@@ -146,7 +153,7 @@ def _experiment_of(experiment: Experiment, index: int, num_data: int) -> tuple[i
     return num_pieces, replace(experiment, train=train, data=data)
 
 
-def _cut(batch: dict[str, np.ndarray], num_pieces: int) -> dict[str, np.ndarray]:
+def _cut(batch: Batch, num_pieces: int) -> Batch:
     """[b, t, ...] -> [b * pieces, t / pieces, ...]; what an example has once, each piece has."""
     return {
         name: x.reshape(len(x) * num_pieces, -1, *x.shape[2:])

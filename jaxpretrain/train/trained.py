@@ -20,8 +20,9 @@ from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
-from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.program import build_model
+from jaxpretrain.train.resolved import Resolved, resolve
 from jaxpretrain.train.workdir import read_eos_id, read_experiment
 
 _PARAMS, _AVERAGE = "params/", "ema/"
@@ -34,7 +35,7 @@ Weights = Literal["plain", "average"]
 class Trained:
     """Parameters of one step of a run, with the model they belong to."""
 
-    experiment: Experiment
+    experiment: Resolved
     step: int
     layout: Layout
     model: Model
@@ -138,7 +139,7 @@ def open_source(path: Path, weights: Weights | None = None) -> Source:
     return found.source(found.choose(weights))
 
 
-def experiment_of(source: Source) -> Experiment:
+def experiment_of(source: Source) -> Resolved:
     """What a folder with the weights of `source` says that it holds; how to train them it cannot
     say, so that is default.
     """
@@ -161,7 +162,7 @@ class _HuggingFace:
         self._source = open_hugging_face(folder)
         self.step = self._source.step
 
-    def experiment(self) -> Experiment:
+    def experiment(self) -> Resolved:
         return experiment_of(self._source)
 
     def choose(self, weights: Weights | None) -> None:
@@ -208,7 +209,7 @@ class _Saved:
     step: int
     checkpoints: Checkpoints
 
-    def experiment(self) -> Experiment:
+    def experiment(self) -> Resolved:
         return read_experiment(self.folder)
 
     def named(self) -> tuple[Path, int, dict[str, Any]]:

@@ -24,7 +24,6 @@ from typing import Any
 import jax
 
 from jaxpretrain.checkpoints.orbax import finished_steps
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
 from jaxpretrain.storage.files import write_atomically
@@ -32,6 +31,7 @@ from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
 from jaxpretrain.train.experiment import Experiment, identity_changes
 from jaxpretrain.train.memory import Memory
+from jaxpretrain.train.resolved import Resolved
 
 _PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
@@ -88,9 +88,9 @@ def _is_of_group(change: tuple[str, Any, Any], changes: list[tuple[str, Any, Any
 
 
 def kept_before(
-    workdir: Path, experiment: Experiment, given: Collection[str]
-) -> tuple[Experiment, list[str]]:
-    """A resolved experiment that keeps all checkpoints that the folder's last session kept.
+    workdir: Path, experiment: Resolved, given: Collection[str]
+) -> tuple[Resolved, list[str]]:
+    """The experiment that keeps all checkpoints that the folder's last session kept.
 
     A field that is among the `given` paths holds as it is. Also returns lines about what is kept
     beyond the config.
@@ -105,7 +105,9 @@ def kept_before(
         kept = replace(kept, keep_last=None if last is None else max(last, kept.keep_last))
     if "checkpoint.keep_every" not in given:
         # Multiples of either number are multiples of their greatest common divisor.
-        kept = replace(kept, keep_every=gcd(every or 0, whole_steps(kept.keep_every or 0)) or None)
+        kept = replace(
+            kept, keep_every=gcd(every or 0, experiment.timeline.keep_every or 0) or None
+        )
     lines = [
         f"checkpoint.{name} is {now}, as in the last session, and not {configured}: no checkpoint "
         f"that it kept is deleted; --config.checkpoint.{name}={configured} changes it"
@@ -215,10 +217,10 @@ def require_nothing_lost(workdir: Path) -> None:
     )
 
 
-def read_experiment(workdir: Path) -> Experiment:
-    """The experiment of a run's folder."""
+def read_experiment(workdir: Path) -> Resolved:
+    """Returns the experiment of a run's folder."""
     path = workdir / "experiment.json"
-    return from_dict(Experiment, _load(path)["config"], f"{path}: config")
+    return from_dict(Resolved, _load(path)["config"], f"{path}: config")
 
 
 def read_eos_id(workdir: Path) -> int | None:
@@ -226,7 +228,7 @@ def read_eos_id(workdir: Path) -> int | None:
     return _load(workdir / "experiment.json").get("eos_id")  # folders of older versions have none
 
 
-def trained_here(workdir: Path) -> Experiment | None:
+def trained_here(workdir: Path) -> Resolved | None:
     """The experiment of the folder when it was last run on devices like those at hand."""
     path = workdir / "experiment.json"
     if not path.exists() or _load(path).get("devices") != describe_devices():

@@ -76,19 +76,6 @@ def test_closing_ends_the_thread_and_the_iteration():
     assert steps == [0]
 
 
-def test_waiting_is_counted():
-    asked = threading.Event()
-
-    def read(step: int) -> dict[str, np.ndarray]:
-        asked.wait(0.05)
-        return {"step": np.array(step)}
-
-    batches = load_batches(read, 0, 2)
-    assert batches.seconds_waited == 0
-    list(batches)
-    assert batches.seconds_waited > 0
-
-
 def test_workers_read_what_a_thread_reads():
     """In batches of less than a part and of several, one after the other."""
 

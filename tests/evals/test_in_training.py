@@ -13,6 +13,7 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.trained import load_trained
 
@@ -48,7 +49,7 @@ def test_tasks_do_not_change_the_training_by_a_bit(
     tasks = replace(experiment.eval, tasks=("colours",), task_items=2, tokenizer="small")
     runs = {"without": experiment, "with": replace(experiment, eval=tasks)}
     for name, run in runs.items():
-        assert train_experiment(run, tmp_path / name)
+        assert train_experiment(resolve(run), tmp_path / name)
     without, with_ = (load_trained(tmp_path / name).params for name in runs)
     named = dict(_leaves(without))
     for name, leaf in _leaves(with_):

@@ -21,7 +21,8 @@ from jaxpretrain.planning.compilers import InProcessCompiler
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.planning.planner import Plan, make_plan
 from jaxpretrain.planning.targets import parse_target
-from jaxpretrain.train.experiment import Experiment, Train, resolve
+from jaxpretrain.train.experiment import Experiment, Train
+from jaxpretrain.train.resolved import resolve
 
 TRAIN = Train(
     duration="10 steps",

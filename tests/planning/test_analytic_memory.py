@@ -15,9 +15,10 @@ from jaxpretrain.parallel.chips import CHIPS
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory, weights_on_device
 from jaxpretrain.planning.machines import placeholder_devices
-from jaxpretrain.train.experiment import Experiment, Train, resolve
+from jaxpretrain.train.experiment import Experiment, Train
 from jaxpretrain.train.memory import Memory, measured
 from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.resolved import resolve
 
 DECODER = Decoder(
     vocab_size=2048,

@@ -13,8 +13,9 @@ from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.machines import placeholder_devices
 from jaxpretrain.planning.time_model import StepTime, estimate_run, estimate_time
-from jaxpretrain.train.experiment import Experiment, Stage, Train, resolve
+from jaxpretrain.train.experiment import Experiment, Stage, Train
 from jaxpretrain.train.program import make_program
+from jaxpretrain.train.resolved import resolve
 from scripts import compare_throughput as published
 
 SMALL = Decoder(

@@ -13,8 +13,9 @@ from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.storage.cache import cache_dir
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train, resolve
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
 
 VOCAB_SIZE = 61

@@ -20,8 +20,9 @@ from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train, resolve
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 from jaxpretrain.train.program import make_program
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.stages import Stage
 from jaxpretrain.train.trained import load_trained
@@ -73,7 +74,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 @pytest.fixture(scope="module")
 def finished(images: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert train_experiment(images, workdir)
+    assert train_experiment(resolve(images), workdir)
     return workdir
 
 
@@ -94,13 +95,13 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_compiled(
     monkeypatch.setattr(Stage, "train_step", property(lambda self: pytest.fail("compiled")))
     none_held_out = replace(images, data=replace(images.data, validation_fraction=0.0))
     with pytest.raises(InputError, match="reconstructions: no images are held out; raise data"):
-        train_experiment(none_held_out, tmp_path / "run")
+        train_experiment(resolve(none_held_out), tmp_path / "run")
     probe_only = replace(none_held_out, eval=replace(images.eval, reconstructions=None))
     with pytest.raises(InputError, match="no images are held out to be classified"):
-        train_experiment(probe_only, tmp_path / "run")
+        train_experiment(resolve(probe_only), tmp_path / "run")
     shots = replace(images, eval=replace(images.eval, probe=LinearProbe(shots=(2, 11))))
     with pytest.raises(InputError, match="the class bright has .* images to train on, not 11; set"):
-        train_experiment(shots, tmp_path / "run")
+        train_experiment(resolve(shots), tmp_path / "run")
 
 
 def test_resumed_with_workers_it_is_bit_for_bit_the_same(
@@ -111,9 +112,9 @@ def test_resumed_with_workers_it_is_bit_for_bit_the_same(
     first = replace(images, train=replace(images.train, duration="3 steps"))
     schedule = replace(images.optim.schedule, horizon=6)
     optim: Any = replace(images.optim, schedule=schedule)
-    assert train_experiment(replace(first, optim=optim), workdir)
+    assert train_experiment(resolve(replace(first, optim=optim)), workdir)
     workers = replace(images, data=replace(images.data, num_workers=2), optim=optim)
-    assert train_experiment(workers, workdir)
+    assert train_experiment(resolve(workers), workdir)
     expected, found = (load_trained(folder).params for folder in (finished, workdir))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 

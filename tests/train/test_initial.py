@@ -9,9 +9,10 @@ import pytest
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.initial import initial_state, require_initial_state
 from jaxpretrain.train.program import make_program
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.trained import load_trained
 
@@ -20,7 +21,7 @@ from jaxpretrain.train.trained import load_trained
 def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of five steps, saved at 2, 4 and 5."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert train_experiment(experiment, workdir)
+    assert train_experiment(resolve(experiment), workdir)
     return workdir
 
 
@@ -84,7 +85,7 @@ def test_with_everything_a_run_goes_on_in_another_folder(
     """Bit for bit: the step, the schedule and the data too."""
     middle = str(finished / "checkpoints" / "4")
     went_on = replace(experiment, init_from=middle, init_with="everything")
-    assert train_experiment(went_on, tmp_path / "run")
+    assert train_experiment(resolve(went_on), tmp_path / "run")
     lines, expected = (
         {x["step"]: x["train/loss"] for x in read_lines(d / "metrics.jsonl") if "train/loss" in x}
         for d in (tmp_path / "run", finished)

@@ -11,7 +11,6 @@ import pytest
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.saving import SaveOutcome
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.findings import Finding
@@ -24,8 +23,7 @@ from jaxpretrain.storage.jsonl import read_lines, to_numbers
 from jaxpretrain.train import loop
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work
-from jaxpretrain.train.signals import compile_probe
-from jaxpretrain.train.stages import Stage
+from jaxpretrain.train.stages import Stage, Stages
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import StopRequest
 
@@ -152,7 +150,7 @@ class Recorder:
             experiment = replace(experiment, **{name: part})
         here: Any = self
         run = loop.Run(
-            stages=[_stage(replace(program, experiment=experiment), self)],
+            stages=_stages(replace(program, experiment=experiment), self),
             workdir=workdir,
             data=self,
             evaluators=[self.evaluate],
@@ -165,13 +163,12 @@ class Recorder:
         return loop.train(run, _Step(self.first), self.first)
 
 
-def _stage(program: Program, compiled: Any) -> Stage:
-    """The only stage of a run, with its compiled step and probe."""
-    num_steps = whole_steps(program.experiment.train.duration)
-    stage = Stage(first=0, last=num_steps, first_sample=0, num_pieces=1, program=program)
+def _stages(program: Program, compiled: Any) -> Stages:
+    """A run of one stage, with its compiled step and probe."""
+    stage = Stage(0, program.experiment.timeline.num_steps, num_pieces=1, program=program)
     for name in ("train_step", "probe"):  # where a cached property keeps its value
         vars(stage)[name] = getattr(compiled, name)
-    return stage
+    return Stages((stage,))
 
 
 class _Step(int):
@@ -470,7 +467,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     data = program.experiment.data.open(seed=0, limits=program.model.input_limits())
     sets: Any = program.experiment.data.open_evals(limits=program.model.input_limits())
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
-    probe, expected, signals_of = compile_probe(program), {}, {}
+    probe, expected, signals_of = program.compile_probe(), {}, {}
     for step in range(1, 6):
         batch = data.batch(np.arange(16 * (step - 1), 16 * step))
         batch = program.layout.put(batch, 16)
@@ -483,17 +480,17 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
 
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
     held_out = HeldOut(program.setting(data, sets))
-    stage = _stage(program, SimpleNamespace(train_step=compiled, probe=probe))
+    stages = _stages(program, SimpleNamespace(train_step=compiled, probe=probe))
     clock, progress = Clock(), Progress(5, is_shown=False)
     writers = open_writers(tmp_path, resume_step=None, tensorboard=False)
     run = loop.Run(
-        stages=[stage],
+        stages=stages,
         workdir=tmp_path,
         data=data,
         evaluators=[held_out],
         checkpoints=Checkpoints(tmp_path / "checkpoints", keep_last=2),
         clock=clock,
-        reporter=Reporter(_work([stage]), writers, progress, clock, every=1),
+        reporter=Reporter(_work(stages), writers, progress, clock, every=1),
         stop=StopRequest(),
     )
     with jax.transfer_guard("disallow"), writers:

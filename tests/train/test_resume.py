@@ -19,7 +19,8 @@ from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.optim.schedules import Constant, LinearTail, Triangular, WarmupStableDecay
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment, Stage, pace, resolve
+from jaxpretrain.train.experiment import Experiment, Stage
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.resume import (
     Point,
     describe_changes,
@@ -36,7 +37,7 @@ def _with(experiment: Experiment, *stages: Stage, **train: Any) -> Experiment:
 def _point(experiment: Experiment, step: int, samples: int | None = None) -> Point:
     """The checkpoint of a step of an experiment."""
     experiment = resolve(experiment)
-    seen = int(pace(experiment).examples(step)) if samples is None else samples
+    seen = int(resolve(experiment).timeline.pace.examples(step)) if samples is None else samples
     return Point("--workdir=run", Path("run"), step, seen, to_dict(experiment), "fingerprint")
 
 
@@ -97,8 +98,9 @@ def test_what_is_printed_keeps_the_past_and_the_new_future(
     amended = resolve(_amended(_problem(point, wanted), wanted))
     assert list(amended.train.stages) == meant
     require_same_samples(point, amended, "fingerprint")
-    future = [pace(resolve(x)).examples(40) - pace(resolve(x)).examples(10) for x in (wanted,)]
-    assert pace(amended).examples(40) - point.samples == future[0]
+    pace = resolve(wanted).timeline.pace
+    future = pace.examples(40) - pace.examples(10)
+    assert amended.timeline.pace.examples(40) - point.samples == future
 
 
 def test_a_run_that_has_seen_nothing_may_become_any(experiment: Experiment):
@@ -252,7 +254,7 @@ def constant(experiment: Experiment) -> Experiment:
 def finished(constant: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three steps with a batch of 16."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert train_experiment(_with(constant, duration=3), workdir)
+    assert train_experiment(resolve(_with(constant, duration=3)), workdir)
     return workdir
 
 
@@ -275,12 +277,12 @@ def test_with_another_batch_a_run_goes_on_as_if_its_stages_had_been_known(
     else:
         now = replace(now, init_from=str(finished), init_with="everything")
     with pytest.raises(InputError, match="step 3 has seen 48 samples") as error:
-        train_experiment(now, workdir, allow_config_change=True)
+        train_experiment(resolve(now), workdir, allow_config_change=True)
     assert workdir.exists() == (way == "resume")
     amended = _amended(str(error.value), now)
-    assert train_experiment(amended, workdir, allow_config_change=way == "resume")
+    assert train_experiment(resolve(amended), workdir, allow_config_change=way == "resume")
     whole = replace(amended, init_from=None, init_with="weights")
-    assert train_experiment(whole, tmp_path / "whole")
+    assert train_experiment(resolve(whole), tmp_path / "whole")
     expected = _lines(tmp_path / "whole")
     assert _lines(workdir) == (expected if way == "resume" else expected[3:])
     assert [line[3] for line in expected[3:]] == [768 + 16 * batch_size * n for n in (1, 2)]
@@ -293,7 +295,7 @@ def test_checkpoints_that_count_steps_still_open(
     """Their folder's own config says how many samples they have seen."""
     staged = _with(constant, Stage(2, 8), duration=3)
     workdir = tmp_path / "run"
-    train_experiment(staged, workdir)
+    train_experiment(resolve(staged), workdir)
     path = workdir / "checkpoints" / "3" / "meta" / "metadata"
     document = json.loads(path.read_text())
     assert document["data_position"] == 2 * 8 + 16
@@ -301,8 +303,8 @@ def test_checkpoints_that_count_steps_still_open(
     point = newest_point(workdir)
     assert point is not None and (point.step, point.samples) == (3, 32)
     with pytest.raises(InputError, match="step 3 has seen 32 samples"):
-        train_experiment(_with(constant, duration=4), workdir, allow_config_change=True)
-    assert train_experiment(_with(constant, Stage(2, 8), duration=4), workdir)
+        train_experiment(resolve(_with(constant, duration=4)), workdir, allow_config_change=True)
+    assert train_experiment(resolve(_with(constant, Stage(2, 8), duration=4)), workdir)
     assert read_document(workdir / "checkpoints", 4)["data_position"] == 48
 
 
@@ -310,12 +312,12 @@ def test_everything_from_elsewhere_says_where_it_begins(
     constant: Experiment, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     now = replace(_with(constant, duration=4), init_from=str(finished), init_with="everything")
-    assert train_experiment(now, tmp_path / "run")
+    assert train_experiment(resolve(now), tmp_path / "run")
     error = capsys.readouterr().err
     assert "going on after step 3" in error and "starting at step 0" not in error
     assert f"everything from {finished}, at step 3 and sample 48 of the data" in error
     steps = [line["step"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert min(steps) == 3
     with pytest.raises(InputError, match=r"init_from=.*: seed is 1, was 6198.*init_with=optimizer"):
-        train_experiment(replace(now, seed=1), tmp_path / "other")
+        train_experiment(resolve(replace(now, seed=1)), tmp_path / "other")
     np.testing.assert_equal((tmp_path / "other").exists(), False)

@@ -17,9 +17,10 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.optim.schedules import Constant
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import check_inputs, train_experiment
 
 
@@ -34,7 +35,7 @@ def six_steps(experiment: Experiment) -> Experiment:
 def finished(six_steps: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that got to its end."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert train_experiment(six_steps, workdir)
+    assert train_experiment(resolve(six_steps), workdir)
     return workdir
 
 
@@ -105,7 +106,7 @@ def test_it_learns(finished: Path):
 
 def test_a_finished_run_stays_as_it_is(run: Path, six_steps: Experiment, capsys):
     before = (run / "metrics.jsonl").read_bytes()
-    assert train_experiment(six_steps, run)
+    assert train_experiment(resolve(six_steps), run)
     assert "nothing left to do: 6 of 6 steps" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
     assert Checkpoints(run / "checkpoints").steps() == [4, 6]
@@ -123,21 +124,23 @@ def test_no_start_deletes_what_the_last_session_kept_unless_it_says_so(
         )
 
     steps = Checkpoints(run / "checkpoints").steps
-    assert train_experiment(lasting(8, keep_last=None), run, given=["checkpoint.keep_last"])
+    assert train_experiment(
+        resolve(lasting(8, keep_last=None)), run, given=["checkpoint.keep_last"]
+    )
     assert steps() == [4, 6, 7, 8]
     capsys.readouterr()
-    assert train_experiment(lasting(10, keep_last=1), run)
+    assert train_experiment(resolve(lasting(10, keep_last=1)), run)
     assert "checkpoint.keep_last is None, as in the last session, and not 1" in (
         capsys.readouterr().err
     )
     assert steps() == [4, 6, 7, 8, 9, 10]
-    assert train_experiment(lasting(12, keep_last=1), run, given=["checkpoint.keep_last"])
+    assert train_experiment(resolve(lasting(12, keep_last=1)), run, given=["checkpoint.keep_last"])
     assert steps() == [12]
 
 
 def test_what_an_interrupted_save_left_goes_at_the_next_start(run: Path, six_steps: Experiment):
     shutil.copytree(run / "checkpoints" / "4", run / "checkpoints" / "5.orbax-checkpoint-tmp")
-    assert train_experiment(six_steps, run)
+    assert train_experiment(resolve(six_steps), run)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"4", "6"}
 
 
@@ -159,19 +162,19 @@ def test_asked_to_stop_in_an_evaluation_it_saves_and_evaluates_when_it_goes_on(
 
     with monkeypatch.context() as signalled:
         signalled.setattr(HeldOut, "_read", read_and_stop)
-        assert not train_experiment(six_steps, tmp_path / "run")
+        assert not train_experiment(resolve(six_steps), tmp_path / "run")
     step = {1: 0, 4: 2, 8: 6}[number]
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == step
     assert step not in _steps(tmp_path / "run", "eval/validation/loss")
-    assert train_experiment(six_steps, tmp_path / "run")
+    assert train_experiment(resolve(six_steps), tmp_path / "run")
     assert _results(tmp_path / "run") == _results(finished)
-    assert train_experiment(six_steps, tmp_path / "run")  # and not once more
+    assert train_experiment(resolve(six_steps), tmp_path / "run")  # and not once more
     assert _results(tmp_path / "run") == _results(finished)
 
 
 def test_a_longer_run_goes_on(run: Path, six_steps: Experiment, capsys):
     longer = replace(six_steps, train=replace(six_steps.train, duration="9 steps"))
-    assert train_experiment(longer, run)
+    assert train_experiment(resolve(longer), run)
     error = capsys.readouterr().err
     assert "going on after step 6" in error and "train.duration was 6, is 9" in error
     assert _steps(run, "train/loss") == list(range(1, 10))
@@ -187,7 +190,7 @@ def test_after_a_damaged_checkpoint_the_same_results_come_again(run: Path, six_s
     files = [path for path in (run / "checkpoints" / "6").rglob("d/*") if path.is_file()]
     for file in files:
         file.write_bytes(file.read_bytes()[:-10])
-    assert train_experiment(six_steps, run)
+    assert train_experiment(resolve(six_steps), run)
     assert (run / "corrupt" / "6").is_dir()
     found_step, found = _arrays(run, six_steps)
     assert found_step == step == 6
@@ -205,7 +208,7 @@ def test_a_run_whose_checkpoints_are_gone_is_left_alone(
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     for start in (train_experiment, check_inputs):
         with pytest.raises(InputError, match="got to step 6, and .*checkpoints has no checkpoint"):
-            start(six_steps, run, allow_config_change=False)
+            start(resolve(six_steps), run, allow_config_change=False)
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert after == before
 
@@ -213,7 +216,7 @@ def test_a_run_whose_checkpoints_are_gone_is_left_alone(
 def test_sessions_are_written_down(run: Path, six_steps: Experiment):
     longer = replace(six_steps, train=replace(six_steps.train, duration="7 steps"))
     for _ in range(2):  # the second has nothing left to do
-        assert train_experiment(longer, run)
+        assert train_experiment(resolve(longer), run)
     document = json.loads((run / "experiment.json").read_text())
     assert [session["first_step"] for session in document["sessions"]] == [0, 6]
     assert document["last_saved"] == 7 and "6,000 tokens" in document["data_description"]
@@ -223,7 +226,7 @@ def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(six_steps: Experime
     optim = replace(six_steps.optim, schedule=Constant(peak=1000.0), weight_decay=1000.0)
     checkpoint = replace(six_steps.checkpoint, every="1 steps")
     with pytest.raises(NonFinite, match="grad_norm is nan at step 4"):
-        train_experiment(replace(six_steps, optim=optim, checkpoint=checkpoint), tmp_path)
+        train_experiment(resolve(replace(six_steps, optim=optim, checkpoint=checkpoint)), tmp_path)
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert (lines[-1]["step"], lines[-1]["train/grad_norm"]) == (4, None)
     assert any(line.get("train/perplexity", 0) is None for line in lines)  # no float holds it
@@ -233,7 +236,7 @@ def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(six_steps: Experime
 def test_another_run_is_refused_before_anything_happens(run: Path, six_steps: Experiment):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with pytest.raises(InputError, match="seed: 6198 there, 1 here"):
-        train_experiment(replace(six_steps, seed=1), run)
+        train_experiment(resolve(replace(six_steps, seed=1)), run)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
@@ -242,18 +245,18 @@ def test_other_tokens_under_the_same_config_are_refused(
 ):
     root = shutil.copytree(tokens, tmp_path / "tokens")
     elsewhere = replace(six_steps, data=replace(six_steps.data, root=str(root)))
-    assert train_experiment(elsewhere, run)  # the same files at another place
+    assert train_experiment(resolve(elsewhere), run)  # the same files at another place
     with (root / "train" / "part.npy").open("ab") as file:
         file.write(b"\0\0" * 16)
     with pytest.raises(InputError, match="the data is not that of this run"):
-        train_experiment(elsewhere, run)
-    assert train_experiment(elsewhere, run, allow_config_change=True)
+        train_experiment(resolve(elsewhere), run)
+    assert train_experiment(resolve(elsewhere), run, allow_config_change=True)
 
 
 def test_checkpoints_of_another_model_are_refused_and_kept(run: Path, six_steps: Experiment):
     other = replace(six_steps, model=replace(six_steps.model, d_ff=128))
     with pytest.raises(InputError, match="is another model's"):
-        train_experiment(other, run, allow_config_change=True)
+        train_experiment(resolve(other), run, allow_config_change=True)
     assert Checkpoints(run / "checkpoints").steps() == [4, 6]
     assert not (run / "corrupt").exists()
 
@@ -274,7 +277,7 @@ def test_bad_input_leaves_no_files(six_steps: Experiment, tmp_path: Path, change
         part = replace(getattr(six_steps, name), **values)
         six_steps = replace(six_steps, **{name: part})
     with pytest.raises(InputError):
-        train_experiment(six_steps, tmp_path / "run")
+        train_experiment(resolve(six_steps), tmp_path / "run")
     assert not list(tmp_path.rglob("*.*")) and not list(tmp_path.rglob("checkpoints"))
 
 
@@ -286,7 +289,7 @@ def test_the_average_of_the_weights_is_evaluated_when_asked_for(
     losses = {}
     for weights in ("current", "average"):
         run = replace(six_steps, train=train, eval=replace(six_steps.eval, weights=weights))
-        train_experiment(run, tmp_path / weights)
+        train_experiment(resolve(run), tmp_path / weights)
         lines = read_lines(tmp_path / weights / "metrics.jsonl")
         losses[weights] = [x["eval/validation/loss"] for x in lines if "eval/validation/loss" in x]
     assert losses["current"][0] == losses["average"][0]

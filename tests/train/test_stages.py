@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.optim.optimizers import RateScaling
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment, Stage, resolve
+from jaxpretrain.train.experiment import Experiment, Stage
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
-from jaxpretrain.train.stages import make_stages, stage_of
+from jaxpretrain.train.stages import make_stages
 
 
 def _staged(experiment: Experiment, *stages: Stage, **train: Any) -> Experiment:
@@ -25,22 +27,44 @@ SHORT = Stage("3 steps", batch_size=8, seq_len=8)
 
 def test_each_sample_is_read_once_in_order(experiment: Experiment):
     stages = make_stages(resolve(_staged(experiment, SMALL, SHORT)), jax.devices()[:1])
-    read = [stage_of(stages, step).samples(step) for step in range(1, 9)]
+    read = [stages.samples(step) for step in range(1, 9)]
     assert [len(samples) for samples in read] == [4, 4, 8, 8, 8, 16, 16, 16]
     assert [sample for samples in read for sample in samples] == list(range(4 + 4 + 24 + 48))
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_workers_read_the_same_samples_of_each_step(experiment: Experiment, num_devices: int):
+    """What they are sent holds no program, and any step may be asked for first."""
+    staged = resolve(_staged(experiment, SMALL, SHORT))
+    stages = make_stages(staged, jax.devices()[:num_devices])
+    sent = pickle.loads(pickle.dumps(stages.local_samples))
+    for step in (8, 1, 4, 2, 6, 3, 9):
+        np.testing.assert_array_equal(sent(step), np.array(stages.samples(step)))
+
+
+def test_a_step_lies_in_the_stage_that_ends_with_it(experiment: Experiment):
+    stages = make_stages(resolve(_staged(experiment, SMALL, SHORT)), jax.devices()[:1])
+    assert [stages.at(step).last for step in (1, 2, 3, 5, 6, 8, 9)] == [2, 2, 5, 5, 8, 8, 8]
+    assert [stages.at(step).batch_size for step in (1, 3, 6)] == [4, 16, 16]
+    assert stages.program is stages.at(8).program
+    assert stages.describe() == [
+        "steps 1 to 2: batch 4 x 16 = 64 tokens",
+        "steps 3 to 5: batch 16 x 8 = 128 tokens",
+        "steps 6 to 8: batch 16 x 16 = 256 tokens",
+    ]
 
 
 def test_shorter_sequences_are_pieces_of_the_same_examples(experiment: Experiment):
     """So a stage changes neither the order of the data nor how often it is read."""
     resolved = resolve(_staged(experiment, SMALL, SHORT))
     stages = make_stages(resolved, jax.devices()[:1])
-    limits = stages[-1].program.model.input_limits()
+    limits = stages.program.model.input_limits()
     data = resolved.data.open(seed=0, limits=limits)
     whole = data.batch(np.arange(8, 16))["tokens"]
-    pieces = stage_of(stages, 3).read(data, 3)["tokens"]
+    pieces = stages.read(data, 3)["tokens"]
     assert pieces.shape == (16, 8)
     np.testing.assert_array_equal(pieces.reshape(8, 16), whole)
-    assert stages[1].program.batch["tokens"].shape == pieces.shape
+    assert stages.at(3).program.batch["tokens"].shape == pieces.shape
 
 
 def test_the_rates_of_a_stage_are_those_of_the_whole_run(experiment: Experiment):
@@ -50,7 +74,7 @@ def test_the_rates_of_a_stage_are_those_of_the_whole_run(experiment: Experiment)
         resolve(_staged(replace(experiment, optim=optim), SMALL))
         for optim in (experiment.optim, scaled)
     )
-    stages = make_stages(scaled, jax.devices()[:1])
+    stages = make_stages(scaled, jax.devices()[:1]).stages
     assert [stage.batch_size for stage in stages] == [4, 16]
     rate = plain.optim.learning_rate(8, 16)
     for stage in stages:
@@ -88,7 +112,7 @@ def test_a_staged_run_resumes_bit_for_bit(experiment: Experiment, tmp_path: Path
 
 def _train_until(experiment: Experiment, workdir: Path, end: int) -> None:
     """Trains, and forgets what came after step `end`."""
-    train_experiment(experiment, workdir)
+    train_experiment(resolve(experiment), workdir)
     for folder in (workdir / "checkpoints").iterdir():
         if folder.name.isdecimal() and int(folder.name) > end:
             folder.rename(workdir / f"forgotten-{folder.name}")

@@ -12,8 +12,9 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.optim.optimizers import Adafactor, Lion, Muon, OptimizerChoice
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.train.experiment import Experiment, Train, resolve
+from jaxpretrain.train.experiment import Experiment, Train
 from jaxpretrain.train.program import Program, make_program
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.step import compile_train_step, make_train_step
 

@@ -16,6 +16,7 @@ from jaxpretrain.evals.config import Eval
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import check_inputs, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
 
@@ -57,7 +58,7 @@ def on_text(experiment: Experiment, prepared: Path) -> Experiment:
 @pytest.fixture(scope="module")
 def run(on_text: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("text") / "run"
-    assert train_experiment(on_text, workdir)
+    assert train_experiment(resolve(on_text), workdir)
     return workdir
 
 
@@ -100,7 +101,7 @@ def test_another_end_of_documents_than_the_datas_is_refused(on_text: Experiment,
     def check(document_end: int | None) -> None:
         model = replace(on_text.model, document_end=document_end)
         experiment = replace(on_text, model=model)
-        check_inputs(experiment, tmp_path / "run", allow_config_change=False)
+        check_inputs(resolve(experiment), tmp_path / "run", allow_config_change=False)
 
     check(None)
     check(290)

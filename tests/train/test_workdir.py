@@ -11,16 +11,17 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.order.order import OlmoOrder
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.train import workdir as folder
-from jaxpretrain.train.experiment import Experiment, resolve
+from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.resolved import Resolved, resolve
 
 
 @pytest.fixture
-def resolved(experiment: Experiment) -> Experiment:
+def resolved(experiment: Experiment) -> Resolved:
     return resolve(experiment)
 
 
 @pytest.fixture
-def run(resolved: Experiment, tmp_path: Path) -> Path:
+def run(resolved: Resolved, tmp_path: Path) -> Path:
     """The folder of a run that has begun."""
     path = tmp_path / "run"
     assert folder.claim(path, resolved, allow_change=False) == []
@@ -29,7 +30,7 @@ def run(resolved: Experiment, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_new_folder_is_made_only_when_it_is_held(resolved: Experiment, tmp_path: Path):
+def test_a_new_folder_is_made_only_when_it_is_held(resolved: Resolved, tmp_path: Path):
     path = tmp_path / "a" / "b"
     assert folder.claim(path, resolved, allow_change=False) == []
     assert not path.parent.exists()
@@ -45,7 +46,7 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path):
         pass
 
 
-def test_the_experiment_comes_back(run: Path, resolved: Experiment):
+def test_the_experiment_comes_back(run: Path, resolved: Resolved):
     assert folder.read_experiment(run) == resolved
     document = json.loads((run / "experiment.json").read_text())
     assert document["data_fingerprint"] == "fingerprint"
@@ -53,11 +54,11 @@ def test_the_experiment_comes_back(run: Path, resolved: Experiment):
     assert [path.name for path in run.iterdir()] == ["experiment.json"]
 
 
-def test_the_same_run_goes_on_silently(run: Path, resolved: Experiment):
+def test_the_same_run_goes_on_silently(run: Path, resolved: Resolved):
     assert folder.claim(run, resolved, allow_change=False) == []
 
 
-def test_another_run_is_refused_by_its_keys(run: Path, resolved: Experiment):
+def test_another_run_is_refused_by_its_keys(run: Path, resolved: Resolved):
     other = replace(resolved, seed=1, model=replace(resolved.model, d_model=64))
     before = (run / "experiment.json").read_bytes()
     with pytest.raises(InputError) as error:
@@ -68,7 +69,7 @@ def test_another_run_is_refused_by_its_keys(run: Path, resolved: Experiment):
     assert (run / "experiment.json").read_bytes() == before
 
 
-def test_many_differences_are_counted(run: Path, resolved: Experiment):
+def test_many_differences_are_counted(run: Path, resolved: Resolved):
     model = replace(
         resolved.model,
         vocab_size=7,
@@ -84,12 +85,12 @@ def test_many_differences_are_counted(run: Path, resolved: Experiment):
         folder.claim(run, replace(resolved, model=model), allow_change=False)
 
 
-def test_a_change_may_be_allowed_and_is_then_told(run: Path, resolved: Experiment):
+def test_a_change_may_be_allowed_and_is_then_told(run: Path, resolved: Resolved):
     lines = folder.claim(run, replace(resolved, seed=1), allow_change=True)
     assert lines == ["changed since the last start: seed was 6198, is 1"]
 
 
-def test_what_is_not_identity_may_change_and_is_told(run: Path, resolved: Experiment):
+def test_what_is_not_identity_may_change_and_is_told(run: Path, resolved: Resolved):
     longer = replace(resolved, train=replace(resolved.train, duration=9, microbatch_size=2))
     assert folder.claim(run, longer, allow_change=False) == [
         "changed since the last start: train.duration was 5, is 9",
@@ -97,7 +98,7 @@ def test_what_is_not_identity_may_change_and_is_told(run: Path, resolved: Experi
     ]
 
 
-def test_other_data_is_refused_by_its_root_and_what_it_holds(run: Path, resolved: Experiment):
+def test_other_data_is_refused_by_its_root_and_what_it_holds(run: Path, resolved: Resolved):
     folder.write_experiment(run, resolved, "fingerprint", data_description="8 tokens")
     assert isinstance(resolved.data, TextData)
 
@@ -120,7 +121,7 @@ def test_other_data_is_refused_by_its_root_and_what_it_holds(run: Path, resolved
         check(run, "other", root=root)
 
 
-def test_each_session_is_written_down_and_the_first_stays(run: Path, resolved: Experiment):
+def test_each_session_is_written_down_and_the_first_stays(run: Path, resolved: Resolved):
     path = run / "experiment.json"
     for first_step in (0, 5, None, 3):  # None: one that trains nothing
         folder.write_experiment(run, resolved, "fingerprint", first_step=first_step)
@@ -136,7 +137,7 @@ def test_each_session_is_written_down_and_the_first_stays(run: Path, resolved: E
     assert all(datetime.fromisoformat(session["start"]).tzinfo for session in sessions)
 
 
-def test_a_folder_without_sessions_keeps_what_it_knows_of_its_last(run: Path, resolved: Experiment):
+def test_a_folder_without_sessions_keeps_what_it_knows_of_its_last(run: Path, resolved: Resolved):
     path = run / "experiment.json"
     document = json.loads(path.read_text())
     del document["sessions"]
@@ -231,7 +232,7 @@ def test_metrics_without_an_experiment_are_nobodys(run: Path):
     _nothing_is_lost(run)
 
 
-def test_a_field_that_was_added_since_has_its_default(run: Path, resolved: Experiment):
+def test_a_field_that_was_added_since_has_its_default(run: Path, resolved: Resolved):
     path = run / "experiment.json"
     document = json.loads(path.read_text())
     del document["config"]["data"]["order"]["epoch_multiple"]
@@ -242,7 +243,7 @@ def test_a_field_that_was_added_since_has_its_default(run: Path, resolved: Exper
         folder.claim(run, chunked, allow_change=False)
 
 
-def test_checkpoints_without_an_experiment_are_nobodys(resolved: Experiment, tmp_path: Path):
+def test_checkpoints_without_an_experiment_are_nobodys(resolved: Resolved, tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
     folder.claim(tmp_path, resolved, allow_change=False)  # a start that was cut short
     (tmp_path / "checkpoints" / "5").mkdir()
@@ -314,9 +315,9 @@ def test_a_file_is_replaced_in_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_what_the_last_session_kept_is_kept(
-    run: Path, resolved: Experiment, stored: Any, configured: Any, given: Any, expected: Any
+    run: Path, resolved: Resolved, stored: Any, configured: Any, given: Any, expected: Any
 ):
-    def keeping(last: int | None, every: int | None) -> Experiment:
+    def keeping(last: int | None, every: int | None) -> Resolved:
         kept = replace(resolved.checkpoint, keep_last=last, keep_every=every)
         return replace(resolved, checkpoint=kept)
 
@@ -328,5 +329,5 @@ def test_what_the_last_session_kept_is_kept(
         assert f"is {expected[0]}, as" in lines[0] or f"is {expected[1]}, as" in lines[0]
 
 
-def test_a_new_folder_keeps_what_the_config_says(resolved: Experiment, tmp_path: Path):
+def test_a_new_folder_keeps_what_the_config_says(resolved: Resolved, tmp_path: Path):
     assert folder.kept_before(tmp_path / "new", resolved, []) == (resolved, [])

@@ -103,7 +103,7 @@ def test_a_batch_that_changes_by_plan_is_no_jump_and_another_is(history):
     """A stage ends at step 50, where the session begins too."""
     optim = AdamW(schedule=Triangular(start=1e-4, peak=1e-2, end=1e-4, warmup=5))
     weight = np.where(np.arange(1, 101) <= 50, 124.0, 248.0)
-    for lengths, jumps in (((50,), 0), ((20, 30), 0), ((), 1), ((10,), 1)):
-        plan = plan_of(optim, 100, 8, lengths)
+    for ends, jumps in (((50,), 0), ((20, 50), 0), ((), 1), ((10,), 1)):
+        plan = plan_of(optim, 100, 8, ends)
         found = [*discontinuity(run(history, [(50, plan), (100, plan)], weight=weight), plan)]
-        assert len(found) == jumps, lengths
+        assert len(found) == jumps, ends
