@@ -239,7 +239,10 @@ class World:
                 remat="none",
             ),
             data=TextData(root=str(self.root / "tokens"), seq_len=32, verify="size"),
-            optim=AdamW(schedule=Triangular(1e-4, 1e-2, 1e-4, warmup="2 steps"), clip_norm=1.0),
+            optim=AdamW(
+                schedule=Triangular(start=1e-4, peak=1e-2, end=1e-4, warmup="2 steps"),
+                clip_norm=1.0,
+            ),
             train=Train(
                 duration="4 steps",
                 batch_size=8,

@@ -126,6 +126,11 @@ def _rate_scale(group: Group, value: Any) -> None:
         group["rate_scaling"] = {"class": "rate_scaling", "base_batch": 1, "cap": value}
 
 
+def _from_step(group: Group, value: Any) -> None:
+    is_bolt_on = group.get("class") == "bolt_on_warmup"
+    group["from_step" if is_bolt_on else "start"] = value
+
+
 def _only(name: str, *values: Any) -> Callable[[Group, Any], None]:
     """Returns an upgrade that drops these values; another stays, and is refused as unknown."""
 
@@ -158,6 +163,7 @@ _OPTIM = (
         )
         for schedule in _SCHEDULES
     ),
+    Rename("optim.schedule.start", "optim.schedule.from_step of bolt_on_warmup", _from_step),
 )
 
 RENAMES: tuple[Rename, ...] = (

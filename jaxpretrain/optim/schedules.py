@@ -1,4 +1,4 @@
-"""Learning-rate schedules: typed objects composed with `optax.join_schedules`.
+"""Learning-rate schedules: typed objects that build Optax schedules from named segments.
 
 `build(num_steps)` gives a function of s, the number of the update counted from 1 as OLMo counts
 it: the first update of a run uses s = 1, the last s = num_steps. A warm-up longer than the run is
@@ -10,8 +10,9 @@ a step is all that can differ.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -25,69 +26,97 @@ Phases = list[tuple[str, int]]
 """(name, first step) of each phase, for logs and reports."""
 
 
-class _Warmed:
-    """What begins with a linear rise: the fields that its dataclasses share."""
+class Segment(NamedTuple):
+    """A part of a schedule, which lasts until the next one begins."""
 
-    start: Rate
-    peak: Rate
-    warmup: Steps
+    name: str
+    """Name of the phase in logs and reports."""
+    first: int
+    """Step at which the segment begins."""
+    rate: optax.Schedule
+    """Learning rate as a function of s."""
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        warmup = whole_steps(self.warmup)
-        return optax.join_schedules(
-            [
-                _line(self.start, self.peak, warmup),
-                self._after_warmup(warmup, num_steps),
-            ],
-            [warmup],
-        )
 
-    def phases(self, num_steps: int) -> Phases:
-        """(name, first step) of each phase of the run."""
-        return _inside([("warmup", 0), ("decay", whole_steps(self.warmup))], num_steps)
+class _Segmented:
+    """What consists of segments: they give the learning rate as well as the phases."""
 
-    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of the steps since the warm-up."""
+    def segments(self, num_steps: int) -> list[Segment]:
+        """Returns the segments in order; the first begins at 0, the last has no end."""
         raise NotImplementedError
 
+    def build(self, num_steps: int) -> optax.Schedule:
+        """Returns the learning rate as a function of s."""
+        first, *later = self.segments(num_steps)
 
-@dataclass(frozen=True)
-class Triangular(_Warmed):
-    """OLMo-7B's schedule: linear up to the peak, linear down to the end."""
+        def rate(s):
+            value = first.rate(s)
+            for segment in later:
+                value = jnp.where(s < segment.first, value, segment.rate(s))
+            return value
 
-    start: Rate = 3e-5
-    """Learning rate at s = 0."""
-    peak: Rate = 3e-4
-    """Learning rate at the end of the warm-up."""
-    end: Rate = 3e-5
-    """Learning rate at the horizon and after it."""
-    warmup: Steps = "5000 steps"
-    """Length of the rise."""
-    horizon: Annotated[Steps, Positive] | None = None
-    """Where the descent ends, counted from the start of the run; none: where the run ends."""
+        return rate
 
-    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
-        return _line(self.peak, self.end, _horizon(self.horizon, num_steps) - warmup)
-
-
-CosineShape = Literal["cosine", "cosine_linear", "cosine_or_inverse_sqrt", "second_half"]
+    def phases(self, num_steps: int) -> Phases:
+        """Returns the name and the first step of each segment that the run reaches."""
+        segments = self.segments(num_steps)
+        ends = [segment.first for segment in segments[1:]] + [num_steps]
+        return [
+            (segment.name, segment.first)
+            for segment, end in zip(segments, ends, strict=True)
+            if segment.first < min(end, num_steps)
+        ]
 
 
-@dataclass(frozen=True)
-class WarmupCosine(_Warmed):
-    """Linear warm-up, then down to the end along a cosine."""
+@dataclass(frozen=True, kw_only=True)
+class _Warmed(_Segmented):
+    """What begins with a linear rise; a class adds the segments after it."""
 
     start: Rate = 0.0
     """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
     peak: Rate = 3e-4
     """Learning rate at the end of the warm-up."""
-    end: Rate = 3e-5
-    """Learning rate at the horizon and after it."""
     warmup: Steps = "2000 steps"
     """Length of the rise."""
+
+    def segments(self, num_steps: int) -> list[Segment]:
+        """Returns the rise and what comes after it."""
+        warmup = whole_steps(self.warmup)
+        rise = Segment("warmup", 0, _line(self.start, self.peak, 0, warmup))
+        return [rise, *self._after(warmup, num_steps)]
+
+    def _after(self, warmup: int, num_steps: int) -> list[Segment]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triangular(_Warmed):
+    """OLMo-7B's schedule: linear up to the peak, linear down to the end."""
+
+    start: Rate = 3e-5
+    """Learning rate at s = 0."""
+    end: Rate = 3e-5
+    """Learning rate at the horizon and after it."""
+    warmup: Steps = "5000 steps"
+    """Length of the rise."""
     horizon: Annotated[Steps, Positive] | None = None
-    """Where the cosine ends, counted from the start of the run; none: where the run ends. OLMo 2
+    """Step at which the descent ends, counted from the start of the run; none: the last step."""
+
+    def _after(self, warmup: int, num_steps: int) -> list[Segment]:
+        length = _horizon(self.horizon, num_steps) - warmup
+        return [Segment("decay", warmup, _line(self.peak, self.end, warmup, length))]
+
+
+CosineShape = Literal["cosine", "cosine_linear", "cosine_or_inverse_sqrt", "second_half"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupCosine(_Warmed):
+    """Linear warm-up, then down to the end along a cosine."""
+
+    end: Rate = 3e-5
+    """Learning rate at the horizon and after it."""
+    horizon: Annotated[Steps, Positive] | None = None
+    """Step at which the cosine ends, counted from the start of the run; none: the last step. OLMo 2
     planned 5e12 tokens and stopped before."""
     shape: CosineShape = "cosine"
     """With p from 0 at the peak to 1 at the horizon, the part of peak - end that is left:
@@ -98,98 +127,68 @@ class WarmupCosine(_Warmed):
     second_half: 1 - sin(pi p / 2), a cosine from its middle on (OLMo-core's HalfCosWithWarmup,
     whose learning rate is the whole cosine's peak; here `peak` is the one that is reached)."""
 
-    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
+    def _after(self, warmup: int, num_steps: int) -> list[Segment]:
         length = max(_horizon(self.horizon, num_steps) - warmup, 1)
 
-        def after(s):
-            p = jnp.clip(s / length, 0.0, 1.0)
+        def rate(s):
+            p = jnp.clip((s - warmup) / length, 0.0, 1.0)
             if self.shape == "second_half":
                 left = 1.0 - jnp.sin(0.5 * jnp.pi * p)
             else:
                 left = 0.5 * (1.0 + jnp.cos(jnp.pi * p))
             if self.shape == "cosine_linear":
                 left *= 1.0 - p
-            left = jnp.where(s < length, jnp.maximum(left, 0.0), 0.0)
-            rate = self.end + (self.peak - self.end) * left
+            left = jnp.where(s - warmup < length, jnp.maximum(left, 0.0), 0.0)
+            cosine = self.end + (self.peak - self.end) * left
             if self.shape == "cosine_or_inverse_sqrt":
-                return jnp.maximum(rate, self.peak * _power(s, warmup, 0.5))
-            return rate
+                return jnp.maximum(cosine, self.peak * _power(s, warmup, 0.5))
+            return cosine
 
-        return after
+        return [Segment("decay", warmup, rate)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(_Warmed):
     """Linear warm-up, constant peak, linear decay at the end of the run."""
 
-    start: Rate = 0.0
-    """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
-    peak: Rate = 3e-4
-    """Learning rate at the end of the warm-up."""
     end: Rate = 0.0
     """Learning rate at the end of the run."""
-    warmup: Steps = "2000 steps"
-    """Length of the rise."""
     decay: Steps = "10000 steps"
     """Length of the decay, counted back from the end of the run."""
 
-    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
-        decay_start = self._decay_start(num_steps)
-        return optax.join_schedules(
-            [
-                optax.constant_schedule(self.peak),
-                _line(self.peak, self.end, num_steps - decay_start),
-            ],
-            [decay_start - warmup],
-        )
-
-    def phases(self, num_steps: int) -> Phases:
-        """(name, first step) of each phase of the run."""
-        warmup, decay_start = whole_steps(self.warmup), self._decay_start(num_steps)
-        return _inside([("warmup", 0), ("stable", warmup), ("decay", decay_start)], num_steps)
-
-    def _decay_start(self, num_steps: int) -> int:
-        return max(whole_steps(self.warmup), num_steps - whole_steps(self.decay))
+    def _after(self, warmup: int, num_steps: int) -> list[Segment]:
+        start = max(warmup, num_steps - whole_steps(self.decay))
+        return [
+            Segment("stable", warmup, optax.constant_schedule(self.peak)),
+            Segment("decay", start, _line(self.peak, self.end, start, num_steps - start)),
+        ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InverseSqrt(_Warmed):
     """Linear warm-up, then down as a power of the step, the root by default; it has no horizon."""
 
-    start: Rate = 0.0
-    """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
-    peak: Rate = 3e-4
-    """Learning rate at the end of the warm-up."""
-    warmup: Steps = "2000 steps"
-    """Length of the rise."""
     end: Rate = 0.0
-    """What the learning rate falls towards."""
+    """Learning rate that the schedule falls towards."""
     exponent: Annotated[float, Between(0, 100)] = 0.5
-    """end + (peak - end) * (warmup / s)^exponent; 0.51 is OLMo-core's PowerLR."""
+    """Exponent in end + (peak - end) * (warmup / s)^exponent; 0.51 is OLMo-core's PowerLR."""
 
-    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
-        del num_steps
-        return lambda s: self.end + (self.peak - self.end) * _power(s, warmup, self.exponent)
+    def _after(self, warmup: int, num_steps: int) -> list[Segment]:
+        def rate(s):
+            return self.end + (self.peak - self.end) * _power(s, warmup, self.exponent)
+
+        return [Segment("decay", warmup, rate)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Constant(_Warmed):
     """A linear warm-up to a constant learning rate, or the constant alone."""
 
-    start: Rate = 0.0
-    """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""
-    peak: Rate = 3e-4
-    """Learning rate at the end of the warm-up."""
     warmup: Steps = 0
     """Length of the rise."""
 
-    def _after_warmup(self, warmup: int, num_steps: int) -> optax.Schedule:
-        del warmup, num_steps
-        return optax.constant_schedule(self.peak)
-
-    def phases(self, num_steps: int) -> Phases:
-        """(name, first step) of each phase of the run."""
-        return _inside([("warmup", 0), ("stable", whole_steps(self.warmup))], num_steps)
+    def _after(self, warmup: int, num_steps: int) -> list[Segment]:
+        return [Segment("stable", warmup, optax.constant_schedule(self.peak))]
 
 
 Plain = Triangular | WarmupCosine | WarmupStableDecay | InverseSqrt | Constant
@@ -197,7 +196,7 @@ Plain = Triangular | WarmupCosine | WarmupStableDecay | InverseSqrt | Constant
 
 
 @dataclass(frozen=True)
-class LinearTail:
+class LinearTail(_Segmented):
     """Another schedule whose last steps go down linearly from where it then stands.
 
     OLMo-core's CosWithWarmupAndLinearDecay and PowerLR end so.
@@ -215,24 +214,16 @@ class LinearTail:
         """The highest learning rate."""
         return self.inner.peak
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        inner, start = self.inner.build(num_steps), self._start(num_steps)
-        tail = _line(inner(start), self.end, num_steps - start)
-        return optax.join_schedules([inner, tail], [start])
-
-    def phases(self, num_steps: int) -> Phases:
-        """(name, first step) of each phase of the run."""
-        start = self._start(num_steps)
-        before = [phase for phase in self.inner.phases(num_steps) if phase[1] < start]
-        return _inside([*before, ("tail", start)], num_steps)
-
-    def _start(self, num_steps: int) -> int:
-        return max(num_steps - whole_steps(self.length), 0)
+    def segments(self, num_steps: int) -> list[Segment]:
+        """Returns the segments of the other schedule that begin before the tail, and the tail."""
+        start = max(num_steps - whole_steps(self.length), 0)
+        before = [part for part in self.inner.segments(num_steps) if part.first < start]
+        top = self.inner.build(num_steps)(start)
+        return [*before, Segment("tail", start, _line(top, self.end, start, num_steps - start))]
 
 
 @dataclass(frozen=True)
-class BoltOnWarmup:
+class BoltOnWarmup(_Segmented):
     """Another schedule with a second warm-up into it: zero, a linear rise, then the other.
 
     OLMo's trainer does so when it goes on with the weights of a checkpoint and fresh moments.
@@ -240,8 +231,8 @@ class BoltOnWarmup:
 
     inner: Plain | LinearTail = WarmupCosine()
     """The schedule that the rise meets."""
-    start: Steps = 0
-    """Where the rise begins: the step of the checkpoint."""
+    from_step: Steps = 0
+    """Step at which the rise begins: that of the checkpoint."""
     length: Steps = "1000 steps"
     """Length of the rise."""
 
@@ -250,29 +241,17 @@ class BoltOnWarmup:
         """The highest learning rate of the schedule inside."""
         return self.inner.peak
 
-    def build(self, num_steps: int) -> optax.Schedule:
-        """Learning rate as a function of s."""
-        inner, start, length = self.inner.build(num_steps), *self._seams()
-        return optax.join_schedules(
-            [
-                optax.constant_schedule(0.0),
-                _line(0.0, inner(start + length), length),
-                lambda s: inner(s + start + length),
-            ],
-            [start, start + length],
-        )
-
-    def phases(self, num_steps: int) -> Phases:
-        """(name, first step) of each phase of the run."""
-        start, length = self._seams()
+    def segments(self, num_steps: int) -> list[Segment]:
+        """Returns zero, the rise, and the segments of the other schedule from there on."""
+        start, length = whole_steps(self.from_step), whole_steps(self.length)
         end = start + length
-        later = self.inner.phases(num_steps)
-        current = [name for name, at in later if at <= end][-1:]
-        after = [(name, end) for name in current] + [(name, at) for name, at in later if at > end]
-        return _inside([("zero", 0), ("warmup", start), *after], num_steps)
-
-    def _seams(self) -> tuple[int, int]:
-        return whole_steps(self.start), whole_steps(self.length)
+        top = self.inner.build(num_steps)(end)
+        return [
+            Segment("zero", 0, optax.constant_schedule(0.0)),
+            Segment("warmup", start, _line(0.0, top, start, length)),
+            # Those that are over by then have no length left.
+            *(s._replace(first=max(s.first, end)) for s in self.inner.segments(num_steps)),
+        ]
 
 
 Schedule = Plain | LinearTail | BoltOnWarmup
@@ -282,28 +261,23 @@ def _horizon(horizon: int | str | None, num_steps: int) -> int:
     return num_steps if horizon is None else whole_steps(horizon)
 
 
-def _line(start: Any, end: Any, length: int) -> optax.Schedule:
-    """A straight line from exactly `start` at 0 to exactly `end` at `length`, and `end` after it.
+def _line(start: Any, end: Any, first: int, length: int) -> optax.Schedule:
+    """Returns a straight line from exactly `start` at step `first` to exactly `end` after `length`.
 
-    What is left of the way is counted in whole steps. Optax subtracts s / length from 1, which
-    compilers round, so that its lines to zero end above it or below.
+    It stays at `end` from there on. What is left of the way is counted in whole steps. Optax
+    subtracts s / length from 1, which compilers round, so that its lines to zero end above it or
+    below.
     """
     length = max(length, 1)
 
     def rate(s):
-        left = jnp.clip(length - s, 0, length) / length
-        return jnp.where(s > 0, end + (start - end) * jnp.minimum(left, 1.0), start)
+        left = jnp.clip(length - (s - first), 0, length) / length
+        return jnp.where(s > first, end + (start - end) * jnp.minimum(left, 1.0), start)
 
     return rate
 
 
-def _power(s, warmup: int, exponent: float):
-    """(warmup / step)^exponent at s steps after the warm-up."""
-    warmup = max(warmup, 1)
-    return (warmup / jnp.maximum(warmup + s, warmup)) ** exponent
-
-
-def _inside(phases: Phases, num_steps: int) -> Phases:
-    """Drops phases of no length and those that begin after the run."""
-    ends = [start for _, start in phases[1:]] + [num_steps]
-    return [p for p, end in zip(phases, ends, strict=True) if p[1] < min(end, num_steps)]
+def _power(s, warmup: int, exponent: float) -> jax.Array:
+    """Returns (warmup / s)^exponent, where a warm-up of no length counts as one of a step."""
+    least = max(warmup, 1)
+    return (least / jnp.maximum(least + (s - warmup), least)) ** exponent

@@ -84,11 +84,11 @@ def linear_tail(c: LinearTail, s: int, total: int) -> float:
 
 
 def bolt_on_warmup(c: BoltOnWarmup, s: int, total: int) -> float:
-    reference, end = REFERENCES[type(c.inner)], c.start + c.length
-    if s < c.start:
+    reference, end = REFERENCES[type(c.inner)], c.from_step + c.length
+    if s < c.from_step:
         return 0.0
     if s < end:
-        return reference(c.inner, end, total) * (s - c.start) / c.length
+        return reference(c.inner, end, total) * (s - c.from_step) / c.length
     return reference(c.inner, s, total)
 
 
@@ -130,16 +130,16 @@ TOTALS_AND_SCHEDULES: list[tuple[int, Schedule]] = [
     (100_000, InverseSqrt(peak=3e-4, end=3e-5, warmup=2000, exponent=0.51)),
     (1000, LinearTail(WarmupCosine(peak=1.0, end=0.1, warmup=50), length=100)),
     (1000, LinearTail(InverseSqrt(peak=1.0, warmup=50, exponent=0.51), length=100, end=0.01)),
-    (1000, BoltOnWarmup(WarmupCosine(peak=1.0, end=0.1, warmup=50), start=400, length=30)),
-    (1000, BoltOnWarmup(Triangular(peak=1.0, end=0.1, warmup=100), start=20, length=30)),
+    (1000, BoltOnWarmup(WarmupCosine(peak=1.0, end=0.1, warmup=50), from_step=400, length=30)),
+    (1000, BoltOnWarmup(Triangular(peak=1.0, end=0.1, warmup=100), from_step=20, length=30)),
 ]
 
 
 def seams(schedule: Any, total: int) -> list[int]:
     """The steps around every change of formula, and some between."""
     if isinstance(schedule, LinearTail | BoltOnWarmup):
-        ends = [total - schedule.length, getattr(schedule, "start", 0)]
-        ends += [getattr(schedule, "start", 0) + schedule.length]
+        ends = [total - schedule.length, getattr(schedule, "from_step", 0)]
+        ends += [getattr(schedule, "from_step", 0) + schedule.length]
         return sorted({*seams(schedule.inner, total), *(s for s in ends if s >= 0)})
     starts = [schedule.warmup, total]
     starts += [getattr(schedule, "horizon", None) or total]
@@ -166,7 +166,7 @@ def test_schedules_are_their_closed_forms_at_the_seams(total, schedule):
         InverseSqrt(warmup=10),
         Constant(warmup=10),
         LinearTail(Constant(warmup=10), length=5),
-        BoltOnWarmup(Constant(warmup=10), start=5, length=10),
+        BoltOnWarmup(Constant(warmup=10), from_step=5, length=10),
     ],
     ids=lambda schedule: type(schedule).__name__,
 )
@@ -191,7 +191,7 @@ OF_OLMO: dict[str, tuple[int, Schedule]] = {
     "constant_with_warmup": (1000, Constant(start=3e-5, warmup=300)),
     "bolt_on": (
         100_000,
-        BoltOnWarmup(WarmupCosine(start=3e-5, warmup=2000), start=40_000, length=1000),
+        BoltOnWarmup(WarmupCosine(start=3e-5, warmup=2000), from_step=40_000, length=1000),
     ),
 }
 
@@ -222,7 +222,7 @@ def test_learning_rates_are_those_of_the_trainer_of_olmo(name):
         WarmupCosine(peak=1e-3, end=0.0, warmup=3, shape="second_half"),
         LinearTail(WarmupCosine(peak=1e-3, end=1e-4, warmup=3), length=41),
         LinearTail(InverseSqrt(peak=1e-3, warmup=3), length=49),
-        BoltOnWarmup(WarmupStableDecay(peak=1e-3, warmup=5, decay=10), start=10, length=20),
+        BoltOnWarmup(WarmupStableDecay(peak=1e-3, warmup=5, decay=10), from_step=10, length=20),
     ],
     ids=str,
 )
@@ -312,12 +312,12 @@ def test_a_warmup_longer_than_the_run_is_cut_off(schedule):
         ),
         (LinearTail(Constant(warmup=80), length=30), 100, [("warmup", 0), ("tail", 70)]),
         (
-            BoltOnWarmup(WarmupCosine(warmup=10), start=40, length=20),
+            BoltOnWarmup(WarmupCosine(warmup=10), from_step=40, length=20),
             100,
             [("zero", 0), ("warmup", 40), ("decay", 60)],
         ),
         (
-            BoltOnWarmup(WarmupStableDecay(warmup=10, decay=30), start=0, length=20),
+            BoltOnWarmup(WarmupStableDecay(warmup=10, decay=30), from_step=0, length=20),
             100,
             [("warmup", 0), ("stable", 20), ("decay", 70)],
         ),
@@ -373,6 +373,20 @@ def test_a_saved_schedule_without_a_plateau_is_read(plateau, inside):
     if inside == 2:
         old, now = {"class": "bolt_on_warmup", "inner": old}, BoltOnWarmup(now)
     assert from_dict(Saved, upgraded({"optim": {"schedule": old}})).optim.schedule == now
+
+
+def test_the_start_of_a_second_warmup_has_another_name_and_of_a_first_the_same():
+    old = {"class": "bolt_on_warmup", "inner": {"class": "constant", "start": 0.1}, "start": 5}
+    found = from_dict(Saved, upgraded({"optim": {"schedule": old}})).optim.schedule
+    assert found == BoltOnWarmup(Constant(start=0.1), from_step=5)
+    old = {"class": "constant", "start": 0.1}
+    assert from_dict(Saved, upgraded({"optim": {"schedule": old}})).optim.schedule == Constant(
+        start=0.1
+    )
+    flags = [("optim.schedule", "bolt_on_warmup"), ("optim.schedule.start", "5")]
+    with pytest.raises(InputError, match="now: optim.schedule.from_step of bolt_on_warmup"):
+        apply_overrides(Saved(), flags)
+    assert apply_overrides(Saved(), [("optim.schedule.start", "0.1")]).optim.schedule.start == 0.1
 
 
 def test_a_plateau_is_refused_and_not_forgotten():

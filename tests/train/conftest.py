@@ -64,7 +64,9 @@ def experiment(tokens: Path) -> Experiment:
         ),
         data=TextData(root=str(tokens), seq_len=16),
         # A large epsilon, so that rounding errors of tiny gradients do not become whole updates.
-        optim=AdamW(schedule=Triangular(1e-3, 1e-2, 1e-4, warmup="2 steps"), epsilon=1e-3),
+        optim=AdamW(
+            schedule=Triangular(start=1e-3, peak=1e-2, end=1e-4, warmup="2 steps"), epsilon=1e-3
+        ),
         train=Train(
             duration="5 steps",
             batch_size=16,

@@ -49,7 +49,7 @@ def decoder_curve() -> Curve:
     experiment = Experiment(
         model=model,
         data=TextData(seq_len=32),
-        optim=AdamW(schedule=Triangular(1e-3, 1e-2, 1e-3, warmup="5 steps")),
+        optim=AdamW(schedule=Triangular(start=1e-3, peak=1e-2, end=1e-3, warmup="5 steps")),
         train=Train(duration="20 steps", batch_size=8, microbatch_size=4),
     )
     start = np.random.default_rng(0).integers(64, size=(20, 8, 1))
@@ -74,7 +74,10 @@ def vit_mae_curve() -> Curve:
     experiment = Experiment(
         model=model,
         data=ImageData(size=16),
-        optim=AdamW(schedule=WarmupCosine(1e-5, 1e-2, 0.0, warmup="5 steps"), weight_decay=0.05),
+        optim=AdamW(
+            schedule=WarmupCosine(start=1e-5, peak=1e-2, end=0.0, warmup="5 steps"),
+            weight_decay=0.05,
+        ),
         train=Train(duration="20 steps", batch_size=8, microbatch_size=4),
     )
     random = np.random.default_rng(0)

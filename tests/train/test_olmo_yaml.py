@@ -200,18 +200,22 @@ def test_local_paths_need_no_root(read, tmp_path):
 @pytest.mark.parametrize(
     ("name", "schedule"),
     [
-        ("cosine_with_warmup", WarmupCosine(3e-5, 3e-4, 3e-5, "5000 steps")),
+        ("cosine_with_warmup", WarmupCosine(start=3e-5, peak=3e-4, end=3e-5, warmup="5000 steps")),
         (
             "cosine_linear_envelope",
-            WarmupCosine(3e-5, 3e-4, 3e-5, "5000 steps", shape="cosine_linear"),
+            WarmupCosine(
+                start=3e-5, peak=3e-4, end=3e-5, warmup="5000 steps", shape="cosine_linear"
+            ),
         ),
         (
             "max_scheduler",
-            WarmupCosine(3e-5, 3e-4, 3e-5, "5000 steps", shape="cosine_or_inverse_sqrt"),
+            WarmupCosine(
+                start=3e-5, peak=3e-4, end=3e-5, warmup="5000 steps", shape="cosine_or_inverse_sqrt"
+            ),
         ),
-        ("inverse_sqrt_with_warmup", InverseSqrt(3e-5, 3e-4, "5000 steps")),
-        ("constant_with_warmup", Constant(3e-5, 3e-4, "5000 steps")),
-        ("constant", Constant(3e-4, 3e-4, "0 steps")),
+        ("inverse_sqrt_with_warmup", InverseSqrt(start=3e-5, peak=3e-4, warmup="5000 steps")),
+        ("constant_with_warmup", Constant(start=3e-5, peak=3e-4, warmup="5000 steps")),
+        ("constant", Constant(start=3e-4, peak=3e-4, warmup="0 steps")),
     ],
 )
 def test_every_scheduler_of_olmo_has_its_schedule(read, name, schedule):

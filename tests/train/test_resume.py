@@ -202,7 +202,7 @@ def _rates(experiment: Experiment, schedule: Any, duration: int) -> Experiment:
 
 
 def test_a_rate_that_goes_up_again_is_told_with_what_keeps_it_down(experiment: Experiment):
-    schedule = Triangular(1e-4, 1e-2, 1e-4, warmup=5)
+    schedule = Triangular(start=1e-4, peak=1e-2, end=1e-4, warmup=5)
     before, now = (_rates(experiment, schedule, duration) for duration in (20, 40))
     [line] = describe_changes(_point(before, 20), resolve(now), "fingerprint")
     assert line.startswith(
@@ -224,7 +224,7 @@ def test_a_rate_that_goes_up_again_is_told_with_what_keeps_it_down(experiment: E
 
 
 def test_a_rate_that_goes_on_is_not_told(experiment: Experiment):
-    schedule = Triangular(1e-4, 1e-2, 1e-4, warmup=5)
+    schedule = Triangular(start=1e-4, peak=1e-2, end=1e-4, warmup=5)
     before = _rates(experiment, schedule, 20)
     assert describe_changes(_point(before, 10), resolve(before), "fingerprint") == []
     assert describe_changes(_point(before, 20), resolve(before), "fingerprint") == []

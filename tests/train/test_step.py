@@ -79,7 +79,7 @@ def test_any_mesh_and_any_microbatches_give_the_same_training(
     _assert_same(_run(program, program.compile(), fresh, _batches()), reference)
 
 
-SCHEDULE = Triangular(1e-3, 1e-2, 1e-4, warmup="2 steps")
+SCHEDULE = Triangular(start=1e-3, peak=1e-2, end=1e-4, warmup="2 steps")
 
 
 @pytest.mark.parametrize(
