@@ -76,7 +76,7 @@ class DataConfig(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData(ABC):
-    """Opened training data: batches by the numbers of samples. Sample k depends on (seed, k)."""
+    """Opened training data. Sample k of a run is a pure function of the seed and k."""
 
     num_examples: int
     """Number of examples of one epoch."""
@@ -100,7 +100,7 @@ class TrainingData(ABC):
         """Returns one line for the start of a run."""
 
     def epochs(self, num_samples: int) -> dict[str, float]:
-        """Returns metrics: the epochs of the data that the first `num_samples` samples make."""
+        """Returns the metric `epochs`: the passes over the data in the first samples of the run."""
         return {"epochs": num_samples / self.num_examples}
 
     def report(self) -> list[str]:
@@ -124,34 +124,21 @@ class EvalSet(ABC):
         """Returns the rows of the examples at these indices, int64 [n]."""
 
     def target_bytes(self, batch: Batch) -> np.ndarray | None:
-        """Returns the UTF-8 bytes that the targets of each row stand for, int64 [n].
-
-        None where they are not known: images, raw files, a tokenizer that is not byte-level.
-        """
+        """Returns the UTF-8 bytes of each row's targets, int64 [n]; None where nothing tells."""
         del batch
         return None
 
 
-class LabelledSet(Protocol):
-    """Images with their classes."""
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet(EvalSet):
+    """Held-out examples with their classes."""
 
-    @property
-    def num_examples(self) -> int:
-        """Number of images."""
-        ...
+    classes: tuple[str, ...]
+    """The names of the classes; a label is an index of one."""
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes; a label is an index of one."""
-        ...
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Returns the rows of the images at these indices, int64 [n]."""
-        ...
-
+    @abstractmethod
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the numbers of their classes, int [n]."""
-        ...
+        """Returns the numbers of the classes of the examples at these indices, int32 [n]."""
 
 
 @runtime_checkable
@@ -160,7 +147,7 @@ class LabelledSource(Protocol):
 
     @property
     def eval_name(self) -> str:
-        """The name in metrics: `eval/<name>/...`."""
+        """The name of its set in metrics: `eval/<name>/...`."""
         ...
 
     def example_spec(self) -> Spec:

@@ -16,7 +16,7 @@ from jaxpretrain.config.ranges import Between, NonNegative
 from jaxpretrain.data.contract import (
     Batch,
     DataConfig,
-    EvalSet,
+    LabelledSet,
     Spec,
     TrainingData,
     fingerprint,
@@ -137,6 +137,7 @@ class ImageData(DataConfig):
             name=name,
             num_examples=len(indices),
             notes=images.notes,
+            classes=images.classes,
             images=images,
             indices=indices,
             size=self.size,
@@ -194,7 +195,7 @@ class TrainingImages(TrainingData):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutImages(EvalSet):
+class HeldOutImages(LabelledSet):
     """Images for evaluation, in the order of their set: the middle square, resized."""
 
     images: ImageSet
@@ -202,11 +203,6 @@ class HeldOutImages(EvalSet):
     """Those of the images that belong to it, int64 [n]."""
     size: int
     bad: BadImages
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes; a label is an index of one."""
-        return self.images.classes
 
     def batch(self, indices: np.ndarray) -> Batch:
         """Returns {"images": uint8 [n, size, size, 3]} of the examples at these indices.

@@ -76,7 +76,7 @@ class Corpus:
 
     @classmethod
     def find(
-        cls, source: TextSource, *, flag: str, seq_len: int, vocab_size: int, verify: Verify
+        cls, source: TextSource, flag: str, seq_len: int, vocab_size: int, verify: Verify
     ) -> "Corpus":
         """The corpus that `source` names, made first if it is to be prepared.
 

@@ -18,13 +18,13 @@ import numpy as np
 from jaxpretrain.config.durations import Examples
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.ranges import Between, NonNegative
-from jaxpretrain.data.contract import Batch, Spec, TrainingData, fingerprint
+from jaxpretrain.data.contract import Batch, Spec, fingerprint
 from jaxpretrain.data.order.order import OlmoOrder
+from jaxpretrain.data.text.contents import Row, TrainingSequences
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.text.mixing import Blend, quotas
 from jaxpretrain.data.text.text import (
     EvalText,
-    Place,
     TextConfig,
     TrainingText,
     check_num_examples,
@@ -71,7 +71,11 @@ class Mixture(TextConfig):
 
     def extra_spec(self) -> Spec:
         """Returns the number of the source, and the mask of the loss where there is one."""
-        return {"source": ((), "int32")} | self.mask_spec(self.sources.values())
+        return {"source": ((), "int32")} | super().extra_spec()
+
+    def text_sources(self) -> list[TextSource]:
+        """Returns the corpora that are mixed."""
+        return list(self.sources.values())
 
     def source_names(self) -> tuple[str, ...]:
         """Returns the names of all sources."""
@@ -142,9 +146,8 @@ class Mixture(TextConfig):
 
     def open_evals(self, *, limits: Mapping[str, int]) -> list[EvalText]:
         """Opens the validation splits of the sources, each under the name of its source."""
-        corpora = self._find(limits)
-        held_out = [open_held_out(corpus, name) for name, corpus in corpora.items()]
-        return [evaluation for evaluation in held_out if evaluation is not None]
+        corpora = self._find(limits).items()
+        return [held_out for name, corpus in corpora for held_out in open_held_out(corpus, name)]
 
     def _stages(self) -> list[tuple[int, dict[str, float]]]:
         """(first sample, source -> weight) of each stage, checked; the first is from sample 0."""
@@ -213,7 +216,7 @@ class Mixture(TextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingMixture(TrainingData):
+class TrainingMixture(TrainingSequences):
     """The training splits of all sources, mixed. An epoch ends where a source would repeat."""
 
     parts: dict[str, TrainingText]
@@ -236,18 +239,16 @@ class TrainingMixture(TrainingData):
             part.fill(batch, rows, numbers[rows])
         return batch | {"source": sources}
 
-    def locate(self, samples: np.ndarray) -> list[Place]:
-        """Where the samples, int64 [n], come from; examples and epochs are the source's."""
-        sources, numbers = self.blend(samples)
-        names = list(self.parts)
-        places = []
-        for sample, source, number in zip(samples.tolist(), sources, numbers, strict=True):
-            (place,) = self.parts[names[source]].locate(np.array([number]))
-            places.append(replace(place, sample=sample, source=names[source]))
-        return places
+    def locate(self, samples: np.ndarray) -> list[Row]:
+        """Returns the places that the samples, int64 [n], come from."""
+        names, rows = list(self.parts), []
+        for sample, source, number in zip(samples.tolist(), *self.blend(samples), strict=True):
+            (row,) = self.parts[names[source]].locate(np.array([number]))
+            rows.append(replace(row, sample=sample, source=names[source]))
+        return rows
 
     def find(self, example: int, num_samples: int, source: str | None = None) -> Iterator[int]:
-        """The samples among the first `num_samples` that are this example of a source."""
+        """Yields the samples among the first `num_samples` that are this example of a source."""
         names = list(self.parts)
         if source not in names:
             hint = "" if source is None else nearest(source, names)

@@ -1,23 +1,17 @@
 """Text to train and evaluate on: one corpus of token files in a global order."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import SequenceLength
-from jaxpretrain.data.contract import (
-    Batch,
-    DataConfig,
-    EvalSet,
-    Spec,
-    TrainingData,
-    fingerprint,
-)
+from jaxpretrain.data.contract import Batch, DataConfig, EvalSet, Spec, fingerprint
 from jaxpretrain.data.order.order import Order, Ordering
+from jaxpretrain.data.text.contents import Row, TrainingSequences
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify
@@ -48,31 +42,29 @@ class TextConfig(DataConfig):
         """Returns this config with the sizes of files checked alone."""
         return replace(self, verify="size")
 
-    def mask_spec(self, sources: Iterable[TextSource]) -> Spec:
-        """Returns the mask that batches of these sources hold, if they hold one."""
-        masked = self.instance_filter is not None or any(
-            source.raw and source.raw.label_mask for source in sources
-        )
-        return {"mask": ((self.seq_len,), "bool")} if masked else {}
+    def extra_spec(self) -> Spec:
+        """Returns the mask of the loss where there is one."""
+        masks = [source.raw.label_mask for source in self.text_sources() if source.raw]
+        is_masked = self.instance_filter is not None or any(masks)
+        return {"mask": ((self.seq_len,), "bool")} if is_masked else {}
+
+    @abstractmethod
+    def text_sources(self) -> list[TextSource]:
+        """Returns the corpora that the data is made of."""
 
     def find_corpus(self, source: TextSource, flag: str, limits: Mapping[str, int]) -> Corpus:
         """Returns the corpus of a source, which errors call by its flag."""
-        return Corpus.find(
-            source,
-            flag=flag,
-            seq_len=self.seq_len,
-            vocab_size=limits["tokens"],
-            verify=self.verify,
-        )
+        vocab_size = limits["tokens"]
+        return Corpus.find(source, flag, self.seq_len, vocab_size, self.verify)
 
 
 @dataclass(frozen=True)
 class TextData(TextConfig, TextSource):
     """Sequences of text tokens from one corpus."""
 
-    def extra_spec(self) -> Spec:
-        """Returns the mask of the loss where there is one."""
-        return self.mask_spec([self])
+    def text_sources(self) -> list[TextSource]:
+        """Returns the one corpus."""
+        return [self]
 
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingText":
         """Opens and checks the training split."""
@@ -85,41 +77,19 @@ class TextData(TextConfig, TextSource):
         """Opens the validation split, where there is one."""
         corpus = self.find_corpus(self, "data", limits)
         own = corpus.manifest.name if corpus.manifest else self.validation_split
-        held_out = open_held_out(corpus, own or "")
-        return [] if held_out is None else [held_out]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a sample of the run comes from."""
-
-    sample: int
-    epoch: int
-    """Counted from 0."""
-    example: int
-    """Index among the sequences of the data, or of the source."""
-    file: Path
-    """Relative to the root of the data, or of the source."""
-    start: int
-    """Number of its first token in the file."""
-    source: str | None = None
+        return open_held_out(corpus, own or "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingText(TrainingData):
+class TrainingText(TrainingSequences):
     """The training split of a corpus in a global order."""
 
+    corpus: Corpus
     files: TokenFiles
+    ordering: Ordering
     order: Order
     label_masks: Windows | None
     instance_filter: InstanceFilter | None
-    ordering: Ordering
-    corpus: Corpus
-
-    @property
-    def root(self) -> Path:
-        """The directory of the files."""
-        return self.corpus.root
 
     @property
     def masks_loss(self) -> bool:
@@ -146,29 +116,37 @@ class TrainingText(TrainingData):
         if self.instance_filter:
             batch["mask"][rows[~self.instance_filter.keeps(batch["tokens"][rows])]] = False
 
-    def locate(self, samples: np.ndarray) -> list[Place]:
-        """Where the samples, int64 [n], come from."""
-        indices = self.order(samples)
+    def locate(self, samples: np.ndarray) -> list[Row]:
+        """Returns the places that the samples, int64 [n], come from."""
+        indices, root, seq_len = self.order(samples), self.corpus.root, self.files.seq_len
         return [
-            Place(sample, sample // self.num_examples, index, relative(path, self.root), start)
+            Row(
+                sample=sample,
+                source=None,
+                epoch=sample // self.num_examples,
+                example=index,
+                file=str(relative(path, root)),
+                tokens=(start, start + seq_len),
+            )
             for sample, index, (path, start) in zip(
                 samples.tolist(), indices.tolist(), self.files.places(indices), strict=True
             )
         ]
 
     def find(self, example: int, num_samples: int, source: str | None = None) -> Iterator[int]:
-        """The samples among the first `num_samples` that are this example."""
+        """Yields the samples among the first `num_samples` that are this example."""
         if source is not None:
             raise InputError(f"the data has no sources, and so no {source!r}: give a number alone")
         if not 0 <= example < len(self.files):
-            raise InputError(f"{self.root}: has examples 0 to {len(self.files) - 1}, not {example}")
+            last, root = len(self.files) - 1, self.corpus.root
+            raise InputError(f"{root}: has examples 0 to {last}, not {example}")
         return self.order.find(example, num_samples)
 
     def describe(self) -> str:
-        """One line for the start of a run."""
-        files = self.files
+        """Returns the size of the data, its order and masks, and how it was checked."""
+        files, root = self.files, self.corpus.root
         line = (
-            f"{self.root}: {files.num_tokens:,} tokens in {len(files.files):,} files, an epoch is"
+            f"{root}: {files.num_tokens:,} tokens in {len(files.files):,} files, an epoch is"
             f" {self.num_examples:,} sequences of {files.seq_len:,} in {self.ordering.describe()}"
         )
         if self.label_masks is not None:
@@ -210,12 +188,12 @@ def open_training(
     order = ordering.make(len(files), seed)
     identity = [file.identity for file in files.files]
     return TrainingText(
+        corpus=corpus,
         files=files,
+        ordering=ordering,
         order=order,
         label_masks=corpus.open_label_masks(files),
         instance_filter=instance_filter,
-        ordering=ordering,
-        corpus=corpus,
         num_examples=order.epoch_size,
         fingerprint=fingerprint([identity, files.seq_len, *ordering.identity()]),
         notes=files.notes,
@@ -232,18 +210,16 @@ def empty_batch(num_rows: int, seq_len: int, parts: Iterable[TrainingText]) -> B
     return batch
 
 
-def open_held_out(corpus: Corpus, name: str) -> EvalText | None:
-    """Opens the validation split of a corpus under that name; None where there is none."""
+def open_held_out(corpus: Corpus, name: str) -> list[EvalText]:
+    """Opens the validation split of a corpus under that name, where there is one."""
     files = corpus.open_validation()
     if files is None:
-        return None
-    return EvalText(
-        name=name,
-        num_examples=len(files),
-        notes=files.notes,
-        files=files,
-        token_bytes=corpus.token_bytes(),
+        return []
+    sizes = corpus.token_bytes()
+    held_out = EvalText(
+        name=name, num_examples=len(files), notes=files.notes, files=files, token_bytes=sizes
     )
+    return [held_out]
 
 
 def check_num_examples(declared: int | None, found: int, where: str) -> None:

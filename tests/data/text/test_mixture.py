@@ -250,7 +250,8 @@ def test_sources_need_one_tokenizer(prepared: Path, spec: PrepareText, tmp_path:
     )
     data = given.open(seed=0, limits=limits)
     sha256 = load_manifest(prepared).tokenizer.sha256
-    assert [load_manifest(p.root).tokenizer.sha256 for p in data.parts.values()] == [sha256] * 2
+    roots = [part.corpus.root for part in data.parts.values()]
+    assert [load_manifest(root).tokenizer.sha256 for root in roots] == [sha256] * 2
     assert given.source_names() == tuple(data.parts) == ("other", "tiny")
     assert data.tokenizer_path == data.parts["other"].tokenizer_path
 
@@ -276,7 +277,9 @@ def test_samples_are_located_and_found(mixture: Mixture):
     places = data.locate(samples)
     assert [(place.source, place.example) for place in places] == read
     assert [place.sample for place in places] == samples.tolist()
-    assert all(place.start == SEQ_LEN * place.example for place in places)
+    assert all(
+        place.tokens == (SEQ_LEN * place.example, SEQ_LEN * (place.example + 1)) for place in places
+    )
     for source, example in (("a", 0), ("a", 49), ("c", 7)):
         expected = [k for k, found in enumerate(read) if found == (source, example)]
         assert list(data.find(example, 200, source)) == expected

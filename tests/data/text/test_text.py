@@ -159,7 +159,7 @@ def test_samples_are_located_and_found(data: TextData, prepared: Path):
     tokens = training.batch(samples)["tokens"]
     for place, sample, row in zip(training.locate(samples), samples, tokens, strict=True):
         ids = np.fromfile(prepared / place.file, "<u2")
-        np.testing.assert_array_equal(ids[place.start : place.start + SEQ_LEN], row)
+        np.testing.assert_array_equal(ids[slice(*place.tokens)], row)
         assert (place.sample, place.source) == (sample, None)
         assert place.epoch == sample // training.num_examples
         assert sample in training.find(place.example, 2 * training.num_examples)
@@ -311,10 +311,10 @@ def test_text_is_prepared_once_in_the_cache(
 ):
     config = replace(data, root=None, prepare=spec)
     first = config.open(seed=0, limits={"tokens": 400})
-    assert first.root.is_relative_to(empty_cache)
-    before = {path: path.stat().st_mtime_ns for path in first.root.rglob("*")}
-    assert config.open(seed=0, limits={"tokens": 400}).root == first.root
-    assert {path: path.stat().st_mtime_ns for path in first.root.rglob("*")} == before
+    assert first.corpus.root.is_relative_to(empty_cache)
+    before = {path: path.stat().st_mtime_ns for path in first.corpus.root.rglob("*")}
+    assert config.open(seed=0, limits={"tokens": 400}).corpus.root == first.corpus.root
+    assert {path: path.stat().st_mtime_ns for path in first.corpus.root.rglob("*")} == before
     assert first.fingerprint == data.open(seed=0, limits={"tokens": 400}).fingerprint
 
 
@@ -338,7 +338,7 @@ def test_the_real_corpus_end_to_end():
     """The default dataset through TFDS: known counts, and exact bytes on the whole of it."""
     data = TextData(prepare=PrepareText(dataset="sotu_text"), seq_len=256)
     training = data.open(seed=0, limits={"tokens": 8192})
-    manifest = load_manifest(training.root)
+    manifest = load_manifest(training.corpus.root)
     assert {name: split.num_documents for name, split in manifest.splits.items()} == {
         "train": 237,
         "validation": 12,
