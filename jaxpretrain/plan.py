@@ -29,10 +29,7 @@ def main(argv: list[str]) -> int:
 
     if flags.check:
         return console.check_configs(flags.check)
-    limits = {name: getattr(flags, name) for name in ("memory_gib", "max_seconds", "num_workers")}
-    text, document = console.plan_config(
-        flags.config, given, flags.target, search=flags.search, price=flags.price, **limits
-    )
+    text, document = console.plan_config(flags, given)
     print(text, file=sys.stderr if flags.json else sys.stdout)
     if flags.output is not None:
         _write(flags.output, json.dumps(document))

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.schema import value_text
+from jaxpretrain.config.serialize import diff, to_dict
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory
 from jaxpretrain.planning.machines import Machine
@@ -110,11 +110,10 @@ def list_arrangements(
             continue
         share = candidate.train.batch_size // program.layout.num_data
         chosen = candidate.train.microbatch_size
-        sizes = (
-            _divisors(share) if MICROBATCH in searched or chosen == "auto" else (chosen or share,)
-        )
-        found.append(Arrangement(program, machine, tuple(s for s in sizes if share % s == 0)))
-    found = [arrangement for arrangement in found if arrangement.sizes]
+        if MICROBATCH in searched or chosen == "auto":
+            found.append(Arrangement(program, machine, _divisors(share)))
+        elif share % (chosen or share) == 0:
+            found.append(Arrangement(program, machine, (chosen or share,)))
     if not found:
         raise refused or InputError(
             f"train.microbatch_size={experiment.train.microbatch_size} divides no device's share "
@@ -125,9 +124,9 @@ def list_arrangements(
 
 def list_overrides(base: Resolved, chosen: Resolved) -> list[str]:
     """Returns the flags that turn the base experiment into the chosen one."""
-    paths = (MICROBATCH, *MESH, *_VALUES)
-    pairs = [(path, _at(base, path), _at(chosen, path)) for path in paths]
-    return [f"--config.{path}={value_text(new)}" for path, old, new in pairs if old != new]
+    changed = {path: new for path, _, new in diff(to_dict(base), to_dict(chosen))}
+    paths = [path for path in (MICROBATCH, *MESH, *_VALUES) if path in changed]
+    return [f"--config.{path}={value_text(changed[path])}" for path in paths]
 
 
 def _candidates(
@@ -141,8 +140,8 @@ def _candidates(
     ]
     meshes = list(_meshes(num_devices)) if "mesh" in searched else [experiment.mesh]
     for mesh, *values in product(meshes, *(_VALUES[name] for name in names)):
-        texts = [(name, value_text(value)) for name, value in zip(names, values, strict=True)]
-        yield replace(apply_overrides(experiment, texts), mesh=mesh)
+        fields = {name.partition(".")[2]: value for name, value in zip(names, values, strict=True)}
+        yield replace(experiment, mesh=mesh, model=replace(experiment.model, **fields))
 
 
 def _meshes(num_devices: int) -> Iterator[Mesh]:
@@ -155,9 +154,3 @@ def _meshes(num_devices: int) -> Iterator[Mesh]:
 def _divisors(number: int) -> tuple[int, ...]:
     low = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return tuple(sorted({*low, *(number // d for d in low)}))
-
-
-def _at(config: object, path: str) -> object:
-    for name in path.split("."):
-        config = getattr(config, name, None)
-    return config

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
 
 import jaxpretrain
 from jaxpretrain.config.documents import checked, read_object
@@ -31,32 +30,18 @@ OnCompiled = Callable[[Resolved, Compiled], None]
 """A function that a compiler calls with each result, in the order of the experiments."""
 
 
-class Compiler(Protocol):
-    """Compiles training steps for one machine."""
-
-    num_workers: int
-    """The number of compilations that run at a time."""
-
-    def compile(self, experiments: Sequence[Resolved]) -> list[Compiled]:
-        """Returns the compiled memory of each experiment, in the order given."""
-        ...
-
-    def eval_bytes(self, experiment: Resolved) -> int:
-        """Returns the bytes that a device holds while held-out loss is computed."""
-        ...
-
-
 class InProcessCompiler:
     """Compiles in this process, for devices that only it may use; JAX keeps what it compiles."""
 
     num_workers = 1
+    """The number of compilations that run at a time."""
 
     def __init__(self, machine: Machine, on_compiled: OnCompiled) -> None:
         self._machine = machine
         self._on_compiled = on_compiled
 
     def compile(self, experiments: Sequence[Resolved]) -> list[Compiled]:
-        """Compiles the experiments one by one."""
+        """Returns the compiled memory of each experiment, in the order given."""
         results = []
         for experiment in experiments:
             results.append(compile_step(experiment, self._machine))
@@ -64,7 +49,7 @@ class InProcessCompiler:
         return results
 
     def eval_bytes(self, experiment: Resolved) -> int:
-        """Compiles the evaluation here."""
+        """Returns the bytes that a device holds while held-out loss is computed."""
         return eval_bytes(experiment, self._machine)
 
 
@@ -89,7 +74,7 @@ class ProcessPoolCompiler:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def compile(self, experiments: Sequence[Resolved]) -> list[Compiled]:
-        """Compiles what is not kept, as many at a time as there are workers."""
+        """Returns the kept or compiled memory of each experiment, in the order given."""
         paths = [_path(experiment, self._target) for experiment in experiments]
         kept = [_kept(path) for path in paths]
         futures = {
@@ -108,8 +93,11 @@ class ProcessPoolCompiler:
         return results
 
     def eval_bytes(self, experiment: Resolved) -> int:
-        """Compiles the evaluation in a worker; the result is not kept."""
+        """Returns the bytes that a device holds while held-out loss is computed; keeps nothing."""
         return self._executor.submit(_eval_bytes, experiment, self._target, self._dtype).result()
+
+
+Compiler = InProcessCompiler | ProcessPoolCompiler
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,15 +31,7 @@ _MOSTLY_COMPILED = 9
 
 
 def plan_config(
-    config: str,
-    overrides: Sequence[tuple[str, str]],
-    target: str,
-    *,
-    search: str,
-    memory_gib: float | None,
-    max_seconds: float,
-    num_workers: int | None,
-    price: float | None,
+    flags: Namespace, overrides: Sequence[tuple[str, str]]
 ) -> tuple[str, dict[str, object]]:
     """Plans a config by the flags of the command; returns the table and the JSON document.
 
@@ -47,12 +40,13 @@ def plan_config(
     Raises:
       InputError: a flag is wrong, or mesh, batch and model do not fit together.
     """
-    parsed = parse_target(target)
-    experiment = resolve(apply_overrides(load_config(config), overrides))
-    wanted = [name for name in search.split(",") if name]
+    target = parse_target(flags.target)
+    experiment = resolve(apply_overrides(load_config(flags.config), overrides))
+    dtype = experiment.model.dtype
+    wanted = [name for name in flags.search.split(",") if name]
     given = [path for path, _ in overrides]
-    searched = () if search == "none" else choose_dimensions(wanted, given)
-    machine = open_machine(parsed, experiment.model.dtype)
+    searched = () if flags.search == "none" else choose_dimensions(wanted, given)
+    machine = open_machine(target, dtype)
     num_devices = len(machine.devices)
     num_compiled = itertools.count(1)
     with Progress(_MOSTLY_COMPILED, "compiled", stays=False) as progress:
@@ -68,21 +62,21 @@ def plan_config(
 
         if not machine.compiles:
             progress.message(
-                f"no compiler for {parsed.name} here: memory is estimated (pip install "
+                f"no compiler for {target.name} here: memory is estimated (pip install "
                 f"'jaxpretrain[plan-{machine.chip.platform}]' brings it)"
             )
-        num_workers = num_workers or min(2, os.cpu_count() or 1)
-        with open_compiler(machine, experiment.model.dtype, num_workers, on_compiled) as compiler:
+        num_workers = flags.num_workers or min(2, os.cpu_count() or 1)
+        with open_compiler(machine, dtype, num_workers, on_compiled) as compiler:
             plan = make_plan(
                 experiment,
                 machine,
                 compiler,
                 searched=searched,
-                limit=None if memory_gib is None else int(memory_gib * GIB),
-                max_seconds=max_seconds,
+                limit=None if flags.memory_gib is None else int(flags.memory_gib * GIB),
+                max_seconds=flags.max_seconds,
                 on_configured=on_configured,
             )
-    return make_table(plan, price), make_document(plan, price)
+    return make_table(plan, flags.price), make_document(plan, flags.price)
 
 
 def check_configs(paths: Sequence[Path]) -> int:

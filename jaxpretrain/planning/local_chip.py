@@ -36,7 +36,7 @@ def find_chip(
     raise InputError(f"cannot plan for devices of kind {device.device_kind}; known are {known}")
 
 
-def measure_local(num_devices: int = 1, dtype: DTypeLike = jnp.float32) -> Chip:
+def measure_local(num_devices: int, dtype: DTypeLike) -> Chip:
     """Measures this host's CPU as `num_devices` devices that share it; takes about a second."""
     memory = devices.memory_limit(jax.local_devices(backend="cpu")[0])
     assert memory is not None  # known for every CPU

@@ -57,6 +57,11 @@ class Plan:
         return self.trials[0] if self.trials else None
 
     @property
+    def shown(self) -> Trial | None:
+        """The trial to describe: the best one, or the experiment as configured if nothing fits."""
+        return self.best or self.configured
+
+    @property
     def frontier(self) -> list[Trial]:
         """The trials that are faster than all with less memory, the fastest first."""
         kept: list[Trial] = []
@@ -183,12 +188,11 @@ def _sufficient(experiment: Resolved, target: Target, limit: int) -> str | None:
         devices = placeholder_devices(chip, target.num_devices)
         for tensor in (1, MAX_TENSOR):
             mesh = Mesh(fsdp=-1, tensor=tensor)
+            least = replace(experiment, train=train, model=model, mesh=mesh)
             try:
-                least = make_program(
-                    replace(experiment, train=train, model=model, mesh=mesh), devices
-                )
+                program = make_program(least, devices)
             except InputError:  # The batch does not divide over so many.
                 continue
-            if estimate_memory(least).total <= limit:
+            if estimate_memory(program).total <= limit:
                 return target.name
     return None

@@ -24,8 +24,7 @@ def compilation(experiment: Resolved, compiled: Compiled, num_devices: int) -> s
 
 def make_document(plan: Plan, price: float | None) -> dict[str, object]:
     """Returns the JSON document of a plan; the names of its keys end in their units."""
-    best = plan.best
-    shown = best or plan.configured
+    best, shown = plan.best, plan.shown
     answer: dict[str, object] = {
         "target": plan.machine.target.name,
         "num_devices": len(plan.machine.devices),
@@ -42,19 +41,16 @@ def make_document(plan: Plan, price: float | None) -> dict[str, object]:
         "plan_seconds": round(plan.seconds, 2),
     }
     if shown is not None:
-        run = plan.run_time(shown, price)
+        step = shown.time
         answer |= {
-            f"{shown.time.unit}_per_second": shown.time.units_per_second,
-            f"{shown.time.unit}_per_second_per_device": shown.time.units_per_second_per_device,
-            "step_seconds": shown.time.expected,
-            "step_seconds_optimistic": shown.time.optimistic,
-            "step_parts_seconds": shown.time.parts,
-            "mfu": shown.time.mfu,
-            "bound_by": shown.time.bound_by,
-            "steps": run.steps,
-            "days": run.days,
-            "device_hours": run.device_hours,
-            "cost": run.cost,
+            f"{step.unit}_per_second": step.units_per_second,
+            f"{step.unit}_per_second_per_device": step.units_per_second_per_device,
+            "step_seconds": step.expected,
+            "step_seconds_optimistic": step.optimistic,
+            "step_parts_seconds": step.parts,
+            "mfu": step.mfu,
+            "bound_by": step.bound_by,
+            **asdict(plan.run_time(shown, price)),
         }
         buffers = [] if shown.compiled is None else shown.compiled.buffers
         answer["largest_buffers"] = [asdict(buffer) for buffer in buffers]
@@ -81,14 +77,13 @@ def _head(plan: Plan) -> list[str]:
             f"as configured: {verdict}, {plan.configured.total / GIB:.2f} GiB a device{known}"
         )
     if plan.best is None:
-        larger = plan.sufficient_target
-        more = f"; {larger} would do (estimated)" if larger else ""
+        more = f"; {plan.sufficient_target} would do (estimated)" if plan.sufficient_target else ""
         lines.append(f"nothing that was searched fits{more}")
     return lines
 
 
 def _memory(plan: Plan) -> list[str]:
-    trial = plan.best or plan.configured
+    trial = plan.shown
     if trial is None:
         return []
     memory = plan.memory(trial)
@@ -138,17 +133,15 @@ def _run(plan: Plan, price: float | None) -> list[str]:
         return []
     run, step = plan.run_time(trial, price), trial.time
     cost = "" if run.cost is None else f", cost {run.cost:,.0f}"
-    lines = [
+    return [
         "",
         f"the run: {run.steps:,} steps of {step.expected:.3g} s (at best {step.optimistic:.3g}), "
         f"{step.units_per_second:,.0f} {step.unit}/s",
         f"         {run.days:,.1f} days, {run.device_hours:,.0f} device-hours{cost}; evaluation "
         "and saves aside",
         "",
+        f"recommended: {' '.join(plan.overrides(trial)) or 'the config as it stands'}",
     ]
-    flags = plan.overrides(trial)
-    lines.append(f"recommended: {' '.join(flags) or 'the config as it stands'}")
-    return lines
 
 
 def _frontier(plan: Plan, trial: Trial) -> dict[str, object]:

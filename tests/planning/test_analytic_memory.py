@@ -113,3 +113,19 @@ def test_the_larger_stack_counts() -> None:
         sum(x.size / x.shape[0] for x in jax.tree.leaves(stack)) for stack in (encoder, decoder)
     ]
     assert weights.largest_group == max(sizes)
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize("vocab_size", [8, 2**16])
+def test_activations_peak_in_the_loss_or_in_the_largest_layer(num_devices, vocab_size) -> None:
+    model = replace(DECODER, vocab_size=vocab_size, embedding_rows=vocab_size, dtype="bfloat16")
+    bound = program(TEXT, num_devices, model=model, train=replace(TEXT.train, batch_size=32))
+    costs, weights = bound.model.costs(), weights_on_device(bound)
+    examples = 32 / num_devices
+    # Weights in bfloat16; where they are gathered, their gradients in float32 too.
+    copy = 2 if num_devices == 1 else 6
+    loss = examples * costs.loss.on_device(1) + copy * weights.ends
+    layer = examples * costs.working.on_device(1) + copy * weights.largest_group
+    assert (loss > layer) == (vocab_size > 8)
+    kept = examples * costs.kept.on_device(1)
+    assert estimate_memory(bound).activations == round(kept + max(loss, layer))

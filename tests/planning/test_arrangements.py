@@ -4,6 +4,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.planning.analytic_memory import estimate_memory
 from jaxpretrain.planning.arrangements import (
     MICROBATCH,
     REMAT,
@@ -11,6 +12,8 @@ from jaxpretrain.planning.arrangements import (
     list_arrangements,
     list_overrides,
 )
+from jaxpretrain.planning.time_model import estimate_time
+from jaxpretrain.train.program import make_program
 from tests.planning.conftest import changed
 
 
@@ -103,3 +106,15 @@ def test_what_the_user_gave_is_not_searched():
 def test_contradictory_or_unknown_dimensions_are_errors(searched, given, message):
     with pytest.raises(InputError, match=message):
         choose_dimensions(searched, given)
+
+
+def test_estimates_of_a_size_are_those_of_its_program(decoder, eight):
+    (arrangement,) = list_arrangements(
+        changed(decoder, train__batch_size=32, mesh__tensor=2), eight, [MICROBATCH]
+    )
+    assert arrangement.sizes == (1, 2, 4, 8)
+    for size in arrangement.sizes:
+        program = make_program(arrangement.experiment(size), eight.devices)
+        assert program.num_microbatches == 8 // size
+        assert arrangement.memory(size) == estimate_memory(program)
+        assert arrangement.time(size) == estimate_time(program, eight.chip, num_hosts=1)

@@ -1,5 +1,6 @@
 """The plan command after its flags: what is printed on the way, and what configs state."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def test_progress_goes_to_standard_error_and_the_answer_comes_back(
 ):
     config = str(write(tmp_path / "tiny.py", "local"))
     dtype = [("model.dtype", "float32"), ("train.microbatch_size", "2")]
-    table, document = console.plan_config(config, dtype, "local", search="none", **FLAGS)
+    flags = Namespace(config=config, target="local", search="none", **FLAGS)
+    table, document = console.plan_config(flags, dtype)
     assert document["fits"] is document["fits_as_configured"] is True
     assert table.endswith("recommended: the config as it stands")
     output, error = capsys.readouterr()
@@ -65,8 +67,8 @@ def test_progress_goes_to_standard_error_and_the_answer_comes_back(
     assert error.startswith("compiled microbatch 2, remat full, mesh 1 x 8 x 1: ")
     assert "\nas configured it fits: " in error
     # The limit of the flag is the limit of the plan, and nothing is searched.
-    flags = FLAGS | {"memory_gib": 1e-5}
-    table, document = console.plan_config(config, dtype, "local", search="none", **flags)
+    flags.memory_gib = 1e-5
+    table, document = console.plan_config(flags, dtype)
     assert document["fits"] is False
     assert document["memory_limit_bytes"] == int(1e-5 * 2**30)
     assert "as configured it does not fit" in capsys.readouterr().err

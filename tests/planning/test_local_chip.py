@@ -38,4 +38,4 @@ def test_devices_of_a_cpu_share_what_is_measured() -> None:
     assert 1e8 < chip.peak_flops(jnp.float32) < 1e15
     assert 1e8 < chip.memory_bandwidth < 1e13
     assert 0 < chip.usable_bytes < chip.memory_bytes == memory_limit(jax.devices()[0])
-    assert measure_local(num_devices=4).devices_per_host == 4
+    assert measure_local(4, jnp.float32).devices_per_host == 4

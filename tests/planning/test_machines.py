@@ -66,9 +66,14 @@ def test_a_new_chip_is_one_row(row, name, num_devices, decoder, monkeypatch: pyt
     monkeypatch.setattr("jaxpretrain.planning.machines.find_spec", lambda name: None)
     target = parse_target(name)
     machine = open_machine(target, "bfloat16")
-    assert (machine.chip, len(machine.devices)) == (row, num_devices)
+    assert (machine.chip, len(machine.devices), machine.compiles) == (row, num_devices, False)
     experiment = changed(decoder, model__dtype="bfloat16", model__remat="full")
     plan = make_plan(experiment, machine, None, searched=("mesh",), max_seconds=1.0)
     assert plan.best is not None
     assert plan.machine.target.name == f"{row.name}:{name.partition(':')[2]}"
     assert peak_flops(row.device_kind, "bfloat16") == row.peak_bf16_flops
+
+
+def test_a_step_may_take_what_is_usable_less_the_headroom(one):
+    chip = replace(one.chip, memory_bytes=1000, usable=0.8)
+    assert replace(one, chip=chip).limit == 760

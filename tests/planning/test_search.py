@@ -157,3 +157,17 @@ def test_every_pair_of_neighbours_is_settled():
         for limit in range(60, 800, 67):
             trials, _ = find([fake], limit, Compiler(1))
             assert [t.size for t in trials] == [s for s in [largest(fake, limit)] if s]
+
+
+def test_two_results_correct_an_estimate_that_is_wrong_in_proportion():
+    fake = Fake("full", 0, 10, 1.0, error=0.25, sizes=tuple(range(1, 101)))
+    trials, compiler = find([fake], 505, Compiler(2))
+    assert [trial.size for trial in trials] == [50]
+    # The first result moves the estimates down to the smallest size; two give their slope.
+    assert [size for _, size in compiler.compiled] == [100, 1, 2, 50, 51]
+
+
+def test_an_estimate_is_the_largest_where_no_larger_microbatch_exists():
+    fakes = [Fake("full", 100, 1, 1.0), Fake("dots", 100, 10, 0.5)]
+    trials = search(fakes, 300, None, deadline=math.inf)
+    assert [(t.size, t.is_largest) for t in trials] == [(16, False), (64, True)]
