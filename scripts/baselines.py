@@ -1,12 +1,12 @@
-"""What a loss on a prepared dataset is worth, beside simple models of the same text.
+"""Compares a loss on a prepared dataset with simple models of the same text.
 
     python scripts/baselines.py --data=DIR [--split=validation] [--json]
     python scripts/baselines.py --run=WORKDIR
 
 Unigram and bigram models (Witten-Bell, interpolated down to the uniform distribution) learn from
-the train split and are measured on the other; gzip and xz compress the text itself, alone and
-followed by the train split. With --run, the last evaluation of that run stands beside them, and
---data is by default what it trained on.
+the train split and are measured on another split. gzip and xz compress the text of that split,
+alone and followed by the train split. With --run, the last evaluation of the run is a row too, and
+--data is by default the data of the run.
 
 For scale, on sotu_text with a BPE of 8192: unigram 1.99 bits per byte, bigram 1.44.
 """
@@ -33,19 +33,22 @@ from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.workdir import read_experiment
 
 MAX_TOKENS = 10_000_000
-"""What is read of a split, and"""
+"""The most tokens that are read of a split."""
 MAX_TEXT_BYTES = 6_000_000
-"""what is compressed, so that it takes seconds: xz does a megabyte in one."""
+"""The most bytes that are compressed: xz takes a second for a megabyte."""
 
 
 @dataclass(frozen=True)
 class Row:
+    """A line of the table: a model, a compressor or the run."""
+
     name: str
     nats_per_token: float | None
     bits_per_byte: float | None
 
 
 def main(argv: list[str]) -> None:
+    """Prints a table, or one JSON document."""
     flags = _flags(argv)
     root = _root(flags.data, flags.run)
     manifest = load_manifest(root)
@@ -78,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def ngram_nats(train: np.ndarray, held_out: np.ndarray, vocab_size: int) -> dict[str, np.ndarray]:
-    """Surprise at each token of `held_out`, int [n], but the first: nats, float64 [n - 1].
+    """Returns the nats of each token of `held_out`, int [n], after the first: float64 [n - 1].
 
     Witten and Bell (1991): after a context with T different continuations in N occurrences,
     the lower-order model has weight T / (N + T).
@@ -106,7 +109,7 @@ def ngram_nats(train: np.ndarray, held_out: np.ndarray, vocab_size: int) -> dict
 
 def _flags(argv: list[str]):
     parser = Parser(prog="python scripts/baselines.py", description=__doc__)
-    parser.add_argument("--data", help="directory that prepare made; by default the run's")
+    parser.add_argument("--data", help="directory that prepare made; default: the run's")
     parser.add_argument("--split", default="validation", help="split to measure on")
     parser.add_argument("--run", help="workdir of a run that evaluated on the same data")
     parser.add_argument("--json", action="store_true", help="one JSON document")
@@ -114,7 +117,7 @@ def _flags(argv: list[str]):
 
 
 def _root(data: str | None, run: str | None) -> Path:
-    """The directory of token files."""
+    """Returns the directory of token files."""
     if data:
         return Path(data)
     if not run:

@@ -1,10 +1,10 @@
-"""What the data path delivers on one core: tokens a second, cost of an order, time to start.
+"""Times the data path on one core: tokens a second, the cost of an order, the time to start.
 
     python scripts/bench_data.py [--seq_len=2048] [--batch_size=32] [--seconds=2] [--json]
 
 Writes token files of random ids to a temporary folder (256 MB, so that they stay in the page
-cache) and reads whole batches of them, on one core: what a training host can be fed at most, with
-the model's own work elsewhere. The loader's thread shares that core with its consumer.
+cache) and reads whole batches of them on one core. This is the most that a training host can be
+fed, with the model's own work elsewhere. The loader's thread shares the core with its consumer.
 """
 
 import json
@@ -36,6 +36,7 @@ ORDERS: dict[str, OrderChoice] = {"olmo": OlmoOrder(), "hashed": HashedOrder()}
 
 
 def main(argv: list[str]) -> None:
+    """Prints a table, or one JSON document."""
     flags = _flags(argv)
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
         configs = _configs(folder, flags.seq_len)
         summary = {
             "machine": f"{_cpu()}, core {core}",
-            "load_average": round(os.getloadavg()[0], 1),  # of others too: above 1, rates suffer
+            "load_average": round(os.getloadavg()[0], 1),  # of all programs
             "versions": {name: version(name) for name in ("numpy", "grain")},
             "python": platform.python_version(),
             "batch": [flags.batch_size, flags.seq_len],
@@ -67,7 +68,7 @@ def _flags(argv: list[str]) -> Any:
 
 
 def _write_files(folder: Path) -> None:
-    """Two sources of half the files each."""
+    """Writes two sources with half of the files each."""
     rng = np.random.default_rng(0)
     for number in range(NUM_FILES):
         path = folder / "ab"[number % 2] / f"{number:02}.npy"
@@ -102,7 +103,7 @@ def _throughput(
             return data.batch(np.arange(step * batch_size, (step + 1) * batch_size))
 
         per_batch = batch_size * config.seq_len
-        _rate(read, seconds / 2)  # the page cache, and the first shuffle
+        _rate(read, seconds / 2)  # fills the page cache and does the first shuffle
         rates[f"{name}: read"] = per_batch * _rate(read, seconds)
         with load_batches(read, 0, 10**9) as batches:
             rates[f"{name}: loader"] = per_batch * _rate(lambda _, b=batches: next(b), seconds)
@@ -110,7 +111,7 @@ def _throughput(
 
 
 def _rate(call: Callable[[int], object], seconds: float) -> float:
-    """Calls a second, the median of five stretches."""
+    """Returns the calls a second, the median of five stretches."""
     rates, step = [], 0
     for _ in range(5):
         first, start = step, time.perf_counter()
@@ -122,7 +123,7 @@ def _rate(call: Callable[[int], object], seconds: float) -> float:
 
 
 def _starts(config: TextData | Mixture, batch_size: int) -> dict[str, float]:
-    """Seconds from the config to the first batch through the loader, by the step to begin with."""
+    """Returns the seconds from the config to the loader's first batch, by the first step."""
     seconds = {}
     for step in (0, 10**3, 10**6):
         start = time.perf_counter()
@@ -135,7 +136,7 @@ def _starts(config: TextData | Mixture, batch_size: int) -> dict[str, float]:
 
 
 def _orders(folder: str) -> dict[str, dict[str, float]]:
-    """CPU seconds, memory and pages of files that an order takes, each in a process of its own."""
+    """Returns the CPU seconds, memory and mapped bytes of each order, in a process of its own."""
     os.environ["JAXPRETRAIN_CACHE"] = f"{folder}/cache"
     return {
         "hashed, 1e9 sequences": _cost("hashed", 10**9),
@@ -165,7 +166,7 @@ def _cost(name: str, num_examples: int) -> dict[str, float]:
 
 
 def _resident() -> tuple[int, int]:
-    """Bytes of memory, and bytes of files that are mapped and in the page cache."""
+    """Returns the bytes of memory, and the mapped bytes that lie in the page cache."""
     text = Path("/proc/self/status").read_text()
     kilobytes = dict(re.findall(r"(Rss\w+):\s+(\d+) kB", text))
     return int(kilobytes["RssAnon"]) * 1024, int(kilobytes["RssFile"]) * 1024

@@ -1,9 +1,9 @@
-"""What each way of saving work in task evaluation gives, on a checkpoint.
+"""Times the ways of saving work in task evaluation, on a checkpoint.
 
     python scripts/bench_evals.py --checkpoint=DIR --tasks=arc_easy
 
-Every line adds one to those above it. Seconds are without compilation; CPU seconds are those of all
-cores, and do not depend on what else runs.
+Every line adds one way to those above it. Seconds do not include compilation. CPU seconds are those
+of all cores and do not depend on other programs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BATCH = 32
 
 
 def every_query(requests: Sequence[Request], context_length: int) -> tuple[list[Query], np.ndarray]:
-    """A query for each request, whatever begins whatever."""
+    """Returns a query for each request, also where one begins another."""
     queries = []
     for number, request in enumerate(requests):
         tokens = np.array([*request.context, *request.continuation[:-1]])[-context_length:]
@@ -42,14 +42,17 @@ def every_query(requests: Sequence[Request], context_length: int) -> tuple[list[
 
 
 def share_nothing(queries: Sequence[Query]) -> tuple[list[Group], list[Query]]:
-    """A row for each query."""
+    """Returns a row for each query."""
     return [], list(queries)
 
 
 def by_loss(
     trained: Trained, requests: list[Request], round_to: int
 ) -> tuple[Callable[[], np.ndarray], int]:
-    """Scores by the training loss, its head at every position; and the tokens that are run."""
+    """Returns a function that scores by the training loss, and the tokens that it runs.
+
+    The head is computed at every position.
+    """
     texts = [[*r.context, *r.continuation] for r in requests]
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
@@ -75,7 +78,10 @@ def by_loss(
 def by_scorer(
     trained: Trained, requests: list[Request], **planning: Any
 ) -> tuple[Callable[[], np.ndarray], int]:
-    """Scores by the evaluator, parts of its planning replaced; and the tokens that are run."""
+    """Returns a function that scores by the evaluator, and the tokens that it runs.
+
+    `planning` replaces functions of the module `packing` by name.
+    """
     scorer = Scorer(trained.model, trained.layout, trained.params, batch_tokens=BATCH * 128)
     with ExitStack() as stack:
         for name, function in planning.items():
@@ -86,16 +92,18 @@ def by_scorer(
 
 
 def cpu_seconds() -> float:
+    """Returns the CPU seconds of this process so far, over all cores."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
+    """Prints a line for each way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tasks", default="arc_easy")
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, in turn")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way, in turn")
     flags = parser.parse_args()
     trained = load_trained(flags.checkpoint)
     assert trained.tokenizer_path is not None
@@ -108,11 +116,11 @@ def main() -> None:
     ways = {
         "as the file has them, to multiples of 128": by_loss(trained, requests, 128),
         "sorted by length, to multiples of 32": by_loss(trained, by_length, 32),
-        "head where tokens are scored only": by_scorer(trained, requests, **apart),
-        "queries that begin others not run": by_scorer(trained, requests, share=share_nothing),
-        "what queries begin with run once": by_scorer(trained, requests),
+        "head only where tokens are scored": by_scorer(trained, requests, **apart),
+        "queries that begin others left out": by_scorer(trained, requests, share=share_nothing),
+        "shared beginnings of queries run once": by_scorer(trained, requests),
     }
-    sums = {name: float(score().sum()) for name, (score, _) in ways.items()}  # and compiles
+    sums = {name: float(score().sum()) for name, (score, _) in ways.items()}  # compiles too
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(flags.repeats):
         for name, (score, _) in ways.items():

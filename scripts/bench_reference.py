@@ -1,6 +1,6 @@
-"""The training step of Hugging Face's OlmoForCausalLM in PyTorch, for `bench_step.py`.
+"""Times the training step of Hugging Face's OlmoForCausalLM in PyTorch, for `bench_step.py`.
 
-Reads a number of steps a line on standard input and answers with their times, a JSON list.
+Each line on standard input is a number of steps; the answer is a JSON list of their times.
 """
 
 import json
@@ -10,7 +10,7 @@ from contextlib import nullcontext
 
 
 def main() -> None:
-    """Builds the model of the sizes in the first argument and takes turns."""
+    """Builds the model of the sizes in the first argument and answers each line."""
     import torch
     from transformers import OlmoConfig, OlmoForCausalLM
 

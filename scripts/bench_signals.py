@@ -1,11 +1,11 @@
-"""Times what the signals of layers cost.
+"""Times the signals of layers.
 
     python scripts/bench_signals.py --config=configs/olmo_nano.py
 
-Two programs run in turns, in both orders, so that both meet the same machine: the training step,
-and the same step with the norms of the whole alone, as Optax takes them. Beside them, the probe and
-the transfer of all signals, which come every `monitor.signals_every` steps. The traffic of memory,
-as the compiler counts it, has no noise. Prints medians as one JSON document.
+Two programs run in turns, in both orders, so that other work slows both alike: the training step,
+and the same step with global norms only, as Optax computes them. The probe and the transfer of all
+signals, which happen every `monitor.signals_every` steps, are timed too. The compiler's count of
+memory traffic has no noise. Prints medians as one JSON document.
 """
 
 import json
@@ -25,25 +25,25 @@ from jaxpretrain.parallel.host_memory import use_huge_pages
 
 
 class Times:
-    """Seconds by name."""
+    """Collects seconds by name."""
 
     def __init__(self) -> None:
         self.taken: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """Times what is inside."""
+        """Times the block inside the `with`."""
         start = time.perf_counter()
         yield
         self.taken[name].append(time.perf_counter() - start)
 
     def all(self, name: str) -> np.ndarray:
-        """Those of a name but the first, which warms up."""
+        """Returns the times of a name without the first one, which warms up."""
         return np.array(self.taken[name][1:])
 
 
 def main(argv: list[str]) -> None:
-    """Prints the times and the part of the step time that signals take."""
+    """Prints the times, and the share of the step time that signals take."""
     rest, overrides = split_overrides(argv)
     parser = Parser(prog="python scripts/bench_signals.py", description="Times signals.")
     parser.add_argument("--config", required=True)
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
 
 
 def random_batch(program: Any) -> Any:
-    """A batch of noise."""
+    """Returns a batch of noise on the devices."""
     rng = np.random.default_rng(0)
     limits = program.model.input_limits()
     batch = {
@@ -97,7 +97,7 @@ def random_batch(program: Any) -> Any:
 
 
 def compile_without(program: Any) -> Any:
-    """The step that knows the norms of the whole alone."""
+    """Compiles the step with global norms only."""
     import optax
 
     def whole(grads: Any, updates: Any, params: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Times the full training step: forward, backward, clipping and AdamW; compilation left out.
+"""Times the full training step: forward, backward, clipping and AdamW, without compilation.
 
 python scripts/bench_step.py --json --d_model=512 --num_layers=8 --num_heads=8 --seq_len=512 \
     --batch_size=4 --vocab_size=8192 --reference=hf
 
-The same program that trains is timed. With `--reference=hf`, Hugging Face's OlmoForCausalLM of the
-same sizes runs in PyTorch, in a process of its own, in turns with ours, so that both meet the same
-machine; it needs torch and transformers installed.
+The program is the one that trains. With `--reference=hf`, Hugging Face's OlmoForCausalLM of the
+same sizes runs in PyTorch, in a process of its own. Both take turns, so that other work slows both
+alike. The reference needs torch and transformers.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The flags; a variant sets the model's sizes."""
+    """Returns the flags; a variant sets the model's sizes."""
     parser = Parser(prog="python scripts/bench_step.py", description=__doc__)
     parser.add_argument("--variant", help="a published size, such as olmo2_1b, instead of sizes")
     for name, value in SIZES.items():
@@ -72,14 +72,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 class Turns:
-    """Step times over several turns; the first step of each turn warms up and is not counted."""
+    """Collects step times over several turns; the first step of each warms up and is left out."""
 
     def __init__(self, tokens_per_step: int) -> None:
         self.tokens_per_step = tokens_per_step
         self.seconds: list[float] = []
 
     def result(self) -> dict[str, Any]:
-        """The median step and the rate."""
+        """Returns the median time of a step and the rate."""
         median = statistics.median(self.seconds)
         return {
             "step_seconds": median,
@@ -89,7 +89,7 @@ class Turns:
 
 
 class Ours(Turns):
-    """The training step of this package."""
+    """Times the training step of this package."""
 
     def __init__(self, flags: argparse.Namespace, dtype: str) -> None:
         import jax
@@ -117,7 +117,7 @@ class Ours(Turns):
                 self.seconds.append(time.perf_counter() - start)
 
     def facts(self) -> dict[str, Any]:
-        """What does not depend on the dtype."""
+        """Returns the facts that do not depend on the dtype."""
         model, jax = self.program.model, self.jax
         _, seq_len = model.units_per_example()
         device = jax.devices()[0]
@@ -131,7 +131,7 @@ class Ours(Turns):
         }
 
     def result(self) -> dict[str, Any]:
-        """Rates, the compiler's and the device's memory, and MFU where the peak is known."""
+        """Returns rates, memory by compiler and device, and the MFU where the peak is known."""
         from jaxpretrain.parallel.chips import peak_flops
         from jaxpretrain.parallel.devices import memory_in_use
 
@@ -167,20 +167,20 @@ class Theirs(Turns):
         )
 
     def take(self, num_steps: int) -> None:
-        """Has the other process run a turn."""
+        """Lets the other process run a turn."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{num_steps}\n")
         self.process.stdin.flush()
         self.seconds += json.loads(self.process.stdout.readline())
 
     def result(self) -> dict[str, Any]:
-        """The rates; ends the process."""
+        """Ends the process and returns the rates."""
         self.process.communicate()
         return super().result()
 
 
 def make_program(flags: argparse.Namespace, dtype: str) -> Any:
-    """The program that training would run."""
+    """Returns the program that training would run."""
     import jax
 
     from jaxpretrain.data.text.text import TextData
@@ -217,8 +217,8 @@ def make_program(flags: argparse.Namespace, dtype: str) -> Any:
 
 
 def ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """Our rate over theirs: in float32, and best dtype over best dtype."""
-    rate: Callable[[dict[str, Any]], float] = lambda result: result["tokens_per_second"]  # noqa: E731
+    """Returns our rate over theirs, for the best dtypes and for float32."""
+    rate = itemgetter("tokens_per_second")
     found = {"ratio_best": max(map(rate, ours.values())) / max(map(rate, theirs.values()))}
     if "float32" in ours:
         found["ratio_fp32"] = rate(ours["float32"]) / rate(theirs["float32"])

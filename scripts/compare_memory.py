@@ -1,8 +1,8 @@
-"""Compares estimated memory with what XLA's compiler lays out for a machine that need not be there.
+"""Compares estimated memory with the compiled memory, for a machine that need not be there.
 
 python scripts/compare_memory.py [--target=h100-80gb] [--json]
 
-Compiles the training steps of published sizes for one to eight such devices, some minutes in all;
+Compiles the training steps of published sizes for one to eight such devices, in some minutes. It
 needs the compiler of the target (jaxpretrain[plan-gpu] or jaxpretrain[plan-tpu]).
 """
 
@@ -14,7 +14,7 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.planning.environment import prepare_environment
 
-# Size, devices, microbatch, accumulation, tokens or pixels a side, overrides of the model, mesh.
+# Size, devices, microbatch, accumulation, tokens or pixels a side, fields of the model, mesh.
 CASES: tuple[tuple[str, int, int, int, int, dict[str, Any], dict[str, int]], ...] = (
     *(("olmo_7b", 8, 2, 1, 2048, {"remat": r}, {}) for r in ("full", "attention", "dots", "none")),
     ("olmo_7b", 8, 8, 1, 2048, {}, {}),
@@ -37,7 +37,7 @@ CASES: tuple[tuple[str, int, int, int, int, dict[str, Any], dict[str, int]], ...
 def main(argv: list[str]) -> None:
     """Prints a table, or one JSON document."""
     parser = Parser(prog="python scripts/compare_memory.py", description=__doc__)
-    parser.add_argument("--target", default="h100-80gb", help="a GPU, without a number of them")
+    parser.add_argument("--target", default="h100-80gb", help="a kind of GPU, without a number")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     flags = parser.parse_args(argv)
     prepare_environment(f"{flags.target}:8")
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 def compare(target_name: str, case: Any) -> dict[str, Any]:
-    """One case, compiled and estimated; bytes of a device."""
+    """Compiles and estimates a case; returns the bytes of a device and the error."""
     from jaxpretrain.planning.analytic_memory import estimate_memory
     from jaxpretrain.planning.compiled import compile_step
     from jaxpretrain.planning.machines import open_machine
@@ -89,7 +89,7 @@ def compare(target_name: str, case: Any) -> dict[str, Any]:
 
 
 def make_experiment(case: Any) -> Any:
-    """The resolved experiment of a case."""
+    """Returns the resolved experiment of a case."""
     from jaxpretrain.data.images.images import ImageData
     from jaxpretrain.data.text.text import TextData
     from jaxpretrain.models.olmo.variants import OLMO_SIZES

@@ -1,11 +1,11 @@
-"""Compares planned with published throughputs, and fits what the time model is calibrated with.
+"""Compares planned with published throughputs, and fits the efficiencies of the time model.
 
 python scripts/compare_throughput.py [--json]
 
-Models of others are written as decoders of the same sizes, activation checkpointing as the remat
-policy that recomputes most nearly the same. Rows of one source weigh as much together as those of
-another. The error that counts is the one on a source that the fit did not see; where there is only
-one source, on a row that it did not see.
+Other models are written as decoders of the same sizes, and their activation checkpointing as the
+remat policy that recomputes most nearly the same. Each source has the same weight in the fit. The
+error that counts is that on a source that the fit did not see; where there is only one source, that
+on a row that the fit did not see.
 """
 
 import dataclasses
@@ -51,10 +51,10 @@ class Row:
     tensor: int = 1
     fsdp: int = -1
     calibrates: bool = True
-    """Whether the fit uses it; else it is only compared."""
+    """True where the fit uses the row; otherwise it is only compared."""
 
     def program(self) -> Program:
-        """The step in our terms."""
+        """Returns the training step as a program of this package."""
         devices = placeholder_devices(CHIPS[self.chip], self.num_devices)
         num_data = self.num_devices // self.tensor
         experiment = Experiment(
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def group(self) -> str:
-        """Rows that share a efficiency. Those of 2023 had slower kernels for Hopper's GPUs."""
+        """The rows with the same efficiency; Hopper's kernels of 2023 were slower."""
         if self.chip.startswith("tpu"):
             return "TPU"
         if self.chip.startswith("a100"):
@@ -81,13 +81,13 @@ class Row:
 
     @property
     def num_hosts(self) -> int:
-        """Hosts of GPUs; the chips of a TPU slice all have links."""
+        """The number of hosts; a TPU slice counts as one, because all of its chips have links."""
         chip = CHIPS[self.chip]
         return 1 if chip.platform == "tpu" else max(1, self.num_devices // chip.devices_per_host)
 
 
 def llama(vocab: int, d_model: int, layers: int, heads: int, kv_heads: int, d_ff: int) -> Decoder:
-    """A Llama of these sizes."""
+    """Returns a Llama of these sizes."""
     return Decoder(
         vocab_size=vocab,
         embedding_rows=vocab,
@@ -101,7 +101,11 @@ def llama(vocab: int, d_model: int, layers: int, heads: int, kv_heads: int, d_ff
 
 
 def mpt(d_model: int, layers: int, heads: int) -> Decoder:
-    """An MPT: its MLP of two matrices, four times as wide, as a gated one of as many weights."""
+    """Returns an MPT of these sizes.
+
+    Its MLP has two matrices, four times as wide as the model; here it is a gated one with as many
+    weights.
+    """
     return Decoder(
         vocab_size=50368,
         embedding_rows=50368,
@@ -167,7 +171,7 @@ _FOUNDRY_A100 = (
 
 
 def foundry(chip: str, rows: Iterable[tuple[str, int, int, int, int, float, bool]]) -> list[Row]:
-    """Rows of llm-foundry on one kind of GPU."""
+    """Returns the rows of llm-foundry on one kind of GPU."""
     return [
         Row(
             "llm-foundry",
@@ -186,9 +190,10 @@ def foundry(chip: str, rows: Iterable[tuple[str, int, int, int, int, float, bool
 
 
 def kempner(gpus: int, published: float, *, tensor: int = 1) -> Row:
-    """KempnerForge benchmarks/mfu_scaling/mfu_scaling.md; its state is bfloat16.
+    """Returns a row of KempnerForge's benchmarks/mfu_scaling/mfu_scaling.md.
 
-    Its tensor parallelism is eager PyTorch's, of which the model knows nothing.
+    Its state is bfloat16, and its tensor parallelism is eager PyTorch's; the time model knows
+    neither.
     """
     return Row(
         source="KempnerForge",
@@ -207,7 +212,10 @@ def kempner(gpus: int, published: float, *, tensor: int = 1) -> Row:
 
 
 def olmo_core(name: str, microbatch: int, published: float, remat: RematPolicy) -> Row:
-    """OLMo-core's README of March 2025; checkpointing and the number of GPUs are assumed."""
+    """Returns a row of OLMo-core's README of March 2025.
+
+    Checkpointing and the number of GPUs are assumed.
+    """
     return Row(
         source="OLMo-core",
         what=name,
@@ -264,21 +272,21 @@ ROWS: tuple[Row, ...] = (
 
 
 def predicted(row: Row, program: Program, efficiency: Efficiency | None = None) -> StepTime:
-    """The time model's answer."""
+    """Returns the time model's estimate for a row."""
     chip = CHIPS[row.chip]
     chip = dataclasses.replace(chip, efficiency=efficiency or chip.efficiency)
     return estimate_time(program, chip, num_hosts=row.num_hosts)
 
 
 def error(row: Row, step: StepTime) -> float:
-    """Of the predicted throughput, relative."""
+    """Returns the relative error of the predicted throughput."""
     return step.units_per_second_per_device / row.published - 1
 
 
 def fit(rows: Sequence[Row], programs: Sequence[Program]) -> Efficiency:
-    """Least squares of the logarithm of the throughput, by search over a grid."""
+    """Fits the logarithm of the throughput by least squares, on a grid of efficiencies."""
     counts = {row.source: sum(r.source == row.source for r in rows) for row in rows}
-    # Seconds at the vendor's rates, by what a calibration multiplies.
+    # Seconds at the vendor's rates: those that an efficiency divides, and the others.
     terms = []
     for row, program in zip(rows, programs, strict=True):
         step = predicted(row, program, Efficiency(1.0, 1.0))
@@ -325,7 +333,7 @@ def main(argv: list[str]) -> None:
 
 
 def summary(group: str, programs: dict[Row, Program]) -> dict[str, Any]:
-    """The fit of a group, its errors, and those on what a fit did not see."""
+    """Returns the fit of a group, its errors, and the errors on rows that a fit did not see."""
     rows = [row for row in ROWS if row.group == group and row.calibrates]
     fitted = fit(rows, [programs[row] for row in rows])
     errors = [error(row, predicted(row, programs[row], fitted)) for row in rows]
@@ -348,12 +356,12 @@ def summary(group: str, programs: dict[Row, Program]) -> dict[str, Any]:
 
 
 def mean_size(errors: Sequence[float]) -> float:
-    """Their mean, signs aside."""
+    """Returns the mean of the absolute errors."""
     return math.fsum(map(abs, errors)) / len(errors)
 
 
 def line(row: Row, program: Program) -> dict[str, float | str | bool]:
-    """A row with the prediction of the calibration in use."""
+    """Returns a row with the prediction by the efficiency in use."""
     step = predicted(row, program)
     return {
         "what": row.what,

@@ -21,7 +21,7 @@ HEADER = """\
 
 
 def resolve(python: str) -> tuple[str, dict[str, str]]:
-    """(Python version such as "3.11", package name -> version) of an interpreter."""
+    """Returns the version of an interpreter, such as "3.11", and its packages with versions."""
     command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     command += ["--report", "-", ".[dev,vision,evals]"]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
@@ -33,7 +33,7 @@ def resolve(python: str) -> tuple[str, dict[str, str]]:
 
 
 def merge(resolved: list[tuple[str, dict[str, str]]]) -> list[str]:
-    """One line for each package and for each run of Pythons on which its version is the same."""
+    """Returns a line for each package and each range of Pythons with the same version of it."""
     pythons = [python for python, _ in resolved]
     lines = []
     for name in sorted(set().union(*(versions for _, versions in resolved))):
@@ -49,6 +49,7 @@ def merge(resolved: list[tuple[str, dict[str, str]]]) -> list[str]:
 
 
 def main() -> None:
+    """Writes the file."""
     parser = argparse.ArgumentParser(description="Writes constraints.txt.")
     parser.add_argument("python", nargs="+", help="interpreters to resolve for")
     resolved = [resolve(python) for python in parser.parse_args().python]

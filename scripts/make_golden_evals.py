@@ -1,10 +1,10 @@
-"""Writes tests/golden/evals.npz: tasks scored by PyTorch and transformers, a request at a time.
+"""Writes tests/golden/evals.npz: tasks scored by PyTorch and transformers, request by request.
 
     make evals && python scripts/make_golden_evals.py
 
-The model is a tiny OLMo with weights that NumPy draws, so that tests can make the same one. Nothing
-of jaxpretrain takes part but the tables of prompts: contexts and continuations are encoded here,
-every request is run by itself without padding, and the metrics are written out below.
+The model is a tiny OLMo with weights that NumPy draws, so that tests can make the same one. Only
+the tables of prompts come from jaxpretrain: contexts and continuations are encoded here, every
+request runs alone and without padding, and the metrics are computed below.
 """
 
 import json
@@ -44,7 +44,7 @@ CONFIG = {
 
 
 def write_model(folder: Path) -> None:
-    """A Hugging Face folder with random weights, always the same ones."""
+    """Writes a Hugging Face folder with random weights, always the same ones."""
     from safetensors.numpy import save_file
 
     random = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def write_model(folder: Path) -> None:
 
 
 def reference(folder: Path) -> dict[str, tuple[np.ndarray, dict[str, float]]]:
-    """Task -> log-likelihoods of its choices, in order, and its accuracies."""
+    """Returns the log-likelihoods of the choices of each task, in order, and its accuracies."""
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
@@ -100,7 +100,7 @@ def reference(folder: Path) -> dict[str, tuple[np.ndarray, dict[str, float]]]:
 
 
 def accuracies(items: list[tuple[list[float], Any]]) -> dict[str, float]:
-    """acc and len_norm."""
+    """Returns the metrics acc and len_norm."""
     hits, hits_by_length = 0, 0
     for sums, item in items:
         lengths = [len(choice.continuation) - 1 for choice in item.choices]
@@ -111,6 +111,7 @@ def accuracies(items: list[tuple[list[float], Any]]) -> dict[str, float]:
 
 
 def main() -> None:
+    """Writes the file."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Writes tests/golden/olmo_{models,training}.npz: what transformers and OLMo's own trainer compute.
+"""Writes tests/golden/olmo_{models,training}.npz: results of transformers and of OLMo's trainer.
 
 Outputs of tiny models, layer by layer, and runs of the trainer: its data loader, train step, AdamW
 and schedulers, from its YAML to the updated weights. Weights and tokens are drawn by NumPy, so that
@@ -61,7 +61,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "hf_olmo3_yarn": _OLMO_3 | {"rope_scaling": _YARN},
     "hf_ladder": _LLAMA,
 }
-"""Name -> config.json."""
+"""The config.json of each model."""
 
 _NATIVE = {
     "d_model": 32,
@@ -90,7 +90,7 @@ NATIVE: dict[str, dict[str, Any]] = {
     | {"n_kv_heads": 2, "rope_theta": 500_000, "attention_layer_norm": True, "norm_after": True},
     "ladder": _NATIVE_RMS,
 }
-"""Name -> `model` of OLMo's YAML."""
+"""The `model` of OLMo's YAML for each model."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class Run:
     """A run of OLMo's trainer on drawn tokens."""
 
     settings: dict[str, Any]
-    """Its YAML, but the data's paths."""
+    """The run's YAML without the paths of the data."""
     std: float
-    """Of the initial weights."""
+    """The standard deviation of the initial weights."""
     num_sequences: int
-    """Sequences of its token files, of which the epochs are made."""
+    """The sequences of its token files, which make up an epoch."""
     kept: tuple[str, ...] = field(default=("parameters",))
-    """What of its end is kept beside the records of its steps."""
+    """The parts of the final state that are kept, besides the records of the steps."""
 
 
 _SINGLE = {"precision": "fp32", "distributed_strategy": None}
@@ -187,13 +187,13 @@ RUNS: dict[str, Run] = {
         kept=(),
     ),
 }
-"""Name -> run; each goes on into a second epoch."""
+"""The runs by name; each goes on into a second epoch."""
 
-# --- what is drawn, here and by the tests
+# --- random weights and tokens; the tests draw the same ones
 
 
 def draw_weights(shapes: Mapping[str, tuple[int, ...]], std: float = 0.25) -> Arrays:
-    """Float32 weights, each drawn by its name: normal, those of norms around 1."""
+    """Draws float32 weights, each by its name: normal, and around 1 for norms."""
     weights = {}
     for name, shape in shapes.items():
         noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
@@ -202,7 +202,7 @@ def draw_weights(shapes: Mapping[str, tuple[int, ...]], std: float = 0.25) -> Ar
 
 
 def draw_tokens(num_sequences: int, length: int, num_ids: int) -> np.ndarray:
-    """int64 [n, t], in which low ids are the more likely ones and a sixth of the rows repeat."""
+    """Draws tokens, int64 [n, t]: low ids are more likely, and a sixth of the rows repeat."""
     random = np.random.default_rng(num_ids)
     tokens = (num_ids * random.random((num_sequences, length)) ** 4).astype(np.int64)
     for number, row in enumerate(tokens[::6]):
@@ -211,7 +211,7 @@ def draw_tokens(num_sequences: int, length: int, num_ids: int) -> np.ndarray:
 
 
 def write_run(name: str, folder: Path) -> Path:
-    """The YAML of a run, beside its token files."""
+    """Writes the YAML of a run beside its token files."""
     import yaml
 
     run = RUNS[name]
@@ -229,7 +229,7 @@ def write_run(name: str, folder: Path) -> Path:
 
 
 def model_tokens() -> np.ndarray:
-    """int64 [2, 24], what the outputs of the models are of."""
+    """Returns the input of the models, int64 [2, 24]."""
     return np.random.default_rng(0).integers(90, size=(2, 24))
 
 
@@ -237,21 +237,21 @@ def model_tokens() -> np.ndarray:
 
 
 def read(kind: str, name: str) -> Arrays:
-    """What is kept of a model ("models") or a run ("training")."""
+    """Returns the kept arrays of a model ("models") or a run ("training")."""
     with np.load(GOLDEN / f"olmo_{kind}.npz") as kept:
         mine = [key for key in kept if key.startswith(f"{name}/")]
         return {key.removeprefix(f"{name}/"): kept[key] for key in mine}
 
 
 def compute(kind: str, name: str) -> Arrays:
-    """The same, computed now."""
+    """Computes the same arrays anew."""
     if kind == "training":
         return train(name)
     return of_transformers(name) if name in TRANSFORMERS else of_olmo(name)
 
 
 def of_transformers(name: str) -> Arrays:
-    """Outputs of a model of transformers."""
+    """Computes the outputs of a model of transformers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TRANSFORMERS[name]))
@@ -259,7 +259,7 @@ def of_transformers(name: str) -> Arrays:
 
 
 def of_olmo(name: str) -> Arrays:
-    """Outputs of a model of OLMo's trainer."""
+    """Computes the outputs of a model of OLMo's trainer."""
     from olmo.config import ModelConfig  # pyright: ignore[reportMissingImports]
     from olmo.model import OLMo  # pyright: ignore[reportMissingImports]
 
@@ -268,7 +268,7 @@ def of_olmo(name: str) -> Arrays:
 
 
 def outputs(model: Any, blocks: Any) -> Arrays:
-    """{"layers": [layers, b, t, d], what each adds up to, "logits": [b, t, v]}."""
+    """Returns the residual stream after each layer [layers, b, t, d] and the logits [b, t, v]."""
     import torch
 
     set_weights(model, 0.25)
@@ -296,7 +296,7 @@ def set_weights(model: Any, std: float) -> None:
 
 
 def train(name: str) -> Arrays:
-    """The records of each step of a run, and its updated weights."""
+    """Trains a run; returns the records of each step and the updated weights."""
     import torch
     from olmo.config import TrainConfig  # pyright: ignore[reportMissingImports]
     from olmo.data import build_train_dataloader  # pyright: ignore[reportMissingImports]
@@ -332,14 +332,14 @@ def train(name: str) -> Arrays:
 
 
 def epochs(trainer: Any) -> Iterator[dict[str, Any]]:
-    """The batches of all epochs."""
+    """Yields the batches of all epochs."""
     for epoch in count():
         trainer.dataset.reshuffle(epoch)
         yield from trainer.train_loader
 
 
 def step(trainer: Any, batch: dict[str, Any]) -> dict[str, float]:
-    """One step, counted as `Trainer.fit` does."""
+    """Takes a step and counts it in the way of `Trainer.fit`."""
     trainer.global_step += 1
     trainer.global_train_examples_seen_this_epoch += len(batch["input_ids"])
     trainer.global_train_tokens_seen += batch["input_ids"].numel()
@@ -353,7 +353,7 @@ def step(trainer: Any, batch: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Computes all of it and keeps it."""
+    """Computes all arrays and writes both files."""
     for kind, names in {"models": (*TRANSFORMERS, *NATIVE), "training": tuple(RUNS)}.items():
         arrays: dict[str, Any] = {}
         for name in names:

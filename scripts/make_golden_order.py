@@ -1,4 +1,4 @@
-"""Batches and instance filters of OLMo's own data loaders, for tests/golden/olmo_order.json.
+"""Writes tests/golden/olmo_order.json: batches and instance filters of OLMo's own data loaders.
 
 Runs the loaders of `ai2-olmo` and `ai2-olmo-core` on a toy dataset, with several numbers of ranks
 and worker processes, over epochs and after restarts, and checks that none of these matters. The
@@ -39,6 +39,7 @@ ROW_LENGTH, NUM_ROWS = 96, 150
 
 
 def main() -> None:
+    """Writes the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of olmo_order.json")
     output = parser.parse_args().output
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def write_files(folder: Path) -> list[str]:
-    """Token ids count up over all files, so that the first one tells which sequence it is."""
+    """Writes ids that count up over all files, so that the first one identifies a sequence."""
     paths, first = [], 0
     for number, num_tokens in enumerate(FILE_TOKENS):
         path = folder / f"{number}.npy"
@@ -74,14 +75,17 @@ def write_files(folder: Path) -> list[str]:
 
 
 def agreed(results: Iterable[Any]) -> Any:
-    """What all are."""
+    """Returns the result that all have in common, and fails where they differ."""
     first, *others = results
     assert all(other == first for other in others)
     return first
 
 
 def interleaved(ranks: Sequence[Sequence[Any]]) -> list[list[int]]:
-    """First tokens of the global batches: sequence j of one is on rank j modulo their number."""
+    """Returns the first tokens of the global batches.
+
+    Sequence j of a batch is on rank j modulo the number of ranks.
+    """
     return [
         np.stack([np.asarray(batch)[:, 0] for batch in batches], axis=1).ravel().tolist()
         for batches in zip(*ranks, strict=True)
@@ -89,7 +93,7 @@ def interleaved(ranks: Sequence[Sequence[Any]]) -> list[list[int]]:
 
 
 def olmo(paths: list[str], num_ranks: int, num_workers: int) -> list[list[list[int]]]:
-    """The batches of each epoch, as OLMo's trainer reads them."""
+    """Returns the batches of each epoch in the order of OLMo's trainer."""
 
     def read(rank: int, epoch: int, start: int) -> list[torch.Tensor]:
         dataset = IterableDataset(
@@ -118,7 +122,7 @@ def olmo(paths: list[str], num_ranks: int, num_workers: int) -> list[list[list[i
 
 
 def olmo_indices(paths: list[str], folder: Path) -> dict[int, list[int]]:
-    """World size -> the `global_indices.npy` of the first epoch."""
+    """Returns the `global_indices.npy` of the first epoch, by the number of ranks."""
     saved = {}
     for num_ranks in (1, 4):
         dataset = MemMapDataset(*paths, chunk_size=SEQ_LEN)
@@ -140,7 +144,7 @@ def olmo_indices(paths: list[str], folder: Path) -> dict[int, list[int]]:
 def olmo_core(
     paths: list[str], folder: Path, chunk: int, num_ranks: int, num_workers: int
 ) -> list[list[list[int]]]:
-    """The batches of each epoch, as OLMo-core's trainer reads them."""
+    """Returns the batches of each epoch in the order of OLMo-core's trainer."""
 
     def read(rank: int, epoch: int, start: int) -> list[torch.Tensor]:
         dataset = core.NumpyFSLDataset(
@@ -176,7 +180,7 @@ def olmo_core(
 
 
 def verdicts(max_period: int, min_period: int, max_count: int) -> dict[str, Any]:
-    """Which rows OLMo's instance filter leaves out of the loss."""
+    """Returns the rows that OLMo's instance filter leaves out of the loss."""
     masked = [
         any(
             found.times >= max_count
@@ -192,7 +196,7 @@ def verdicts(max_period: int, min_period: int, max_count: int) -> dict[str, Any]
 
 
 def rows(max_period: int, max_count: int) -> np.ndarray:
-    """Sequences about as repetitive as the filter allows; tests make the same ones."""
+    """Draws sequences about as repetitive as the filter allows; tests make the same ones."""
     generator = np.random.Generator(np.random.PCG64(max_count))
     length = max(ROW_LENGTH, 2 * max_period * max_count)
     tokens = generator.integers(100, 1000, (NUM_ROWS, length))

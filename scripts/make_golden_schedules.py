@@ -1,8 +1,8 @@
-"""Learning rates and updates of OLMo's own trainer, for tests/golden/.
+"""Writes tests/golden/olmo_{schedules,adamw}.json: learning rates and updates of OLMo's trainer.
 
-Writes olmo_schedules.json (some 200 learning rates of every scheduler) and olmo_adamw.json (ten
-updates of a tiny problem, with clipping and its warm-up). The package `ai2-olmo` makes them; it
-pins old versions of much, and so has an environment of its own:
+The first file has some 200 learning rates of every scheduler. The second has ten updates of a tiny
+problem, with clipping and its warm-up. The package `ai2-olmo` computes them. It pins old versions
+of many packages, so it has an environment of its own:
 
     python3.11 -m venv olmo
     olmo/bin/pip install --no-deps ai2-olmo==0.6.0
@@ -57,6 +57,7 @@ CASES: dict[str, tuple[dict[str, Any], int, int | None, tuple[int, int] | None]]
 
 
 def main() -> None:
+    """Writes both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="the folder tests/golden")
     output = parser.parse_args().output
@@ -71,7 +72,7 @@ def learning_rates(
     tokens_per_step: int | None,
     bolt_on: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """{"steps": s, "rates": learning rates}, denser around the changes of formula."""
+    """Returns steps and their learning rates, denser where the formula changes."""
     scheduler = build_scheduler(TrainConfig(), scheduler_config(keys))
     seams = [0, int(keys.get("t_warmup", 0)) // (tokens_per_step or 1), num_steps]
     if bolt_on:
@@ -88,7 +89,7 @@ def learning_rates(
 
 
 def updates(num_updates: int = 10) -> dict[str, Any]:
-    """The trainer's sequence: clip, then look up learning rate and threshold, then update."""
+    """Updates in the trainer's order: clip, look up learning rate and threshold, update."""
     generator = torch.Generator().manual_seed(0)
     shapes = {"kernel": (3, 4), "embedding": (5, 3), "scale": (4,)}
     draw = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
@@ -117,19 +118,23 @@ def updates(num_updates: int = 10) -> dict[str, Any]:
 
 
 def scheduler_config(keys: dict[str, Any]) -> SchedulerConfig:
+    """Returns the config of a scheduler."""
     return SchedulerConfig(**{**keys, "name": SchedulerType(keys["name"])})
 
 
 def as_lists(params: dict[str, torch.nn.Parameter]) -> dict[str, Any]:
+    """Returns each parameter as nested lists."""
     return {name: as_list(param) for name, param in params.items()}
 
 
 def as_list(tensor: torch.Tensor | None) -> Any:
+    """Returns a tensor as nested lists."""
     assert tensor is not None
     return tensor.tolist()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file."""
     path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 

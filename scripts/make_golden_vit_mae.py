@@ -52,7 +52,7 @@ STD = torch.tensor([58.395, 57.12, 57.375])
 
 
 class Attention(nn.Module):
-    """One linear map to queries, keys and values; softmax; one linear map back."""
+    """Attention: one linear map to queries, keys and values, softmax, one linear map back."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Layer(nn.Module):
 
 
 def positions(grid: tuple[int, int], width: int) -> nn.Parameter:
-    """Sines and cosines of the row, then of the column; zeros for the class token."""
+    """Returns sines and cosines of the row, then of the column; zeros for the class token."""
     table = torch.zeros(1, 1 + grid[0] * grid[1], width)
     quarter = width // 4
     for row in range(grid[0]):
@@ -118,7 +118,10 @@ class Backbone(nn.Module):
         self.ln1 = nn.LayerNorm(d, eps=1e-6)
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor | None) -> list[torch.Tensor]:
-        """The tokens after each layer, then the normalised ones; `seen` [batch, kept] patches."""
+        """Returns the tokens after each layer, then the normalised ones.
+
+        `seen` [batch, kept] are the patches to keep; None keeps all.
+        """
         x = self.patch_embed["projection"](x).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
         if seen is not None:
             x = torch.gather(x, 1, seen[..., None].expand(-1, -1, x.shape[2]))
@@ -162,7 +165,7 @@ class MAE(nn.Module):
         self.neck = Neck(sizes)
 
     def loss(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Mean over removed patches of the mean squared error of their pixels."""
+        """Returns the mean squared error of the pixels, over the removed patches."""
         size, num_patches = self.sizes["patch_size"], noise.shape[1]
         shuffle = torch.argsort(noise, dim=1)
         restore = torch.argsort(shuffle, dim=1)
@@ -179,7 +182,7 @@ class MAE(nn.Module):
 
 
 def draw_weights(model: nn.Module) -> None:
-    """Weights so large that every part of the model matters, and none as it is at first."""
+    """Sets weights that are so large that every part of the model matters."""
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             fan_in = weight[0].numel() if weight.ndim > 1 and "token" not in name else 4

@@ -4,7 +4,7 @@
     python scripts/make_histories.py --runs=runs/histories throttled plateau
 
 Every history is that of a real run of a small model on the presidential messages, on two CPU cores.
-Where a scenario cannot be had from the config, the data or the step is tampered with while it runs.
+Where no config gives a scenario, the data or the step is tampered with while the run goes on.
 """
 
 import gzip
@@ -81,7 +81,7 @@ LEFT_OUT = (
 
 @contextmanager
 def batches(change: Batches) -> Iterator[None]:
-    """Training batches are `change(read, samples)` instead of `read(samples)`."""
+    """Replaces the training batches `read(samples)` by `change(read, samples)`."""
     original = TrainingText.batch
 
     def batch(self: TrainingText, samples: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,7 +93,7 @@ def batches(change: Batches) -> Iterator[None]:
 
 @contextmanager
 def slow_steps(first: int, seconds: float) -> Iterator[None]:
-    """Steps take longer from `first` on, and not for want of data."""
+    """Makes steps longer from `first` on, without a wait for data."""
     original, calls = Layout.put, iter(range(1, 1 << 30))
 
     def put(self: Layout, batch: Any, batch_size: int) -> Any:
@@ -107,7 +107,7 @@ def slow_steps(first: int, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def damaged_layer(first: int, layer: int, factor: float) -> Iterator[None]:
-    """From step `first` on, the weights of a layer are so many times as large."""
+    """Multiplies the weights of a layer by a factor at step `first`."""
     original = compile_train_step
 
     def compiled(*args: Any) -> Any:
@@ -128,32 +128,32 @@ def damaged_layer(first: int, layer: int, factor: float) -> Iterator[None]:
 
 
 def cycled(num_samples: int) -> Batches:
-    """The first samples again and again."""
+    """Repeats the first samples again and again."""
     return lambda read, samples: read(samples % num_samples)
 
 
 def throttled(read: Any, samples: np.ndarray) -> dict[str, np.ndarray]:
-    """A slow disk."""
+    """Reads as slowly as from a slow disk."""
     time.sleep(0.3)
     return read(samples)
 
 
 def noise(read: Any, samples: np.ndarray) -> dict[str, np.ndarray]:
-    """Tokens drawn evenly: nothing to learn."""
+    """Draws tokens evenly, so that there is nothing to learn."""
     tokens = read(samples)["tokens"]
     rng = np.random.default_rng(int(samples[0]))
     return {"tokens": rng.integers(1, 1000, tokens.shape).astype(tokens.dtype)}
 
 
 def noise_at(*steps: int) -> Batches:
-    """Noise in the batches of some steps."""
+    """Puts noise into the batches of some steps."""
     return lambda read, samples: (
         noise(read, samples) if samples[0] // 8 + 1 in steps else read(samples)
     )
 
 
 def out_of_range_at(step: int) -> Batches:
-    """Ids that are no tokens, as from a damaged file: the loss is not a number."""
+    """Puts ids that are no tokens into a batch, as from a damaged file; the loss becomes NaN."""
 
     def change(read: Any, samples: np.ndarray) -> dict[str, np.ndarray]:
         batch = read(samples)
@@ -164,7 +164,7 @@ def out_of_range_at(step: int) -> Batches:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A run, or several sessions of one, each with overrides of its own."""
+    """A run of one session or several, each with overrides of its own."""
 
     sessions: tuple[Overrides, ...]
     tampering: Callable[[], Any] = nullcontext
@@ -186,7 +186,7 @@ SHARPENING = {"optim.schedule": "constant", PEAK: "2e-2", "optim.weight_decay": 
 LONG = {"monitor.every": "2", "eval.every": "250 steps", "eval.max_examples": "64"}
 LATE_DECAY = {"optim.schedule.decay": "300 steps"}
 SCHEDULES = {"triangular": {}, "cosine": COSINE, "stable": STABLE | LATE_DECAY}
-# The forecast was made with those called practice, and judged by those called forecast.
+# The forecast was developed on the runs called practice and judged on those called forecast.
 FORECASTS: list[tuple[str, str, int, Overrides]] = [
     ("practice", "triangular", 1, _length(1500)),
     ("practice", "cosine", 1, _length(1500)),
@@ -251,7 +251,7 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def ordered(session: Overrides) -> list[tuple[str, str]]:
-    """All overrides of a session; its own come last, where a class comes before its fields."""
+    """Returns all overrides of a session; its own come last, each class before its fields."""
     return [item for item in TINY.items() if item[0] not in session] + list(session.items())
 
 
@@ -279,7 +279,7 @@ def record(name: str, scenario: Scenario, workdir: Path) -> None:
 
 
 def series(records: list[dict[str, Any]], start: float) -> dict[str, list[list[Any]]]:
-    """Name -> steps, seconds since the start and values, with five digits."""
+    """Returns steps, seconds since the start and values to five digits, by name."""
     columns: dict[str, list[list[Any]]] = {}
     for line in records:
         for name, value in line.items():

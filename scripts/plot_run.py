@@ -1,7 +1,7 @@
 """Draws the curves of a run: python scripts/plot_run.py --run=runs/quickstart --output=curve.png
 
-Needs matplotlib. The upper panel shows training and validation loss, with the validation's bits per
-byte and the baselines given; the lower one the learning rate.
+Needs matplotlib. The upper panel shows the training and validation loss, the bits per byte of the
+validation and the baselines given. The lower panel shows the learning rate.
 """
 
 from pathlib import Path
