@@ -1,1 +1,1 @@
-"""What a run's history says: its clock, findings, forecast and time that is left."""
+"""The diagnosis of a run from its history: clock, findings, forecast, remaining time."""

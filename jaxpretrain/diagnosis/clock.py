@@ -1,12 +1,9 @@
-"""Where a run's time goes, and how much is left.
+"""The clock of a run: the time of each part, the speed, and the time that is left.
 
-The clock is honest: every second since the start belongs to exactly one part, so the parts add
-up to the wall time, and they are saved with each checkpoint, so that they cover all restarts.
-JAX dispatches asynchronously: let the device finish before a part ends, or its work is counted
-in the next part that waits.
+Every second since the start belongs to exactly one part, so the parts add up to the wall time. They
+are saved with each checkpoint and so cover all restarts. JAX dispatches asynchronously: let the
+device finish before a part ends, or its work counts in the next part that waits.
 """
-
-from __future__ import annotations
 
 import time
 from collections import deque
@@ -15,13 +12,14 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 Part = Literal["compile", "train", "eval", "save", "data_wait", "other"]
+"""The name of a part of the time."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Clock:
-    """Seconds of a run by part. Time that no `measure` claims, such as start-up, is `other`.
+    """Counts the seconds of a run by part. Time outside of `measure`, such as start-up, is `other`.
 
-    Belongs to one thread. `now` gives seconds and never runs backwards.
+    Only one thread may use it. `now` gives seconds and never runs backwards.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -31,11 +29,11 @@ class Clock:
         self._stack: list[Part] = ["other"]
         self._charged = now()
         self.waited = 0.0
-        """Seconds of `train` in which this session waited for its devices."""
+        """The seconds of training in which this session waited for its devices."""
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for the devices, which is training too."""
+        """Counts the time inside as waiting for the devices, which is a part of training."""
         started = self._now()
         try:
             yield
@@ -55,26 +53,26 @@ class Clock:
             self._stack.pop()
 
     def seconds(self) -> dict[Part, float]:
-        """Seconds so far by part; their sum is the wall time, earlier sessions included."""
+        """Returns the seconds of each part; their sum is the wall time of all sessions."""
         self._charge()
         return dict(self._seconds)
 
     def train_seconds(self) -> float:
-        """Seconds of training proper. Waiting for data slows training, so it is part of it."""
+        """Returns the seconds of training. Waiting for data slows training, so it counts too."""
         self._charge()
         return self._seconds["train"] + self._seconds["data_wait"]
 
     def mean(self, part: Part) -> float:
-        """Mean seconds of one finished `measure(part)`; 0 before the first."""
+        """Returns the mean seconds of a finished `measure(part)`; 0 before the first."""
         return self._seconds[part] / self._counts[part] if self._counts[part] else 0.0
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps: seconds under the part's name, counts under `num_<part>`."""
+        """Returns the state for a checkpoint: seconds by part, and counts under `num_<part>`."""
         counts = {f"num_{part}": float(count) for part, count in self._counts.items()}
         return {**self.seconds(), **counts}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Adds the time of earlier sessions, from the `state()` in a checkpoint."""
+        """Adds the time of earlier sessions, from the state in a checkpoint."""
         for part in PARTS:
             self._seconds[part] += state.get(part, 0.0)
             self._counts[part] += int(state.get(f"num_{part}", 0))
@@ -86,10 +84,10 @@ class Clock:
 
 
 class Rate:
-    """Speed of training over the last `window` seconds of train time, and what it predicts.
+    """Measures the speed over the last `window` seconds of training, and predicts the end.
 
-    Compiling, evals and saves do not slow the rate. Create it after `clock.restore`, then
-    `tick` once before the first step and whenever metrics are reported.
+    Compilation, evaluations and saves do not slow the rate. Create it after `clock.restore`; then
+    call `tick` once before the first step and whenever metrics are reported.
     """
 
     def __init__(self, clock: Clock, window: float = 60.0) -> None:
@@ -100,7 +98,7 @@ class Rate:
         self._ticks: deque[tuple[float, float]] = deque()  # units, train seconds
 
     def tick(self, units: float) -> None:
-        """Notes that `units` tokens or images of the run are done."""
+        """Takes the number of tokens or images that the run has processed so far."""
         seconds = self._clock.train_seconds()
         if not self._ticks:
             self._earlier_units = units
@@ -109,7 +107,7 @@ class Rate:
             self._ticks.popleft()
 
     def units_per_second(self) -> float | None:
-        """Tokens or images per second; None before the second tick."""
+        """Returns the tokens or images per second; None before the second tick."""
         if not self._ticks:
             return None
         units, seconds = (b - a for a, b in zip(self._ticks[0], self._ticks[-1], strict=True))
@@ -118,15 +116,16 @@ class Rate:
     def eta(
         self, units: float, total_units: float, *, num_evals: int = 0, num_saves: int = 0
     ) -> float | None:
-        """Expected seconds to the end of the run; None while nothing is known.
+        """Returns the expected seconds to the end of the run; None while nothing is known.
 
-        Right after a resume the mean rate of the earlier sessions counts.
+        Right after a resume, the mean rate of the earlier sessions counts. Evaluations and saves
+        are expected to take the mean time of those so far.
 
         Args:
-          units: tokens or images done.
-          total_units: those of the whole run.
-          num_evals: evals still to come; each is expected to take the mean of those so far.
-          num_saves: saves still to come, likewise.
+          units: the tokens or images so far.
+          total_units: the tokens or images of the whole run.
+          num_evals: the number of evaluations still to come.
+          num_saves: the number of saves still to come.
         """
         rate = self.units_per_second()
         if rate is None and self._earlier_seconds > 0:

@@ -1,7 +1,5 @@
 """Findings: what stands out in a run, the evidence, and what to do about it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args

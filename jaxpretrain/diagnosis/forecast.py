@@ -1,21 +1,19 @@
-"""Where the loss will end, from a law that knows the learning rate.
+"""The forecast of the final loss, from a law that depends on the learning rate.
 
     L(s) = E + A * S(s)^-alpha + B * r(s)
 
-S(s) is the area under the learning rate up to step s, r(s) the learning rate of late, both relative
-to the peak: learning goes as far as the rate carries it, and a rate that falls lets the loss sink
-to the bottom of its valley, which it was above by B. The shape is that of the scaling law with
-learning-rate annealing (arXiv 2408.11029), whose annealing area is such a delayed rate.
+S(s) is the area under the learning rate up to step s, and r(s) the learning rate with a delay, both
+relative to the peak. The area is the progress of learning. A high rate keeps the loss above the
+bottom of its valley, by B at the peak. The shape is that of the scaling law with learning-rate
+annealing (arXiv 2408.11029), whose annealing area is such a delayed rate.
 
-E, A and B are linear and have normal priors, alpha runs over a grid. So everything is summed over
-in closed form, and what the data does not tell, such as B before any decay, is as uncertain in the
-forecast as it was before. The priors and the delay were chosen on three runs, one of each schedule
+E, A and B are linear and have normal priors, and alpha runs over a grid, so the integrals have
+closed forms. A parameter that the data does not determine, such as B before any decay, keeps the
+uncertainty of its prior. The priors and the delay were chosen on three runs, one of each schedule
 (scripts/make_histories.py); the exponent is near that of data in arXiv 2203.15556, 0.28.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,53 +22,57 @@ from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.statistics import noise
 
 GRID = 4096
-"""Steps of the run at which the law is tabulated."""
+"""The number of steps of the run at which the law is tabulated."""
 FRESH = 0.3
-"""The law is fitted to what comes after this part of the known steps: before, other things are
-learnt, and faster."""
+"""The first part of the known steps, which the fit leaves out: early learning is faster."""
 NUM_BINS = 24
+"""The number of bins into which the loss is averaged before the fit."""
 ALPHAS = np.geomspace(0.05, 1.5, 40)
+"""The values of alpha, over which the forecast is averaged."""
 ALPHA_PRIOR = (0.32, 0.2)
-"""Median, and deviation of its logarithm."""
+"""The median of alpha and the deviation of its logarithm."""
 FLOOR_PRIOR = (0.55, 0.15)
-"""Mean and deviation of E, relative to the loss of late."""
+"""The mean and the deviation of E, relative to the last bin of the loss."""
 RATE_PRIOR = (0.095, 0.03)
-"""Those of B."""
+"""The mean and the deviation of B, relative to the last bin of the loss."""
 LAW_ERROR = 0.004
-"""What the law itself may be off at any one place, relative to the loss."""
+"""The error of the law itself, relative to the loss."""
 DELAY = 0.12
-"""How late the loss follows the learning rate, as a part of the run."""
+"""The delay with which the loss follows the learning rate, as a part of the run."""
 SMALLEST_PART = 0.1
-"""A forecast before this part of the run is worth little,"""
+"""The part of the run before which a forecast is doubtful."""
 LEARNT = 2 / 3
-"""and while the loss is above this part of where it began: what is learnt first goes faster,"""
+"""The loss, relative to the first, above which a forecast is doubtful: learning is still fast."""
 WIDEST = 0.06
-"""and so is one whose interval is wider than this part of it to each side,"""
+"""The half width of the interval relative to the loss above which a forecast is doubtful."""
 MISFIT = 3.0
-"""or whose law misses the bins by so many times what it may."""
+"""The misfit of the law in standard errors above which a forecast is doubtful."""
 QUANTILE = 1.645
+"""The half width of a 90% interval in standard deviations."""
 LONGER = (0.5, 2.0, 4.0)
-"""Multiples of the run's length of which is said what they would give."""
+"""The multiples of the run's length for which the loss is forecast too."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The loss at the end of a run."""
+    """The expected loss at the end of a run."""
 
     step: int
-    """The last step that was known."""
+    """The last known step."""
     loss: float
+    """The mean of the forecast."""
     low: float
+    """The lower end of the interval that holds the final loss with 90% probability."""
     high: float
-    """The true end lies between with 90% probability, where the law holds."""
+    """The upper end of that interval."""
     doubts: tuple[str, ...]
-    """Reasons not to trust it; none: it can be trusted."""
+    """The reasons not to trust the forecast; a forecast without any can be trusted."""
     longer: tuple[tuple[float, float], ...]
-    """(multiple of the run's length, loss), were it planned so, with its schedule stretched."""
+    """(multiple of the run's length, final loss) of runs with a stretched schedule."""
 
 
 def forecast(history: History, plan: Plan) -> Forecast | None:
-    """The forecast at the end of `history`; None before there is enough of it after the warm-up."""
+    """Returns the forecast at the end of a history; None where it has too few reports."""
     first = max(plan.warmup_end, FRESH * history.step)
     loss = history.loss.between(first, plan.total_steps)
     if len(loss) < 2 * NUM_BINS:
@@ -105,7 +107,7 @@ def forecast(history: History, plan: Plan) -> Forecast | None:
 
 
 def _doubts(history: History, plan: Plan, width: float, misfit: float) -> tuple[str, ...]:
-    """Why a forecast may be worth little."""
+    """Returns the reasons not to trust a forecast."""
     part = history.step / plan.total_steps
     loss = history.loss.values
     reasons = {
@@ -119,7 +121,7 @@ def _doubts(history: History, plan: Plan, width: float, misfit: float) -> tuple[
 
 @dataclass(frozen=True)
 class _Fit:
-    """The law for one alpha: E, A and B with their covariance."""
+    """The law for one alpha, with the means and the covariance of E, A and B."""
 
     alpha: float
     coefficients: np.ndarray
@@ -128,16 +130,16 @@ class _Fit:
     misfit: float
 
     def loss(self, row: np.ndarray) -> tuple[float, float]:
-        """Mean and variance of the loss where 1, S^-alpha and r are `row`."""
+        """Returns the mean and the variance of the loss where 1, S^-alpha and r are `row`."""
         return float(row @ self.coefficients), float(row @ self.covariance @ row)
 
 
 def _fit(
     rows: np.ndarray, alpha: float, values: np.ndarray, errors: np.ndarray, level: float
 ) -> _Fit:
-    """Bayes' rule for a linear model with normal priors and normal errors."""
+    """Returns the fit by Bayes' rule for a linear model with normal priors and errors."""
     means = level * np.array([FLOOR_PRIOR[0], 0.0, RATE_PRIOR[0]])
-    # A is whatever it must be: its prior is as wide as the whole loss at the first bin.
+    # The prior of A is as wide as the whole loss at the first bin, and so hardly restricts it.
     widths = level * np.array([FLOOR_PRIOR[1], 2.0 / rows[0, 1], RATE_PRIOR[1]])
     scaled, rest = rows / errors[:, None], (values - rows @ means) / errors
     precision = scaled.T @ scaled + np.diag(widths**-2.0)
@@ -159,17 +161,17 @@ def _fit(
 
 @dataclass(frozen=True)
 class _Law:
-    """What the learning rate of a plan enters the law as, over a grid of steps."""
+    """The terms of the law that follow from the learning rate of a plan, over a grid of steps."""
 
     total_steps: int
     steps: np.ndarray
     area: np.ndarray
-    """S, in steps at the peak."""
+    """The area S in steps at the peak."""
     rate: np.ndarray
-    """r, relative to the peak."""
+    """The delayed rate r relative to the peak."""
 
     def rows(self, alpha: float, steps: np.ndarray) -> np.ndarray:
-        """What multiplies E, A and B at some steps: float [n, 3]."""
+        """Returns the factors of E, A and B at some steps: float [n, 3]."""
         area, rate = (np.interp(steps, self.steps, x) for x in (self.area, self.rate))
         return np.stack([np.ones(len(steps)), area**-alpha, rate], axis=1)
 
@@ -189,18 +191,18 @@ def _law(plan: Plan) -> _Law:
 
 
 def _stretched(plan: Plan, factor: float) -> Plan:
-    """The plan of a run of another length: the same warm-up, and what follows it stretched."""
+    """Returns the plan of a run of another length: the schedule after the warm-up is stretched."""
     end, total = plan.warmup_end, round(factor * plan.total_steps)
     scale = (plan.total_steps - end) / max(total - end, 1)
 
     def learning_rate(steps: np.ndarray) -> np.ndarray:
         return plan.learning_rate(np.where(steps <= end, steps, end + (steps - end) * scale))
 
-    return Plan(total, plan.phases, learning_rate, plan.clip_norm)
+    return replace(plan, total_steps=total, learning_rate=learning_rate)
 
 
 def _bins(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over stretches that grow with the step: their middles, losses and standard errors."""
+    """Returns the mean steps, mean losses and standard errors of bins that grow with the step."""
     edges = np.geomspace(steps[0], steps[-1] + 1, NUM_BINS + 1)
     starts = np.unique(np.searchsorted(steps, edges[:-1]))
     parts = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(steps)], strict=True)]

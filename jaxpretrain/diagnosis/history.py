@@ -1,10 +1,8 @@
 """The history of a run: `metrics.jsonl` and `signals.jsonl` as columns.
 
-Lines that name the same values become rows of one array, block by block, so that a million steps
-are read in seconds. A torn last line, of a run that goes on or has crashed, is left out.
+Lines with the same names become rows of one array, block by block, so that a million steps are read
+in seconds. A torn last line, of a run that goes on or has crashed, is left out.
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Self
 
 import numpy as np
 
@@ -22,28 +20,28 @@ from jaxpretrain.storage.jsonl import bad_line, read_blocks
 
 @dataclass(frozen=True)
 class Series:
-    """One named value over the run, in the order of writing."""
+    """The values of one name over the run, in the order of writing."""
 
     steps: np.ndarray
-    """int64 [n]"""
+    """The steps: int64 [n]."""
     times: np.ndarray
-    """float64 [n], unix seconds"""
+    """The times in unix seconds: float64 [n]."""
     values: np.ndarray
-    """float64 [n], or [n, layers] from the bottom; what is not finite or not known is NaN"""
+    """The values: float64 [n], or [n, layers] from the bottom; NaN where not finite or unknown."""
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> Series:
-        return Series(self.steps[rows], self.times[rows], self.values[rows])
+    def __getitem__(self, rows: slice | np.ndarray) -> Self:
+        return type(self)(self.steps[rows], self.times[rows], self.values[rows])
 
-    def between(self, first: float, last: float) -> Series:
-        """The rows of steps first <= step <= last."""
+    def between(self, first: float, last: float) -> Self:
+        """Returns the rows with first <= step <= last."""
         return self[slice(*np.searchsorted(self.steps, [first, np.nextafter(last, np.inf)]))]
 
     @cached_property
-    def finite(self) -> Series:
-        """The rows whose values are numbers, all of them."""
+    def finite(self) -> Self:
+        """The rows whose values are all finite."""
         is_finite = np.isfinite(self.values)
         return self[np.asarray(is_finite.all(axis=tuple(range(1, is_finite.ndim))))]
 
@@ -53,7 +51,7 @@ EMPTY = Series(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 
 @dataclass(frozen=True)
 class History:
-    """All named values of a run."""
+    """The series of a run by their names."""
 
     series: Mapping[str, Series] = field(default_factory=dict)
 
@@ -61,84 +59,62 @@ class History:
         return self.series.get(name, EMPTY)
 
     def names(self, prefix: str = "", suffix: str = "") -> list[str]:
-        """Names that begin and end so, in order of appearance."""
+        """Returns the names with a prefix and a suffix, in the order of appearance."""
         return [n for n in self.series if n.startswith(prefix) and n.endswith(suffix)]
 
-    def until(self, step: float) -> History:
-        """What was known after `step`, its evaluation included."""
+    def last(self, name: str) -> float | None:
+        """Returns the last finite value of a name; None without one."""
+        values = self[name].finite.values
+        return float(values[-1]) if len(values) else None
+
+    def until(self, step: float) -> Self:
+        """Returns the history up to `step` and its evaluation."""
         cut = {name: series.between(0, step) for name, series in self.series.items()}
-        return History({name: series for name, series in cut.items() if len(series)})
+        return type(self)({name: series for name, series in cut.items() if len(series)})
 
     @property
     def loss(self) -> Series:
-        """The training loss where it is a number."""
+        """The training loss, without rows where it is not finite."""
         return self["train/loss"].finite
 
     @cached_property
     def step(self) -> int:
-        """The last step of which anything is known; 0 without any."""
+        """The last step with any value; 0 without one."""
         return max((int(s.steps[-1]) for s in self.series.values() if len(s)), default=0)
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """First and last time of any line, unix seconds."""
+        """The times of the first and the last line in unix seconds."""
         rows = [s.times for s in self.series.values() if len(s)]
         return (min(t[0] for t in rows), max(t[-1] for t in rows)) if rows else (0.0, 0.0)
 
     @cached_property
     def resumed(self) -> list[int]:
-        """The finished steps with which each session after the first began."""
+        """The number of finished steps at the start of each session but the first."""
         return [int(step) for step in self["run/num_devices"].steps[1:]]
 
     @cached_property
     def unit(self) -> str:
-        """What the run counts: "tokens" or "images"."""
+        """The name of the units: "tokens" or "images"."""
         return "images" if "train/images" in self.series else "tokens"
 
 
-def read_history(path: Path) -> History:
-    """The history in a `metrics.jsonl`, and in the `signals.jsonl` beside it where there is one.
-
-    Raises:
-      InputError: no such file, or a line that is complete and yet not a metrics line.
-    """
-    if not path.exists():
-        raise InputError(f"{path} does not exist: no run has written metrics there")
-    columns = Columns()
-    for file in (path, path.with_name("signals.jsonl")):
-        if file.exists():
-            _read(file, columns)
-    return columns.history()
-
-
-def _read(path: Path, columns: Columns) -> None:
-    for first, records in read_blocks(path):
-        try:
-            columns.add(records)
-        except ValueError:  # of a line that is found by taking them one by one
-            for number, record in enumerate(records, start=first):
-                try:
-                    columns.add([record])
-                except ValueError as error:
-                    raise bad_line(path, number, str(error)) from None
-
-
-class Columns:
-    """Gathers records, which have "step" and "time", into a `History`."""
+class _Columns:
+    """Collects records with "step" and "time" into a `History`."""
 
     def __init__(self) -> None:
         self._num_records = 0
         self._pieces: dict[str, list[tuple[np.ndarray, ...]]] = {}
         self._lengths: dict[str, int] = {}
 
-    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, records: Iterable[Mapping[str, object]]) -> None:
         """Adds records in order, or none of them.
 
         Raises:
-          ValueError: a record has no "step" or "time", or a value is not a number; of layers: not a
-            list of numbers, as long as all under its name.
+          ValueError: a record has no "step" or "time", a value is not a number, or the value of
+            layers is not a list of numbers of the same length as before.
         """
-        groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+        groups: dict[tuple[str, ...], list[tuple[object, ...]]] = {}
         number = self._num_records
         for number, record in enumerate(records, start=self._num_records + 1):
             groups.setdefault(tuple(record), []).append((number, *record.values()))
@@ -157,7 +133,7 @@ class Columns:
             self._pieces.setdefault(name, []).append(piece)
 
     def history(self) -> History:
-        """What was gathered."""
+        """Returns the history of all records."""
         series = {}
         for name, pieces in self._pieces.items():
             numbers, steps, times, values = map(np.concatenate, zip(*pieces, strict=True))
@@ -167,10 +143,32 @@ class Columns:
         return History(series)
 
 
-def _column(name: str, values: Sequence[Any], lengths: dict[str, int]) -> np.ndarray:
-    """The values as float64 [n] or, of layers, [n, layers]; None becomes NaN.
+def read_history(path: Path) -> History:
+    """Returns the history in a `metrics.jsonl` and the `signals.jsonl` beside it, if there is one.
 
-    `lengths` has the number of layers under each name; that of a new one is noted.
+    Raises:
+      InputError: the file is missing, or a complete line is no line of metrics.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist: no run has written metrics there")
+    columns = _Columns()
+    for file in (path, path.with_name("signals.jsonl")):
+        for first, records in read_blocks(file):
+            try:
+                columns.add(records)
+            except ValueError:  # one line is wrong: adding them one by one finds it
+                for number, record in enumerate(records, start=first):
+                    try:
+                        columns.add([record])
+                    except ValueError as error:
+                        raise bad_line(file, number, str(error)) from None
+    return columns.history()
+
+
+def _column(name: str, values: Sequence[object], lengths: dict[str, int]) -> np.ndarray:
+    """Returns the values as float64 [n] or, of layers, [n, layers]; None becomes NaN.
+
+    `lengths` holds the number of layers of each name and gets that of a new name.
     """
     scalars, wanted = values, "a number"
     if name.startswith("signals/") and "blocks" in name.split("/"):

@@ -1,9 +1,8 @@
-"""What a run is meant to do, as far as judging it needs that."""
+"""The plan of a run, by which it is judged: its length and its learning rate."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +11,10 @@ from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import Phases
+from jaxpretrain.storage.run_documents import Document
 
 TABLE = 16_384
-"""Steps at which a schedule is asked; between them it is a straight line."""
+"""The number of steps at which a schedule is tabulated; between them it is a straight line."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class Plan:
     total_steps: int
     phases: Phases
     learning_rate: Callable[[np.ndarray], np.ndarray]
-    """Of update numbers, counted from 1, which may be fractions."""
+    """The learning rates of update numbers, which count from 1 and may be fractions."""
     clip_norm: float | None = None
-    """Gradient norm above which gradients are scaled down."""
+    """The gradient norm above which gradients are scaled down; None never does."""
     batch_changes: tuple[int, ...] = ()
-    """Finished steps at which the batch changes by plan: the ends of stages."""
+    """The steps with which stages end, after which the batch changes by plan."""
 
     @property
     def warmup_end(self) -> int:
-        """The step with which the first warm-up ends; 0 without one."""
+        """The step with which the first warm-up ends; 0 without a warm-up."""
         names = [name for name, _ in self.phases]
         if "warmup" not in names[:-1]:
             return 0
         return self.phases[names.index("warmup") + 1][1]
 
     def phase(self, step: int) -> str:
-        """The phase after `step` finished steps; "" where none is known."""
+        """Returns the phase after `step` finished steps; "" where it is not known."""
         return next((name for name, first in reversed(self.phases) if first <= step), "")
 
 
@@ -48,7 +48,7 @@ def plan_of(
 ) -> Plan:
     """Returns the plan of a resolved optimizer config, in a run whose stages end with those steps.
 
-    The schedule is tabulated once: asking it again and again would keep the devices busy.
+    The schedule is tabulated once: its evaluation occupies the devices.
     """
     phases = optim.schedule.phases(total_steps)
     kinks = [step + offset for _, step in phases for offset in (-1, 0, 1)]
@@ -67,7 +67,7 @@ def plan_of(
 
 @dataclass(frozen=True)
 class _Planned:
-    """The part of an experiment that a plan comes from; the rest may be of another version."""
+    """The part of an experiment that a plan needs; the rest may be of another version."""
 
     optim: OptimizerChoice
 
@@ -84,8 +84,8 @@ class _PlannedTrain:
     stages: tuple[_PlannedStage, ...] = ()
 
 
-def plan_in(document: Mapping[str, Any], history: History) -> Plan:
-    """The plan in an `experiment.json`, or one from the history where it cannot be read."""
+def plan_in(document: Document, history: History) -> Plan:
+    """Returns the plan in an `experiment.json`, or a guess where it cannot be read."""
     try:
         config = document["config"]
         planned = from_dict(_Planned, {"optim": config["optim"]})
@@ -97,7 +97,7 @@ def plan_in(document: Mapping[str, Any], history: History) -> Plan:
 
 
 def plan_from(history: History) -> Plan:
-    """The best guess at a plan that is not known: the run ends here, at the rates it had."""
+    """Returns a guess at an unknown plan: the run ends here, with the learning rates it had."""
     rates = history["train/learning_rate"].finite
     steps, values = (rates.steps, rates.values) if len(rates) else ([0.0], [0.0])
     return Plan(history.step, [], lambda x: np.interp(x, steps, values))

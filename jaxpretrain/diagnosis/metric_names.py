@@ -1,6 +1,4 @@
-"""Which of a run's metrics are what: evaluation sets, tasks, and which way they improve."""
-
-from __future__ import annotations
+"""The names of metrics: evaluation sets, tasks, and the direction of improvement."""
 
 import math
 
@@ -9,11 +7,11 @@ from jaxpretrain.diagnosis.statistics import trend
 
 _LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "bpb", "error")
 _STDERR = "_stderr"
-_UNTRAINED = "_random_init"  # of an encoder that never learns; there to compare with
+_UNTRAINED = "_random_init"  # metrics of an untrained encoder, for comparison
 
 
 def perplexity(loss: float) -> float:
-    """The perplexity of a loss in nats a token; infinite where no float holds it."""
+    """Returns the perplexity of a loss in nats a token; infinite where no float holds it."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -21,30 +19,31 @@ def perplexity(loss: float) -> float:
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a metric such as `eval/sotu/loss` improves when it falls."""
+    """Returns whether a metric such as `eval/sotu/loss` improves when it falls."""
     return name.rpartition("/")[2].endswith(_LOWER_IS_BETTER)
 
 
 def evaluation_sets(history: History) -> list[str]:
-    """Sets with a loss: `sotu` where there is `eval/sotu/loss`."""
+    """Returns the evaluation sets that have a loss, such as `sotu` of `eval/sotu/loss`."""
     return [name.split("/", 1)[1][: -len("/loss")] for name in history.names("eval/", "/loss")]
 
 
 def task_metrics(history: History) -> list[str]:
-    """Names of the metrics that come with a standard error, such as `eval/arc_easy/accuracy`."""
+    """Returns the names of metrics with a standard error, such as `eval/arc_easy/accuracy`."""
     names = [name[: -len(_STDERR)] for name in history.names("eval/", _STDERR)]
     return [name for name in names if not name.endswith(_UNTRAINED)]
 
 
 def standard_error(name: str) -> str:
-    """The name of the standard error of a metric."""
+    """Returns the name of the standard error of a metric."""
     return name + _STDERR
 
 
 def improvements(history: History, first: float) -> dict[str, float]:
-    """Evaluation curve -> probability of so good a trend since step `first`, were there none.
+    """Returns for each evaluation curve the probability of its trend if there is none.
 
-    Curves of fewer than four points since then say nothing and are left out.
+    The trend is that since step `first`; curves with fewer than four points since then are left
+    out.
     """
     found = {}
     for name in history.names("eval/"):

@@ -1,7 +1,5 @@
 """The findings that a watch would have made on the way, for a report about the whole run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

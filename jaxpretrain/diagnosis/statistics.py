@@ -1,7 +1,5 @@
 """Statistics of noisy curves: robust noise, trends with their errors, levels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from types import ModuleType
 

@@ -4,12 +4,11 @@ Memory is bounded: long histories lose every second one of their older rows, whi
 of single rows as it is. Time is bounded too: judging takes at most a hundredth of it.
 """
 
-from __future__ import annotations
-
 import time
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -144,7 +143,7 @@ class _Column:
         self._shape: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, series: Series) -> _Column:
+    def of(cls, series: Series) -> Self:
         column = cls()
         for row in zip(series.steps, series.times, series.values, strict=True):
             column.append(*row)

@@ -4,8 +4,6 @@ A terminal shows one line that is redrawn in place; a file or a pipe gets a plai
 report. Standard output stays free for `--json`.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import sys

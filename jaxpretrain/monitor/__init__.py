@@ -1,1 +1,1 @@
-"""Watching a run: where metrics go, how long things take, what the terminal shows."""
+"""The monitoring of a run: metrics to files and the terminal, traces, hosts compared."""

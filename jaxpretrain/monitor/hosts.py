@@ -1,12 +1,10 @@
-"""Which process of a run the others wait for.
+"""The comparison of a run's processes, which finds one that the others wait for.
 
-All devices work in step, so a slow host makes every step slow, in all processes alike. What differs
-is the time that a process spends on its own, reading data and handing steps to its devices, while
-the others already wait for theirs. Each process tells that time now and then, and the first one
-reads what has been told: nobody waits for anybody.
+All devices work in step, so a slow host makes every step slow in all processes. What differs is the
+time that a process spends on its own, reading data and handing steps to its devices, while the
+others already wait for theirs. Each process publishes that time now and then, and the first one
+reads what is published. No process waits for another.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable
@@ -17,15 +15,15 @@ from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.parallel import distributed
 
 SECONDS_APART = 10.0
-"""Telling and reading take milliseconds: so often they are nothing."""
+"""The fewest seconds between two comparisons; one takes milliseconds."""
 
 
 class Hosts:
     """Compares the processes of a run.
 
     Args:
-      clock: of this process.
-      now: seconds.
+      clock: the clock of this process.
+      now: a clock of seconds.
     """
 
     def __init__(self, clock: Clock, now: Callable[[], float] = time.monotonic) -> None:
@@ -34,10 +32,10 @@ class Hosts:
         self._last: tuple[int, float, float, float] | None = None
 
     def compare(self, step: int) -> dict[str, float]:
-        """`perf/slowest_host` and `perf/host_spread`; most of the time, and for one alone, nothing.
+        """Returns `perf/slowest_host` and `perf/host_spread`, or nothing between two comparisons.
 
-        The spread is what the slowest process spends on its own beyond what is usual, as a part of
-        the time of a step.
+        The spread is the time that the slowest process spends on its own beyond the usual time,
+        relative to a step. A single process is never compared.
         """
         if not distributed.has_others():
             return {}
@@ -56,7 +54,12 @@ class Hosts:
 
 
 def spread(own: dict[int, float], step_seconds: float) -> dict[str, float]:
-    """The metrics, from the own seconds of a step in each process and those of a whole step."""
+    """Returns the metrics.
+
+    Args:
+      own: the seconds of a step that each process spends on its own.
+      step_seconds: the seconds of a whole step.
+    """
     slowest = max(own, key=lambda host: own[host])
     others = [seconds for host, seconds in own.items() if host != slowest]
     if not others:

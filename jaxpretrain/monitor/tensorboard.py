@@ -1,11 +1,9 @@
-"""TensorBoard event files: written through CLU, on a thread of their own, and cut.
+"""TensorBoard event files: CLU writes them on a thread of their own, and a resume cuts them.
 
-`clu.metric_writers` imports TensorFlow, which takes 4 to 16 seconds. So both are imported on the
-writing thread, at the first thing to write, while training goes on; what is written meanwhile
-waits in a queue. The thread never ends a run: whatever goes wrong in it is one warning.
+`clu.metric_writers` imports TensorFlow, which takes 4 to 16 seconds. So the writing thread imports
+both at the first call, while training goes on; what is written meanwhile waits in a queue. The
+thread never ends a run: any failure in it becomes one warning.
 """
-
-from __future__ import annotations
 
 import contextlib
 import os
@@ -14,15 +12,15 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 
 class TensorBoard:
     """Calls the methods of a CLU metric writer in order, on a background thread.
 
     Args:
-      logdir: folder of the event files.
-      message: shows the user one line of text; called from the thread too.
+      logdir: the folder of the event files.
+      message: shows the user one line of text; the thread calls it too.
       make_writer: builds the writer for `logdir`, on the thread.
     """
 
@@ -30,16 +28,16 @@ class TensorBoard:
         self,
         logdir: Path,
         message: Callable[[str], None],
-        make_writer: Callable[[Path], Any] | None = None,
+        make_writer: Callable[[Path], object] | None = None,
     ) -> None:
         self._logdir = logdir
         self._message = message
         self._make_writer = make_writer or _summary_writer
-        self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[str, tuple[object, ...]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._failed = threading.Event()
 
-    def call(self, method: str, *args: Any) -> None:
+    def call(self, method: str, *args: object) -> None:
         """Queues `writer.method(*args)`; returns at once. Does nothing after a failure."""
         if self._failed.is_set():
             return
@@ -50,7 +48,10 @@ class TensorBoard:
             self._thread.start()
 
     def close(self, patience: float = 2.0, timeout: float = 120.0) -> None:
-        """Waits until all is in the files, `timeout` seconds at most; says so after `patience`."""
+        """Waits until everything is written, for `timeout` seconds at most.
+
+        A message says so after `patience` seconds.
+        """
         if self._thread is None:
             return
         self._calls.put(("close", ()))
@@ -73,7 +74,7 @@ class TensorBoard:
                 getattr(writer, method)(*args)
         except ImportError as error:
             self._fail(f"no TensorBoard event files: {error}; metrics.jsonl has all scalars")
-        except Exception as error:  # nothing that can happen here is worth the run
+        except Exception as error:  # no failure here may end the run
             self._fail(f"TensorBoard event files end here: {type(error).__name__}: {error}")
 
     def _fail(self, reason: str) -> None:
@@ -81,15 +82,15 @@ class TensorBoard:
         self._message("warning: " + " ".join(reason.split()))
 
 
-def _summary_writer(logdir: Path) -> Any:
-    # TensorFlow greets with lines about oneDNN and CPU instructions. What the user set stays;
-    # "1" is also JAX's choice, and higher would hide warnings of XLA.
+def _summary_writer(logdir: Path) -> object:
+    # TensorFlow begins with lines about oneDNN and CPU instructions. Settings of the user stay; "1"
+    # is also JAX's choice, and a higher level would hide warnings of XLA.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
-    # TensorFlow would take most of each GPU's memory. It refuses when it already runs, which
-    # means that somebody has used it, and decided on its devices, before.
+    # TensorFlow would take most of each GPU's memory. It refuses where the process has used it
+    # before; its devices are chosen then.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
     from clu import metric_writers
@@ -98,17 +99,17 @@ def _summary_writer(logdir: Path) -> Any:
 
 
 def drop_events_after(logdir: Path, step: int | None) -> None:
-    """Removes the events above `step` from the event files, all of them where it is None.
+    """Removes the events above `step` from the event files; None removes the files.
 
-    TensorBoard would show these steps twice once they have been done again: a mark of a restart
+    Otherwise TensorBoard would show these steps twice after they are repeated: a mark of a restart
     (`SessionLog.START`) does not hide them in all of its readers. Files are copied record by
-    record; one that has no such events stays as it is.
+    record; a file without such events stays as it is.
     """
     for path in sorted(logdir.glob("events.out.tfevents.*")):
         if step is None:
             path.unlink()
         elif any(_step_of(event) > step for _, event in _records(path)):
-            # A name that TensorBoard does not look at.
+            # TensorBoard ignores files of this name.
             temporary = path.with_name(f".{os.getpid()}.tmp")
             try:
                 with temporary.open("wb") as file:
@@ -123,7 +124,7 @@ def drop_events_after(logdir: Path, step: int | None) -> None:
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """(whole record, its event) of an event file up to its end or a torn record.
+    """Yields each record of an event file and its event, up to the end or a torn record.
 
     A record is the length of the event in 8 bytes, 4 bytes of checksum, the event, 4 of checksum.
     """
@@ -137,13 +138,13 @@ def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _read(file: BinaryIO, length: int) -> bytes | None:
-    """The next bytes; None where there are not so many."""
+    """Returns the next bytes; None where the file has fewer."""
     left = os.fstat(file.fileno()).st_size - file.tell()
     return file.read(length) if length <= left else None
 
 
 def _step_of(event: bytes) -> int:
-    """The step of a serialized `Event`: its second field, after the time; 0 is left out."""
+    """Returns the step of a serialized `Event`: the second field, after the time; 0 is left out."""
     place = 9 if event[:1] == b"\x09" else 0
     if event[place : place + 1] != b"\x10":
         return 0

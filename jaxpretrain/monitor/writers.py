@@ -1,15 +1,9 @@
-"""Where the results of a run go: numbers to `metrics.jsonl`, those of single layers to
-`signals.jsonl`, texts to `samples.jsonl`, pictures to PNG files, and all of it to TensorBoard event
-files if wanted.
-"""
-
-from __future__ import annotations
+"""The files of a run's results: numbers, signals of layers, texts, pictures, TensorBoard events."""
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, Self
 
 import numpy as np
 
@@ -17,57 +11,62 @@ from jaxpretrain.monitor.pictures import write_pictures
 from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
 from jaxpretrain.storage.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 
+FileName = Literal["metrics", "signals", "samples"]
+"""The names of the `.jsonl` files: numbers, numbers of single layers, texts."""
+
 
 class Writers:
-    """Writes a run's metrics; no method waits for more than one line of `metrics.jsonl`.
+    """Writes a run's results; no method waits for more than one line of a file.
 
-    Monitoring never ends a run: trouble becomes one warning. Without `jsonl` and `tensorboard`
-    every method does nothing, which is what the processes other than the first need.
+    A failure never ends the run: it becomes one warning. Without files and TensorBoard the methods
+    do nothing, as in all processes but the first.
+
+    Args:
+      message: shows the user one line of text; it is called from other threads too.
+      files: the `.jsonl` files by name.
+      pictures: the folder that gets the folder of pictures.
+      tensorboard: the event files.
     """
 
     def __init__(
         self,
-        jsonl: JsonlWriter | None,
-        tensorboard: TensorBoard | None,
         message: Callable[[str], None],
+        files: Mapping[FileName, JsonlWriter] | None = None,
         pictures: Path | None = None,
-        samples: JsonlWriter | None = None,
-        signals: JsonlWriter | None = None,
+        tensorboard: TensorBoard | None = None,
     ) -> None:
-        self._pictures = pictures
-        self._signals = signals
-        self._samples = samples
-        self._jsonl = jsonl
-        self._tensorboard = tensorboard
         self._message = message
+        self._files = files or {}
+        self._pictures = pictures
+        self._tensorboard = tensorboard
         self._has_warned = False
 
-    def __enter__(self) -> Writers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    def scalars(self, step: int, scalars: Mapping[str, object]) -> None:
         """Writes numbers of Python, numpy or JAX.
 
-        None (unknown) is null in `metrics.jsonl`, as NaN and infinite numbers are, and absent from
-        TensorBoard, whose numbers are float32: what is larger is infinite there.
+        `metrics.jsonl` has null for None, which is unknown, for NaN and for infinite numbers.
+        TensorBoard has no None, and its numbers are float32: larger ones are infinite there.
         """
-        if self._jsonl is None and self._tensorboard is None:
+        if not self._files and self._tensorboard is None:
             return
         numbers = {name: to_number(value) for name, value in scalars.items()}
-        self._write(self._jsonl, step, numbers)
+        self._write("metrics", step, numbers)
         with np.errstate(over="ignore"):
             known = {name: np.float32(x) for name, x in numbers.items() if x is not None}
         self._show("write_scalars", step, known)
 
     def signals(self, step: int, signals: Mapping[str, np.ndarray]) -> None:
-        """Writes a number for each layer, [layers]; in TensorBoard, how they are spread.
+        """Writes arrays with a number for each layer, [layers]; TensorBoard gets histograms.
 
-        TensorBoard groups by the beginning of a name, which there is that of the quantity.
+        TensorBoard groups them by the beginnings of their names, which are the quantities.
         """
-        self._write(self._signals, step, {name: to_numbers(x) for name, x in signals.items()})
+        self._write("signals", step, {name: to_numbers(x) for name, x in signals.items()})
         spread = {
             name.removeprefix("signals/"): known
             for name, x in signals.items()
@@ -76,12 +75,12 @@ class Writers:
         self._show("write_histograms", step, spread)
 
     def texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Keeps texts, and shows them in TensorBoard."""
-        self._write(self._samples, step, texts)
+        """Writes texts."""
+        self._write("samples", step, texts)
         self._show("write_texts", step, dict(texts))
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Keeps pictures and shows them in TensorBoard: name -> uint8 (height, width, channels)."""
+        """Writes pictures, uint8 [height, width, channels], by their names."""
         if self._pictures is not None:
             try:
                 write_pictures(self._pictures, step, images)
@@ -89,72 +88,58 @@ class Writers:
                 self._message(f"warning: the pictures of step {step} are not kept: {error}")
         self._show("write_images", step, dict(images))
 
-    def hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Shows a nested configuration in TensorBoard, under names such as `optim.peak`."""
-        # TensorBoard takes text, numbers and booleans alone: through JSON, the rest is its text.
+    def hparams(self, hparams: Mapping[str, object]) -> None:
+        """Shows a nested config in TensorBoard, under names such as `optim.peak`."""
+        # TensorBoard takes only text, numbers and booleans: JSON makes everything else a text.
         self._show("write_hparams", json.loads(json.dumps(dict(hparams), default=str)))
 
-    def flush(self) -> None:
-        """Has what was written so far appear in TensorBoard soon, rather than in two minutes."""
-        self._show("flush")
-
     def close(self) -> None:
-        """Completes all files; waits for TensorFlow's import when that is still under way."""
-        for file in (self._jsonl, self._samples, self._signals):
-            if file is not None:
-                file.close()
+        """Completes all files; waits for TensorFlow's import where that is still under way."""
+        for file in self._files.values():
+            file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _write(self, file: JsonlWriter | None, step: int, values: Mapping[str, Any]) -> None:
-        """Writes a line; the first failure of all is a warning."""
+    def _write(self, name: FileName, step: int, values: Mapping[str, object]) -> None:
+        """Writes a line; the first failure of all becomes a warning."""
         try:
-            if file is not None:
-                file.write(step, values)
+            if name in self._files:
+                self._files[name].write(step, values)
         except OSError as error:
             if not self._has_warned:
-                self._message(f"warning: metrics.jsonl misses lines from step {step} on: {error}")
+                self._message(f"warning: {name}.jsonl misses lines from step {step} on: {error}")
             self._has_warned = True
 
-    def _show(self, method: str, *args: Any) -> None:
+    def _show(self, method: str, *args: object) -> None:
         if self._tensorboard is not None:
             self._tensorboard.call(method, *args)
 
 
 def open_writers(
     workdir: Path,
+    message: Callable[[str], None],
     *,
     resume_step: int | None,
     tensorboard: bool,
-    is_primary: bool = True,
-    message: Callable[[str], None] | None = None,
 ) -> Writers:
-    """The writers of the run in `workdir`.
+    """Returns the writers of the run in a folder.
 
     Args:
-      workdir: gets `metrics.jsonl`, `signals.jsonl`, `samples.jsonl`, `pictures/` and the event
-        files.
-      resume_step: step of the restored checkpoint: what these files have of later ones is dropped.
-        None starts anew, without those of an attempt that never saved.
-      tensorboard: also write event files. Costs nothing at start, see `tensorboard.py`.
-      is_primary: only this process writes.
-      message: shows the user one line of text, also from another thread, such as
-        `Progress.message`; standard error by default.
+      workdir: the folder, which gets the `.jsonl` files, `pictures/` and the event files.
+      message: shows the user one line of text; it is called from other threads too.
+      resume_step: the step of the restored checkpoint, after which the lines and events of these
+        files are dropped. None drops all, which an attempt without a checkpoint has left.
+      tensorboard: writes event files too. That costs nothing at the start: see `tensorboard.py`.
     """
-    message = message or _print_on_stderr
-    if not is_primary:
-        return Writers(None, None, message)
-    paths = [workdir / f"{name}.jsonl" for name in ("metrics", "samples", "signals")]
-    for path in paths:
+    names: tuple[FileName, ...] = ("metrics", "signals", "samples")
+    files: dict[FileName, JsonlWriter] = {}
+    for name in names:
+        path = workdir / f"{name}.jsonl"
         if resume_step is None:
             path.unlink(missing_ok=True)
         else:
             drop_after(path, resume_step)
+        files[name] = JsonlWriter(path)
     drop_events_after(workdir, resume_step)
     events = TensorBoard(workdir, message) if tensorboard else None
-    metrics, samples, signals = map(JsonlWriter, paths)
-    return Writers(metrics, events, message, workdir, samples, signals)
-
-
-def _print_on_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    return Writers(message, files, workdir, events)

@@ -1,19 +1,16 @@
-"""Charts of single layers: maps of layers by steps, and what lies outside of the layers."""
-
-from __future__ import annotations
+"""The charts of layers: maps of layers by steps, and curves of the parts outside of layers."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
-from jaxpretrain.reports.charts import Chart, line
+from jaxpretrain.reports.charts import Chart, Json, line
 from jaxpretrain.reports.points import numbers
 from jaxpretrain.reports.runs import Run
 
 COLUMNS = 200
-"""Steps of a map at most."""
+"""The largest number of steps of a map."""
 _TITLES = {
     "grad_norm": "Gradient norm",
     "param_norm": "Weight norm",
@@ -25,7 +22,7 @@ _STACK = "blocks"
 
 
 def layer_charts(runs: Sequence[Run]) -> list[Chart]:
-    """What signals the runs have, of whole layers and of parts outside of them."""
+    """Returns the charts of all signals of the runs."""
     return [chart for chart in [*_maps(runs), *_outside(runs)] if chart.traces]
 
 
@@ -41,12 +38,13 @@ def _maps(runs: Sequence[Run]) -> list[Chart]:
                 trace, layout = _map(run.history[name])
                 note = "Bottom layer below; colours are logarithmic."
                 key = f"layers_{len(made)}"
-                made.append(Chart(key, f"{title} by {where}{of}", note, [trace], layout, (name,)))
+                name_of = f"{title} by {where}{of}"
+                made.append(Chart(key, name_of, [trace], layout, (name,), note))
     return made
 
 
-def _map(series: Series) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The largest value of each stretch of steps, by layer."""
+def _map(series: Series) -> tuple[Json, Json]:
+    """Returns the trace and the layout of a map: the largest value of each stretch, by layer."""
     starts = np.unique(np.linspace(0, len(series), COLUMNS + 1).astype(int)[:-1])
     highest = np.fmax.reduceat(series.values, starts, axis=0).T
     smallest = np.min(highest, where=highest > 0, initial=np.inf)
@@ -72,7 +70,7 @@ def _map(series: Series) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _ticks(lowest: float, highest: float) -> list[float]:
-    """Round numbers whose powers of ten lie between these; the ends where there is none such."""
+    """Returns round numbers between two powers of ten; the ends where there are fewer than two."""
     if not np.isfinite(highest):
         return []
     digits = (1, 2, 5) if highest - lowest < 3 else (1,)
@@ -83,7 +81,7 @@ def _ticks(lowest: float, highest: float) -> list[float]:
 
 
 def _outside(runs: Sequence[Run]) -> list[Chart]:
-    """Embedding, head and norms, a curve each."""
+    """Returns charts of the embedding, the head and the norms, with a curve for each."""
     made = []
     for quantity, title in _TITLES.items():
         traces, names = [], []
@@ -96,8 +94,6 @@ def _outside(runs: Sequence[Run]) -> list[Chart]:
                 traces.append(line(label, run.history[name], len(traces), points=600))
                 names.append(name)
         layout = {"yaxis": {"type": "log", "exponentformat": "e"}}
-        made.append(
-            Chart(f"outside_{quantity}", f"{title} outside of layers", "", traces, layout,
-                  tuple(names))
-        )  # fmt: skip
+        key, name_of = f"outside_{quantity}", f"{title} outside of layers"
+        made.append(Chart(key, name_of, traces, layout, tuple(names)))
     return made

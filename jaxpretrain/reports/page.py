@@ -1,6 +1,4 @@
-"""The page: sections put together with their style, their figures and the plotting library."""
-
-from __future__ import annotations
+"""The HTML page: the sections with their style, their figures and the plotting library."""
 
 import base64
 import json
@@ -9,20 +7,23 @@ from datetime import datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+
+from plotly.offline import get_plotlyjs
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.monitor.pictures import FOLDER
 from jaxpretrain.reports import words
-from jaxpretrain.reports.charts import Chart, charts
+from jaxpretrain.reports.charts import Chart, Json, charts
 from jaxpretrain.reports.layers import layer_charts
 from jaxpretrain.reports.planned import planned
 from jaxpretrain.reports.runs import Run, read_run
 from jaxpretrain.storage.files import write_atomically
 
 MOST_PICTURES = 24
+"""The largest number of pictures."""
 MOST_PICTURE_BYTES = 4_000_000
-# Nothing is fetched, whatever a name in a file contains.
+"""The largest size of all pictures together."""
+# The browser fetches nothing, whatever a name in a file contains.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
@@ -50,15 +51,18 @@ def write_report(workdirs: Sequence[Path], output: Path | None) -> list[str]:
 
 
 def page(runs: Sequence[Run], workdirs: Sequence[Path]) -> str:
-    """The HTML document about some runs, the first of which is what it is mainly about."""
+    """Returns the HTML document about some runs, mainly about the first."""
     curves, layers = charts(runs), layer_charts(runs)
     made = [*curves, *layers]
-    figures = {chart.key: _figure(chart) for chart in made} | _hours(runs)
-    title = ", ".join(run.name for run in runs)
+    figures = {
+        chart.key: {"traces": chart.traces, "layout": chart.layout, "linked": True}
+        for chart in made
+    }
+    title, read = ", ".join(run.name for run in runs), datetime.fromtimestamp(runs[0].now)
     body = "".join(
         [
             f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">{_source(runs)}</p>',
+            f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>',
             *(_summary(run, len(runs) > 1) for run in runs),
             _grid("Curves", curves),
             _grid("Layers", layers),
@@ -74,12 +78,10 @@ def page(runs: Sequence[Run], workdirs: Sequence[Path]) -> str:
             "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>",
         ]
     )
-    return _document(title, body, figures)
+    return _document(title, body, figures | {"hours": _hours(runs)})
 
 
-def _document(title: str, body: str, figures: dict[str, Any]) -> str:
-    from plotly.offline import get_plotlyjs  # takes half a second, and only reports need it
-
+def _document(title: str, body: str, figures: Json) -> str:
     assets = files("jaxpretrain.reports") / "assets"
     # "<" would end a script early, were it part of "</script>".
     data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -100,18 +102,13 @@ def _document(title: str, body: str, figures: dict[str, Any]) -> str:
     )
 
 
-def _source(runs: Sequence[Run]) -> str:
-    read = datetime.fromtimestamp(runs[0].now)
-    return f"Read {read:%Y-%m-%d %H:%M}. Steps count finished updates."
-
-
 def _summary(run: Run, has_others: bool) -> str:
     name = f"<h2>{escape(run.name)}</h2>" if has_others else ""
     return name + words.verdict(run) + words.cards(run)
 
 
 def _section(title: str, parts: list[tuple[Run, str]]) -> str:
-    """A heading with what there is to say of each run; nothing where that is nothing."""
+    """Returns a heading with the text about each run; "" where all texts are empty."""
     shown = [(run, text) for run, text in parts if text]
     if not shown:
         return ""
@@ -120,18 +117,14 @@ def _section(title: str, parts: list[tuple[Run, str]]) -> str:
     return f"<h2>{title}</h2>" + "".join(f"<h3>{escape(r.name)}</h3>{t}" for r, t in shown)
 
 
-def _figure(chart: Chart) -> dict[str, Any]:
-    return {"traces": chart.traces, "layout": chart.layout, "linked": True}
-
-
 def _grid(title: str, shown: Sequence[Chart]) -> str:
-    """A heading with charts side by side; nothing without any."""
+    """Returns a heading with charts side by side; "" without any."""
     places = "".join(_place(chart, wide=chart.key == "loss") for chart in shown)
     return f'<h2>{title}</h2><div class="charts">{places}</div>' if shown else ""
 
 
 def _place(chart: Chart, *, wide: bool) -> str:
-    """Where a chart will be drawn."""
+    """Returns the place of a chart, with its title and its buttons."""
     is_map = any(trace["type"] == "heatmap" for trace in chart.traces)
     axes = () if is_map else (("xaxis", "steps"), ("yaxis", "values"))
     buttons = "".join(
@@ -148,8 +141,8 @@ def _place(chart: Chart, *, wide: bool) -> str:
     )
 
 
-def _hours(runs: Sequence[Run]) -> dict[str, Any]:
-    """Where the hours went, a bar for each run."""
+def _hours(runs: Sequence[Run]) -> Json:
+    """Returns the figure of the hours of each part, with a bar for each run."""
     parts = {run.name: dict(words.hours(run)) for run in runs}
     names = dict.fromkeys(name for of in parts.values() for name, seconds in of.items() if seconds)
     traces = [
@@ -167,11 +160,11 @@ def _hours(runs: Sequence[Run]) -> dict[str, Any]:
         "legend": {"orientation": "h", "y": -0.3, "traceorder": "normal"},
         "yaxis": {"automargin": True},
     }  # fmt: skip
-    return {"hours": {"traces": traces, "layout": layout, "linked": False}}
+    return {"traces": traces, "layout": layout, "linked": False}
 
 
 def _pictures(workdir: Path) -> str:
-    """The latest pictures under each name, and the first, so that progress shows."""
+    """Returns the latest picture of each name beside the first, which shows the progress."""
     shown, size = [], 0
     folder = workdir / FOLDER
     for place in sorted({path.parent for path in folder.rglob("*.png")}):

@@ -1,4 +1,4 @@
-"""What was to be expected of a run, beside what came: memory, speed, time."""
+"""The plan of a run beside the measured memory, speed and time."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from jaxpretrain.reports.words import table
 
 
 def planned(run: Run) -> str:
-    """Tables of the step's memory and, with a `plan.json`, of what it said; "" without either."""
+    """Returns tables of the step's memory and of the numbers in `plan.json`; "" without either."""
     memory = run.document.get("memory") or {}
     parts = [[name, f"{size / GIB:.2f}"] for name, size in memory.items()]
     if parts:
@@ -19,7 +19,7 @@ def planned(run: Run) -> str:
         parts += [
             [f"most that was held on the {place}", f"{peak:.2f}"]
             for place in ("device", "host")
-            if (peak := _last(run, f"perf/{place}_memory_gib")) is not None
+            if (peak := run.history.last(f"perf/{place}_memory_gib")) is not None
         ]
     shown = table(["memory of the compiled step", "GiB a device"], parts) if parts else ""
     rows = list(_compared(run))
@@ -27,7 +27,7 @@ def planned(run: Run) -> str:
 
 
 def _compared(run: Run) -> Iterator[list[str]]:
-    """What the plan said and what came."""
+    """Yields rows of a name, the planned and the measured number."""
     unit = run.history.unit
     before, name = run.planned, f"{unit}_per_second"
     if rate := before.get(name):
@@ -39,10 +39,5 @@ def _compared(run: Run) -> Iterator[list[str]]:
         came = "?" if estimate is None else format_count(estimate.device_hours)
         yield ["device-hours of the whole run", format_count(hours), came]
     if (size := before.get("memory_bytes_per_device")) is not None:
-        peak = _last(run, "perf/device_memory_gib")
+        peak = run.history.last("perf/device_memory_gib")
         yield ["GiB of a device", f"{size / GIB:.2f}", "?" if peak is None else f"{peak:.2f}"]
-
-
-def _last(run: Run, name: str) -> float | None:
-    values = run.history[name].finite.values
-    return float(values[-1]) if len(values) else None

@@ -1,8 +1,4 @@
-"""Curves as few points: none of what a reader would miss is lost."""
-
-from __future__ import annotations
-
-from typing import Any
+"""Long curves as few points that keep what a reader looks for."""
 
 import numpy as np
 
@@ -10,11 +6,11 @@ from jaxpretrain.diagnosis.history import Series
 from jaxpretrain.storage.jsonl import rounded
 
 POINTS = 3000
-"""Points of a curve at most, for all runs of a page together."""
+"""The largest number of points of a curve, for all runs of a page together."""
 
 
 def extremes(series: Series, points: int = POINTS) -> Series:
-    """At most `points` rows: lowest and highest of each stretch, and the ends, in their order."""
+    """Returns about `points` rows: the lowest and the highest of each stretch, and the ends."""
     known = series.finite
     if len(known) <= points:
         return known
@@ -25,7 +21,7 @@ def extremes(series: Series, points: int = POINTS) -> Series:
 
 
 def smoothed(series: Series, points: int = 300) -> Series:
-    """Means of stretches that grow with the step, as curves do flatten: fine at the start."""
+    """Returns means over stretches that grow with the step, because curves flatten."""
     known = series.finite
     if len(known) < 8:
         return known
@@ -41,15 +37,15 @@ def smoothed(series: Series, points: int = 300) -> Series:
     return Series(mean(known.steps).round().astype(np.int64), mean(known.times), mean(known.values))
 
 
-def numbers(values: np.ndarray) -> list[Any]:
-    """Values for JSON, with five digits; NaN is null."""
+def numbers(values: np.ndarray) -> list[float | None]:
+    """Returns values for JSON, with five digits; NaN becomes null."""
     if values.dtype.kind in "iu":
         return values.tolist()
     return [rounded(value, 5) for value in values.tolist()]
 
 
 def _positions(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Position of the lowest value of each stretch that begins at `starts`."""
+    """Returns the positions of the lowest values of the stretches that begin at `starts`."""
     lowest = np.minimum.reduceat(values, starts)
     stretch = np.searchsorted(starts, np.arange(len(values)), side="right") - 1
     hits = np.flatnonzero(values == lowest[stretch])

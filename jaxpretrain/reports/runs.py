@@ -1,12 +1,9 @@
-"""What a report knows of a run: all that its folder holds, judged."""
-
-from __future__ import annotations
+"""A run as a report needs it: the files of its folder and what follows from them."""
 
 import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,13 +14,14 @@ from jaxpretrain.diagnosis.intent import Plan, plan_in
 from jaxpretrain.diagnosis.remaining import Check, Estimate, checks, estimate
 from jaxpretrain.diagnosis.replay import findings_over_time
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.storage.run_documents import ExperimentFile, PlanFile, read_document
+from jaxpretrain.storage.run_documents import Document, ExperimentFile, PlanFile, read_document
 
 FORECAST_PARTS = (0.1, 0.2, 0.3, 0.5, 0.7)
+"""The parts of the run at which earlier forecasts are shown."""
 QUIET = 600.0
-"""Seconds without a line after which a run may have stopped,"""
+"""The seconds without a line after which a run may have stopped."""
 QUIET_REPORTS = 20
-"""when it usually writes so many lines in a shorter time."""
+"""The number of reports whose usual time must pass too before a run may have stopped."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +29,26 @@ class Run:
     """A run as its files show it."""
 
     name: str
+    """The name of the folder."""
     history: History
     plan: Plan
-    document: dict[str, Any]
-    """`experiment.json`; empty where there is none."""
-    planned: dict[str, Any]
-    """`plan.json`, what `jaxpretrain.plan` said before; empty where there is none."""
-    samples: list[dict[str, Any]]
-    """Lines of `samples.jsonl`."""
+    document: Document
+    """The content of `experiment.json`; empty where there is none."""
+    planned: Document
+    """The content of `plan.json`, which `jaxpretrain.plan` writes; empty where there is none."""
+    samples: list[Document]
+    """The lines of `samples.jsonl`."""
     now: float
-    """When the files were read, unix seconds."""
+    """The time at which the files were read, in unix seconds."""
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """Those that hold, and those of the past."""
+        """The findings that hold, and those of the past."""
         return findings_over_time(self.history, self.plan)
 
     @cached_property
     def severity(self) -> Severity | None:
-        """Of the worst finding that holds."""
+        """The severity of the worst finding that holds."""
         return worst(self.findings)
 
     @cached_property
@@ -59,12 +58,12 @@ class Run:
 
     @cached_property
     def checks(self) -> list[Check]:
-        """Earlier estimates and what came of them."""
+        """The earlier estimates of the time beside the actual time."""
         return checks(self.history)
 
     @cached_property
     def forecast(self) -> Forecast | None:
-        """Of the final loss."""
+        """The forecast of the final loss."""
         return forecast(self.history, self.plan)
 
     @cached_property
@@ -80,21 +79,21 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are done."""
+        """True where all steps are done."""
         return 0 < self.plan.total_steps <= self.history.step
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing has been written for so long that the run has probably stopped."""
+        """True where the last line is so old that the run has probably stopped."""
         times = self.history["train/loss"].times[-QUIET_REPORTS:]
         usual = QUIET_REPORTS * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         return self.now - self.history.span[1] > max(QUIET, usual)
 
     @property
     def lost_seconds(self) -> float:
-        """Time between the first and the last line that the clock does not know of.
+        """The seconds between the first and the last line that the clock does not count.
 
-        Work that was done again after a restart, and the pauses between sessions.
+        They are work that was repeated after a restart and the pauses between sessions.
         """
         first, last = self.history.span
         known = self.estimate.spent if self.estimate else 0.0
@@ -102,10 +101,10 @@ class Run:
 
 
 def read_run(workdir: Path) -> Run:
-    """The run in a folder.
+    """Returns the run in a folder.
 
     Raises:
-      InputError: it has no metrics, or a file that cannot be read.
+      InputError: the folder has no metrics, or a file that cannot be read.
     """
     history = read_history(workdir / "metrics.jsonl")
     document = _read(workdir / "experiment.json", ExperimentFile)
@@ -120,5 +119,5 @@ def read_run(workdir: Path) -> Run:
     )
 
 
-def _read(path: Path, kind: type) -> dict[str, Any]:
+def _read(path: Path, kind: type) -> Document:
     return read_document(path, kind) if path.exists() else {}

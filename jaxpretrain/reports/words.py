@@ -1,11 +1,8 @@
-"""What a report says in words: the verdict, the figures of a run, findings, times, configs."""
-
-from __future__ import annotations
+"""The texts of a report: verdict, figures of a run, findings, times, forecasts, configs."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
-from typing import Any
 
 from jaxpretrain.config.serialize import diff
 from jaxpretrain.diagnosis.clock import PARTS
@@ -22,7 +19,7 @@ _PART_NAMES = {"data_wait": "waiting for data", "eval": "evaluation", "save": "s
 
 
 def verdict(run: Run) -> str:
-    """The run in a few sentences."""
+    """Returns the state of the run in a few sentences."""
     step, total = run.history.step, run.plan.total_steps
     phase = run.plan.phase(step)
     where = f"Step {step:,} of {total:,} ({step / max(total, 1):.1%})"
@@ -41,7 +38,7 @@ def verdict(run: Run) -> str:
 
 
 def _past(run: Run) -> str:
-    """Warnings that are over, which a good end must not hide."""
+    """Returns a sentence about warnings that are over; a good end must not hide them."""
     titles = [f.title.lower() for f in run.findings if f.is_over and f.severity != "info"]
     names = escape(", ".join(dict.fromkeys(titles)))
     return f" Over, but worth knowing: {names}; see the findings below." if names else ""
@@ -75,33 +72,29 @@ def _end(run: Run) -> str:
 
 
 def cards(run: Run) -> str:
-    """The figures that one asks for first."""
+    """Returns the most important numbers of a run."""
     history, time = run.history, run.estimate
     shown: list[tuple[str, str]] = []
     if len(history.loss):
         late = min(max(len(history.loss) // 10, 1), 32)
         shown.append(("training loss", format_number(history.loss.values[-late:].mean())))
     for name in evaluation_sets(history)[:3]:
-        bits = history[f"eval/{name}/bits_per_byte"].finite
-        loss = history[f"eval/{name}/loss"].finite
-        if len(bits):
-            shown.append((f"bits per byte on {name}", format_number(bits.values[-1])))
-        elif len(loss):
-            shown.append((f"loss on {name}", format_number(loss.values[-1])))
-    units, rate = (
-        history[f"train/{history.unit}"],
-        history[f"perf/{history.unit}_per_second"].finite,
-    )
-    if len(units):
-        shown.append((f"{history.unit} seen", format_count(units.values[-1])))
-    if len(rate):
-        shown.append((f"{history.unit} a second", format_count(rate.values[-1])))
-    if len(mfu := history["perf/mfu"].finite):
-        shown.append(("MFU", f"{mfu.values[-1]:.1%}"))
+        if (bits := history.last(f"eval/{name}/bits_per_byte")) is not None:
+            shown.append((f"bits per byte on {name}", format_number(bits)))
+        elif (loss := history.last(f"eval/{name}/loss")) is not None:
+            shown.append((f"loss on {name}", format_number(loss)))
+    if (units := history.last(f"train/{history.unit}")) is not None:
+        shown.append((f"{history.unit} seen", format_count(units)))
+    if (rate := history.last(f"perf/{history.unit}_per_second")) is not None:
+        shown.append((f"{history.unit} a second", format_count(rate)))
+    if (mfu := history.last("perf/mfu")) is not None:
+        shown.append(("MFU", f"{mfu:.1%}"))
     if time is not None:
         shown.append(("time so far", format_seconds(time.spent)))
         shown.append(("device-hours in all", format_count(time.device_hours)))
-        shown.append(("goodput", f"{_goodput(run):.0%}"))
+        # Training without waiting for data, relative to all time since the first line.
+        goodput = (history.last("time/train_seconds") or 0.0) / (time.spent + run.lost_seconds)
+        shown.append(("goodput", f"{goodput:.0%}"))
     body = "".join(
         f'<div class="card"><span class="soft">{escape(name)}</span><b>{escape(value)}</b></div>'
         for name, value in shown
@@ -109,26 +102,18 @@ def cards(run: Run) -> str:
     return f'<div class="cards">{body}</div>'
 
 
-def _goodput(run: Run) -> float:
-    """Training, without waiting for data, as a part of all time since the first line."""
-    training = run.history["time/train_seconds"].finite.values[-1]
-    assert run.estimate is not None
-    return float(training / (run.estimate.spent + run.lost_seconds))
-
-
 def hours(run: Run) -> list[tuple[str, float]]:
-    """Where the time went: part -> seconds."""
-    parts = [(p, run.history[f"time/{p}_seconds"].finite) for p in PARTS]
-    found = [(_PART_NAMES.get(p, p), float(s.values[-1])) for p, s in parts if len(s)]
+    """Returns the seconds of each part of the time."""
+    parts = [(part, run.history.last(f"time/{part}_seconds")) for part in PARTS]
+    found = [(_PART_NAMES.get(p, p), seconds) for p, seconds in parts if seconds is not None]
     return [*found, ("lost to restarts", run.lost_seconds)] if found else []
 
 
 def findings(run: Run, charts: Sequence[Chart]) -> str:
-    """All findings of a run, those that hold first, each with a link to its place in a curve."""
+    """Returns all findings of a run, each with a link into a curve; those that hold come first."""
     ordered = sorted(run.findings, key=lambda f: (f.is_over, -f.first))
-    if not ordered:
-        return '<p class="soft">Nothing stands out.</p>'
-    return "".join(_finding(finding, charts) for finding in ordered)
+    shown = "".join(_finding(finding, charts) for finding in ordered)
+    return shown or '<p class="soft">Nothing stands out.</p>'
 
 
 def _finding(finding: Finding, charts: Sequence[Chart]) -> str:
@@ -151,7 +136,7 @@ def _finding(finding: Finding, charts: Sequence[Chart]) -> str:
 
 
 def times(run: Run) -> str:
-    """The time of the whole run, and what earlier estimates were worth."""
+    """Returns the time of the whole run, and earlier estimates beside the actual time."""
     time = run.estimate
     if time is None:
         return '<p class="soft">No times were recorded.</p>'
@@ -162,51 +147,42 @@ def times(run: Run) -> str:
         text = (
             f"<p>{format_seconds(time.spent)} so far on {time.num_devices} device(s); "
             f"{format_seconds(time.remaining)} to go, between {format_seconds(time.low)} and "
-            f"{format_seconds(time.high)}, were it to go on at its mean pace. The whole run takes "
+            f"{format_seconds(time.high)}, if it goes on at its mean pace. The whole run takes "
             f"{cost}, {time.factor:.1f} times the time so far.</p>"
         )
     rows = [
         [
             f"{c.step:,}",
             f"{c.until:,}",
-            format_seconds(c.predicted),
-            format_seconds(c.actual),
+            *map(format_seconds, (c.predicted, c.actual)),
             f"{c.error:+.1%}",
         ]
         for c in run.checks
     ]
     if rows:
-        text += "<p>What an estimate would have said early on, and what it came to:</p>"
-        text += table(["at step", "of the time until", "estimate", "in truth", "error"], rows)
+        text += "<p>Early estimates of the time, beside the actual time:</p>"
+        text += table(["at step", "of the time until", "estimate", "actual", "error"], rows)
     return text
 
 
 def forecasts(run: Run) -> str:
-    """The final loss that is to be expected, and what earlier forecasts were worth."""
+    """Returns the expected final loss, and earlier forecasts beside it."""
     text = ""
     if run.forecast is not None and not run.is_finished:
         text = f"<p>{_expected(run.forecast)}</p>" + table(
             ["a run of", "would end at"],
-            [
-                [f"{times:g} times the length", format_number(loss)]
-                for times, loss in run.forecast.longer
-            ],
+            [[f"{n:g} times the length", format_number(loss)] for n, loss in run.forecast.longer],
         )
     last = run.history.loss.between(0.95 * run.history.step, run.history.step).values
     end = ""
     if run.is_finished and len(last):
         end = f"; it ended at {format_number(last.mean())}, the mean of the last 5%"
     rows = [
-        [
-            f"{one.step:,}",
-            format_number(one.loss),
-            f"{format_number(one.low)} to {format_number(one.high)}",
-            "; ".join(one.doubts),
-        ]
+        [f"{one.step:,}", format_number(one.loss), _interval(one, "to"), "; ".join(one.doubts)]
         for one in run.earlier_forecasts
     ]
     if rows:
-        text += f"<p>Forecasts of the final training loss on the way{end}:</p>"
+        text += f"<p>Earlier forecasts of the final training loss{end}:</p>"
         text += table(["at step", "loss", "90% interval", "doubts"], rows)
     return text
 
@@ -215,14 +191,18 @@ def _expected(one: Forecast) -> str:
     doubts = f" Do not trust it yet: {'; '.join(one.doubts)}." if one.doubts else ""
     return (
         f"The training loss should end near {format_number(one.loss)}, between "
-        f"{format_number(one.low)} and {format_number(one.high)} with 90% probability.{doubts}"
+        f"{_interval(one, 'and')} with 90% probability.{doubts}"
     )
 
 
+def _interval(one: Forecast, word: str) -> str:
+    return f"{format_number(one.low)} {word} {format_number(one.high)}"
+
+
 def differences(runs: Sequence[Run]) -> str:
-    """Where the configs of runs differ."""
+    """Returns a table of the fields in which the configs of runs differ."""
     first = runs[0].document.get("config", {})
-    changed: dict[str, list[Any]] = {}
+    changed: dict[str, list[object]] = {}
     for place, run in enumerate(runs[1:], start=1):
         for path, left, right in diff(first, run.document.get("config", {})):
             changed.setdefault(path, [left] * len(runs))[place] = right
@@ -233,7 +213,7 @@ def differences(runs: Sequence[Run]) -> str:
 
 
 def config(run: Run) -> str:
-    """The resolved config, versions and command."""
+    """Returns the resolved config, the versions and the command of a run."""
     rows = [
         [path, str(value)]
         for part in ("config", "versions")
@@ -245,7 +225,7 @@ def config(run: Run) -> str:
 
 
 def samples(run: Run) -> str:
-    """Texts over time, the latest first."""
+    """Returns the sampled texts, the latest first."""
     parts = []
     for record in reversed(run.samples):
         texts = [value for value in record.values() if isinstance(value, str)]
@@ -258,7 +238,7 @@ def samples(run: Run) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table of plain text."""
+    """Returns an HTML table of plain text."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -5,8 +5,6 @@ line is one write, a line without its newline never counts, and resuming drops t
 restored checkpoint does not know.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -7,6 +7,9 @@ from typing import Any
 from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.renames import upgraded
 
+Document = dict[str, Any]
+"""A JSON object, with the types that its kind of file names."""
+
 
 @dataclass(frozen=True)
 class SessionEntry:
@@ -52,7 +55,7 @@ class PlanFile:
     memory_bytes_per_device: int | None = None
 
 
-def read_document(path: Path, kind: type) -> dict[str, Any]:
+def read_document(path: Path, kind: type) -> Document:
     """Returns the document in a file, with what it has beyond the fields of its kind.
 
     The config in it is as today's version writes it.

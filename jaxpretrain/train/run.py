@@ -20,7 +20,7 @@ from jaxpretrain.display.progress import Progress
 from jaxpretrain.evals.contract import Evaluator, notes_of
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
-from jaxpretrain.monitor.writers import open_writers
+from jaxpretrain.monitor.writers import Writers, open_writers
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.chips import peak_flops
 from jaxpretrain.parallel.compilation import keep_compiled
@@ -263,13 +263,14 @@ def _open_reporter(
     is_primary = distributed.is_primary()
     work = _work(stages)
     with Progress(work.total_steps, is_shown=is_primary) as progress:
-        writers = open_writers(
-            workdir,
-            resume_step=resume_step,
-            tensorboard=experiment.monitor.tensorboard,
-            is_primary=is_primary,
-            message=progress.message,
-        )
+        writers = Writers(progress.message)
+        if is_primary:
+            writers = open_writers(
+                workdir,
+                progress.message,
+                resume_step=resume_step,
+                tensorboard=experiment.monitor.tensorboard,
+            )
         with writers:
             watch = _watch(experiment, workdir) if is_primary else None
             yield Reporter(work, writers, progress, clock, experiment.timeline.log_every, watch)

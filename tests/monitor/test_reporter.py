@@ -10,7 +10,7 @@ from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.watch import Watch
-from jaxpretrain.monitor.reporter import Reporter, Work
+from jaxpretrain.monitor.reporter import Reporter, Work, num_left
 
 TOTAL = 20
 
@@ -78,8 +78,7 @@ def test_what_is_left_is_what_the_loop_will_do(every: int, step: int):
     to_come = [
         s for s in range(step + 1, TOTAL + 1) if s == TOTAL or (every > 0 and s % every == 0)
     ]
-    assert _work(eval_every=every).evals_left(step) == len(to_come)
-    assert _work(save_every=every).saves_left(step) == len(to_come)
+    assert num_left(step, TOTAL, every) == len(to_come)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ from jaxpretrain.monitor.writers import open_writers
 
 assert not {"clu", "tensorflow"} & set(sys.modules)
 workdir = Path(sys.argv[1])
-with open_writers(workdir, resume_step=None, tensorboard=True) as writers:
+with open_writers(workdir, sys.stderr.write, resume_step=None, tensorboard=True) as writers:
     writers.hparams({"seed": 1, "optim": {"peak": 3e-4, "betas": (0.9, 0.95), "path": workdir}})
     for step in range(3):
         loss = math.nan if step == 1 else np.float32(step)
@@ -151,7 +151,8 @@ sessions = [(None, range(5)), (2, range(3, 7)), (4, range(5, 6)), (5, range(6, 9
 if sys.argv[2] == "anew":
     sessions.append((None, range(2)))
 for number, (resume_step, steps) in enumerate(sessions):
-    with open_writers(workdir, resume_step=resume_step, tensorboard=True) as writers:
+    where = {"resume_step": resume_step, "tensorboard": True}
+    with open_writers(workdir, sys.stderr.write, **where) as writers:
         for step in steps:
             writers.scalars(step, {"train/loss": np.float32(number)})
             writers.texts(step, {"sample": str(number)})

@@ -482,7 +482,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     held_out = HeldOut(program.setting(data, sets))
     stages = _stages(program, SimpleNamespace(train_step=compiled, probe=probe))
     clock, progress = Clock(), Progress(5, is_shown=False)
-    writers = open_writers(tmp_path, resume_step=None, tensorboard=False)
+    writers = open_writers(tmp_path, print, resume_step=None, tensorboard=False)
     run = loop.Run(
         stages=stages,
         workdir=tmp_path,

@@ -9,8 +9,6 @@ a finding:
 3. Describe it in the table of docs/report.md, and test it in tests/diagnosis/rules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Findings in the curve of the training loss: spikes, divergence, plateaus, skipped steps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -101,8 +99,7 @@ def skipped_steps(history: History, plan: Plan) -> Iterator[Finding]:
 def empty_batches(history: History, plan: Plan) -> Iterator[Finding]:
     """Finds steps whose batches have no token or image that counts."""
     weight = history["train/weight"].finite
-    is_empty = weight.values == 0
-    steps = weight.steps[is_empty]
+    steps = weight.steps[weight.values == 0]
     share = len(steps) / max(len(weight), 1)
     if share < EMPTY_SHARE or len(steps) < EMPTY_ROWS:
         return
@@ -150,10 +147,8 @@ def divergence(history: History, plan: Plan) -> Iterator[Finding]:
         return
     course = f"to {format_number(now)} and stays there"
     if not is_high:
-        lowest = np.exp(lowest_before)
-        course = (
-            f"to {format_number(np.exp(highest))} and has come down to {format_number(now)} only"
-        )
+        lowest, top = np.exp(lowest_before), np.exp(highest)
+        course = f"to {format_number(top)} and has come down to {format_number(now)} only"
     first = int(loss.steps[level.rows[best] + level.size - 1])
     yield Finding(
         "divergence",
@@ -249,12 +244,7 @@ def plateau(history: History, plan: Plan) -> Iterator[Finding]:
         "Look at samples and at the data first: a plateau this long at this learning rate "
         "means that there is nothing more to learn from the data, that the labels are noise, "
         "or that the weights do not move. Compare with a run at a third of the learning rate.",
-        {
-            "change": fall.change,
-            "error": fall.error,
-            "p_fall": fall.falls,
-            "others": len(judged),
-        },
+        {"change": fall.change, "error": fall.error, "p_fall": fall.falls, "others": len(judged)},
     )
 
 

@@ -1,7 +1,5 @@
 """Findings about data that is read again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from math import ceil
 

@@ -1,7 +1,5 @@
 """Findings in evaluations: overfitting, tasks that do not follow the loss, noise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

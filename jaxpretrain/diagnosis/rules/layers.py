@@ -1,7 +1,5 @@
 """Findings in single layers: attention logits that grow, a layer that blows up."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

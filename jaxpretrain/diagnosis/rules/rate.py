@@ -1,7 +1,5 @@
 """Findings about the learning rate: the end of the warm-up, rates that are too high or too low."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -154,8 +152,8 @@ def too_low(history: History, plan: Plan) -> Iterator[Finding]:
         "warning",
         max(plan.warmup_end, int(rates.steps[0])),
         history.step,
-        f"An update is {np.median(ratio):.1e} of the weights' norm{layers}. Were "
-        "all updates of the run to point one way, they would move the weights by "
+        f"An update is {np.median(ratio):.1e} of the weights' norm{layers}. If "
+        "all updates of the run pointed the same way, they would move the weights by "
         f"{move:.1%} of their norm.",
         "Raise the peak learning rate, tenfold at first; healthy runs move their weights by "
         "several times their norm.",

@@ -1,7 +1,5 @@
 """Findings where a session begins: the run goes on in another way than it had stopped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,13 +28,9 @@ Jump = tuple[str, dict[str, float]]
 def discontinuity(history: History, plan: Plan) -> Iterator[Finding]:
     """Finds jumps of the loss, the learning rate or the batch where a session begins."""
     for step in sorted(set(history.resumed)):
-        jumps = [
-            jump
-            for judge in (_loss, _rate, _batch)
-            if (jump := judge(history, plan, step)) is not None
-        ]
-        if jumps:
-            yield _finding(history, step, jumps)
+        jumps = [judge(history, plan, step) for judge in (_loss, _rate, _batch)]
+        if found := [jump for jump in jumps if jump is not None]:
+            yield _finding(history, step, found)
 
 
 def _finding(history: History, step: int, jumps: list[Jump]) -> Finding:

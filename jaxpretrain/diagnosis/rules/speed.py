@@ -1,7 +1,5 @@
 """Findings about speed: waiting for data, slow or uneven steps, a slow host."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from jaxpretrain.diagnosis.intent import plan_of
-from jaxpretrain.diagnosis.rules.curve import divergence, empty_batches, not_finite, plateau, spikes
+from jaxpretrain.diagnosis.rules.curve import (
+    divergence,
+    empty_batches,
+    not_finite,
+    plateau,
+    skipped_steps,
+    spikes,
+)
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 
@@ -143,3 +150,15 @@ def test_a_batch_in_which_nothing_counts_has_no_loss_and_that_is_no_finding(hist
     assert [*not_finite(history([1, 2], values), PLAN)] == []
     values["train/weight"] = [120.0, 120.0]
     assert [finding.last for finding in not_finite(history([1, 2], values), PLAN)] == [2]
+
+
+def test_skipped_steps_are_counted_and_over_after_64_reports(history):
+    skipped = np.zeros(200)
+    skipped[[9, 49]] = 1
+    whole = history(STEPS[:200], {"train/skipped": skipped})
+    assert [*skipped_steps(whole.until(9), PLAN)] == []
+    (finding,) = skipped_steps(whole.until(113), PLAN)
+    assert (finding.first, finding.last, finding.is_over) == (10, 50, False)
+    assert finding.evidence == {"skipped": 2, "share": 2 / 113}
+    (finding,) = skipped_steps(whole.until(114), PLAN)
+    assert finding.is_over

@@ -3,7 +3,7 @@ import pytest
 
 from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.rules import diagnose
-from jaxpretrain.diagnosis.rules.rate import off_schedule, spent_early, too_low
+from jaxpretrain.diagnosis.rules.rate import clipping, off_schedule, spent_early, too_high, too_low
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular, WarmupCosine
 
@@ -76,3 +76,28 @@ def test_a_rate_that_is_not_the_schedules_is_named(history):
     assert [*off_schedule(right, plan)] == []
     (finding,) = off_schedule(wrong, plan)
     assert finding.first == 61
+
+
+def test_a_loss_that_rises_with_the_rate_in_the_warmup_names_the_rate_that_was_good(history):
+    plan = plan_of(AdamW(schedule=Triangular(start=0.0, peak=1e-3, warmup=1000)), 10_000, 8)
+    steps = np.arange(1, 801)
+    noise = 0.01 * np.random.default_rng(0).normal(size=800)
+    rising = 5 - 0.005 * steps + 0.01 * np.maximum(steps - 400, 0) + noise
+    norms = np.where(steps > 400, 3.0, 1.0)
+    run = history(steps, {"train/loss": rising, "train/grad_norm": norms})
+    (finding,) = too_high(run, plan)
+    assert finding.evidence["good_rate"] == pytest.approx(4e-4, rel=0.05)
+    assert finding.evidence["grad_norm_growth"] == pytest.approx(3.0)
+    assert 380 <= finding.first <= 420
+    assert [*too_high(run.until(400), plan)] == []
+
+
+@pytest.mark.parametrize(
+    ("norm", "severity"), [(0.5, None), (1.5, "info"), (2.5, "warning"), (2.0, "info")]
+)
+def test_gradients_that_are_nearly_all_clipped_are_found(history, norm, severity):
+    plan = plan_of(AdamW(schedule=Triangular(warmup=10), clip_norm=1.0), 1000, 8)
+    run = history(np.arange(1, 201), {"train/grad_norm": np.full(200, norm)})
+    found = [*clipping(run, plan)]
+    assert [finding.severity for finding in found] == ([] if severity is None else [severity])
+    assert [*clipping(run.until(41), plan)] == []  # fewer than 32 reports after the warm-up

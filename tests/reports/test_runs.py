@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.reports.runs import QUIET, Run, read_run
+from tests.reports.conftest import make_run
+
+PLAN = Plan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
+
+
+def test_a_folder_is_read_with_its_plan_and_its_samples(tmp_path):
+    run = read_run(make_run(tmp_path / "run", "clipping", torn=True))
+    assert run.name == "run" and run.planned == {}
+    assert run.plan.clip_norm == run.document["config"]["optim"]["clip_norm"]
+    assert [line["step"] for line in run.samples] == [100]
+    assert run.severity == "warning"
+    assert run.is_finished
+
+
+def test_a_folder_without_metrics_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="no run has written"):
+        read_run(tmp_path)
+
+
+def test_a_run_without_documents_is_read_from_its_metrics(tmp_path):
+    line = {"step": 3, "time": 1.0, "train/loss": 2.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    run = read_run(tmp_path)
+    assert (run.document, run.planned, run.samples) == ({}, {}, [])
+    assert run.plan.total_steps == 3 and run.is_finished
+
+
+def run_of(history, now, **marks):
+    steps = np.arange(1, 101)
+    values = {"train/loss": 5 - steps / 100, "time/train_seconds": 0.5 * steps}
+    return Run("run", history(steps, values, **marks), PLAN, {}, {}, [], now=now)
+
+
+def test_a_run_is_quiet_after_a_time_that_is_long_for_it(history):
+    assert not run_of(history, 100 + QUIET).is_quiet
+    assert run_of(history, 101 + QUIET).is_quiet
+    assert not run_of(history, 101 + QUIET).is_finished
+
+
+def test_time_is_lost_to_restarts_alone(history):
+    """The reports span 99 seconds, of which the clock has counted 50."""
+    assert run_of(history, 0.0).lost_seconds == 0.0
+    marks = history([0, 50], {"run/num_devices": [8, 8]}).series
+    assert run_of(history, 0.0, **marks).lost_seconds == pytest.approx(50.0)
+
+
+def test_earlier_forecasts_are_those_before_the_end(history):
+    steps = np.arange(1, 501)
+    loss = 2 + 3 * (steps / 10) ** -0.3
+    run = Run("run", history(steps, {"train/loss": loss}), PLAN, {}, {}, [], now=0.0)
+    assert [one.step for one in run.earlier_forecasts] == [100, 200, 300]
