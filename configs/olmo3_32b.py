@@ -40,6 +40,8 @@ from jaxpretrain.api import (
     InstanceFilter,
     OlmoCoreOrder,
     RawTokens,
+    RMSNorm,
+    Rope,
     TextData,
     Train,
     Triangular,
@@ -58,8 +60,8 @@ def stage1() -> Experiment:
             OLMO_SIZES["olmo3_32b"],
             z_loss=1e-5,
             loss_denominator="predictable",
-            norm_rounding="after_scale",
-            yarn=None,
+            norm=RMSNorm(epsilon=1e-6, rounding="after_scale"),
+            rope=Rope(theta=5e5),
             document_end=None,
             remat="auto",
         ),
@@ -110,11 +112,11 @@ def long_context() -> Experiment:
     """Long sequences, eight times those of stage 1."""
     first = stage1()
     schedule = Triangular(start=0.0, peak=2.071235285e-4, end=0.0, warmup="200 steps")
-    yarn = Yarn(factor=8.0, original_length=8192, beta_fast=32.0, beta_slow=1.0)
+    yarn = Yarn(theta=5e5, factor=8.0, original_length=8192, beta_fast=32.0, beta_slow=1.0)
     return replace(
         first,
         init_with="optimizer",
-        model=replace(first.model, yarn=yarn, document_end=END_OF_DOCUMENT),
+        model=replace(first.model, rope=yarn, document_end=END_OF_DOCUMENT),
         data=replace(first.data, seq_len=65536, order=OlmoCoreOrder(epoch_multiple=128)),
         optim=replace(first.optim, schedule=schedule),
         train=replace(first.train, duration="100e9 tokens", batch_size=128),

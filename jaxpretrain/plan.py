@@ -47,7 +47,7 @@ def _parser() -> Parser:
         "--search",
         default="",
         help="what may change, by commas: microbatch_size, remat, mesh, "
-        "attention, loss_chunk, scan_layers; default: the first three, unless given; none: nothing",
+        "attention, scan_layers; default: the first three, unless given; none: nothing",
     )
     add("--memory_gib", type=float, help="for the step, of a device; default: usable less 5 %%")
     add(

@@ -58,7 +58,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, value in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--d_ff", type=int, help="by default 4 d_model")
-    parser.add_argument("--loss_chunk", type=int, default=128)
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--remat", default="none")
     parser.add_argument("--scan_layers", action="store_true")
@@ -203,7 +202,6 @@ def make_program(flags: argparse.Namespace, dtype: str) -> Any:
         "attention": flags.attention,
         "remat": flags.remat,
         "scan_layers": flags.scan_layers,
-        "loss_chunk": flags.loss_chunk,
     }
     config = experiment.Experiment(
         model=dataclasses.replace(model, **choices),

@@ -22,6 +22,7 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.chips import CHIPS, Efficiency
@@ -96,7 +97,7 @@ def llama(vocab: int, d_model: int, layers: int, heads: int, kv_heads: int, d_ff
         num_heads=heads,
         num_kv_heads=kv_heads,
         d_ff=d_ff,
-        norm="rmsnorm",
+        norm=RMSNorm(),
     )
 
 

@@ -20,6 +20,8 @@ from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.source import Source, text_data
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Normal
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.train.trained import load_trained
 
 MODEL = Decoder(
@@ -29,11 +31,10 @@ MODEL = Decoder(
     num_layers=2,
     num_heads=2,
     d_ff=24,
-    norm="rmsnorm",
+    norm=RMSNorm(rounding="after_scale"),
     norm_position="after",
-    norm_rounding="after_scale",
     qk_norm=True,
-    init="normal",
+    init=Normal(),
 )
 
 

@@ -37,6 +37,7 @@ CONFIG = """
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
@@ -52,7 +53,7 @@ def get_config():
             num_layers=2,
             num_heads=4,
             d_ff=64,
-            init="normal",
+            init=Normal(),
             dtype="float32",
             remat="none",
         ),

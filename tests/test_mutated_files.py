@@ -37,7 +37,9 @@ from jaxpretrain.interop import hugging_face
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.tensors import INDEX, write_safetensors_folder
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.models.olmo.model import DecoderModel
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
@@ -230,10 +232,10 @@ class World:
                 num_layers=2,
                 num_heads=2,
                 d_ff=64,
-                norm="rmsnorm",
+                norm=RMSNorm(),
                 norm_position="after",
                 qk_norm=True,
-                init="normal",
+                init=Normal(),
                 tied_head=False,
                 dtype="float32",
                 remat="none",

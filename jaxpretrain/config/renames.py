@@ -4,7 +4,7 @@ One row a field. Its old path on a command line is an error that says what to se
 an earlier version has saved is read as if it were written today.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,10 +26,13 @@ class Rename:
     """Writes the old value into the group that held the field. None: the value is dropped."""
 
 
-def moved(*path: str, default: object = ...) -> Callable[[Group, Any], None]:
+def moved(
+    *path: str, default: object = ..., of: Collection[str] = ()
+) -> Callable[[Group, Any], None]:
     """Returns an upgrade that puts the value at a path below the group, where that group exists.
 
-    A value that is the default is dropped: the new place need not have the field.
+    A value that is the default is dropped: the new place need not have the field. `of` names the
+    choices of the last group that have it; (): all have it.
     """
 
     def upgrade(group: Group, value: Any) -> None:
@@ -40,7 +43,8 @@ def moved(*path: str, default: object = ...) -> Callable[[Group, Any], None]:
             group = group.get(parent)  # pyright: ignore[reportAssignmentType]
             if not isinstance(group, dict):
                 return
-        group.setdefault(name, value)
+        if not of or group.get("class") in of:
+            group.setdefault(name, value)
 
     return upgrade
 
@@ -166,6 +170,40 @@ _OPTIM = (
     Rename("optim.schedule.start", "optim.schedule.from_step of bolt_on_warmup", _from_step),
 )
 
+
+def _rope(group: Group, theta: Any) -> None:
+    group.setdefault("rope", {"class": "rope", "theta": theta})
+
+
+def _yarn(group: Group, yarn: Any) -> None:
+    if isinstance(yarn, dict):
+        group["rope"] = {**group.get("rope", {}), **yarn, "class": "yarn"}
+
+
+_MODEL = (
+    Rename(
+        "model.norm",
+        "model.norm",
+        chosen("norm", {"layernorm": "layer_norm", "rmsnorm": "rms_norm"}),
+    ),
+    Rename("model.norm_epsilon", "model.norm.epsilon", moved("norm", "epsilon")),
+    Rename(
+        "model.norm_rounding", "model.norm.rounding", moved("norm", "rounding", of=("rms_norm",))
+    ),
+    Rename(
+        "model.init",
+        "model.init",
+        chosen("init", {name: name for name in ("normal", "mitchell", "full_megatron")}),
+    ),
+    Rename(
+        "model.init_std", "model.init.std", moved("init", "std", of=("normal", "full_megatron"))
+    ),
+    Rename("model.init_cutoff", "model.init.cutoff", moved("init", "cutoff")),
+    Rename("model.rope_theta", "model.rope.theta", _rope),
+    Rename("model.yarn", "model.rope=yarn, then model.rope.factor and so on", _yarn),
+    Rename("model.loss_chunk", "nothing; the loss takes 512 positions of a sequence at a time"),
+)
+
 RENAMES: tuple[Rename, ...] = (
     *_data("data"),
     *_data("eval.probe.data"),
@@ -175,6 +213,7 @@ RENAMES: tuple[Rename, ...] = (
         "monitor.mfu_attention",
         "nothing; perf/mfu counts causal attention, perf/mfu_full_attention all pairs",
     ),
+    *_MODEL,
     *_OPTIM,
 )
 """The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""

@@ -5,15 +5,19 @@ written so that both read it.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from fnmatch import fnmatchcase
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.schema import snake_case
 from jaxpretrain.interop.hf_rope import FULL, SLIDING, read_number, read_rope, write_yarn
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Mitchell, Normal
+from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
 
 _LAYER = "model.layers.{}."
 _COMMON: Table = (
@@ -47,9 +51,7 @@ class Architecture:
     model_type: str
     table: Table
     fixed: dict[str, Any]
-    """Fields of `Decoder` that the class leaves no choice in."""
-    implied: dict[str, Any]
-    """Fields that it implies and that do not matter to its weights."""
+    """The fields of a `Decoder`, by path, that the class leaves no choice in."""
     defaults: dict[str, Any]
     """Keys of config.json that are read, but `_SIZES`, with what the class takes where one is
     silent; no other key of them matters to the class."""
@@ -58,9 +60,8 @@ class Architecture:
 _NORM_BEFORE = {"norm_position": "before", "qk_norm": False}
 _NORM_AFTER = {"norm_position": "after", "qk_norm": True, "clip_qkv": None}
 _NO_WINDOWS = {"windows": (None,)}
-_LAYERNORM = {"norm": "layernorm", "norm_epsilon": 1e-5}
-_RMSNORM = {"norm": "rmsnorm"}
-_LIKE_OLMO_2 = {"init": "normal", "norm_rounding": "after_scale"}
+_LAYER_NORM = {"norm": "layer_norm", "norm.epsilon": 1e-5}
+_RMS_NORM = {"norm": "rms_norm"}
 
 _DEFAULTS = {
     "num_key_value_heads": None,
@@ -90,30 +91,26 @@ ARCHITECTURES: dict[str, Architecture] = {
     "OlmoForCausalLM": Architecture(
         "olmo",
         _COMMON,
-        fixed=_LAYERNORM | _NORM_BEFORE | _NO_WINDOWS,
-        implied={},
+        fixed=_LAYER_NORM | _NORM_BEFORE | _NO_WINDOWS,
         defaults=_DEFAULTS | {"clip_qkv": None},
     ),
     "Olmo2ForCausalLM": Architecture(
         "olmo2",
         _COMMON + _NORMS_AFTER,
-        fixed=_RMSNORM | _NORM_AFTER | _NO_WINDOWS,
-        implied=_LIKE_OLMO_2,
+        fixed=_RMS_NORM | _NORM_AFTER | _NO_WINDOWS,
         defaults=_DEFAULTS_OLMO_2,
     ),
     "Olmo3ForCausalLM": Architecture(
         "olmo3",
         _COMMON + _NORMS_AFTER,
-        fixed=_RMSNORM | _NORM_AFTER,
-        implied=_LIKE_OLMO_2,
+        fixed=_RMS_NORM | _NORM_AFTER,
         defaults=_DEFAULTS_OLMO_2 | _DEFAULTS_OLMO_3,
     ),
     # For OLMo's ladder: no OLMo class has RMSNorm in front.
     "LlamaForCausalLM": Architecture(
         "llama",
         _COMMON + _NORMS_BEFORE,
-        fixed=_RMSNORM | _NORM_BEFORE | _NO_WINDOWS | {"clip_qkv": None},
-        implied=_LIKE_OLMO_2,
+        fixed=_RMS_NORM | _NORM_BEFORE | _NO_WINDOWS | {"clip_qkv": None},
         defaults=_DEFAULTS | _DEFAULTS_LLAMA,
     ),
 }
@@ -127,7 +124,7 @@ _SIZES = {
 }
 """Keys of config.json, to fields of `Decoder`."""
 
-_SETTINGS = {"rms_norm_eps": "norm_epsilon", "clip_qkv": "clip_qkv"}
+_SETTINGS = {"rms_norm_eps": "norm.epsilon", "clip_qkv": "clip_qkv"}
 """Keys that only some classes have, to fields."""
 
 _COUNTS = (*_SIZES, "max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window")
@@ -185,28 +182,29 @@ def read_config(config: dict[str, Any], where: str) -> tuple[Architecture, Decod
             f"{where}: head_dim={values['head_dim']} is not supported, only {head_dim}"
         )
     kinds = _read_kinds(values, where) if "layer_types" in values else None
-    theta, yarn = read_rope(config, architecture.defaults, kinds and set(kinds), head_dim, where)
     kv_heads = values["num_key_value_heads"]
-    fields = {
+    # Weights do not tell how they began and where norms rounded: what the class was trained with.
+    is_olmo_1 = architecture.fixed["norm"] == "layer_norm"
+    decoder = Decoder(
         **sizes,
-        "vocab_size": sizes["embedding_rows"],
-        "num_kv_heads": None if kv_heads == sizes["num_heads"] else kv_heads,
-        **{ours: values[key] for key, ours in _SETTINGS.items() if key in values},
-        "rope_theta": theta,
-        "yarn": yarn,
-        "tied_head": values["tie_word_embeddings"],
-        **architecture.implied,
-        **architecture.fixed,
-    }
-    if kinds is not None:
-        fields["windows"] = _windows(kinds, values["sliding_window"], where)
-    return architecture, Decoder(**fields), values["max_position_embeddings"]
+        vocab_size=sizes["embedding_rows"],
+        num_kv_heads=None if kv_heads == sizes["num_heads"] else kv_heads,
+        norm=LayerNorm() if is_olmo_1 else RMSNorm(values["rms_norm_eps"], "after_scale"),
+        norm_position=architecture.fixed["norm_position"],
+        qk_norm=architecture.fixed["qk_norm"],
+        clip_qkv=values.get("clip_qkv"),
+        init=Mitchell() if is_olmo_1 else Normal(),
+        rope=read_rope(config, architecture.defaults, kinds and set(kinds), head_dim, where),
+        tied_head=values["tie_word_embeddings"],
+        windows=_windows(kinds, values["sliding_window"], where) if kinds else (None,),
+    )
+    return architecture, decoder, values["max_position_embeddings"]
 
 
 def in_their_words(message: str) -> str:
     """Returns an error about a field of a `Decoder` with the key of config.json in its place."""
     for key, ours in (_SIZES | _SETTINGS).items():
-        message = re.sub(rf"(--config|\bmodel)\.{ours}\b", key, message)
+        message = re.sub(rf"(--config|\bmodel)\.{re.escape(ours)}\b", key, message)
     return message
 
 
@@ -236,25 +234,21 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, 
       InputError: no class of transformers computes what the model does; the field is named.
     """
     name, architecture = _choose(model)
-    rope = {"rope_type": "default", "rope_theta": model.rope_theta}
-    stretched = rope | write_yarn(model.yarn)
+    rope = {"rope_type": "default", "rope_theta": model.rope.theta}
+    yarn = write_yarn(model.rope)
     config: dict[str, Any] = {
         "architectures": [name],
         "model_type": architecture.model_type,
         **{key: getattr(model, ours) for key, ours in _SIZES.items()},
-        **{
-            key: getattr(model, ours)
-            for key, ours in _SETTINGS.items()
-            if key in architecture.defaults
-        },
+        **{k: _at(model, ours) for k, ours in _SETTINGS.items() if k in architecture.defaults},
         "num_key_value_heads": model.num_kv_heads or model.num_heads,
         "max_position_embeddings": seq_len,
         "hidden_act": "silu",
         "attention_bias": False,
-        "rope_theta": model.rope_theta,
-        "rope_scaling": write_yarn(model.yarn) or None,
-        "rope_parameters": stretched,
-        "initializer_range": model.init_std,
+        "rope_theta": model.rope.theta,
+        "rope_scaling": yarn or None,
+        "rope_parameters": rope | yarn,
+        "initializer_range": getattr(model.init, "std", Normal.std),
         "tie_word_embeddings": model.tied_head,
     }
     if "windows" not in architecture.fixed:
@@ -267,7 +261,7 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, 
         config |= {
             "sliding_window": sizes.pop() if sizes else seq_len,
             "layer_types": kinds * (model.num_layers // len(kinds)),
-            "rope_parameters": {FULL: stretched, SLIDING: rope},
+            "rope_parameters": {FULL: rope | yarn, SLIDING: rope},
         }
     return architecture, config
 
@@ -275,18 +269,24 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, 
 def _choose(model: Decoder) -> tuple[str, Architecture]:
     """The first class that can be the model."""
     differing = {
-        name: [field for field, value in a.fixed.items() if getattr(model, field) != value]
+        name: [field for field, value in a.fixed.items() if _at(model, field) != value]
         for name, a in ARCHITECTURES.items()
     }
     name = min(differing, key=lambda name: len(differing[name]))
     if differing[name]:
         fixed = ARCHITECTURES[name].fixed
         shown = "; ".join(
-            f"model.{field}={getattr(model, field)}, which is {fixed[field]} in {name}"
+            f"model.{field}={_at(model, field)}, which is {fixed[field]} in {name}"
             for field in differing[name]
         )
         raise InputError(f"no class of transformers is this model: {shown}")
     return name, ARCHITECTURES[name]
+
+
+def _at(model: Decoder, path: str) -> Any:
+    """Returns the value of a field, given by its path; the name of a choice."""
+    value = reduce(getattr, path.split("."), model)
+    return snake_case(type(value)) if is_dataclass(value) else value
 
 
 def _read_architecture(config: dict[str, Any], where: str) -> Architecture:

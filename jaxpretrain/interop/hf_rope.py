@@ -1,4 +1,4 @@
-"""Rotary positions of Hugging Face's `config.json` <-> `Decoder.rope_theta` and `Decoder.yarn`.
+"""Rotary positions of Hugging Face's `config.json` <-> `Decoder.rope`.
 
 Read as transformers 5 reads them: for all layers alike, or for each kind of layer, as OLMo 3 has
 it. transformers 4 writes `rope_scaling` and `rope_theta`, transformers 5 `rope_parameters`; a file
@@ -7,15 +7,16 @@ with both must say the same in both.
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models.olmo.rotary import Yarn
+from jaxpretrain.models.olmo.rotary import Rope, Yarn
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """The kinds of layers."""
 
-Rope = dict[str, Any]
+RopeKeys = dict[str, Any]
 """The positions of one kind of layer, in the keys of transformers 5, without null."""
 
 _YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor")
@@ -30,8 +31,8 @@ def read_rope(
     kinds: Collection[str] | None,
     head_dim: int,
     where: str,
-) -> tuple[float, Yarn | None]:
-    """(rope_theta, YaRN of the layers with full attention).
+) -> Rope | Yarn:
+    """Returns the rotary positions; YaRN is that of the layers with full attention.
 
     Args:
       config: config.json.
@@ -63,25 +64,27 @@ def read_rope(
                 f"{where}: sliding layers have another rope_theta, which is not supported: "
                 f"{theta:g}{named} beside {full['rope_theta']:g}"
             )
-    if yarn is not None:
-        try:
-            yarn.check(head_dim // 2, theta)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-    return theta, yarn
-
-
-def write_yarn(yarn: Yarn | None) -> Rope:
-    """YaRN as transformers takes it; {} if there is none."""
     if yarn is None:
+        return Rope(theta)
+    yarn = replace(yarn, theta=theta)
+    try:
+        yarn.check(head_dim // 2)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return yarn
+
+
+def write_yarn(rope: Rope | Yarn) -> RopeKeys:
+    """Returns YaRN as transformers takes it; {} for plain positions."""
+    if isinstance(rope, Rope):
         return {}
     return {
         "rope_type": "yarn",
-        "factor": yarn.factor,
-        "original_max_position_embeddings": yarn.original_length,
-        "beta_fast": yarn.beta_fast,
-        "beta_slow": yarn.beta_slow,
-        "attention_factor": yarn.magnitude,
+        "factor": rope.factor,
+        "original_max_position_embeddings": rope.original_length,
+        "beta_fast": rope.beta_fast,
+        "beta_slow": rope.beta_slow,
+        "attention_factor": rope.magnitude,
     }
 
 
@@ -97,7 +100,7 @@ def read_number(value: Any, key: str, where: str) -> float:
     return float(value)
 
 
-def _object(config: Mapping[str, Any], key: str, where: str) -> Rope:
+def _object(config: Mapping[str, Any], key: str, where: str) -> RopeKeys:
     """An object of config.json without null and with one name for its type."""
     value = config.get(key)
     if value is None:
@@ -111,7 +114,7 @@ def _object(config: Mapping[str, Any], key: str, where: str) -> Rope:
     return found
 
 
-def _of_kinds(new: Rope, where: str) -> dict[str, Rope]:
+def _of_kinds(new: RopeKeys, where: str) -> dict[str, RopeKeys]:
     """The positions of each kind of layer."""
     if other := [key for key in new if key not in (FULL, SLIDING)]:
         raise InputError(
@@ -121,8 +124,8 @@ def _of_kinds(new: Rope, where: str) -> dict[str, Rope]:
 
 
 def _one_spelling(
-    config: Mapping[str, Any], default_theta: float, full: Rope, is_new: bool, where: str
-) -> Rope:
+    config: Mapping[str, Any], default_theta: float, full: RopeKeys, is_new: bool, where: str
+) -> RopeKeys:
     """What `rope_theta`, `rope_scaling` and `rope_parameters` say together, with a rope_theta."""
     old = _object(config, "rope_scaling", where)
     top = config.get("rope_theta")
@@ -148,7 +151,7 @@ def _theta(value: Any, where: str) -> float:
     return theta
 
 
-def _read_yarn(rope: Rope, context: Any, where: str) -> Yarn | None:
+def _read_yarn(rope: RopeKeys, context: Any, where: str) -> Yarn | None:
     kind = rope.get("rope_type", "default")
     if kind not in _KEYS:
         raise InputError(f"{where}: rope_type={kind} is not supported, only default and yarn")

@@ -11,7 +11,7 @@ from jaxpretrain.config.serialize import diff, to_dict
 from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tables import is_stack, layers_of
 
-_HOW_IT_IS_RUN = ("attention", "scan_layers", "remat", "loss_chunk", "dtype", "residual_dtype")
+_HOW_IT_IS_RUN = ("attention", "scan_layers", "remat", "dtype", "residual_dtype")
 """Fields of a model that may differ: they are not about its weights."""
 
 

@@ -5,11 +5,12 @@ checkpoints both read it here. What only training asks for (dropout, precision, 
 to the reader of runs.
 """
 
-from typing import Any
-
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.olmo_keys import OlmoKeys
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import FullMegatron, Mitchell, Normal
+from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.rotary import Rope
 
 
 def read_decoder(keys: OlmoKeys) -> Decoder:
@@ -29,12 +30,9 @@ def read_decoder(keys: OlmoKeys) -> Decoder:
     for name in ("alibi", "embedding_layer_norm", "scale_logits"):
         keys.only(f"model.{name}", False, default=False)
     keys.only("model.include_bias", False, default=True)
-    init = keys.only("model.init_fn", "normal", "mitchell", "full_megatron", default="normal")
     d_model, num_heads = keys.size("model.d_model", 768), keys.size("model.n_heads", 12)
     ratio, hidden = keys.size("model.mlp_ratio", 4), keys.number("model.mlp_hidden_size")
     vocab_size = keys.size("model.vocab_size", 50257)
-    # OLMo reads 0 as not given. Only `normal` is then not cut.
-    cutoff = keys.number("model.init_cutoff_factor") or (None if init == "normal" else 3.0)
     return Decoder(
         vocab_size=vocab_size,
         embedding_rows=keys.number("model.embedding_size", 50304) or vocab_size,
@@ -45,15 +43,24 @@ def read_decoder(keys: OlmoKeys) -> Decoder:
         d_ff=(hidden or ratio * d_model) // 2,  # OLMo counts both of SwiGLU's halves
         norm_position="after" if keys.take("model.norm_after", False) else "before",
         clip_qkv=_optional_float(keys.number("model.clip_qkv")),
-        rope_theta=float(keys.number("model.rope_theta", 10000)),
+        rope=Rope(float(keys.number("model.rope_theta", 10000))),
         tied_head=keys.take("model.weight_tying", True),
-        init=init,
-        init_std=float(keys.number("model.init_std", 0.02)),
-        init_cutoff=_optional_float(cutoff),
+        init=_init(keys),
         loss_denominator="all",
-        norm_rounding="before_scale",
-        **_norms(keys),
+        norm=_norm(keys),
+        qk_norm=bool(keys.take("model.attention_layer_norm", False)),
     )
+
+
+def _init(keys: OlmoKeys) -> Normal | Mitchell | FullMegatron:
+    name = keys.only("model.init_fn", "normal", "mitchell", "full_megatron", default="normal")
+    std = float(keys.number("model.init_std", 0.02))
+    # OLMo reads 0 as not given. Only `normal` is then not cut.
+    cutoff = keys.number("model.init_cutoff_factor") or (None if name == "normal" else 3.0)
+    cutoff = _optional_float(cutoff)
+    if name == "mitchell":
+        return Mitchell(cutoff)
+    return Normal(std, cutoff) if name == "normal" else FullMegatron(std, cutoff)
 
 
 def _optional_float(value: float | None) -> float | None:
@@ -75,22 +82,18 @@ def _num_kv_heads(keys: OlmoKeys, num_heads: int) -> int | None:
     return None if implied == num_heads else implied
 
 
-def _norms(keys: OlmoKeys) -> dict[str, Any]:
-    """LayerNorm is without parameters here, RMSNorm with a scale, and neither has a bias."""
+def _norm(keys: OlmoKeys) -> LayerNorm | RMSNorm:
+    """Returns LayerNorm without parameters or RMSNorm with a scale; neither has a bias here."""
     kind = keys.only("model.layer_norm_type", "rms", "default", default="default")
     keys.only("model.layer_norm_with_affine", kind == "rms", default=True)
-    qk_norm = bool(keys.take("model.attention_layer_norm", False))
     affine = "model.attention_layer_norm_with_affine"
-    if qk_norm:
+    if keys.take("model.attention_layer_norm", False):
         keys.only(affine, kind == "rms", default=True)
     else:
         keys.skip(affine, "there is no norm of queries and keys")
+    epsilon = float(keys.number("model.layer_norm_eps", 1e-5))
     if kind == "rms":
         keys.only("model.bias_for_layer_norm", False, None)
-    else:
-        keys.skip("model.bias_for_layer_norm", "the norms have no parameters")
-    return {
-        "norm": "rmsnorm" if kind == "rms" else "layernorm",
-        "norm_epsilon": float(keys.number("model.layer_norm_eps", 1e-5)),
-        "qk_norm": qk_norm,
-    }
+        return RMSNorm(epsilon, rounding="before_scale")
+    keys.skip("model.bias_for_layer_norm", "the norms have no parameters")
+    return LayerNorm(epsilon)

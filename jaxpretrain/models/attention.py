@@ -97,7 +97,7 @@ def attention(
     return checkpoint_name(out_btnh, "attention")
 
 
-def attend_kept(
+def attend_cached(
     q_btnh: jax.Array,
     k_bmsh: jax.Array,
     v_bmsh: jax.Array,
@@ -111,7 +111,7 @@ def attend_kept(
     """
     dtype = jnp.float32 if kernel == "xla_blocks_float32" else q_btnh.dtype
     q, k, v = (x.astype(dtype) for x in (q_btnh, k_bmsh, v_bmsh))
-    return attention_xla.kept(q, k, v, visible_bts).astype(q_btnh.dtype)
+    return attention_xla.cached(q, k, v, visible_bts).astype(q_btnh.dtype)
 
 
 def keep_attention(primitive: Any, *_: Any, **params: Any) -> bool:

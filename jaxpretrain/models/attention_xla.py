@@ -43,7 +43,7 @@ def blocks(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) 
     return out_bmgth.transpose(0, 3, 1, 2, 4).reshape(q_btnh.shape)
 
 
-def kept(
+def cached(
     q_btnh: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, visible_bts: jax.Array
 ) -> jax.Array:
     """Few queries against keys that were kept with their heads first; all pairs at once."""

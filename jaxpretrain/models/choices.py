@@ -1,4 +1,4 @@
-"""The named choices of how a layer is computed: kernels, rounding and recomputation."""
+"""The named choices of how a layer is computed: kernels and recomputation."""
 
 from typing import Literal
 
@@ -7,9 +7,6 @@ AttentionKernel = Literal["xla", "xla_blocks", "xla_blocks_float32", "cudnn", "s
 
 AttentionChoice = Literal["auto", "xla", "xla_blocks", "cudnn", "splash"]
 """The kernels that a config may name; auto becomes a kernel when the model is built."""
-
-NormRounding = Literal["before_scale", "after_scale"]
-"""The place where RMSNorm leaves float32."""
 
 RematPolicy = Literal["none", "full", "dots", "attention"]
 """The activations that are recomputed in the backward pass."""

@@ -1,35 +1,37 @@
-"""Transformer parts as Linen modules: linear maps, norms, remat policies.
+"""What all transformers here are made of: Linen modules, their parameters, remat policies.
 
-Parameters are float32 and are cast to the compute dtype where they are used. Each declares its
-logical axes where it is made; `models.stack` takes the boxes off. Weights are kept as
-[in, out] matrices with heads merged, the layout that optimizers and checkpoint tables expect.
+Parameters are float32 and are cast to the compute dtype where they are used. Each is made in a box
+that holds its logical axes; `unbox` and `axes_of` separate the two. Weights are kept as [in, out]
+matrices with heads merged, the layout that optimizers and checkpoint tables expect.
 
 Shapes: b batch, t positions, d model width.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.attention import keep_attention
-from jaxpretrain.models.choices import NormRounding, RematChoice, RematPolicy
-from jaxpretrain.models.contract import Constrain
+from jaxpretrain.models.choices import RematChoice, RematPolicy
+from jaxpretrain.models.contract import Constrain, Params
 from jaxpretrain.models.matmul import Products
 
-Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
+"""The type of a function of a key, a shape and a dtype that draws a parameter."""
 
 
 def truncated_normal(std: float | jax.Array, cutoff: float | None) -> Initializer:
-    """Normal with `std`, cut at +-`cutoff` standard deviations (None: not cut).
+    """Returns normal draws with `std`, cut at +-`cutoff` standard deviations (None: not cut).
 
     As in OLMo, `std` is that of the normal before the cut; at cutoff 3 the draws have 0.98658 std.
     """
 
-    def init(rng: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def init(rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         if cutoff is None:
             return std * jax.random.normal(rng, shape, dtype)
         return std * jax.random.truncated_normal(rng, -cutoff, cutoff, shape, dtype)
@@ -44,13 +46,40 @@ def weight(
     axes: tuple[str, ...],
     shape: tuple[int, ...],
 ) -> jax.Array:
-    """A float32 parameter of `module` with its logical axes."""
+    """Returns a float32 parameter of `module`, made in a box with its logical axes."""
     box: Any = nn.with_partitioning(init, axes)
     return module.param(name, box, shape, jnp.float32)
 
 
+def init(module: nn.Module, rng: jax.Array, *inputs: Any) -> Params:
+    """Returns fresh parameters of `module` in their boxes; {} where it has none."""
+    variables: dict[str, Params] = module.init(rng, *inputs)  # pyright: ignore[reportAssignmentType]
+    return variables.get("params", {})
+
+
+def stacked(boxed: Params) -> Params:
+    """Returns the same boxes with the name of a new first axis, which counts layers."""
+    rename = lambda box: box.replace(names=("layers", *box.names))  # noqa: E731
+    return jax.tree.map(rename, boxed, is_leaf=_is_box)
+
+
+def unbox(boxed: Params) -> Params:
+    """Returns the arrays of a tree of boxes."""
+    return jax.tree.map(lambda box: box.value, boxed, is_leaf=_is_box)
+
+
+def axes_of(make: Callable[[jax.Array], Params]) -> Params:
+    """Returns the logical axes of the boxes that `make` returns for a key, without running it."""
+    boxed = jax.eval_shape(make, jax.random.key(0))
+    return jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
+
+
+def _is_box(node: object) -> bool:
+    return isinstance(node, nn.Partitioned)
+
+
 class Linear(nn.Module):
-    """y = x W, [.., in] -> [.., out], without bias."""
+    """A linear map without bias, y = x W, [.., in] -> [.., out]."""
 
     features: int
     axes: tuple[str, str]
@@ -60,7 +89,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[.., in] -> [.., out] in the compute dtype."""
+        """Returns the product in the compute dtype."""
         kernel = weight(self, "kernel", self.initializer, self.axes, (x.shape[-1], self.features))
         # As one matrix: with two contracted axes the weight gradient misses XLA's fast CPU product.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
@@ -68,7 +97,10 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token ids [b, t] -> [b, t, d]. Ids must lie in the table: the gather would clamp silently."""
+    """A table of vectors, token ids [b, t] -> [b, t, d].
+
+    Ids must lie in the table: the gather would clamp silently.
+    """
 
     rows: int
     features: int
@@ -78,7 +110,7 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_bt: jax.Array) -> jax.Array:
-        """[b, t] -> [b, t, d] in the compute dtype."""
+        """Returns the rows of the token ids in the compute dtype."""
         table_vd = weight(
             self, "embedding", self.initializer, ("vocab", "embed"), (self.rows, self.features)
         )
@@ -86,43 +118,11 @@ class Embedding(nn.Module):
         return self.constrain(table_vd.astype(self.dtype), ("vocab", None))[tokens_bt]
 
 
-class Norm(nn.Module):
-    """LayerNorm without parameters, or RMSNorm with a scale; computed in float32.
-
-    RMSNorm rounds to the dtype of its input before it applies the scale, as OLMo's trainer does, or
-    once, after it, as OLMo-core does.
-    """
-
-    kind: Literal["layernorm", "rmsnorm"]
-    epsilon: float
-    axis: str
-    dtype: jnp.dtype
-    rounding: NormRounding = "before_scale"
-
-    @nn.compact
-    def __call__(self, x_btd: jax.Array) -> jax.Array:
-        """Normalises the last axis; the compute dtype comes out."""
-        y_btd = x_btd.astype(jnp.float32)
-        if self.kind == "layernorm":
-            y_btd = y_btd - jnp.mean(y_btd, axis=-1, keepdims=True)
-        inverse_bt1 = jax.lax.rsqrt(
-            jnp.mean(jnp.square(y_btd), axis=-1, keepdims=True) + self.epsilon
-        )
-        y_btd = y_btd * inverse_bt1
-        if self.kind == "rmsnorm":
-            ones = nn.initializers.ones_init()
-            scale_d = weight(self, "scale", ones, (self.axis,), x_btd.shape[-1:])
-            if self.rounding == "before_scale":
-                y_btd = y_btd.astype(x_btd.dtype)
-            y_btd = y_btd * scale_d.astype(y_btd.dtype)[None, None, :]
-        return y_btd.astype(self.dtype)
-
-
-def chosen(choice: RematChoice) -> RematPolicy:
-    """The policy, when it is one.
+def require_policy(choice: RematChoice) -> RematPolicy:
+    """Returns the policy that a config names.
 
     Raises:
-      InputError: it is still open.
+      InputError: the config leaves it open.
     """
     if choice != "auto":
         return choice
@@ -130,7 +130,7 @@ def chosen(choice: RematChoice) -> RematPolicy:
 
 
 def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
-    """`block` with its activations recomputed in the backward pass, as the policy says.
+    """Returns `block` with its activations recomputed in the backward pass, as the policy says.
 
     none: everything is kept. attention: the output of attention is kept (the costliest thing to
     recompute for its size). dots: matrix products too. full: only the block's input.
@@ -147,6 +147,6 @@ def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
     return jax.checkpoint(block, policy=policies[policy], prevent_cse=not scanned)
 
 
-def apply(module: nn.Module, params: dict[str, Any], *inputs: Any) -> Any:
-    """`module` on its parameters."""
+def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
+    """Returns what `module` computes with its parameters."""
     return module.apply({"params": params}, *inputs)

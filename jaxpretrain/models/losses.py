@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 from jaxpretrain.models.matmul import PLAIN, Products
 
+CHUNK = 512
+"""The positions of each sequence whose logits exist at once in training."""
+
 
 def cross_entropy(
     x_btd: jax.Array,
@@ -19,7 +22,7 @@ def cross_entropy(
     weights_bt: jax.Array,
     *,
     z_loss: float = 0.0,
-    chunk: int = 512,
+    chunk: int = CHUNK,
     products: Products = PLAIN,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Weighted sums over positions of the cross-entropy and of z = logsumexp(logits)^2.

@@ -1,26 +1,56 @@
-"""Stacks of equal blocks: one parameter layout for scanned and unrolled layers.
+"""Stacks of equal blocks: one parameter layout for scanned and unrolled layers, and its names.
 
 Layers follow a pattern of P positions (a sliding-window pattern of four, say); the layers at one
 position are stacked on a leading axis `layers`. Scanning folds over the stacks, unrolling indexes
 them: the same parameters and the same sums, so one checkpoint serves both.
+
+The stacks of a model lie below the name `blocks`: `blocks/<position>/query/kernel`, or
+`encoder/blocks/<position>/query/kernel` where there are several towers. A quantity by layer ends
+with the same name: `signals/grad_norm/encoder/blocks`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-import flax.linen as nn
 import jax
 
-Params = dict[str, Any]
+from jaxpretrain.models.contract import Params
+
+STACK = "blocks"
+"""The name below which a stack of layers lies."""
+
+X = TypeVar("X")
+"""What goes from layer to layer, an array or a tree of them."""
 
 
-def unbox(variables: Any) -> tuple[Params, Params]:
-    """(arrays, logical axis names) of what `Module.init` returned, as plain nested dicts."""
-    boxed = variables.get("params", {})
-    is_box = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
-    arrays = jax.tree.map(lambda leaf: leaf.value, boxed, is_leaf=is_box)
-    axes = jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=is_box)
-    return arrays, axes
+class Place(NamedTuple):
+    """The place of a stacked parameter."""
+
+    stack: str
+    """The name of the stack, `blocks` or `encoder/blocks`."""
+    position: int
+    """The position in the pattern of layers."""
+    part: str
+    """The name within a layer, `query/kernel`."""
+
+
+def is_stacked(name: str) -> bool:
+    """Returns true for the name of a parameter or a signal whose first axis counts layers."""
+    return STACK in name.split("/")
+
+
+def place_of(name: str) -> Place | None:
+    """Returns the place of the parameter of that name; None where it is in no stack."""
+    if not is_stacked(name):
+        return None
+    tower, _, rest = f"/{name}".rpartition(f"/{STACK}/")
+    position, _, part = rest.partition("/")
+    return Place(f"{tower}/{STACK}".lstrip("/"), int(position), part)
+
+
+def tower_of(signal: str) -> str:
+    """Returns the tower in the name of a signal by layer: "encoder", or "" of the only tower."""
+    return signal.split("/", 2)[2].removesuffix(STACK).rstrip("/")
 
 
 def init_stack(
@@ -29,7 +59,7 @@ def init_stack(
     num_layers: int,
     pattern: int,
 ) -> Params:
-    """{"0": stack, ..., "P-1": stack}; `init_layer(rng, layer, position)` makes one layer.
+    """Returns {"0": stack, ..., "P-1": stack}; `init_layer(rng, layer, position)` makes one layer.
 
     `layer` counts from 0 over the whole model and is traced (depth-scaled initialisations use it).
     """
@@ -44,19 +74,12 @@ def init_stack(
 
 
 def apply_stack(
-    apply_layer: Callable[[Any, Params, int], Any],
-    x: Any,
-    stacks: Params,
-    *,
-    scan: bool,
-) -> Any:
-    """Runs all layers in order; `apply_layer(x, params, position)` runs one.
-
-    x is what goes from layer to layer, an array or a tree of them.
-    """
+    apply_layer: Callable[[X, Params, int], X], x: X, stacks: Params, *, scan: bool
+) -> X:
+    """Runs all layers in order; `apply_layer(x, params, position)` runs one."""
     pattern = len(stacks)
 
-    def group(x: Any, params: Params) -> Any:
+    def group(x: X, params: Params) -> X:
         for p in range(pattern):
             x = apply_layer(x, params[str(p)], p)
         return x
@@ -73,7 +96,7 @@ def observe_stack(
     x: jax.Array,
     stacks: Params,
 ) -> tuple[jax.Array, Any]:
-    """Runs all layers, and what was seen of each: arrays [layers, ...], from the bottom.
+    """Runs all layers and returns what was seen of each too: arrays [layers, ...], from the bottom.
 
     `apply_layer(x, params, position)` runs one and says what it saw. Layers are always scanned.
     """

@@ -30,7 +30,6 @@ MAX_TENSOR = 8
 _VALUES: dict[str, tuple[str | int, ...]] = {
     REMAT: ("none", "attention", "dots", "full"),
     "model.attention": ("auto", "xla_blocks"),
-    "model.loss_chunk": (256, 512, 1024, 2048),
     "model.scan_layers": (True, False),
 }
 DIMENSIONS = (MICROBATCH, REMAT, "mesh", *(name for name in _VALUES if name != REMAT))
@@ -136,7 +135,6 @@ def _candidates(
         name
         for name in _VALUES
         if name in searched or (name == REMAT and experiment.model.remat == "auto")
-        if hasattr(experiment.model, name.partition(".")[2])
     ]
     meshes = list(_meshes(num_devices)) if "mesh" in searched else [experiment.mesh]
     for mesh, *values in product(meshes, *(_VALUES[name] for name in names)):

@@ -119,7 +119,6 @@ _NO_EFFECT_ON_RESULT = (
     "model.attention",
     "model.scan_layers",
     "model.remat",
-    "model.loss_chunk",
     "data.root",
     "data.sources.*.root",
     "data.num_examples",

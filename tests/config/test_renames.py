@@ -7,6 +7,8 @@ TABLE = (
     Rename("data.order_chunk", "data.order.chunk", moved("order", "chunk")),
     Rename("data.sources.*.dtype", "data.sources.*.raw.dtype", moved("raw", "dtype")),
     Rename("train.loss_chunk", "nothing; the chunk is chosen for you"),
+    Rename("model.norm", "model.norm", chosen("norm", {"rms": "rms_norm", "old": "layer_norm"})),
+    Rename("model.rounding", "model.norm.rounding", moved("norm", "rounding", of=("rms_norm",))),
 )
 
 
@@ -20,6 +22,14 @@ def test_a_value_moves_into_the_group_that_its_word_has_become():
 def test_a_config_of_today_stays_as_it_is():
     new = {"data": {"order": {"class": "olmo_order", "chunk": 2}, "stages": [{"at": 0}]}}
     assert upgraded(new, TABLE) == new
+
+
+def test_a_value_moves_only_into_a_choice_that_has_its_field():
+    def norm(word: str) -> dict[str, str]:
+        return upgraded({"model": {"norm": word, "rounding": "first"}}, TABLE)["model"]["norm"]
+
+    assert norm("rms") == {"class": "rms_norm", "rounding": "first"}
+    assert norm("old") == {"class": "layer_norm"}
 
 
 def test_a_star_stands_for_every_key():
@@ -43,6 +53,8 @@ def test_a_field_that_is_gone_is_dropped():
         ("data.order.chnk", None),  # the path is as before, only its values are others
         ("data.seq_len", None),
         ("data", None),
+        ("model.norm", None),
+        ("model.norm.epsilom", None),
     ],
 )
 def test_an_old_path_says_what_is_written_now(path: str, now: str | None):

@@ -14,6 +14,7 @@ from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
@@ -27,8 +28,7 @@ DECODER = Decoder(
     num_layers=2,
     num_heads=4,
     d_ff=32,
-    init="normal",
-    init_std=0.3,  # so that answers differ in likelihood
+    init=Normal(std=0.3),  # so that answers differ in likelihood
     dtype="float32",
     remat="none",
 )

@@ -18,6 +18,7 @@ from jaxpretrain.evals.generate import Generator, Samples, held_out_prompts
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
+from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 SEQ_LEN = 24
@@ -32,8 +33,7 @@ DECODER = Decoder(
     num_layers=1,
     num_heads=4,
     d_ff=32,
-    init="normal",
-    init_std=0.3,
+    init=Normal(std=0.3),
     dtype="float32",
     remat="none",
 )

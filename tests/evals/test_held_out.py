@@ -10,6 +10,7 @@ import pytest
 from jaxpretrain.evals.contract import Interrupted, Setting, go_on
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 SEQ_LEN = 12
@@ -21,8 +22,7 @@ DECODER = Decoder(
     num_layers=1,
     num_heads=4,
     d_ff=32,
-    init="normal",
-    init_std=0.3,  # so that examples differ in loss
+    init=Normal(std=0.3),  # so that examples differ in loss
     dtype="float32",
     remat="none",
 )

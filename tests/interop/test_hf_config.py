@@ -15,7 +15,8 @@ from jaxpretrain.interop.hf_config import (
     write_config,
 )
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.rotary import Yarn
+from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.rotary import Rope, Yarn
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 
 SIZES = {
@@ -29,7 +30,6 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 TRAINED_HOW = (
     "vocab_size",
     "init",
-    "norm_rounding",
     "residual_dtype",
     "loss_denominator",
     "z_loss",
@@ -40,12 +40,17 @@ def _read(architecture: str = "Olmo3ForCausalLM", **keys: Any) -> Decoder:
     return read_config({"architectures": [architecture], **SIZES, **keys}, "config.json")[1]
 
 
+def _rounding(model: Decoder) -> dict[str, Any]:
+    return {"rounding": model.norm.rounding} if isinstance(model.norm, RMSNorm) else {}
+
+
 @pytest.mark.parametrize("name", OLMO_SIZES)
 def test_every_published_model_can_be_written_and_read_again(name: str):
     model = OLMO_SIZES[name]
     _, config = write_config(model, 4096)
     _, found, seq_len = read_config(json.loads(json.dumps(config)), "config.json")
     kept = {field: getattr(model, field) for field in TRAINED_HOW}
+    kept["norm"] = replace(found.norm, **_rounding(model))
     assert replace(found, **kept) == model
     assert seq_len == 4096
 
@@ -65,8 +70,8 @@ def test_the_class_that_computes_the_same_is_chosen(name: str, architecture: str
 
 
 def test_a_model_that_no_class_computes_is_refused_by_its_fields():
-    model = Decoder(norm="layernorm", norm_position="after", qk_norm=True)
-    with pytest.raises(InputError, match="model.norm=layernorm, which is rmsnorm in Olmo"):
+    model = Decoder(norm=LayerNorm(), norm_position="after", qk_norm=True)
+    with pytest.raises(InputError, match="model.norm=layer_norm, which is rms_norm in Olmo"):
         write_config(model, 64)
     windows = replace(OLMO_SIZES["olmo3_7b"], windows=(8, 16))
     with pytest.raises(InputError, match=r"windows of one size, not model.windows=\(8, 16\)"):
@@ -110,23 +115,21 @@ def test_windows_are_the_shortest_pattern(keys: dict[str, Any], windows: tuple):
     ],
 )
 def test_rotary_positions_are_read_as_transformers_4_and_5_write_them(keys: dict[str, Any]):
-    model = _read(**keys)
-    assert model.rope_theta == 5e5
-    assert model.yarn == Yarn(4.0, 128, 32.0, 1.0)
+    assert _read(**keys).rope == Yarn(5e5, 4.0, 128, 32.0, 1.0)
 
 
 def test_rotary_positions_of_kinds_of_layers_that_are_not_there_do_not_matter():
     rope = {"full_attention": {"rope_theta": 1e6, **YARN}, "sliding_attention": {"rope_theta": 1e4}}
     found = _read(rope_parameters=rope, layer_types=["full_attention"] * 8)
-    assert (found.rope_theta, found.yarn) == (1e6, Yarn(4.0, 128))
+    assert found.rope == Yarn(1e6, 4.0, 128)
     found = _read(rope_parameters=rope, layer_types=["sliding_attention"] * 8)
-    assert (found.rope_theta, found.yarn) == (1e4, None)
+    assert found.rope == Rope(1e4)
 
 
 def test_the_context_before_yarn_is_the_model_s_where_none_is_named():
     yarn = {"rope_type": "yarn", "factor": 2.0}
     found = _read("LlamaForCausalLM", rope_scaling=yarn, max_position_embeddings=96)
-    assert found.yarn == Yarn(2.0, 96)
+    assert found.rope == Yarn(1e4, 2.0, 96)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,7 @@ def test_what_a_config_leaves_out_is_the_class_s_default(
     architecture: str, theta: float, epsilon: float, token_ids: tuple
 ):
     model = _read(architecture)
-    assert (model.rope_theta, model.norm_epsilon) == (theta, epsilon)
+    assert (model.rope, model.norm.epsilon) == (Rope(theta), epsilon)
     assert (model.clip_qkv, model.tied_head, model.num_kv_heads) == (None, False, None)
     assert read_config({"architectures": [architecture], **SIZES}, "config.json")[2] == 2048
     found = read_token_ids(SIZES, ARCHITECTURES[architecture])

@@ -32,5 +32,5 @@ def test_the_average_of_one_model_is_that_model(hugging_face: Folder):
 def test_models_that_differ_are_refused_by_the_field(hugging_face: Folder):
     first = open_hugging_face(hugging_face("a")[0])
     other = open_hugging_face(hugging_face("b", rope_theta=1e4)[0])
-    with pytest.raises(InputError, match=r"model.rope_theta is 500000.0 there and 10000.0 in .*b"):
+    with pytest.raises(InputError, match=r"model.rope.theta is 500000.0 there and 10000.0 in .*b"):
         merge([first, other])

@@ -111,8 +111,9 @@ def test_both_forms_of_a_model_are_the_same_parameters(source: Any, native: Path
     assert set(theirs.params) == set(ours.params)
     for name, array in theirs.params.items():
         np.testing.assert_array_equal(whole(ours.params[name]), whole(array), name)
-    for field in ("d_model", "num_kv_heads", "d_ff", "norm_epsilon", "rope_theta", "qk_norm"):
+    for field in ("d_model", "num_kv_heads", "d_ff", "rope", "qk_norm"):
         assert getattr(ours.model, field) == getattr(theirs.model, field), field
+    assert ours.model.norm.epsilon == theirs.model.norm.epsilon
     assert (ours.model.vocab_size, ours.data.seq_len, ours.step) == (310, 32, 1000)
     assert ours.origin == {
         "dtype": "float32",
@@ -125,7 +126,7 @@ def test_moments_are_those_of_our_adamw(native: Path):
     found = open_olmo(native)
     model = found.model.build(found.data.example_spec(), platform="cpu")
     params = jax.eval_shape(model.init, jax.random.key(0))
-    optimizer = AdamW(schedule=Triangular(warmup=1)).build(10, params)
+    optimizer = AdamW(schedule=Triangular(warmup=1)).build(10, 8, params)
     state = to_named(jax.eval_shape(optimizer.transform.init, params))
     kinds = {name: (a.shape, a.dtype) for name, a in found.optimizer.items()}
     assert kinds == {name: (leaf.shape, leaf.dtype) for name, leaf in state.items()}

@@ -7,6 +7,8 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.olmo_config import read_decoder
 from jaxpretrain.interop.olmo_keys import OlmoKeys
+from jaxpretrain.models.olmo.initial_weights import Normal
+from jaxpretrain.models.olmo.norms import LayerNorm
 
 REQUIRED: dict[str, Any] = {
     "rope": True,
@@ -32,8 +34,8 @@ def test_what_is_not_given_is_olmos_default(keys):
     sizes = (model.d_model, model.num_layers, model.num_heads, model.num_kv_heads, model.d_ff)
     assert sizes == (768, 12, 12, None, 4 * 768 // 2)
     assert (model.vocab_size, model.embedding_rows, model.tied_head) == (50257, 50304, True)
-    assert (model.norm, model.norm_epsilon, model.norm_position) == ("layernorm", 1e-5, "before")
-    assert (model.init, model.init_std, model.init_cutoff) == ("normal", 0.02, None)
+    assert (model.norm, model.norm_position) == (LayerNorm(1e-5), "before")
+    assert model.init == Normal(0.02, None)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_what_is_not_given_is_olmos_default(keys):
 )
 def test_only_normal_draws_are_not_cut_by_default(keys, init, given, cutoff):
     """`init_cutoff_factor or 3.0` in `reset_parameters` of olmo/model.py."""
-    assert read_decoder(keys(init_fn=init, init_cutoff_factor=given)).init_cutoff == cutoff
+    assert read_decoder(keys(init_fn=init, init_cutoff_factor=given)).init.cutoff == cutoff
 
 
 @pytest.mark.parametrize(

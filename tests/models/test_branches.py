@@ -12,7 +12,9 @@ import pytest
 from jaxpretrain.models import attention_xla
 from jaxpretrain.models.contract import Branches
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.rotary import Yarn
+from jaxpretrain.models.olmo.initial_weights import Normal
+from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.rotary import Rope, Yarn
 
 END = 28
 GROUPED = Decoder(
@@ -23,20 +25,19 @@ GROUPED = Decoder(
     num_heads=4,
     num_kv_heads=2,
     d_ff=20,
-    norm="rmsnorm",
+    norm=RMSNorm(),
     norm_position="after",
     qk_norm=True,
-    init="normal",
-    init_std=0.3,
+    init=Normal(std=0.3),
     windows=(3, None),
-    yarn=Yarn(factor=4.0, original_length=8),
+    rope=Yarn(factor=4.0, original_length=8),
     dtype="float32",
     remat="none",
 )
 PLAIN = dataclasses.replace(
-    GROUPED, num_kv_heads=None, norm="layernorm", windows=(None,), yarn=None, attention="xla"
+    GROUPED, num_kv_heads=None, norm=LayerNorm(), windows=(None,), rope=Rope(), attention="xla"
 )
-WINDOWS = dataclasses.replace(GROUPED, windows=(2, 5), yarn=None)
+WINDOWS = dataclasses.replace(GROUPED, windows=(2, 5), rope=Rope())
 DOCUMENTS = dataclasses.replace(GROUPED, document_end=END)
 
 Tree = tuple[Sequence[int], Sequence[Sequence[int]]]

@@ -10,6 +10,7 @@ import pytest
 
 from jaxpretrain.models.costs import Costs
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.sapiens.model import VitMae
 
 OLMO_1 = Decoder(
@@ -20,10 +21,9 @@ OLMO_1 = Decoder(
     num_heads=4,
     d_ff=80,
     attention="xla",
-    loss_chunk=8,
 )
 OLMO_2 = replace(
-    OLMO_1, norm="rmsnorm", norm_position="after", qk_norm=True, num_kv_heads=2, dtype="float32"
+    OLMO_1, norm=RMSNorm(), norm_position="after", qk_norm=True, num_kv_heads=2, dtype="float32"
 )
 MAE = VitMae(
     patch_size=4,

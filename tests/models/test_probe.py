@@ -6,6 +6,7 @@ import pytest
 from jaxpretrain.models import probe
 from jaxpretrain.models.masks import Mask
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.sapiens.model import VitMae
 
 
@@ -54,7 +55,7 @@ def test_the_layers_of_a_decoder_are_seen_in_their_order():
 
 def test_the_size_is_that_of_the_residual_stream():
     """Unit scales at the end of post-norm layers that add nothing leave the embedding alone."""
-    model, params = decoder(norm="rmsnorm", norm_position="after")
+    model, params = decoder(norm=RMSNorm(), norm_position="after")
     for position in params["blocks"].values():
         for norm in ("attention_norm", "mlp_norm"):
             position[norm]["scale"] = jnp.zeros_like(position[norm]["scale"])

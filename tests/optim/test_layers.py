@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.optim.layers import is_layer_matrix, layer_axes, mask
 
 
@@ -15,7 +16,7 @@ def test_matrices_of_layers_are_all_but_table_head_norms_and_biases(tied_head):
         num_layers=2,
         num_heads=2,
         d_ff=8,
-        norm="rmsnorm",
+        norm=RMSNorm(),
         qk_norm=True,
         windows=(2, None),
         tied_head=tied_head,

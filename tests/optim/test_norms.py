@@ -4,6 +4,7 @@ import optax
 import pytest
 
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.optim.norms import global_norm, norms
 
 CONFIG = Decoder(
@@ -13,7 +14,7 @@ CONFIG = Decoder(
     num_layers=4,
     num_heads=2,
     d_ff=8,
-    norm="rmsnorm",
+    norm=RMSNorm(),
     windows=(2, None),
 )
 

@@ -16,6 +16,7 @@ from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.optim.optimizers import (
     PARAMETER_KINDS,
     Adafactor,
@@ -361,13 +362,13 @@ def test_muon_leaves_to_adamw_what_is_no_matrix_of_a_layer():
     [
         ({}, ("kernel",), {"embedding": False, "kernel": True}),
         (
-            {"norm": "rmsnorm", "qk_norm": True, "num_kv_heads": 1, "windows": (2, None)},
+            {"norm": RMSNorm(), "qk_norm": True, "num_kv_heads": 1, "windows": (2, None)},
             ("kernel", "scale"),
             {"embedding": False, "kernel": True, "scale": True},
         ),
         ({"tied_head": True}, ("kernel",), {"embedding": False, "kernel": True}),
         (
-            {"norm": "rmsnorm"},
+            {"norm": RMSNorm()},
             PARAMETER_KINDS,
             {"embedding": True, "kernel": True, "scale": True},
         ),

@@ -62,7 +62,6 @@ def decoder() -> Experiment:
         num_layers=4,
         num_heads=4,
         d_ff=64,
-        loss_chunk=16,
         dtype="float32",
         remat="full",
     )

@@ -73,7 +73,7 @@ def test_a_microbatch_that_divides_no_share_is_an_error(decoder, one):
 
 
 def test_flags_turn_the_experiment_into_what_was_chosen(decoder, eight):
-    searched = [MICROBATCH, REMAT, "mesh", "model.loss_chunk", "model.scan_layers"]
+    searched = [MICROBATCH, REMAT, "mesh", "model.attention", "model.scan_layers"]
     few = changed(decoder, train__batch_size=4)  # and so few meshes divide it
     for arrangement in list_arrangements(few, eight, searched)[::23]:
         for size in arrangement.sizes:
@@ -83,22 +83,22 @@ def test_flags_turn_the_experiment_into_what_was_chosen(decoder, eight):
     assert list_overrides(decoder, decoder) == []
 
 
-def test_a_family_without_a_field_is_not_searched_for_it(autoencoder, one):
-    assert len(list_arrangements(autoencoder, one, ["model.loss_chunk"])) == 1
+def test_every_family_is_searched(autoencoder, one):
+    assert len(list_arrangements(autoencoder, one, ["model.scan_layers"])) == 2
 
 
 def test_what_the_user_gave_is_not_searched():
     assert choose_dimensions([], []) == (MICROBATCH, REMAT, "mesh")
     assert choose_dimensions([], [REMAT]) == (MICROBATCH, "mesh")
     assert choose_dimensions([], ["mesh.fsdp", "train.batch_size"]) == (MICROBATCH, REMAT)
-    assert choose_dimensions(["remat", "loss_chunk"], []) == (REMAT, "model.loss_chunk")
+    assert choose_dimensions(["remat", "scan_layers"], []) == (REMAT, "model.scan_layers")
 
 
 @pytest.mark.parametrize(
     ("searched", "given", "message"),
     [
         (["remit"], [], r"--search=remit: Did you mean 'remat'\?"),
-        (["zzz"], [], "known: microbatch_size, remat, mesh, attention, loss_chunk, scan_layers"),
+        (["zzz"], [], "known: microbatch_size, remat, mesh, attention, scan_layers"),
         (["remat"], [REMAT], r"--search=remat, but --config\.model\.remat says what it is"),
         (["mesh"], ["mesh.tensor"], r"--search=mesh, but --config\.mesh\.tensor says"),
     ],

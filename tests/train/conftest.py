@@ -9,6 +9,7 @@ import pytest
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
@@ -58,7 +59,7 @@ def experiment(tokens: Path) -> Experiment:
             num_layers=2,
             num_heads=8,
             d_ff=64,
-            init="normal",
+            init=Normal(),
             dtype="float32",
             remat="none",
         ),

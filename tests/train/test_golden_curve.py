@@ -14,6 +14,7 @@ import pytest
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular, WarmupCosine
@@ -37,12 +38,11 @@ def decoder_curve() -> Curve:
         num_heads=4,
         num_kv_heads=2,
         d_ff=64,
-        norm="rmsnorm",
+        norm=RMSNorm(),
         norm_position="after",
         qk_norm=True,
         windows=(8, None),
         z_loss=1e-4,
-        loss_chunk=12,
         dtype="float32",
         remat="full",
     )

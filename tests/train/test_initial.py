@@ -8,6 +8,7 @@ import pytest
 
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.initial import initial_state, require_initial_state
@@ -104,6 +105,6 @@ def test_another_models_checkpoint_is_refused(experiment: Experiment, finished: 
     with pytest.raises(InputError, match="is another model's"):
         begin(d_ff=32)
     with pytest.raises(InputError, match="has no params/blocks/0/attention_norm/scale"):
-        begin(qk_norm=True, norm="rmsnorm")
+        begin(qk_norm=True, norm=RMSNorm())
     with pytest.raises(InputError, match=r"--config\.init_from=nowhere: no such folder"):
         _begin(experiment, init_from="nowhere")

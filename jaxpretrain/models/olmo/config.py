@@ -6,44 +6,69 @@ Sources: allenai/OLMo `olmo/model.py` (generations 1 and 2) and the released con
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import jax
+
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
-from jaxpretrain.config.ranges import Between, NonNegative, NumIds, Positive, above
+from jaxpretrain.config.ranges import Between, Depth, NonNegative, NumIds, Positive, Width
 from jaxpretrain.models.choices import AttentionChoice, RematChoice
-from jaxpretrain.models.olmo.block import Layers
-from jaxpretrain.models.olmo.rotary import Yarn
+from jaxpretrain.models.layers import Initializer, truncated_normal
+from jaxpretrain.models.olmo.initial_weights import FullMegatron, Mitchell, Normal
+from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.rotary import Rope, Yarn
 
 
 @dataclass(frozen=True)
-class DecoderConfig(Layers):
+class DecoderConfig:
     """The sizes and choices of a decoder language model of the OLMo family."""
 
+    d_model: Width = 2048
+    """The width of the residual stream."""
+    num_layers: Depth = 16
+    """The number of blocks."""
+    num_heads: Width = 16
+    """The number of query heads; d_model / num_heads is the head size."""
+    num_kv_heads: Width | None = None
+    """The number of key and value heads (grouped queries); none: as many as query heads."""
+    d_ff: Width = 8192
+    """The inner width of SwiGLU, one of its halves (OLMo's mlp_hidden_size counts both)."""
+    norm: LayerNorm | RMSNorm = LayerNorm()
+    """The norm of the residual stream, and of queries and keys with `qk_norm`."""
+    norm_position: Literal["before", "after"] = "before"
+    """before: the input of attention and MLP is normalised. after: their output (OLMo 2 and 3)."""
+    qk_norm: bool = False
+    """Normalise queries and keys over their full projected width, before the split into heads."""
+    clip_qkv: Annotated[float, Positive] | None = None
+    """Clamp queries, keys and values to +- this value."""
+    init: Normal | Mitchell | FullMegatron = Mitchell()
+    """OLMo's initialisation of the weights."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """The dtype of activations and matrix products; parameters and sums are float32."""
+    residual_dtype: Literal["bfloat16", "float32"] | None = None
+    """The dtype of the residual stream; none: that of `dtype`. OLMo's trainer keeps float32 without
+    FSDP."""
     vocab_size: NumIds = 50280
-    """Token ids lie below this."""
+    """The number of token ids."""
     embedding_rows: NumIds = 50304
-    """Rows of the embedding and of the head: the vocabulary, padded. Padding rows take part in the
-    softmax, as in OLMo, and are never targets."""
+    """The rows of the embedding and of the head: the vocabulary, padded. Padding rows take part in
+    the softmax, as in OLMo, and are never targets."""
     tied_head: bool = False
     """The output projection is the transposed embedding."""
-    rope_theta: Annotated[float, above(1)] = 10000.0
-    """Base of the rotary positions."""
-    yarn: Yarn | None = None
-    """Stretches the rotary positions of layers with full attention over longer contexts."""
+    rope: Rope | Yarn = Rope()
+    """The rotary positions. YaRN stretches those of layers with full attention alone."""
     windows: tuple[Annotated[int, Between(1, 2**24)] | None, ...] = (None,)
     """Sliding windows of the layers in turn, each a number of positions (the query included) or
     none for full attention; OLMo 3 repeats 4096,4096,4096,none."""
     document_end: Annotated[int, NonNegative] | None = None
-    """Token id that ends a document: attention stays inside documents. None: it does not."""
+    """The token id that ends a document: attention stays inside documents. None: it does not."""
     z_loss: Annotated[float, Between(0, 1)] = 0.0
-    """Weight of the squared log-normaliser in the objective."""
+    """The weight of the squared log-normaliser in the objective."""
     loss_denominator: Literal["predictable", "all"] = "predictable"
-    """What the loss is averaged over: the tokens that are predicted and count, or all positions, as
-    in OLMo's trainer. Evaluation always averages over the former."""
-    loss_chunk: Annotated[int, Positive] = 512
-    """Positions of each sequence whose logits exist at once."""
+    """The positions that the loss is averaged over: the tokens that are predicted and count, or
+    all, as in OLMo's trainer. Evaluation always averages over the former."""
     attention: AttentionChoice = "auto"
-    """Attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16 (without documents), splash on
-    TPUs and XLA elsewhere."""
+    """The attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16 (without documents), splash
+    on TPUs and XLA elsewhere."""
     scan_layers: bool = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
     remat: RematChoice = "full"
@@ -51,8 +76,24 @@ class DecoderConfig(Layers):
     products and attention are kept), attention (only attention's output is kept); auto: what is
     fastest of those that fit the devices, found before the run."""
 
+    @property
+    def head_dim(self) -> int:
+        """The number of channels of a head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_width(self) -> int:
+        """The number of channels of all keys, or of all values."""
+        return (self.num_kv_heads or self.num_heads) * self.head_dim
+
+    def initializer(self, name: str, layer: jax.Array | int = 0) -> Initializer:
+        """Returns what draws the weight of that name in a layer, counted from the bottom."""
+        fan_in = self.d_ff if name == "down" else self.d_model
+        std = self.init.std_of(name, fan_in, layer, self.num_layers)
+        return truncated_normal(std, self.init.cutoff)
+
     def check(self) -> None:
-        """Raises InputError when sizes do not fit together."""
+        """Raises InputError where sizes do not fit together."""
         validate(self, "model")
         if self.document_end is not None and self.document_end >= self.vocab_size:
             raise InputError(
@@ -64,12 +105,12 @@ class DecoderConfig(Layers):
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
             (self.num_heads, kv_heads, "model.num_heads by model.num_kv_heads"),
             (self.num_layers, len(self.windows), "model.num_layers by the length of model.windows"),
-            (self.d_model // self.num_heads, 2, "the head size d_model / num_heads by 2 (rotary)"),
+            (self.head_dim, 2, "the head size d_model / num_heads by 2 (rotary)"),
         ):
             if by < 1 or value % by:
                 raise InputError(f"cannot divide {what}: {value} / {by}")
-        if self.yarn is not None:
-            self.yarn.check(self.d_model // self.num_heads // 2, self.rope_theta)
+        if isinstance(self.rope, Yarn):
+            self.rope.check(self.head_dim // 2)
         if self.embedding_rows < self.vocab_size:
             raise InputError(
                 f"model.embedding_rows={self.embedding_rows} is less than "

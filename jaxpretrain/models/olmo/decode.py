@@ -13,47 +13,47 @@ import jax.numpy as jnp
 
 from jaxpretrain.models import masks
 from jaxpretrain.models.contract import Axes, Constrain
-from jaxpretrain.models.olmo.block import Layers
+from jaxpretrain.models.olmo.config import DecoderConfig
 
 _AXES: Axes = ("layers", "batch", "heads", None, None)
 
 
 class Stack(NamedTuple):
-    """Of the layers at one position of the pattern, in the compute dtype."""
+    """The keys and values of the layers at one position of the pattern, in the compute dtype."""
 
     keys_lbmsh: jax.Array
     values_lbmsh: jax.Array
 
     def layer(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The keys and values [b, m, s, h] of a layer of the stack."""
+        """Returns the keys and values [b, m, s, h] of one layer."""
         return self.keys_lbmsh[layer], self.values_lbmsh[layer]
 
     def write(
         self, layer: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, places_bt: jax.Array
     ) -> "Stack":
-        """With keys and values of one of its layers at these places."""
+        """Returns the stack with new keys and values of one layer at these places."""
         rows_b1 = jnp.arange(places_bt.shape[0])[:, None]
         at = (layer, rows_b1, slice(None), places_bt)
         return Stack(self.keys_lbmsh.at[at].set(k_btmh), self.values_lbmsh.at[at].set(v_btmh))
 
 
 class Cache(NamedTuple):
-    """Of all layers."""
+    """The tokens, keys and values of the positions so far."""
 
     tokens_bs: jax.Array
-    """What the positions hold; it tells their documents."""
+    """The token ids, from which documents follow."""
     stacks: dict[str, Stack]
-    """By the position in the pattern of layers."""
+    """The keys and values, by the position in the pattern of layers."""
 
     def write_tokens(self, tokens_bt: jax.Array, places_bt: jax.Array) -> "Cache":
-        """With tokens at these places."""
+        """Returns the cache with new tokens at these places."""
         rows_b1 = jnp.arange(places_bt.shape[0])[:, None]
         return self._replace(tokens_bs=self.tokens_bs.at[rows_b1, places_bt].set(tokens_bt))
 
     def visible(
         self, places_bt: jax.Array, window: int | None, document_end: int | None
     ) -> jax.Array:
-        """[b, t, s] booleans: the places that these see."""
+        """Returns the places that these places see, booleans [b, t, s]."""
         in_order_bts = masks.in_order(places_bt, jnp.arange(self.tokens_bs.shape[1])[None], window)
         if document_end is None:
             return in_order_bts
@@ -62,11 +62,9 @@ class Cache(NamedTuple):
         return in_order_bts & masks.same(documents_bt, documents_bs)
 
 
-def empty_cache(
-    config: Layers, pattern: int, batch_size: int, length: int, constrain: Constrain
-) -> Cache:
-    """Room for `length` positions of each row; `pattern` is the length of the layers' pattern."""
-    num_kv_heads = config.num_kv_heads or config.num_heads
+def empty_cache(config: DecoderConfig, batch_size: int, length: int, constrain: Constrain) -> Cache:
+    """Returns a cache with room for `length` positions of each row."""
+    pattern, num_kv_heads = len(config.windows), config.num_kv_heads or config.num_heads
     shape = (config.num_layers // pattern, batch_size, num_kv_heads, length, config.head_dim)
 
     def zeros() -> jax.Array:

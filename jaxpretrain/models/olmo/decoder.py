@@ -26,7 +26,7 @@ class Decoder(DecoderConfig):
         constrain: Constrain = unconstrained,
         shard: Shard = unsharded,
     ) -> DecoderModel:
-        """The model for examples {"tokens": ((t,), "int32")} on a platform ("cpu", "gpu", "tpu").
+        """Returns the model for examples {"tokens": ((t,), "int32")} on a platform ("cpu", ...).
 
         Raises:
           InputError: the sizes do not fit together.

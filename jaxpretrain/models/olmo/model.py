@@ -1,26 +1,28 @@
-"""What a decoder computes: losses, hidden states and caches from parameters; see `models.decoder`.
+"""What a decoder computes: losses, hidden states and caches from parameters.
 
 Shapes: b batch, t positions, d model width, n heads, m key/value heads, h head size, v vocabulary.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxpretrain.models import layers, masks, probe, stack
-from jaxpretrain.models.attention import attend_kept, attention
+from jaxpretrain.models.attention import attend_cached, attention
 from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Batch, Branches, Constrain, Params, Shard
 from jaxpretrain.models.costs import Bytes, Costs
-from jaxpretrain.models.losses import cross_entropy
+from jaxpretrain.models.losses import CHUNK, cross_entropy
 from jaxpretrain.models.matmul import Products
-from jaxpretrain.models.olmo.block import Attend, Block
+from jaxpretrain.models.olmo.block import Attend, Block, RopeTable, block_costs, make_norm
 from jaxpretrain.models.olmo.config import DecoderConfig
 from jaxpretrain.models.olmo.decode import Cache, Stack, empty_cache
-from jaxpretrain.models.olmo.rotary import rope_table
+from jaxpretrain.models.olmo.rotary import Rope, Yarn, rope_table
+
+_Carry = tuple[jax.Array, dict[str, Stack]]
+"""What goes from layer to layer with a cache: the residual stream, and the keys and values."""
 
 
 class DecoderModel:
@@ -40,7 +42,7 @@ class DecoderModel:
         shard: Shard,
     ) -> None:
         self.config = config
-        self._remat: RematPolicy = layers.chosen(config.remat)
+        self._remat: RematPolicy = layers.require_policy(config.remat)
         self.seq_len = seq_len
         self.kernel: AttentionKernel = kernel
         self.products = products
@@ -53,7 +55,7 @@ class DecoderModel:
             jnp.dtype(config.residual_dtype or config.dtype),
             constrain,
         )
-        self._final_norm = config.make_norm()
+        self._final_norm = make_norm(config)
         self._head = layers.Linear(
             config.embedding_rows,
             ("embed", "vocab"),
@@ -63,65 +65,50 @@ class DecoderModel:
         )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """{"tokens": int32 [batch_size, t]}."""
+        """Returns {"tokens": int32 [batch_size, t]}."""
         return {"tokens": jax.ShapeDtypeStruct((batch_size, self.seq_len), jnp.int32)}
 
     def input_limits(self) -> dict[str, int]:
-        """Token ids lie below the true vocabulary size, not below the padded one."""
+        """Returns the true vocabulary size, not the padded one, for `tokens`."""
         return {"tokens": self.config.vocab_size}
 
     def units_per_example(self) -> tuple[str, int]:
-        """Tokens, and how many a sequence holds."""
+        """Returns "tokens" and the length of a sequence."""
         return "tokens", self.seq_len
 
     def init(self, rng: jax.Array) -> Params:
-        """Fresh float32 parameters."""
-        return self._init(rng)[0]
+        """Returns fresh float32 parameters."""
+        return layers.unbox(self._init(rng))
 
     def axes(self) -> Params:
-        """Logical axis names of each parameter; stacked ones begin with "layers"."""
-        axes: Params = {}
+        """Returns the logical axes of each parameter; stacked ones begin with "layers"."""
+        return layers.axes_of(self._init)
 
-        def record(rng: jax.Array) -> Params:
-            params, names = self._init(rng)
-            axes.update(names)
-            return params
-
-        jax.eval_shape(record, jax.random.key(0))
-        return axes
-
-    def _init(self, rng: jax.Array) -> tuple[Params, Params]:
+    def _init(self, rng: jax.Array) -> Params:
+        """Returns fresh parameters in their boxes."""
         embed_rng, blocks_rng, head_rng = jax.random.split(rng, 3)
         x_btd = jnp.zeros((1, 1, self.config.d_model), jnp.dtype(self.config.dtype))
-        positions_bt = jnp.zeros((1, 1), jnp.int32)
-        block_axes: Params = {}
+        tokens_bt = positions_bt = jnp.zeros((1, 1), jnp.int32)
 
         def init_layer(key: jax.Array, layer: jax.Array, position: int) -> Params:
-            block, rope = self._block(layer), self._rope(position, positions_bt)
-            params, names = stack.unbox(block.init(key, x_btd, rope, lambda q, *_: (q, None)))
-            is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-            block_axes[str(position)] = jax.tree.map(
-                lambda leaf: ("layers", *leaf), names, is_leaf=is_names
-            )
-            return params
+            rope = self._rope(position, positions_bt)
+            return layers.init(self._block(layer), key, x_btd, rope, lambda q, *_: (q, None))
 
-        parts: dict[str, tuple[Params, Params]] = {
-            "embed": stack.unbox(self._embedding.init(embed_rng, jnp.zeros((1, 1), jnp.int32))),
-            "final_norm": stack.unbox(self._final_norm.init(head_rng, x_btd)),
+        pattern = len(self.config.windows)
+        blocks = stack.init_stack(init_layer, blocks_rng, self.config.num_layers, pattern)
+        params = {
+            "embed": layers.init(self._embedding, embed_rng, tokens_bt),
+            stack.STACK: layers.stacked(blocks),
+            "final_norm": layers.init(self._final_norm, head_rng, x_btd),
         }
         if not self.config.tied_head:
-            parts["head"] = stack.unbox(self._head.init(head_rng, x_btd))
-        params = {name: part[0] for name, part in parts.items() if part[0]}
-        axes = {name: part[1] for name, part in parts.items() if part[0]}
-        pattern = len(self.config.windows)
-        params["blocks"] = stack.init_stack(init_layer, blocks_rng, self.config.num_layers, pattern)
-        axes["blocks"] = block_axes
-        return params, axes
+            params["head"] = layers.init(self._head, head_rng, x_btd)
+        return {name: part for name, part in params.items() if part}
 
     def hidden(
         self, params: Params, tokens_bt: jax.Array, branches: Branches | None = None
     ) -> jax.Array:
-        """Final normalised hidden states [b, t, d] in the compute dtype."""
+        """Returns the final normalised hidden states [b, t, d] in the compute dtype."""
         x_btd, documents_bt = self._embed(params, tokens_bt, branches)
         positions_bt = jnp.arange(tokens_bt.shape[1])[None]
         if branches is not None:
@@ -129,7 +116,7 @@ class DecoderModel:
 
         def make_block(position: int) -> Callable[[jax.Array, Params], jax.Array]:
             block, rope = self._block(), self._rope(position, positions_bt)
-            attend = self._attend_to(position, documents_bt=documents_bt, branches=branches)
+            attend = self._attend_to(position, documents_bt, branches)
 
             def run(x_btd: jax.Array, params: Params) -> jax.Array:
                 return layers.apply(block, params, x_btd, rope, attend)[0]
@@ -140,21 +127,21 @@ class DecoderModel:
         x_btd = stack.apply_stack(
             lambda x, p, position: blocks[position](x, p),
             x_btd,
-            params["blocks"],
+            params[stack.STACK],
             scan=self.config.scan_layers,
         )
         return layers.apply(self._final_norm, params.get("final_norm", {}), x_btd)
 
     def prefill(self, params: Params, tokens_bt: jax.Array, length: int) -> tuple[jax.Array, Cache]:
-        """`hidden`, and a cache with room for `length` positions of each row that holds these."""
-        c, (b, t) = self.config, tokens_bt.shape
+        """Returns `hidden` and a cache of these tokens with room for `length` of each row."""
+        b, t = tokens_bt.shape
         places_bt = jnp.broadcast_to(jnp.arange(t), (b, t))
-        cache = empty_cache(c, len(c.windows), b, length, self.constrain)
+        cache = empty_cache(self.config, b, length, self.constrain)
         cache = cache.write_tokens(tokens_bt, places_bt)
         x_btd, documents_bt = self._embed(params, tokens_bt)
 
         def look(position: int, own: Stack, layer: jax.Array) -> Attend:
-            attend = self._attend_to(position, documents_bt=documents_bt)
+            attend = self._attend_to(position, documents_bt)
             return lambda q, k, v: (attend(q, k, v)[0], own.write(layer, k, v, places_bt))
 
         return self._run_with(cache, params, x_btd, places_bt, look)
@@ -162,7 +149,7 @@ class DecoderModel:
     def extend(
         self, params: Params, tokens_bt: jax.Array, cache: Cache, first_b: jax.Array
     ) -> tuple[jax.Array, Cache]:
-        """`hidden` of more tokens, from position `first_b` on, and the cache that holds them."""
+        """Returns `hidden` of tokens from position `first_b` on, and the cache with them."""
         places_bt = first_b[:, None] + jnp.arange(tokens_bt.shape[1])[None]
         cache = cache.write_tokens(tokens_bt, places_bt)
         visible = [
@@ -174,7 +161,7 @@ class DecoderModel:
             def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Stack]:
                 written = own.write(layer, k, v, places_bt)
                 keys_values = written.layer(layer)
-                out = attend_kept(q, *keys_values, visible[position], kernel=self.kernel)
+                out = attend_cached(q, *keys_values, visible[position], kernel=self.kernel)
                 return out, written
 
             return attend
@@ -194,7 +181,7 @@ class DecoderModel:
         block = self._block()
         ropes = [self._rope(p, places_bt) for p in range(len(self.config.windows))]
 
-        def run(carry: tuple[jax.Array, dict[str, Stack]], part: Params, position: int) -> Any:
+        def run(carry: _Carry, part: Params, position: int) -> _Carry:
             x_btd, kept = carry
             attend = look(position, kept[str(position)], part["layer"])
             x_btd, own = layers.apply(block, part["params"], x_btd, ropes[position], attend)
@@ -202,7 +189,7 @@ class DecoderModel:
 
         parts = {
             name: {"params": stacked, "layer": jnp.arange(len(cache.stacks[name].keys_lbmsh))}
-            for name, stacked in params["blocks"].items()
+            for name, stacked in params[stack.STACK].items()
         }
         x_btd, kept = stack.apply_stack(
             run, (x_btd, cache.stacks), parts, scan=self.config.scan_layers
@@ -211,14 +198,14 @@ class DecoderModel:
         return x_btd, cache._replace(stacks=kept)
 
     def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
-        """`attention_logit/blocks` and `activation_rms/blocks`, see `probe`; float32 [layers]."""
+        """Returns `attention_logit/blocks` and `activation_rms/blocks` (see `probe`)."""
         del rng
         x_btd, documents_bt = self._embed(params, batch["tokens"])
         positions_bt = jnp.arange(x_btd.shape[1])[None]
 
         def look(x_btd: jax.Array, params: Params, position: int) -> tuple[jax.Array, Params]:
             mask = masks.Mask(True, self.config.windows[position], documents_bt)
-            attend = self._attend_to(position, documents_bt=documents_bt)
+            attend = self._attend_to(position, documents_bt)
 
             def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
                 return attend(q, k, v)[0], probe.largest_logit(q, k, mask)
@@ -227,11 +214,11 @@ class DecoderModel:
             x_btd, logit = layers.apply(self._block(), params, x_btd, rope, watched)
             return x_btd, probe.seen(x_btd, logit)
 
-        _, seen = stack.observe_stack(look, x_btd, params["blocks"])
-        return {f"{name}/blocks": of_layers for name, of_layers in seen.items()}
+        _, seen = stack.observe_stack(look, x_btd, params[stack.STACK])
+        return {f"{name}/{stack.STACK}": of_layers for name, of_layers in seen.items()}
 
     def logits(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
-        """Float32 logits [b, t, v] over the padded vocabulary."""
+        """Returns float32 logits [b, t, v] over the padded vocabulary."""
         x_btd = self.hidden(params, tokens_bt)
         kernel_dv = self.output_kernel(params)
         return jnp.einsum("btd,dv->btv", x_btd, kernel_dv, preferred_element_type=jnp.float32)
@@ -239,7 +226,7 @@ class DecoderModel:
     def loss(
         self, params: Params, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Next-token cross-entropy, summed over the predictable positions (all but the last).
+        """Returns the sums of next-token cross-entropy over all positions but the last.
 
         `batch["mask"]` bool [b, t], when there, says which tokens count where they are predicted,
         and `batch["weight"]` [b] weighs sequences (0 for padding). Sums are in nats.
@@ -260,7 +247,6 @@ class DecoderModel:
             targets_bt,
             weights_bt,
             z_loss=self.config.z_loss,
-            chunk=self.config.loss_chunk,
             products=self.products,
         )
         weight_b = jnp.sum(weights_bt, axis=1)
@@ -275,17 +261,17 @@ class DecoderModel:
         return self.config.document_end
 
     def flops_per_example(self, *, causal: bool) -> float:
-        """6 per weight and token for the matrix products (head counted, embedding look-up not),
-        12 per attended pair and channel: 2 each for scores and values, times 3 with backward.
+        """Returns 6 per weight and token for the matrix products (head counted, embedding look-up
+        not) and 12 per attended pair and channel: 2 each for scores and values, times 3.
         """
         return sum(self.costs().flops_by_part(causal=causal).values())
 
     def costs(self) -> Costs:
-        """The parts of the layers, and `head`."""
+        """Returns the parts of the layers, and `head`."""
         c, t = self.config, self.seq_len
-        blocks = c.costs(t, c.windows, self.kernel, self._remat, scanned=c.scan_layers)
+        blocks = block_costs(c, t, self.kernel, self._remat)
         # Of one chunk, logits in float32 and their gradients; of all, the last norm and gradients.
-        logits = min(c.loss_chunk, t) * c.embedding_rows * (4 + blocks.itemsize)
+        logits = min(CHUNK, t) * c.embedding_rows * (4 + blocks.itemsize)
         # Logits are written and read twice, their gradients written and read twice.
         passed = t * c.embedding_rows * 3 * (4 + blocks.itemsize)
         return Costs(
@@ -297,10 +283,12 @@ class DecoderModel:
         )
 
     def describe(self) -> list[str]:
-        """What is active: sizes, dtypes, attention kernel, layers."""
+        """Returns lines on sizes, dtypes, attention kernel and layers."""
         c = self.config
         windows = "" if set(c.windows) == {None} else f", windows {c.windows}"
-        yarn = "" if c.yarn is None else f", YaRN x {c.yarn.factor:g} on full attention"
+        yarn = ""
+        if isinstance(c.rope, Yarn):
+            yarn = f", YaRN x {c.rope.factor:g} on full attention"
         inside = ""
         if c.document_end is not None:
             inside = f", inside documents (ended by token {c.document_end})"
@@ -309,7 +297,7 @@ class DecoderModel:
             f"d_ff {c.d_ff}, {c.embedding_rows} embedding rows, {self.seq_len} tokens",
             f"compute {c.dtype} ({self.products.name} products), residual stream "
             f"{c.residual_dtype or c.dtype}, parameters float32, "
-            f"loss in chunks of {c.loss_chunk} positions, z-loss {c.z_loss:g}",
+            f"loss in chunks of {CHUNK} positions, z-loss {c.z_loss:g}",
             f"attention {self.kernel} (asked: {c.attention}){windows}{yarn}{inside}, "
             f"layers {'scanned' if c.scan_layers else 'unrolled'}, remat {c.remat}",
         ]
@@ -317,7 +305,7 @@ class DecoderModel:
     def _embed(
         self, params: Params, tokens_bt: jax.Array, branches: Branches | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """What the first layer gets [b, t, d], and the documents' numbers where they count."""
+        """Returns the first layer's input [b, t, d], and documents' numbers where they count."""
         x_btd = layers.apply(self._embedding, params["embed"], tokens_bt)
         x_btd = self.constrain(x_btd, ("batch", None, None))
         if self.config.document_end is None:
@@ -327,18 +315,20 @@ class DecoderModel:
     def _block(self, layer: jax.Array | int = 0) -> Block:
         return Block(self.config, self.products, self.constrain, layer)
 
-    def _attend_to(self, position: int, **mask: Any) -> Attend:
-        """Attention of the layers at a position of the pattern; it keeps nothing."""
-        window = self.config.windows[position]
-        return lambda q, k, v: (self._attend(q, k, v, window=window, **mask), None)
+    def _attend_to(
+        self, position: int, documents_bt: jax.Array | None, branches: Branches | None = None
+    ) -> Attend:
+        """Returns the attention of the layers at a position of the pattern; it keeps nothing."""
+        attend = partial(self._attend, window=self.config.windows[position], branches=branches)
+        return lambda q, k, v: (attend(q, k, v, documents_bt=documents_bt), None)
 
-    def _rope(self, position: int, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _rope(self, position: int, positions_bt: jax.Array) -> RopeTable:
         c = self.config
-        yarn = c.yarn if c.windows[position] is None else None
-        return rope_table(positions_bt, c.head_dim, c.rope_theta, yarn)
+        rope = c.rope if c.windows[position] is None else Rope(c.rope.theta)
+        return rope_table(positions_bt, c.head_dim, rope)
 
     def output_kernel(self, params: Params) -> jax.Array:
-        """[d, v] in the compute dtype: the head, or the embedding that it is tied to."""
+        """Returns the head [d, v] in the compute dtype, or the embedding that it is tied to."""
         kernel_dv = (
             params["embed"]["embedding"].T if self.config.tied_head else params["head"]["kernel"]
         )

@@ -11,92 +11,106 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.ranges import Positive, at_least
+from jaxpretrain.config.ranges import Positive, above, at_least
+
+Theta = Annotated[float, above(1)]
+"""The type of a field that holds the base of rotary positions."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions (Su et al. 2021)."""
+
+    theta: Theta = 10000.0
+    """The base: channel 2i of h turns by theta^(-2i / h) radians per position."""
 
 
 @dataclass(frozen=True)
 class Yarn:
     """YaRN (Peng et al. 2023): slow rotations are slowed down further, fast ones stay."""
 
+    theta: Theta = 10000.0
+    """The base, as of plain rotary positions."""
     factor: Annotated[float, at_least(1)] = 8.0
-    """How many times longer contexts become."""
+    """The number of times by which contexts become longer."""
     original_length: Annotated[int, Positive] = 8192
     """The context that was trained on before."""
     beta_fast: Annotated[float, Positive] = 32.0
-    """Channels that turn this often within original_length, or more, stay as they are."""
+    """Channels that turn this often within original_length, or more often, stay as they are."""
     beta_slow: Annotated[float, Positive] = 1.0
-    """Channels that turn this often, or less, turn slower by the factor; those between, partly."""
+    """Channels that turn this often, or less often, are slowed down by the factor; those between
+    the two, partly."""
 
-    def check(self, num_channels: int, theta: float) -> None:
+    def check(self, num_channels: int) -> None:
         """Refuses values for which YaRN is not defined, or not the same in every program.
 
         Raises:
-          InputError: a value is out of range, or channels that stay would be slower ones than those
+          InputError: a value is out of range, or channels that stay would be slower than those
             that are slowed down.
         """
         turn = 2 * math.pi * self.beta_slow
         if self.factor < 1.0:
-            raise InputError(f"model.yarn.factor={self.factor}: must be 1 or more")
+            raise InputError(f"model.rope.factor={self.factor}: must be 1 or more")
         if not 0 < self.beta_slow <= self.beta_fast:
             raise InputError(
-                f"model.yarn.beta_slow={self.beta_slow}: must be above 0 and no more than "
-                f"model.yarn.beta_fast={self.beta_fast}"
+                f"model.rope.beta_slow={self.beta_slow}: must be above 0 and no more than "
+                f"model.rope.beta_fast={self.beta_fast}"
             )
         if self.original_length < turn:
             raise InputError(
-                f"model.yarn.original_length={self.original_length}: must be at least "
+                f"model.rope.original_length={self.original_length}: must be at least "
                 f"2 pi beta_slow = {turn:.4g}, one position for each radian of the slow turns"
             )
-        if theta <= 1.0:
-            raise InputError(f"model.rope_theta={theta}: must be above 1 with YaRN")
-        low, high = self._bounds(num_channels, theta)
+        if self.theta <= 1.0:
+            raise InputError(f"model.rope.theta={self.theta}: must be above 1 with YaRN")
+        low, high = self._bounds(num_channels)
         if low > high:
             raise InputError(
-                f"model.yarn.original_length={self.original_length}: too long for "
-                f"model.rope_theta={theta}, no channel would be slowed down"
+                f"model.rope.original_length={self.original_length}: too long for "
+                f"model.rope.theta={self.theta}, no channel would be slowed down"
             )
 
-    def stretch(self, inverse_h: jax.Array, theta: float) -> jax.Array:
-        """The angles per position [h / 2], fast channels first, over the longer context."""
+    def stretch(self, inverse_h: jax.Array) -> jax.Array:
+        """Returns the angles per position [h / 2], fast channels first, for the longer context."""
         num_channels = inverse_h.shape[0]
-        low, high = self._bounds(num_channels, theta)
+        low, high = self._bounds(num_channels)
         ramp_h = (jnp.arange(num_channels, dtype=jnp.float32) - low) / max(high - low, 1e-3)
         slowed_h = jnp.clip(ramp_h, 0.0, 1.0)
         return inverse_h * (1.0 - slowed_h) + inverse_h / self.factor * slowed_h
 
-    def _bounds(self, num_channels: int, theta: float) -> tuple[int, int]:
-        """The channels between which the slowing begins and is complete."""
+    def _bounds(self, num_channels: int) -> tuple[int, int]:
+        """Returns the channels at which the slowing begins and is complete."""
 
         def channel(num_turns: float) -> float:
-            """Where, between channels, that many turns fit in the original length."""
+            """Returns the fractional channel that turns so often within the original length."""
             period = self.original_length / (num_turns * 2 * math.pi)
-            return num_channels * math.log(period) / math.log(theta)
+            return num_channels * math.log(period) / math.log(self.theta)
 
         low = max(math.floor(channel(self.beta_fast)), 0)
         return low, min(math.ceil(channel(self.beta_slow)), 2 * num_channels - 1)
 
     @property
     def magnitude(self) -> float:
-        """What sine and cosine are multiplied by, so that attention stays as sharp."""
+        """The factor of sine and cosine, by which attention stays as sharp."""
         return 0.1 * math.log(self.factor) + 1.0
 
 
 def rope_table(
-    positions_bt: jax.Array, head_dim: int, theta: float, yarn: Yarn | None = None
+    positions_bt: jax.Array, head_dim: int, rope: Rope | Yarn
 ) -> tuple[jax.Array, jax.Array]:
-    """(sin, cos) [b, t, h / 2] in float32: angle position * theta^(-2i / h), or as YaRN has it."""
-    inverse_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if yarn is not None:
-        inverse_h = yarn.stretch(inverse_h, theta)
+    """Returns (sin, cos) [b, t, h / 2] in float32 of the angles at these positions."""
+    inverse_h = rope.theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    magnitude = 1.0
+    if isinstance(rope, Yarn):
+        inverse_h, magnitude = rope.stretch(inverse_h), rope.magnitude
     angles_bth = positions_bt.astype(jnp.float32)[:, :, None] * inverse_h[None, None, :]
-    magnitude = 1.0 if yarn is None else yarn.magnitude
     return magnitude * jnp.sin(angles_bth), magnitude * jnp.cos(angles_bth)
 
 
 def rotate(x_btnh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary positions, half-split as in NeoX and Hugging Face, in float32.
+    """Returns the input turned in float32, half-split as in NeoX and Hugging Face.
 
-    The tables serve all rows when theirs is one.
+    A table of one row serves all rows of the batch.
     """
     sin, cos = (table_bth[:, :, None, :] for table_bth in rope)
     first, second = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)

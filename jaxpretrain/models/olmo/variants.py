@@ -8,27 +8,32 @@ embedding rows.
 from dataclasses import replace
 
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Normal
+from jaxpretrain.models.olmo.norms import RMSNorm
+from jaxpretrain.models.olmo.rotary import Rope
 
 _OLMO_1 = Decoder(loss_denominator="all")
 _OLMO_2 = replace(
     _OLMO_1,
     vocab_size=100278,
     embedding_rows=100352,
-    norm="rmsnorm",
-    norm_epsilon=1e-6,
+    norm=RMSNorm(epsilon=1e-6),
     norm_position="after",
     qk_norm=True,
-    rope_theta=500000.0,
-    init="normal",
+    rope=Rope(theta=500000.0),
+    init=Normal(),
     # The configs say 1e-5, but the trainer never read it.
     z_loss=1e-4,
 )
-_CORE = replace(_OLMO_2, norm_rounding="after_scale", loss_denominator="predictable", z_loss=1e-5)
+_CORE = replace(
+    _OLMO_2,
+    norm=RMSNorm(epsilon=1e-6, rounding="after_scale"),
+    loss_denominator="predictable",
+    z_loss=1e-5,
+)
 _OLMO_3 = replace(_CORE, windows=(4096, 4096, 4096, None))
 # The ladder trained without FSDP, which is what makes the residual stream bfloat16 elsewhere.
-_LADDER = replace(
-    _OLMO_1, norm="rmsnorm", norm_epsilon=1e-6, init="normal", residual_dtype="float32"
-)
+_LADDER = replace(_OLMO_1, norm=RMSNorm(epsilon=1e-6), init=Normal(), residual_dtype="float32")
 # From 150M on, its fused loss kernel adds a z-loss though none is configured.
 _FUSED_LADDER = replace(_LADDER, z_loss=1e-4)
 
@@ -53,5 +58,5 @@ OLMO_SIZES: dict[str, Decoder] = {
     "olmo_300m": replace(_FUSED_LADDER, d_model=1024, d_ff=4096),
     "olmo_750m": replace(_FUSED_LADDER, d_model=1536, d_ff=6144),
 }
-"""Name -> architecture of the pretraining. The long-context stage of OLMo 3 adds `yarn` and
-`document_end`."""
+"""The architectures of the pretraining, by name. The long-context stage of OLMo 3 changes `rope` to
+YaRN and adds `document_end`."""

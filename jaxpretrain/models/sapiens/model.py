@@ -147,7 +147,7 @@ class VitMaeModel:
         shard: Shard,
     ) -> None:
         self.config = config
-        self._remat: RematPolicy = layers.chosen(config.remat)
+        self._remat: RematPolicy = layers.require_policy(config.remat)
         self.image_shape = image_shape
         self.kernel: AttentionKernel = kernel
         self.precision = precision
@@ -183,20 +183,12 @@ class VitMaeModel:
         return "images", 1
 
     def init(self, rng: jax.Array) -> Params:
-        """Fresh float32 parameters."""
-        return self._init(rng)[0]
+        """Returns fresh float32 parameters."""
+        return layers.unbox(self._init(rng))
 
     def axes(self) -> Params:
-        """Logical axis names of each parameter; stacked ones begin with "layers"."""
-        axes: Params = {}
-
-        def record(rng: jax.Array) -> Params:
-            params, names = self._init(rng)
-            axes.update(names)
-            return params
-
-        jax.eval_shape(record, jax.random.key(0))
-        return axes
+        """Returns the logical axes of each parameter; stacked ones begin with "layers"."""
+        return layers.axes_of(self._init)
 
     def loss(
         self, params: Params, batch: Batch, rng: jax.Array
@@ -344,7 +336,7 @@ class VitMaeModel:
         block = Block(num_heads, d_ff, self.precision, self._attend, self.constrain)
         return Tower(block, width, num_layers, self.config.scan_layers, self._remat)
 
-    def _init(self, rng: jax.Array) -> tuple[Params, Params]:
+    def _init(self, rng: jax.Array) -> Params:
         return init_parts(rng, {"encoder": self._encoder.init, "decoder": self._decoder.init})
 
     def _draw_orders(self, batch: Batch, rng: jax.Array) -> jax.Array:

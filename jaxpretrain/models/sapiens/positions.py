@@ -7,6 +7,7 @@ big_vision orders and spaces its waves otherwise. What a checkpoint was trained 
 from dataclasses import dataclass
 from typing import Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +15,15 @@ import numpy as np
 from jaxpretrain.models.contract import Params
 
 PositionsKind = Literal["sincos", "stored"]
+"""The tables of positions: one that is computed, or one of a checkpoint."""
 
 
 def sincos_positions(num_rows: int, num_columns: int, features: int) -> jax.Array:
-    """Float32 [1 + num_rows * num_columns, features]: zeros for the class token, then the patches.
+    """Returns float32 [1 + num_rows * num_columns, features].
 
-    Patches go row by row; each is [sin(row w), cos(row w), sin(column w), cos(column w)] with
-    w_i = 10000^(-4 i / features), i < features / 4. `features` is a multiple of four.
+    First are zeros for the class token. Patches go row by row; each is [sin(row w), cos(row w),
+    sin(column w), cos(column w)] with w_i = 10000^(-4 i / features), i < features / 4. `features`
+    is a multiple of four.
     """
     quarter = features // 4
     frequencies = 10000.0 ** (-np.arange(quarter) / quarter)
@@ -49,18 +52,18 @@ class Positions:
     grid: tuple[int, int]
     features: int
 
-    def init(self, rng: jax.Array) -> tuple[Params, Params]:
-        """(parameters, logical axes): {"constant" [1 + l, features]} if stored, as if computed."""
+    def init(self, rng: jax.Array) -> Params:
+        """Returns {"constant" [1 + l, features]} in its box if stored, with the computed table."""
         del rng
         if self.kind == "sincos":
-            return {}, {}
+            return {}
         table = sincos_positions(*self.grid, self.features)
-        return {"constant": table}, {"constant": ("norm", "norm")}
+        return {"constant": nn.Partitioned(table, ("norm", "norm"))}
 
     def __call__(self, params: Params, patches_bk: jax.Array | None = None) -> jax.Array:
-        """Float32 [b, 1 + k, features]: the class token's, then those of `patches_bk` (from 0).
+        """Returns float32 [b, 1 + k, features]: the class token's, then those of `patches_bk`.
 
-        [1, 1 + l, features], all in order, when no patches are named.
+        Without `patches_bk`, numbers from 0, it is [1, 1 + l, features], all in order.
         """
         if self.kind == "sincos":
             table = sincos_positions(*self.grid, self.features)

@@ -21,25 +21,27 @@ from jaxpretrain.models.masks import Mask
 from jaxpretrain.models.sapiens.positions import Positions
 from jaxpretrain.models.sapiens.vit import Block, LayerNorm, Linear, Token, uniform
 
-Init = Callable[[jax.Array], tuple[Params, Params]]
-"""rng -> (parameters, their logical axis names)."""
+Init = Callable[[jax.Array], Params]
+"""The type of a function of a key that returns fresh parameters in their boxes."""
 
 
-def init_parts(rng: jax.Array, parts: dict[str, Init]) -> tuple[Params, Params]:
-    """(parameters, logical axis names) of those parts that have any, by name."""
+def init_parts(rng: jax.Array, parts: dict[str, Init]) -> Params:
+    """Returns fresh parameters of the parts that have any, by name, in their boxes."""
     rngs = jax.random.split(rng, len(parts))
     made = {name: init(key) for (name, init), key in zip(parts.items(), rngs, strict=True)}
-    params, axes = ({name: part[i] for name, part in made.items() if part[i]} for i in (0, 1))
-    return params, axes
+    return {name: part for name, part in made.items() if part}
 
 
 def _init(module: nn.Module, *inputs: jax.Array | int) -> Init:
-    return lambda rng: stack.unbox(module.init(rng, *inputs))
+    return lambda rng: layers.init(module, rng, *inputs)
 
 
 @dataclass(frozen=True)
 class Tower:
-    """Equal blocks in a stack, then a norm: {"blocks": {"0": stack}, "norm": {"scale", "bias"}}."""
+    """Equal blocks in a stack, then a norm.
+
+    Parameters: {"blocks": {"0": stack}, "norm": {"scale", "bias"}}.
+    """
 
     block: Block
     d_model: int
@@ -49,11 +51,11 @@ class Tower:
 
     @property
     def parts(self) -> dict[str, Init]:
-        """What makes its parameters."""
-        return {"blocks": self._init_blocks, "norm": _init(self._norm, self._example)}
+        """Returns the functions that make its parameters."""
+        return {stack.STACK: self._init_blocks, "norm": _init(self._norm, self._example)}
 
     def costs(self, num_tokens: int, kernel: AttentionKernel) -> Blocks:
-        """What the blocks cost for one image."""
+        """Returns the costs of the blocks for one image."""
         num_chunks = -(-num_tokens // QUERY_CHUNK)
         in_chunks = kernel.startswith("xla_blocks") and num_chunks > 1
         itemsize = self.block.precision.dtype.itemsize
@@ -79,19 +81,19 @@ class Tower:
         )
 
     def __call__(self, params: Params, x_btd: jax.Array) -> jax.Array:
-        """[b, t, d] -> [b, t, d], normalised."""
+        """Returns the output of the blocks, normalised."""
 
         def run_block(x_btd: jax.Array, params: Params) -> jax.Array:
             return layers.apply(self.block, params, x_btd)
 
         block = layers.remat(run_block, self.remat, scanned=self.scan)
         x_btd = stack.apply_stack(
-            lambda x, p, _: block(x, p), x_btd, params["blocks"], scan=self.scan
+            lambda x, p, _: block(x, p), x_btd, params[stack.STACK], scan=self.scan
         )
         return layers.apply(self._norm, params["norm"], x_btd)
 
     def signals(self, params: Params, x_btd: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Its output, and what is seen of its layers, see `probe`: float32 [layers] by name."""
+        """Returns its output and the signals of its layers (see `probe`)."""
 
         def look(x_btd: jax.Array, params: Params, _: int) -> tuple[jax.Array, Any]:
             logits = []
@@ -103,7 +105,7 @@ class Tower:
             x_btd = layers.apply(self.block.clone(attend=watched), params, x_btd)
             return x_btd, probe.seen(x_btd, logits[0])
 
-        x_btd, seen = stack.observe_stack(look, x_btd, params["blocks"])
+        x_btd, seen = stack.observe_stack(look, x_btd, params[stack.STACK])
         return layers.apply(self._norm, params["norm"], x_btd), seen
 
     @property
@@ -114,18 +116,14 @@ class Tower:
     def _example(self) -> jax.Array:
         return jnp.zeros((1, 1, self.d_model), self.block.precision.dtype)
 
-    def _init_blocks(self, rng: jax.Array) -> tuple[Params, Params]:
+    def _init_blocks(self, rng: jax.Array) -> Params:
         # Parameters do not depend on attention, and cuDNN's cannot run for all layers at once.
-        block = self.block.clone(attend=lambda q_btnh, *_: q_btnh)
-        init = _init(block, self._example)
-        blocks = stack.init_stack(lambda key, *_: init(key)[0], rng, self.num_layers, 1)
-        _, axes = stack.unbox(jax.eval_shape(block.init, rng, self._example))
-        is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-        return blocks, {"0": jax.tree.map(lambda names: ("layers", *names), axes, is_leaf=is_names)}
+        init = _init(self.block.clone(attend=lambda q_btnh, *_: q_btnh), self._example)
+        return layers.stacked(stack.init_stack(lambda key, *_: init(key), rng, self.num_layers, 1))
 
 
 class Encoder:
-    """Patches to features.
+    """The half that turns patches into features.
 
     Parameters: {"patch": {"kernel" [p, d], "bias"}, "cls": {"embedding" [d]}, "positions" if they
     are stored, "blocks", "norm"}.
@@ -141,8 +139,8 @@ class Encoder:
         self._positions = positions
         self._num_values = num_values
 
-    def init(self, rng: jax.Array) -> tuple[Params, Params]:
-        """(parameters, logical axis names)."""
+    def init(self, rng: jax.Array) -> Params:
+        """Returns fresh parameters in their boxes."""
         parts = {
             "patch": _init(self._patch, jnp.zeros((1, self._num_values))),
             "cls": _init(self._cls, 1, 1),
@@ -153,16 +151,16 @@ class Encoder:
     def __call__(
         self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array | None = None
     ) -> jax.Array:
-        """Features [b, 1 + k, d], the class token's first.
+        """Returns features [b, 1 + k, d], those of the class token first.
 
-        `order_bk` says which patches of the image these are; None: all of them, in order.
+        `order_bk` numbers these patches in the image; None: they are all, in order.
         """
         return self._tower(params, self._tokens(params, patches_bkp, order_bk))
 
     def signals(
         self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The features, and what is seen of the layers, see `probe`: float32 [layers] by name."""
+        """Returns the features and the signals of the layers (see `probe`)."""
         return self._tower.signals(params, self._tokens(params, patches_bkp, order_bk))
 
     def _tokens(
@@ -176,7 +174,7 @@ class Encoder:
 
 
 class PixelDecoder:
-    """Features of seen patches to the pixels of removed ones.
+    """The half that turns features of seen patches into the pixels of removed ones.
 
     Parameters: {"embed": {"kernel" [d, e], "bias"}, "mask": {"embedding" [e]}, "positions" if they
     are stored, "blocks", "norm", "head": {"kernel" [e, p], "bias"}}.
@@ -193,8 +191,8 @@ class PixelDecoder:
         self._positions = positions
         self._encoder_width = encoder_width
 
-    def init(self, rng: jax.Array) -> tuple[Params, Params]:
-        """(parameters, logical axis names)."""
+    def init(self, rng: jax.Array) -> Params:
+        """Returns fresh parameters in their boxes."""
         parts = {
             "embed": _init(self._embed, jnp.zeros((1, self._encoder_width))),
             "mask": _init(self._mask, 1, 1),
@@ -204,9 +202,9 @@ class PixelDecoder:
         return init_parts(rng, parts | self._tower.parts)
 
     def __call__(self, params: Params, features_btd: jax.Array, order_bl: jax.Array) -> jax.Array:
-        """Float32 predictions [b, m, p] from features [b, 1 + k, d] of the first k patches.
+        """Returns float32 predictions [b, m, p] from features [b, 1 + k, d] of k patches.
 
-        `order_bl` holds all patches of the image, seen ones first.
+        `order_bl` numbers all patches of the image, the k seen ones first.
         """
         num_seen_tokens = features_btd.shape[1]
         x_bte = self._tower(params, self._tokens(params, features_btd, order_bl))
@@ -216,7 +214,7 @@ class PixelDecoder:
     def signals(
         self, params: Params, features_btd: jax.Array, order_bl: jax.Array
     ) -> dict[str, jax.Array]:
-        """What is seen of the layers, see `probe`: float32 [layers] by name."""
+        """Returns the signals of the layers (see `probe`)."""
         return self._tower.signals(params, self._tokens(params, features_btd, order_bl))[1]
 
     def _tokens(self, params: Params, features_btd: jax.Array, order_bl: jax.Array) -> jax.Array:

@@ -8,11 +8,11 @@ Shapes: b batch, t tokens (patches and the class token), d width, n heads, h hea
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxpretrain.models import layers
 from jaxpretrain.models.contract import Constrain
@@ -24,13 +24,13 @@ _ZEROS = nn.initializers.zeros_init()
 
 
 def xavier(num_fused: int = 1) -> Initializer:
-    """Uniform within +-sqrt(6 / (in + num_fused * out)).
+    """Returns uniform draws within +-sqrt(6 / (in + num_fused * out)).
 
     The reference makes queries, keys and values with one [d, 3 d] matrix, whose bound is smaller
     than that of three matrices: here each is one of `num_fused` parts.
     """
 
-    def init(rng: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def init(rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         bound = (6.0 / (shape[0] + num_fused * shape[1])) ** 0.5
         return jax.random.uniform(rng, shape, dtype, -bound, bound)
 
@@ -38,9 +38,9 @@ def xavier(num_fused: int = 1) -> Initializer:
 
 
 def uniform(bound: float) -> Initializer:
-    """Uniform within +-bound."""
+    """Returns uniform draws within +-bound."""
 
-    def init(rng: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def init(rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         return jax.random.uniform(rng, shape, dtype, -bound, bound)
 
     return init
@@ -48,14 +48,14 @@ def uniform(bound: float) -> Initializer:
 
 @dataclass(frozen=True)
 class Precision:
-    """How a model computes: the dtype of activations and products, and the products themselves."""
+    """The dtype of activations and matrix products, and the way in which products are computed."""
 
     dtype: jnp.dtype
     products: Products
 
 
 class Linear(nn.Module):
-    """y = x W + b, [.., in] -> [.., out]."""
+    """A linear map, y = x W + b, [.., in] -> [.., out]."""
 
     features: int
     axes: tuple[str, str]
@@ -65,7 +65,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[.., in] -> [.., out] in the compute dtype."""
+        """Returns the output of the map in the compute dtype."""
         dtype, products = self.precision.dtype, self.precision.products
         kernel = weight(self, "kernel", self.kernel_init, self.axes, (x.shape[-1], self.features))
         bias = weight(self, "bias", self.bias_init, self.axes[1:], (self.features,))
@@ -80,7 +80,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
-        """Normalises the last axis; the compute dtype comes out."""
+        """Returns the input with its last axis normalised, in the compute dtype."""
         shape = x_btd.shape[-1:]
         scale_d = weight(self, "scale", nn.initializers.ones_init(), ("norm",), shape)
         bias_d = weight(self, "bias", _ZEROS, ("norm",), shape)
@@ -91,21 +91,21 @@ class LayerNorm(nn.Module):
 
 
 class Token(nn.Module):
-    """A learnt vector that stands for a token: of the class, or of a masked patch."""
+    """A learnt vector that stands for a token, that of the class or those of removed patches."""
 
     features: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, batch: int, length: int) -> jax.Array:
-        """[batch, length, features], all alike."""
+        """Returns [batch, length, features], all alike."""
         init = layers.truncated_normal(0.02, None)
         token_d = weight(self, "embedding", init, ("norm",), (self.features,)).astype(self.dtype)
         return jnp.broadcast_to(token_d[None, None], (batch, length, self.features))
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)); x += mlp(norm(x)), with exact GELU and biases everywhere."""
+    """One layer: x += attention(norm(x)); x += mlp(norm(x)), with exact GELU and biases."""
 
     num_heads: int
     d_ff: int
@@ -115,7 +115,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
-        """[b, t, d] -> [b, t, d]."""
+        """Returns the residual stream [b, t, d] after the layer."""
         dtype = self.precision.dtype
         x_btd = x_btd + self._attention(LayerNorm(dtype, name="attention_norm")(x_btd))
         x_btd = x_btd + self._mlp(LayerNorm(dtype, name="mlp_norm")(x_btd))

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models.choices import NormRounding, RematPolicy
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.renames import upgraded
+from jaxpretrain.config.serialize import from_dict
+from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.contract import LanguageModel
+from jaxpretrain.models.losses import CHUNK
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
-from jaxpretrain.models.olmo.rotary import Yarn
+from jaxpretrain.models.olmo.initial_weights import FullMegatron, Mitchell, Normal
+from jaxpretrain.models.olmo.norms import LayerNorm, NormRounding, RMSNorm
+from jaxpretrain.models.olmo.rotary import Rope, Yarn
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
+from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import RULES
+from jaxpretrain.train.experiment import Experiment
 
 T = 11
 OLMO_1 = Decoder(
@@ -22,19 +31,16 @@ OLMO_1 = Decoder(
     num_layers=4,
     num_heads=4,
     d_ff=20,
-    loss_chunk=4,
     dtype="float32",
     remat="none",
 )
 OLMO_2 = dataclasses.replace(
     OLMO_1,
-    norm="rmsnorm",
-    norm_epsilon=1e-6,
+    norm=RMSNorm(epsilon=1e-6),
     norm_position="after",
     qk_norm=True,
-    rope_theta=500.0,
-    init="normal",
-    init_std=0.3,
+    rope=Rope(theta=500.0),
+    init=Normal(std=0.3),
     z_loss=0.01,
 )
 OLMO_3 = dataclasses.replace(OLMO_2, num_kv_heads=2, windows=(3, None))
@@ -85,14 +91,14 @@ def olmo_logits(c: Decoder, params: Any, tokens: Any) -> np.ndarray:
     num_kv_heads = c.num_heads if c.num_kv_heads is None else c.num_kv_heads
 
     def norm(x: np.ndarray, scale: dict[str, np.ndarray]) -> np.ndarray:
-        if c.norm == "layernorm":
+        if isinstance(c.norm, LayerNorm):
             assert not scale
             return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
         return scale["scale"] * x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
     def rope(x: np.ndarray) -> np.ndarray:
         """[t, h]: x cos + rotate_half(x) sin."""
-        inverse = 1.0 / c.rope_theta ** (np.arange(0, head_dim, 2) / head_dim)
+        inverse = 1.0 / c.rope.theta ** (np.arange(0, head_dim, 2) / head_dim)
         angles = np.outer(np.arange(len(x)), np.concatenate([inverse, inverse]))
         rotate_half = np.concatenate([-x[:, head_dim // 2 :], x[:, : head_dim // 2]], axis=1)
         return x * np.cos(angles) + rotate_half * np.sin(angles)
@@ -150,7 +156,7 @@ def olmo_loss(c: Decoder, logits: np.ndarray, tokens: Any) -> tuple[float, float
         OLMO_1,
         dataclasses.replace(OLMO_1, tied_head=True),
         dataclasses.replace(OLMO_1, clip_qkv=0.5),
-        dataclasses.replace(OLMO_1, norm="rmsnorm", norm_epsilon=1e-6),
+        dataclasses.replace(OLMO_1, norm=RMSNorm(epsilon=1e-6)),
         OLMO_2,
         dataclasses.replace(OLMO_2, num_kv_heads=1, tied_head=True),
         dataclasses.replace(OLMO_2, windows=(2, None, 5, 3)),
@@ -191,7 +197,7 @@ def test_traits_show_in_the_logits():
         logits = olmo_logits(config, params, tokens[0])
         changes: list[dict[str, Any]] = [
             {"clip_qkv": 0.5},
-            {"rope_theta": 100.0},
+            {"rope": Rope(100.0)},
             {"windows": (4,)},
             {"norm_position": "after" if config.norm_position == "before" else "before"},
         ]
@@ -352,13 +358,13 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_counts():
 
 
 def test_yarn_turns_layers_with_full_attention_alone():
-    yarn = Yarn(factor=4.0, original_length=8)
+    yarn = Yarn(theta=500.0, factor=4.0, original_length=8)
     params, tokens = make_params(OLMO_3), make_tokens()
 
     def largest_change(windows: tuple[int | None, ...], seq_len: int) -> float:
         config = dataclasses.replace(OLMO_3, windows=windows)
         plain = get_logits(config, params, tokens[:, :seq_len])
-        changed = dataclasses.replace(config, yarn=yarn)
+        changed = dataclasses.replace(config, rope=yarn)
         return np.abs(get_logits(changed, params, tokens[:, :seq_len]) - plain).max()
 
     assert largest_change((3, T), T) == 0.0
@@ -392,11 +398,10 @@ def test_norms_round_as_told():
     """In float32 there is nothing to round."""
     params, tokens = make_params(OLMO_2), make_tokens()
     for dtype, is_same in (("float32", True), ("bfloat16", False)):
+        norms = [RMSNorm(1e-6, rounding) for rounding in get_args(NormRounding)]
         before, after = (
-            get_logits(
-                dataclasses.replace(OLMO_2, dtype=dtype, norm_rounding=rounding), params, tokens
-            )
-            for rounding in get_args(NormRounding)
+            get_logits(dataclasses.replace(OLMO_2, dtype=dtype, norm=norm), params, tokens)
+            for norm in norms
         )
         assert np.array_equal(before, after) == is_same
 
@@ -475,21 +480,19 @@ def test_olmos_trainer_counts_every_position_in_the_denominator():
 
 
 def test_full_logits_never_exist_in_training():
-    config = dataclasses.replace(OLMO_2, vocab_size=1000, embedding_rows=1000)
-    model = build(config)
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    batch = model.batch_spec(2)
+    model = dataclasses.replace(OLMO_2, vocab_size=1000, embedding_rows=1000)
+    params = jax.eval_shape(build(model).init, jax.random.key(0))
 
-    def num_full_logits(chunk: int) -> int:
-        model = build(dataclasses.replace(config, loss_chunk=chunk))
-        gradient = jax.grad(lambda p, batch: model.loss(p, batch, jax.random.key(0))[0])
-        text = str(jax.make_jaxpr(gradient)(params, batch))
+    def num_full_logits(t: int) -> int:
+        built = build(model, t)
+        gradient = jax.grad(lambda p, batch: built.loss(p, batch, jax.random.key(0))[0])
+        text = str(jax.make_jaxpr(gradient)(params, built.batch_spec(2)))
         # Logits in any arrangement: positions apart or merged with the batch.
-        shapes = [f"[2,{T},1000]", f"[{2 * T},1000]", f"[2,1000,{T}]", f"[1000,{2 * T}]"]
+        shapes = [f"[2,{t},1000]", f"[{2 * t},1000]", f"[2,1000,{t}]", f"[1000,{2 * t}]"]
         return sum(text.count(shape) for shape in shapes)
 
-    assert num_full_logits(T) > 0
-    assert num_full_logits(4) == 0
+    assert num_full_logits(CHUNK) > 0
+    assert num_full_logits(CHUNK + 1) == 0
 
 
 # --- parameters ---
@@ -552,9 +555,12 @@ WIDE = dataclasses.replace(OLMO_1, d_model=128, d_ff=192, num_layers=3, embeddin
 @pytest.mark.parametrize(
     ("init", "stds"),
     [
-        ("normal", dict.fromkeys(("embed", "head", "query", "gate", "output", "down"), 0.05)),
         (
-            "mitchell",
+            Normal(std=0.05),
+            dict.fromkeys(("embed", "head", "query", "gate", "output", "down"), 0.05),
+        ),
+        (
+            Mitchell(),
             {
                 "embed": 128**-0.5,
                 "head": 128**-0.5,
@@ -565,7 +571,7 @@ WIDE = dataclasses.replace(OLMO_1, d_model=128, d_ff=192, num_layers=3, embeddin
             },
         ),
         (
-            "full_megatron",
+            FullMegatron(std=0.05),
             {
                 "embed": 0.05,
                 "head": 128**-0.5,
@@ -578,7 +584,7 @@ WIDE = dataclasses.replace(OLMO_1, d_model=128, d_ff=192, num_layers=3, embeddin
     ],
 )
 def test_initial_weights_have_olmos_standard_deviations(init, stds):
-    config = dataclasses.replace(WIDE, init=init, init_std=0.05)
+    config = dataclasses.replace(WIDE, init=init)
     params = jax.jit(build(config).init)(jax.random.key(1))
     block = params["blocks"]["0"]
     same = {"key": "query", "value": "query", "up": "gate"}
@@ -655,7 +661,7 @@ def test_the_contract_of_language_models():
         assert part in text
     plain = "\n".join(build(OLMO_2).describe())
     assert not [word for word in ("windows", "YaRN", "documents") if word in plain]
-    long = dataclasses.replace(OLMO_3, yarn=Yarn(), residual_dtype="float32", dtype="bfloat16")
+    long = dataclasses.replace(OLMO_3, rope=Yarn(), residual_dtype="float32", dtype="bfloat16")
     text = "\n".join(build(long).describe())
     assert "YaRN x 8 on full attention" in text and "residual stream float32" in text
 
@@ -696,16 +702,16 @@ def test_start_up_says_that_documents_change_the_kernel():
         ({"embedding_rows": 28}, "model.embedding_rows=28 is less than model.vocab_size=29"),
         ({"d_ff": 0}, "model.d_ff=0: must be from 1 to 16777216"),
         ({"vocab_size": 0}, "model.vocab_size=0: must be from 1 to 2147483647"),
-        ({"loss_chunk": 0}, "model.loss_chunk=0: must be positive"),
+        ({"norm": RMSNorm(epsilon=0.0)}, "model.norm.epsilon=0.0: must be above 0 and 1 or less"),
         ({"clip_qkv": 0.0}, "model.clip_qkv=0.0: must be positive"),
         ({"document_end": 29}, "model.document_end=29 is not below model.vocab_size=29"),
-        ({"yarn": Yarn(factor=0.5)}, "model.yarn.factor=0.5: must be 1 or more"),
+        ({"rope": Yarn(factor=0.5)}, "model.rope.factor=0.5: must be 1 or more"),
         (
-            {"yarn": Yarn(beta_fast=0.5)},
-            "model.yarn.beta_slow=1.0: must be above 0 and no more than model.yarn.beta_fast=0.5",
+            {"rope": Yarn(beta_fast=0.5)},
+            "model.rope.beta_slow=1.0: must be above 0 and no more than model.rope.beta_fast=0.5",
         ),
-        ({"yarn": Yarn(original_length=6)}, "model.yarn.original_length=6: must be at least"),
-        ({"init_cutoff": -1.0}, "model.init_cutoff=-1.0: must be positive"),
+        ({"rope": Yarn(original_length=6)}, "model.rope.original_length=6: must be at least"),
+        ({"init": Mitchell(cutoff=-1.0)}, "model.init.cutoff=-1.0: must be positive"),
     ],
     ids=str,
 )
@@ -714,3 +720,65 @@ def test_sizes_that_cannot_be_are_refused_in_one_line(change, message):
         build(dataclasses.replace(OLMO_1, **change))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+OLD = {
+    "class": "decoder",
+    **{"norm": "rmsnorm", "norm_epsilon": 1e-6, "norm_rounding": "after_scale"},
+    **{"init": "normal", "init_std": 0.3, "init_cutoff": None},
+    **{"rope_theta": 5e5, "yarn": None, "loss_chunk": 64, "d_model": 64},
+}
+"""A model as versions saved it that had these fields side by side."""
+OLD_YARN = {"factor": 4.0, "original_length": 128, "beta_fast": 16.0, "beta_slow": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "now"),
+    [
+        ({}, {}),
+        ({"norm": "layernorm"}, {"norm": LayerNorm(1e-6)}),
+        ({"init": "mitchell", "init_cutoff": 2.0}, {"init": Mitchell(2.0)}),
+        ({"init": "full_megatron"}, {"init": FullMegatron(0.3, None)}),
+        ({"yarn": OLD_YARN}, {"rope": Yarn(5e5, 4.0, 128, 16.0, 2.0)}),
+    ],
+    ids=["olmo2", "layer_norm", "mitchell", "full_megatron", "yarn"],
+)
+def test_a_saved_model_of_older_versions_is_read(changed, now):
+    expected = Decoder(
+        d_model=64,
+        norm=RMSNorm(1e-6, "after_scale"),
+        init=Normal(0.3, None),
+        rope=Rope(5e5),
+    )
+    document = upgraded({"model": OLD | changed})["model"]
+    assert from_dict(Decoder, document) == dataclasses.replace(expected, **now)
+    assert upgraded({"model": document})["model"] == document
+
+
+@pytest.mark.parametrize(
+    ("path", "now"),
+    [
+        ("norm_epsilon", "model.norm.epsilon"),
+        ("norm_rounding", "model.norm.rounding"),
+        ("init_std", "model.init.std"),
+        ("init_cutoff", "model.init.cutoff"),
+        ("rope_theta", "model.rope.theta"),
+        ("yarn", "model.rope=yarn"),
+        ("yarn.factor", "model.rope=yarn, then model.rope.factor"),
+        ("loss_chunk", "nothing; the loss takes 512 positions"),
+    ],
+)
+def test_an_old_path_is_refused_with_the_new_one(path, now):
+    experiment = Experiment(OLMO_2, TextData(), AdamW())
+    with pytest.raises(InputError, match=rf"^--config\.model\.{path} is written .* now: {now}"):
+        apply_overrides(experiment, [(f"model.{path}", "1")])
+
+
+def test_the_words_of_choices_are_told_where_they_have_changed():
+    experiment = Experiment(OLMO_2, TextData(), AdamW())
+    for old, now in (("rmsnorm", "rms_norm"), ("layernorm", "layer_norm")):
+        with pytest.raises(InputError, match=f"Did you mean '{now}'"):
+            apply_overrides(experiment, [("model.norm", old)])
+    with pytest.raises(InputError, match="belongs to rms_norm; choose it first"):
+        plain = apply_overrides(experiment, [("model.norm", "layer_norm")])
+        apply_overrides(plain, [("model.norm.rounding", "after_scale")])

@@ -4,6 +4,9 @@ import jax
 import pytest
 
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.olmo.initial_weights import Mitchell, Normal
+from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.rotary import Rope
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 
 OLMO_1 = {"olmo_1b", "olmo_7b", "olmo_7b_0424", "olmo_7b_0724"}
@@ -33,7 +36,7 @@ def closed_form(c: Decoder) -> int:
     kv_width = c.d_model * (c.num_kv_heads or c.num_heads) // c.num_heads
     layer = 2 * c.d_model * (c.d_model + kv_width) + 3 * c.d_model * c.d_ff
     norms = 2 * c.d_model + (c.d_model + kv_width if c.qk_norm else 0)
-    has_scales = c.norm == "rmsnorm"
+    has_scales = isinstance(c.norm, RMSNorm)
     num_tables = 1 if c.tied_head else 2
     return (
         c.num_layers * (layer + has_scales * norms)
@@ -67,17 +70,18 @@ def test_published_sizes_have_the_published_number_of_parameters(name, expected)
 
 def test_generations_have_their_architectures():
     assert set(OLMO_SIZES) == OLMO_1 | OLMO_2_TRAINER | CORE | LADDER
-    olmo_1 = {"norm": "layernorm", "norm_epsilon": 1e-5, "qk_norm": False, "init": "mitchell"}
+    olmo_1 = {"norm": LayerNorm(1e-5), "qk_norm": False, "init": Mitchell(cutoff=3.0)}
     assert having(**olmo_1) == OLMO_1
-    olmo_2 = {"norm": "rmsnorm", "norm_epsilon": 1e-6, "qk_norm": True, "init": "normal"}
-    assert having(**olmo_2) == OLMO_2_TRAINER | CORE
-    ladder = {"norm": "rmsnorm", "norm_epsilon": 1e-6, "qk_norm": False, "init": "normal"}
+    trainer, core = RMSNorm(1e-6, "before_scale"), RMSNorm(1e-6, "after_scale")
+    normal = Normal(std=0.02, cutoff=3.0)
+    assert having(norm=trainer, qk_norm=True, init=normal) == OLMO_2_TRAINER
+    assert having(norm=core, qk_norm=True, init=normal) == CORE
+    ladder = {"norm": trainer, "qk_norm": False, "init": normal}
     assert having(**ladder) == LADDER
     small = {"norm_position": "before", "vocab_size": 50280, "embedding_rows": 50304}
-    assert having(**small, rope_theta=1e4) == OLMO_1 | LADDER
+    assert having(**small, rope=Rope(1e4)) == OLMO_1 | LADDER
     large = {"norm_position": "after", "vocab_size": 100278, "embedding_rows": 100352}
-    assert having(**large, rope_theta=5e5) == OLMO_2_TRAINER | CORE
-    assert having(init_std=0.02, init_cutoff=3.0) == set(OLMO_SIZES)
+    assert having(**large, rope=Rope(5e5)) == OLMO_2_TRAINER | CORE
     assert having(tied_head=True) == {"olmo_1b"}
     assert having(clip_qkv=8.0) == {"olmo_7b_0424", "olmo_7b_0724"}
     assert having(num_kv_heads=8) == {"olmo2_32b", "olmo3_32b"}
@@ -86,9 +90,8 @@ def test_generations_have_their_architectures():
 
 
 def test_generations_have_the_loss_and_the_precision_of_their_trainers():
-    trainer = {"loss_denominator": "all", "norm_rounding": "before_scale"}
-    assert having(**trainer) == set(OLMO_SIZES) - CORE
-    assert having(loss_denominator="predictable", norm_rounding="after_scale") == CORE
+    assert having(loss_denominator="all") == set(OLMO_SIZES) - CORE
+    assert having(loss_denominator="predictable") == CORE
     assert having(z_loss=0.0) == OLMO_1 | {"olmo_20m", "olmo_60m"}
     assert having(z_loss=1e-4) == OLMO_2_TRAINER | {"olmo_150m", "olmo_300m", "olmo_750m"}
     assert having(z_loss=1e-5) == CORE
