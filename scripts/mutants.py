@@ -3,8 +3,9 @@
     python scripts/mutants.py --each=5 --seed=0                       # the core modules: an hour
     python scripts/mutants.py --each=20 jaxpretrain/train/stages.py   # one module
 
-Works on copies; the checkout is never changed. Prints JSON: each change with its place and whether
-a test failed, and the share of changes that were noticed.
+Works on copies; the checkout is never changed. The draws of a module depend on the seed and on the
+module alone. Prints JSON: the share of changes that were noticed, the changes that were not, and
+all of them, each with its place.
 """
 
 import argparse
@@ -14,11 +15,14 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,8 +48,9 @@ CORE = (
     "jaxpretrain/train/stages.py",
     "jaxpretrain/train/step.py",
 )
-SECONDS = 300
-"""A test run that takes longer counts as failed: the change has made it endless."""
+SECONDS = 60
+"""A test run that takes longer by this, and by a factor of five, than without a change counts as
+failed: the change has made it endless."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -86,13 +91,13 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one change."""
+    """The result of one change."""
 
     module: str
     line: int
     change: str
     noticed: bool
-    """Whether a test failed or did not end."""
+    """True where a test failed or did not end."""
 
 
 def mirrored_test(module: str) -> str:
@@ -102,7 +107,7 @@ def mirrored_test(module: str) -> str:
 
 
 def find_mutants(module: str, source: str) -> list[Mutant]:
-    """Returns every change of one operator or constant in the functions of a module."""
+    """Returns every change of one operator or constant of a module."""
     tree = ast.parse(source)
     found = []
     for number, node in enumerate(_walk(tree)):
@@ -118,9 +123,9 @@ def find_mutants(module: str, source: str) -> list[Mutant]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.expr]:
-    """Yields the expressions that run: no annotations, no docstrings, no messages."""
+    """Yields the expressions that compute: no annotations, decorators, docstrings or messages."""
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "type_params"):
+        if name in ("annotation", "returns", "type_params", "decorator_list"):
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr | ast.Raise):
@@ -146,28 +151,33 @@ def _changes(node: ast.expr) -> list[dict[str, object]]:
     return []
 
 
-def is_noticed(folder: Path, mutant: Mutant) -> bool:
-    """Runs the mirrored test on a changed copy of the repository."""
+def is_noticed(folder: Path, mutant: Mutant, seconds: float) -> bool:
+    """Runs the mirrored test on a changed copy of the repository, for so long at most."""
     path = folder / mutant.module
     original = path.read_text()
     path.write_text(mutant.source)
     try:
-        return not passes(folder, mirrored_test(mutant.module))
+        return not passes(folder, mirrored_test(mutant.module), seconds)
     finally:
         path.write_text(original)
 
 
-def passes(folder: Path, test: str) -> bool:
-    """Returns whether a test file passes in a copy of the repository."""
+def passes(folder: Path, test: str, seconds: float | None = None) -> bool:
+    """Returns whether a test file passes in a copy of the repository before a time is over."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    quiet = subprocess.DEVNULL
+    # A session of its own: the commands that tests start end with it.
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
+    ) as process:
+        try:
+            return process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def try_mutants(mutants: Sequence[Mutant]) -> list[Outcome]:
@@ -181,11 +191,14 @@ def try_mutants(mutants: Sequence[Mutant]) -> list[Outcome]:
                 shutil.copytree(ROOT / part, folder / part, ignore=ignore)
             else:
                 shutil.copy(ROOT / part, folder / part)
-        for test in sorted({mirrored_test(mutant.module) for mutant in mutants}):
-            if not passes(folder, test):
-                raise SystemExit(f"error: {test} fails without any change")
+        seconds = {}
+        for module in dict.fromkeys(mutant.module for mutant in mutants):
+            start = time.monotonic()
+            if not passes(folder, mirrored_test(module)):
+                raise SystemExit(f"error: {mirrored_test(module)} fails without any change")
+            seconds[module] = SECONDS + 5 * (time.monotonic() - start)
         for mutant in mutants:
-            noticed = is_noticed(folder, mutant)
+            noticed = is_noticed(folder, mutant, seconds[mutant.module])
             outcomes.append(Outcome(mutant.module, mutant.line, mutant.change, noticed))
             verdict = "noticed" if noticed else "SURVIVED"
             print(f"{verdict} {mutant.module}:{mutant.line} {mutant.change}", file=sys.stderr)
@@ -193,29 +206,31 @@ def try_mutants(mutants: Sequence[Mutant]) -> list[Outcome]:
 
 
 def main() -> None:
-    """Draws changes of each module, tries them, prints what came of them."""
+    """Draws changes of each module, tries them and prints their outcomes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("modules", nargs="*", default=CORE, help="paths of modules")
     parser.add_argument("--each", type=int, default=5, help="changes of each module")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--jobs", type=int, default=2, help="copies that are tested at once")
     flags = parser.parse_args()
-    draw = random.Random(flags.seed)
     by_module = []
     for module in flags.modules:
         found = find_mutants(module, (ROOT / module).read_text())
+        draw = random.Random(f"{flags.seed} {module}")
         by_module.append(draw.sample(found, min(flags.each, len(found))))
     shares = [
         [m for part in by_module[job :: flags.jobs] for m in part] for job in range(flags.jobs)
     ]
     with ThreadPoolExecutor(flags.jobs) as pool:
         outcomes = [outcome for part in pool.map(try_mutants, shares) for outcome in part]
-    num_noticed = sum(outcome.noticed for outcome in outcomes)
+    survivors = [outcome for outcome in outcomes if not outcome.noticed]
+    num_noticed = len(outcomes) - len(survivors)
     document = {
         "seed": flags.seed,
         "tried": len(outcomes),
         "noticed": num_noticed,
         "share": round(num_noticed / max(len(outcomes), 1), 3),
+        "survivors": [asdict(outcome) for outcome in survivors],
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
     print(json.dumps(document, indent=1))
