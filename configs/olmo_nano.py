@@ -12,6 +12,7 @@ byte-level BPE of 8,192 tokens, is trained on the training split the first time.
 from jaxpretrain.api import (
     AdamW,
     Checkpoint,
+    Continuations,
     Decoder,
     Eval,
     Experiment,
@@ -55,7 +56,7 @@ def get_config() -> Experiment:
             clip_norm=1.0,
         ),
         train=Train(duration="1000 steps", batch_size=8),
-        eval=Eval(every="250 steps", prompts="held_out"),
+        eval=Eval(every="250 steps", samples=Continuations()),
         checkpoint=Checkpoint(every="500 steps"),
         monitor=Monitor(every="20 steps"),
     )

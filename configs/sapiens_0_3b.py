@@ -67,7 +67,7 @@ def get_config() -> Experiment:
             clip_norm=1.0,
         ),
         train=Train(duration="300e6 images", batch_size=4096, microbatch_size="auto"),
-        eval=Eval(every="2000 steps", max_examples=8192, reconstructions=Reconstructions()),
+        eval=Eval(every="2000 steps", max_examples=8192, samples=Reconstructions()),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
         seed=0,
     )

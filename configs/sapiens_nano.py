@@ -51,8 +51,7 @@ def get_config() -> Experiment:
         train=Train(duration="35 epochs", batch_size=128),
         eval=Eval(
             every="7 epochs",
-            batch_size=256,
-            reconstructions=Reconstructions(),
+            samples=Reconstructions(),
             probe=LinearProbe(shots=(1, 10)),
         ),
         checkpoint=Checkpoint(every="35 epochs"),

@@ -27,7 +27,10 @@ if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
     from jaxpretrain.data.text.text import TextData as TextData
     from jaxpretrain.data.token_files.masks import InstanceFilter as InstanceFilter
     from jaxpretrain.evals.config import Eval as Eval
+    from jaxpretrain.evals.continuations import Continuations as Continuations
+    from jaxpretrain.evals.harness import Harness as Harness
     from jaxpretrain.evals.linear_probe import LinearProbe as LinearProbe
+    from jaxpretrain.evals.perplexity import Perplexity as Perplexity
     from jaxpretrain.evals.reconstructions import Reconstructions as Reconstructions
     from jaxpretrain.models.olmo.decoder import Decoder as Decoder
     from jaxpretrain.models.olmo.initial_weights import FullMegatron as FullMegatron
@@ -74,7 +77,10 @@ _HOMES = {
     "jaxpretrain.data.text.text": "TextData",
     "jaxpretrain.data.token_files.masks": "InstanceFilter",
     "jaxpretrain.evals.config": "Eval",
+    "jaxpretrain.evals.continuations": "Continuations",
+    "jaxpretrain.evals.harness": "Harness",
     "jaxpretrain.evals.linear_probe": "LinearProbe",
+    "jaxpretrain.evals.perplexity": "Perplexity",
     "jaxpretrain.evals.reconstructions": "Reconstructions",
     "jaxpretrain.models.olmo.decoder": "Decoder",
     "jaxpretrain.models.olmo.initial_weights": "FullMegatron Mitchell Normal",

@@ -4,7 +4,6 @@ import json
 import sys
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
 
 
@@ -26,22 +25,9 @@ def main(argv: list[str]) -> int:
     if flags.num_tokens < 1:
         parser.error("--num_tokens must be at least 1")
 
-    from jaxpretrain.evals.generate import Generator  # after the flags: these import JAX
-    from jaxpretrain.evals.generation.sampling import Sampling
-    from jaxpretrain.parallel.compilation import keep_compiled
-    from jaxpretrain.train.trained import load_trained
+    from jaxpretrain.inference import continue_texts  # after the flags: it imports JAX
 
-    sampling = Sampling(flags.temperature, flags.top_k, flags.top_p, flags.seed)
-    keep_compiled()
-    trained = load_trained(flags.checkpoint, flags.weights)
-    if trained.tokenizer_path is None:
-        raise InputError(
-            f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt; convert "
-            "--tokenizer=FILE makes a folder with one"
-        )
-    parts = trained.model, trained.layout, trained.tokenizer_path
-    generator = Generator(*parts, end_ids=trained.end_ids)
-    texts = generator(trained.params, flags.prompt, flags.num_tokens, sampling, flags.stop)
+    trained, texts = continue_texts(flags)
     samples = [
         {"prompt": prompt, "continuation": generated.text, "ended": generated.ended}
         for prompt, generated in zip(flags.prompt, texts, strict=True)

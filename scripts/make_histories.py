@@ -47,7 +47,7 @@ TINY: Overrides = {
     "data.seq_len": "128",
     "optim.schedule.warmup": "40 steps",
     "train.duration": "400 steps",
-    "eval.prompts": "",
+    "eval.samples": "none",
     "eval.every": "50 steps",
     "eval.max_examples": "128",
     "checkpoint.every": "0",

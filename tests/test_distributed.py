@@ -33,6 +33,7 @@ LIMIT_SECONDS = 120
 CONFIG = """
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
+from jaxpretrain.evals.continuations import Continuations
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.monitor.config import Monitor
@@ -65,7 +66,7 @@ def get_config():
             compiler_options={{"xla_backend_optimization_level": "0"}},
         ),
         mesh=Mesh(replica=2, fsdp=2, tensor=2),
-        eval=Eval(every="20 steps", max_examples=40, prompts=("The ",), sample_tokens=4),
+        eval=Eval(every="20 steps", max_examples=40, samples=Continuations(("The ",), 4)),
         checkpoint=Checkpoint(every="15 steps", keep_last=None),
         monitor=Monitor(every="1 steps", tensorboard=False),
     )

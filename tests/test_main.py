@@ -246,7 +246,7 @@ def _assert_one_line(result: tuple[object, str, str], message: str) -> None:
         ("--config.train.batch_size=many", "--config.train.batch_size=many: expected int"),
         ("--config.train.batch_size=12", "does not divide over 8 data-parallel devices"),
         ("--config.train.microbatch_size=3", "train.microbatch_size=3 does not divide"),
-        ("--config.eval.batch_size=3", "eval.batch_size=3 does not divide"),
+        ("--config.eval.batch_size=3", "eval.batch_size is written in another way now"),
         ("--config.train.duration=3 lightyears", "unknown unit 'lightyears'"),
         ("--config.model.num_heads=5", "model.num_heads"),
         ("--config.model.vocab_size=100", "vocab"),

@@ -30,7 +30,8 @@ from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokenizer, token_bytes
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.generate import Generator
+from jaxpretrain.evals.continuations import Continuations
+from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.evals.tasks.own_task import load_own
 from jaxpretrain.interop import hugging_face
@@ -250,7 +251,7 @@ class World:
                 batch_size=8,
                 compiler_options={"xla_backend_optimization_level": "0"},
             ),
-            eval=Eval(every="2 steps", max_examples=8, prompts=("the union",), sample_tokens=4),
+            eval=Eval(every="2 steps", max_examples=8, samples=Continuations(("the union",), 4)),
             checkpoint=Checkpoint(every="2 steps"),
             monitor=Monitor(every="1 steps", signals_every="2 steps", tensorboard=False),
         )
@@ -347,7 +348,7 @@ def without_computing() -> Iterator[None]:
         patch.setattr(running, "make_stages", remembered(running.make_stages))
         patch.setattr(running, "require_fit", lambda *_: Memory(*[0] * 5))
         patch.setattr(running.loop, "train", lambda *_: True)
-        patch.setattr(HeldOut, "_compile", lambda *_: None)
+        patch.setattr(HeldOut, "compile", lambda *_: None)
         yield
 
 

@@ -1,77 +1,141 @@
-"""What an evaluator gives to the loop."""
+"""What every evaluation gives: a config, the evaluator that it builds, and named results.
 
-from collections.abc import Callable, Mapping, Sequence
+The training loop and the command `evaluate` run the same evaluators and read the same results. An
+evaluation is one file with an `Evaluation`, and one field of `Eval`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxpretrain.data.contract import DataConfig, EvalSet, TrainingData
-from jaxpretrain.models.contract import Model
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.contract import DataConfig, EvalSet
+from jaxpretrain.evals.scoring.prefetch import go_on
+from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.parallel.mesh import Layout
-
-
-@dataclass(frozen=True)
-class Results:
-    """Named results of one evaluation; names are full, such as `eval/sotu/loss`."""
-
-    scalars: Mapping[str, float | None] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    images: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Interrupted(Exception):
     """The run is asked to stop in the middle of an evaluation, which has no results."""
 
 
-def go_on() -> None:
-    """Never interrupts an evaluation."""
-
-
 @dataclass(frozen=True)
 class Setting:
-    """What evaluators are built from: the training mesh and all that the run has opened."""
+    """The parts of a run that evaluators are built from."""
 
     model: Model
     layout: Layout
-    params: Any
-    """Abstract parameters with their shardings."""
+    params: Params
+    """Parameters with their shardings, which may be abstract."""
     source: DataConfig
     """The config of the training data."""
-    data: TrainingData | None
-    """The opened training data; None where nothing is read of it."""
     eval_sets: Sequence[EvalSet]
     batch_size: int
     """Examples of an evaluation batch, over all devices."""
+    batch_tokens: int | None = None
+    """Tokens of a batch of scored texts, over all devices; None: those of `batch_size` examples."""
+    tokenizer_path: Path | None = None
+    """The `tokenizer.json` of the data; None where there is none."""
+    end_ids: tuple[int, ...] = ()
+    """The tokens that end a document of the data; () where they are not known."""
+    task_tokenizer: Path | None = None
+    """The tokenizer of `eval.tokenizer`, for texts that are scored; None: that of the data."""
+    task_items: int | None = None
+    """The largest number of items of each task; None: all."""
+    task_seed: int | None = None
+    """The seed that draws these items; None: the first ones."""
     between_batches: Callable[[], None] = go_on
     """Called between batches, equally often in all processes; raises Interrupted."""
 
-    @property
-    def tokenizer_path(self) -> Path | None:
-        """The `tokenizer.json` of the data; None where there is none."""
-        return None if self.data is None else self.data.tokenizer_path
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The scorer of texts; evaluators share it, so that no shape is compiled twice.
 
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a document of the data; (): it does not say."""
-        eos_id = None if self.data is None else self.data.eos_id
-        return () if eos_id is None else (eos_id,)
+        Raises:
+          InputError: the model predicts no tokens.
+        """
+        return Scorer(
+            self.model,
+            self.layout,
+            self.params,
+            batch_tokens=self.batch_tokens or self.batch_size * self.model.units_per_example()[1],
+            between_batches=self.between_batches,
+        )
+
+    def text_tokenizer(self) -> Path | None:
+        """Returns the tokenizer of texts that are scored; None where there is none."""
+        return self.task_tokenizer or self.tokenizer_path
+
+    def require_text_tokenizer(self, what: str) -> Path:
+        """Returns the tokenizer of texts that are scored; InputError, for `what`, without one."""
+        tokenizer = self.text_tokenizer()
+        if tokenizer is None:
+            raise InputError(f"{what} need a tokenizer, and the data has none: set eval.tokenizer")
+        return tokenizer
+
+    def require_other_names(self, names: set[str], what: str) -> None:
+        """Raises InputError where results of `what` would be mixed with those of held-out sets."""
+        for eval_set in self.eval_sets:
+            if eval_set.name in names:
+                raise InputError(
+                    f"{what}: {eval_set.name} is the name of a validation set too, and their "
+                    "results would be mixed up; rename the set"
+                )
 
 
-Evaluator = Callable[[Any], Results]
-"""Parameters on their mesh -> results. Must leave the parameters as they are."""
+class Items(ABC):
+    """The details of one evaluation, for the terminal and the files of the command `evaluate`."""
+
+    @abstractmethod
+    def document(self) -> dict[str, object]:
+        """Returns parts of the JSON document by key, such as {"tasks": {task: {metric: value}}}."""
+
+    @abstractmethod
+    def table(self) -> Iterator[str]:
+        """Returns lines for the terminal."""
+
+    def predictions(self) -> Iterator[dict[str, object]]:
+        """Returns a JSON object for each item that was scored."""
+        return iter(())
 
 
-@runtime_checkable
-class HasNotes(Protocol):
-    """An evaluator that has something to tell before the first evaluation."""
+@dataclass(frozen=True)
+class Results:
+    """The results of one evaluation; names are full, such as `eval/sotu/loss`."""
+
+    scalars: Mapping[str, float | None] = field(default_factory=dict)
+    items: Items | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Evaluator(ABC):
+    """An evaluation of one model. Building it checks and reads everything and compiles nothing."""
 
     def notes(self) -> list[str]:
-        """Lines for the terminal."""
-        ...
+        """Returns lines for the terminal, for before the first evaluation."""
+        return []
+
+    def compile(self) -> None:  # noqa: B027
+        """Compiles what an evaluation runs, where that is known before the first one."""
+
+    @abstractmethod
+    def __call__(self, params: Params) -> Results:
+        """Evaluates parameters that lie on the mesh of the setting; they stay as they are."""
 
 
-def notes_of(evaluators: Sequence[Evaluator]) -> list[str]:
-    """What evaluators have to tell before the first evaluation."""
-    return [line for e in evaluators if isinstance(e, HasNotes) for line in e.notes()]
+class Evaluation(ABC):
+    """The config of an evaluation: a frozen dataclass that is a field of `Eval`."""
+
+    @abstractmethod
+    def build(self, setting: Setting) -> Evaluator:
+        """Returns the evaluator, not compiled.
+
+        Raises:
+          InputError: it cannot be evaluated on this model or data.
+        """

@@ -1,21 +1,22 @@
 """Multiple-choice and likelihood tasks, in the loop and from the command line.
 
-All tasks are tokenised, planned and compiled before the first parameters come, so that what cannot
-be evaluated is refused at the start and an evaluation is nothing but forward passes.
+All tasks are read, tokenised and planned when the evaluator is built, so that what cannot be
+evaluated is refused at the start and an evaluation is nothing but forward passes.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from jaxpretrain.evals.contract import Results
+from jaxpretrain.evals.contract import Evaluator, Items, Results, Setting
+from jaxpretrain.evals.output import Row, align
 from jaxpretrain.evals.scoring.encode import TextEncoder, encode_task, leave_out_long
 from jaxpretrain.evals.scoring.scorer import Scorer
-from jaxpretrain.evals.tasks.catalogue import Selection
+from jaxpretrain.evals.tasks.catalogue import Selection, select
 from jaxpretrain.evals.tasks.metrics import (
+    NUM_ITEMS,
     NUM_LEFT_OUT,
     NUM_TRUNCATED,
     RANDOM,
@@ -23,27 +24,49 @@ from jaxpretrain.evals.tasks.metrics import (
     task_metrics,
 )
 from jaxpretrain.evals.tasks.task import Task
+from jaxpretrain.models.contract import Params
 
 _LOGGED = ("acc", "len_norm", "pmi_dc", "f1", "ce_loss", "bpb", "soft", "soft_log", RANDOM)
-"""What the loop logs of a task, beside the standard error of its own metric."""
+"""The metrics of a task that the loop logs, beside the standard error of its own metric."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task came to."""
+    """The results of one task."""
 
     task: Task
     metrics: dict[str, float]
     scored: list[Scored]
 
+    def row(self) -> Row:
+        """Returns the row of a table."""
+        metrics, metric = self.metrics, self.task.metric
+        names = ("primary", f"{metric}_stderr", RANDOM, "bpb")
+        return self.task.name, metrics[NUM_ITEMS], metric, *map(metrics.get, names)
+
+    def predictions(self) -> Iterator[dict[str, object]]:
+        """Yields the choice by each accuracy and the likelihoods of each item."""
+        for scored in self.scored:
+            item, without = scored.item, scored.unconditional
+            chosen = {name: int(r.argmax()) for name, r in scored.rankings().items()}
+            yield {
+                "task": self.task.name,
+                "item": item.name,
+                "answer": item.answer,
+                "chosen": chosen if len(item.choices) > 1 else None,
+                "continuations": [choice.continuation for choice in item.choices],
+                "log_likelihoods": scored.conditional.tolist(),
+                "unconditional": None if without is None else without.tolist(),
+            }
+
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one evaluation, without compilation."""
+    """The speed of one evaluation; compilation is not counted."""
 
     num_requests: int
     num_tokens: int
-    """That were run, without padding."""
+    """Tokens that were run, without padding."""
     seconds: float
 
     @property
@@ -58,32 +81,83 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Items):
     """The results of all tasks with one set of parameters."""
 
     tasks: list[TaskResult]
     groups: dict[str, dict[str, float]]
-    """Group -> means over its tasks."""
+    """Means over the tasks of each group, by its name."""
     speed: Speed
+
+    def document(self) -> dict[str, object]:
+        """Returns the metrics of tasks and groups, and the speed."""
+        return {
+            "tasks": {result.task.name: result.metrics for result in self.tasks},
+            "groups": self.groups,
+            "speed": {
+                "seconds": self.speed.seconds,
+                "num_requests": self.speed.num_requests,
+                "num_tokens": self.speed.num_tokens,
+                "requests_per_second": self.speed.requests_per_second,
+                "tokens_per_second": self.speed.tokens_per_second,
+            },
+        }
+
+    def table(self) -> Iterator[str]:
+        """Yields a row for each task and group, warnings, and the speed."""
+        rows: list[Row] = [("task", "items", "metric", "value", "stderr", "random", "bpb")]
+        rows += [result.row() for result in self.tasks]
+        for group, means in self.groups.items():
+            mean, guess = means.get("primary"), means.get(RANDOM)
+            rows.append((f"mean of {group}", "", "", mean, "", guess, means["bpb"]))
+        yield from align(rows)
+        for result in self.tasks:
+            if truncated := result.metrics[NUM_TRUNCATED]:
+                yield f"{result.task.name}: {truncated} prompts were too long and lost their start"
+            if num_left_out := int(result.metrics[NUM_LEFT_OUT]):
+                yield left_out(result.task.name, num_left_out)
+        speed = self.speed
+        yield (
+            f"{speed.num_requests:,} requests in {speed.seconds:.1f} s: "
+            f"{speed.requests_per_second:,.0f} requests/s, {speed.tokens_per_second:,.0f} tokens/s"
+        )
+
+    def predictions(self) -> Iterator[dict[str, object]]:
+        """Yields those of each task in turn."""
+        return (row for result in self.tasks for row in result.predictions())
+
+    def scalars(self) -> dict[str, float | None]:
+        """Returns `eval/<task>/<metric>`, `eval/<group>/<mean>` and the speed."""
+        scalars: dict[str, float | None] = {}
+        for result in self.tasks:
+            metrics = result.metrics
+            logged = [*_LOGGED, f"{result.task.metric}_stderr"]
+            logged += [NUM_LEFT_OUT] if metrics[NUM_LEFT_OUT] else []
+            named = {name: metrics[name] for name in logged if name in metrics}
+            scalars |= {f"eval/{result.task.name}/{name}": x for name, x in named.items()}
+        for group, means in self.groups.items():
+            scalars |= {f"eval/{group}/{name}": mean for name, mean in means.items()}
+        scalars["perf/eval_requests_per_second"] = self.speed.requests_per_second
+        scalars["perf/eval_tokens_per_second"] = self.speed.tokens_per_second
+        return scalars
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Planned:
     """A task with its places in the list of all requests."""
 
     task: Task
     conditional: slice
     unconditional: slice
     num_left_out: int
-    num_truncated: int
 
 
-class Downstream:
-    """An evaluator of tasks.
+class Downstream(Evaluator):
+    """Scores tasks.
 
     Args:
-      scorer: of the model that is evaluated.
-      encode: its tokenizer.
+      scorer: scores texts with the model that is evaluated.
+      encode: the tokenizer of the model.
       selection: the tasks, and the groups whose means are wanted.
 
     Raises:
@@ -93,82 +167,80 @@ class Downstream:
     def __init__(self, scorer: Scorer, encode: TextEncoder, selection: Selection) -> None:
         self._scorer = scorer
         self._groups = selection.groups
-        requests, places = [], []
+        self._tasks: list[_Planned] = []
+        requests = []
         for task in selection.tasks:
             fitting = leave_out_long(task, encode, scorer.context_length)
-            num_left_out = len(task.items) - len(fitting.items)
             conditional, unconditional = encode_task(fitting, encode, scorer.context_length)
             start, middle = len(requests), len(requests) + len(conditional)
             requests += conditional + unconditional
             slices = slice(start, middle), slice(middle, len(requests))
-            places.append((fitting, *slices, num_left_out))
-        self._packed = scorer.prepare(requests)
-        self._tasks = [
-            _Prepared(*place, num_truncated=sum(map(self._count_truncated, place[1:3])))
-            for place in places
-        ]
+            num_left_out = len(task.items) - len(fitting.items)
+            self._tasks.append(_Planned(fitting, *slices, num_left_out))
+        self._packed = scorer.plan(requests)
+
+    @classmethod
+    def of_names(cls, setting: Setting, names: Sequence[str]) -> "Downstream":
+        """Returns the evaluator of tasks and groups by name, for the field `eval.tasks`.
+
+        Raises:
+          InputError: a name is unknown, there is no tokenizer, or as above.
+        """
+        tokenizer = setting.require_text_tokenizer("eval.tasks")
+        selection = select(names).take(setting.task_items, setting.task_seed)
+        setting.require_other_names(selection.names, "eval.tasks")
+        scorer = setting.scorer
+        return cls(scorer, TextEncoder(tokenizer, scorer.vocab_size), selection)
 
     def notes(self) -> list[str]:
-        """Lines about items that are left out, of the tasks that have such."""
-        return [
-            left_out(prepared.task.name, prepared.num_left_out)
-            for prepared in self._tasks
-            if prepared.num_left_out
-        ]
+        """Returns a line for each task of which items are left out."""
+        return [left_out(t.task.name, t.num_left_out) for t in self._tasks if t.num_left_out]
 
-    def report(self, params: Any) -> Report:
-        """Scores everything; the parameters are neither copied nor changed."""
+    def compile(self) -> None:
+        """Compiles a program for each shape of batches."""
+        self._scorer.compile(self._packed)
+
+    def report(self, params: Params) -> Report:
+        """Scores everything."""
         start = time.perf_counter()
         log_likelihoods = self._scorer(params, self._packed).log_likelihoods
         seconds = time.perf_counter() - start
-        tasks = [self._result(prepared, log_likelihoods) for prepared in self._tasks]
+        tasks = [self._result(planned, log_likelihoods) for planned in self._tasks]
         speed = Speed(self._packed.num_requests, self._packed.num_tokens, seconds)
         return Report(tasks, dict(group_means(tasks, self._groups)), speed)
 
-    def __call__(self, params: Any) -> Results:
-        """`eval/<task>/<metric>`, `eval/<group>/<mean>` and the speed."""
+    def __call__(self, params: Params) -> Results:
+        """Returns the numbers that are logged, and the report."""
         report = self.report(params)
-        scalars: dict[str, float | None] = {}
-        for result in report.tasks:
-            logged = (*_LOGGED, f"{result.task.metric}_stderr")
-            named = {name: result.metrics[name] for name in logged if name in result.metrics}
-            if left_out := result.metrics[NUM_LEFT_OUT]:
-                named[NUM_LEFT_OUT] = left_out
-            scalars |= {f"eval/{result.task.name}/{name}": x for name, x in named.items()}
-        for group, means in report.groups.items():
-            scalars |= {f"eval/{group}/{name}": mean for name, mean in means.items()}
-        scalars["perf/eval_requests_per_second"] = report.speed.requests_per_second
-        scalars["perf/eval_tokens_per_second"] = report.speed.tokens_per_second
-        return Results(scalars=scalars)
+        return Results(scalars=report.scalars(), items=report)
 
-    def _count_truncated(self, requests: slice) -> int:
-        return int(self._packed.truncated[requests].sum())
-
-    def _result(self, prepared: _Prepared, log_likelihoods: np.ndarray) -> TaskResult:
-        conditional = iter(log_likelihoods[prepared.conditional])
-        unconditional = iter(log_likelihoods[prepared.unconditional])
+    def _result(self, planned: _Planned, log_likelihoods: np.ndarray) -> TaskResult:
+        conditional = iter(log_likelihoods[planned.conditional])
+        unconditional = iter(log_likelihoods[planned.unconditional])
         scored = []
-        for item in prepared.task.items:
+        for item in planned.task.items:
             num_choices = len(item.choices)
             given = _take(conditional, num_choices)
             without = _take(unconditional, num_choices) if item.has_unconditional else None
             scored.append(Scored(item, given, without))
-        metrics = task_metrics(prepared.task, scored)
-        counts = {NUM_TRUNCATED: prepared.num_truncated, NUM_LEFT_OUT: prepared.num_left_out}
-        return TaskResult(prepared.task, metrics | counts, scored)
+        truncated = self._packed.truncated[planned.conditional.start : planned.unconditional.stop]
+        counts = {NUM_TRUNCATED: int(truncated.sum()), NUM_LEFT_OUT: planned.num_left_out}
+        return TaskResult(planned.task, task_metrics(planned.task, scored) | counts, scored)
 
 
 def left_out(task: str, num_items: int) -> str:
-    """The line about items of a task that are too long."""
+    """Returns the line about items of a task that are too long."""
     return (
         f"{task}: items left out because a continuation is longer than the context: {num_items:,}"
     )
 
 
 def group_means(
-    results: Sequence[TaskResult], groups: dict[str, tuple[str, ...]]
+    results: Sequence[TaskResult], groups: Mapping[str, tuple[str, ...]]
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """For each group the mean of its tasks' own accuracies, of guessing, and of bits per byte."""
+    """Yields each group with the means of its tasks' own accuracies, of guessing, and of bits per
+    byte.
+    """
     by_name = {result.task.name: result for result in results}
     for group, names in groups.items():
         members = [by_name[name] for name in names]

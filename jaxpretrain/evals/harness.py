@@ -1,254 +1,41 @@
-"""Tasks of lm-evaluation-harness, EleutherAI's, on our models.
+"""Tasks of lm-evaluation-harness, EleutherAI's, as a part of the config.
 
-`HarnessModel` answers what the harness asks: log-likelihoods by the scorer, texts by the generator.
-How texts are cut into windows and ended is the harness' own, as its `hf` model has it, so that both
-give the same numbers on the same weights. Texts are encoded as in training, without the special
-tokens that a tokenizer's template would put around them.
+The package is imported only where tasks are named: it is optional and takes seconds.
 """
 
-import json
-import sys
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import numpy as np
-
-from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
-from jaxpretrain.evals.generate import Generator
-from jaxpretrain.evals.generation.sampling import Sampling
-from jaxpretrain.evals.scoring.encode import Request
-from jaxpretrain.evals.scoring.scorer import Scorer
-
-try:
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
-    from lm_eval.tasks import TaskManager
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-except ModuleNotFoundError as error:
-    raise InputError(
-        f"tasks of lm-evaluation-harness need the package {error.name}: "
-        "pip install 'jaxpretrain[harness]'"
-    ) from error
-
-Metrics = dict[str, dict[str, float]]
-
-_IGNORED = ("until", "max_gen_toks", "do_sample")
-"""What generation is asked for beside how tokens are drawn."""
-
-
-class HarnessModel(TemplateLM):
-    """A model of ours as the harness takes it.
-
-    Args:
-      scorer: of the model.
-      generator: of the model, with the same tokenizer.
-      params: its parameters.
-      tokenizer_path: a `tokenizer.json`.
-
-    Raises:
-      InputError: no token is known to end texts, which the harness begins texts with.
-    """
-
-    def __init__(
-        self, scorer: Scorer, generator: Generator, params: Any, tokenizer_path: Path
-    ) -> None:
-        super().__init__()
-        if not generator.end_ids:
-            raise InputError(f"{tokenizer_path} does not tell which of its tokens ends texts")
-        self._end_id = generator.end_ids[0]
-        self._scorer = scorer
-        self._generator = generator
-        self._params = params
-        self._tokenizer = encoder(read_tokenizer(tokenizer_path))
-        self._tokenizer_path = tokenizer_path
-
-    @property
-    def eot_token_id(self) -> int:
-        """What ends a text, and stands before one that has nothing before it."""
-        return self._end_id
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the context."""
-        return self._scorer.context_length
-
-    @property
-    def tokenizer_name(self) -> str:
-        """What the harness keeps rendered requests under."""
-        return str(self._tokenizer_path.resolve()).replace("/", "__")
-
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-    ) -> list[int]:
-        """Token ids of the text alone, whatever the harness asks to add."""
-        return self._tokenizer.encode(string).ids
-
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """The log-likelihood of each whole text, in windows of the context."""
-        texts = [request.args[0] for request in requests]
-        windows, owners = [], []
-        for owner, text in enumerate(texts):
-            ids = self.tok_encode(text)
-            rolling = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
-            for window in map(make_disjoint_window, rolling):
-                windows.append((None, *window))
-                owners.append(owner)
-        sums = [0.0] * len(texts)
-        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
-            sums[owner] += value
-        for text, value in zip(texts, sums, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", (text,), value)
-        return sums
-
-    def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        for texts, _, continuation in requests:
-            if not continuation:
-                raise InputError(f"the harness asks for a continuation without tokens: {texts!r}")
-        pieces, owners = [], []
-        for owner, (_, context, continuation) in enumerate(requests):
-            for first in range(0, len(continuation), self.max_length):
-                before, rest = continuation[:first], continuation[first:]
-                pieces.append(Request([*context, *before], rest[: self.max_length]))
-                owners.append(owner)
-        if num_long := sum(len(continuation) > self.max_length for *_, continuation in requests):
-            print(
-                f"harness: continuations longer than the context, scored in windows of it: "
-                f"{num_long:,}",
-                file=sys.stderr,
-            )
-        scores = self._scorer(self._params, self._scorer.prepare(pieces))
-        sums, is_greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
-        np.add.at(sums, owners, scores.log_likelihoods)
-        np.logical_and.at(is_greedy, owners, scores.is_greedy)
-        answers = list(zip(sums.tolist(), is_greedy.tolist(), strict=True))
-        for (texts, *_), answer in zip(requests, answers, strict=True):
-            if texts is not None:  # a text itself, not a window of one
-                self.cache_hook.add_partial("loglikelihood", texts, answer)
-        return answers
-
-    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """The continuation of each context, up to what is to end it."""
-        alike: dict[str, list[int]] = defaultdict(list)
-        for number, request in enumerate(requests):
-            alike[json.dumps(request.args[1], sort_keys=True)].append(number)
-        found: dict[int, str] = {}
-        for numbers in alike.values():
-            contexts = [requests[number].args[0] for number in numbers]
-            asked = requests[numbers[0]].args[1]
-            found |= zip(numbers, self._generate(contexts, asked), strict=True)
-            for number, context in zip(numbers, contexts, strict=True):
-                self.cache_hook.add_partial("generate_until", (context, asked), found[number])
-        return [found[number] for number in range(len(requests))]
-
-    def _generate(self, contexts: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
-        options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked), self.max_gen_toks))
-        until = handle_stop_sequences(options["until"], self._end_text())
-        room = self.max_length - options["max_gen_toks"]
-        if room < 1:
-            raise InputError(
-                f"the harness asks for {options['max_gen_toks']} tokens (max_gen_toks), but the "
-                f"context has {self.max_length}"
-            )
-        drawn = {name: value for name, value in options.items() if name not in _IGNORED}
-        drawn.setdefault("temperature", 0.0)
-        try:
-            sampling = Sampling(**drawn)
-        except TypeError:
-            raise InputError(f"the harness asks to generate as we cannot: {dict(asked)}") from None
-        prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
-        generated = self._generator.continue_ids(
-            self._params, prompts, options["max_gen_toks"], sampling, [*filter(None, until)]
-        )
-        return [continuation.text for continuation in generated]
-
-    @property
-    def max_gen_toks(self) -> int:
-        """Tokens to generate where a task does not say how many."""
-        return 256
-
-    def _end_text(self) -> str:
-        return self._tokenizer.decode([self._end_id], skip_special_tokens=False)
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.ranges import NonNegative
+from jaxpretrain.evals.contract import Evaluation, Evaluator, Setting
 
 
 @dataclass(frozen=True)
-class HarnessTasks:
-    """What is wanted of the harness."""
+class Harness(Evaluation):
+    """Tasks of lm-evaluation-harness at each evaluation; `eval.task_items` limits them too."""
 
-    names: tuple[str, ...]
-    folder: Path | None = None
-    """More tasks, in YAML files."""
-    num_fewshot: int | None = None
-    """Examples before each question; None: as the task has it."""
-    limit: int | None = None
-    """Only so many items of each task; None: all."""
+    tasks: tuple[str, ...] = ()
+    """Tasks, groups and tags, by the harness' names."""
+    folder: PathText | None = None
+    """Folder with YAML files of more tasks; none: only those that the package has."""
+    num_fewshot: Annotated[int, NonNegative] | None = None
+    """Examples before each question; none: as many as the task says."""
 
-
-class Harness:
-    """Evaluates tasks of the harness; their data are loaded at once, before there is a model.
-
-    Raises:
-      InputError: a name is unknown, or the data of a task cannot be loaded.
-    """
-
-    def __init__(self, asked: HarnessTasks) -> None:
-        self._asked = asked
-        folder = None if asked.folder is None else str(asked.folder)
-        self._manager = TaskManager(include_path=folder)
-        known = self._manager.all_tasks
-        for name in asked.names:
-            if not self._manager.match_tasks([name]):
-                raise InputError(f"the harness has no task {name!r}.{nearest(name, known)}")
-        self._tasks = [task for name in asked.names for task in self._load(name)]
-
-    def _load(self, name: str) -> list[Any]:
-        """The task or the group of that name, or the tasks that it is a tag of."""
-        try:
-            with redirect_stdout(sys.stderr):
-                loaded = self._manager.load([name])
-        except Exception as error:  # of any package that a task's own code or its data need
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"--harness={name}: its data cannot be loaded: {reason}. Most tasks download from "
-                "the Hugging Face Hub; load them where it can be reached (they stay in its cache), "
-                "or name local files in a task of --harness_folder"
-            ) from error
-        group = loaded["groups"].get(name)
-        return list(loaded["tasks"].values()) if group is None else [group]
-
-    def on(
-        self, scorer: Scorer, tokenizer: Path, end_ids: Sequence[int] = ()
-    ) -> Callable[[Any], Metrics]:
-        """The evaluation of a model: parameters -> task or group -> what the harness measures, by
-        its names, such as `acc,none`. Texts end with `end_ids`, as for `Generator`.
+    def build(self, setting: Setting) -> Evaluator:
+        """Returns the evaluator, with the data of all tasks loaded.
 
         Raises:
-          InputError: the tokenizer does not fit.
+          InputError: the package is missing, a name is unknown, or data cannot be loaded.
         """
-        generator = Generator(scorer.model, scorer.layout, tokenizer, end_ids=end_ids)
+        if not self.tasks:
+            raise InputError("eval.harness.tasks is empty: name tasks of lm-evaluation-harness")
+        folder = None if self.folder is None else Path(self.folder)
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"eval.harness.folder={folder}: no such folder")
+        tokenizer = setting.require_text_tokenizer("eval.harness.tasks")
+        from jaxpretrain.evals.harness_model import HarnessTasks
 
-        def evaluate(params: Any) -> Metrics:
-            model = HarnessModel(scorer, generator, params, tokenizer)
-            with redirect_stdout(sys.stderr):  # where --json prints one document, and no more
-                results: Any = simple_evaluate(
-                    model,
-                    tasks=list(self._tasks),
-                    num_fewshot=self._asked.num_fewshot,
-                    limit=self._asked.limit,
-                    task_manager=self._manager,
-                    log_samples=False,
-                )
-            return {name: _numbers(metrics) for name, metrics in results["results"].items()}
-
-        return evaluate
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        return HarnessTasks(setting, tokenizer, self.tasks, folder, self.num_fewshot)

@@ -1,4 +1,4 @@
-"""What a frozen encoder knows of classes, from a few labelled images, in closed form.
+"""A few-shot classifier on a frozen encoder, fitted in closed form.
 
 Ridge regression from features to classes, for several numbers of images a class and several
 draws, always beside the same probe on a random initialisation: a random encoder keeps a good deal
@@ -6,10 +6,9 @@ of an image, and only what lies above it was learned. After the few-shot probe o
 needs neither an optimizer nor its settings.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +18,30 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Between, Positive
 from jaxpretrain.data.contract import LabelledSet, LabelledSource
 from jaxpretrain.data.images.images import ImageData
-from jaxpretrain.evals.contract import Results, Setting
+from jaxpretrain.evals.contract import Evaluation, Evaluator, Results, Setting
 from jaxpretrain.evals.scoring.prefetch import read_back
-from jaxpretrain.models.contract import ImageModel
+from jaxpretrain.models.contract import Batch, ImageModel, Params
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(Evaluation):
     """A linear classifier of frozen features at each evaluation."""
 
     data: ImageData | None = None
     """Labelled images, of the size of the run's; none: those of the run."""
     shots: tuple[Annotated[int, Positive], ...] = (1, 5, 10)
-    """Labelled images of each class."""
+    """Numbers of labelled images of each class; each number has a classifier of its own."""
     num_seeds: Annotated[int, Between(1, 1000)] = 3
     """Draws of such images, each with a random encoder of its own to compare with."""
     features: Literal["mean", "class"] = "mean"
-    """mean: of all patches' features. class: those of the class token."""
+    """mean: the mean of all patches' features. class: the features of the class token."""
     l2: Annotated[float, Positive] = 10.0
     """Weight of the squared coefficients; features are standardised."""
     max_images: Annotated[int, Positive] | None = 1000
-    """Only the first so many held-out images are classified; none: all."""
+    """Largest number of held-out images that are classified, the first ones; none: all."""
 
     def build(self, setting: Setting) -> "Probe":
-        """The evaluator; raises as `prepare` does."""
-        return self.prepare(setting)()
-
-    def prepare(self, setting: Setting) -> Callable[[], "Probe"]:
-        """What compiles the evaluator.
+        """Returns the evaluator.
 
         Raises:
           InputError: the model has no features, the images no labels, none are held out, or there
@@ -62,48 +57,52 @@ class LinearProbe:
             raise InputError("eval.probe.data: its images are not of the size of the run's")
         if not self.shots:
             raise InputError("eval.probe.shots is empty: name numbers of images a class")
-        train, test = source.open_labelled("train"), source.open_labelled("validation")
-        labels = train.labels(np.arange(train.num_examples))
-        draws = [
-            draw_shots(labels, train.classes, max(self.shots), seed)
-            for seed in range(self.num_seeds)
-        ]
-        images = _Images(source.eval_name, train, test, draws)
-        return partial(Probe, model, images, setting, self)
+        return Probe(model, source, setting, self)
 
 
-class _Images(NamedTuple):
-    """Labelled images, and which of them the classifiers are fitted to."""
-
-    name: str
-    train: LabelledSet
-    test: LabelledSet
-    draws: list[np.ndarray]
-    """Indices of training images, [classes, shots] each."""
-
-
-class Probe:
-    """Gives accuracies on held-out images."""
+class Probe(Evaluator):
+    """Measures accuracies on held-out images."""
 
     def __init__(
-        self, model: ImageModel, images: _Images, setting: Setting, config: LinearProbe
+        self, model: ImageModel, source: LabelledSource, setting: Setting, config: LinearProbe
     ) -> None:
-        self._config = config
+        self._model = model
+        self._setting = setting
         self._layout = setting.layout
-        self._between_batches = setting.between_batches
         self._batch_size = setting.batch_size
-        self._train, self._test = images.train, images.test
-        self._name = images.name
+        self._config = config
+        self._name = source.eval_name
+        self._train, self._test = (source.open_labelled(s) for s in ("train", "validation"))
         num_test = min(self._test.num_examples, config.max_images or self._test.num_examples)
         self._test_indices = np.arange(num_test)
-        self._draws = images.draws
+        labels = self._train.labels(np.arange(self._train.num_examples))
+        self._draws = [
+            draw_shots(labels, self._train.classes, max(config.shots), seed)
+            for seed in range(config.num_seeds)
+        ]
         self._random: np.ndarray | None = None
-        self._compile(model, setting.params)
 
-    def __call__(self, params: Any) -> Results:
-        """`eval/<set>/probe_<n>shot` and, of random encoders, `.../probe_<n>shot_random_init`.
+    def compile(self) -> None:
+        """Compiles the features of a batch."""
+        model, params = self._model, self._setting.params
 
-        Means over the draws, with `..._stderr`, their standard error.
+        def encode(params: Params, batch: Batch) -> jax.Array:
+            features_btd = model.encode(params, batch["images"]).astype(jnp.float32)
+            if self._config.features == "class":
+                return features_btd[:, 0]
+            return jnp.mean(features_btd[:, 1:], axis=1)
+
+        spec = self._layout.batch_spec(model.batch_spec(self._batch_size))
+        jitted = jax.jit(encode, out_shardings=self._layout.replicated)
+        self._encode = jitted.lower(params, spec).compile()
+        shardings = jax.tree.map(lambda s: s.sharding, params)
+        init = lambda seed: model.init(jax.random.key(seed))  # noqa: E731
+        self._init = jax.jit(init, out_shardings=shardings)
+
+    def __call__(self, params: Params) -> Results:
+        """Returns `eval/<set>/probe_<n>shot` and, for random encoders, `..._random_init`.
+
+        They are means over the draws, with `..._stderr`, their standard error.
         """
         if self._random is None:
             # One encoder after the other: the devices hold no two of them.
@@ -120,23 +119,8 @@ class Probe:
                     scalars[f"{name}_stderr"] = float(np.std(found, ddof=1) / len(found) ** 0.5)
         return Results(scalars=scalars)
 
-    def _compile(self, model: ImageModel, params: Any) -> None:
-        replicated = self._layout.replicated
-
-        def encode(params: Any, batch: Any) -> jax.Array:
-            features_btd = model.encode(params, batch["images"]).astype(jnp.float32)
-            if self._config.features == "class":
-                return features_btd[:, 0]
-            return jnp.mean(features_btd[:, 1:], axis=1)
-
-        spec = self._layout.batch_spec(model.batch_spec(self._batch_size))
-        self._encode = jax.jit(encode, out_shardings=replicated).lower(params, spec).compile()
-        shardings = jax.tree.map(lambda s: s.sharding, params)
-        init = lambda seed: model.init(jax.random.key(seed))  # noqa: E731
-        self._init = jax.jit(init, out_shardings=shardings)
-
-    def _accuracies(self, params: Any, draws: Sequence[np.ndarray]) -> np.ndarray:
-        """The accuracy of each draw with each number of shots, [draws, shots]."""
+    def _accuracies(self, params: Params, draws: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the accuracy of each draw with each number of shots, [draws, shots]."""
         labels = self._test.labels(self._test_indices)
         test_nd = self._features(params, self._test, self._test_indices)
         found = []
@@ -150,14 +134,14 @@ class Probe:
                 found.append(float(np.mean(predicted == labels)))
         return np.array(found).reshape(len(draws), -1)
 
-    def _features(self, params: Any, images: LabelledSet, indices: np.ndarray) -> np.ndarray:
-        """Float64 [n, d]; the last batch is filled up with its last image."""
+    def _features(self, params: Params, images: LabelledSet, indices: np.ndarray) -> np.ndarray:
+        """Returns float64 [n, d]; the last batch is filled up with its last image."""
         encoded = self._encoded(params, images, indices)
-        parts = list(read_back(encoded, self._between_batches))
+        parts = list(read_back(encoded, self._setting.between_batches))
         return np.concatenate(parts).astype(np.float64)[: len(indices)]
 
     def _encoded(
-        self, params: Any, images: LabelledSet, indices: np.ndarray
+        self, params: Params, images: LabelledSet, indices: np.ndarray
     ) -> Iterator[jax.Array]:
         for start in range(0, len(indices), self._batch_size):
             rows = start + self._layout.local_rows(self._batch_size)
@@ -166,7 +150,7 @@ class Probe:
 
 
 def draw_shots(labels: np.ndarray, classes: Sequence[str], shots: int, seed: int) -> np.ndarray:
-    """Indices [classes, shots] of images of each class, without repetition.
+    """Returns indices [classes, shots] of images of each class, without repetition.
 
     Raises:
       InputError: a class has too few.
@@ -187,7 +171,7 @@ def draw_shots(labels: np.ndarray, classes: Sequence[str], shots: int, seed: int
 def classify(
     train_nd: np.ndarray, labels: np.ndarray, test_md: np.ndarray, l2: float
 ) -> np.ndarray:
-    """Classes [m] of the test features by ridge regression with an intercept.
+    """Returns classes [m] of the test features by ridge regression with an intercept.
 
     Features are standardised by the training ones, targets are +1 for the class and -1 for others.
     Solved in the smaller of the two equivalent forms, as there are fewer images than features.

@@ -1,10 +1,8 @@
-"""Pictures of what a masked autoencoder sees and paints: one row an image."""
+"""Pictures of images as a masked autoencoder sees and paints them: one row an image."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -12,8 +10,8 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Between
 from jaxpretrain.data.contract import EvalSet
-from jaxpretrain.evals.contract import Results, Setting
-from jaxpretrain.models.contract import ImageModel
+from jaxpretrain.evals.contract import Evaluation, Evaluator, Results, Setting
+from jaxpretrain.models.contract import Batch, ImageModel, Params
 
 MAX_SIDE = 256
 """Pixels of an image in the picture; larger ones are reduced by a whole factor."""
@@ -21,58 +19,58 @@ _GAP = 2  # white pixels between images
 
 
 @dataclass(frozen=True)
-class Reconstructions:
-    """Pictures at each evaluation: the image, what is seen of it, and what is painted."""
+class Reconstructions(Evaluation):
+    """Pictures at each evaluation: an image, what is seen of it, and the image as painted."""
 
     num_images: Annotated[int, Between(1, 1000)] = 8
     """Held-out images that are shown, from all over the set, each time with the same masks."""
 
     def build(self, setting: Setting) -> "Painter":
-        """The evaluator; raises as `prepare` does."""
-        return self.prepare(setting)()
-
-    def prepare(self, setting: Setting) -> Callable[[], "Painter"]:
-        """What compiles the evaluator.
+        """Returns the evaluator.
 
         Raises:
           InputError: the model paints nothing, or nothing is held out.
         """
         model = setting.model
         if not isinstance(model, ImageModel):
-            raise InputError("eval.reconstructions: this model paints no images")
+            raise InputError("eval.samples=reconstructions: this model paints no images")
         if not setting.eval_sets:
             raise InputError(
-                "eval.reconstructions: no images are held out; raise data.validation_fraction, name"
-                " held-out images in data.source, or set eval.reconstructions=none"
+                "eval.samples=reconstructions: no images are held out; raise "
+                "data.validation_fraction, name held-out images in data.source, or set "
+                "eval.samples=none"
             )
-        return partial(Painter, model, setting, self.num_images)
+        return Painter(model, setting, self.num_images)
 
 
-class Painter:
-    """Gives one picture for each held-out set."""
+class Painter(Evaluator):
+    """Paints one picture for each held-out set."""
 
     def __init__(self, model: ImageModel, setting: Setting, num_images: int) -> None:
+        self._model = model
+        self._setting = setting
         self._layout = setting.layout
-        self._sets = setting.eval_sets
         self._num_images = num_images
         num_data = self._layout.num_data
         self._batch_size = -(-num_images // num_data) * num_data
-        spec = dict(model.batch_spec(self._batch_size))
+
+    def compile(self) -> None:
+        """Compiles the painting of a batch."""
+        spec = dict(self._model.batch_spec(self._batch_size))
         spec["row"] = jax.ShapeDtypeStruct((self._batch_size,), np.int32)
 
-        def paint(params: Any, batch: Any) -> Any:
-            return model.reconstruct(params, batch, jax.random.key(0))
+        def paint(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+            return self._model.reconstruct(params, batch, jax.random.key(0))
 
         jitted = jax.jit(paint, out_shardings=self._layout.replicated)
-        self._paint = jitted.lower(setting.params, self._layout.batch_spec(spec)).compile()
+        self._paint = jitted.lower(self._setting.params, self._layout.batch_spec(spec)).compile()
 
-    def __call__(self, params: Any) -> Results:
-        """`<set>/reconstructions`: uint8 [height, width, 3]."""
-        return Results(
-            images={f"{s.name}/reconstructions": self._picture(params, s) for s in self._sets}
-        )
+    def __call__(self, params: Params) -> Results:
+        """Returns `<set>/reconstructions`: uint8 [height, width, 3]."""
+        sets = self._setting.eval_sets
+        return Results(images={f"{s.name}/reconstructions": self._picture(params, s) for s in sets})
 
-    def _picture(self, params: Any, eval_set: EvalSet) -> np.ndarray:
+    def _picture(self, params: Params, eval_set: EvalSet) -> np.ndarray:
         shown = min(self._num_images, eval_set.num_examples)
         # From all over the set, which may be sorted by class; what fills the batch is not shown.
         spread = np.linspace(0, eval_set.num_examples - 1, shown).astype(np.int64)
@@ -83,7 +81,7 @@ class Painter:
 
 
 def grid(columns: list[list[np.ndarray]]) -> np.ndarray:
-    """Columns of images [h, w, 3] in [0, 1] -> one picture, uint8."""
+    """Returns one picture, uint8, of columns of images [h, w, 3] in [0, 1]."""
     height, width, _ = columns[0][0].shape
     shape = (
         len(columns[0]) * (height + _GAP) - _GAP,
@@ -99,7 +97,7 @@ def grid(columns: list[list[np.ndarray]]) -> np.ndarray:
 
 
 def reduced(image_hwc: np.ndarray) -> np.ndarray:
-    """An image no larger than `MAX_SIDE`: means of whole squares of pixels."""
+    """Returns an image no larger than `MAX_SIDE`: means of whole squares of pixels."""
     height, width, _ = image_hwc.shape
     factor = math.ceil(max(height, width) / MAX_SIDE)
     cut = image_hwc[: height // factor * factor, : width // factor * factor]

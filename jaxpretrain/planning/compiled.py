@@ -77,7 +77,10 @@ def compile_step(experiment: Resolved, machine: Machine, *, buffers: bool = Fals
 def eval_bytes(experiment: Resolved, machine: Machine) -> int:
     """Returns the bytes that a device holds while held-out loss is computed, state included."""
     program = make_program(experiment, machine.devices)
-    stats = HeldOut(program.setting(data=None, eval_sets=[])).compiled.memory_analysis()
+    held_out = HeldOut(program.setting(data=None, eval_sets=[]))
+    held_out.compile()
+    stats = held_out.compiled.memory_analysis()
+    assert stats is not None
     return _state_bytes(program) + stats.temp_size_in_bytes
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import EvalSet, TrainingData
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.models.contract import Batch, Model, Params
@@ -90,17 +89,20 @@ class Program:
         )
 
     def setting(self, data: TrainingData | None, eval_sets: Sequence[EvalSet]) -> Setting:
-        """What evaluators of this program are built from, with its opened data."""
-        batch_size = self.experiment.eval.batch_size
+        """Returns the parts of this program that evaluators are built from, with its opened data.
+
+        An evaluation batch is a training microbatch over all devices.
+        """
+        eos_id = None if data is None else data.eos_id
         return Setting(
             model=self.model,
             layout=self.layout,
             params=self.state.params,
             source=self.experiment.data,
-            data=data,
             eval_sets=eval_sets,
-            # By default what the devices hold at a time in training.
-            batch_size=batch_size or self.experiment.train.batch_size // self.num_microbatches,
+            batch_size=self.experiment.train.batch_size // self.num_microbatches,
+            tokenizer_path=None if data is None else data.tokenizer_path,
+            end_ids=() if eos_id is None else (eos_id,),
         )
 
     def describe(self) -> list[str]:
@@ -153,11 +155,6 @@ def make_program(experiment: Resolved, devices: Sequence[Any]) -> Program:
     """
     layout = Layout(experiment.mesh.build(devices))
     microbatches = num_microbatches(experiment.train, layout.num_data)
-    if (eval_batch_size := experiment.eval.batch_size or 0) % layout.num_data:
-        raise InputError(
-            f"eval.batch_size={eval_batch_size} does not divide over {layout.num_data} "
-            "data-parallel devices (mesh.replica x mesh.fsdp)"
-        )
     data = experiment.data
     model = build_model(experiment, layout)
     shapes = jax.eval_shape(model.init, jax.random.key(0))

@@ -1,6 +1,6 @@
 """A whole run: claims the folder, builds the program, restores or creates the state, trains."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress
-from jaxpretrain.evals.contract import Evaluator, notes_of
+from jaxpretrain.evals.contract import Evaluator
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import Writers, open_writers
@@ -109,8 +109,8 @@ class _Opened:
     stages: Stages
     data: TrainingData
     eval_sets: Sequence[EvalSet]
-    evaluators: list[Callable[[], Evaluator]]
-    """What compiles each."""
+    evaluators: list[Evaluator]
+    """The evaluators, not compiled."""
     changes: list[str]
     """Lines about what has changed since the folder was last used."""
     point: Point | None
@@ -147,7 +147,7 @@ def _open(
     setting = stages.program.setting(data, eval_sets)
     if stop is not None:
         setting = replace(setting, between_batches=partial(loop.interrupt, stop))
-    evaluators = experiment.eval.prepare(setting)
+    evaluators = experiment.eval.build(setting)
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_change)
     point = newest_point(workdir)
@@ -200,16 +200,17 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
             reporter.message(f"memory of the step: {memory.describe()}")
             if state is None:
                 first, state = _begin(program, reporter)
-            evaluators = [compile_() for compile_ in opened.evaluators]
-            for line in notes_of(evaluators):
-                reporter.message(line)
+            for evaluator in opened.evaluators:
+                evaluator.compile()
+                for line in evaluator.notes():
+                    reporter.message(line)
         if distributed.is_primary():
             _write_down(opened, workdir, memory, first, resume_step)
         run = loop.Run(
             stages,
             workdir,
             data,
-            evaluators,
+            opened.evaluators,
             checkpoints,
             clock,
             reporter,

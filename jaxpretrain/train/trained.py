@@ -1,6 +1,6 @@
 """A trained model from a path: what `--checkpoint=DIR` means in every command."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints, CorruptCheckpoint
 from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.contract import EvalSet
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.interop.hugging_face import is_hugging_face, open_hugging_face
 from jaxpretrain.interop.source import Source, refuse_olmo_core
@@ -46,18 +47,21 @@ class Trained:
     weights: Weights | None
     """Which weights these are, where the run keeps an average; None: there is one kind only."""
 
-    def setting(self) -> Setting:
-        """What the run's own evaluators are built from, with its data, which are opened now."""
-        data, limits = self.experiment.data, self.model.input_limits()
-        batch_size = self.experiment.eval.batch_size or self.layout.num_data
+    def setting(self, eval_sets: Sequence[EvalSet]) -> Setting:
+        """Returns the parts of the run that evaluators are built from; a device has one example at
+        a time.
+        """
         return Setting(
             model=self.model,
             layout=self.layout,
-            params=self.params,
-            source=data,
-            data=data.open(seed=self.experiment.seed, limits=limits),
-            eval_sets=data.open_evals(limits=limits),
-            batch_size=-(-batch_size // self.layout.num_data) * self.layout.num_data,
+            params=jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.params
+            ),
+            source=self.experiment.data,
+            eval_sets=eval_sets,
+            batch_size=self.layout.num_data,
+            tokenizer_path=self.tokenizer_path,
+            end_ids=self.end_ids,
         )
 
 

@@ -109,7 +109,7 @@ def make_mae():
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
         )
-        given: dict[str, Any] = {"source": None, "data": None, "eval_sets": [], **fields}
+        given: dict[str, Any] = {"source": None, "eval_sets": [], **fields}
         return Setting(model, layout, like, batch_size=8, **given), params
 
     return make

@@ -8,10 +8,11 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.contract import Setting, notes_of
-from jaxpretrain.evals.downstream import Downstream
-from jaxpretrain.evals.outcome import Outcome
+from jaxpretrain.evals.contract import Setting
+from jaxpretrain.evals.downstream import Downstream, Report
+from jaxpretrain.evals.output import Outcome
 from jaxpretrain.evals.scoring.encode import TextEncoder
+from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.evals.tasks.catalogue import GROUPS, Selection, select
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh
@@ -28,11 +29,21 @@ def selection(package: Path, monkeypatch: pytest.MonkeyPatch) -> Selection:
     return select(["all"])
 
 
+def _compiled(scorer: Scorer, encode: TextEncoder, selection: Selection) -> Downstream:
+    downstream = Downstream(scorer, encode, selection)
+    downstream.compile()
+    return downstream
+
+
+def _report(scorer: Scorer, encode: TextEncoder, selection: Selection, params: Any) -> Report:
+    return _compiled(scorer, encode, selection).report(params)
+
+
 def test_items_get_the_likelihoods_of_their_own_choices(
     make_scorer: Any, encode: TextEncoder, selection: Selection, log_likelihood: Any
 ):
     scorer, params = make_scorer()
-    report = Downstream(scorer, encode, selection).report(params)
+    report = _report(scorer, encode, selection, params)
     assert [result.task for result in report.tasks] == list(selection.tasks)
     for result in report.tasks:
         assert [scored.item for scored in result.scored] == list(result.task.items)
@@ -51,7 +62,7 @@ def test_a_group_is_the_mean_of_its_tasks(
     make_scorer: Any, encode: TextEncoder, selection: Selection
 ):
     scorer, params = make_scorer()
-    report = Downstream(scorer, encode, selection).report(params)
+    report = _report(scorer, encode, selection, params)
     by_name = {result.task.name: result.metrics for result in report.tasks}
     means = report.groups["all"]
     accuracies = [by_name["colours"]["len_norm"], by_name["colours:mc_5shot"]["acc"]]
@@ -62,7 +73,7 @@ def test_a_group_is_the_mean_of_its_tasks(
 
 def test_the_loop_gets_named_numbers(make_scorer: Any, encode: TextEncoder, selection: Selection):
     scorer, params = make_scorer()
-    scalars = Downstream(scorer, encode, selection)(params).scalars
+    scalars = _compiled(scorer, encode, selection)(params).scalars
     expected = {"acc", "len_norm", "len_norm_stderr", "pmi_dc", "random", "bpb", "soft"}
     assert {f"eval/colours/{name}" for name in expected} <= scalars.keys()
     assert {"eval/all/primary", "eval/all/bpb", "perf/eval_requests_per_second"} <= scalars.keys()
@@ -71,7 +82,7 @@ def test_the_loop_gets_named_numbers(make_scorer: Any, encode: TextEncoder, sele
 
 def test_devices_do_not_change_results(make_scorer: Any, encode: TextEncoder, selection: Selection):
     one, eight = (
-        Downstream(scorer, encode, selection).report(params)
+        _report(scorer, encode, selection, params)
         for scorer, params in (make_scorer(1), make_scorer(8))
     )
     for a, b in zip(one.tasks, eight.tasks, strict=True):
@@ -86,7 +97,7 @@ def test_truncated_prompts_are_counted(make_scorer: Any, encode: TextEncoder, tm
     ]
     file.write_text("".join(lines))
     scorer, params = make_scorer()
-    (result,) = Downstream(scorer, encode, select([str(file)])).report(params).tasks
+    (result,) = _report(scorer, encode, select([str(file)]), params).tasks
     assert result.metrics["num_truncated"] == 2
     assert result.metrics["num_items"] == 2
 
@@ -101,7 +112,7 @@ def test_truncated_unconditional_prompts_are_counted_too(
         ' "answer": 0}\n'
     )
     scorer, params = make_scorer()
-    (result,) = Downstream(scorer, encode, select([str(file)])).report(params).tasks
+    (result,) = _report(scorer, encode, select([str(file)]), params).tasks
     assert result.metrics["num_truncated"] == 2
 
 
@@ -115,14 +126,14 @@ def test_items_that_are_too_long_are_left_out_counted_and_told(
         (tmp_path / f"{name}.jsonl").write_text("".join(map(line.format, texts)))
     scorer, params = make_scorer()
     names = [f"{name}={tmp_path / name}.jsonl" for name in files]
-    downstream = Downstream(scorer, encode, select(names))
+    downstream = _compiled(scorer, encode, select(names))
     with_, without = downstream.report(params).tasks
     assert (with_.metrics["num_items"], with_.metrics["num_left_out"]) == (2, 1)
     assert without.metrics["num_left_out"] == 0
     assert with_.metrics == {**without.metrics, "num_left_out": 1}
     note = "all: items left out because a continuation is longer than the context: 1"
-    assert notes_of([downstream]) == downstream.notes() == [note]
-    assert note in Outcome(1, downstream.report(params)).table()
+    assert downstream.notes() == [note]
+    assert note in Outcome(1, [downstream(params)]).table()
     scalars = downstream(params).scalars
     assert scalars["eval/all/num_left_out"] == 1 and "eval/some/num_left_out" not in scalars
 
@@ -131,8 +142,8 @@ def _setting(tokenizer_path: Path | None, *names: str) -> Setting:
     layout = Layout(Mesh().build(jax.devices()[:1]))
     model = DECODER.build(EXAMPLE, platform="cpu")
     sets: list[Any] = [SimpleNamespace(name=name) for name in names]
-    data = SimpleNamespace(tokenizer_path=tokenizer_path)
-    return Setting(model, layout, None, source=None, data=data, eval_sets=sets, batch_size=1)
+    source: Any = None
+    return Setting(model, layout, {}, source, sets, batch_size=1, tokenizer_path=tokenizer_path)
 
 
 @pytest.mark.parametrize(
@@ -150,4 +161,4 @@ def test_what_cannot_be_evaluated_is_refused_before_training(
     if "colors" in options["tasks"]:
         options = {**options, "tokenizer": "small"}
     with pytest.raises(InputError, match=message):
-        Eval(**options).prepare(_setting(None, "all"))
+        Eval(**options).build(_setting(None, "all"))

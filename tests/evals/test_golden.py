@@ -40,7 +40,9 @@ def _results(folder: Path, limit: int | None, tasks: tuple[str, ...] = TASKS) ->
     scorer = Scorer(model, trained.layout, trained.params, batch_tokens=4096)
     encode = TextEncoder(find_tokenizer(TOKENIZER), scorer.vocab_size)
     selection = select(tasks).take(limit, None)
-    return Downstream(scorer, encode, selection).report(trained.params).tasks
+    downstream = Downstream(scorer, encode, selection)
+    downstream.compile()
+    return downstream.report(trained.params).tasks
 
 
 def _sums(result: TaskResult) -> np.ndarray:

@@ -1,14 +1,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.evals.contract import Interrupted, Setting, go_on
+from jaxpretrain.evals.contract import Interrupted, Setting
 from jaxpretrain.evals.held_out import HeldOut
+from jaxpretrain.evals.scoring.prefetch import go_on
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.parallel.mesh import Layout, Mesh
@@ -66,17 +67,19 @@ def _evaluator(
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
     )
+    source, eval_sets = cast(Any, (None, sets))
     setting = Setting(
         model,
         layout,
         like,
-        source=None,
-        data=None,
-        eval_sets=sets,
+        source=source,
+        eval_sets=eval_sets,
         batch_size=8,
         between_batches=between_batches,
     )
-    return HeldOut(setting, **options), placed
+    evaluator = HeldOut(setting, **options)
+    evaluator.compile()
+    return evaluator, placed
 
 
 @pytest.fixture(scope="module")

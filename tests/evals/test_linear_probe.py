@@ -67,6 +67,7 @@ def test_what_features_tell_apart_is_found(make_mae: Any, num_devices: int):
     """Brightness shows even in random features; the held-out images number no whole batches."""
     setting, params = make_mae(num_devices, source=Source())
     probe = LinearProbe(shots=(1, 4), num_seeds=2).build(setting)
+    probe.compile()
     scalars = probe(params).scalars
     assert scalars["eval/levels/probe_4shot"] == 1.0
     assert scalars["eval/levels/probe_4shot_stderr"] == 0.0
@@ -77,8 +78,9 @@ def test_what_features_tell_apart_is_found(make_mae: Any, num_devices: int):
 
 def test_one_draw_has_no_standard_error(make_mae: Any):
     setting, params = make_mae(source=Source())
-    scalars = LinearProbe(shots=(2,), num_seeds=1, features="class").build(setting)(params).scalars
-    assert list(scalars) == ["eval/levels/probe_2shot", "eval/levels/probe_2shot_random_init"]
+    probe = LinearProbe(shots=(2,), num_seeds=1, features="class").build(setting)
+    probe.compile()
+    assert list(probe(params).scalars) == ["eval/levels/probe_2shot", "eval/levels/probe_2shot_random_init"]
 
 
 def test_what_cannot_be_probed_is_refused(make_mae: Any):

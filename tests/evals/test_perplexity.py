@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.perplexity import Perplexity
+from jaxpretrain.evals.perplexity import FilePerplexity, Perplexity
 
 LENGTHS = (48, 100, 150)
 
@@ -23,8 +23,16 @@ def files(tmp_path: Path) -> list[Path]:
 
 def _perplexity(make_scorer: Any, sets: dict[str, list[Path]], **options: Any) -> dict[str, Any]:
     scorer, params = make_scorer()
-    options = {"dtype": "uint16", "token_bytes": None, **options}
-    return Perplexity(scorer, sets, **options)(params)
+    bytes_v = options.pop("token_bytes", None)
+    files = {name: tuple(map(str, paths)) for name, paths in sets.items()}
+    evaluator = FilePerplexity(scorer, Perplexity(files, **options), token_bytes=bytes_v)
+    evaluator.compile()
+    results = evaluator(params)
+    metrics: Any = results.items.document()["perplexity"]  # pyright: ignore
+    for name, found in metrics.items():
+        logged = {m: results.scalars[f"eval/{name}/{m}"] for m in found if m != "num_tokens"}
+        assert found == logged | {"num_tokens": found["num_tokens"]}
+    return metrics
 
 
 def _windows(path: Path) -> list[list[int]]:
@@ -106,7 +114,7 @@ def test_a_bad_file_is_one_line(make_scorer: Any, tmp_path: Path, content: bytes
 def test_a_file_of_a_wider_type_is_refused_unless_one_insists(make_scorer: Any, tmp_path: Path):
     path = tmp_path / "wide.npy"
     np.random.default_rng(0).integers(1, 290, 400).astype("<u4").tofile(path)
-    with pytest.raises(InputError, match="look like uint32, .* --token_dtype=uint32.* --trust_tok"):
+    with pytest.raises(InputError, match="look like uint32, .* eval.perplexity.dtype=uint32.*trust_dtype=true"):
         _perplexity(make_scorer, {"wide": [path]})
     insisted = _perplexity(make_scorer, {"wide": [path]}, trust_dtype=True)["wide"]
     assert insisted["num_tokens"] == 800 - 17  # of 17 windows the first tokens are not predicted

@@ -27,7 +27,9 @@ def paint(make_mae: Any):
 
     def picture(num_devices: int, **fields: Any) -> np.ndarray:
         setting, params = make_mae(num_devices, eval_sets=[Images()])
-        (found,) = Reconstructions(**fields).build(setting)(params).images.values()
+        painter = Reconstructions(**fields).build(setting)
+        painter.compile()
+        (found,) = painter(params).images.values()
         return found
 
     return picture

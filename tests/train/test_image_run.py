@@ -62,8 +62,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         ),
         eval=Eval(
             every="3 steps",
-            batch_size=8,
-            reconstructions=Reconstructions(2),
+            samples=Reconstructions(2),
             probe=LinearProbe(shots=(2,), num_seeds=2),
         ),
         checkpoint=Checkpoint(every="3 steps", keep_last=None),
@@ -96,7 +95,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_compiled(
     none_held_out = replace(images, data=replace(images.data, validation_fraction=0.0))
     with pytest.raises(InputError, match="reconstructions: no images are held out; raise data"):
         train_experiment(resolve(none_held_out), tmp_path / "run")
-    probe_only = replace(none_held_out, eval=replace(images.eval, reconstructions=None))
+    probe_only = replace(none_held_out, eval=replace(images.eval, samples=None))
     with pytest.raises(InputError, match="no images are held out to be classified"):
         train_experiment(resolve(probe_only), tmp_path / "run")
     shots = replace(images, eval=replace(images.eval, probe=LinearProbe(shots=(2, 11))))

@@ -61,7 +61,6 @@ def test_evaluation_takes_what_devices_hold_of_a_microbatch(experiment: Experime
     assert _program(experiment).setting(None, []).batch_size == 16
     in_parts = _program(experiment, ("train.microbatch_size", "1"))
     assert in_parts.setting(None, []).batch_size == 8
-    assert _program(experiment, ("eval.batch_size", "24")).setting(None, []).batch_size == 24
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,6 @@ def test_evaluation_takes_what_devices_hold_of_a_microbatch(experiment: Experime
     [
         (("mesh.fsdp", "3"), "needs 3 devices, and there are 8"),
         (("train.batch_size", "12"), "train.batch_size=12 does not divide over 8"),
-        (("eval.batch_size", "12"), "eval.batch_size=12 does not divide over 8"),
         (("model.num_heads", "5"), "model.num_heads"),
     ],
 )

@@ -13,6 +13,7 @@ from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import special_id, train_bpe
 from jaxpretrain.evals.config import Eval
+from jaxpretrain.evals.continuations import Continuations
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Experiment
@@ -51,7 +52,7 @@ def on_text(experiment: Experiment, prepared: Path) -> Experiment:
         model=replace(experiment.model, vocab_size=291, embedding_rows=296),
         data=TextData(root=str(prepared), seq_len=32),
         train=replace(experiment.train, duration="2 steps", batch_size=8, ema=0.9),
-        eval=Eval(every="0 steps", weights="average", prompts="held_out", sample_tokens=4),
+        eval=Eval(every="0 steps", weights="average", samples=Continuations("held_out", 4)),
     )
 
 

@@ -1,24 +1,28 @@
-"""Results are read back some batches behind what the devices are given, so that neither waits."""
+"""Results that are read back some batches behind the devices, so that neither side waits."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import jax
 
-from jaxpretrain.evals.contract import go_on
+T = TypeVar("T")
 
 _MAX_IN_FLIGHT = 4
 
 
-def read_back(outputs: Iterable[Any], between_batches: Callable[[], None] = go_on) -> Iterator[Any]:
-    """What `outputs` gives batch by batch, in the same order but on the host.
+def go_on() -> None:
+    """Never interrupts an evaluation."""
 
-    It is asked for some batches more before the first is waited for. What is no array, such as the
-    batch that a result belongs to, comes along as it is. `between_batches` is called after each
-    batch; what it raises ends the evaluation.
+
+def read_back(outputs: Iterable[T], between_batches: Callable[[], None] = go_on) -> Iterator[T]:
+    """Yields the outputs of batches in their order, on the host.
+
+    Some more batches are asked for before the first is waited for. Values that are no arrays, such
+    as the batch that a result belongs to, come along as they are. `between_batches` is called after
+    each batch; an exception that it raises ends the evaluation.
     """
-    waiting: deque[Any] = deque()
+    waiting: deque[T] = deque()
     for output in outputs:
         waiting.append(output)
         between_batches()

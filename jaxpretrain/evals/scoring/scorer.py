@@ -6,25 +6,23 @@ for log p(continuation | context).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.contract import go_on
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.next_tokens import next_token_scores
 from jaxpretrain.evals.scoring.packing import Batch, Packed, Shape
-from jaxpretrain.evals.scoring.prefetch import read_back
-from jaxpretrain.models.contract import Branches, LanguageModel, Model
+from jaxpretrain.evals.scoring.prefetch import go_on, read_back
+from jaxpretrain.models.contract import Branches, LanguageModel, Model, Params
 from jaxpretrain.parallel.mesh import Layout
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of requests, in their order."""
+    """The scores of requests, in their order."""
 
     log_likelihoods: np.ndarray  # float64 [n], nats
     is_greedy: np.ndarray  # bool [n]: each token of the continuation is the likeliest
@@ -36,9 +34,9 @@ class Scorer:
     Args:
       model: a language model; its sequence length is the context.
       layout: the mesh that its parameters lie on; rows of batches are divided over it.
-      params: abstract parameters with their shardings.
+      params: parameters with their shardings, which may be abstract.
       batch_tokens: tokens of one batch, over all devices.
-      between_batches: called between batches; what it raises ends the scoring.
+      between_batches: called between batches; an exception that it raises ends the scoring.
 
     Raises:
       InputError: the model predicts no tokens.
@@ -48,7 +46,7 @@ class Scorer:
         self,
         model: Model,
         layout: Layout,
-        params: Any,
+        params: Params,
         *,
         batch_tokens: int,
         between_batches: Callable[[], None] = go_on,
@@ -62,26 +60,34 @@ class Scorer:
         self._params = params
         self._batch_tokens = batch_tokens
         self._between_batches = between_batches
-        self._compiled: dict[Shape, Any] = {}
+        self._compiled: dict[Shape, jax.stages.Compiled] = {}
 
-    def prepare(self, requests: Sequence[Request]) -> Packed:
-        """Plans the batches and compiles what they need.
+    def plan(self, requests: Sequence[Request]) -> Packed:
+        """Plans the batches of requests.
 
         Raises:
           InputError: a continuation alone is longer than the context.
         """
-        packed = Packed(
+        return Packed(
             requests,
             context_length=self.context_length,
             batch_tokens=self._batch_tokens,
             num_data=self.layout.num_data,
         )
+
+    def compile(self, packed: Packed) -> None:
+        """Compiles a program for each shape of batches that has none yet."""
         for shape in packed.shapes - self._compiled.keys():
             self._compiled[shape] = self._compile(shape)
+
+    def prepare(self, requests: Sequence[Request]) -> Packed:
+        """Plans and compiles at once. Raises as `plan` does."""
+        packed = self.plan(requests)
+        self.compile(packed)
         return packed
 
-    def __call__(self, params: Any, packed: Packed) -> Scores:
-        """Scores what `prepare` planned. The parameters are neither copied nor changed."""
+    def __call__(self, params: Params, packed: Packed) -> Scores:
+        """Scores requests that were planned and compiled. The parameters stay as they are."""
         log_likelihoods = np.zeros(packed.num_requests)
         is_greedy = np.ones(packed.num_requests, bool)
         outputs = read_back(self._run(params, packed), self._between_batches)
@@ -91,7 +97,9 @@ class Scorer:
             np.logical_and.at(is_greedy, batch.owners[used], likeliest[used])
         return Scores(log_likelihoods, is_greedy)
 
-    def _run(self, params: Any, packed: Packed) -> Iterator[tuple[Batch, Any]]:
+    def _run(
+        self, params: Params, packed: Packed
+    ) -> Iterator[tuple[Batch, tuple[jax.Array, jax.Array]]]:
         for batch, (_, shape) in zip(packed, packed.batches, strict=True):
             groups = {name: getattr(batch, name) for name in ("places", "after", "targets")}
             arrays = self._put(batch.rows, shape.rows[0]) | self._put(groups, shape.places[0])
@@ -101,10 +109,10 @@ class Scorer:
         mine = self.layout.local_rows(num_rows)
         return self.layout.put({name: a[mine] for name, a in arrays.items()}, num_rows)
 
-    def _compile(self, shape: Shape) -> Any:
+    def _compile(self, shape: Shape) -> jax.stages.Compiled:
         numbers = Branches._fields if shape.has_branches else ()
 
-        def scores(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def scores(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             branches = Branches(*(batch[name] for name in numbers)) if numbers else None
             scored = (batch["places"], batch["after"], batch["targets"])
             return next_token_scores(self.model, params, batch["tokens"], branches, *scored)

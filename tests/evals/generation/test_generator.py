@@ -1,7 +1,6 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,8 +12,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.prepare.documents import Document
 from jaxpretrain.data.prepare.encode import encode
 from jaxpretrain.data.token_files.tokenizer import train_bpe
-from jaxpretrain.evals.contract import Setting
-from jaxpretrain.evals.generate import Generator, Samples, held_out_prompts
+from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
@@ -39,12 +37,12 @@ DECODER = Decoder(
 )
 
 
-def _layout(**sizes: int) -> Layout:
+def make_layout(**sizes: int) -> Layout:
     num_devices = int(np.prod(list(sizes.values())))
     return Layout(Mesh(**{"fsdp": 1} | sizes).build(jax.devices()[:num_devices]))
 
 
-def _model(layout: Layout | None = None, **changes: Any) -> DecoderModel:
+def make_model(layout: Layout | None = None, **changes: Any) -> DecoderModel:
     pinned = {} if layout is None else {"constrain": layout.constrain, "shard": layout.shard}
     decoder = dataclasses.replace(DECODER, **changes)
     return decoder.build({"tokens": ((SEQ_LEN,), "int32")}, platform="cpu", **pinned)
@@ -59,12 +57,12 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    return jax.jit(_model().init)(jax.random.key(3))
+    return jax.jit(make_model().init)(jax.random.key(3))
 
 
 @pytest.fixture(scope="module")
 def generator(tokenizer_path: Path) -> Generator:
-    return Generator(_model(), _layout(), tokenizer_path)
+    return Generator(make_model(), make_layout(), tokenizer_path)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +87,9 @@ def read_anew(model: DecoderModel, params: Any, ids: Sequence[int], num_tokens: 
 )
 def test_greedy_takes_the_likeliest_token_at_each_step(changes, tokenizer, tokenizer_path: Path):
     """The context of each token is only what comes before it, without any padding."""
-    model = _model(**changes)
+    model = make_model(**changes)
     params = jax.jit(model.init)(jax.random.key(3))
-    generated = Generator(model, _layout(), tokenizer_path)(params, PROMPTS, 10, GREEDY)
+    generated = Generator(model, make_layout(), tokenizer_path)(params, PROMPTS, 10, GREEDY)
     for prompt, ours in zip(PROMPTS, generated, strict=True):
         expected = read_anew(model, params, tokenizer.encode(prompt).ids, 10)
         assert (ours.ids, ours.ended) == (expected, "length")
@@ -102,7 +100,7 @@ def test_greedy_takes_the_likeliest_token_at_each_step(changes, tokenizer, token
 def test_a_text_does_not_depend_on_its_batch(sampling, generator, params, tokenizer_path: Path):
     """In one batch with all, in small ones, and in another order of lengths."""
     together = generator(params, PROMPTS, 8, sampling)
-    in_pairs = Generator(_model(), _layout(), tokenizer_path, batch_size=2)
+    in_pairs = Generator(make_model(), make_layout(), tokenizer_path, batch_size=2)
     assert in_pairs(params, PROMPTS, 8, sampling) == together
     others = [*PROMPTS[:3], "the states of the union", "of", "t"]
     assert generator(params, others, 8, sampling)[:3] == together[:3]
@@ -111,8 +109,8 @@ def test_a_text_does_not_depend_on_its_batch(sampling, generator, params, tokeni
 
 @pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2}, {"replica": 2}], ids=str)
 def test_every_mesh_gives_the_text_of_one_device(mesh, generator, params, tokenizer_path: Path):
-    layout = _layout(**mesh)
-    model = _model(layout)
+    layout = make_layout(**mesh)
+    model = make_model(layout)
     placed = jax.device_put(params, layout.tree(model.axes(), params))
     ours = Generator(model, layout, tokenizer_path)
     assert ours(placed, PROMPTS, 9, DRAWN) == generator(params, PROMPTS, 9, DRAWN)
@@ -131,9 +129,9 @@ def test_draws_repeat_by_their_seed(generator, params):
 def test_draws_follow_the_models_distribution(tokenizer, params, tokenizer_path: Path):
     """The frequencies of one drawn token, by the numbers of its texts, are near its probability."""
     ids = tokenizer.encode("the").ids
-    logits_v = _model().logits(params, np.array([ids]))[0, -1, :VOCAB_SIZE]
+    logits_v = make_model().logits(params, np.array([ids]))[0, -1, :VOCAB_SIZE]
     probs_v = np.asarray(jax.nn.softmax(logits_v / 0.5))
-    many = Generator(_model(), _layout(), tokenizer_path, batch_size=512)
+    many = Generator(make_model(), make_layout(), tokenizer_path, batch_size=512)
     generated = many.continue_ids(params, [ids] * 400, 1, Sampling(0.5))
     drawn = np.array([text.ids[0] for text in generated if text.ids])
     likeliest = int(probs_v.argmax())
@@ -181,7 +179,7 @@ def test_a_text_ends_with_the_token_that_ends_texts(generator, tokenizer, params
     ids = generator(params, ["the"], 10, GREEDY)[0].ids
     end = next(number for place, number in enumerate(ids) if number not in ids[:place] and place)
     before = ids[: ids.index(end)]
-    inside = Generator(_model(document_end=end), _layout(), tokenizer_path)
+    inside = Generator(make_model(document_end=end), make_layout(), tokenizer_path)
     ours = inside(params, ["the", "union"], 10, GREEDY)
     assert (ours[0].ids, ours[0].ended) == (before, "end")
     assert ours[0].text == tokenizer.decode(before)
@@ -200,7 +198,7 @@ def test_only_the_end_of_the_datas_documents_ends_a_text(
     """Where it is known, the special token of the tokenizer is one like others."""
     ids = generator(params, ["the"], 10, GREEDY)[0].ids
     end = next(number for place, number in enumerate(ids) if number not in ids[:place] and place)
-    told = Generator(_model(), _layout(), tokenizer_path, end_ids=[end])
+    told = Generator(make_model(), make_layout(), tokenizer_path, end_ids=[end])
     (ours,) = told(params, ["the"], 10, GREEDY)
     assert (ours.ids, ours.ended) == (ids[: ids.index(end)], "end")
     special = tokenizer.token_to_id("<|end|>")
@@ -209,10 +207,6 @@ def test_only_the_end_of_the_datas_documents_ends_a_text(
     changed = params | {"head": {"kernel": kernel}}
     (ours,) = told(changed, ["the"], 1, GREEDY)
     assert (ours.ids, ours.ended) == ([special], "length")
-    drawn = generator(params, ["the"], 10, Sampling())[0].ids
-    samples = Samples(_setting(tokenizer_path, eos_id=drawn[3]), ["the"], num_tokens=10)
-    before = drawn[: drawn.index(drawn[3])]
-    assert samples(params).texts["samples/0"] == f"the|{tokenizer.decode(before)}"
 
 
 def _framed(tokenizer: Any) -> None:
@@ -236,8 +230,8 @@ def test_prompts_are_encoded_as_documents_and_tasks_are(
     path = tmp_path / "tokenizer.json"
     path.write_text(changed.to_str())
     for prompt in ("the union of the", "the <|end|>"):
-        found = Generator(_model(), _layout(), path).encode(prompt)
-        assert found == Generator(_model(), _layout(), tokenizer_path).encode(prompt)
+        found = Generator(make_model(), make_layout(), path).encode(prompt)
+        assert found == Generator(make_model(), make_layout(), tokenizer_path).encode(prompt)
         assert found == TextEncoder(path, VOCAB_SIZE)([prompt])[prompt]
         document = Document("train", prompt, prompt.encode())
         ((_, tokens, _),) = encode([document], path, workers=1)
@@ -263,7 +257,7 @@ def test_a_prompt_without_tokens_or_room_is_one_line(generator, params, prompt, 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer_path: Path):
     with pytest.raises(InputError, match="the model's vocabulary only 260"):
-        Generator(_model(vocab_size=260), _layout(), tokenizer_path)
+        Generator(make_model(vocab_size=260), make_layout(), tokenizer_path)
 
 
 def test_a_model_that_continues_no_text_is_refused(tokenizer_path: Path):
@@ -272,66 +266,4 @@ def test_a_model_that_continues_no_text_is_refused(tokenizer_path: Path):
 
     model: Any = Images()
     with pytest.raises(InputError, match="continues no text"):
-        Generator(model, _layout(), tokenizer_path)
-
-
-def _setting(tokenizer_path: Path | None, eos_id: int | None = None) -> Setting:
-    data = SimpleNamespace(tokenizer_path=tokenizer_path, eos_id=eos_id)
-    return Setting(
-        _model(), _layout(), params=None, source=None, data=data, eval_sets=[], batch_size=1
-    )
-
-
-def test_samples_are_the_same_at_each_evaluation(generator, params, tokenizer_path: Path):
-    samples = Samples(_setting(tokenizer_path), ["the", "union"], num_tokens=5)
-    results = samples(params)
-    assert results == samples(params) and not results.scalars
-    assert list(results.texts) == ["samples/0", "samples/1"]
-    text = generator(params, ["the", "union"], 5, Sampling())[1].text
-    assert results.texts["samples/1"] == f"union|{text}"
-
-
-class HeldOutSet:
-    """A validation set of one sequence."""
-
-    name = "held"
-    num_examples = 1
-
-    def __init__(self, ids: Sequence[int]) -> None:
-        self._ids = ids
-
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        return {"tokens": np.array([self._ids] * len(indices), np.int32)}
-
-
-@pytest.mark.parametrize(
-    ("text", "prompt"),
-    [
-        ("the union of the states of the union " * 2, "the union of the"),
-        ("the union<end>of the states " * 3, "the union"),
-        ("Überqueren der Straße verboten", "Überq"),  # a token a byte, and two for its first letter
-        ("x漢字漢字漢字漢字", "x漢"),  # two of the three bytes of the next letter are left out
-    ],
-)
-def test_prompts_come_from_the_held_out_documents(
-    tokenizer, tokenizer_path: Path, text: str, prompt: str
-):
-    """Their first words, within a quarter of the context: six tokens."""
-    end = tokenizer.token_to_id("<|end|>")
-    ids = [i for part in text.split("<end>") for i in [*tokenizer.encode(part).ids, end]]
-    sets: list[Any] = [HeldOutSet(ids[:SEQ_LEN])]
-    setting = dataclasses.replace(_setting(tokenizer_path, eos_id=end), eval_sets=sets)
-    assert held_out_prompts(setting) == [prompt]
-
-
-def test_without_a_tokenizer_or_held_out_documents_there_is_nothing_to_begin_with(
-    tokenizer_path: Path,
-):
-    sets: list[Any] = [HeldOutSet([1] * SEQ_LEN)]
-    for setting in (_setting(tokenizer_path), dataclasses.replace(_setting(None), eval_sets=sets)):
-        assert held_out_prompts(setting) == []
-
-
-def test_samples_need_a_tokenizer():
-    with pytest.raises(InputError, match=r"eval\.prompts need a tokenizer"):
-        Samples(_setting(None), ["the"], num_tokens=5)
+        Generator(model, make_layout(), tokenizer_path)

@@ -16,7 +16,6 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokenizer, vocabulary_size
-from jaxpretrain.evals.contract import Results, Setting
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
 from jaxpretrain.evals.scoring.sharing import round_up
@@ -25,8 +24,6 @@ from jaxpretrain.parallel.mesh import Layout
 
 _TOKENS_UNSEEN = 16
 """Tokens that are drawn before the host looks for stop sequences."""
-_PROMPT_TOKENS = 8
-"""Tokens of a document that `held_out_prompts` takes at most."""
 
 
 @dataclass(frozen=True)
@@ -214,41 +211,3 @@ class Generator:
             raise InputError("the prompt is empty: give at least one token of text")
         if len(ids) >= self._context:
             raise InputError(f"the prompt has {len(ids)} tokens, the context only {self._context}")
-
-
-class Samples:
-    """An evaluator that continues fixed prompts with a fixed seed, so that runs compare."""
-
-    def __init__(self, setting: Setting, prompts: Sequence[str], num_tokens: int) -> None:
-        if setting.tokenizer_path is None:
-            raise InputError("eval.prompts need a tokenizer, and the data has none (no manifest)")
-        parts = setting.model, setting.layout, setting.tokenizer_path
-        self._generator = Generator(*parts, end_ids=setting.end_ids)
-        for prompt in prompts:
-            self._generator.encode(prompt)  # refused now, not at the first evaluation
-        self._prompts = prompts
-        self._num_tokens = num_tokens
-
-    def __call__(self, params: Any) -> Results:
-        """`samples/<i>`: the prompt and its continuation."""
-        generated = self._generator(params, self._prompts, self._num_tokens, Sampling())
-        pairs = zip(self._prompts, generated, strict=True)
-        return Results(texts={f"samples/{i}": f"{a}|{b.text}" for i, (a, b) in enumerate(pairs)})
-
-
-def held_out_prompts(setting: Setting) -> list[str]:
-    """The first words of the first document of each validation set; [] without a tokenizer."""
-    if setting.tokenizer_path is None:
-        return []
-    tokenizer = encoder(read_tokenizer(setting.tokenizer_path))
-    prompts = []
-    for eval_set in setting.eval_sets:
-        tokens = eval_set.batch(np.arange(1))["tokens"][0]
-        # Files begin with a document; a quarter of the context leaves room for what follows.
-        num_tokens = max(1, min(_PROMPT_TOKENS, len(tokens) // 4))
-        ends = np.flatnonzero(np.isin(tokens, setting.end_ids))
-        document = tokens[: ends[0]] if len(ends) else tokens
-        text = tokenizer.decode(document[:num_tokens].tolist()).rstrip("\ufffd")
-        whole_words = text.rpartition(" ")[0] if len(document) > num_tokens else text
-        prompts.append(whole_words if whole_words.strip() else text)
-    return [prompt for prompt in prompts if prompt]

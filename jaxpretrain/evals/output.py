@@ -1,0 +1,111 @@
+"""The results of a checkpoint as a table, a JSON document, CSV and predictions."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxpretrain.diagnosis.wording import EVAL_DIGITS, format_number
+from jaxpretrain.evals.contract import Items, Results
+
+Row = Sequence[str | float | None]
+"""The cells of a row of a table: texts and numbers; None where a number is not known."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results of one checkpoint."""
+
+    step: int
+    results: Sequence[Results]
+    is_own: bool = False
+    """True where they are of the run's own evaluations, which go by the names that it logs."""
+    weights: str | None = None
+    """`plain` or `average`, where the run keeps an average of its weights too."""
+
+    def document(self) -> dict[str, object]:
+        """Returns {"step", "own", "tasks": {task: {metric: value}}, "groups", "harness",
+        "perplexity", "speed"}; numbers that are not finite, which JSON cannot say, are None.
+        """
+        document: dict[str, object] = {"step": self.step}
+        if self.weights is not None:
+            document["weights"] = self.weights
+        document["own"] = self._own()
+        document |= {"tasks": {}, "groups": {}, "harness": {}, "perplexity": {}, "speed": None}
+        for items in self._items():
+            document |= items.document()
+        return {key: _finite(part) for key, part in document.items()}
+
+    def table(self) -> str:
+        """Returns lines for the terminal."""
+        weights = "" if self.weights is None else f", {self.weights} weights"
+        lines = [line for items in self._items() for line in items.table()]
+        own = align([*self._own().items()])
+        return "\n".join([f"step {self.step:,}{weights}", *lines, *own])
+
+    def predictions(self) -> Iterator[str]:
+        """Yields a JSON object for each item: the choice by each accuracy, and the likelihoods."""
+        for items in self._items():
+            for row in items.predictions():
+                yield json.dumps({"step": self.step, **row}, ensure_ascii=False)
+
+    def csv_rows(self) -> Iterator[tuple[object, ...]]:
+        """Yields (step, kind, name, metric, value) for each number."""
+        for kind, part in self.document().items():
+            groups = part.items() if isinstance(part, Mapping) else ()
+            for name, metrics in groups:
+                if isinstance(metrics, Mapping):  # and not a single number
+                    for metric, value in metrics.items():
+                        yield self.step, kind, name, metric, value
+        for name, value in self._own().items():
+            yield self.step, "own", *name.removeprefix("eval/").split("/", 1), value
+
+    def _items(self) -> Iterator[Items]:
+        return (result.items for result in self.results if result.items is not None)
+
+    def _own(self) -> dict[str, float | None]:
+        """Returns all that the run logs of its own evaluations, by name."""
+        results = self.results if self.is_own else ()
+        return {name: value for result in results for name, value in result.scalars.items()}
+
+
+@dataclass(frozen=True)
+class NamedMetrics(Items):
+    """Metrics of sets or of tasks."""
+
+    kind: str
+    """The key in the document."""
+    metrics: Mapping[str, Mapping[str, float | None]]
+    """Metrics by name, of each set or task by name."""
+    rows: Sequence[Row]
+    """The table, its titles first."""
+
+    def document(self) -> dict[str, object]:
+        """Returns the metrics by their kind."""
+        return {self.kind: self.metrics}
+
+    def table(self) -> Iterator[str]:
+        """Returns the rows in columns."""
+        return align(self.rows)
+
+
+def align(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields rows as lines with columns of one width, the first one flush left."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
+        yield "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip()
+
+
+def _text(cell: str | float | None) -> str:
+    if cell is None or isinstance(cell, str):
+        return "-" if cell is None else cell
+    return f"{cell:,}" if isinstance(cell, int) else format_number(cell, EVAL_DIGITS)
+
+
+def _finite(value: object) -> object:
+    """Returns a part of a document with None for each number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
