@@ -167,7 +167,7 @@ def test_without_lm_eval_the_harness_is_refused(
 ):
     for name in ("lm_eval", "lm_eval.api.model"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "jaxpretrain.evals.harness", raising=False)
+    monkeypatch.delitem(sys.modules, "jaxpretrain.evals.harness_model", raising=False)
     code, _, error = command(f"--checkpoint={checkpoint}", "--harness=lambada_openai")
     assert code == 2 and error.count("\n") == 1
     assert "need the package lm_eval" in error and "jaxpretrain[harness]" in error

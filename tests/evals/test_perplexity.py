@@ -114,7 +114,9 @@ def test_a_bad_file_is_one_line(make_scorer: Any, tmp_path: Path, content: bytes
 def test_a_file_of_a_wider_type_is_refused_unless_one_insists(make_scorer: Any, tmp_path: Path):
     path = tmp_path / "wide.npy"
     np.random.default_rng(0).integers(1, 290, 400).astype("<u4").tofile(path)
-    with pytest.raises(InputError, match="look like uint32, .* eval.perplexity.dtype=uint32.*trust_dtype=true"):
+    with pytest.raises(
+        InputError, match="look like uint32, .* eval.perplexity.dtype=uint32.*trust_dtype=true"
+    ):
         _perplexity(make_scorer, {"wide": [path]})
     insisted = _perplexity(make_scorer, {"wide": [path]}, trust_dtype=True)["wide"]
     assert insisted["num_tokens"] == 800 - 17  # of 17 windows the first tokens are not predicted
