@@ -110,7 +110,7 @@ def _build(trained: Trained, flags: Namespace, named: Eval | None) -> list[Evalu
     setting = replace(
         trained.setting(opened),
         model=model,
-        batch_tokens=flags.batch_tokens * trained.layout.num_data,
+        batch_tokens=None if named is None else flags.batch_tokens * trained.layout.num_data,
         task_seed=flags.subset_seed,
     )
     try:
