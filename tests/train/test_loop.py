@@ -480,6 +480,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
 
     state = jax.device_put(fresh, jax.tree.map(lambda s: s.sharding, program.state))
     held_out = HeldOut(program.setting(data, sets))
+    held_out.compile()
     stages = _stages(program, SimpleNamespace(train_step=compiled, probe=probe))
     clock, progress = Clock(), Progress(5, is_shown=False)
     writers = open_writers(tmp_path, print, resume_step=None, tensorboard=False)
