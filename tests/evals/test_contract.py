@@ -65,7 +65,8 @@ def test_a_run_and_the_command_measure_the_same(
     own = json.loads(capsys.readouterr().out)
     assert {k: v for k, v in own["own"].items() if k.startswith("eval/")} == _close(logged)
     named = [f"--perplexity=files={tmp_path / 'files.npy'}", "--tasks=colours,roses", "--limit=2"]
-    assert evaluate.main([run, *named, "--json"]) == 0
+    # The batches of the run's own evaluations: an example of 32 tokens for each device.
+    assert evaluate.main([run, *named, "--batch_tokens=32", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["own"] == {} and document["tasks"]["colours"]["num_items"] == 2
     for kind in ("tasks", "groups", "harness", "perplexity"):
