@@ -126,7 +126,9 @@ def test_the_weights_are_those_that_the_run_evaluates(run: Path):
     for weights in (None, "average", "plain"):
         trained = load_trained(run, weights)
         assert trained.weights == (weights or "average")
-        held_out, _ = trained.experiment.eval.build(trained.setting())
+        sets = trained.experiment.data.open_evals(limits=trained.model.input_limits())
+        held_out, _ = trained.experiment.eval.build(trained.setting(sets))
+        held_out.compile()
         losses[weights] = held_out(trained.params).scalars["eval/text/loss"]
         source = open_source(run, weights)
         assert source.weights == trained.weights
