@@ -1,7 +1,7 @@
-"""`auto` in a config becomes what is fastest of what fits the devices at hand, before the run.
+"""Replaces `auto` in a config, before the run, by the fastest choice that fits the devices at hand.
 
-The choice is saved with the run and taken again when it goes on, so that it goes on bit for bit.
-The global batch stays as it is: smaller microbatches are accumulated.
+The choice is saved with the run. A run that goes on takes it again, so that it goes on bit for bit.
+The global batch stays the same: smaller microbatches are accumulated.
 """
 
 import json
@@ -29,13 +29,13 @@ _MAX_SECONDS = 180.0
 
 
 def open_choices(experiment: Resolved) -> tuple[str, ...]:
-    """The fields that are auto."""
+    """Returns the paths of the fields that are auto."""
     chosen = {MICROBATCH: experiment.train.microbatch_size, REMAT: experiment.model.remat}
     return tuple(name for name, value in chosen.items() if value == "auto")
 
 
 def stand_in(experiment: Resolved) -> Resolved:
-    """The experiment with the least that auto could mean, for checks that need some number."""
+    """Returns the experiment with the least that auto could choose, for checks before it does."""
     least = replace(
         experiment,
         model=replace(experiment.model, remat="full"),
@@ -45,8 +45,9 @@ def stand_in(experiment: Resolved) -> Resolved:
 
 
 def chosen_before(experiment: Resolved, workdir: Path) -> tuple[Resolved, str] | None:
-    """What `choose` gave when the run in the folder was last on devices like these; None: it was
-    on none.
+    """Returns the earlier choice of the run in the folder, and a line about it.
+
+    None where the run was never on devices like these.
     """
     before = trained_here(workdir)
     if before is None:
@@ -55,7 +56,7 @@ def chosen_before(experiment: Resolved, workdir: Path) -> tuple[Resolved, str] |
 
 
 def choose(experiment: Resolved, on_compiled: OnCompiled) -> tuple[Resolved, str]:
-    """(the experiment without auto, a line that says what was chosen and why).
+    """Returns the experiment with its choices made, and a line that gives them with the reason.
 
     Args:
       experiment: a config that may leave choices open.
@@ -84,7 +85,7 @@ def choose(experiment: Resolved, on_compiled: OnCompiled) -> tuple[Resolved, str
 
 
 def step_down(experiment: Resolved, chosen: Resolved) -> Resolved | None:
-    """The chosen experiment with its next smaller microbatch; None where there is none.
+    """Returns the chosen experiment with the next smaller microbatch, or None if there is none.
 
     Only a microbatch that was `auto` in the config is changed.
     """
@@ -96,7 +97,7 @@ def step_down(experiment: Resolved, chosen: Resolved) -> Resolved | None:
 
 
 def _machine(dtype: str) -> Machine:
-    """The devices at hand, with the rates that the first process sees: all choose alike."""
+    """Opens the devices at hand, with the first process's rates, so that all choose alike."""
     machine = open_machine(parse_target("local"), dtype)
     seen = exchange("chip", json.dumps(to_dict(machine.chip)))[0]
     return replace(machine, chip=from_dict(Chip, json.loads(seen)))
