@@ -68,13 +68,10 @@ class Run:
 
     @cached_property
     def earlier_forecasts(self) -> list[Forecast]:
-        """Forecasts that could have been made on the way."""
-        parts = (part * self.plan.total_steps for part in FORECAST_PARTS)
-        made = [
-            forecast(self.history.until(step), self.plan)
-            for step in parts
-            if step < self.history.step
-        ]
+        """The forecasts that could have been made earlier in the run."""
+        steps = [part * self.plan.total_steps for part in FORECAST_PARTS]
+        known = [self.history.until(step) for step in steps if step < self.history.step]
+        made = [forecast(history, self.plan) for history in known]
         return [one for one in made if one is not None]
 
     @property

@@ -86,7 +86,8 @@ def test_levels_end_with_the_last_row():
     level = levels(np.arange(100.0), 32)
     assert level.rows.tolist() == [4, 36, 68]
     assert level.medians.tolist() == [19.5, 51.5, 83.5]
-    assert len(levels(np.arange(10.0), 32).medians) == 0
+    none = levels(np.arange(10.0), 32)
+    assert len(none.rows) == len(none.medians) == len(none.noises) == 0
     assert len(levels(np.arange(32.0), 32).medians) == 1
 
 
