@@ -13,52 +13,22 @@ tenth of the peak. The number of GPUs, which cuts the last sequences of an epoch
 """
 
 from dataclasses import replace
+from pathlib import Path
 
-from jaxpretrain.api import (
-    OLMO_SIZES,
-    AdamW,
-    Checkpoint,
-    Eval,
-    Experiment,
-    OlmoOrder,
-    TextData,
-    Train,
-    WarmupCosine,
-)
+from jaxpretrain.api import OLMO_SIZES, Experiment, WarmupCosine, load_config
 
 
 def get_config() -> Experiment:
-    """The published hyperparameters."""
-    return Experiment(
-        model=replace(
-            OLMO_SIZES["olmo_1b"],
-            z_loss=0.0,
-            loss_denominator="all",
-            document_end=None,
-            remat="auto",
-        ),
-        data=TextData(
-            seq_len=2048,
-            raw=None,  # uint16 ids
-            validation_split=None,
-            order=OlmoOrder(epoch_multiple=2048),
-            instance_filter=None,
-        ),
-        optim=AdamW(
+    """The published hyperparameters: where they are not written here, those of the 7B."""
+    recipe = load_config(str(Path(__file__).with_name("olmo7b.py")))
+    return replace(
+        recipe,
+        model=replace(OLMO_SIZES["olmo_1b"], remat=recipe.model.remat),
+        optim=replace(
+            recipe.optim,
             schedule=WarmupCosine(start=4e-5, peak=4e-4, end=4e-5, warmup="2000 steps"),
-            betas=(0.9, 0.95),
-            epsilon=1e-5,
-            bias_correction="by_step",
-            weight_decay=0.1,
-            decayed=("kernel",),
-            clip_norm=1.0,
             clip_warmup="0 steps",
             clip_warmup_factor=1.0,
         ),
-        train=Train(
-            duration="739328 steps", batch_size=2048, microbatch_size="auto", skip_outliers=None
-        ),
-        eval=Eval(every="1000 steps"),
-        checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
-        seed=6198,
+        train=replace(recipe.train, duration="739328 steps"),
     )

@@ -15,62 +15,18 @@ changed there is not known.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
-from jaxpretrain.api import (
-    OLMO_SIZES,
-    AdamW,
-    Checkpoint,
-    Eval,
-    Experiment,
-    InstanceFilter,
-    OlmoOrder,
-    RawTokens,
-    RMSNorm,
-    TextData,
-    Train,
-    WarmupCosine,
-)
+from jaxpretrain.api import OLMO_SIZES, Experiment, OlmoOrder, load_config
 
 
 def get_config() -> Experiment:
-    """The hyperparameters of stage 1."""
-    return Experiment(
-        model=replace(
-            OLMO_SIZES["olmo2_1b"],
-            z_loss=1e-4,
-            loss_denominator="all",
-            norm=RMSNorm(epsilon=1e-6, rounding="before_scale"),
-            document_end=None,
-            remat="auto",
-        ),
-        data=TextData(
-            seq_len=4096,
-            raw=RawTokens(dtype="uint32"),
-            validation_split=None,
-            order=OlmoOrder(epoch_multiple=512),
-            instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
-        ),
-        optim=AdamW(
-            schedule=WarmupCosine(
-                start=0.0,
-                peak=4e-4,
-                end=4e-5,
-                warmup="8388608000 tokens",
-                horizon="5e12 tokens",
-            ),
-            betas=(0.9, 0.95),
-            epsilon=1e-8,
-            bias_correction="by_step",
-            weight_decay=0.1,
-            decayed=("kernel", "scale", "bias"),
-            clip_norm=1.0,
-            clip_warmup="0 steps",
-            clip_warmup_factor=1.0,
-        ),
-        train=Train(
-            duration="1907359 steps", batch_size=512, microbatch_size="auto", skip_outliers=None
-        ),
-        eval=Eval(every="1000 steps"),
-        checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
-        seed=6198,
+    """The hyperparameters of stage 1: where they are not written here, those of the 7B."""
+    recipe = load_config(str(Path(__file__).with_name("olmo2_7b.py")))
+    return replace(
+        recipe,
+        model=replace(OLMO_SIZES["olmo2_1b"], remat=recipe.model.remat),
+        data=replace(recipe.data, order=OlmoOrder(epoch_multiple=512)),
+        optim=replace(recipe.optim, schedule=replace(recipe.optim.schedule, peak=4e-4, end=4e-5)),
+        train=replace(recipe.train, duration="1907359 steps", batch_size=512),
     )

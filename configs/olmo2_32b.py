@@ -15,57 +15,24 @@ stay together in pairs, since the script cuts files for lengths up to 8,192.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
-from jaxpretrain.api import (
-    OLMO_SIZES,
-    AdamW,
-    Checkpoint,
-    Eval,
-    Experiment,
-    OlmoCoreOrder,
-    RawTokens,
-    RMSNorm,
-    TextData,
-    Train,
-    WarmupCosine,
-)
+from jaxpretrain.api import OLMO_SIZES, Experiment, OlmoCoreOrder, WarmupCosine, load_config
 
 
 def get_config() -> Experiment:
-    """The hyperparameters of stage 1."""
-    return Experiment(
-        model=replace(
-            OLMO_SIZES["olmo2_32b"],
-            z_loss=1e-5,
-            loss_denominator="predictable",
-            norm=RMSNorm(epsilon=1e-6, rounding="after_scale"),
-            document_end=None,
-            remat="auto",
+    """The hyperparameters of stage 1: where they are not written here, those of the 7B."""
+    recipe = load_config(str(Path(__file__).with_name("olmo2_7b.py")))
+    schedule = WarmupCosine(
+        start=0.0, peak=6e-4, end=6e-5, warmup="2000 steps", horizon="6.5e12 tokens"
+    )
+    return replace(
+        recipe,
+        model=replace(OLMO_SIZES["olmo2_32b"], remat=recipe.model.remat),
+        data=replace(
+            recipe.data, order=OlmoCoreOrder(epoch_multiple=2048, chunk=2), instance_filter=None
         ),
-        data=TextData(
-            seq_len=4096,
-            raw=RawTokens(dtype="uint32"),
-            validation_split=None,
-            order=OlmoCoreOrder(epoch_multiple=2048, chunk=2),
-            instance_filter=None,
-        ),
-        optim=AdamW(
-            schedule=WarmupCosine(
-                start=0.0, peak=6e-4, end=6e-5, warmup="2000 steps", horizon="6.5e12 tokens"
-            ),
-            betas=(0.9, 0.95),
-            epsilon=1e-8,
-            bias_correction="as_first",
-            weight_decay=0.1,
-            decayed=("kernel", "scale", "bias"),
-            clip_norm=1.0,
-            clip_warmup="0 steps",
-            clip_warmup_factor=1.0,
-        ),
-        train=Train(
-            duration="721901 steps", batch_size=2048, microbatch_size="auto", skip_outliers=6.0
-        ),
-        eval=Eval(every="1000 steps"),
-        checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
+        optim=replace(recipe.optim, schedule=schedule, bias_correction="as_first"),
+        train=replace(recipe.train, duration="721901 steps", batch_size=2048, skip_outliers=6.0),
         seed=34521,
     )

@@ -21,32 +21,22 @@ from pathlib import Path
 
 from jaxpretrain.api import Experiment, InputError, Triangular, load_config, nearest
 
-# name: (seed, tokens after which the rate is zero, steps of the run)
-INGREDIENTS = {
-    "42": (42, "50e9 tokens", "11931 steps"),
-    "42069": (42069, "50e9 tokens", "11931 steps"),
-    "666": (666, "50e9 tokens", "11931 steps"),
-}
+SEEDS = ("42", "42069", "666")
 
 
-def get_config(ingredient: str = "42") -> Experiment:
+def get_config(seed: str = "42") -> Experiment:
     """One ingredient of stage 2."""
-    if ingredient not in INGREDIENTS:
-        hint = nearest(ingredient, INGREDIENTS) or f" There are {', '.join(INGREDIENTS)}."
-        raise InputError(f"there is no ingredient {ingredient}.{hint}")
-    seed, planned, duration = INGREDIENTS[ingredient]
+    if seed not in SEEDS:
+        hint = nearest(seed, SEEDS) or f" There are {', '.join(SEEDS)}."
+        raise InputError(f"there is no ingredient {seed}.{hint}")
     stage1 = load_config(str(Path(__file__).with_name("olmo2_7b.py")))
     schedule = Triangular(
-        start=6.1499e-5,
-        peak=6.1499e-5,
-        end=0.0,
-        warmup="0 steps",
-        horizon=planned,
+        start=6.1499e-5, peak=6.1499e-5, end=0.0, warmup="0 steps", horizon="50e9 tokens"
     )
     return replace(
         stage1,
         init_with="optimizer",
         optim=replace(stage1.optim, schedule=schedule),
-        train=replace(stage1.train, duration=duration),
-        seed=seed,
+        train=replace(stage1.train, duration="11931 steps"),
+        seed=int(seed),
     )

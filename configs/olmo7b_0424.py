@@ -14,58 +14,27 @@ had a second stage, which no YAML records.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
-from jaxpretrain.api import (
-    OLMO_SIZES,
-    AdamW,
-    Checkpoint,
-    Eval,
-    Experiment,
-    OlmoOrder,
-    TextData,
-    Train,
-    WarmupCosine,
-)
+from jaxpretrain.api import OLMO_SIZES, Experiment, OlmoOrder, WarmupCosine, load_config
 
 
 def get_config() -> Experiment:
-    """The published hyperparameters."""
-    return Experiment(
-        model=replace(
-            OLMO_SIZES["olmo_7b_0424"],
-            z_loss=0.0,
-            loss_denominator="all",
-            document_end=None,
-            remat="auto",
-        ),
-        data=TextData(
-            seq_len=4096,
-            raw=None,  # uint16 ids
-            validation_split=None,
-            order=OlmoOrder(epoch_multiple=1024),
-            instance_filter=None,
-        ),
-        optim=AdamW(
-            schedule=WarmupCosine(
-                start=3e-5,
-                peak=3e-4,
-                end=3e-5,
-                warmup="10485760000 tokens",
-                horizon="3e12 tokens",
-            ),
-            betas=(0.9, 0.95),
-            epsilon=1e-5,
-            bias_correction="by_step",
-            weight_decay=0.1,
+    """The published hyperparameters: where they are not written here, those of February."""
+    recipe = load_config(str(Path(__file__).with_name("olmo7b.py")))
+    schedule = WarmupCosine(
+        start=3e-5, peak=3e-4, end=3e-5, warmup="10485760000 tokens", horizon="3e12 tokens"
+    )
+    return replace(
+        recipe,
+        model=replace(OLMO_SIZES["olmo_7b_0424"], remat=recipe.model.remat),
+        data=replace(recipe.data, seq_len=4096, order=OlmoOrder(epoch_multiple=1024)),
+        optim=replace(
+            recipe.optim,
+            schedule=schedule,
             decayed=("kernel", "embedding", "scale", "bias"),
-            clip_norm=1.0,
             clip_warmup="2097152000 tokens",
             clip_warmup_factor=5.0,
         ),
-        train=Train(
-            duration="3e12 tokens", batch_size=1024, microbatch_size="auto", skip_outliers=None
-        ),
-        eval=Eval(every="1000 steps"),
-        checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
-        seed=6198,
+        train=replace(recipe.train, duration="3e12 tokens", batch_size=1024),
     )

@@ -114,8 +114,29 @@ SWITCHES = {
     "TextData": {"seq_len", "order", "instance_filter"},
     "replace": {"z_loss", "loss_denominator", "document_end", "remat"},  # of the variant
 }
-EXPLICIT = ("olmo1b", "olmo7b", "olmo7b_0424", "olmo2_1b", "olmo2_7b", "olmo2_13b", "olmo2_32b")
-EXPLICIT += ("olmo3_7b", "olmo3_32b", "olmo_ladder")
+EXPLICIT = ("olmo7b", "olmo2_7b", "olmo3_7b", "olmo3_32b", "olmo_ladder")
+VARIANT_OF = {
+    "name": "variant",
+    "olmo1b": "olmo_1b",
+    "olmo7b": "olmo_7b",
+    "olmo7b_0424": "olmo_7b_0424",
+    "olmo7b_0724": "olmo_7b_0724",
+    "olmo2_1b": "olmo2_1b",
+    "olmo2_7b_stage2": "olmo2_7b",
+    "olmo2_13b": "olmo2_13b",
+    "olmo2_32b": "olmo2_32b",
+    "olmo3_7b:midtrain": "olmo3_7b",
+    "olmo3_32b": "olmo3_32b",
+    "olmo_ladder:300m": "olmo_300m",
+}
+# Config -> the recipe that it loads; its own file writes out the differences alone.
+RECIPE_OF = {
+    "olmo1b": "olmo7b",
+    "olmo7b_0424": "olmo7b",
+    "olmo2_1b": "olmo2_7b",
+    "olmo2_13b": "olmo2_7b",
+    "olmo2_32b": "olmo2_7b",
+}
 
 
 @pytest.mark.parametrize("name", EXPLICIT)
@@ -129,6 +150,29 @@ def test_no_switch_of_a_published_recipe_is_set_silently(name):
             if isinstance(call.func, ast.Name) and call.func.id == function
         ]
         assert any(switches <= names for names in written), (function, written)
+
+
+@pytest.mark.parametrize("name", RECIPE_OF)
+def test_what_a_config_does_not_write_is_that_of_an_explicit_recipe(name):
+    """Apart from the model, whose switches are those of its row in the table of sizes."""
+    tree = ast.parse((CONFIGS[0].parent / f"{name}.py").read_text())
+    loaded = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert f"{RECIPE_OF[name]}.py" in [node.value for node in loaded]
+    assert RECIPE_OF[name] in EXPLICIT
+    written = {
+        keyword.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+    }
+    ours, recipe = load(name), load(RECIPE_OF[name])
+    for group in ("data", "optim", "train", "eval", "checkpoint"):
+        mine, its = getattr(ours, group), getattr(recipe, group)
+        changed = {key for key in vars(its) if getattr(mine, key) != getattr(its, key)}
+        assert changed <= written, group
+    assert dataclasses.replace(ours.model, remat="auto") == dataclasses.replace(
+        OLMO_SIZES[VARIANT_OF[name]], remat="auto"
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,22 +273,7 @@ def test_clipping_warms_up_where_it_did():
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "variant"),
-    [
-        ("olmo1b", "olmo_1b"),
-        ("olmo7b", "olmo_7b"),
-        ("olmo7b_0424", "olmo_7b_0424"),
-        ("olmo7b_0724", "olmo_7b_0724"),
-        ("olmo2_1b", "olmo2_1b"),
-        ("olmo2_7b_stage2", "olmo2_7b"),
-        ("olmo2_13b", "olmo2_13b"),
-        ("olmo2_32b", "olmo2_32b"),
-        ("olmo3_7b:midtrain", "olmo3_7b"),
-        ("olmo3_32b", "olmo3_32b"),
-        ("olmo_ladder:300m", "olmo_300m"),
-    ],
-)
+@pytest.mark.parametrize(("name", "variant"), VARIANT_OF.items())
 def test_published_configs_change_no_architecture(name, variant):
     """Only the loss, roundings, and what no result depends on differ from the table of sizes."""
     ours, row = load(name).model, OLMO_SIZES[variant]
