@@ -10,6 +10,7 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.command import split_paths
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
+from jaxpretrain.devices.compilation import keep_compiled
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Evaluator
 from jaxpretrain.evals.generation.generator import Generated, Generator
@@ -18,7 +19,6 @@ from jaxpretrain.evals.harness import Harness
 from jaxpretrain.evals.output import Outcome
 from jaxpretrain.evals.perplexity import Perplexity
 from jaxpretrain.monitor.pictures import write_pictures
-from jaxpretrain.parallel.compilation import keep_compiled
 from jaxpretrain.train.program import build_model
 from jaxpretrain.train.trained import Trained, load_trained
 

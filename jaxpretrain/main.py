@@ -16,7 +16,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
-from jaxpretrain.parallel.host_memory import use_huge_pages
+from jaxpretrain.devices.huge_pages import use_huge_pages
 
 if TYPE_CHECKING:  # imported after the flags: it imports JAX
     from jaxpretrain.train.resolved import Resolved
@@ -52,14 +52,14 @@ def main(argv: list[str]) -> int:
     many.add_argument("--process_id", type=int, help="which of them this is, from 0")
     flags = parser.parse_args(rest)
 
+    from jaxpretrain.devices.memory import use_most_memory
     from jaxpretrain.parallel import distributed  # after the flags: it imports JAX
-    from jaxpretrain.parallel.devices import use_most_memory
 
     use_most_memory()
     if not flags.help_config:
         distributed.start(flags.coordinator, flags.num_processes, flags.process_id)
     with distributed.leaving_at_failure():
-        with distributed.agreed("config"):
+        with distributed.fail_together("config"):
             config = apply_overrides(load_config(flags.config), overrides)
             if flags.help_config:
                 print(format_help(describe(config)))
@@ -93,12 +93,12 @@ def _choose(config: "Resolved", workdir: Path | None, allow_change: bool) -> "Re
 
     if not open_choices(config):
         return config
-    with distributed.agreed("chosen before"):
+    with distributed.fail_together("chosen before"):
         found = None if workdir is None else chosen_before(config, workdir)
     if found is None:
         if workdir is not None:  # what is wrong is told before minutes are spent
             check_inputs(stand_in(config), workdir, allow_config_change=allow_change)
-        with distributed.agreed("auto"):
+        with distributed.fail_together("auto"):
             found = choose(config, lambda x, done: _say(compilation(x, done, jax.device_count())))
     chosen, why = found
     _say(why)
@@ -116,7 +116,7 @@ def _train(config: "Resolved", chosen: "Resolved", workdir: Path, **options: Any
     import jax
     from jax.errors import JaxRuntimeError
 
-    from jaxpretrain.parallel.devices import is_out_of_memory
+    from jaxpretrain.devices.memory import is_out_of_memory
     from jaxpretrain.planning.auto import step_down
     from jaxpretrain.train.loop import Alarm, NonFinite, NotSaved
     from jaxpretrain.train.run import train_experiment

@@ -48,13 +48,13 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(name: str, length: int, microbatch: int, remat: str) -> dict[str, object]:
-    from jaxpretrain.parallel.devices import use_most_memory
+    from jaxpretrain.devices.memory import use_most_memory
 
     use_most_memory()
     import jax
     import numpy as np
 
-    from jaxpretrain.parallel.devices import peak_memory
+    from jaxpretrain.devices.memory import peak_memory
     from jaxpretrain.train.memory import measured
     from jaxpretrain.train.program import make_program
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.parallel.host_memory import use_huge_pages
+from jaxpretrain.devices.huge_pages import use_huge_pages
 
 SIZES = {
     "d_model": 512,
@@ -131,8 +131,8 @@ class Ours(Turns):
 
     def result(self) -> dict[str, Any]:
         """Returns rates, memory by compiler and device, and the MFU where the peak is known."""
-        from jaxpretrain.parallel.chips import peak_flops
-        from jaxpretrain.parallel.devices import memory_in_use
+        from jaxpretrain.devices.chips import peak_flops
+        from jaxpretrain.devices.memory import memory_in_use
 
         result = super().result()
         device = self.jax.devices()[0]

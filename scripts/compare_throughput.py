@@ -20,12 +20,12 @@ import numpy as np
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.devices.chips import CHIPS, Efficiency
 from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.chips import CHIPS, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.machines import placeholder_devices
 from jaxpretrain.planning.time_model import StepTime, estimate_time

@@ -26,6 +26,7 @@ LAYERS = (
     "models",
     "optim",
     "data",
+    "devices",
     "parallel",
     "checkpoints",
     "interop",

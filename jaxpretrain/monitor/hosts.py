@@ -46,10 +46,10 @@ class Hosts:
         if apart < SECONDS_APART or not steps or not training:
             return {}
         self._last = here
-        distributed.tell("own_seconds", f"{(training - waited) / steps:.6f}")
+        distributed.publish("own_seconds", f"{(training - waited) / steps:.6f}")
         if not distributed.is_primary():
             return {}
-        own = {host: float(text) for host, text in distributed.told("own_seconds").items()}
+        own = {host: float(text) for host, text in distributed.published("own_seconds").items()}
         return spread(own, training / steps)
 
 

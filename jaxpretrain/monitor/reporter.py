@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxpretrain.config.durations import Pace
+from jaxpretrain.devices.chips import GIB
+from jaxpretrain.devices.memory import peak_memory
 from jaxpretrain.diagnosis.clock import Clock, Rate
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.metric_names import perplexity
@@ -16,8 +18,6 @@ from jaxpretrain.display.progress import Progress
 from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.monitor.hosts import Hosts
 from jaxpretrain.monitor.writers import Writers
-from jaxpretrain.parallel.chips import GIB
-from jaxpretrain.parallel.devices import peak_memory
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Devices: the mesh, layouts of arrays on it, checkpoints of sharded state."""
+"""Many devices as one mesh, and many processes as one run."""

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax._src import cloud_tpu_init  # no public name tells a TPU host before its backend starts
@@ -25,26 +24,28 @@ from jax._src.distributed import global_state  # nor is there one for the coordi
 from jaxpretrain.config.errors import InputError
 
 PATIENCE_SECONDS = 600
-"""How long a process waits for the others where all must agree: one may read its data slowly."""
+"""Seconds that a process waits for the others where all must agree; one may read data slowly."""
 
 
 class AgreedError(InputError):
-    """Bad input of any process, that all of them know of."""
+    """Bad input of one process, which all of them know of."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """What started this process, and how JAX then finds the others."""
+    """The program that started the processes of the run."""
 
     name: str
-    method: str | None  # JAX's name for it; None: JAX has none, and looks for itself
+    """Name of the launcher in the line at the start."""
+    method: str | None
+    """JAX's name for it, by which JAX finds the other processes; None: JAX looks for itself."""
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of the run, when there are several, and says so in one line.
+    """Joins the processes of the run where there are several, and says so in one line.
 
-    Must come before anything that starts JAX's backend. The arguments name the processes by hand
-    and come together, or none of them does; then the environment decides.
+    Call it before anything that starts JAX's backend. The arguments are the flags that name the
+    processes by hand: all of them, or none. Without them the environment decides.
 
     Raises:
       InputError: the arguments do not fit together, or a launcher does not say where to meet.
@@ -67,7 +68,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
-    """The launcher that started this process among others; None when it is alone.
+    """Returns the launcher that started this process among others; None where it is alone.
 
     Raises:
       InputError: Open MPI started several, but in a way that JAX cannot follow.
@@ -102,33 +103,33 @@ def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
 
 
 def is_primary() -> bool:
-    """Whether this process prints and writes for all; known before the backend starts."""
+    """Returns True in the process that prints and writes for all; the backend need not run."""
     return global_state.process_id == 0
 
 
 def has_others() -> bool:
-    """Whether this is one of several processes."""
+    """Returns True in a run of several processes."""
     return global_state.client is not None and global_state.num_processes > 1
 
 
-def tell(name: str, value: str) -> None:
-    """Leaves a value where the others find it, in place of the one before. Waits for nobody."""
+def publish(name: str, value: str) -> None:
+    """Shows a value to the other processes, in place of the one before; waits for nobody."""
     assert global_state.client is not None
-    key = f"jaxpretrain/told/{name}/{global_state.process_id}"
+    key = f"jaxpretrain/published/{name}/{global_state.process_id}"
     global_state.client.key_value_set(key, value, allow_overwrite=True)
 
 
-def told(name: str) -> dict[int, str]:
-    """Process -> what it told last, of those that have told something."""
+def published(name: str) -> dict[int, str]:
+    """Returns the last value of each process that has published one under `name`."""
     assert global_state.client is not None
-    found = global_state.client.key_value_dir_get(f"jaxpretrain/told/{name}/")
+    found = global_state.client.key_value_dir_get(f"jaxpretrain/published/{name}/")
     return {int(path.rpartition("/")[2]): text for path, text in found}
 
 
 def exchange(name: str, value: str) -> list[str]:
-    """What each process gives under `name`, by process; a barrier as well.
+    """Returns the value of each process, in their order; all wait until all have given one.
 
-    All processes must call it, with the same names in the same order. One that does not come for
+    All processes must call this with the same names in the same order. One that does not come for
     `PATIENCE_SECONDS`, or has died, is an error (`jax.errors.JaxRuntimeError`) for the others.
     """
     client = global_state.client
@@ -144,21 +145,22 @@ def exchange(name: str, value: str) -> list[str]:
 
 
 def first_problem(name: str, problem: str | None) -> str | None:
-    """The problem of the first process that has one, the same in all of them."""
+    """Returns the problem of the first process that has one, the same in all processes."""
     return next((found for found in exchange(name, problem or "") if found), None)
 
 
 @contextmanager
-def agreed(name: str) -> Iterator[dict[str, Any]]:
-    """Bad input that one process meets inside ends all of them: the first prints it, none waits.
+def fail_together(name: str) -> Iterator[dict[str, object]]:
+    """Ends all processes where one of them raises InputError inside, so that none waits for it.
 
-    Yields a dict for what must be the same in all processes, JSON values by name.
+    Yields a dict for the JSON values, by name, that must be the same in all processes.
 
     Raises:
-      AgreedError: in the first process, what any of them raised, or that they differ.
+      AgreedError: in the first process, with the problem of any of them, or with a value that
+        differs.
       SystemExit: in the others, with the same exit code.
     """
-    same: dict[str, Any] = {}
+    same: dict[str, object] = {}
     if global_state.client is None:
         yield same
         return
@@ -179,9 +181,9 @@ def agreed(name: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def leaving_at_failure() -> Iterator[None]:
-    """With an exception from inside, this process ends without waiting for the others.
+    """Ends this process at an exception from inside, without waiting for the others.
 
-    JAX would have it wait at exit, for minutes, for processes that wait for its part of a sum. When
+    JAX would have it wait at exit, for minutes, for processes that wait for its part of a sum. Once
     it is gone their sums fail, or the coordination service ends them.
     """
     try:
@@ -195,7 +197,7 @@ def leaving_at_failure() -> Iterator[None]:
 
 
 def _leave(code: int) -> None:
-    """Ends the process, after those that fail for the same reason had time to say so."""
+    """Ends the process after those that fail for the same reason had time to say so."""
     client = global_state.client
     assert client is not None
     with suppress(jax.errors.JaxRuntimeError):
@@ -206,7 +208,7 @@ def _leave(code: int) -> None:
 
 
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Whether the processes are named by hand."""
+    """Returns True where the flags name the processes; raises InputError where they do not fit."""
     given = {
         "--coordinator": coordinator,
         "--num_processes": num_processes,
@@ -229,7 +231,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
     return True
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

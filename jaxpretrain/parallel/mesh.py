@@ -8,7 +8,7 @@ parameters sharded), `tensor` (matrices split by heads, inner width and vocabula
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive
+from jaxpretrain.devices.memory import Device
+from jaxpretrain.models.contract import Axes, Params
 
 AXES = ("replica", "fsdp", "tensor")
 DATA_AXES = ("replica", "fsdp")
@@ -29,22 +31,24 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "norm": None,
     "layers": None,
 }
-"""Logical axis -> mesh axes. None: replicated."""
+"""Mesh axes of each logical axis; None: a dimension that is replicated."""
+
+_Size = Annotated[int, Positive] | Literal[-1]
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices each mesh axis has; one axis may be -1 and takes what is left."""
+    """The number of devices along each mesh axis; one axis may be -1 and takes what is left."""
 
-    replica: Annotated[int, Positive] | Literal[-1] = 1
+    replica: _Size = 1
     """Copies of the model, each on its own devices."""
-    fsdp: Annotated[int, Positive] | Literal[-1] = -1
+    fsdp: _Size = -1
     """Devices that share one copy of parameters and optimizer state, and split the batch."""
-    tensor: Annotated[int, Positive] | Literal[-1] = 1
+    tensor: _Size = 1
     """Devices that split every matrix product."""
 
-    def build(self, devices: Sequence[Any]) -> jax.sharding.Mesh:
-        """The mesh over `devices`.
+    def build(self, devices: Sequence[Device]) -> jax.sharding.Mesh:
+        """Returns the mesh over these devices.
 
         Raises:
           InputError: the axes do not make up the number of devices.
@@ -56,13 +60,13 @@ class Mesh:
         return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def sizes(self, num_devices: int) -> tuple[int, ...]:
-        """Devices of each axis, in the order of `AXES`, when there are so many in all.
+        """Returns the devices of each axis, in the order of `AXES`, for so many in all.
 
         Raises:
           InputError: the axes do not make up the number of devices.
         """
         sizes = [self.replica, self.fsdp, self.tensor]
-        asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+        asked = _text(sizes)
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise InputError(f"mesh ({asked}): sizes are positive, and one at most may be -1")
         needed = math.prod(size for size in sizes if size != -1)
@@ -75,8 +79,12 @@ class Mesh:
         return tuple(num_devices // needed if size == -1 else size for size in sizes)
 
 
-def _arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
-    """The devices in an order in which neighbours on a mesh axis have links."""
+def _text(sizes: Iterable[int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+
+
+def _arrange(devices: Sequence[Device], sizes: tuple[int, ...]) -> np.ndarray:
+    """Returns the devices in an order in which neighbours on a mesh axis have links."""
     # Devices that are only planned with may have no place in a torus.
     if getattr(devices[0], "platform", "") != "tpu" or not hasattr(devices[0], "coords"):
         return np.array(devices).reshape(sizes)
@@ -91,17 +99,18 @@ def _arrange(devices: Sequence[Any], sizes: tuple[int, ...]) -> np.ndarray:
         inner = (sizes[0] // num_slices, *sizes[1:])
         return mesh_utils.create_hybrid_device_mesh(inner, (num_slices, 1, 1), list(devices))
     except NotImplementedError:
-        asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
-        raise InputError(f"mesh ({asked}): the links of the slice make no such mesh") from None
+        raise InputError(
+            f"mesh ({_text(sizes)}): the links of the slice make no such mesh"
+        ) from None
 
 
-def sharded_bytes(arrays: Iterable[Any]) -> int:
-    """Of abstract, sharded arrays, what one device holds."""
+def sharded_bytes(arrays: Iterable[jax.ShapeDtypeStruct]) -> int:
+    """Returns the bytes of sharded, abstract arrays that one device holds."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
 
 
 class Layout:
-    """Where arrays lie on a mesh, by their logical axis names."""
+    """The places of arrays on a mesh, by the names of their logical axes."""
 
     def __init__(self, mesh: jax.sharding.Mesh) -> None:
         self.mesh = mesh
@@ -109,8 +118,11 @@ class Layout:
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.batch = NamedSharding(mesh, PartitionSpec(DATA_AXES))
 
-    def sharding(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
-        """The sharding of an array; a dimension that its mesh axes do not divide is replicated."""
+    def sharding(self, axes: Axes, shape: tuple[int, ...]) -> NamedSharding:
+        """Returns the sharding of an array.
+
+        A dimension that its mesh axes do not divide is replicated.
+        """
         parts = []
         for name, size in zip(axes, shape, strict=True):
             target = RULES[name] if name is not None else None
@@ -118,19 +130,16 @@ class Layout:
             parts.append(target if ways > 1 and size % ways == 0 else None)
         return NamedSharding(self.mesh, PartitionSpec(*parts))
 
-    def constrain(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        """The models' `Constrain` on this mesh."""
+    def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """Pins the layout of an activation; models take this as their `Constrain`."""
         if self.mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
 
     def shard(
-        self,
-        f: Callable[..., jax.Array],
-        arrays: Sequence[jax.Array],
-        axes: Sequence[tuple[str | None, ...]],
+        self, f: Callable[..., jax.Array], arrays: Sequence[jax.Array], axes: Sequence[Axes]
     ) -> jax.Array:
-        """The models' `Shard` on this mesh."""
+        """Runs `f` by each device on its own part of arrays; models take this as their `Shard`."""
         if self.mesh.size == 1:
             return f(*arrays)
         specs = tuple(self.sharding(a, x.shape).spec for a, x in zip(axes, arrays, strict=True))
@@ -142,20 +151,22 @@ class Layout:
         """Spreads the first axis over the data-parallel devices."""
         return self.constrain(x, ("batch",) + (None,) * (x.ndim - 1))
 
-    def batch_spec(self, spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """The abstract batch with its shardings."""
+    def batch_spec(
+        self, spec: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns an abstract batch with its shardings."""
         return {
             name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch)
             for name, s in spec.items()
         }
 
     def local_rows(self, batch_size: int) -> np.ndarray:
-        """Rows of a global batch that this process's devices hold, int64, in order."""
+        """Returns the rows of a global batch that this process's devices hold, int64, in order."""
         slices = self.batch.addressable_devices_indices_map((batch_size,)).values()
         return np.unique(np.concatenate([np.arange(batch_size)[s] for s in slices]))
 
     def put(self, batch: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
-        """Makes global arrays of this process's rows, without waiting for the transfer."""
+        """Returns global arrays made of this process's rows; waits for no transfer."""
         return {
             name: jax.make_array_from_process_local_data(
                 self.batch, rows, (batch_size, *rows.shape[1:])
@@ -163,16 +174,14 @@ class Layout:
             for name, rows in batch.items()
         }
 
-    def tree(self, axes: Any, shapes: Any) -> Any:
-        """Shardings of a tree of arrays, from the same tree of logical axis names."""
-        is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-        return jax.tree.map(lambda a, s: self.sharding(a, s.shape), axes, shapes, is_leaf=is_names)
+    def tree(self, axes: Params, shapes: Params) -> Params:
+        """Returns the shardings of a tree of arrays, from the same tree of logical axis names."""
+        return jax.tree.map(lambda a, s: self.sharding(a, s.shape), axes, shapes, is_leaf=_is_axes)
 
-    def undivided(self, axes: Any, shapes: Any) -> list[str]:
-        """Parameters with a dimension replicated only because its mesh axis does not divide it."""
+    def undivided(self, axes: Params, shapes: Params) -> list[str]:
+        """Returns the names of the parameters that a mesh axis should divide and cannot."""
         names = []
-        is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-        leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_names)
+        leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_axes)
         for (path, a), s in zip(leaves, jax.tree.leaves(shapes), strict=True):
             spec = self.sharding(a, s.shape).spec
             for logical, part in zip(a, spec, strict=True):
@@ -182,7 +191,7 @@ class Layout:
         return names
 
     def describe(self) -> str:
-        """One line: the devices and the mesh."""
+        """Returns one line with the devices and the mesh."""
         sizes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         device = self.mesh.devices.flat[0]
         kind = getattr(device, "device_kind", "?")
@@ -191,3 +200,7 @@ class Layout:
     def _ways(self, target: str | tuple[str, ...]) -> int:
         names = (target,) if isinstance(target, str) else target
         return math.prod(self.mesh.shape[axis] for axis in names)
+
+
+def _is_axes(leaf: object) -> bool:
+    return isinstance(leaf, tuple)

@@ -14,8 +14,8 @@ import jax
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import from_dict, to_dict
-from jaxpretrain.parallel.chips import GIB, Chip
-from jaxpretrain.parallel.compilation import keep_compiled
+from jaxpretrain.devices.chips import GIB, Chip
+from jaxpretrain.devices.compilation import keep_compiled
 from jaxpretrain.parallel.distributed import exchange
 from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
 from jaxpretrain.planning.compilers import InProcessCompiler, OnCompiled

@@ -12,8 +12,8 @@ from pathlib import Path
 import jax
 from jax.errors import JaxRuntimeError
 
+from jaxpretrain.devices.memory import is_out_of_memory
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.parallel.devices import is_out_of_memory
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.train.memory import Memory, measured

@@ -14,8 +14,8 @@ from pathlib import Path
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.devices.chips import GIB
 from jaxpretrain.display.progress import Progress
-from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.planning.arrangements import choose_dimensions
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.compilers import open_compiler

@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel import devices
-from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
+from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
+from jaxpretrain.devices.memory import memory_limit
 
 
 def find_chip(
@@ -30,7 +30,7 @@ def find_chip(
         return measure_local(num_devices, dtype)
     for chip in CHIPS.values():
         if chip.device_kind == device.device_kind:
-            limit = devices.memory_limit(device)
+            limit = memory_limit(device)
             return chip if limit is None else replace(chip, memory_bytes=limit, usable=1.0)
     known = ", ".join(chip.device_kind for chip in CHIPS.values())
     raise InputError(f"cannot plan for devices of kind {device.device_kind}; known are {known}")
@@ -38,7 +38,7 @@ def find_chip(
 
 def measure_local(num_devices: int, dtype: DTypeLike) -> Chip:
     """Measures this host's CPU as `num_devices` devices that share it; takes about a second."""
-    memory = devices.memory_limit(jax.local_devices(backend="cpu")[0])
+    memory = memory_limit(jax.local_devices(backend="cpu")[0])
     assert memory is not None  # known for every CPU
     rows = jnp.ones((1024, 1024), dtype)
     product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))

@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.chips import Chip
+from jaxpretrain.devices.chips import Chip
 from jaxpretrain.planning.local_chip import find_chip
 from jaxpretrain.planning.targets import Target
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from jaxpretrain.parallel.chips import GIB
+from jaxpretrain.devices.chips import GIB
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.planner import Plan
 from jaxpretrain.planning.search import Trial

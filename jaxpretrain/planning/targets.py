@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.parallel.chips import CHIPS, Chip
+from jaxpretrain.devices.chips import CHIPS, Chip
 
 
 @dataclass(frozen=True)

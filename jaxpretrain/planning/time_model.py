@@ -12,8 +12,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxpretrain.devices.chips import Chip
 from jaxpretrain.models.costs import Costs
-from jaxpretrain.parallel.chips import Chip
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.analytic_memory import weights_on_device
 from jaxpretrain.train.program import Program

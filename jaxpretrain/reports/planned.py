@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxpretrain.devices.chips import GIB
 from jaxpretrain.display.wording import format_count
-from jaxpretrain.parallel.chips import GIB
 from jaxpretrain.reports.runs import Run
 from jaxpretrain.reports.words import table
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.chips import GIB
-from jaxpretrain.parallel.devices import memory_limit
+from jaxpretrain.devices.chips import GIB
+from jaxpretrain.devices.memory import memory_limit
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.train.program import Program
 

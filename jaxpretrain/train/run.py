@@ -12,6 +12,9 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.contract import EvalSet, TrainingData
+from jaxpretrain.devices.chips import peak_flops
+from jaxpretrain.devices.compilation import keep_compiled
+from jaxpretrain.devices.huge_pages import has_huge_pages
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
@@ -22,9 +25,6 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import Writers, open_writers
 from jaxpretrain.parallel import distributed
-from jaxpretrain.parallel.chips import peak_flops
-from jaxpretrain.parallel.compilation import keep_compiled
-from jaxpretrain.parallel.host_memory import has_huge_pages
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.initial import initial_state, require_initial_state
@@ -68,7 +68,7 @@ def train_experiment(
     clock = Clock()
     with ExitStack() as held:
         stop = held.enter_context(stop_requests())
-        with distributed.agreed("start") as same:
+        with distributed.fail_together("start") as same:
             opened = _open(experiment, workdir, allow_config_change, given, stop)
             same |= {
                 "config": to_dict(opened.stages.program.experiment),
@@ -85,7 +85,7 @@ def check_inputs(experiment: Resolved, workdir: Path, *, allow_config_change: bo
     Raises:
       InputError: something that was given is wrong.
     """
-    with distributed.agreed("inputs"):
+    with distributed.fail_together("inputs"):
         _open(experiment, workdir, allow_config_change, given=(), stop=None)
 
 
@@ -95,7 +95,7 @@ def preflight(experiment: Resolved) -> Memory:
     Raises:
       InputError: something that was given is wrong, or a step does not fit the devices.
     """
-    with distributed.agreed("preflight"):
+    with distributed.fail_together("preflight"):
         keep_compiled()
         stages = make_stages(experiment, jax.devices()).stages
         memories = [require_fit(stage.program, stage.train_step) for stage in stages]
@@ -176,7 +176,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
     """Trains in a folder that is held."""
     stages, data, program, point = opened.stages, opened.data, opened.stages.program, opened.point
     experiment = program.experiment
-    with distributed.agreed("restore"):
+    with distributed.fail_together("restore"):
         checkpoints = _open_checkpoints(experiment, workdir)
         restored = checkpoints.restore_newest(program.state)
         if restored is not None:
@@ -194,7 +194,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
             for line in describe_changes(point, experiment, data.fingerprint):
                 reporter.message(line)
         reporter.begin(first, to_dict(experiment))
-        with clock.measure("compile"), distributed.agreed("compile"):
+        with clock.measure("compile"), distributed.fail_together("compile"):
             stage = stages.at(first + 1)
             memory = require_fit(stage.program, stage.train_step)
             reporter.message(f"memory of the step: {memory.describe()}")

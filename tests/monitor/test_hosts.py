@@ -22,8 +22,8 @@ def board(monkeypatch):
     """What processes tell; the other one spends 0.6 s a step on its own."""
     board = {1: "0.6"}
     monkeypatch.setattr(distributed, "has_others", lambda: True)
-    monkeypatch.setattr(distributed, "tell", lambda name, value: board.__setitem__(0, value))
-    monkeypatch.setattr(distributed, "told", lambda name: board)
+    monkeypatch.setattr(distributed, "publish", lambda name, value: board.__setitem__(0, value))
+    monkeypatch.setattr(distributed, "published", lambda name: board)
     return board
 
 

@@ -117,7 +117,7 @@ def test_alone_there_is_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch, caps
     with (
         pytest.raises(InputError) as caught,
         distributed.leaving_at_failure(),
-        distributed.agreed("name") as same,
+        distributed.fail_together("name") as same,
     ):
         same["config"] = {"seed": 1}
         raise error

@@ -11,10 +11,10 @@ from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.data.images.image_sources import Folder
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.devices.chips import Chip, Efficiency
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.chips import Chip, Efficiency
 from jaxpretrain.planning.arrangements import MICROBATCH
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.compilers import InProcessCompiler

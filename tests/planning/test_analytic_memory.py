@@ -8,10 +8,10 @@ import pytest
 
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.devices.chips import CHIPS
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.chips import CHIPS
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory, weights_on_device
 from jaxpretrain.planning.machines import placeholder_devices

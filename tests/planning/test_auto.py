@@ -9,7 +9,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.parallel.devices import is_out_of_memory
+from jaxpretrain.devices.memory import is_out_of_memory
 from jaxpretrain.planning import auto
 from jaxpretrain.planning.auto import choose, chosen_before, open_choices, step_down
 from jaxpretrain.planning.compiled import compile_step

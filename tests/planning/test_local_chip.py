@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.chips import CHIPS, GIB
-from jaxpretrain.parallel.devices import memory_limit
+from jaxpretrain.devices.chips import CHIPS, GIB
+from jaxpretrain.devices.memory import memory_limit
 from jaxpretrain.planning.local_chip import find_chip, measure_local
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import pytest
 
-from jaxpretrain.parallel.chips import CHIPS, peak_flops
+from jaxpretrain.devices.chips import CHIPS, peak_flops
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.machines import open_machine, placeholder_devices
 from jaxpretrain.planning.planner import make_plan

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from jaxpretrain.parallel.chips import GIB
+from jaxpretrain.devices.chips import GIB
 from jaxpretrain.planning.compiled import Buffer
 from jaxpretrain.planning.table import make_document, make_table
 from tests.planning.conftest import changed, plan

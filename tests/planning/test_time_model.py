@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.parallel.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.machines import placeholder_devices
 from jaxpretrain.planning.time_model import StepTime, estimate_run, estimate_time

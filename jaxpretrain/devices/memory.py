@@ -1,15 +1,26 @@
 """The memory of the devices at hand: how much there is, and how much is used."""
 
-from __future__ import annotations
-
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import jax
 
-from jaxpretrain.parallel.chips import MEMORY_FRACTION
+from jaxpretrain.devices.chips import MEMORY_FRACTION
+
+
+class Device(Protocol):
+    """A device as JAX shows it, or one that is described to the compiler alone."""
+
+    platform: str
+    device_kind: str
+
+    def memory_stats(self) -> Mapping[str, int] | None:
+        """Returns the account of its own memory; None where it keeps none."""
+        ...
 
 
 def use_most_memory() -> None:
@@ -18,10 +29,8 @@ def use_most_memory() -> None:
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
 
 
-def memory_limit(
-    device: jax.Device,  # pyright: ignore[reportInvalidTypeForm] - jaxlib comes without stubs
-) -> int | None:
-    """Bytes that the arrays and programs of `device` may take together; None: nobody knows.
+def memory_limit(device: Device) -> int | None:
+    """Returns the bytes that arrays and programs on a device may take together; None: unknown.
 
     The devices of a CPU share its host's memory, a container's share of it where there is one.
     """
@@ -37,13 +46,14 @@ def memory_limit(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had, or a compiler found, no room for what was to run."""
+    """Returns True where a device had, or a compiler found, no room for a program."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes that were held at once at most: `device`, by the first one of this process, where its
-    backend keeps an account; `host`, by the process itself.
+    """Returns the most bytes that were held at once, by `host` and `device`.
+
+    `host` is this process; `device` is its first one, left out where its backend keeps no account.
     """
     used = memory_in_use(jax.local_devices()[0]) or {}
     device = {"device": used["peak_bytes_in_use"]} if "peak_bytes_in_use" in used else {}
@@ -51,13 +61,12 @@ def peak_memory() -> dict[str, int]:
     return device | {"host": kibibytes * (1 if sys.platform == "darwin" else 1024)}
 
 
-def memory_in_use(
-    device: jax.Device,  # pyright: ignore[reportInvalidTypeForm] - jaxlib comes without stubs
-) -> dict[str, int] | None:
-    """Bytes of `device`'s own memory: `bytes_in_use`, `peak_bytes_in_use`, `bytes_limit`.
+def memory_in_use(device: Device) -> dict[str, int] | None:
+    """Returns the bytes of a device's own memory: in use, their peak, and their limit.
 
-    The peak is that of the whole process. A backend without one of the numbers leaves it out;
-    None when it keeps no account at all, as the CPU's.
+    The names are `bytes_in_use`, `peak_bytes_in_use` and `bytes_limit`; the peak is that of the
+    whole process. A backend without one of the numbers leaves it out. None where it keeps no
+    account at all, as the CPU.
     """
     try:
         stats = device.memory_stats()

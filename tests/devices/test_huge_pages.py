@@ -6,7 +6,7 @@ import pytest
 
 PROGRAM = """
 import os
-from jaxpretrain.parallel.host_memory import has_huge_pages, use_huge_pages
+from jaxpretrain.devices.huge_pages import has_huge_pages, use_huge_pages
 pid = os.environ.setdefault("FIRST_PID", str(os.getpid()))
 use_huge_pages()
 import sys

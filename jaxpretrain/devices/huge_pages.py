@@ -1,4 +1,4 @@
-"""Host memory of the CPU backend.
+"""Huge pages for the CPU backend.
 
 XLA's CPU backend allocates the buffers of a step when it begins and frees them when it ends. glibc
 gives such large blocks back to the kernel, which hands out zeroed pages anew in the next step. With
@@ -34,7 +34,7 @@ def use_huge_pages() -> None:
 
 
 def has_huge_pages() -> bool:
-    """Whether this program was started with huge pages for large allocations."""
+    """Returns True where this program was started with huge pages for large allocations."""
     return _TUNABLE in os.environ.get("GLIBC_TUNABLES", "")
 
 

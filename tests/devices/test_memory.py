@@ -3,7 +3,7 @@ from typing import Any
 
 import jax
 
-from jaxpretrain.parallel.devices import memory_in_use
+from jaxpretrain.devices.memory import memory_in_use
 
 
 def test_memory_of_a_device_that_keeps_account():

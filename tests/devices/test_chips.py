@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from jaxpretrain.parallel.chips import CHIPS, peak_flops
+from jaxpretrain.devices.chips import CHIPS, peak_flops
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)

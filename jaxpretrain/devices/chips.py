@@ -1,4 +1,4 @@
-"""The devices that are known: what one can do, and what its compiler asks of it. One row a device.
+"""The known devices, one row for each: their speed, their memory, what their compiler asks for.
 
 GPUs: memory as cards report it; links are half of the sheets' bidirectional figures; networks are
 the vendor's own hosts, one adapter a GPU. TPUs: memory as libtpu 0.0.42 grants it to a program;
@@ -51,7 +51,7 @@ class GpuCores:
 
 @dataclass(frozen=True)
 class Chip:
-    """One device, as JAX counts them."""
+    """What is known of a kind of device, as JAX counts devices."""
 
     name: str
     """Name in `plan --target`."""
@@ -80,7 +80,7 @@ class Chip:
     source: str
     """Origin of the numbers."""
     cores: GpuCores | None = None
-    """Description for XLA's GPU compiler; none: the device is no GPU."""
+    """Numbers for XLA's GPU compiler; None for other devices."""
     slice_axes: Literal[2, 3] = 2
     """Axes of a TPU slice: 3 where its links form a 3D torus."""
 
