@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=None)
     for step in (2, 4, 6):
         checkpoints.save(step, {"params": jax.jit(model.init)(jax.random.key(step))}, {})
-    checkpoints.close()
+    checkpoints.wait()
     return workdir
 
 

@@ -420,7 +420,7 @@ def test_out_of_memory_steps_the_microbatch_down_once_and_goes_on_from_the_save(
             step_of(run, state, step, **how)
             seen.append((run.experiment.train.microbatch_size, step))
             if len(seen) == 1:
-                run.checkpoints.close()
+                run.checkpoints.wait()
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
         return save

@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = decoder.build(experiment.data.example_spec(), platform="cpu")
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(7, {"params": jax.jit(model.init)(jax.random.key(0))}, {})
-    checkpoints.close()
+    checkpoints.wait()
     return workdir
 
 

@@ -1,24 +1,27 @@
-"""The names of arrays in a checkpoint, and their checksums."""
+"""The names of arrays in a checkpoint, their descriptions, and their checksums."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Tree = TypeVar("Tree")
 
-def to_named(tree: Any) -> dict[str, Any]:
-    """Flattens a tree of dicts, named tuples and dataclasses to {"a/b/c": leaf}."""
+
+def to_named(tree: object) -> dict[str, Any]:
+    """Returns the leaves of a tree of dicts, named tuples and dataclasses as {"a/b/c": leaf}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(path): leaf for path, leaf in leaves}
 
 
-def from_named(like: Any, named: dict[str, Any]) -> Any:
-    """The tree `like` with its leaves replaced by the arrays of those names."""
+def from_named(like: Tree, named: Mapping[str, object]) -> Tree:
+    """Returns the tree `like` with its leaves replaced by the arrays of those names."""
     return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path)], like)
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def _name(path: tuple[object, ...]) -> str:
     parts = []
     for key in path:
         for attribute in ("key", "name", "idx"):
@@ -28,14 +31,14 @@ def _name(path: tuple[Any, ...]) -> str:
     return "/".join(parts)
 
 
-def kind(x: Any) -> dict[str, Any]:
+def kind(x: Any) -> dict[str, object]:
     """Returns the shape and the dtype of an array as they stand in a checkpoint's document."""
     return {"shape": list(x.shape), "dtype": str(x.dtype)}
 
 
 @jax.jit
 def checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """A wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
+    """Returns a wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
 
     def checksum(x: jax.Array) -> jax.Array:
         bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
@@ -45,6 +48,6 @@ def checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def part_checksum(part: np.ndarray) -> int:
-    """Returns what a part of an array adds to its checksum, on the host."""
+    """Returns the share of a part of an array in its checksum, computed on the host."""
     bits = np.ascontiguousarray(part).reshape(-1).view(f"uint{8 * part.itemsize}")
     return int(np.sum(bits, dtype=np.uint32))

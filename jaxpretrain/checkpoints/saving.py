@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -31,6 +30,7 @@ from etils import epath
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.distributed import first_problem, is_primary
+from jaxpretrain.storage.files import write_atomically
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _HANDLERS = "orbax.checkpoint._src.handlers"
@@ -40,25 +40,25 @@ _ITEMS = {
         "state": f"{_HANDLERS}.pytree_checkpoint_handler.PyTreeCheckpointHandler",
     }
 }
-"""What Orbax itself writes of the items of a checkpoint, so that its own readers open it."""
+"""Orbax's own description of the items of a checkpoint, by which its readers open one."""
 
 
 @dataclass(frozen=True)
 class SaveOutcome:
-    """How a save has ended."""
+    """The end of a save."""
 
     step: int
     problem: str | None
-    """Why it failed, in one line; None: the checkpoint is there."""
+    """Reason of the failure, in one line; None: the checkpoint is there."""
 
 
 class Save:
-    """A save under way; made by all processes together.
+    """A save under way, which all processes make together.
 
     Args:
-      folder: what the checkpoint will be; must not exist.
-      named: arrays by name. They are copied when this returns, and may be donated.
-      document: JSON values that are kept beside them.
+      folder: the folder of the checkpoint; must not exist.
+      named: the arrays by name; they are copied when this returns, and may be donated.
+      document: the JSON values beside them.
       committed: called by the first process, in the background, once the checkpoint is there.
     """
 
@@ -66,11 +66,11 @@ class Save:
         self,
         folder: Path,
         named: Mapping[str, jax.Array],
-        document: Mapping[str, Any],
+        document: Mapping[str, object],
         committed: Callable[[], None],
     ) -> None:
         self.problem: str | None = None
-        """Why it failed, one line, the same in all processes; to be asked when it has ended."""
+        """Reason of the failure, one line, the same in all processes; set when it has ended."""
         self._folder = folder
         self._temporary = folder.with_name(folder.name + _TEMPORARY)
         self._state = epath.Path(self._temporary.absolute()) / "state"  # the kind that Orbax takes
@@ -85,14 +85,14 @@ class Save:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is committed or has failed, in this process."""
+        """True once it is committed or has failed, in this process."""
         return not self._thread.is_alive()
 
     def wait(self) -> None:
-        """Blocks until it has ended."""
+        """Waits until it has ended."""
         self._thread.join()
 
-    def _run(self, named: dict[str, Any]) -> None:
+    def _run(self, named: dict[str, jax.Array]) -> None:
         try:
             self.problem = self._save(named)
         except Exception as error:  # the other processes cannot be asked
@@ -101,17 +101,17 @@ class Save:
             self._is_copied.set()
         if is_primary() and self.problem is not None:
             remove(self._temporary)
-        if is_primary() and self.problem is None:
+        elif is_primary():
             with suppress(OSError):  # there is a checkpoint, whatever happens to older ones
                 self._committed()
 
-    def _save(self, named: dict[str, Any]) -> str | None:
-        """Writes and commits; returns what went wrong in the first process that has a problem."""
-        problem = first_problem("save begins", _by_primary(self._make_folders))
+    def _save(self, named: dict[str, jax.Array]) -> str | None:
+        """Writes and commits; returns the problem of the first process that has one."""
+        problem = first_problem("save begins", _attempt(self._make_folders, is_primary()))
         if problem is None:
             problem = first_problem("save is written", _attempt(lambda: self._write(named)))
         if problem is None:
-            problem = first_problem("save is committed", _by_primary(self._commit))
+            problem = first_problem("save is committed", _attempt(self._commit, is_primary()))
         return problem
 
     def _make_folders(self) -> None:
@@ -122,7 +122,7 @@ class Save:
         for item in ("state", "meta"):
             (self._temporary / item).mkdir()
 
-    def _write(self, named: dict[str, Any]) -> None:
+    def _write(self, named: dict[str, jax.Array]) -> None:
         """Writes this process's parts of the arrays."""
         request = ocp.args.PyTreeSave(named)
         writes = asyncio.run(self._handler.async_save(self._state, args=request)) or []
@@ -133,19 +133,15 @@ class Save:
     def _commit(self) -> None:
         self._handler.finalize(self._state)
         stamped = {**_ITEMS, "commit_timestamp_nsecs": time.time_ns()}
-        _write_synced(self._temporary / "meta" / "metadata", json.dumps(dict(self._document)))
-        _write_synced(self._temporary / "_CHECKPOINT_METADATA", json.dumps(stamped))
+        write_atomically(self._temporary / "meta" / "metadata", json.dumps(dict(self._document)))
+        write_atomically(self._temporary / "_CHECKPOINT_METADATA", json.dumps(stamped))
         # Orbax asks for it where a store, such as a bucket, cannot rename.
-        _write_synced(self._temporary / "commit_success.txt", "")
+        write_atomically(self._temporary / "commit_success.txt", "")
         os.rename(self._temporary, self._folder)
 
 
-def make(directory: Path) -> None:
-    """Makes the folder of checkpoints.
-
-    Raises:
-      InputError: it cannot be made.
-    """
+def make_folder(directory: Path) -> None:
+    """Makes a folder of checkpoints; raises InputError where it cannot be made."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -154,9 +150,9 @@ def make(directory: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Removes the folder of a checkpoint; half of one is never taken for a checkpoint.
+    """Removes the folder of a checkpoint, so that half of one is never taken for a checkpoint.
 
-    What cannot be removed is left: the next start tries again.
+    A folder that cannot be removed stays: the next start tries again.
     """
     aside = folder
     if _TEMPORARY not in folder.name:
@@ -173,7 +169,7 @@ def remove(folder: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Removes what interrupted saves and removals have left in a folder of checkpoints."""
+    """Removes the remains of interrupted saves and removals from a folder of checkpoints."""
     for path in directory.glob(f"*{_TEMPORARY}*"):
         if path.name.partition(_TEMPORARY)[0].isdecimal():
             remove(path)
@@ -202,7 +198,7 @@ def move_aside(source: Path, folder: Path) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one short line.
+    """Returns the message of an error in one short line.
 
     TensorStore quotes paths and places in its source at length; it ends with what the system said,
     as "[os_error_code='28']".
@@ -218,7 +214,7 @@ def reason(error: BaseException) -> str:
 
 @functools.cache
 def silence_orbax() -> None:
-    """Keeps Orbax's tracebacks from the terminal: its errors are told in one line here.
+    """Keeps Orbax's tracebacks from the terminal; its errors are one line here.
 
     It logs an error in each layer that it passes. It also gives up its other reads and writes at
     the first that fails; each of them then finds its event loop closed, and prints a hundred lines
@@ -230,29 +226,18 @@ def silence_orbax() -> None:
     )
     before = sys.unraisablehook
 
-    def hook(unraisable: Any) -> None:
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
     sys.unraisablehook = hook
 
 
-def _attempt(action: Callable[[], None]) -> str | None:
-    """Why an action failed; None where it did not."""
+def _attempt(action: Callable[[], None], is_mine: bool = True) -> str | None:
+    """Does an action that falls to this process; returns why it failed, None where it did not."""
     try:
-        action()
+        if is_mine:
+            action()
     except Exception as error:  # Orbax and TensorStore raise many kinds
         return reason(error)
     return None
-
-
-def _by_primary(action: Callable[[], None]) -> str | None:
-    """The same, of what the first process does for all."""
-    return _attempt(action) if is_primary() else None
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,9 +1,10 @@
 """Arrays that are written and read part by part, so that none need be in memory whole."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -11,31 +12,37 @@ import tensorstore as ts
 
 from jaxpretrain.checkpoints.names import kind, part_checksum
 
+_CHUNK_BYTES = 2**26
+
+
+class CorruptCheckpoint(Exception):
+    """A checkpoint that cannot be read, or that reads other than it was written."""
+
 
 @dataclass(frozen=True)
 class Streamed:
-    """An array that is made part by part, so that it need not be in memory whole."""
+    """An array of which only a part need be in memory at a time."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     parts: Callable[[], Iterable[np.ndarray]]
-    """Makes the parts anew: consecutive rows of the first axis."""
+    """Function that makes the parts anew: consecutive rows of the first axis."""
 
 
 def write_streamed(
-    directory: Path, step: int, arrays: Mapping[str, Streamed], extra: dict[str, Any]
+    directory: Path, step: int, arrays: Mapping[str, Streamed], extra: Mapping[str, object]
 ) -> None:
-    """Writes the checkpoint `directory/<step>` with the arrays of those names, one after another.
+    """Writes the checkpoint `directory/<step>`, one array at a time.
 
-    It reads as one that was saved. It is not atomic: `directory` must be one that nobody looks at
-    before this has returned.
+    It reads as one that was saved. It is not atomic: nobody may look at `directory` before this has
+    returned.
     """
     folder = directory.absolute() / str(step)
     found = {
         name: {**kind(array), "checksum": _write_array(folder / "state" / name, array)}
         for name, array in arrays.items()
     }
-    # What Orbax wants to know of a tree, in its own words: a dict of arrays, each a Zarr folder.
+    # Orbax's own description of a tree: a dict of arrays, each a Zarr folder.
     tree = {
         str((name,)): {
             "key_metadata": [{"key": name, "key_type": 2}],
@@ -55,7 +62,7 @@ def write_streamed(
 
 
 def _write_array(folder: Path, array: Streamed) -> int:
-    """Writes a Zarr array; returns its checksum, that of `checksums`."""
+    """Writes a Zarr array; returns its checksum, as `checksums` computes it."""
     spec = {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": f"{folder}/"},
@@ -63,7 +70,7 @@ def _write_array(folder: Path, array: Streamed) -> int:
             "chunks": _chunks(array.shape, array.dtype.itemsize),
             "compressor": {"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 1},
         },
-        "store_data_equal_to_fill_value": True,  # a restore takes chunks that lack for damage
+        "store_data_equal_to_fill_value": True,  # a restore takes missing chunks for damage
     }
     store = ts.open(spec, create=True, dtype=array.dtype, shape=array.shape).result()
     checksum = row = 0
@@ -75,8 +82,37 @@ def _write_array(folder: Path, array: Streamed) -> int:
     return checksum % 2**32
 
 
-def stored_rows(store: Any) -> list[Any]:
-    """Rows of the first axis of a TensorStore whose chunks must be read together anyway."""
+def stored_array(state: Path, name: str, described: Mapping[str, Any]) -> Streamed:
+    """Returns an array of the folder `<step>/state`, which the checkpoint's document describes.
+
+    Reading its parts raises CorruptCheckpoint where it is not what was written.
+    """
+    kvstore: dict[str, object] = {"driver": "file", "path": f"{state}/{name}/"}
+    if (state / "manifest.ocdbt").exists():
+        base = {"driver": "file", "path": f"{state}/"}
+        kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+
+    def parts() -> Iterator[np.ndarray]:
+        checksum = 0
+        try:
+            store = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
+            stored = {"shape": list(store.shape), "dtype": store.dtype.name}
+            if stored != {key: described[key] for key in stored}:
+                raise CorruptCheckpoint(f"{name} is stored as {stored}")
+            for rows in _stored_rows(store):
+                part = np.asarray(store[rows].read().result())
+                checksum += part_checksum(part)
+                yield part
+        except ValueError as error:  # all that TensorStore raises
+            raise CorruptCheckpoint(str(error).strip().splitlines()[0][:160]) from error
+        if checksum % 2**32 != described["checksum"]:
+            raise CorruptCheckpoint(f"the checksum of {name} differs")
+
+    return Streamed(tuple(described["shape"]), np.dtype(described["dtype"]), parts)
+
+
+def _stored_rows(store: ts.TensorStore) -> list[slice | EllipsisType]:
+    """Returns the rows of the first axis whose chunks must be read together anyway."""
     if not store.shape:
         return [...]
     num_rows = store.chunk_layout.read_chunk.shape[0]
@@ -86,9 +122,9 @@ def stored_rows(store: Any) -> list[Any]:
     ]
 
 
-def _chunks(shape: tuple[int, ...], itemsize: int, limit: int = 2**26) -> list[int]:
-    """Chunks of whole rows, up to 64 MiB; a layer of a stack has its own."""
-    room, chunks = limit // itemsize, []
+def _chunks(shape: tuple[int, ...], itemsize: int) -> list[int]:
+    """Returns chunks of whole rows, up to 64 MiB; a layer of a stack has its own."""
+    room, chunks = _CHUNK_BYTES // itemsize, []
     for size in reversed(shape):
         chunks.insert(0, min(size, max(1, room)))
         room //= size

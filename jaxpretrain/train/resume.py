@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.checkpoints.orbax import CorruptCheckpoint, finished_steps, read_document
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
@@ -78,9 +79,10 @@ class Point:
 
 def newest_point(workdir: Path) -> Point | None:
     """The newest checkpoint of a run's folder whose document can be read; None without one."""
-    for step in reversed(finished_steps(workdir / "checkpoints")):
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    for step in reversed(checkpoints.steps()):
         try:
-            return point_of(workdir, step, read_document(workdir / "checkpoints", step))
+            return point_of(workdir, step, checkpoints.document(step))
         except CorruptCheckpoint:
             continue  # told when its arrays are restored
     return None

@@ -220,7 +220,7 @@ def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
         try:
             return loop.train(run, state, first)
         finally:
-            checkpoints.close()
+            checkpoints.wait()
             loop.tell_saves(run)
 
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxpretrain.checkpoints.names import from_named, to_named
-from jaxpretrain.checkpoints.orbax import Checkpoints, CorruptCheckpoint
-from jaxpretrain.checkpoints.streamed import Streamed
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import EvalSet
 from jaxpretrain.evals.contract import Setting
@@ -272,7 +272,7 @@ class _Saved:
         with self._damage_is_told():
             arrays = self.checkpoints.document(self.step)["arrays"]
         _check_all_used(arrays, wanted, where)
-        self.checkpoints.check_arrays(self.step, dict(wanted), arrays)
+        self.checkpoints.check_arrays(self.step, wanted)
 
     def _told(self, array: Streamed) -> Streamed:
         def parts() -> Iterator[np.ndarray]:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxpretrain.checkpoints.names import from_named, to_named
-from jaxpretrain.checkpoints.orbax import Checkpoints, CorruptCheckpoint
-from jaxpretrain.checkpoints.streamed import Streamed, write_streamed
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, write_streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.mesh import Layout, Mesh
 from jaxpretrain.train.state import TrainState
@@ -90,7 +90,7 @@ def _save(directory: Path, *steps: int, **kept: Any) -> None:
     checkpoints = Checkpoints(directory, **kept)
     for step in steps:
         checkpoints.save(step, _state(_layout(), step), {"data_position": step})
-    checkpoints.close()
+    checkpoints.wait()
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_bits_survive_that_are_no_numbers(tmp_path: Path):
         for name, x in state.items()
     }
     found, _ = checkpoints.restore(1, like)
-    checkpoints.close()
+    checkpoints.wait()
     for name, value in values.items():
         assert np.asarray(found[name]).tobytes() == value.tobytes(), name
 
@@ -190,7 +190,7 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path: Path):
     checkpoints.wait()
     for seed in range(1, 6):
         _assert_equal(checkpoints.restore(seed, _like(layout))[0], _values(seed))
-    checkpoints.close()
+    checkpoints.wait()
 
 
 def test_the_newest_are_kept_and_multiples_for_good(tmp_path: Path):

@@ -102,7 +102,7 @@ def workdir(tokenizer: Path, tmp_path: Path) -> Path:
     model = decoder.build(EXAMPLE, platform="cpu")
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(1, {"params": jax.jit(model.init)(jax.random.key(1))}, {})
-    checkpoints.close()
+    checkpoints.wait()
     return workdir
 
 

@@ -496,7 +496,7 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     )
     with jax.transfer_guard("disallow"), writers:
         assert loop.train(run, state, 0)
-    run.checkpoints.close()
+    run.checkpoints.wait()
     lines = read_lines(tmp_path / "metrics.jsonl")
     reported = {line["step"]: line for line in lines if "train/loss" in line}
     assert list(reported) == list(expected)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxpretrain.checkpoints.orbax import read_document
+from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.command import split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
@@ -286,7 +286,8 @@ def test_with_another_batch_a_run_goes_on_as_if_its_stages_had_been_known(
     expected = _lines(tmp_path / "whole")
     assert _lines(workdir) == (expected if way == "resume" else expected[3:])
     assert [line[3] for line in expected[3:]] == [768 + 16 * batch_size * n for n in (1, 2)]
-    assert read_document(workdir / "checkpoints", 5)["data_position"] == 48 + 2 * batch_size
+    document = Checkpoints(workdir / "checkpoints", read_only=True).document(5)
+    assert document["data_position"] == 48 + 2 * batch_size
 
 
 def test_checkpoints_that_count_steps_still_open(
@@ -305,7 +306,7 @@ def test_checkpoints_that_count_steps_still_open(
     with pytest.raises(InputError, match="step 3 has seen 32 samples"):
         train_experiment(resolve(_with(constant, duration=4)), workdir, allow_config_change=True)
     assert train_experiment(resolve(_with(constant, Stage(2, 8), duration=4)), workdir)
-    assert read_document(workdir / "checkpoints", 4)["data_position"] == 48
+    assert Checkpoints(workdir / "checkpoints", read_only=True).document(4)["data_position"] == 48
 
 
 def test_everything_from_elsewhere_says_where_it_begins(

@@ -91,7 +91,7 @@ def test_a_checkpoint_knows_what_is_kept_beside_the_weights(experiment: Experime
     checkpoints.save(3, state, {})
     checkpoints.wait()
     restored = checkpoints.restore_newest(program.state)
-    checkpoints.close()
+    checkpoints.wait()
     assert restored is not None
     jax.tree.map(np.testing.assert_array_equal, restored[1], state)
 

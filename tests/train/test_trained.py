@@ -26,7 +26,7 @@ def saved(program: Program, fresh: TrainState, tmp_path_factory: pytest.TempPath
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(3, jax.device_put(fresh), {})
     checkpoints.save(5, jax.device_put(jax.tree.map(lambda x: x + 1, fresh)), {})
-    checkpoints.close()
+    checkpoints.wait()
     return workdir
 
 
