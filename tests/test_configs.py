@@ -116,7 +116,6 @@ SWITCHES = {
 }
 EXPLICIT = ("olmo7b", "olmo2_7b", "olmo3_7b", "olmo3_32b", "olmo_ladder")
 VARIANT_OF = {
-    "name": "variant",
     "olmo1b": "olmo_1b",
     "olmo7b": "olmo_7b",
     "olmo7b_0424": "olmo_7b_0424",

@@ -5,12 +5,14 @@ Zhai et al., Scaling Vision Transformers (arXiv 2106.04560). Optax's parts facto
 whole leaves; here each layer of a stack is on its own.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpretrain.models.contract import Params
 from jaxpretrain.optim.layers import Path, layer_axes
 
 _EPSILON = 1e-30  # the paper's epsilon 1, added to squared gradients
@@ -19,31 +21,32 @@ _ABSENT = optax.MaskedNode()  # holds no array, so that checkpoints do not know 
 
 
 class FactoredMoment(NamedTuple):
-    """The second moment: rows and columns of matrices, the whole of all else.
+    """The state of `scale_by_factored_moment`: trees as the parameters, float32.
 
     Reduced axes stay, with size one, so that each array lies on devices as its parameter does.
     """
 
-    count: jax.Array  # int32 []
-    row: Any  # [..., in, 1]
-    column: Any  # [..., 1, out]
-    whole: Any  # the parameter's shape
+    count: jax.Array  # int32 [], number of updates
+    row: Params  # [..., in, 1], means over the columns of factored matrices
+    column: Params  # [..., 1, out], means over their rows
+    whole: Params  # all other parameters
 
 
 def scale_by_factored_moment(
     decay_power: float, beta2: float, min_size: int
 ) -> optax.GradientTransformation:
-    """g / sqrt(v), with v = rows x columns / mean(rows) for matrices of at least `min_size` a side.
+    """Returns the scaling of gradients g to g / sqrt(v).
 
-    The decay of update t is min(beta2, 1 - t^-decay_power), so v needs no bias correction.
+    For matrices of at least `min_size` a side, v = rows x columns / mean(rows). The decay of update
+    t is min(beta2, 1 - t^-decay_power), so v needs no bias correction.
     """
 
     def factors(path: Path, shape: tuple[int, ...]) -> bool:
         return len(layer_axes(path, len(shape))) >= 2 and min(shape[-2:]) >= min_size
 
-    def init(params: Any) -> FactoredMoment:
-        def zeros(axis: int | None):
-            def leaf(path: Path, p: Any) -> Any:
+    def init(params: Params) -> FactoredMoment:
+        def zeros(axis: int | None) -> Params:
+            def leaf(path: Path, p: jax.Array) -> jax.Array | optax.MaskedNode:
                 if factors(path, p.shape) != (axis is not None):
                     return _ABSENT
                 shape = list(p.shape)
@@ -55,12 +58,12 @@ def scale_by_factored_moment(
 
         return FactoredMoment(jnp.zeros((), jnp.int32), zeros(-1), zeros(-2), zeros(None))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, FactoredMoment]:
+    def update(updates: Params, state: FactoredMoment, params: object = None):
         del params
         count = jnp.asarray(optax.safe_increment(state.count))
         decay = jnp.minimum(beta2, 1.0 - count.astype(jnp.float32) ** -decay_power)
 
-        def leaf(path: Path, g: jax.Array, row: Any, column: Any, whole: Any) -> tuple[Any, ...]:
+        def leaf(path: Path, g: jax.Array, row: jax.Array, column: jax.Array, whole: jax.Array):
             square = jnp.square(g) + _EPSILON
             if not factors(path, g.shape):
                 whole = decay * whole + (1.0 - decay) * square
@@ -74,9 +77,8 @@ def scale_by_factored_moment(
         results = jax.tree_util.tree_map_with_path(
             leaf, updates, state.row, state.column, state.whole
         )
-        is_result = lambda node: isinstance(node, tuple)  # noqa: E731
         updates, *moments = (
-            jax.tree.map(lambda result, i=i: result[i], results, is_leaf=is_result)
+            jax.tree.map(lambda r, i=i: r[i], results, is_leaf=lambda r: isinstance(r, tuple))
             for i in range(4)
         )
         return updates, FactoredMoment(count, *moments)
@@ -85,7 +87,7 @@ def scale_by_factored_moment(
 
 
 def clip_by_layer_rms(max_rms: float) -> optax.GradientTransformation:
-    """Scales each layer of each parameter's update down to a root mean square of `max_rms`."""
+    """Returns the scaling of each layer's update down to a root mean square of `max_rms`."""
 
     def clip(path: Path, u: jax.Array, p: jax.Array) -> jax.Array:
         del p
@@ -95,7 +97,7 @@ def clip_by_layer_rms(max_rms: float) -> optax.GradientTransformation:
 
 
 def scale_by_layer_rms(min_rms: float) -> optax.GradientTransformation:
-    """Multiplies updates by the root mean square of their layer's parameter, at least `min_rms`."""
+    """Returns the scaling by the root mean square of a layer's parameter, at least `min_rms`."""
     return _stateless(lambda path, u, p: u * jnp.maximum(_layer_rms(path, p), min_rms))
 
 
@@ -103,7 +105,7 @@ def _layer_rms(path: Path, x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.square(x), layer_axes(path, x.ndim), keepdims=True))
 
 
-def _stateless(leaf: Any) -> optax.GradientTransformation:
+def _stateless(leaf: Callable[..., jax.Array]) -> optax.GradientTransformation:
     return optax.stateless(
         lambda updates, params: jax.tree_util.tree_map_with_path(leaf, updates, params)
     )

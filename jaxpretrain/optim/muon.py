@@ -5,11 +5,13 @@ Jordan et al., Muon (2024), with the scaling of Liu et al., Muon is Scalable for
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxpretrain.models.contract import Params
 
 MuonScale = Literal["adamw_rms", "spectral"]
 
@@ -18,16 +20,17 @@ _EPSILON = 1e-7
 
 
 class MuonState(NamedTuple):
-    """The momentum, a tree as the parameters."""
+    """The state of `scale_by_muon`."""
 
-    momentum: Any
+    momentum: Params  # running means of the gradients
 
 
 def orthogonalize(matrices: jax.Array, num_steps: int) -> jax.Array:
-    """U V^T of each matrix U S V^T in [..., in, out], roughly: singular values in 0.7 to 1.2.
+    """Returns roughly U V^T for each matrix U S V^T in [..., in, out].
 
-    Newton-Schulz iterations of an odd polynomial, which need products alone. Singular values below
-    a thousandth or so of the matrix's norm are still on their way up after five.
+    The singular values of the result lie in 0.7 to 1.2. Newton-Schulz iterations of an odd
+    polynomial need products alone. Singular values below a thousandth or so of the matrix's norm
+    are still on their way up after five.
     """
     a, b, c = _COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]
@@ -42,16 +45,16 @@ def orthogonalize(matrices: jax.Array, num_steps: int) -> jax.Array:
 def scale_by_muon(
     beta: float, num_steps: int, scale: MuonScale, momentum_dtype: str
 ) -> optax.GradientTransformation:
-    """Nesterov momentum, orthogonalized and scaled by shape; every leaf is [..., in, out].
+    """Returns Nesterov momentum, orthogonalized and scaled by shape, for leaves [..., in, out].
 
     `adamw_rms` gives updates the root mean square 0.2 that Adam's have, so that its learning rates
     and decay carry over; `spectral` keeps the change of a layer's output independent of its width.
     """
 
-    def init(params: Any) -> MuonState:
+    def init(params: Params) -> MuonState:
         return MuonState(optax.tree.zeros_like(params, dtype=jnp.dtype(momentum_dtype)))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MuonState]:
+    def update(updates: Params, state: MuonState, params: object = None):
         del params
         before = jax.tree.map(lambda m, g: m.astype(g.dtype), state.momentum, updates)
         momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, before, updates)
@@ -67,8 +70,6 @@ def scale_by_muon(
 
 
 def _factor(scale: MuonScale, num_in: int, num_out: int) -> float:
-    factors: dict[MuonScale, float] = {
-        "adamw_rms": 0.2 * math.sqrt(max(num_in, num_out)),
-        "spectral": math.sqrt(max(1.0, num_out / num_in)),
-    }
-    return factors[scale]
+    if scale == "adamw_rms":
+        return 0.2 * math.sqrt(max(num_in, num_out))
+    return math.sqrt(max(1.0, num_out / num_in))

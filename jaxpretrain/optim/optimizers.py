@@ -6,7 +6,7 @@ multiplies by the learning rate: p -= lr * (direction + weight_decay * p).
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,8 @@ import optax
 from jaxpretrain.config.durations import Steps, whole_steps
 from jaxpretrain.config.ranges import Between, NonNegative, Positive
 from jaxpretrain.config.schema import snake_case, value_text
-from jaxpretrain.optim.adafactor import (
-    clip_by_layer_rms,
-    scale_by_factored_moment,
-    scale_by_layer_rms,
-)
+from jaxpretrain.models.contract import Params
+from jaxpretrain.optim import adafactor
 from jaxpretrain.optim.clipping import clip_by_global_norm
 from jaxpretrain.optim.layers import PARAMETER_KINDS as PARAMETER_KINDS
 from jaxpretrain.optim.layers import ParameterKind, is_layer_matrix, kind_of, mask
@@ -32,7 +29,7 @@ Decay = Annotated[float, Between(0, 1, "[)")]
 """The type of a field that holds the decay of a running mean, per update."""
 
 Epsilon = Annotated[float, Between(0, 1, "(]")]
-"""The type of a field that holds an addition to a denominator."""
+"""The type of a field that holds a small addition to a denominator."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,16 @@ class RateScaling:
 
 
 class Optimizer(NamedTuple):
-    """An Optax transformation and the learning rate it follows, a function of the update number."""
+    """An Optax transformation with its learning rate."""
 
     transform: optax.GradientTransformation
     learning_rate: optax.Schedule
+    """Learning rate as a function of the number of the update, counted from 1."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What every optimizer has: the way from a direction to an update."""
+    """The fields of every optimizer, and the way from a direction to an update."""
 
     schedule: Schedule = Triangular()
     """Learning rate over the run."""
@@ -81,18 +79,17 @@ class Shared:
     """Updates in which clip_norm is clip_warmup_factor times as high: from the second on, since
     OLMo's trainer clips before it looks up the threshold of a step. OLMo-7B: 1000."""
     clip_warmup_factor: Annotated[float, Positive] = 1.0
-    """What clip_norm is multiplied by in these updates. OLMo-7B: 10; 0424 and 0724: 5."""
+    """Multiple of clip_norm in these updates. OLMo-7B: 10; 0424 and 0724: 5."""
     rate_scaling: RateScaling | None = None
     """Scaling of the schedule's rates with train.batch_size; none: they are taken as they are."""
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type in which the first moment is kept between steps. A second moment always is float32: its
     small increments would be lost in bfloat16."""
 
-    def build(self, num_steps: int, batch_size: int, params: Any) -> Optimizer:
+    def build(self, num_steps: int, batch_size: int, params: Params) -> Optimizer:
         """Returns the optimizer of these parameters (arrays or shapes) for a run of `num_steps`.
 
-        Raises:
-          InputError: a parameter is of no known kind.
+        Raises InputError where a parameter is of no known kind.
         """
         rate = self.learning_rate(num_steps, batch_size)
         transform = optax.named_chain(
@@ -117,8 +114,9 @@ class Shared:
         shared = {field.name for field in fields(Shared)}
         own = [f.name for f in fields(self) if f.name not in shared]
         settings = [f"{name} {value_text(getattr(self, name))}" for name in own]
-        decayed = f"of {', '.join(self.decayed)}" if self.decayed else "of nothing"
-        settings.append(f"weight decay {self.weight_decay:g} {decayed}")
+        settings.append(
+            f"weight decay {self.weight_decay:g} of {', '.join(self.decayed) or 'nothing'}"
+        )
         settings.append(f"first moments in {self.moment_dtype}")
         if self.clip_norm is None:
             settings.append("no clipping")
@@ -139,11 +137,11 @@ class Shared:
         warmup = whole_steps(self.clip_warmup)
         return clip_by_global_norm(self.clip_norm, warmup, self.clip_warmup_factor)
 
-    def _parts(self, params: Any) -> list[Part]:
-        """What stands between clipping and the learning rate."""
+    def _parts(self, params: Params) -> list[Part]:
+        """Returns the parts between clipping and the learning rate."""
         raise NotImplementedError
 
-    def _decay(self, params: Any) -> Part:
+    def _decay(self, params: Params) -> Part:
         where = decay_mask(params, self.decayed)
         return "decay", optax.add_decayed_weights(self.weight_decay, where)
 
@@ -161,7 +159,7 @@ class AdamW(Shared):
     as if it were the first, which makes late ones larger by sqrt(1 - 0.95) / (1 - 0.9) = 2.236.
     OLMo-core's SkipStepAdamW did so until June 2025: OLMo-2-32B was trained so."""
 
-    def _parts(self, params: Any) -> list[Part]:
+    def _parts(self, params: Params) -> list[Part]:
         adam = optax.scale_by_adam(*self.betas, self.epsilon, mu_dtype=self.moment_dtype)
         if self.bias_correction == "as_first":
             adam = _always_first(adam)
@@ -179,7 +177,7 @@ class Lion(Shared):
     """Weight of the momentum in the sign that is taken (the gradient has the rest), and decay of
     the momentum."""
 
-    def _parts(self, params: Any) -> list[Part]:
+    def _parts(self, params: Params) -> list[Part]:
         lion = optax.scale_by_lion(*self.betas, mu_dtype=self.moment_dtype)
         return [("lion", lion), self._decay(params)]
 
@@ -189,7 +187,7 @@ class Adafactor(Shared):
     """Adam's scaling with a second moment of rows and columns (arXiv 1804.04235), per layer."""
 
     beta1: Decay | None = None
-    """Decay of a first moment, which is taken of scaled gradients; none: there is none."""
+    """Decay of a first moment of the scaled gradients; none: no first moment."""
     beta2: Annotated[float, Between(0, 1)] = 0.999
     """Highest decay of the second moment (arXiv 2106.04560); 1: as in the paper."""
     decay_power: Annotated[float, Between(0, 1)] = 0.8
@@ -202,13 +200,13 @@ class Adafactor(Shared):
     """Directions are multiplied by the root mean square of their layer's parameter, at least this.
     The paper: 1e-3, with learning rates near 1e-2. none: learning rates are near AdamW's."""
 
-    def _parts(self, params: Any) -> list[Part]:
-        moment = scale_by_factored_moment(self.decay_power, self.beta2, self.min_size)
+    def _parts(self, params: Params) -> list[Part]:
+        moment = adafactor.scale_by_factored_moment(self.decay_power, self.beta2, self.min_size)
         parts = [("adafactor", moment)]
         if self.clip_rms is not None:
-            parts.append(("clip_rms", clip_by_layer_rms(self.clip_rms)))
+            parts.append(("clip_rms", adafactor.clip_by_layer_rms(self.clip_rms)))
         if self.parameter_scale is not None:
-            parts.append(("parameter_scale", scale_by_layer_rms(self.parameter_scale)))
+            parts.append(("parameter_scale", adafactor.scale_by_layer_rms(self.parameter_scale)))
         if self.beta1 is not None:
             momentum = optax.ema(
                 self.beta1, debias=False, accumulator_dtype=jnp.dtype(self.moment_dtype)
@@ -235,7 +233,7 @@ class Muon(Shared):
     epsilon: Epsilon = 1e-8
     """Adam's addition to the root of the second moment."""
 
-    def _parts(self, params: Any) -> list[Part]:
+    def _parts(self, params: Params) -> list[Part]:
         matrices = mask(params, is_layer_matrix)
         others = jax.tree.map(lambda is_matrix: not is_matrix, matrices)
         muon = scale_by_muon(self.momentum, self.num_iterations, self.scale, self.moment_dtype)
@@ -251,19 +249,19 @@ class Muon(Shared):
 OptimizerChoice = AdamW | Lion | Adafactor | Muon
 
 
-def decay_mask(params: Any, decayed: tuple[ParameterKind, ...]) -> Any:
-    """Tree of booleans, true where weight decay applies.
+def decay_mask(params: Params, decayed: tuple[ParameterKind, ...]) -> Params:
+    """Returns a tree of booleans, true where weight decay applies.
 
-    Raises:
-      InputError: a leaf's name is none of `PARAMETER_KINDS`: it would silently go undecayed.
+    Raises InputError where the name of a leaf is none of `PARAMETER_KINDS`: it would silently go
+    undecayed.
     """
     return mask(params, lambda path: kind_of(path) in decayed)
 
 
 def _always_first(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Adam that takes every update for its first; its count still counts."""
+    """Returns Adam with the corrections of the first update in every update; it still counts."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Params, state: optax.ScaleByAdamState, params: Params | None = None):
         count = jnp.asarray(optax.safe_increment(state.count))
         first = state._replace(count=jnp.zeros_like(state.count))
         updates, state = adam.update(updates, first, params)

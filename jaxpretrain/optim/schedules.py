@@ -23,22 +23,19 @@ Rate = Annotated[float, Between(0, 1000)]
 """The type of a field that holds a learning rate."""
 
 Phases = list[tuple[str, int]]
-"""(name, first step) of each phase, for logs and reports."""
+"""Names and first steps of the phases, in order, for logs and reports."""
 
 
 class Segment(NamedTuple):
     """A part of a schedule, which lasts until the next one begins."""
 
     name: str
-    """Name of the phase in logs and reports."""
-    first: int
-    """Step at which the segment begins."""
-    rate: optax.Schedule
-    """Learning rate as a function of s."""
+    first: int  # step at which it begins
+    rate: optax.Schedule  # as a function of s
 
 
 class _Segmented:
-    """What consists of segments: they give the learning rate as well as the phases."""
+    """A schedule made of segments, which give the learning rate as well as the phases."""
 
     def segments(self, num_steps: int) -> list[Segment]:
         """Returns the segments in order; the first begins at 0, the last has no end."""
@@ -69,7 +66,7 @@ class _Segmented:
 
 @dataclass(frozen=True, kw_only=True)
 class _Warmed(_Segmented):
-    """What begins with a linear rise; a class adds the segments after it."""
+    """A schedule that begins with a linear rise; each class adds the segments after it."""
 
     start: Rate = 0.0
     """Learning rate at s = 0; unless told otherwise, OLMo's trainer takes a tenth of the peak."""

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and the cache folder."""
+"""Files that appear whole or not at all, the files of a run, and the cache folder."""

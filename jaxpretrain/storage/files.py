@@ -11,7 +11,11 @@ from typing import BinaryIO
 from jaxpretrain.config.errors import InputError
 
 TEMPORARY = ".unfinished-"
-"""Part of the name of every file still being written."""
+"""The part of a file's name that says that it is still being written."""
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
 
 
 class AtomicFile:
@@ -21,37 +25,37 @@ class AtomicFile:
         self.path = path
         self.num_bytes = 0
         self._sha256 = hashlib.sha256()
-        self._temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+        self._temporary = _temporary(path)
         self._file = self._temporary.open("wb")
 
     @property
     def sha256(self) -> str:
-        """Of all that was written so far."""
+        """SHA-256 of everything written so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Appends `data`."""
+        """Appends data to the file."""
         self._file.write(data)
         self._sha256.update(data)
         self.num_bytes += len(data)
 
     def commit(self) -> None:
-        """Puts the file on the disk and gives it its name."""
+        """Waits until the file is on the disk, and gives it its name."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._temporary, self.path)
 
     def discard(self) -> None:
-        """Removes what was written."""
+        """Removes the unfinished file."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write and read, which takes its name when the block ends without an error."""
-    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+    """Yields a file to write and read; it takes its name when the block ends without an error."""
+    temporary = _temporary(path)
     try:
         with temporary.open("w+b") as file:
             yield file
@@ -64,23 +68,23 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` as utf-8; a reader sees the old file or the new one, never a part."""
+    """Writes a text as UTF-8; a reader sees the old file or the new one, never a part."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def relative(path: Path, root: Path) -> Path:
-    """The path from `root` on, where it lies below."""
+    """Returns a path relative to `root` where it lies below it, and as it is elsewhere."""
     return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; raises InputError when it cannot be read."""
+    """Returns the bytes of a file; raises InputError where it cannot be read."""
     return stat_of(path).st_size
 
 
 def stat_of(path: Path) -> os.stat_result:
-    """Size and times of a file; raises InputError when it cannot be read."""
+    """Returns the size and the times of a file; raises InputError where it cannot be read."""
     try:
         return path.stat()
     except (OSError, ValueError) as error:  # a ValueError: the name holds a null byte
@@ -89,14 +93,14 @@ def stat_of(path: Path) -> os.stat_result:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def only_one_process(lock: Path) -> Iterator[None]:
-    """Waits until no other process holds `lock`. A process that dies lets go of it."""
+    """Waits until no other process holds the lock file; the system frees that of a dead one."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

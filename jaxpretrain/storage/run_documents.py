@@ -13,12 +13,12 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class SessionEntry:
-    """A start of a run, as `experiment.json` lists it."""
+    """One start of a run, in the list in `experiment.json`."""
 
     start: str | None = None
     """ISO time of the start."""
     first_step: int | None = None
-    """Finished steps with which the session began."""
+    """Number of steps that were finished when the session began."""
     command: tuple[str, ...] | None = None
     versions: dict[str, Any] | None = None
     git_revision: str | None = None
@@ -27,11 +27,11 @@ class SessionEntry:
 
 @dataclass(frozen=True)
 class ExperimentFile:
-    """What is read of an `experiment.json`."""
+    """The fields of `experiment.json` that are read."""
 
     config: dict[str, Any] = field(default_factory=dict)
-    """The resolved config. Whoever needs a part of it checks that part: the rest may be of another
-    version."""
+    """The resolved config. Each reader checks the part that it needs: the rest may come from
+    another version."""
     data_fingerprint: str | None = None
     data_description: str | None = None
     eos_id: int | None = None
@@ -47,7 +47,7 @@ class ExperimentFile:
 
 @dataclass(frozen=True)
 class PlanFile:
-    """What is read of a `plan.json`."""
+    """The fields of `plan.json` that are read."""
 
     tokens_per_second: float | None = None
     images_per_second: float | None = None
@@ -56,9 +56,9 @@ class PlanFile:
 
 
 def read_document(path: Path, kind: type) -> Document:
-    """Returns the document in a file, with what it has beyond the fields of its kind.
+    """Returns the document in a file, with all its fields; those of its kind have the right types.
 
-    The config in it is as today's version writes it.
+    The config in it is upgraded to what today's version writes.
 
     Raises:
       InputError: the file is not there or no JSON object, or a field is missing or of another type.

@@ -8,9 +8,7 @@ import fcntl
 import functools
 import importlib.metadata
 import json
-import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -26,7 +24,7 @@ import jax
 from jaxpretrain.checkpoints.orbax import finished_steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
-from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.files import atomic_file, write_atomically
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
 from jaxpretrain.train.experiment import Experiment, identity_changes
@@ -287,8 +285,8 @@ def check_data(
 def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
     """Copies the tokenizer beside the checkpoints, so that the folder stands alone."""
     if tokenizer is not None:
-        shutil.copyfile(tokenizer, workdir / ".tokenizer.tmp")
-        os.replace(workdir / ".tokenizer.tmp", workdir / "tokenizer.json")
+        with atomic_file(workdir / "tokenizer.json") as file:
+            file.write(tokenizer.read_bytes())
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
