@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxpretrain.config.errors import InputError
@@ -88,8 +89,6 @@ def _arrange(devices: Sequence[Device], sizes: tuple[int, ...]) -> np.ndarray:
     # Devices that are only planned with may have no place in a torus.
     if getattr(devices[0], "platform", "") != "tpu" or not hasattr(devices[0], "coords"):
         return np.array(devices).reshape(sizes)
-    from jax.experimental import mesh_utils
-
     num_slices = len({getattr(d, "slice_index", 0) for d in devices})
     if sizes[0] % num_slices:
         raise InputError(f"mesh.replica={sizes[0]} is not a multiple of the {num_slices} slices")

@@ -1,9 +1,12 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxpretrain.config.errors import InputError
@@ -63,6 +66,57 @@ def test_a_mesh_for_two_says_that_there_is_one():
         InputError, match=r"needs 2 devices, or a multiple of that, and there is 1$"
     ):
         Mesh(tensor=2).sizes(1)
+
+
+@pytest.fixture
+def arranged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The calls that ask JAX for the physical order of TPUs; any order serves as the answer."""
+    calls = []
+
+    def arrange(*arguments: Any) -> np.ndarray:
+        calls.append(arguments)
+        sizes = np.prod([sizes for sizes in arguments if isinstance(sizes, tuple)], axis=0)
+        return np.array(jax.devices()).reshape(sizes)
+
+    monkeypatch.setattr(mesh_utils, "create_device_mesh", arrange)
+    monkeypatch.setattr(mesh_utils, "create_hybrid_device_mesh", arrange)
+    return calls
+
+
+def _tpus(num_slices: int) -> list[Any]:
+    return [
+        SimpleNamespace(platform="tpu", coords=(i, 0, 0), slice_index=i % num_slices)
+        for i in range(8)
+    ]
+
+
+def test_tpus_are_arranged_by_their_links_and_slices_hold_copies(arranged):
+    one, two = _tpus(1), _tpus(2)
+    assert Mesh(2, 2, 2).build(one).devices.shape == (2, 2, 2)
+    assert Mesh(4, 1, 2).build(two).devices.shape == (4, 1, 2)
+    assert arranged == [((2, 2, 2), one), ((2, 1, 2), (2, 1, 1), two)]
+
+
+def test_copies_that_are_no_multiple_of_the_slices_are_refused(arranged):
+    with pytest.raises(InputError, match=r"^mesh.replica=1 is not a multiple of the 2 slices$"):
+        Mesh().build(_tpus(2))
+    assert arranged == []
+
+
+def test_a_mesh_that_the_links_do_not_make_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    monkeypatch.setattr(mesh_utils, "create_device_mesh", refuse)
+    message = r"^mesh \(replica=2, fsdp=2, tensor=2\): the links of the slice make no such mesh$"
+    with pytest.raises(InputError, match=message):
+        Mesh(2, 2, 2).build(_tpus(1))
+
+
+def test_described_devices_without_coordinates_keep_their_order(arranged):
+    devices: list[Any] = jax.devices()
+    assert Mesh(2, 2, 2).build(devices).devices.ravel().tolist() == devices
+    assert arranged == []
 
 
 def test_logical_axes_go_to_their_mesh_axes():
