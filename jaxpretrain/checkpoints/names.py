@@ -1,13 +1,11 @@
 """The names of arrays in a checkpoint, their descriptions, and their checksums."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-Tree = TypeVar("Tree")
 
 
 def to_named(tree: object) -> dict[str, Any]:
@@ -16,7 +14,7 @@ def to_named(tree: object) -> dict[str, Any]:
     return {_name(path): leaf for path, leaf in leaves}
 
 
-def from_named(like: Tree, named: Mapping[str, object]) -> Tree:
+def from_named(like: object, named: Mapping[str, object]) -> Any:
     """Returns the tree `like` with its leaves replaced by the arrays of those names."""
     return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path)], like)
 

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxpretrain.checkpoints import saving
-from jaxpretrain.checkpoints.names import Tree, checksums, from_named, kind, to_named
+from jaxpretrain.checkpoints.names import checksums, from_named, kind, to_named
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, stored_array
 from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
@@ -115,7 +115,7 @@ class Checkpoints:
         ended, self._ended = self._ended, []
         return ended
 
-    def restore_newest(self, like: Tree) -> tuple[int, Tree, Document] | None:
+    def restore_newest(self, like: object) -> tuple[int, Any, Document] | None:
         """Returns (step, state, extra) of the newest sound checkpoint, or None without one.
 
         `like` is a tree of `jax.ShapeDtypeStruct` with shardings. A checkpoint that cannot be read
@@ -137,7 +137,7 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, like: Tree) -> tuple[Tree, Document]:
+    def restore(self, step: int, like: object) -> tuple[Any, Document]:
         """Returns (state, extra) of one checkpoint; only the arrays that `like` names are read.
 
         Raises:

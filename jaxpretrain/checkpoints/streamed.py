@@ -111,7 +111,7 @@ def stored_array(state: Path, name: str, described: Mapping[str, Any]) -> Stream
     return Streamed(tuple(described["shape"]), np.dtype(described["dtype"]), parts)
 
 
-def _stored_rows(store: ts.TensorStore) -> list[slice | EllipsisType]:
+def _stored_rows(store: Any) -> list[slice | EllipsisType]:
     """Returns the rows of the first axis whose chunks must be read together anyway."""
     if not store.shape:
         return [...]

@@ -6,7 +6,7 @@ whole leaves; here each layer of a stack is on its own.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def scale_by_factored_moment(
     def factors(path: Path, shape: tuple[int, ...]) -> bool:
         return len(layer_axes(path, len(shape))) >= 2 and min(shape[-2:]) >= min_size
 
-    def init(params: Params) -> FactoredMoment:
+    def init(params: optax.Params) -> FactoredMoment:
         def zeros(axis: int | None) -> Params:
             def leaf(path: Path, p: jax.Array) -> jax.Array | optax.MaskedNode:
                 if factors(path, p.shape) != (axis is not None):
@@ -58,7 +58,7 @@ def scale_by_factored_moment(
 
         return FactoredMoment(jnp.zeros((), jnp.int32), zeros(-1), zeros(-2), zeros(None))
 
-    def update(updates: Params, state: FactoredMoment, params: object = None):
+    def update(updates: optax.Updates, state: Any, params: object = None):
         del params
         count = jnp.asarray(optax.safe_increment(state.count))
         decay = jnp.minimum(beta2, 1.0 - count.astype(jnp.float32) ** -decay_power)

@@ -1,13 +1,12 @@
 """Clipping gradients by their global norm, with OLMo's warm-up of the threshold."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxpretrain.models.contract import Params
 from jaxpretrain.optim.norms import global_norm
 
 
@@ -27,14 +26,14 @@ def clip_by_global_norm(
     clips and then looks up the threshold of the step, which so takes effect one update late.
     """
 
-    def clip(updates: Params, threshold: ArrayLike) -> Params:
+    def clip(updates: optax.Updates, threshold: ArrayLike) -> optax.Updates:
         factor = jnp.minimum(1.0, threshold / (global_norm(updates) + 1e-6))
         return jax.tree.map(lambda u: u * factor, updates)
 
     if not warmup:
         return optax.stateless(lambda updates, params: clip(updates, max_norm))
 
-    def update(updates: Params, state: ClipWarmup, params: object = None):
+    def update(updates: optax.Updates, state: Any, params: object = None):
         del params
         is_raised = (state.count >= 1) & (state.count <= warmup)
         threshold = jnp.where(is_raised, warmup_factor * max_norm, max_norm)

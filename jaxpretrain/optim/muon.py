@@ -5,13 +5,11 @@ Jordan et al., Muon (2024), with the scaling of Liu et al., Muon is Scalable for
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-
-from jaxpretrain.models.contract import Params
 
 MuonScale = Literal["adamw_rms", "spectral"]
 
@@ -22,7 +20,7 @@ _EPSILON = 1e-7
 class MuonState(NamedTuple):
     """The state of `scale_by_muon`."""
 
-    momentum: Params  # running means of the gradients
+    momentum: optax.Params  # running means of the gradients
 
 
 def orthogonalize(matrices: jax.Array, num_steps: int) -> jax.Array:
@@ -51,10 +49,10 @@ def scale_by_muon(
     and decay carry over; `spectral` keeps the change of a layer's output independent of its width.
     """
 
-    def init(params: Params) -> MuonState:
+    def init(params: optax.Params) -> MuonState:
         return MuonState(optax.tree.zeros_like(params, dtype=jnp.dtype(momentum_dtype)))
 
-    def update(updates: Params, state: MuonState, params: object = None):
+    def update(updates: optax.Updates, state: Any, params: object = None):
         del params
         before = jax.tree.map(lambda m, g: m.astype(g.dtype), state.momentum, updates)
         momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, before, updates)

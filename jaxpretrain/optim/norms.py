@@ -6,8 +6,8 @@ nothing, because no array is read twice.
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxpretrain.models.contract import Params
 from jaxpretrain.optim.layers import Path, is_stacked, layer_axes
 
 Parts = dict[str, jax.Array]
@@ -16,7 +16,7 @@ each layer from the bottom, [layers] (`blocks/query`; `blocks` is the whole laye
 one number, [] (`embed`)."""
 
 
-def norms(tree: Params) -> tuple[jax.Array, Parts]:
+def norms(tree: optax.Params) -> tuple[jax.Array, Parts]:
     """Returns the norm of a tree like the parameters, and the norms of its parts with biases."""
     squares = _squares(tree)
     return _root_of_sum(squares), {
@@ -24,7 +24,7 @@ def norms(tree: Params) -> tuple[jax.Array, Parts]:
     }
 
 
-def global_norm(tree: Params) -> jax.Array:
+def global_norm(tree: optax.Params) -> jax.Array:
     """Returns the norm of a tree like the parameters."""
     return _root_of_sum(_squares(tree))
 
@@ -33,7 +33,7 @@ def _root_of_sum(squares: Parts) -> jax.Array:
     return jnp.sqrt(sum(map(jnp.sum, squares.values())))
 
 
-def _squares(tree: Params) -> Parts:
+def _squares(tree: optax.Params) -> Parts:
     sums: dict[str, dict[int, jax.Array]] = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
         part, position = _place(path)

@@ -6,7 +6,7 @@ multiplies by the learning rate: p -= lr * (direction + weight_decay * p).
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -261,7 +261,7 @@ def decay_mask(params: Params, decayed: tuple[ParameterKind, ...]) -> Params:
 def _always_first(adam: optax.GradientTransformation) -> optax.GradientTransformation:
     """Returns Adam with the corrections of the first update in every update; it still counts."""
 
-    def update(updates: Params, state: optax.ScaleByAdamState, params: Params | None = None):
+    def update(updates: optax.Updates, state: Any, params: optax.Params | None = None):
         count = jnp.asarray(optax.safe_increment(state.count))
         first = state._replace(count=jnp.zeros_like(state.count))
         updates, state = adam.update(updates, first, params)
