@@ -29,106 +29,55 @@ checkpoints beside them. Uncertain:
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from jaxpretrain.api import (
     OLMO_SIZES,
-    AdamW,
-    Checkpoint,
     Eval,
     Experiment,
     InputError,
     InstanceFilter,
     OlmoCoreOrder,
-    RawTokens,
-    RMSNorm,
-    Rope,
-    TextData,
-    Train,
-    Triangular,
-    WarmupCosine,
-    Yarn,
+    load_config,
     nearest,
 )
 
-END_OF_DOCUMENT = 100257
-
-
-def stage1() -> Experiment:
-    """Pretraining."""
-    return Experiment(
-        model=replace(
-            OLMO_SIZES["olmo3_32b"],
-            z_loss=1e-5,
-            loss_denominator="predictable",
-            norm=RMSNorm(epsilon=1e-6, rounding="after_scale"),
-            rope=Rope(theta=5e5),
-            document_end=None,
-            remat="auto",
-        ),
-        data=TextData(
-            seq_len=8192,
-            raw=RawTokens(dtype="uint32"),
-            validation_split=None,
-            order=OlmoCoreOrder(epoch_multiple=1024, chunk=1),
-            instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
-        ),
-        optim=AdamW(
-            schedule=WarmupCosine(
-                start=0.0, peak=6e-4, end=6e-5, warmup="2000 steps", horizon="1007541 steps"
-            ),
-            betas=(0.9, 0.95),
-            epsilon=1e-8,
-            bias_correction="by_step",
-            weight_decay=0.1,
-            decayed=("kernel", "scale", "bias"),
-            clip_norm=1.0,
-            clip_warmup="0 steps",
-            clip_warmup_factor=1.0,
-        ),
-        train=Train(
-            duration="656000 steps", batch_size=1024, microbatch_size="auto", skip_outliers=6.0
-        ),
-        eval=Eval(every="1000 steps"),
-        checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),
-        seed=34521,
-    )
-
-
-def midtrain() -> Experiment:
-    """Better data, while the learning rate falls to zero."""
-    first = stage1()
-    schedule = Triangular(start=0.0, peak=2.071235285e-4, end=0.0, warmup="0 steps")
-    return replace(
-        first,
-        init_with="optimizer",
-        data=replace(first.data, order=OlmoCoreOrder(epoch_multiple=512)),
-        optim=replace(first.optim, schedule=schedule),
-        train=replace(first.train, duration="100e9 tokens", batch_size=512),
-        seed=42069,
-    )
-
-
-def long_context() -> Experiment:
-    """Long sequences, eight times those of stage 1."""
-    first = stage1()
-    schedule = Triangular(start=0.0, peak=2.071235285e-4, end=0.0, warmup="200 steps")
-    yarn = Yarn(theta=5e5, factor=8.0, original_length=8192, beta_fast=32.0, beta_slow=1.0)
-    return replace(
-        first,
-        init_with="optimizer",
-        model=replace(first.model, rope=yarn, document_end=END_OF_DOCUMENT),
-        data=replace(first.data, seq_len=65536, order=OlmoCoreOrder(epoch_multiple=128)),
-        optim=replace(first.optim, schedule=schedule),
-        train=replace(first.train, duration="100e9 tokens", batch_size=128),
-    )
-
-
-STAGES = {f.__name__: f for f in (stage1, midtrain, long_context)}
+# name: (batch, duration, changes of the 7B's schedule, seed)
+STAGES = {
+    "stage1": (
+        1024,
+        "656000 steps",
+        {"peak": 6e-4, "end": 6e-5, "horizon": "1007541 steps"},
+        34521,
+    ),
+    "midtrain": (512, "100e9 tokens", {"peak": 2.071235285e-4}, 42069),
+    "long_context": (128, "100e9 tokens", {"peak": 2.071235285e-4}, 34521),
+}
 
 
 def get_config(stage: str = "stage1") -> Experiment:
-    """One stage."""
+    """One stage: where its hyperparameters are not written here, those of the 7B."""
     if stage not in STAGES:
         hint = nearest(stage, STAGES) or f" There are {', '.join(STAGES)}."
         raise InputError(f"there is no stage {stage}.{hint}")
-    return STAGES[stage]()
+    batch_size, duration, changes, seed = STAGES[stage]
+    recipe = load_config(f"{Path(__file__).with_name('olmo3_7b.py')}:{stage}")
+    model = recipe.model
+    return replace(
+        recipe,
+        model=replace(
+            OLMO_SIZES["olmo3_32b"],
+            rope=model.rope,
+            document_end=model.document_end,
+            remat=model.remat,
+        ),
+        data=replace(
+            recipe.data,
+            order=OlmoCoreOrder(epoch_multiple=batch_size),
+            instance_filter=InstanceFilter(max_period=13, min_period=1, max_count=32),
+        ),
+        optim=replace(recipe.optim, schedule=replace(recipe.optim.schedule, **changes)),
+        train=replace(recipe.train, duration=duration, batch_size=batch_size),
+        eval=Eval(every="1000 steps"),
+        seed=seed,
+    )

@@ -114,7 +114,7 @@ SWITCHES = {
     "TextData": {"seq_len", "order", "instance_filter"},
     "replace": {"z_loss", "loss_denominator", "document_end", "remat"},  # of the variant
 }
-EXPLICIT = ("olmo7b", "olmo2_7b", "olmo3_7b", "olmo3_32b", "olmo_ladder")
+EXPLICIT = ("olmo7b", "olmo2_7b", "olmo3_7b", "olmo_ladder")
 VARIANT_OF = {
     "olmo1b": "olmo_1b",
     "olmo7b": "olmo_7b",
@@ -135,6 +135,7 @@ RECIPE_OF = {
     "olmo2_1b": "olmo2_7b",
     "olmo2_13b": "olmo2_7b",
     "olmo2_32b": "olmo2_7b",
+    "olmo3_32b": "olmo3_7b",
 }
 
 
