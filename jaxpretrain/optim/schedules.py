@@ -1,4 +1,4 @@
-"""Learning-rate schedules: typed objects that build Optax schedules from named segments.
+"""Learning-rate schedules: named segments, joined by `optax.join_schedules`.
 
 `build(num_steps)` gives a function of s, the number of the update counted from 1 as OLMo counts
 it: the first update of a run uses s = 1, the last s = num_steps. A warm-up longer than the run is
@@ -43,15 +43,9 @@ class _Segmented:
 
     def build(self, num_steps: int) -> optax.Schedule:
         """Returns the learning rate as a function of s."""
-        first, *later = self.segments(num_steps)
-
-        def rate(s):
-            value = first.rate(s)
-            for segment in later:
-                value = jnp.where(s < segment.first, value, segment.rate(s))
-            return value
-
-        return rate
+        segments = self.segments(num_steps)
+        boundaries = [segment.first for segment in segments[1:]]
+        return optax.join_schedules([segment.rate for segment in segments], boundaries)
 
     def phases(self, num_steps: int) -> Phases:
         """Returns the name and the first step of each segment that the run reaches."""
@@ -78,7 +72,7 @@ class _Warmed(_Segmented):
     def segments(self, num_steps: int) -> list[Segment]:
         """Returns the rise and what comes after it."""
         warmup = whole_steps(self.warmup)
-        rise = Segment("warmup", 0, _line(self.start, self.peak, 0, warmup))
+        rise = Segment("warmup", 0, _line(self.start, self.peak, warmup))
         return [rise, *self._after(warmup, num_steps)]
 
     def _after(self, warmup: int, num_steps: int) -> list[Segment]:
@@ -100,7 +94,7 @@ class Triangular(_Warmed):
 
     def _after(self, warmup: int, num_steps: int) -> list[Segment]:
         length = _horizon(self.horizon, num_steps) - warmup
-        return [Segment("decay", warmup, _line(self.peak, self.end, warmup, length))]
+        return [Segment("decay", warmup, _line(self.peak, self.end, length))]
 
 
 CosineShape = Literal["cosine", "cosine_linear", "cosine_or_inverse_sqrt", "second_half"]
@@ -127,18 +121,18 @@ class WarmupCosine(_Warmed):
     def _after(self, warmup: int, num_steps: int) -> list[Segment]:
         length = max(_horizon(self.horizon, num_steps) - warmup, 1)
 
-        def rate(s):
-            p = jnp.clip((s - warmup) / length, 0.0, 1.0)
+        def rate(t):
+            p = jnp.clip(t / length, 0.0, 1.0)
             if self.shape == "second_half":
                 left = 1.0 - jnp.sin(0.5 * jnp.pi * p)
             else:
                 left = 0.5 * (1.0 + jnp.cos(jnp.pi * p))
             if self.shape == "cosine_linear":
                 left *= 1.0 - p
-            left = jnp.where(s - warmup < length, jnp.maximum(left, 0.0), 0.0)
+            left = jnp.where(t < length, jnp.maximum(left, 0.0), 0.0)
             cosine = self.end + (self.peak - self.end) * left
             if self.shape == "cosine_or_inverse_sqrt":
-                return jnp.maximum(cosine, self.peak * _power(s, warmup, 0.5))
+                return jnp.maximum(cosine, self.peak * _power(t, warmup, 0.5))
             return cosine
 
         return [Segment("decay", warmup, rate)]
@@ -157,7 +151,7 @@ class WarmupStableDecay(_Warmed):
         start = max(warmup, num_steps - whole_steps(self.decay))
         return [
             Segment("stable", warmup, optax.constant_schedule(self.peak)),
-            Segment("decay", start, _line(self.peak, self.end, start, num_steps - start)),
+            Segment("decay", start, _line(self.peak, self.end, num_steps - start)),
         ]
 
 
@@ -171,8 +165,8 @@ class InverseSqrt(_Warmed):
     """Exponent in end + (peak - end) * (warmup / s)^exponent; 0.51 is OLMo-core's PowerLR."""
 
     def _after(self, warmup: int, num_steps: int) -> list[Segment]:
-        def rate(s):
-            return self.end + (self.peak - self.end) * _power(s, warmup, self.exponent)
+        def rate(t):
+            return self.end + (self.peak - self.end) * _power(t, warmup, self.exponent)
 
         return [Segment("decay", warmup, rate)]
 
@@ -216,7 +210,7 @@ class LinearTail(_Segmented):
         start = max(num_steps - whole_steps(self.length), 0)
         before = [part for part in self.inner.segments(num_steps) if part.first < start]
         top = self.inner.build(num_steps)(start)
-        return [*before, Segment("tail", start, _line(top, self.end, start, num_steps - start))]
+        return [*before, Segment("tail", start, _line(top, self.end, num_steps - start))]
 
 
 @dataclass(frozen=True)
@@ -245,9 +239,8 @@ class BoltOnWarmup(_Segmented):
         top = self.inner.build(num_steps)(end)
         return [
             Segment("zero", 0, optax.constant_schedule(0.0)),
-            Segment("warmup", start, _line(0.0, top, start, length)),
-            # Those that are over by then have no length left.
-            *(s._replace(first=max(s.first, end)) for s in self.inner.segments(num_steps)),
+            Segment("warmup", start, _line(0.0, top, length)),
+            *(_begun_by(end, segment) for segment in self.inner.segments(num_steps)),
         ]
 
 
@@ -258,23 +251,29 @@ def _horizon(horizon: int | str | None, num_steps: int) -> int:
     return num_steps if horizon is None else whole_steps(horizon)
 
 
-def _line(start: Any, end: Any, first: int, length: int) -> optax.Schedule:
-    """Returns a straight line from exactly `start` at step `first` to exactly `end` after `length`.
+def _begun_by(step: int, segment: Segment) -> Segment:
+    """Returns what is left of a segment from a step on, nothing where it is over by then."""
+    late = max(step - segment.first, 0)
+    return Segment(segment.name, segment.first + late, lambda t: segment.rate(t + late))
+
+
+def _line(start: Any, end: Any, length: int) -> optax.Schedule:
+    """Returns a straight line from exactly `start` at step 0 to exactly `end` after `length` steps.
 
     It stays at `end` from there on. What is left of the way is counted in whole steps. Optax
-    subtracts s / length from 1, which compilers round, so that its lines to zero end above it or
+    subtracts t / length from 1, which compilers round, so that its lines to zero end above it or
     below.
     """
     length = max(length, 1)
 
-    def rate(s):
-        left = jnp.clip(length - (s - first), 0, length) / length
-        return jnp.where(s > first, end + (start - end) * jnp.minimum(left, 1.0), start)
+    def rate(t):
+        left = jnp.clip(length - t, 0, length) / length
+        return jnp.where(t > 0, end + (start - end) * jnp.minimum(left, 1.0), start)
 
     return rate
 
 
-def _power(s, warmup: int, exponent: float) -> jax.Array:
-    """Returns (warmup / s)^exponent, where a warm-up of no length counts as one of a step."""
+def _power(t, warmup: int, exponent: float) -> jax.Array:
+    """Returns (warmup / s)^exponent at s = warmup + t; no warm-up counts as one of a step."""
     least = max(warmup, 1)
-    return (least / jnp.maximum(least + (s - warmup), least)) ** exponent
+    return (least / jnp.maximum(least + t, least)) ** exponent
