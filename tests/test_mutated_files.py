@@ -368,7 +368,9 @@ def compare(world: World) -> None:
 def _load(path: Path) -> None:
     """As evaluate and sample do."""
     trained = load_trained(path)
-    trained.experiment.eval.build(trained.setting()) if path.name == "run" else None
+    if path.name == "run":
+        sets = trained.experiment.data.open_evals(limits=trained.model.input_limits())
+        trained.experiment.eval.build(trained.setting(sets))
     if trained.tokenizer_path is not None:
         Generator(trained.model, trained.layout, trained.tokenizer_path).encode("the union")
 

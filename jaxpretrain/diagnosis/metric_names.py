@@ -18,6 +18,11 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
+def bits_per_byte(nats: float, num_bytes: float) -> float | None:
+    """Returns the bits per UTF-8 byte of a text with a cost in nats; None where it has no bytes."""
+    return nats / math.log(2) / num_bytes if num_bytes else None
+
+
 def lower_is_better(name: str) -> bool:
     """Returns whether a metric such as `eval/sotu/loss` improves when it falls."""
     return name.rpartition("/")[2].endswith(_LOWER_IS_BETTER)

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.data.contract import EvalSet
-from jaxpretrain.diagnosis.metric_names import perplexity
+from jaxpretrain.diagnosis.metric_names import bits_per_byte, perplexity
 from jaxpretrain.evals.contract import Evaluator, Results, Setting
-from jaxpretrain.evals.scoring.nats import bits_per_byte
 from jaxpretrain.evals.scoring.prefetch import read_back
 from jaxpretrain.models.contract import LanguageModel, Params
 

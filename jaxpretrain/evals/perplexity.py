@@ -18,11 +18,10 @@ from jaxpretrain.config.paths import PathText
 from jaxpretrain.data.token_files.token_sample import TypeFlags
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import open_raw
-from jaxpretrain.diagnosis.metric_names import perplexity
+from jaxpretrain.diagnosis.metric_names import bits_per_byte, perplexity
 from jaxpretrain.evals.contract import Evaluation, Evaluator, Results, Setting
 from jaxpretrain.evals.output import NamedMetrics
 from jaxpretrain.evals.scoring.encode import Request
-from jaxpretrain.evals.scoring.nats import bits_per_byte
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.contract import Params
 

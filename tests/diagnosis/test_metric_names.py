@@ -4,6 +4,7 @@ import pytest
 
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.metric_names import (
+    bits_per_byte,
     evaluation_sets,
     improvements,
     lower_is_better,
@@ -12,6 +13,11 @@ from jaxpretrain.diagnosis.metric_names import (
     task_metrics,
 )
 from jaxpretrain.storage.jsonl import JsonlWriter
+
+
+def test_a_loss_in_other_units():
+    assert bits_per_byte(math.log(2) * 24, 8) == pytest.approx(3)
+    assert bits_per_byte(5.0, 0) is None
 
 
 def test_the_perplexity_of_a_loss_that_no_float_holds_is_infinite():

@@ -33,7 +33,8 @@ image_module = pytest.importorskip("PIL.Image")
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Six steps of eight on twenty images of two classes: through two ends of an epoch."""
-    root = tmp_path_factory.mktemp("images")
+    root = tmp_path_factory.mktemp("images") / "levels"
+    root.mkdir()
     random = np.random.default_rng(0)
     for index in range(24):
         folder = root / ("bright" if index % 2 else "dark")
@@ -53,7 +54,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
             dtype="float32",
             remat="none",
         ),
-        data=ImageData(source=Folder(str(root)), size=16, validation_fraction=0.2, name="levels"),
+        data=ImageData(source=Folder(str(root)), size=16, validation_fraction=0.2),
         optim=AdamW(schedule=WarmupCosine(peak=1e-2, end=0.0, warmup=2), weight_decay=0.05),
         train=Train(
             duration="6 steps",

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokeniz
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
 from jaxpretrain.evals.scoring.sharing import round_up
-from jaxpretrain.models.contract import LanguageModel, Model
+from jaxpretrain.models.contract import LanguageModel, Model, Params
 from jaxpretrain.parallel.mesh import Layout
 
 _TOKENS_UNSEEN = 16
@@ -33,9 +33,9 @@ class Generated:
     ids: list[int]
     """Its tokens: as many as it takes to write a stop sequence, or up to the end of the text."""
     text: str
-    """What they stand for, before the stop sequence."""
+    """The text of these tokens, before the stop sequence."""
     ended: Literal["length", "stop", "end", "context"]
-    """Why it goes no further: it is as long as was asked for, a stop sequence came, the model ended
+    """The reason of its end: it is as long as was asked for, a stop sequence came, the model ended
     the text, or the context is full."""
 
 
@@ -46,7 +46,7 @@ class Generator:
       model: its sequence length is the longest context.
       layout: the mesh that its parameters lie on; rows of batches are divided over it.
       tokenizer_path: a `tokenizer.json`.
-      end_ids: tokens that end a text; (): those that the model and the tokenizer tell.
+      end_ids: tokens that end a text; (): those that the model and the tokenizer name.
       batch_size: texts that are continued at once, over all devices.
 
     Raises:
@@ -63,7 +63,7 @@ class Generator:
         batch_size: int = 16,
     ) -> None:
         if not isinstance(model, LanguageModel):
-            raise InputError("this model continues no text; leave eval.prompts empty")
+            raise InputError("this model continues no text; set eval.samples=none")
         tokenizer_json = read_tokenizer(tokenizer_path)
         self._tokenizer = encoder(tokenizer_json, tokenizer_path)
         size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
@@ -83,41 +83,33 @@ class Generator:
 
     def __call__(
         self,
-        params: Any,
+        params: Params,
         prompts: Sequence[str],
         num_tokens: int,
         sampling: Sampling,
         stops: Sequence[str] = (),
     ) -> list[Generated]:
-        """The continuations of `prompts`, without them.
-
-        Raises:
-          InputError: a prompt has no tokens or leaves no room in the context.
-        """
+        """Continues prompts in text, as `continue_ids` does prompts in token ids."""
         return self.continue_ids(params, [*map(self.encode, prompts)], num_tokens, sampling, stops)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt that leaves room in the context.
-
-        Raises:
-          InputError: it has no tokens or leaves no room.
-        """
+        """Returns the token ids of a prompt; InputError where it is empty or fills the context."""
         ids = self._tokenizer.encode(prompt).ids
         self._check(ids)
         return ids
 
     def continue_ids(
         self,
-        params: Any,
+        params: Params,
         prompts: Sequence[Sequence[int]],
         num_tokens: int,
         sampling: Sampling,
         stops: Sequence[str] = (),
     ) -> list[Generated]:
-        """The continuations of prompts in token ids, of at most `num_tokens` each.
+        """Returns the continuations of prompts in token ids, of at most `num_tokens` each.
 
-        What is drawn depends on the seed, the number of the prompt among `prompts` and the position
-        alone. A text ends before the first of the `stops` that it writes.
+        A draw depends on the seed, the number of the prompt among `prompts` and the position alone.
+        A text ends before the first of the `stops` that it writes.
 
         Raises:
           InputError: a prompt has no tokens or leaves no room in the context.
@@ -138,13 +130,13 @@ class Generator:
 
     def _continue(
         self,
-        params: Any,
+        params: Params,
         prompts: Mapping[int, Sequence[int]],
         num_tokens: int,
         sampling: Sampling,
         stops: Sequence[str],
     ) -> dict[int, Generated]:
-        """One batch, by the numbers of its prompts."""
+        """Continues one batch, by the numbers of its prompts."""
         loop, rows = self._loop(sampling), self._rows(prompts, num_tokens, sampling.seed)
         state = loop.begin(params, rows, self._round_up(rows.ends_b.max()))
         generated: dict[int, Generated] = {}
@@ -165,7 +157,7 @@ class Generator:
     def _finished(
         self, ids: list[int], is_done: bool, num_tokens: int, stops: Sequence[str]
     ) -> Generated | None:
-        """What has become of a continuation; None while it goes on."""
+        """Returns a continuation that has ended; None while it goes on."""
         is_ended = ids[-1] in self.end_ids
         ids = ids[:-1] if is_ended else ids
 

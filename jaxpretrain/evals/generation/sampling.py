@@ -1,4 +1,4 @@
-"""How the next token is chosen from its logits.
+"""The choice of the next token from its logits.
 
 Shapes: b batch, v vocabulary.
 """
@@ -13,7 +13,8 @@ from jaxpretrain.config.errors import InputError
 
 @dataclass(frozen=True)
 class Sampling:
-    """What tokens are drawn from, in this order: a temperature, the likeliest k, a nucleus.
+    """The distribution that tokens are drawn from: a temperature, then the likeliest k, then a
+    nucleus.
 
     Raises:
       InputError: a number makes no sense.
@@ -22,11 +23,11 @@ class Sampling:
     temperature: float = 0.8
     """Logits are divided by it; 0 always takes the likeliest token."""
     top_k: int | None = None
-    """Only so many tokens, the likeliest; none: all."""
+    """Number of tokens that may be drawn, the likeliest; none: all."""
     top_p: float | None = None
-    """Only the fewest tokens that make up this much of the probability; none: all."""
+    """Probability of the smallest set of tokens that may be drawn; none: all."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -41,7 +42,7 @@ class Sampling:
     def choose(
         self, logits_bv: jax.Array, seed: jax.Array, numbers_b: jax.Array, positions_b: jax.Array
     ) -> jax.Array:
-        """The next token of each row, int32 [b].
+        """Returns the next token of each row, int32 [b].
 
         A draw depends on the seed, the number of the text and the position alone, so it is the
         same in every batch. `seed` is given apart, so that other seeds need no other program.
@@ -57,7 +58,7 @@ class Sampling:
         return jax.vmap(draw)(logits_bv, numbers_b, positions_b).astype(jnp.int32)
 
     def _keep(self, logits_bv: jax.Array) -> jax.Array:
-        """The logits of what may be drawn; -inf elsewhere."""
+        """Returns the logits of tokens that may be drawn; -inf elsewhere."""
         if self.top_k is not None:
             top_bk, _ = jax.lax.top_k(logits_bv, min(self.top_k, logits_bv.shape[-1]))
             logits_bv = jnp.where(logits_bv < top_bk[:, -1:], -jnp.inf, logits_bv)

@@ -1,6 +1,6 @@
 """The loop that draws tokens, on the devices.
 
-Shapes: b rows, t positions of prompts, s of whole texts, d model width, v vocabulary.
+Shapes: b rows, t positions of prompts, s positions of whole texts, d model width, v vocabulary.
 """
 
 from collections.abc import Sequence
@@ -11,34 +11,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.evals.generation.sampling import Sampling
-from jaxpretrain.models.contract import Cache, LanguageModel
+from jaxpretrain.models.contract import Cache, LanguageModel, Params
 from jaxpretrain.parallel.mesh import Layout
 
 
 class Rows(NamedTuple):
-    """What is to be continued: int32 arrays on the host, the same in all processes."""
+    """Prompts to continue: int32 arrays, the same in all processes."""
 
     prompts_bt: Any
-    """Padded behind."""
+    """Tokens of the prompts, padded behind."""
     lengths_b: Any
-    """Tokens of each prompt, one at least."""
+    """Number of tokens of each prompt, at least one."""
     ends_b: Any
-    """Tokens of each text with its prompt, at most; where there is no room for more, one is drawn
-    all the same, and the row is done."""
+    """Largest number of tokens of each text with its prompt; where there is no room for more, one
+    is drawn all the same, and the row is done."""
     numbers_b: Any
-    """What the draws of each row are told apart by."""
+    """Numbers that tell the draws of rows apart."""
     seed: Any
-    """Of all draws, uint32."""
+    """Seed of all draws, uint32."""
 
 
 class State(NamedTuple):
-    """How far the texts are."""
+    """The texts so far."""
 
     cache: Cache
-    """Of all tokens but the latest of each row."""
+    """The cache of all tokens but the latest of each row."""
     tokens_bs: jax.Array
     places_b: jax.Array
-    """Of the latest tokens."""
+    """Places of the latest tokens."""
     done_b: jax.Array
 
 
@@ -48,8 +48,8 @@ class TokenLoop:
     Args:
       model: predicts the tokens.
       layout: the mesh that its parameters lie on; rows are divided over it.
-      sampling: how tokens are chosen; its seed is not looked at.
-      vocab_size: tokens that may be drawn lie below; no text stands for rows of padding.
+      sampling: the choice of tokens; its seed is not used.
+      vocab_size: tokens that may be drawn lie below; rows of padding stand for no text.
       end_ids: tokens that end a text.
     """
 
@@ -65,26 +65,26 @@ class TokenLoop:
         self._sampling = sampling
         self._vocab_size = vocab_size
         self._end_ids = np.array(end_ids, np.int32)
-        # Every process reads how far the texts are; the cache stays divided.
+        # Every process reads the texts so far; the cache stays divided.
         read: Any = layout.replicated
         shardings = State(None, read, read, read)
         self._begin = jax.jit(self._read, static_argnames="length", out_shardings=shardings)
         self._go_on = jax.jit(self._draw, donate_argnames="state", out_shardings=shardings)
 
-    def begin(self, params: Any, rows: Rows, length: int) -> State:
-        """Reads the prompts and draws the token after each; texts have room for `length` tokens."""
+    def begin(self, params: Params, rows: Rows, length: int) -> State:
+        """Reads prompts and draws the first token of each; texts have room for `length` tokens."""
         return self._begin(params, rows, length=length)
 
     def go_on(
-        self, params: Any, rows: Rows, state: State, stopped_b: np.ndarray, num_steps: int
+        self, params: Params, rows: Rows, state: State, stopped_b: np.ndarray, num_steps: int
     ) -> State:
-        """Draws tokens for rows that are not done, until all are; at most `num_steps` of each.
+        """Draws at most `num_steps` tokens for each row that is not done.
 
-        Rows that are `stopped_b` are done from now on. The old state is used up.
+        Rows that are `stopped_b` are done from now on. The memory of the old state is used again.
         """
         return self._go_on(params, rows, state, stopped_b, np.int32(num_steps))
 
-    def _read(self, params: Any, rows: Rows, length: int) -> State:
+    def _read(self, params: Params, rows: Rows, length: int) -> State:
         x_btd, cache = self._model.prefill(params, rows.prompts_bt, length)
         places_b = rows.lengths_b - 1
         x_b1d = jnp.take_along_axis(x_btd, places_b[:, None, None], axis=1)
@@ -94,7 +94,7 @@ class TokenLoop:
         return self._append(params, rows, state, x_b1d)
 
     def _draw(
-        self, params: Any, rows: Rows, state: State, stopped_b: jax.Array, num_steps: jax.Array
+        self, params: Params, rows: Rows, state: State, stopped_b: jax.Array, num_steps: jax.Array
     ) -> State:
         def goes_on(carry: tuple[jax.Array, State]) -> jax.Array:
             step, state = carry
@@ -109,7 +109,7 @@ class TokenLoop:
         state = state._replace(done_b=state.done_b | stopped_b)
         return jax.lax.while_loop(goes_on, draw, (jnp.int32(0), state))[1]
 
-    def _append(self, params: Any, rows: Rows, state: State, x_b1d: jax.Array) -> State:
+    def _append(self, params: Params, rows: Rows, state: State, x_b1d: jax.Array) -> State:
         """Chooses a token for each row by the hidden state of its latest; done rows stay."""
         kernel_dv = self._model.output_kernel(params)
         logits_bv = jnp.einsum("bod,dv->bv", x_b1d, kernel_dv, preferred_element_type=jnp.float32)
@@ -125,5 +125,5 @@ class TokenLoop:
 
 
 def _at(tokens_bs: jax.Array, places_b: jax.Array) -> jax.Array:
-    """The token [b, 1] at a place of each row."""
+    """Returns the token [b, 1] at a place of each row."""
     return jnp.take_along_axis(tokens_bs, places_b[:, None], axis=1)

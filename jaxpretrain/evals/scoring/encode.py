@@ -1,4 +1,4 @@
-"""Items to token ids: context and continuation are encoded by themselves and joined, as in OLMo."""
+"""Token ids of items: context and continuation are encoded by themselves and joined, as in OLMo."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from jaxpretrain.evals.tasks.task import Task
 
 @dataclass(frozen=True)
 class Request:
-    """Asks for log p(continuation | context); both have at least one token."""
+    """A request for log p(continuation | context); both have at least one token."""
 
     context: Sequence[int]
     continuation: Sequence[int]
@@ -22,7 +22,7 @@ class TextEncoder:
 
     Args:
       path: a `tokenizer.json`.
-      vocab_size: the model's; all ids must lie below.
+      vocab_size: number of ids of the model; all ids of the tokenizer must lie below.
 
     Raises:
       InputError: the tokenizer does not fit.
@@ -39,14 +39,14 @@ class TextEncoder:
         self._encoder = encoder(tokenizer_json, path)
 
     def __call__(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Text -> ids, without any that the tokenizer would put around it."""
+        """Returns the ids of each text, without any that the tokenizer would put around it."""
         unique = list(dict.fromkeys(texts))
         encodings = self._encoder.encode_batch(unique, add_special_tokens=False)
         return {text: e.ids for text, e in zip(unique, encodings, strict=True)}
 
 
 def leave_out_long(task: Task, encode: TextEncoder, context_length: int) -> Task:
-    """The task without the items of which a continuation alone is longer than the context.
+    """Returns the task without the items that have a continuation longer than the context.
 
     They cannot be scored: OLMo shortens contexts, from the left, and no continuation.
 
@@ -69,7 +69,7 @@ def leave_out_long(task: Task, encode: TextEncoder, context_length: int) -> Task
 def encode_task(
     task: Task, encode: TextEncoder, context_length: int
 ) -> tuple[list[Request], list[Request]]:
-    """Requests of all choices in order, and those after the unconditional contexts, in order too.
+    """Returns requests of all choices in order, and those after the unconditional contexts.
 
     Raises:
       InputError: a text has no tokens, or a continuation alone is longer than the context.

@@ -1,16 +1,14 @@
-"""Scores of single tokens: the head is applied only where tokens are scored, and once there.
+"""Scores of single tokens: the head is applied once to each place after which tokens are scored.
 
 Shapes: b batch, t positions, g groups of b / g rows (as the batch is divided over devices), n
-places of each group, m tokens that are scored at them, c of a chunk of the places, d model width,
-v vocabulary.
+places of each group, m tokens that are scored at them, c places of a chunk, d model width, v
+vocabulary.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models.contract import Branches, LanguageModel
+from jaxpretrain.models.contract import Branches, LanguageModel, Params
 
 _LOGITS_AT_ONCE = 512
 """Places of a group whose logits exist at once."""
@@ -18,17 +16,17 @@ _LOGITS_AT_ONCE = 512
 
 def next_token_scores(
     model: LanguageModel,
-    params: Any,
+    params: Params,
     tokens_bt: jax.Array,
     branches: Branches | None,
     places_gn: jax.Array,
     after_gm: jax.Array,
     targets_gm: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The log-probability of each target, in nats, and whether no token is likelier; both [g, m].
+    """Returns the log-probability of each target, in nats, and true where no token is likelier.
 
-    A place is row within the group * t + index; the target is what would follow after the place of
-    that number.
+    Both are [g, m]. A place is row within the group * t + index; `after` holds the number of the
+    place that a target would follow.
     """
     x_btd = model.hidden(params, tokens_bt, branches)
     num_groups, num_places = places_gn.shape

@@ -1,4 +1,4 @@
-"""Requests to batches of few shapes, without computing anything twice.
+"""Batches of few shapes that score requests, without computing anything twice.
 
 Rows are sorted by length and cut into batches of about one number of tokens; all batches of one
 length have one shape.
@@ -21,7 +21,7 @@ from jaxpretrain.models.contract import Branches
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a batch: (b, t), (g, n) and (g, m)."""
+    """The shape of a batch: (b, t), (g, n) and (g, m)."""
 
     rows: tuple[int, int]
     places: tuple[int, int]
@@ -44,9 +44,9 @@ class Packed:
     """Requests, planned once and run as often as there are parameters to score them with.
 
     Args:
-      requests: what is scored.
+      requests: the requests that are scored.
       context_length: tokens that the model reads; longer queries lose their beginning.
-      batch_tokens: of one batch, over all devices.
+      batch_tokens: tokens of one batch, over all devices.
       num_data: devices that the rows are divided over.
 
     Raises:
@@ -69,18 +69,17 @@ class Packed:
         on_device = batch_tokens // num_data
         shared = fill_rows(groups, on_device)
         self.num_tokens = sum(len(row.tokens) for row in (*single, *shared))
-        """Tokens that are run, without padding."""
-
+        """Number of tokens that are run, without padding."""
         self.batches = [*_cut(single, on_device, num_data), *_cut(shared, on_device, num_data)]
-        """Rows, and the shape that holds them."""
+        """The rows of each batch, and the shape that holds them."""
 
     @property
     def shapes(self) -> set[Shape]:
-        """All that have to be compiled."""
+        """The shapes that have to be compiled."""
         return {shape for _, shape in self.batches}
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches."""
+        """Yields the batches."""
         return (_batch(rows, shape) for rows, shape in self.batches)
 
 
@@ -111,7 +110,9 @@ def _batch(rows: Sequence[Row], shape: Shape) -> Batch:
 
 
 def _cut(rows: Sequence[Row], batch_tokens: int, num_groups: int) -> list[tuple[list[Row], Shape]]:
-    """Batches of rows of one kind, the longest first, of about `batch_tokens` in each group."""
+    """Returns batches of rows of one kind, the longest first, with about `batch_tokens` in each
+    group.
+    """
     rows = sorted(rows, key=lambda row: (row.length, len(row.tokens)), reverse=True)
     pieces: dict[tuple[int, int], list[list[Row]]] = defaultdict(list)  # by number and length
     start = 0
@@ -134,5 +135,5 @@ def _cut(rows: Sequence[Row], batch_tokens: int, num_groups: int) -> list[tuple[
 
 
 def _round_up(number: int) -> int:
-    """To what places and targets are multiples of, so that shapes are few."""
+    """Returns the next multiple of 64, so that numbers of places and targets are few."""
     return -(-number // 64) * 64

@@ -8,30 +8,30 @@ from itertools import repeat
 from jaxpretrain.evals.scoring.sharing import ROW_LENGTHS, Group, Query, round_up
 
 _ATTENTION = 2048
-"""Length of rows in which attention costs as much as all else."""
+"""Length of rows in which attention costs as much as all other layers."""
 
 
 @dataclass
 class Row:
-    """Tokens that are run together, and what is scored after which of them."""
+    """Tokens that are run together, and the tokens that are scored after some of them."""
 
     length: int
-    """With padding."""
+    """Number of tokens with padding."""
     tokens: list[int] = field(default_factory=list)
     numbers: list[tuple[int, int, int]] = field(default_factory=list)
-    """Of each token, those of `Branches`; []: the row is one query."""
+    """The three numbers of `Branches` for each token; [] where the row is one query."""
     places: dict[int, int] = field(default_factory=dict)
-    """Indices in the row after which tokens are scored -> their order."""
+    """Numbers of the places, by their indices in the row; tokens are scored after a place."""
     after: list[int] = field(default_factory=list)
-    """Of each token that is scored: after the place of this number."""
+    """The number of the place before each token that is scored."""
     targets: list[int] = field(default_factory=list)
-    """The token itself."""
+    """The tokens that are scored."""
     owners: list[int] = field(default_factory=list)
-    """The request that it is scored for."""
+    """The request that each of them is scored for."""
 
     @classmethod
     def of_query(cls, query: Query, length: int) -> "Row":
-        """A row of that length with one query."""
+        """Returns a row of that length with one query."""
         row = cls(length, query.tokens.tolist())
         row._score(query, query.positions)
         return row
@@ -57,7 +57,7 @@ class Row:
 
 
 def fill_rows(groups: Sequence[Group], most: int) -> list[Row]:
-    """The groups in rows of the length, up to `most`, that costs least."""
+    """Returns the groups in rows of the length, up to `most`, that costs least."""
     lengths = {min(length, most) for length in ROW_LENGTHS}
     filled = min((_fill(groups, length) for length in sorted(lengths)), key=_cost)
     rows = []
@@ -69,8 +69,8 @@ def fill_rows(groups: Sequence[Group], most: int) -> list[Row]:
 
 
 def _fill(groups: Sequence[Group], length: int) -> list[tuple[int, list[Group]]]:
-    """Rows of `length`, longer only where a group is: the largest group first, each into the row
-    that it fills best.
+    """Returns rows of `length`, longer only where a group is. The largest group comes first, and
+    each goes into the row that it fills best.
     """
     rows: list[tuple[int, list[Group]]] = []
     by_space: dict[int, list[list[Group]]] = defaultdict(list)  # tokens that are free -> rows

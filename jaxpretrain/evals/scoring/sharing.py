@@ -1,10 +1,10 @@
-"""What requests have in common, so that it is run once.
+"""Queries that begin alike: their common tokens are run once.
 
 Scoring a request means running its query, the context and all of the continuation but its last
-token. The model is causal, so what a token is scored after depends on nothing that follows. A query
-that begins another one needs no run of its own: letters after one question, or single words, are
-scored by one run of the question. Queries that begin alike, as those of the answers to a question
-do, are run as one stem with branches.
+token. The model is causal, so the score of a token depends on nothing that follows. A query that
+begins another one needs no run of its own: letters after one question, or single words, are scored
+by one run of the question. Other queries that begin alike, such as those of the answers to a
+question, are run as one stem with branches.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.scoring.encode import Request
 
 LENGTHS = tuple(size for k in range(4, 31) for size in (2**k, 3 * 2 ** (k - 1)))
-"""Of rows: powers of two and what is half way to the next."""
+"""The lengths of rows: powers of two and the numbers half way to the next."""
 ROW_LENGTHS = (256, 384, 512)
-"""Of rows of stems with branches, where no group is longer."""
+"""The lengths of rows of stems with branches, where no group is longer."""
 _PRICE = 4 / 3
-"""Of a token among branches, where one of a row with a single query costs 1: attention by plain
-operations, and pairs that are masked."""
+"""The cost of a token among branches, relative to one in a row with a single query: attention runs
+by plain operations, and pairs are masked."""
 
 
 @dataclass
 class Query:
-    """Tokens to run, and what is scored after which of them."""
+    """Tokens to run, and the tokens that are scored after some of them."""
 
     tokens: np.ndarray  # int32 [t]
     positions: list[int] = field(default_factory=list)  # after this one ...
@@ -41,19 +41,21 @@ class Group:
 
     queries: Sequence[Query]
     stem: int
-    """How many; they are run once."""
+    """Number of these tokens; they are run once."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens to run."""
+        """Number of tokens to run."""
         return self.stem + sum(len(query.tokens) - self.stem for query in self.queries)
 
 
 def find_queries(
     requests: Sequence[Request], context_length: int
 ) -> tuple[list[Query], np.ndarray]:
-    """(queries that begin no other one, with the requests that each answers; which requests are
-    truncated). Neighbours are those that begin alike. What is too long loses its beginning.
+    """Returns the queries that begin no other one, and a mask of the requests that are truncated.
+
+    Each query has the requests that it answers. Neighbours begin alike. A text that is too long
+    loses its beginning.
 
     Raises:
       InputError: a continuation alone is longer than the context.
@@ -72,8 +74,8 @@ def find_queries(
         texts.append(query[-context_length:].tobytes())
     queries: list[Query] = []
     host = b""
-    # What begins others comes right before them in order; so from the last on, a query begins the
-    # latest of those kept, or none.
+    # In order, a query comes right before those that it begins; so from the last on, a query begins
+    # the latest of those that are kept, or none.
     for number in sorted(range(len(texts)), key=texts.__getitem__, reverse=True):
         if not queries or not host.startswith(texts[number]):
             host = texts[number]
@@ -87,7 +89,7 @@ def find_queries(
 
 
 def share(queries: Sequence[Query]) -> tuple[list[Group], list[Query]]:
-    """(groups of neighbours that are run together, queries that are run by themselves).
+    """Returns groups of neighbours that are run together, and queries that are run alone.
 
     The choice has the least cost, found from the first query on: the best that ends with a query is
     the best up to where its group begins, and that group. A group has at most as many tokens as
@@ -122,12 +124,12 @@ def share(queries: Sequence[Query]) -> tuple[list[Group], list[Query]]:
 
 
 def round_up(length: int) -> int:
-    """The shortest row that holds so many tokens."""
+    """Returns the length of the shortest row that holds so many tokens."""
     return next(size for size in LENGTHS if size >= length)
 
 
 def _num_common(a: np.ndarray, b: np.ndarray) -> int:
-    """Tokens that both begin with."""
+    """Returns the number of tokens that both begin with."""
     size = min(len(a), len(b))
     differs = a[:size] != b[:size]
     return int(differs.argmax()) if differs.any() else size

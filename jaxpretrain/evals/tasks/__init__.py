@@ -1,1 +1,1 @@
-"""Zero-shot tasks: where their items come from and how their metrics are counted."""
+"""Tasks: the sources of their items, and their metrics."""

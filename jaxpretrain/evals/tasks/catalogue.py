@@ -45,25 +45,25 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "copycolors:10way",
     ),
 }
-"""Name -> members. `core_small` tells small models apart soonest; the two `inloop` groups are what
-OLMo-7B and OLMo-2-7B were watched by; `abilities` are simple skills, each by itself."""
+"""The tasks of each group. `core_small` tells small models apart soonest; the two `inloop` groups
+are those of the training of OLMo-7B and OLMo-2-7B; `abilities` are simple skills."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a list of names asks for."""
+    """The tasks and groups of a list of names."""
 
     tasks: tuple[Task, ...]
     groups: dict[str, tuple[str, ...]]
-    """Names of groups that were asked for -> names of their tasks."""
+    """Names of the tasks of each group."""
 
     @property
     def names(self) -> set[str]:
-        """Of tasks and groups: what results are named by."""
+        """The names of tasks and groups, which results go by."""
         return {task.name for task in self.tasks} | set(self.groups)
 
     def take(self, size: int | None, seed: int | None) -> "Selection":
-        """With at most `size` items of each task: the first ones, or drawn with a seed."""
+        """Returns at most `size` items of each task: the first ones, or drawn by a seed."""
         return replace(self, tasks=tuple(take(task, size, seed) for task in self.tasks))
 
 
@@ -80,11 +80,7 @@ def select(names: Iterable[str]) -> Selection:
 
 
 def load_task(name: str) -> Task:
-    """A task by its name.
-
-    Raises:
-      InputError: see `select`.
-    """
+    """Loads a task by its name; raises as `select` does."""
     given, equals, path = name.partition("=")
     if name.endswith(".jsonl"):
         return load_own(expand(path if equals else name, "task"), given if equals else name)
@@ -104,7 +100,7 @@ def load_task(name: str) -> Task:
 
 
 def known_tasks() -> dict[str, list[str]]:
-    """Task -> its variants."""
+    """Returns the variants of each task."""
     templates = {task: [_DEFAULT] for task in TEMPLATES}
     return rendered_variants() | templates | {task: list(MMLU_VARIANTS) for task in MMLU}
 

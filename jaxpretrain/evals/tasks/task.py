@@ -1,4 +1,4 @@
-"""What a task is, wherever it comes from: questions with scored continuations."""
+"""Tasks, wherever they come from: questions with scored continuations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +11,13 @@ Metric = Literal["acc", "len_norm", "pmi_dc", "f1", "ce_loss", "bpb"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A continuation whose likelihood after a context is asked for."""
+    """A continuation that is scored after a context."""
 
     context: str
     continuation: str
-    """As it is, with its leading space."""
+    """The text with its leading space."""
     unconditional: str | None = None
-    """A context that says nothing of the question; None: there is none."""
+    """A context without the question; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Item:
 
     @property
     def has_unconditional(self) -> bool:
-        """Whether all choices can be scored without the question too."""
+        """True where all choices can be scored without the question too."""
         return all(choice.unconditional for choice in self.choices)
 
 
@@ -45,12 +45,12 @@ class Task:
 
     @property
     def is_multiple_choice(self) -> bool:
-        """Whether there is anything to choose; else only the right answer is scored."""
+        """True where an item has several choices; else only the right answer is scored."""
         return any(len(item.choices) > 1 for item in self.items)
 
 
 def take(task: Task, size: int | None, seed: int | None) -> Task:
-    """A task with at most `size` items: the first, or with a seed drawn, in their old order."""
+    """Returns a task with at most `size` items: the first ones, or drawn by a seed, in order."""
     if size is None or size >= len(task.items):
         return task
     chosen: Sequence[int] = range(size)

@@ -12,24 +12,23 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.tasks.package import package_folder
 from jaxpretrain.evals.tasks.task import Choice, Item, Metric, Task
 
-_Row = dict[str, Any]
+Row = dict[str, Any]
 
 
-def read_arrow(folder: Path, columns: list[str]) -> list[_Row]:
-    """The rows of a data set that was saved as a stream of Arrow batches.
+def read_arrow(folder: Path, columns: list[str]) -> list[Row]:
+    """Reads the rows of a data set that was saved as a stream of Arrow batches.
 
     Raises:
       InputError: it is not there, or nothing here reads Arrow files.
     """
     try:
-        import pyarrow  # imported here: only these tasks need it
-        import pyarrow.ipc
+        import pyarrow.ipc  # imported here: only these tasks need it
     except ImportError:
         raise InputError("this task is an Arrow file: pip install pyarrow to read it") from None
     files = sorted(folder.glob("*.arrow"))
     if not files:
         raise InputError(f"{folder}: the data set is not there")
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for file in files:
         with pyarrow.memory_map(str(file)) as stream:
             rows += pyarrow.ipc.open_stream(stream).read_all().select(columns).to_pylist()
@@ -37,7 +36,7 @@ def read_arrow(folder: Path, columns: list[str]) -> list[_Row]:
 
 
 def load_template(task: str, name: str) -> Task:
-    """A task of `TEMPLATES`, as the task `name`."""
+    """Loads a task of `TEMPLATES`, as the task `name`."""
     folder, columns, metric, question = TEMPLATES[task]
     rows = read_arrow(package_folder() / "hf_datasets" / folder / "validation", columns.split())
     items = []
@@ -52,7 +51,7 @@ _Question = tuple[str, list[str], int, str]
 """Context, continuations, answer and unconditional context."""
 
 
-def _copa(row: _Row) -> _Question:
+def _copa(row: Row) -> _Question:
     connector = "because" if row["question"] == "cause" else "therefore"
     choices = [row["choice1"], row["choice2"]]
     continuations = [f" {choice[0].lower()}{choice[1:]}" for choice in choices]
@@ -60,18 +59,18 @@ def _copa(row: _Row) -> _Question:
     return f"{row['premise'].strip()[:-1]} {connector}", continuations, row["label"], connector
 
 
-def _rte(row: _Row) -> _Question:
+def _rte(row: Row) -> _Question:
     context = f"{row['sentence1']}\nQuestion: {row['sentence2']} True or False?\nAnswer:"
     return context, [" True", " False"], row["label"], "Answer:"
 
 
-def _commitment_bank(row: _Row) -> _Question:
+def _commitment_bank(row: Row) -> _Question:
     asked = f"{row['hypothesis']}. True, False or Neither?"
     context = f"{row['premise']}\nQuestion: {asked}\nAnswer:"
     return context, [" True", " False", " Neither"], row["label"], "Answer:"
 
 
-def _mrpc(row: _Row) -> _Question:
+def _mrpc(row: Row) -> _Question:
     context = (
         f"Sentence 1: {_joined(row['sentence1'])}\nSentence 2: {_joined(row['sentence2'])}\n"
         "Question: Do both sentences mean the same thing?\nAnswer:"
@@ -79,35 +78,35 @@ def _mrpc(row: _Row) -> _Question:
     return context, [" yes", " no"], 0 if row["label"] else 1, "Answer:"
 
 
-def _sst2(row: _Row) -> _Question:
+def _sst2(row: Row) -> _Question:
     asked = "Question: Is this sentence positive or negative?"
     context = f"{_joined(row['sentence'])}\n{asked}\nAnswer:"
     return context, [" negative", " positive"], row["label"], "Answer:"
 
 
-def _basic_arithmetic(row: _Row) -> _Question:
+def _basic_arithmetic(row: Row) -> _Question:
     choices = row["choices"]
     answer = choices["label"].index(row["answerKey"])
     context = f"Question: {row['question']}\nAnswer:"
     return context, [f" {text}" for text in choices["text"]], answer, "Answer:"
 
 
-def _trivia_qa(row: _Row) -> _Question:
+def _trivia_qa(row: Row) -> _Question:
     return f"\nQuestion: {row['question']}\nAnswer:", [f" {row['answer']['value']}"], 0, "Answer:"
 
 
-def _natural_questions(row: _Row) -> _Question:
+def _natural_questions(row: Row) -> _Question:
     return f"\nQuestion: {row['question']}\nAnswer:", [f" {row['answer'][0]}"], 0, "Answer:"
 
 
 def _joined(text: str) -> str:
-    """Text whose punctuation was split off its words, as it was before."""
+    """Returns a text whose punctuation was split off its words, with it joined again."""
     for split, whole in ((" n't", "n't"), (" )", ")"), ("( ", "("), ('" ', '"'), (' "', '"')):
         text = text.replace(split, whole)
     return re.sub(r" (['.,])", r"\1", text)
 
 
-TEMPLATES: dict[str, tuple[str, str, Metric, Callable[[_Row], _Question]]] = {
+TEMPLATES: dict[str, tuple[str, str, Metric, Callable[[Row], _Question]]] = {
     "copa": ("super_glue/copa", "premise choice1 choice2 question label", "acc", _copa),
     "rte": ("glue/rte", "sentence1 sentence2 label", "len_norm", _rte),
     "commitment_bank": ("super_glue/cb", "premise hypothesis label", "acc", _commitment_bank),
@@ -127,4 +126,4 @@ TEMPLATES: dict[str, tuple[str, str, Metric, Callable[[_Row], _Question]]] = {
     ),
     "natural_qs_open_ppl": ("nq_open/none", "question answer", "ce_loss", _natural_questions),
 }
-"""Name -> data set, its columns, metric, and the question of a row; all have one variant."""
+"""The data set of each task, its columns, its metric, and what makes a question of a row."""
