@@ -51,7 +51,7 @@ class GpuCores:
 
 @dataclass(frozen=True)
 class Chip:
-    """What is known of a kind of device, as JAX counts devices."""
+    """The known numbers of a kind of device; JAX decides what counts as one device."""
 
     name: str
     """Name in `plan --target`."""

@@ -121,15 +121,13 @@ class Shared:
         if self.clip_norm is None:
             settings.append("no clipping")
         else:
-            settings.append(f"gradient norms clipped to {self.clip_norm:g}{self._raised()}")
+            settings.append(f"gradient norms clipped to {self.clip_norm:g}")
+            if warmup := whole_steps(self.clip_warmup):
+                factor = self.clip_warmup_factor
+                settings[-1] += f", {factor:g} times that in updates 2 to {warmup + 1:,}"
         if self.rate_scaling is not None:
             settings.append(self.rate_scaling.describe(batch_size))
         return f"{snake_case(type(self))}: {'; '.join(settings)}"
-
-    def _raised(self) -> str:
-        warmup = whole_steps(self.clip_warmup)
-        factor = f", {self.clip_warmup_factor:g} times that in updates 2 to {warmup + 1:,}"
-        return factor if warmup else ""
 
     def _clip(self) -> optax.GradientTransformation:
         if self.clip_norm is None:

@@ -124,9 +124,8 @@ class Layout:
         """
         parts = []
         for name, size in zip(axes, shape, strict=True):
-            target = RULES[name] if name is not None else None
-            ways = self._ways(target or ())
-            parts.append(target if ways > 1 and size % ways == 0 else None)
+            ways = self._ways(name)
+            parts.append(RULES[name] if name and ways > 1 and size % ways == 0 else None)
         return NamedSharding(self.mesh, PartitionSpec(*parts))
 
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
@@ -179,15 +178,13 @@ class Layout:
 
     def undivided(self, axes: Params, shapes: Params) -> list[str]:
         """Returns the names of the parameters that a mesh axis should divide and cannot."""
-        names = []
         leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_axes)
-        for (path, a), s in zip(leaves, jax.tree.leaves(shapes), strict=True):
-            spec = self.sharding(a, s.shape).spec
-            for logical, part in zip(a, spec, strict=True):
-                target = RULES[logical] if logical is not None else None
-                if target is not None and part is None and self._ways(target) > 1:
-                    names.append("/".join(str(k.key) for k in path))
-        return names
+        return [
+            "/".join(str(key.key) for key in path)
+            for (path, names), s in zip(leaves, jax.tree.leaves(shapes), strict=True)
+            for name, size in zip(names, s.shape, strict=True)
+            if size % self._ways(name)
+        ]
 
     def describe(self) -> str:
         """Returns one line with the devices and the mesh."""
@@ -196,9 +193,11 @@ class Layout:
         kind = getattr(device, "device_kind", "?")
         return f"{self.mesh.size} x {kind} as {sizes}, {jax.process_count()} process(es)"
 
-    def _ways(self, target: str | tuple[str, ...]) -> int:
-        names = (target,) if isinstance(target, str) else target
-        return math.prod(self.mesh.shape[axis] for axis in names)
+    def _ways(self, name: str | None) -> int:
+        """Returns the number of devices over which a logical axis is divided."""
+        target = () if name is None else RULES[name] or ()
+        mesh_axes = (target,) if isinstance(target, str) else target
+        return math.prod(self.mesh.shape[axis] for axis in mesh_axes)
 
 
 def _is_axes(leaf: object) -> bool:
