@@ -128,6 +128,8 @@ def test_logical_axes_go_to_their_mesh_axes():
         None, "fsdp", "tensor"
     )
     assert layout.sharding((), ()).spec == PartitionSpec()
+    # An axis of one device divides nothing.
+    assert _layout(1, 8, 1).sharding(("heads", "embed"), (4, 8)).spec == PartitionSpec(None, "fsdp")
 
 
 def test_axes_that_do_not_divide_are_replicated_and_named():
@@ -194,6 +196,9 @@ def test_constraints_place_activations_and_leave_values_alone():
     y = jax.jit(lambda a: layout.constrain(a, ("batch", "mlp")))(x)
     assert y.sharding.is_equivalent_to(layout.sharding(("batch", "mlp"), x.shape), 2)
     np.testing.assert_array_equal(y, x)
+    pair = _layout(num_devices=2)
+    spread = jax.jit(lambda a: pair.constrain(a, ("batch", None)))(x)
+    assert {shard.data.shape for shard in spread.addressable_shards} == {(4, 8)}
     z = jax.jit(layout.constrain_batch)(x)
     assert {shard.data.shape for shard in z.addressable_shards} == {(2, 8)}
 
@@ -202,3 +207,4 @@ def test_the_description_names_devices_and_axes():
     assert _layout(2, 2, 2).describe() == (
         "8 x cpu as replica 2 x fsdp 2 x tensor 2, 1 process(es)"
     )
+    assert _layout(num_devices=1).describe().startswith("1 x cpu as replica 1 x fsdp 1 x tensor 1")
