@@ -62,6 +62,8 @@ def test_the_largest_buffers_are_listed_with_their_shapes(decoder, one):
     compiled = replace(found.best.compiled, buffers=buffers)
     found = replace(found, trials=[replace(found.best, compiled=compiled)])
     lines = make_table(found, price=None).splitlines()
+    listed = make_document(found, price=None)["largest_buffers"]
+    assert listed == [{"bytes": size, "shapes": shapes} for shapes, size in sizes.items()]
     start = lines.index("  largest buffers besides the state")
     assert [line.split() for line in lines[start + 1 : start + 4]] == [
         ["3.00", "f32[4]"],
