@@ -1,4 +1,4 @@
-"""Reads batches ahead of the step that consumes them.
+"""Readers of batches ahead of the step that consumes them.
 
 Grain does it: its import costs 0.3 s once JAX is there (0.8 s without), and its prefetching
 iterator is the well-tested form of a thread and a queue. One thread keeps order and is enough: on
@@ -12,28 +12,34 @@ import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxpretrain.data.contract import Batch
 from jaxpretrain.data.processes import end_with_parent
 
+if TYPE_CHECKING:
+    import grain
+
 PART_ROWS = 16
-"""Rows that a process reads at a time. A whole batch of large images would be too much memory in
-each, and would come too late."""
+"""The number of rows that a process reads at a time. A whole batch of large images would take too
+much memory in each, and would come too late."""
+_BATCHES_AHEAD = 2
+"""The number of batches that lie ready where processes read."""
 
 
 class Batches(Iterator[Batch]):
-    """What one of Grain's prefetching iterators delivers.
+    """The batches of one of Grain's prefetching iterators.
 
     An exception in reading is raised at the batch it belongs to. `close` (or leaving a `with`)
-    drops what is queued and ends threads, after the read they are in, and processes.
+    drops the batches that lie ready, and ends the threads, after the read they are in, and the
+    processes.
     """
 
-    def __init__(self, batches: Any):
+    def __init__(self, batches: "grain.DatasetIterator[Batch]"):
         batches.start_prefetch()
-        self._batches: Any = batches
+        self._batches: grain.DatasetIterator[Batch] | None = batches
 
     def __next__(self) -> Batch:
         if self._batches is None:
@@ -42,10 +48,13 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends the iteration; may be called at any time, and twice."""
-        if self._batches is not None:
-            self._batches.close()
-            # Not left to the interpreter's exit, at which it would complain about missing modules.
-            self._batches = None
+        if self._batches is None:
+            return
+        self._batches.close()
+        self._batches = None
+        # Grain's exhausted iterators are in cycles with the last arrays. At the interpreter's exit
+        # they would be reported as leaked, and complain about missing modules.
+        gc.collect()
 
     def __enter__(self) -> "Batches":
         return self
@@ -54,26 +63,14 @@ class Batches(Iterator[Batch]):
         self.close()
 
 
-class WorkerBatches(Batches):
-    """The same where processes read."""
-
-    def close(self) -> None:
-        """Ends the processes, and frees the memory that they shared."""
-        super().close()
-        # Grain's exhausted iterators are in cycles with the last arrays. Left to the interpreter's
-        # exit, they would be reported as leaked.
-        gc.collect()
-
-
 def load_batches(
     read: Callable[[int], Batch], first: int, last: int, *, prefetch: int = 8
 ) -> Batches:
-    """`read(step)` for steps first, ..., last - 1, read ahead by one background thread.
+    """Returns `read(step)` for steps first, ..., last - 1, read ahead by one background thread.
 
-    `prefetch` is how many batches may lie ready, at least 1.
+    `prefetch` is the number of batches that may lie ready, at least 1.
     """
-    import grain
-
+    grain = _import_grain()
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return Batches(iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options)))
 
@@ -85,19 +82,14 @@ def load_in_workers(
     last: int,
     *,
     num_workers: int,
-    prefetch: int = 2,
-) -> WorkerBatches:
-    """`read(samples(step))` for steps first, ..., last - 1, read ahead by `num_workers` processes.
+) -> Batches:
+    """Returns `read(samples(step))` for steps first, ..., last - 1, read ahead by processes.
 
     Batches are the same, bit for bit, as those of a thread. Both functions are pickled; the second
     gives the sample numbers of a step, int64 [n]. The processes are spawned: they import the main
     module again, so a script needs its `if __name__ == "__main__"`. They never touch a device.
     """
-    import grain
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():  # Grain reads flags, which only absl's own start parses
-        flags.FLAGS.mark_as_parsed()
+    grain = _import_grain()
     num_parts = max(1, -(-len(samples(last - 1)) // PART_ROWS))
     parts = (
         grain.MapDataset.range(first * num_parts, last * num_parts)
@@ -108,9 +100,17 @@ def load_in_workers(
         )
     )
     batches = parts.batch(num_parts, batch_fn=_join)
-    return WorkerBatches(
-        iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch))
-    )
+    ahead = grain.experimental.ThreadPrefetchIterDataset
+    return Batches(iter(ahead(batches, prefetch_buffer_size=_BATCHES_AHEAD)))
+
+
+def _import_grain():
+    import grain
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain reads flags, which only absl's own start parses
+        flags.FLAGS.mark_as_parsed()
+    return grain
 
 
 def _read_part(
@@ -124,7 +124,7 @@ def _read_part(
 
 
 def _join(parts: Sequence[Batch]) -> Batch:
-    """Copies the parts out of the memory that the processes share."""
+    """Returns a batch of the parts, copied out of the memory that the processes share."""
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 

@@ -1,4 +1,4 @@
-"""What processes that work for another one do so that none outlives it."""
+"""A way for processes that work for another one not to outlive it."""
 
 import multiprocessing
 import multiprocessing.process

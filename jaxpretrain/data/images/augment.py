@@ -1,4 +1,4 @@
-"""Which part of a picture an example shows: drawn for training, fixed for evaluation.
+"""The part of a picture that an example shows: drawn for training, fixed for evaluation.
 
 The draws of sample k are a pure function of (seed, k): raw output of NumPy's Philox, which is the
 same on every machine and in every version.
@@ -11,12 +11,10 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Between
+from jaxpretrain.data.images.image_codec import Box, resized
 
 if TYPE_CHECKING:
     from PIL import Image
-
-Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels."""
 
 Share = Annotated[float, Between(0, 1, "(]")]
 """The type of a field that holds a part of a whole."""
@@ -26,12 +24,12 @@ Ratio = Annotated[float, Between(0, 100, "(]")]
 
 NUM_TRIES = 10
 NUM_DRAWS = 2 * NUM_TRIES + 3
-"""Numbers that one augmentation takes, used or not."""
+"""The count of random numbers that one augmentation takes, used or not."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random resized crop and flip, as Sapiens and MAE train with."""
+    """Random resized crop and flip, as in the training of Sapiens and MAE."""
 
     area: tuple[Share, Share] = (0.2, 1.0)
     """Least and greatest part of the picture's area that a crop takes."""
@@ -41,23 +39,18 @@ class Augment:
     """Probability of a mirror image, left for right."""
 
     def check(self) -> None:
-        """Raises InputError for values that cannot be."""
-        for name, (low, high), most in (("area", self.area, 1.0), ("aspect", self.aspect, 100.0)):
-            if not 0 < low <= high <= most:
-                raise InputError(
-                    f"data.augment.{name} is {low:g},{high:g}; it must rise from above 0 to at most"
-                    f" {most:g}"
-                )
-        if not 0 <= self.flip <= 1:
-            raise InputError(f"data.augment.flip is {self.flip:g}, no probability")
+        """Raises InputError for a least value above the greatest."""
+        for name, (low, high) in (("area", self.area), ("aspect", self.aspect)):
+            if low > high:
+                raise InputError(f"data.augment.{name} is {low:g},{high:g}; it must rise")
 
     def __call__(self, image: "Image.Image", size: int, draws: np.ndarray) -> np.ndarray:
-        """uint8 [size, size, 3]; `draws` are NUM_DRAWS numbers in [0, 1)."""
+        """Returns a crop, uint8 [size, size, 3]; `draws` are NUM_DRAWS numbers in [0, 1)."""
         pixels = resized(image, self.box(*image.size, draws), size)
         return pixels[:, ::-1] if draws[-1] < self.flip else pixels
 
     def box(self, width: int, height: int, draws: np.ndarray) -> Box:
-        """The first of ten drawn boxes that fits in; the middle of the picture if none does."""
+        """Returns the first of ten drawn boxes that fits in; else the middle of the picture."""
         areas = _between(*self.area, draws[:NUM_TRIES]) * (width * height)
         low, high = np.log(self.aspect)
         aspects = np.exp(_between(low, high, draws[NUM_TRIES : 2 * NUM_TRIES]))
@@ -74,13 +67,13 @@ class Augment:
 
 
 def sample_draws(seed: int, sample: int, num: int) -> np.ndarray:
-    """`num` numbers in [0, 1), float64, of one sample of the run."""
+    """Returns `num` random numbers in [0, 1), float64, for one sample of the run."""
     key = np.array([seed % 2**64, sample], np.uint64)
     return (np.random.Philox(key=key).random_raw(num) >> np.uint64(11)) * 2.0**-53
 
 
 def centre_box(width: int, height: int, aspect: tuple[float, float] = (1.0, 1.0)) -> Box:
-    """The largest box in the middle whose ratio of width to height lies in `aspect`."""
+    """Returns the largest box in the middle whose ratio of width to height lies in `aspect`."""
     low, high = aspect
     w, h = width, height
     if width / height < low:
@@ -89,14 +82,6 @@ def centre_box(width: int, height: int, aspect: tuple[float, float] = (1.0, 1.0)
         w = max(1, round(height * high))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def resized(image: "Image.Image", box: Box, size: int) -> np.ndarray:
-    """What is in the box, resized by Pillow's bicubic filter: uint8 [size, size, 3]."""
-    from PIL.Image import Resampling
-
-    # Not `resize(box=)`, whose filter also reads pixels around the box.
-    return np.asarray(image.crop(box).resize((size, size), Resampling.BICUBIC))
 
 
 def _between(low: float, high: float, draws: np.ndarray) -> np.ndarray:

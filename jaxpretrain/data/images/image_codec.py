@@ -1,6 +1,6 @@
-"""From the bytes of a file to an RGB picture, and back.
+"""The bytes of a file to an RGB picture, and back.
 
-What becomes RGB how:
+Pictures of other modes become RGB:
 
 - grey is repeated; 16 bits a channel are scaled to 8 and rounded; 1 bit is black and white;
 - a palette is looked up; CMYK and other colour spaces are converted by Pillow, without profiles;
@@ -20,70 +20,76 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels."""
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
 class Undecodable(Exception):
-    """Bytes that are no picture; says why."""
+    """The error for bytes that are no picture; it says why."""
 
 
 def decode(content: bytes) -> "Image.Image":
-    """The picture in mode RGB. Raises Undecodable: a pure function of the bytes.
+    """Returns the picture in mode RGB. Raises Undecodable: a pure function of the bytes.
 
     Pillow's limit against decompression bombs holds: above 179 million pixels nothing is decoded.
     """
-    import PIL.Image
-
+    images, _ = import_pillow()
     try:
-        return _rgb(_upright(PIL.Image.open(io.BytesIO(content))))
+        return _rgb(_upright(images.open(io.BytesIO(content))))
     except MemoryError:
         raise
-    except PIL.UnidentifiedImageError:  # its text is about the object that holds the bytes
+    except images.UnidentifiedImageError:  # its text is about the object that holds the bytes
         raise Undecodable("no kind of image that Pillow knows") from None
     except Exception as error:  # Pillow's parsers raise whatever meets them in broken files
         raise Undecodable(f"{type(error).__name__}: {error}") from None
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """A PNG of uint8 [height, width] or [height, width, 3]."""
-    require_pillow()
-    import PIL.Image
-
+    """Returns a PNG of pixels, uint8 [height, width] or [height, width, 3]."""
     file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "PNG")
+    images, _ = import_pillow()
+    images.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
-def require_pillow() -> None:
-    """Raises InputError when Pillow is not installed."""
+def resized(image: "Image.Image", box: Box, size: int) -> np.ndarray:
+    """Returns the part in the box, resized by Pillow's bicubic filter: uint8 [size, size, 3]."""
+    images, _ = import_pillow()
+    # Not `resize(box=)`, whose filter also reads pixels around the box.
+    return np.asarray(image.crop(box).resize((size, size), images.Resampling.BICUBIC))
+
+
+def import_pillow():
+    """Returns Pillow's modules Image and ImageOps. Raises InputError where there is no Pillow."""
     try:
-        import PIL.Image  # noqa: F401
+        from PIL import Image, ImageOps
     except ImportError:
         raise InputError(
             f"images need Pillow: install the extra vision, {HOW_TO_INSTALL}"
         ) from None
+    return Image, ImageOps
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
-    from PIL import ImageOps
-
     # Almost no picture has an orientation, and exif_transpose copies those without one.
-    return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+    _, ops = import_pillow()
+    return ops.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
 
 
 def _rgb(image: "Image.Image") -> "Image.Image":
-    import PIL.Image
-
+    images, _ = import_pillow()
     if image.mode.startswith("I"):  # converting these would clip at 255
         pixels = np.asarray(image, np.int64)
         if pixels.min() < 0 or pixels.max() >= 2**16:
             raise Undecodable("pixels are not of 16 bits")
-        image = PIL.Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+        image = images.fromarray(((pixels + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
         raise Undecodable("pixels are floating-point numbers")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, "white")
-        image = PIL.Image.alpha_composite(white, image)
+        white = images.new("RGBA", image.size, "white")
+        image = images.alpha_composite(white, image)
     image.load()  # until here only the header was read
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-_ORIENTATION = 0x0112  # the EXIF tag

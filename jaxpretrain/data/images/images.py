@@ -21,9 +21,9 @@ from jaxpretrain.data.contract import (
     TrainingData,
     fingerprint,
 )
-from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, resized, sample_draws
+from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, sample_draws
 from jaxpretrain.data.images.bad_images import BadImages
-from jaxpretrain.data.images.image_codec import Undecodable, decode, require_pillow
+from jaxpretrain.data.images.image_codec import Undecodable, decode, import_pillow, resized
 from jaxpretrain.data.images.image_sources import Folder, ImageSet, Split, Tfds
 from jaxpretrain.data.order.order import Order
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_STAND_INS = 100
-"""Images that are tried for one sample before there is none to be had."""
+"""The number of images that are tried for one sample before reading gives up."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,20 @@ class ImageData(DataConfig):
     """Square RGB images for training and evaluation."""
 
     source: Folder | Tfds = Folder()
-    """Where images lie."""
+    """The place of the images."""
     size: Annotated[int, Between(1, 16384)] = 224
     """Side of an example in pixels."""
     augment: Augment = Augment()
-    """What training does to an image; held-out ones are cut to their middle square and resized."""
+    """Random changes of training images; held-out ones are cut to their middle square and resized.
+    """
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
-    """Part of the images held out, by a hash of their names, where the source has none of its own
-    for that; 0 for none."""
+    """Part of the images that is held out, by a hash of their names, where the source has no split
+    for that; 0: none."""
     num_workers: Annotated[int, Between(0, 1024)] = 0
-    """Processes that read and decode; 0: a thread of the training process."""
+    """Number of processes that read and decode; 0: a thread of the training process."""
     max_undecodable: Annotated[int, NonNegative] = 100
-    """Images that may turn out undecodable on one host, each replaced by another; one more is an
-    error."""
+    """Number of images of one host that may be undecodable, each replaced by another; one more is
+    an error."""
 
     @property
     def eval_name(self) -> str:
@@ -97,9 +98,9 @@ class ImageData(DataConfig):
         return [self._fixed(self.eval_name, images, indices)] if len(indices) else []
 
     def open_labelled(self, split: Literal["train", "validation"]) -> "HeldOutImages":
-        """The images of a split as evaluation sees them, with `labels`.
+        """Opens the images of a split as evaluation sees them.
 
-        Raises InputError when they have no labels, or when there are none.
+        Raises InputError where they have no labels, or where there are none.
         """
         images, indices = self._find()[split == "validation"]
         if not images.classes:
@@ -117,15 +118,8 @@ class ImageData(DataConfig):
         return self._fixed(split, images, indices)
 
     def _find(self) -> tuple[Split, Split]:
-        require_pillow()
-        if self.size < 1:
-            raise InputError(f"data.size is {self.size}; an image needs at least 1 pixel")
-        if not 0 <= self.validation_fraction < 1:
-            raise InputError(
-                f"data.validation_fraction is {self.validation_fraction}, not in [0, 1)"
-            )
-        if self.num_workers < 0:
-            raise InputError(f"data.num_workers is {self.num_workers}, not 0 or more")
+        """Returns the training images and the held-out ones."""
+        import_pillow()
         self.augment.check()
         train, held_out = self.source.open(self.validation_fraction)
         if not len(train[1]):
@@ -157,7 +151,7 @@ class TrainingImages(TrainingData):
 
     images: ImageSet
     indices: np.ndarray = field(repr=False)
-    """Those of the images that are trained on, int64 [n]."""
+    """The indices of the images that are trained on, int64 [n]."""
     order: Order
     seed: int
     size: int
@@ -181,11 +175,11 @@ class TrainingImages(TrainingData):
         return {"images": pixels}
 
     def report(self) -> list[str]:
-        """A line for each image that turned out undecodable since the last call."""
+        """Returns a line for each image that was found undecodable since the last call."""
         return self.bad.report()
 
     def describe(self) -> str:
-        """One line for the start of a run."""
+        """Returns the source, the number of images, and the way that they are read."""
         workers = f"{self.num_workers} processes" if self.num_workers else "a thread"
         return (
             f"{self.images.describe()}: an epoch is {self.num_examples:,} images,"
@@ -200,7 +194,7 @@ class HeldOutImages(LabelledSet):
 
     images: ImageSet
     indices: np.ndarray = field(repr=False)
-    """Those of the images that belong to it, int64 [n]."""
+    """The indices of the images of the set, int64 [n]."""
     size: int
     bad: BadImages
 
@@ -223,6 +217,7 @@ class HeldOutImages(LabelledSet):
         return self.images.labels(self.indices[indices])
 
     def _from(self, start: int) -> Iterable[int]:
+        """Returns the images of the set from one on, for as long as a stand-in is searched."""
         steps = range(min(MAX_STAND_INS, self.num_examples))
         return (self.indices[(start + step) % self.num_examples] for step in steps)
 

@@ -25,7 +25,8 @@ class Order:
 
     permutations: Permutations
     epoch_size: int
-    """Samples of an epoch: the first positions of its permutation. The rest is left out."""
+    """Number of samples of an epoch: the first positions of its permutation. The rest is left
+    out."""
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Returns the examples, int64 [n], of the samples, int64 [n]."""
@@ -52,12 +53,6 @@ class Ordering(ABC):
 
     name: ClassVar[str]
 
-    def __post_init__(self) -> None:
-        if self.epoch_multiple < 1:
-            raise InputError(
-                f"data.order.epoch_multiple is {self.epoch_multiple}: must be positive"
-            )
-
     def chunk_size(self) -> int:
         """Returns the number of consecutive examples that stay together."""
         return 1
@@ -74,21 +69,18 @@ class Ordering(ABC):
                 f"data.order.epoch_multiple is {self.epoch_multiple}, and there are {num_examples}"
                 " examples: not one epoch"
             )
-        permutations = self._permutations(num_chunks, seed)
-        if self.chunk_size() > 1:
-            permutations = Chunked(permutations, self.chunk_size())
-        return Order(permutations, epoch_size)
+        return Order(self._permutations(num_chunks, seed), epoch_size)
 
     def identity(self) -> list[object]:
-        """Returns what tells it from other orders of the same examples and seed, JSON-like."""
+        """Returns a list, JSON-like, that differs from that of every other order."""
         return [self.name, self.chunk_size(), self.epoch_multiple, None]
 
     def describe(self) -> str:
-        """Returns its name and what is changed in it."""
+        """Returns the name of the order and its options, for a line of text."""
         return f"{self.name} order"
 
     @abstractmethod
-    def _permutations(self, num_items: int, seed: int) -> Permutations: ...
+    def _permutations(self, num_chunks: int, seed: int) -> Permutations: ...
 
 
 @dataclass(frozen=True)
@@ -118,19 +110,19 @@ class OlmoOrder(Ordering):
         return Order(listed, order.epoch_size)
 
     def identity(self) -> list[object]:
-        """Returns also a hash of the first MiB of the file."""
+        """Returns the list, with a hash of the first MiB of the file."""
         if self.global_indices is None:
             return super().identity()
         with Path(self.global_indices).open("rb") as file:
             return [*super().identity()[:-1], hashlib.sha256(file.read(2**20)).hexdigest()]
 
     def describe(self) -> str:
-        """Returns its name, and the file that replaces the first epoch."""
+        """Returns the name, and the file that replaces the first epoch."""
         listed = self.global_indices
         return super().describe() + (f", the first as {listed} lists them" if listed else "")
 
-    def _permutations(self, num_items: int, seed: int) -> Permutations:
-        return Shuffled(num_items, seed)
+    def _permutations(self, num_chunks: int, seed: int) -> Permutations:
+        return Shuffled(num_chunks, seed)
 
 
 @dataclass(frozen=True)
@@ -146,21 +138,17 @@ class OlmoCoreOrder(Ordering):
 
     name = "olmo_core"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.chunk < 1:
-            raise InputError(f"data.order.chunk is {self.chunk}: must be positive")
-
     def chunk_size(self) -> int:
         """Returns the number of consecutive examples that stay together."""
         return self.chunk
 
     def describe(self) -> str:
-        """Returns its name, and the size of the chunks."""
+        """Returns the name, and the size of the chunks."""
         return super().describe() + (f" of {self.chunk} at a time" if self.chunk > 1 else "")
 
-    def _permutations(self, num_items: int, seed: int) -> Permutations:
-        return Shuffled(num_items, seed + 1)
+    def _permutations(self, num_chunks: int, seed: int) -> Permutations:
+        chunks = Shuffled(num_chunks, seed + 1)
+        return chunks if self.chunk == 1 else Chunked(chunks, self.chunk)
 
 
 @dataclass(frozen=True)
@@ -169,8 +157,8 @@ class HashedOrder(Ordering):
 
     name = "hashed"
 
-    def _permutations(self, num_items: int, seed: int) -> Permutations:
-        return Hashed(num_items, seed)
+    def _permutations(self, num_chunks: int, seed: int) -> Permutations:
+        return Hashed(num_chunks, seed)
 
 
 OrderChoice = OlmoOrder | OlmoCoreOrder | HashedOrder

@@ -1,4 +1,4 @@
-"""For every epoch, which example stands where: the permutations behind the data order.
+"""The permutations of examples, one for every epoch, behind the data order.
 
 OLMo's is NumPy's shuffle of all indices, 4 bytes an example, so a large one is a file that is
 mapped into memory. The hashed one is computed for each position and keeps nothing.
@@ -18,7 +18,7 @@ from jaxpretrain.storage.cache import cache_dir
 from jaxpretrain.storage.files import TEMPORARY, atomic_file, only_one_process
 
 MAPPED_FROM = 10**7
-"""Items from which on a shuffle is kept in a file rather than in memory."""
+"""The number of items from which on a shuffle is kept in a file rather than in memory."""
 
 _BLOCK = 2**20
 
@@ -27,11 +27,11 @@ class Permutations(Protocol):
     """A permutation of 0, ..., num_items - 1 for every epoch, counted from 0."""
 
     def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Items, int64 [n], at the positions, int64 [n], of the epochs, int64 [n]."""
+        """Returns the items, int64 [n], at the positions, int64 [n], of the epochs, int64 [n]."""
         ...
 
     def find(self, epoch: int, item: int) -> int | None:
-        """The position of an item in an epoch; None where the epoch lacks it."""
+        """Returns the position of an item in an epoch; None where the epoch lacks it."""
         ...
 
 
@@ -53,7 +53,7 @@ class Shuffled(Permutations):
         self._lock = threading.Lock()
 
     def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Shuffles when it meets an epoch for the first time."""
+        """Returns the items; an epoch that is new is shuffled first."""
         items = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
@@ -61,7 +61,7 @@ class Shuffled(Permutations):
         return items
 
     def find(self, epoch: int, item: int) -> int | None:
-        """Searches the whole epoch."""
+        """Returns the position, after a search of the whole epoch."""
         return _search(self._of(epoch), item)
 
     def _of(self, epoch: int) -> np.ndarray:
@@ -97,7 +97,7 @@ class Hashed(Permutations):
         self._width = np.uint64(-(-num_items // int(self._height)))
 
     def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """The same time for every position."""
+        """Returns the items, in the same time for every position."""
         keys = self._keys(epochs)
         items = self._forward(positions.astype(np.uint64), keys)
         while (outside := items >= self.num_items).any():
@@ -105,7 +105,7 @@ class Hashed(Permutations):
         return items.astype(np.int64)
 
     def find(self, epoch: int, item: int) -> int | None:
-        """The network run backwards."""
+        """Returns the position, by the network run backwards."""
         keys = self._keys(np.array([epoch]))
         position = self._backward(np.array([item], np.uint64), keys)
         while position[0] >= self.num_items:
@@ -116,7 +116,7 @@ class Hashed(Permutations):
         return _mix(epochs.astype(np.uint64) + _mix(np.uint64(self.seed % 2**64)))
 
     def _forward(self, cells: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """A bijection of the grid's cells, uint64 [n]; `keys`, uint64 [n], choose it."""
+        """Maps the grid's cells, uint64 [n], one to one onto each other, as the keys choose."""
         left, right = np.divmod(cells, self._width)
         for number in range(0, self.ROUNDS, 2):
             left = (left + _round(right, keys, number) % self._height) % self._height
@@ -141,12 +141,12 @@ class Chunked(Permutations):
     size: int
 
     def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Looks the chunks up."""
+        """Returns the items of the chunks."""
         chunks, offsets = np.divmod(positions, self.size)
         return self.chunks(epochs, chunks) * self.size + offsets
 
     def find(self, epoch: int, item: int) -> int | None:
-        """Looks the chunk up."""
+        """Returns the position, from that of the item's chunk."""
         chunk, offset = divmod(item, self.size)
         position = self.chunks.find(epoch, chunk)
         return None if position is None else position * self.size + offset
@@ -155,7 +155,7 @@ class Chunked(Permutations):
 class Listed(Permutations):
     """A file of indices as epoch 0, such as OLMo's `global_indices.npy`: uint32, no header.
 
-    Later epochs are those of `later`. Only what is asked for is read, and checked then.
+    Later epochs are those of `later`. An index is read, and checked, when it is asked for.
     """
 
     def __init__(self, path: Path, num_items: int, later: Permutations):
@@ -173,7 +173,7 @@ class Listed(Permutations):
         return len(self._indices)
 
     def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Raises InputError for an index of an example that is not there."""
+        """Returns the items. Raises InputError for an index of an example that is not there."""
         items = np.empty(len(positions), np.int64)
         first = epochs == 0
         items[first] = self._indices[positions[first]]
@@ -187,12 +187,12 @@ class Listed(Permutations):
         return items
 
     def find(self, epoch: int, item: int) -> int | None:
-        """Searches the file for epoch 0."""
+        """Returns the position, after a search of the file for epoch 0."""
         return _search(self._indices, item) if epoch == 0 else self.later.find(epoch, item)
 
 
 def shuffled(num_items: int, seed: int) -> np.ndarray:
-    """`arange(num_items)` shuffled by PCG64(seed), uint32 [num_items].
+    """Returns `arange(num_items)` shuffled by PCG64(seed), uint32 [num_items].
 
     A large one is built once, in the cache directory, where every process of a host maps it. While
     it is built all of it should fit in memory: the kernel would page it, but at random.

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, resized, sample_draws
+from jaxpretrain.config.overrides import validate
+from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, sample_draws
+from jaxpretrain.data.images.image_codec import resized
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -95,12 +97,14 @@ def test_what_lies_around_a_box_does_not_leak_into_it():
 @pytest.mark.parametrize(
     ("augment", "complaint"),
     [
-        (Augment(area=(0.0, 1.0)), "data.augment.area is 0,1"),
-        (Augment(area=(0.5, 1.5)), "data.augment.area is 0.5,1.5"),
+        (Augment(area=(0.0, 1.0)), "data.augment.area.0=0.0: must be above 0"),
+        (Augment(area=(0.5, 1.5)), "data.augment.area.1=1.5: must be .* 1 or less"),
+        (Augment(area=(0.5, 0.4)), "data.augment.area is 0.5,0.4"),
         (Augment(aspect=(2.0, 1.0)), "data.augment.aspect is 2,1"),
-        (Augment(flip=1.5), "data.augment.flip is 1.5, no probability"),
+        (Augment(flip=1.5), "data.augment.flip=1.5: must be from 0 to 1"),
     ],
 )
 def test_values_that_cannot_be_are_refused(augment: Augment, complaint: str):
     with pytest.raises(InputError, match=complaint):
+        validate(augment, "data.augment")
         augment.check()

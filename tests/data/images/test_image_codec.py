@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.images.image_codec import Undecodable, decode, encode_png, require_pillow
+from jaxpretrain.data.images.image_codec import Undecodable, decode, encode_png, import_pillow
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -140,4 +140,4 @@ def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(InputError, match=r"the extra vision, pip install -e '\.\[vision\]'"):
-        require_pillow()
+        import_pillow()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.images.augment import Augment
 from jaxpretrain.data.images.image_sources import Folder
 from jaxpretrain.data.images.images import ImageData
@@ -192,15 +193,18 @@ def test_a_declared_number_is_verified(data: ImageData):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"size": 0}, "data.size is 0"),
-        ({"validation_fraction": 1.0}, "data.validation_fraction is 1.0"),
-        ({"num_workers": -1}, "data.num_workers is -1"),
-        ({"augment": Augment(flip=-1.0)}, "data.augment.flip is -1"),
+        ({"size": 0}, "data.size=0"),
+        ({"validation_fraction": 1.0}, "data.validation_fraction=1.0"),
+        ({"num_workers": -1}, "data.num_workers=-1"),
+        ({"augment": Augment(flip=-1.0)}, "data.augment.flip=-1"),
+        ({"augment": Augment(area=(0.9, 0.8))}, "data.augment.area is 0.9,0.8"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(data: ImageData, change, complaint: str):
     with pytest.raises(InputError, match=complaint):
-        replace(data, **change).open(seed=0, limits={})
+        changed = replace(data, **change)
+        validate(changed, "data")
+        changed.open(seed=0, limits={})
 
 
 def test_two_workers_read_what_a_thread_reads(data: ImageData):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.data.order.order import HashedOrder, OlmoCoreOrder, OlmoOrder, Order, OrderChoice
@@ -195,10 +195,10 @@ def test_no_examples_is_an_error(cls: type[OrderChoice]):
 def test_impossible_orders_are_errors(tmp_path: Path):
     path = tmp_path / "indices"
     np.arange(5, dtype="<u4").tofile(path)
-    with pytest.raises(InputError, match="data.order.chunk is 0"):
-        OlmoCoreOrder(chunk=0)
-    with pytest.raises(InputError, match="data.order.epoch_multiple is -1"):
-        OlmoOrder(epoch_multiple=-1)
+    with pytest.raises(InputError, match="data.order.chunk=0: must be positive"):
+        validate(OlmoCoreOrder(chunk=0), "data.order")
+    with pytest.raises(InputError, match="data.order.epoch_multiple=-1: must be positive"):
+        validate(OlmoOrder(epoch_multiple=-1), "data.order")
     with pytest.raises(InputError, match="epoch_multiple is 8, and there are 7 examples"):
         OlmoOrder(epoch_multiple=8).make(7, seed=0)
     for num_examples in (4, 6):
