@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     validate(spec, "--")
     spec, output = expand_paths(spec), flags.output
     start = time.perf_counter()
-    manifest = prepare_text(spec, output, workers=flags.workers, progress=True)
+    manifest = prepare_text(spec, output, workers=flags.workers)
     summary = _summary(manifest, output, time.perf_counter() - start)
     print(json.dumps(summary) if flags.json else _describe(summary))
 

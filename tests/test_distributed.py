@@ -81,7 +81,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     files = tuple(str(path) for path in speeches[:160:10])
     prepared = PrepareText(files=files, validation_fraction=0.2, vocab_size=257, name="messages")
-    prepare_text(prepared, folder / "tokens", workers=1, progress=False)
+    prepare_text(prepared, folder / "tokens", workers=1)
     path = folder / "messages.py"
     path.write_text(CONFIG.format(root=str(folder / "tokens"), num_steps=NUM_STEPS))
     return path

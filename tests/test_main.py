@@ -79,7 +79,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     folder = tmp_path_factory.mktemp("corpus")
     files = tuple(str(path) for path in speeches[:160:10])
     spec = PrepareText(files=files, validation_fraction=0.2, vocab_size=257, name="messages")
-    return folder / "tokens", prepare_text(spec, folder / "tokens", workers=1, progress=False)
+    return folder / "tokens", prepare_text(spec, folder / "tokens", workers=1)
 
 
 @pytest.fixture(scope="module")

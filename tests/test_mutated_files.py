@@ -301,10 +301,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     lines = [json.dumps({"text": text, "id": n}) + "\n" for n, text in enumerate(texts)]
     (root / "corpus.jsonl").write_text("".join(lines[:60]))
     (root / "more.jsonl").write_text("".join(lines[60:]))
-    prepare_text(_prepared(root), root / "tokens", workers=1, progress=False)
+    prepare_text(_prepared(root), root / "tokens", workers=1)
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
         patch.setattr(preparing, "save_manifest", partial(_interrupt))
-        prepare_text(_prepared(root), root / "unfinished", workers=1, progress=False)
+        prepare_text(_prepared(root), root / "unfinished", workers=1)
     (root / "config.py").write_text(CONFIG)
     (root / "task.jsonl").write_text("".join(json.dumps(item) + "\n" for item in TASK))
     assert train_experiment(resolve(made.experiment()), made.run)
@@ -427,13 +427,13 @@ def show(world: World) -> None:
 
 def prepare(world: World) -> None:
     """Finds the data made."""
-    prepare_text(_prepared(world.root), world.root / "tokens", workers=1, progress=False)
+    prepare_text(_prepared(world.root), world.root / "tokens", workers=1)
 
 
 def go_on_preparing(world: World) -> None:
     copy = shutil.copytree(world.root / "unfinished", world.root / "finished")
     try:
-        prepare_text(_prepared(world.root), copy, workers=1, progress=False)
+        prepare_text(_prepared(world.root), copy, workers=1)
     finally:
         shutil.rmtree(copy)
 
@@ -441,7 +441,7 @@ def go_on_preparing(world: World) -> None:
 def read_corpus(world: World) -> None:
     output = world.root / "again"
     try:
-        prepare_text(_prepared(world.root), output, workers=1, progress=False)
+        prepare_text(_prepared(world.root), output, workers=1)
     finally:
         shutil.rmtree(output, ignore_errors=True)
 

@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"text": f"document {n} says {n * n}. " * (n % 7 + 1)}) for n in range(200)]
     (folder / "corpus.jsonl").write_text("\n".join(lines))
     spec = PrepareText(files=(str(folder / "corpus.jsonl"),), vocab_size=300)
-    prepare_text(spec, folder / "tokens", workers=1, progress=False)
+    prepare_text(spec, folder / "tokens", workers=1)
     return folder / "tokens"
 
 

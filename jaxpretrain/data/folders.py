@@ -18,7 +18,7 @@ _CONTAINERS = (
     *(".parquet", ".arrow", ".feather", ".orc", ".avro", ".csv", ".tsv", ".tfrecord", ".bin"),
     *(".bz2", ".lz4", ".zip", ".7z", ".rar", ".tar", ".tgz"),
 )
-"""Kinds of files that may hold a whole corpus."""
+"""The suffixes of files that may hold a whole corpus."""
 
 
 class Found(NamedTuple):
@@ -27,23 +27,23 @@ class Found(NamedTuple):
     paths: list[Path]
     """Sorted."""
     notes: tuple[str, ...]
-    """What was skipped, in one line; none where nothing was."""
+    """One line about the files that were skipped; () where there were none."""
 
 
 def find_files(
     root: Path, is_read: Callable[[Path], bool], *, what: str, if_none: str, if_few: str
 ) -> Found:
-    """The files below `root` that `is_read`.
+    """Finds the files below a folder that can be read.
 
     Args:
       root: an existing folder.
-      is_read: whether a file is of a kind that can be read, by its name.
-      what: what they are, with their kinds, for messages.
-      if_none: what to do when the folder holds none of them, for messages.
-      if_few: what else to do when it holds mostly others, for messages.
+      is_read: returns true for the path of a file that can be read.
+      what: the name of such files and their kinds, for messages.
+      if_none: the advice where the folder holds none of them.
+      if_few: the other advice where it holds mostly files of other kinds.
 
     Raises:
-      InputError: there are none, or most of it is of other kinds.
+      InputError: there are none, or most files are of other kinds.
     """
     files, num_hidden = _walk(root)
     paths = [path for path in files if is_read(path)]
@@ -63,16 +63,31 @@ def find_files(
 
 
 def files_below(root: Path) -> list[Path]:
-    """All files below a folder, sorted, links and the files of linked folders among them.
+    """Returns all files below a folder, sorted, with links and the files of linked folders.
 
     A folder that can be reached in several ways counts once, by its own name rather than a link's.
-    A link that leads nowhere counts as a file, so that reading it fails rather than missing it.
+    A link that leads nowhere counts as a file: reading it is an error, where skipping it is none.
     """
     return _walk(root)[0]
 
 
+def read_list(file_list: Path, flag: str) -> list[str]:
+    """Returns the names in a text file with one a line; empty lines do not count.
+
+    Raises InputError, which begins with the flag, where it cannot be read or names nothing.
+    """
+    try:
+        lines = file_list.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{flag}: {error}") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{flag}: names no files")
+    return names
+
+
 def matching_files(pattern: str) -> list[Path]:
-    """What a glob matches, sorted; `**` stands for the folders that `files_below` walks."""
+    """Returns the matches of a glob, sorted; `**` stands for the folders of `files_below`."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return sorted(map(Path, glob.glob(pattern)))
@@ -93,11 +108,11 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _walk(root: Path) -> tuple[list[Path], int]:
-    """The files, and how many names begin with a dot."""
+    """Returns the files, and the number of names that begin with a dot."""
     files, entered, num_hidden = [], set(), 0
     folders, links = [root], []
     while folders or links:
-        # Links last, and in order, so that what they are called does not depend on the disk.
+        # Links last, and in order, so that the names of files do not depend on the disk.
         folder = folders.pop() if folders else links.pop(0)
         real = os.path.realpath(folder)
         if real in entered:
@@ -125,7 +140,7 @@ def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
 
 
 def _is_most(skipped: list[Path], paths: list[Path]) -> bool:
-    """Whether more files are skipped than read, or more bytes of what may hold a whole corpus.
+    """Returns true where more files are skipped than read, or more bytes of possible corpora.
 
     Files beside one of the same name describe it (`1.jpg`, `1.json`) and do not count.
     """

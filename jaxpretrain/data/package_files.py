@@ -7,22 +7,24 @@ from pathlib import Path
 from jaxpretrain.config.errors import InputError
 
 HOW_TO_INSTALL = "pip install -e '.[vision]'"
-"""The extra that brings the packages which image data needs."""
+"""The command that installs the packages which image data needs."""
+
+
+def package_folder(package: str, advice: str) -> Path:
+    """Returns the folder of a package. Raises InputError, with the advice, where there is none."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"the dataset needs files of the package {package}: {advice}")
+    return Path(spec.submodule_search_locations[0])
 
 
 def package_file(path: str, sha256: str) -> bytes:
-    """The content of `package/folder/file`.
+    """Returns the content of `package/folder/file`, of an image package.
 
-    Raises InputError when the package is not installed, or its file is another one.
+    Raises InputError where the package is not installed, or its file is another one.
     """
     package, _, inside = path.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"the dataset needs files of the package {package}: install the extra vision,"
-            f" {HOW_TO_INSTALL}"
-        )
-    file = Path(spec.submodule_search_locations[0]) / inside
+    file = package_folder(package, f"install the extra vision, {HOW_TO_INSTALL}") / inside
     if not file.is_file() or hashlib.sha256(content := file.read_bytes()).hexdigest() != sha256:
         raise InputError(
             f"{file}: is missing or not the file that the dataset is made of; install another"

@@ -1,4 +1,4 @@
-"""Finds TFDS datasets by name, and prepares those that need no network, or may use it.
+"""TFDS datasets by name, which are prepared where they need no network or may use it.
 
 TFDS is never allowed to download unless it is asked to, and is imported only when a TFDS dataset is
 named. What is read through `data_source` needs no TensorFlow.
@@ -8,19 +8,23 @@ import importlib
 import os
 import pkgutil
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data import builders
 from jaxpretrain.storage.cache import cache_dir
 from jaxpretrain.storage.files import only_one_process
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
 
 @dataclass(frozen=True)
 class TfdsName:
-    """A dataset, its config and its version, if they are named."""
+    """The name of a dataset, and of its config and version where they are given."""
 
     name: str
     config: str | None = None
@@ -28,7 +32,7 @@ class TfdsName:
 
     @classmethod
     def parse(cls, dataset: str) -> "TfdsName":
-        """`name` or `name:config`, as users write it (TFDS writes `name/config`)."""
+        """Reads `name` or `name:config`, as users write it (TFDS writes `name/config`)."""
         name, _, config = dataset.replace("/", ":", 1).partition(":")
         return cls(name, config or None)
 
@@ -39,26 +43,21 @@ class TfdsName:
 
 @dataclass(frozen=True)
 class Wording:
-    """How error lines call the options of whoever asks for a dataset."""
+    """The words of error lines for those who ask for a dataset."""
 
     flag: str
-    """What precedes the names of its options: "--"."""
+    """The text before the names of options: "--"."""
     instead: str
-    """A sentence: what they may give instead of a TFDS dataset."""
+    """A sentence that says what may be given instead of a TFDS dataset."""
 
 
 def prepared_builder(
     dataset: TfdsName, *, data_dir: str | None, download: bool, wording: Wording
-) -> Any:
-    """The TFDS builder of a dataset that is prepared, or is made so from what is at hand."""
-    try:
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core import read_only_builder
-    except ImportError:
-        raise InputError(
-            "a TFDS dataset needs `pip install tensorflow-datasets array-record"
-            f" importlib_resources`. {wording.instead}"
-        ) from None
+) -> "tfds.core.DatasetBuilder":
+    """Returns the TFDS builder of a dataset, which is prepared first where that is possible."""
+    tfds = import_tfds(wording.instead)
+    from tensorflow_datasets.core import read_only_builder
+
     ours = [module.name for module in pkgutil.iter_modules(builders.__path__)]
     if dataset.name in ours:
         importlib.import_module(f"{builders.__name__}.{dataset.name}")  # registers it with TFDS
@@ -78,7 +77,7 @@ def prepared_builder(
     if dataset.name in ours:
         print(f"preparing the dataset {dataset} in {data_dir}, once", file=sys.stderr)
         with open(os.devnull, "w") as nowhere:  # it would speak of a download
-            return _prepare(tfds, dataset, data_dir, told=nowhere)
+            return _prepare(dataset, data_dir, output=nowhere)
     names = tfds.list_builders(with_community_datasets=False)  # those need the network
     if dataset.name not in names:
         raise InputError(
@@ -90,11 +89,31 @@ def prepared_builder(
             f"{dataset}: is not prepared in {data_dir or '~/tensorflow_datasets'}, and making it"
             f" needs the network: add {wording.flag}download, or give {wording.flag}data_dir"
         )
-    return _prepare(tfds, dataset, data_dir, told=sys.stderr)
+    return _prepare(dataset, data_dir, output=sys.stderr)
 
 
-def open_data_source(builder: Any, split: str, decoders: Any = None) -> Any:
-    """Random access to a split of a prepared dataset, without TensorFlow."""
+def import_tfds(instead: str = ""):
+    """Returns the package TFDS. Raises InputError where it is not installed."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise InputError(
+            "a TFDS dataset needs `pip install tensorflow-datasets array-record"
+            f" importlib_resources`. {instead}"
+        ) from None
+    return tfds
+
+
+def features_of(builder: "tfds.core.DatasetBuilder") -> dict[str, object]:
+    """Returns the features of an example by name."""
+    features: Any = builder.info.features or {}
+    return dict(features.items())
+
+
+def open_data_source(
+    builder: "tfds.core.DatasetBuilder", split: str, decoders: Mapping[str, object] | None = None
+) -> Sequence[Any]:
+    """Returns the examples of a split in random access, without TensorFlow."""
     try:
         return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError:
@@ -106,15 +125,17 @@ def open_data_source(builder: Any, split: str, decoders: Any = None) -> Any:
         raise InputError(f"{builder.info.full_name}: {error}") from None
 
 
-def _prepare(tfds: Any, dataset: TfdsName, data_dir: str | None, told: TextIO) -> Any:
-    """Makes the dataset; what TFDS says of that goes to `told`, its bars to a terminal only."""
+def _prepare(dataset: TfdsName, data_dir: str | None, output: TextIO) -> "tfds.core.DatasetBuilder":
+    """Makes the dataset; TFDS writes its lines to `output`, and its bars only to a terminal."""
+    tfds = import_tfds()
     # TFDS writes to a temporary folder and renames it; two at once would make it twice.
     lock = cache_dir() / "locks" / f"tfds-{dataset.name}"
-    if not told.isatty():
+    if not output.isatty():
         tfds.disable_progress_bar()
-    with only_one_process(lock), redirect_stdout(told):
+    with only_one_process(lock), redirect_stdout(output):
         try:
-            builder = tfds.builder(str(dataset), data_dir=data_dir, file_format="array_record")
+            options = {"data_dir": data_dir, "file_format": "array_record"}
+            builder = tfds.builder(str(dataset), **options)  # pyright: ignore[reportCallIssue]
             builder.download_and_prepare()
         # An AssertionError is how TFDS says that there is no such version.
         except (OSError, ImportError, ValueError, NotImplementedError, AssertionError) as error:

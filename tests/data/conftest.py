@@ -49,7 +49,7 @@ def spec(corpus: Path) -> PrepareText:
 def prepared(tmp_path_factory: pytest.TempPathFactory, spec: PrepareText) -> Path:
     """The prepared corpus. Tests that change it copy it first."""
     output = tmp_path_factory.mktemp("prepared") / "tiny"
-    prepare_text(spec, output, workers=1, progress=False)
+    prepare_text(spec, output, workers=1)
     return output
 
 

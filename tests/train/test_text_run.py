@@ -40,7 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token="</s>",
         validation_fraction=0.2,
     )
-    prepare_text(spec, folder / "prepared", workers=1, progress=False)
+    prepare_text(spec, folder / "prepared", workers=1)
     return folder / "prepared"
 
 

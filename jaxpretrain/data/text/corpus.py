@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import PathText
-from jaxpretrain.data.folders import Found, find_files
+from jaxpretrain.data.folders import Found, find_files, read_list
 from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
 from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, load_manifest
 from jaxpretrain.data.token_files.masks import open_label_masks
@@ -178,7 +178,9 @@ class Corpus:
     def _raw_paths(self, split: str) -> Found:
         source = self.source
         if source.file_list and split == source.train_split:
-            return Found(_listed(Path(source.file_list), self.root, self.flag), ())
+            flag = f"{self.flag}.file_list {source.file_list}"
+            names = read_list(Path(source.file_list), flag)
+            return Found([self.root / name for name in names], ())
         folders = {
             name: self.root / name for name in (source.train_split, source.validation_split) if name
         }
@@ -206,7 +208,7 @@ def data_root(source: TextSource, flag: str = "data") -> Path:
     if not (root / MANIFEST).exists():
         # In this process, with the tokenizer's own threads: spawned ones would import the
         # caller's main module again.
-        prepare_text(source.prepare, root, workers=1, progress=True)
+        prepare_text(source.prepare, root, workers=1)
     return root
 
 
@@ -215,14 +217,3 @@ def _how_to_get(flag: str) -> str:
         "make token files with `python -m jaxpretrain.prepare --output=DIR --dataset=sotu_text`,"
         f" or download OLMo's, and set --config.{flag}.root=DIR"
     )
-
-
-def _listed(file_list: Path, root: Path, flag: str) -> list[Path]:
-    try:
-        lines = file_list.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{flag}.file_list {file_list}: {error}") from None
-    paths = [root / line.strip() for line in lines if line.strip()]
-    if not paths:
-        raise InputError(f"{flag}.file_list {file_list}: names no files")
-    return paths

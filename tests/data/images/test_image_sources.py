@@ -174,7 +174,7 @@ def _missing_files(folder: Path) -> Folder:
         (_empty, r"holds no images \(\.jpg, "),
         (_empty_validation, r"val: holds no images .* set data\.source\.validation_root"),
         (_no_list, r"list\.txt: .*No such file"),
-        (_empty_list, r"list\.txt: names no images"),
+        (_empty_list, r"list\.txt: names no files"),
         (_missing_files, r"list\.txt: 2 of 3 files are not there, the first is .*2\.png"),
     ],
 )

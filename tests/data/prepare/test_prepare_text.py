@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.prepare import prepare_text as module
 from jaxpretrain.data.prepare.prepare_text import PrepareText, cache_name, prepare_text
 from jaxpretrain.data.token_files.manifest import MANIFEST, Manifest, load_manifest
@@ -17,7 +18,7 @@ from jaxpretrain.data.token_files.tokenizer import token_bytes
 
 
 def _prepare(spec: PrepareText, output: Path, workers: int = 1) -> Manifest:
-    return prepare_text(spec, output, workers=workers, progress=False)
+    return prepare_text(spec, output, workers=workers)
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -245,7 +246,7 @@ def _odd_fraction(spec: PrepareText, folder: Path) -> PrepareText:
         (_one_document, "none of the 1 documents fell into the validation split"),
         (_no_eos, "no token '<|endoftext|>'"),
         (_no_tokenizer, "no such tokenizer file"),
-        (_odd_fraction, "validation_fraction is 1.0"),
+        (_odd_fraction, "validation_fraction=1.0"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -255,7 +256,9 @@ def test_bad_input_is_one_clear_line(
     complaint: str,
 ):
     with pytest.raises(InputError) as error:
-        _prepare(change(spec, tmp_path), tmp_path / "out")
+        changed = change(spec, tmp_path)
+        validate(changed, "--")
+        _prepare(changed, tmp_path / "out")
     assert complaint in str(error.value)
     assert not (tmp_path / "out" / MANIFEST).exists()
 

@@ -240,7 +240,7 @@ def test_sources_need_one_tokenizer(prepared: Path, spec: PrepareText, tmp_path:
     (tmp_path / "other.txt").write_text("quite another text with words of its own " * 50)
     other = PrepareText(files=(str(tmp_path / "other.txt"),), validation_fraction=0, vocab_size=300)
     own = tmp_path / "own"
-    prepare_text(other, own, workers=1, progress=False)
+    prepare_text(other, own, workers=1)
     tiny = MixtureSource(root=str(prepared))
     config = Mixture({"tiny": tiny, "own": MixtureSource(root=str(own))}, seq_len=SEQ_LEN)
     with pytest.raises(InputError, match=r"tiny and own have different .* data.tokenizer_of=tiny"):
