@@ -35,6 +35,9 @@ if not _IS_WORKER:
     # Made once and inherited by pytest-xdist's workers: a dataset is prepared once a session, and
     # what an earlier version of the code prepared is never seen.
     os.environ["JAXPRETRAIN_CACHE"] = tempfile.mkdtemp(prefix="jaxpretrain-tests-")
+    # Nothing is compiled twice in a session. A folder that is named outside is kept between them.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ['JAXPRETRAIN_CACHE']}/xla")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def pytest_unconfigure() -> None:

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -42,10 +43,17 @@ NAMES = [file.stem for file in CONFIGS if file.stem != "olmo_yaml"]
 NAMES += [f"{name}:{argument}" for name, group in ARGUMENTS.items() for argument in group]
 
 
+@cache
 def load(name: str) -> Experiment:
     """The resolved experiment of a config, "olmo7b" or "olmo3_7b:midtrain"."""
     file, colon, argument = name.partition(":")
     return resolve(load_config(f"{CONFIGS[0].parent / file}.py{colon}{argument}"))
+
+
+@cache
+def program_of(name: str) -> Program:
+    """The program of a config as it stands."""
+    return build(load(name))
 
 
 def build(experiment: Experiment) -> Program:
@@ -62,7 +70,7 @@ def build(experiment: Experiment) -> Program:
 def test_every_config_resolves_and_builds_on_eight_devices(name):
     experiment = load(name)
     assert resolve(experiment) == experiment
-    program = build(experiment)
+    program = program_of(name)
     assert program.layout.mesh.size == 8
     data = experiment.data
     spec = {**data.example_spec(), **data.extra_spec()}
@@ -190,7 +198,7 @@ def test_what_a_config_does_not_write_is_that_of_an_explicit_recipe(name):
     ],
 )
 def test_published_sizes(name, num_params):
-    assert sum(p.size for p in jax.tree.leaves(build(load(name)).state.params)) == num_params
+    assert sum(p.size for p in jax.tree.leaves(program_of(name).state.params)) == num_params
 
 
 @pytest.mark.parametrize("size", ["0_3b", "0_6b", "1b", "2b"])
@@ -199,7 +207,10 @@ def test_sapiens_recipes(size):
     experiment = load(f"sapiens_{size}")
     num_steps, peak = math.ceil(300e6 / 4096), 2.4e-3
     assert experiment.train.duration == num_steps
-    rate, warmup = build(experiment).optimizer.learning_rate, experiment.optim.schedule.warmup
+    rate, warmup = (
+        program_of(f"sapiens_{size}").optimizer.learning_rate,
+        experiment.optim.schedule.warmup,
+    )
     assert warmup == math.ceil(7.5e6 / 4096)
     for step, expected in {0: 1e-4 * peak, warmup: peak, num_steps: 0.0}.items():
         assert float(rate(step)) == pytest.approx(expected, abs=1e-6 * peak)
@@ -347,7 +358,7 @@ def test_a_step_of_the_smallest_config_can_be_traced():
     """State and batch fit the training step, and come out as they went in."""
     from jaxpretrain.train.step import make_train_step
 
-    program = build(load("olmo_nano"))
+    program = program_of("olmo_nano")
     step = make_train_step(
         program.model, program.optimizer, program.layout, program.num_microbatches
     )

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
 import itertools
@@ -128,8 +129,9 @@ class Module:
         return {name.split(".")[0] for name in self.imports()}
 
 
+@functools.cache
 def modules(folder: Path = PACKAGE) -> list[Module]:
-    """The modules in a folder and below."""
+    """The modules in a folder and below, parsed once."""
     return [Module(path, ast.parse(path.read_text())) for path in sorted(folder.rglob("*.py"))]
 
 
@@ -179,7 +181,7 @@ def test_only_models_import_flax() -> None:
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
     wrong = []
-    for module in modules():
+    for module in (Module(m.path, ast.parse(m.path.read_text())) for m in modules()):
         for node in ast.walk(module.tree):
             is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
             if is_for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -32,7 +32,7 @@ def decoder(**changes):
     fields = {"vocab_size": 16, "embedding_rows": 16, "d_model": 16, "num_layers": 4, "d_ff": 32}
     config = Decoder(**fields, num_heads=2, windows=(4, None), dtype="float32", **changes)
     model = config.build({"tokens": ((12,), "int32")}, platform="cpu")
-    return model, model.init(jax.random.key(1))
+    return model, jax.jit(model.init)(jax.random.key(1))
 
 
 TOKENS = np.random.default_rng(0).integers(16, size=(2, 12)).astype(np.int32)
@@ -80,7 +80,7 @@ def test_both_towers_of_a_masked_autoencoder_are_seen():
     model = config.build({"images": ((16, 16, 3), "uint8")}, platform="cpu")
     images = np.random.default_rng(0).integers(255, size=(2, 16, 16, 3)).astype(np.uint8)
     seen = jax.jit(model.signals)(
-        model.init(jax.random.key(0)), {"images": images}, jax.random.key(0)
+        jax.jit(model.init)(jax.random.key(0)), {"images": images}, jax.random.key(0)
     )
     assert {name: x.shape for name, x in seen.items()} == {
         "attention_logit/encoder/blocks": (3,),

@@ -22,7 +22,7 @@ CONFIG = Decoder(
 @pytest.fixture(scope="module")
 def params():
     model = CONFIG.build({"tokens": ((4,), "int32")}, platform="cpu")
-    return jax.tree.map(np.asarray, model.init(jax.random.key(0)))
+    return jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(0)))
 
 
 def test_the_norm_of_the_whole_is_optax(params):

@@ -74,7 +74,8 @@ def test_a_microbatch_that_divides_no_share_is_an_error(decoder, one):
 
 def test_flags_turn_the_experiment_into_what_was_chosen(decoder, eight):
     searched = [MICROBATCH, REMAT, "mesh", "model.attention", "model.scan_layers"]
-    few = changed(decoder, train__batch_size=4)  # and so few meshes divide it
+    # A batch that few meshes divide.
+    few = changed(decoder, train__batch_size=2, model__num_layers=1)
     for arrangement in list_arrangements(few, eight, searched)[::23]:
         for size in arrangement.sizes:
             chosen = arrangement.experiment(size)

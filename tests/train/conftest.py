@@ -13,20 +13,12 @@ from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.storage.cache import cache_dir
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
 
 VOCAB_SIZE = 61
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _compilation_cache() -> None:
-    """The one that training configures: what has been compiled once is compiled for all tests."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _walk(num_tokens: int, seed: int) -> np.ndarray:
