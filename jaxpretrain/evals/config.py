@@ -53,7 +53,7 @@ class Eval:
         Raises:
           InputError: something that is asked for cannot be evaluated on this model or data.
         """
-        tokenizer = None if self.tokenizer is None else find_tokenizer(self.tokenizer)
+        tokenizer = find_tokenizer(self.tokenizer) if self.tokenizer else setting.tokenizer_path
         setting = replace(setting, task_tokenizer=tokenizer, task_items=self.task_items)
         evaluators: list[Evaluator] = []
         if setting.eval_sets:

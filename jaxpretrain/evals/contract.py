@@ -44,7 +44,7 @@ class Setting:
     end_ids: tuple[int, ...] = ()
     """The tokens that end a document of the data; () where they are not known."""
     task_tokenizer: Path | None = None
-    """The tokenizer of `eval.tokenizer`, for texts that are scored; None: that of the data."""
+    """The tokenizer of texts that are scored: that of `eval.tokenizer`, or else of the data."""
     task_items: int | None = None
     """The largest number of items of each task; None: all."""
     task_seed: int | None = None
@@ -67,16 +67,11 @@ class Setting:
             between_batches=self.between_batches,
         )
 
-    def text_tokenizer(self) -> Path | None:
-        """Returns the tokenizer of texts that are scored; None where there is none."""
-        return self.task_tokenizer or self.tokenizer_path
-
-    def require_text_tokenizer(self, what: str) -> Path:
+    def require_task_tokenizer(self, what: str) -> Path:
         """Returns the tokenizer of texts that are scored; InputError, for `what`, without one."""
-        tokenizer = self.text_tokenizer()
-        if tokenizer is None:
+        if self.task_tokenizer is None:
             raise InputError(f"{what} need a tokenizer, and the data has none: set eval.tokenizer")
-        return tokenizer
+        return self.task_tokenizer
 
     def require_other_names(self, names: set[str], what: str) -> None:
         """Raises InputError where results of `what` would be mixed with those of held-out sets."""

@@ -61,46 +61,21 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """The speed of one evaluation; compilation is not counted."""
-
-    num_requests: int
-    num_tokens: int
-    """Tokens that were run, without padding."""
-    seconds: float
-
-    @property
-    def requests_per_second(self) -> float:
-        """Continuations scored in a second."""
-        return self.num_requests / self.seconds
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens run in a second."""
-        return self.num_tokens / self.seconds
-
-
-@dataclass(frozen=True)
 class Report(Items):
     """The results of all tasks with one set of parameters."""
 
     tasks: list[TaskResult]
     groups: dict[str, dict[str, float]]
     """Means over the tasks of each group, by its name."""
-    speed: Speed
+    speed: dict[str, float]
+    """Seconds without compilation, and requests and tokens (without padding): all and a second."""
 
     def document(self) -> dict[str, object]:
         """Returns the metrics of tasks and groups, and the speed."""
         return {
             "tasks": {result.task.name: result.metrics for result in self.tasks},
             "groups": self.groups,
-            "speed": {
-                "seconds": self.speed.seconds,
-                "num_requests": self.speed.num_requests,
-                "num_tokens": self.speed.num_tokens,
-                "requests_per_second": self.speed.requests_per_second,
-                "tokens_per_second": self.speed.tokens_per_second,
-            },
+            "speed": self.speed,
         }
 
     def table(self) -> Iterator[str]:
@@ -116,10 +91,9 @@ class Report(Items):
                 yield f"{result.task.name}: {truncated} prompts were too long and lost their start"
             if num_left_out := int(result.metrics[NUM_LEFT_OUT]):
                 yield left_out(result.task.name, num_left_out)
-        speed = self.speed
         yield (
-            f"{speed.num_requests:,} requests in {speed.seconds:.1f} s: "
-            f"{speed.requests_per_second:,.0f} requests/s, {speed.tokens_per_second:,.0f} tokens/s"
+            "{num_requests:,} requests in {seconds:.1f} s: {requests_per_second:,.0f} requests/s, "
+            "{tokens_per_second:,.0f} tokens/s".format(**self.speed)
         )
 
     def predictions(self) -> Iterator[dict[str, object]]:
@@ -137,8 +111,8 @@ class Report(Items):
             scalars |= {f"eval/{result.task.name}/{name}": x for name, x in named.items()}
         for group, means in self.groups.items():
             scalars |= {f"eval/{group}/{name}": mean for name, mean in means.items()}
-        scalars["perf/eval_requests_per_second"] = self.speed.requests_per_second
-        scalars["perf/eval_tokens_per_second"] = self.speed.tokens_per_second
+        for name in ("requests_per_second", "tokens_per_second"):
+            scalars[f"perf/eval_{name}"] = self.speed[name]
         return scalars
 
 
@@ -186,7 +160,7 @@ class Downstream(Evaluator):
         Raises:
           InputError: a name is unknown, there is no tokenizer, or as above.
         """
-        tokenizer = setting.require_text_tokenizer("eval.tasks")
+        tokenizer = setting.require_task_tokenizer("eval.tasks")
         selection = select(names).take(setting.task_items, setting.task_seed)
         setting.require_other_names(selection.names, "eval.tasks")
         scorer = setting.scorer
@@ -206,7 +180,14 @@ class Downstream(Evaluator):
         log_likelihoods = self._scorer(params, self._packed).log_likelihoods
         seconds = time.perf_counter() - start
         tasks = [self._result(planned, log_likelihoods) for planned in self._tasks]
-        speed = Speed(self._packed.num_requests, self._packed.num_tokens, seconds)
+        num_requests, num_tokens = self._packed.num_requests, self._packed.num_tokens
+        speed = {
+            "seconds": seconds,
+            "num_requests": num_requests,
+            "num_tokens": num_tokens,
+            "requests_per_second": num_requests / seconds,
+            "tokens_per_second": num_tokens / seconds,
+        }
         return Report(tasks, dict(group_means(tasks, self._groups)), speed)
 
     def __call__(self, params: Params) -> Results:

@@ -35,7 +35,7 @@ class Harness(Evaluation):
         folder = None if self.folder is None else Path(self.folder)
         if folder is not None and not folder.is_dir():
             raise InputError(f"eval.harness.folder={folder}: no such folder")
-        tokenizer = setting.require_text_tokenizer("eval.harness.tasks")
+        tokenizer = setting.require_task_tokenizer("eval.harness.tasks")
         from jaxpretrain.evals.harness_model import HarnessTasks
 
         return HarnessTasks(setting, tokenizer, self.tasks, folder, self.num_fewshot)

@@ -52,7 +52,7 @@ class Perplexity(Evaluation):
                 "eval.perplexity.sets is empty: write --config.eval.perplexity.sets.NAME=FILE.npy"
             )
         setting.require_other_names(set(self.sets), "eval.perplexity.sets")
-        tokenizer = setting.text_tokenizer()
+        tokenizer = setting.task_tokenizer
         bytes_v = None if tokenizer is None else token_bytes(read_tokenizer(tokenizer))
         return FilePerplexity(setting.scorer, self, token_bytes=bytes_v)
 

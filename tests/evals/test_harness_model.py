@@ -165,7 +165,7 @@ def test_what_cannot_be_asked_is_refused(
         with pytest.raises(InputError, match=message):
             model.generate_until([Instance("generate_until", {}, ("A", options), 0)])
     with pytest.raises(InputError, match="no task 'colors'. Did you mean 'colours'"):
-        Harness(("colors",), str(folder)).build(make_setting(tokenizer_path=tokenizer)[0])
+        Harness(("colors",), str(folder)).build(make_setting(task_tokenizer=tokenizer)[0])
 
 
 @pytest.mark.parametrize("path", ["nobody/nothing", "json"])
@@ -177,7 +177,7 @@ def test_data_that_cannot_be_loaded_is_one_line(
     if path == "json":
         task["dataset_kwargs"] = {"data_files": {"test": str(tmp_path / "no.jsonl")}}
     (tmp_path / "far.yaml").write_text(json.dumps(task))
-    setting, _ = make_setting(tokenizer_path=tokenizer)
+    setting, _ = make_setting(task_tokenizer=tokenizer)
     with pytest.raises(InputError, match="harness.tasks=far: its data cannot be loaded: .*Hub"):
         Harness(("far",), str(tmp_path)).build(setting)
 
@@ -205,7 +205,7 @@ def test_a_continuation_beyond_the_context_is_scored_in_windows(
 def test_a_tasks_data_are_loaded_once_for_many_checkpoints(
     make_setting: Any, tokenizer: Path, folder: Path
 ):
-    setting, params = make_setting(tokenizer_path=tokenizer)
+    setting, params = make_setting(task_tokenizer=tokenizer)
     evaluate = Harness(("colours",), str(folder)).build(setting)
     first = evaluate(params)
     assert first.scalars["eval/colours/acc,none"] >= 0 and evaluate(params) == first

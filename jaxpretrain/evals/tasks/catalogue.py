@@ -18,32 +18,20 @@ from jaxpretrain.evals.tasks.templates import TEMPLATES, load_template
 
 _DEFAULT = "rc_0shot"
 
-_OLMO_2024 = (
-    *("piqa", "hellaswag", "winogrande", "openbookqa", "boolq", "sciq", "arc_easy"),
-    *("arc_challenge", "copa", "csqa", "socialiqa"),
-    *(f"{task}:{variant}" for task in MMLU for variant in ("var", "mc_5shot", "test_mc_5shot")),
+_MMLU = " ".join(f"{task}:var {task}:mc_5shot {task}:test_mc_5shot" for task in MMLU)
+_OLMO7B = "piqa hellaswag winogrande openbookqa sciq arc_easy copa rte commitment_bank mrpc sst2"
+_OLMO2 = (
+    "piqa hellaswag winogrande openbookqa boolq sciq arc_easy arc_challenge copa csqa socialiqa "
+    f"{_MMLU} basic_arithmetic trivia_qa_wiki_ppl natural_qs_open_ppl"
 )
+_SKILLS = "arithmetic coding common_knowledge logical_reasoning pattern string_operations"
+_ABILITIES = (f"basic_skills_{skill}:rc_5shot" for skill in _SKILLS.split())
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "core_small": ("arc_easy", "piqa", "sciq", "hellaswag", "winogrande", "copa"),
-    "olmo7b_inloop": (
-        *("piqa", "hellaswag", "winogrande", "openbookqa", "sciq", "arc_easy"),
-        *("copa", "rte", "commitment_bank", "mrpc", "sst2"),
-    ),
-    "olmo2_inloop": (
-        *_OLMO_2024,
-        *("basic_arithmetic", "trivia_qa_wiki_ppl", "natural_qs_open_ppl"),
-    ),
-    "abilities": (
-        *(
-            f"basic_skills_{skill}:rc_5shot"
-            for skill in (
-                *("arithmetic", "coding", "common_knowledge"),
-                *("logical_reasoning", "pattern", "string_operations"),
-            )
-        ),
-        "copycolors:10way",
-    ),
+    "olmo7b_inloop": tuple(_OLMO7B.split()),
+    "olmo2_inloop": tuple(_OLMO2.split()),
+    "abilities": (*_ABILITIES, "copycolors:10way"),
 }
 """The tasks of each group. `core_small` tells small models apart soonest; the two `inloop` groups
 are those of the training of OLMo-7B and OLMo-2-7B; `abilities` are simple skills."""
