@@ -54,7 +54,7 @@ def test_steps_choose_checkpoints_of_a_run(tmp_path: Path, steps: str, chosen: l
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=None)
     for step in (2, 4, 6):
         checkpoints.save(step, {"x": np.zeros(1)}, {})
-    checkpoints.close()
+    checkpoints.wait()
     found = inference._checkpoints(tmp_path, steps)
     assert found == [tmp_path / "checkpoints" / str(step) for step in chosen]
     assert inference._checkpoints(tmp_path, None) == [tmp_path]
