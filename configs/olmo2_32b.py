@@ -17,7 +17,7 @@ stay together in pairs, since the script cuts files for lengths up to 8,192.
 from dataclasses import replace
 from pathlib import Path
 
-from jaxpretrain.api import OLMO_SIZES, Experiment, OlmoCoreOrder, WarmupCosine, load_config
+from jaxpretrain.api import OLMO_SIZES, Experiment, OlmoCoreOrder, Skip, WarmupCosine, load_config
 
 
 def get_config() -> Experiment:
@@ -33,6 +33,11 @@ def get_config() -> Experiment:
             recipe.data, order=OlmoCoreOrder(epoch_multiple=2048, chunk=2), instance_filter=None
         ),
         optim=replace(recipe.optim, schedule=schedule, bias_correction="as_first"),
-        train=replace(recipe.train, duration="721901 steps", batch_size=2048, skip_outliers=6.0),
+        train=replace(
+            recipe.train,
+            duration="721901 steps",
+            batch_size=2048,
+            on_bad_step=Skip(not_finite=False, outliers=6.0),
+        ),
         seed=34521,
     )

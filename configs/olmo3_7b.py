@@ -40,6 +40,7 @@ from jaxpretrain.api import (
     RawTokens,
     RMSNorm,
     Rope,
+    Skip,
     TextData,
     Train,
     Triangular,
@@ -84,7 +85,10 @@ def stage1() -> Experiment:
             clip_warmup_factor=1.0,
         ),
         train=Train(
-            duration="597046 steps", batch_size=512, microbatch_size="auto", skip_outliers=6.0
+            duration="597046 steps",
+            batch_size=512,
+            microbatch_size="auto",
+            on_bad_step=Skip(not_finite=False, outliers=6.0),
         ),
         eval=Eval(every="10000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),

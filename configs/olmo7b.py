@@ -58,7 +58,7 @@ def get_config() -> Experiment:
             clip_warmup_factor=10.0,
         ),
         train=Train(
-            duration="2e12 tokens", batch_size=2048, microbatch_size="auto", skip_outliers=None
+            duration="2e12 tokens", batch_size=2048, microbatch_size="auto", on_bad_step="stop"
         ),
         eval=Eval(every="1000 steps"),
         checkpoint=Checkpoint(every="1000 steps", keep_last=2, keep_every="10000 steps"),

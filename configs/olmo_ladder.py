@@ -84,7 +84,7 @@ def get_config(size_and_length: str = "150m") -> Experiment:
             duration=f"{20 * int(multiple) * int(num_params)} tokens",
             batch_size=batch_size,
             microbatch_size="auto",
-            skip_outliers=None,
+            on_bad_step="stop",
         ),
         eval=Eval(every="500 steps"),
         checkpoint=Checkpoint(every="1000 steps"),

@@ -58,7 +58,9 @@ if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
     from jaxpretrain.optim.schedules import WarmupStableDecay as WarmupStableDecay
     from jaxpretrain.parallel.mesh import Mesh as Mesh
     from jaxpretrain.train.experiment import Checkpoint as Checkpoint
+    from jaxpretrain.train.experiment import Ema as Ema
     from jaxpretrain.train.experiment import Experiment as Experiment
+    from jaxpretrain.train.experiment import Skip as Skip
     from jaxpretrain.train.experiment import Stage as Stage
     from jaxpretrain.train.experiment import Train as Train
     from jaxpretrain.train.olmo_yaml import read_olmo_yaml as read_olmo_yaml
@@ -94,7 +96,7 @@ _HOMES = {
     "jaxpretrain.optim.schedules": "BoltOnWarmup Constant InverseSqrt LinearTail Triangular "
     "WarmupCosine WarmupStableDecay",
     "jaxpretrain.parallel.mesh": "Mesh",
-    "jaxpretrain.train.experiment": "Checkpoint Experiment Stage Train",
+    "jaxpretrain.train.experiment": "Checkpoint Ema Experiment Skip Stage Train",
     "jaxpretrain.train.olmo_yaml": "read_olmo_yaml",
     "jaxpretrain.train.resolved": "resolve",
 }

@@ -25,6 +25,7 @@ from jaxpretrain.api import (
     resolve,
 )
 from jaxpretrain.planning.targets import parse_target
+from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program, make_program
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -118,7 +119,7 @@ def test_the_ladder_refuses_sizes_that_it_has_not(argument):
 
 SWITCHES = {
     "AdamW": {field.name for field in dataclasses.fields(AdamW)} - {"moment_dtype", "rate_scaling"},
-    "Train": {"duration", "batch_size", "skip_outliers"},
+    "Train": {"duration", "batch_size", "on_bad_step"},
     "TextData": {"seq_len", "order", "instance_filter"},
     "replace": {"z_loss", "loss_denominator", "document_end", "remat"},  # of the variant
 }
@@ -258,7 +259,8 @@ def test_published_recipes(name):
     assert (model.dtype, experiment.data.raw) == ("bfloat16", raw)
     is_core = name.startswith(("olmo2_32b", "olmo3"))
     assert type(experiment.data.order) is (OlmoCoreOrder if is_core else OlmoOrder)
-    assert experiment.train.skip_outliers == (6.0 if is_core else None)
+    skip = Skip(not_finite=False, outliers=6.0)
+    assert experiment.train.on_bad_step == (skip if is_core else "stop")
     assert model.loss_denominator == ("predictable" if is_core else "all")
     if isinstance(model.norm, RMSNorm):
         assert model.norm.rounding == ("after_scale" if is_core else "before_scale")

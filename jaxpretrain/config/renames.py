@@ -24,6 +24,8 @@ class Rename:
     itself, where only its values have changed."""
     upgrade: Callable[[Group, Any], None] | None = None
     """Writes the old value into the group that held the field. None: the value is dropped."""
+    upgrades_whole: bool = False
+    """Gives `upgrade` the whole config in place of the group, for a field that changes groups."""
 
 
 def moved(
@@ -234,6 +236,51 @@ _EVAL = (
     Rename("eval.task_seed", "nothing; eval.task_items takes the first items of each task"),
 )
 
+
+def _outliers(train: Group, value: Any) -> None:
+    if value is not None:
+        skip = train.get("on_bad_step")
+        base = skip if isinstance(skip, dict) else {"class": "skip", "not_finite": False}
+        train["on_bad_step"] = {**base, "outliers": value}
+
+
+def _deterministic(train: Group, value: Any) -> None:
+    if value:
+        options = train.get("compiler_options", {})
+        train["compiler_options"] = {"xla_gpu_deterministic_ops": True, **options}
+
+
+def _ema(train: Group, value: Any) -> None:
+    is_decay = isinstance(value, float)
+    train["ema"] = {"class": "ema", "decay": value} if is_decay else value
+
+
+def _evaluated_weights(config: Group, value: Any) -> None:
+    ema = config.get("train", {}).get("ema")
+    if value == "average" and ema is not None:
+        ema.setdefault("evaluate", True)
+
+
+_SKIP = "train.on_bad_step=skip, then train.on_bad_step"
+
+_TRAIN = (
+    Rename("train.on_bad_step", "train.on_bad_step", chosen("on_bad_step", {"skip": "skip"})),
+    Rename("train.skip_outliers", f"{_SKIP}.outliers", _outliers),
+    Rename("train.max_skipped", f"{_SKIP}.max_in_row", moved("on_bad_step", "max_in_row")),
+    Rename(
+        "train.deterministic",
+        "train.compiler_options.xla_gpu_deterministic_ops=true",
+        _deterministic,
+    ),
+    Rename("train.ema", "train.ema", _ema),
+    Rename(
+        "eval.weights",
+        "train.ema=ema, then train.ema.evaluate=true",
+        _evaluated_weights,
+        upgrades_whole=True,
+    ),
+)
+
 RENAMES: tuple[Rename, ...] = (
     *_data("data"),
     *_data("eval.probe.data"),
@@ -246,6 +293,7 @@ RENAMES: tuple[Rename, ...] = (
     *_MODEL,
     *_OPTIM,
     *_EVAL,
+    *_TRAIN,
 )
 """The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""
 
@@ -266,7 +314,7 @@ def upgraded(config: Mapping[str, Any], table: tuple[Rename, ...] = RENAMES) -> 
             if name in group:
                 value = group.pop(name)
                 if row.upgrade is not None:
-                    row.upgrade(group, value)
+                    row.upgrade(result if row.upgrades_whole else group, value)
     return result
 
 

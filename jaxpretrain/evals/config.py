@@ -1,7 +1,7 @@
 """When and how a run evaluates itself."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.paths import PathText
@@ -26,8 +26,6 @@ class Eval:
 
     every: Steps = "1000 steps"
     """Interval; 0: only before the first step and at the end."""
-    weights: Literal["current", "average"] = "current"
-    """Weights that are evaluated: those being trained or their average (train.ema)."""
     max_examples: Annotated[int, Positive] | None = None
     """Largest number of examples of each validation set, the first ones; none: all."""
     tasks: tuple[str, ...] = ()

@@ -35,8 +35,32 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """Bad steps change no weights, and the run goes on with the next batch."""
+
+    not_finite: bool = True
+    """Skips steps whose loss or gradient is not finite; false: such a step ends the run."""
+    outliers: Annotated[float, Positive] | None = None
+    """Skips steps whose loss or gradient norm lies more than this many standard deviations above
+    the mean of the last 128 steps (OLMo-core: 6); none: outliers are taken."""
+    max_in_row: Annotated[int, Positive] = 10
+    """The number of steps skipped in a row that ends the run."""
+
+
+@dataclass(frozen=True)
+class Ema:
+    """An average of the weights over steps, kept beside them and in every checkpoint."""
+
+    decay: Annotated[float, Between(0, 1, "()")] = 0.999
+    """Weight of the average so far; each step adds 1 - decay of the new weights."""
+    evaluate: bool = False
+    """Evaluates the average instead of the weights themselves, in the run and by `evaluate`,
+    `sample` and `convert`."""
+
+
+@dataclass(frozen=True)
 class Train:
-    """How long and in what portions."""
+    """The length of the run, its batches and what happens to the weights."""
 
     duration: Steps = "1000 steps"
     """Length of the run: steps, tokens, images or epochs."""
@@ -49,22 +73,20 @@ class Train:
     stages: tuple[Stage, ...] = ()
     """Batch-size and sequence-length warm-up: what the run begins with, in order. Each stage is
     compiled once, when it begins."""
-    ema: Annotated[float, Between(0, 1, "()")] | None = None
-    """Decay of an average of the weights over steps (0.999, say), kept beside them as `ema` and in
-    every checkpoint; none: no average."""
-    on_bad_step: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is not finite does: it ends the run, or its step changes no
-    weights and the run goes on with the next batch."""
-    skip_outliers: Annotated[float, Positive] | None = None
-    """Steps change no weights when their loss or gradient norm lies more than this many standard
-    deviations above the mean of the last 128 steps (OLMo-core: 6); none: all are taken."""
-    max_skipped: Annotated[int, Positive] = 10
-    """Steps skipped in a row that end the run."""
-    deterministic: bool = False
-    """On GPUs: only kernels whose sums have a fixed order, so that runs repeat bit for bit. Costs
-    speed (no atomics, fewer fused kernels); CPU and TPU are exact without it."""
+    ema: Ema | None = None
+    """An average of the weights over steps; none: there is no average."""
+    on_bad_step: Skip | Literal["stop"] = "stop"
+    """The effect of a bad step. stop: a loss or gradient that is not finite ends the run. skip: bad
+    steps change no weights."""
     compiler_options: dict[str, bool | str] = field(default_factory=dict)
-    """XLA options of the training step, by name; an unknown one is an error."""
+    """XLA options of the training step, by name; an unknown one is an error. On GPUs,
+    xla_gpu_deterministic_ops=true gives sums a fixed order, so that runs repeat bit for bit, which
+    costs speed; CPU and TPU are exact without it."""
+
+    @property
+    def skip(self) -> Skip:
+        """The steps that are skipped; none where a bad step ends the run."""
+        return self.on_bad_step if isinstance(self.on_bad_step, Skip) else Skip(not_finite=False)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,8 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
         if is_asked_to_stop and run.evaluators and run.stop.alarm() is None:
             raise Interrupted
         with run.clock.measure("eval"):
-            params = state.ema if run.experiment.eval.weights == "average" else state.params
+            ema = run.experiment.train.ema
+            params = state.ema if ema is not None and ema.evaluate else state.params
             results = []
             for evaluator in run.evaluators:
                 interrupt(run.stop)
@@ -270,7 +271,7 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
         f"warning: skipped step {step:,}, samples {samples[0]:,} to {samples[-1]:,}: "
         f"loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g}"
     )
-    if len(run.skipped) >= run.experiment.train.max_skipped:
+    if len(run.skipped) >= run.experiment.train.skip.max_in_row:
         raise NonFinite(f"{len(run.skipped)} steps in a row were skipped, up to step {step}")
 
 

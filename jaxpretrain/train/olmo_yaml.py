@@ -61,7 +61,6 @@ def read_olmo_yaml(file: Path, ignored: Collection[str] = ()) -> OlmoYaml:
             duration=planned if stop is None else f"{stop} steps",
             batch_size=keys.number("global_train_batch_size", 512),
             microbatch_size="auto",
-            skip_outliers=None,
         ),
         eval=Eval(every=f"{keys.number('eval_interval', 1000)} steps"),
         checkpoint=Checkpoint(every=f"{keys.number('save_interval', 1000) or 0} steps"),

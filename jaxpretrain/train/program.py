@@ -56,9 +56,6 @@ class Program:
             self.experiment.data.source_names(),
         )
         options = {**self.experiment.train.compiler_options, **(options or {})}
-        platform = self.layout.mesh.devices.flat[0].platform
-        if self.experiment.train.deterministic and platform == "gpu":
-            options = {"xla_gpu_deterministic_ops": True, **options}
         return compile_train_step(step, self.state, self.batch, options)
 
     def compile_probe(self) -> Probe:

@@ -67,8 +67,6 @@ def resolve(experiment: Experiment) -> Resolved:
     """
     validate(experiment)
     experiment = expand_paths(experiment)
-    if experiment.eval.weights == "average" and experiment.train.ema is None:
-        raise InputError("--config.eval.weights=average needs an average: set train.ema")
     if (traced := experiment.monitor.profile) and traced[0] > traced[1]:
         raise InputError(f"--config.monitor.profile={traced}: must be a first and a last step")
     unit, per_example = experiment.data.units_per_example()

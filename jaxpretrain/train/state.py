@@ -43,7 +43,7 @@ def make_init(model: Model, transform: optax.GradientTransformation, train: Trai
             optimizer=transform.init(params),
             # Copies: the step is given both, to write into.
             ema={} if train.ema is None else jax.tree.map(jnp.copy, params),
-            history={} if train.skip_outliers is None else empty_history(),
+            history={} if train.skip.outliers is None else empty_history(),
         )
 
     return init

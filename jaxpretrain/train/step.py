@@ -66,7 +66,7 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             optimizer=optimizer_state,
-            ema={} if train.ema is None else _average(state.ema, params, train.ema),
+            ema={} if train.ema is None else _average(state.ema, params, train.ema.decay),
         )
         return _keep_if_bad(train, state, new_state, metrics, is_empty)
 
@@ -166,11 +166,11 @@ def _keep_if_bad(
     The learning rate and the warm-up of clipping go on even then: they are functions of the step,
     as the data is.
     """
-    can_be_bad = train.on_bad_step == "skip" or train.skip_outliers is not None
+    can_be_bad = train.skip.not_finite or train.skip.outliers is not None
     if is_empty is None and not can_be_bad:
         return new, metrics  # choosing between two states takes memory
     kept = jnp.bool_(False) if is_empty is None else is_empty
-    if train.skip_outliers is not None:
+    if train.skip.outliers is not None:
         new = replace(new, history=record(old.history, metrics))
     if can_be_bad:
         skipped = _is_bad(train, old, metrics) & ~kept
@@ -189,9 +189,9 @@ def _keep_if_bad(
 def _is_bad(train: Train, old: TrainState, metrics: Metrics) -> jax.Array:
     """Whether a step is too bad to be taken."""
     finite = all_finite(metrics)
-    bad = ~finite if train.on_bad_step == "skip" else jnp.bool_(False)
-    if train.skip_outliers is not None:
-        bad |= finite & is_outlier(old.history, metrics, train.skip_outliers)
+    bad = ~finite if train.skip.not_finite else jnp.bool_(False)
+    if train.skip.outliers is not None:
+        bad |= finite & is_outlier(old.history, metrics, train.skip.outliers)
     return bad
 
 

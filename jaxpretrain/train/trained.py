@@ -70,7 +70,7 @@ def load_trained(path: Path, weights: Weights | None = None) -> Trained:
     Hugging Face folder.
 
     Only the parameters are read, onto the devices at hand. Without `weights`, they are those that
-    the run evaluates (`eval.weights`).
+    the run evaluates (`train.ema.evaluate`).
 
     Raises:
       InputError: there is no such checkpoint, it is damaged, or it has no average.
@@ -225,8 +225,8 @@ class _Saved:
         with self._damage_is_told():
             names = self.checkpoints.document(self.step)["arrays"]
         if any(name.startswith(_AVERAGE) for name in names):
-            evaluated = self.experiment().eval.weights
-            return weights or ("average" if evaluated == "average" else "plain")
+            ema = self.experiment().train.ema
+            return weights or ("average" if ema is not None and ema.evaluate else "plain")
         if weights == "average":
             raise InputError(
                 f"--weights=average: checkpoint {self.step} of {self.folder} has no average of the "

@@ -15,7 +15,7 @@ from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.analytic_memory import estimate_memory, weights_on_device
 from jaxpretrain.planning.machines import placeholder_devices
-from jaxpretrain.train.experiment import Experiment, Train
+from jaxpretrain.train.experiment import Ema, Experiment, Train
 from jaxpretrain.train.memory import Memory, measured
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import resolve
@@ -90,7 +90,7 @@ def test_sharding_divides_the_state() -> None:
 
 
 def test_an_average_of_the_weights_counts_as_state() -> None:
-    averaged = estimate(TEXT, train=replace(TEXT.train, ema=0.99))
+    averaged = estimate(TEXT, train=replace(TEXT.train, ema=Ema(0.99)))
     assert averaged.optimizer - estimate(TEXT).optimizer == averaged.parameters
 
 

@@ -12,9 +12,12 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.ranges import Between
-from jaxpretrain.config.serialize import diff, to_dict
+from jaxpretrain.config.renames import upgraded
+from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.train.experiment import (
+    Ema,
     Experiment,
+    Skip,
     Train,
     identity_changes,
     num_microbatches,
@@ -106,16 +109,90 @@ def test_the_defaults_are_legal(experiment: Experiment):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ema": 1.0}, "--config.train.ema=1.0: must be above 0 and below 1, or none"),
-        ({"ema": 0.0}, "--config.train.ema=0.0: must be above 0 and below 1, or none"),
-        ({"skip_outliers": 0.0}, "--config.train.skip_outliers=0.0: must be positive, or none"),
-        ({"max_skipped": 0}, "--config.train.max_skipped=0: must be positive"),
+        ({"ema": Ema(1.0)}, "--config.train.ema.decay=1.0: must be above 0 and below 1"),
+        ({"ema": Ema(0.0)}, "--config.train.ema.decay=0.0: must be above 0 and below 1"),
+        (
+            {"on_bad_step": Skip(outliers=0.0)},
+            "--config.train.on_bad_step.outliers=0.0: must be positive, or none",
+        ),
+        (
+            {"on_bad_step": Skip(max_in_row=0)},
+            "--config.train.on_bad_step.max_in_row=0: must be positive",
+        ),
     ],
 )
 def test_what_guards_a_run_must_make_sense(experiment: Experiment, change, message):
     with pytest.raises(InputError) as error:
         resolve(replace(experiment, train=replace(experiment.train, **change)))
     assert str(error.value) == message
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The part of a saved config that holds the weights and their guards."""
+
+    train: Train = Train()
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation", "expected"),
+    [
+        ({"on_bad_step": "stop", "skip_outliers": None, "max_skipped": 10}, {}, Train()),
+        ({"on_bad_step": "skip"}, {}, Train(on_bad_step=Skip())),
+        (
+            {"on_bad_step": "stop", "skip_outliers": 6.0, "max_skipped": 3},
+            {},
+            Train(on_bad_step=Skip(not_finite=False, outliers=6.0, max_in_row=3)),
+        ),
+        (
+            {"on_bad_step": "skip", "skip_outliers": 5.0, "max_skipped": 10},
+            {},
+            Train(on_bad_step=Skip(outliers=5.0)),
+        ),
+        ({"ema": None}, {"weights": "current"}, Train()),
+        ({"ema": 0.99}, {"weights": "current"}, Train(ema=Ema(0.99))),
+        ({"ema": 0.99}, {"weights": "average"}, Train(ema=Ema(0.99, evaluate=True))),
+        ({"deterministic": False, "compiler_options": {}}, {}, Train()),
+        (
+            {"deterministic": True, "compiler_options": {"xla_a": "1"}},
+            {},
+            Train(compiler_options={"xla_gpu_deterministic_ops": True, "xla_a": "1"}),
+        ),
+    ],
+)
+def test_guards_and_averages_of_earlier_versions_are_read_as_todays(
+    train: dict[str, Any], evaluation: dict[str, Any], expected: Train
+):
+    today = upgraded({"train": train, "eval": evaluation})
+    assert "weights" not in today["eval"]
+    assert from_dict(Saved, {"train": today["train"]}).train == expected
+    assert upgraded(to_dict(Saved(expected))) == to_dict(Saved(expected))
+
+
+@pytest.mark.parametrize(
+    ("path", "now"),
+    [
+        ("train.skip_outliers", "train.on_bad_step=skip, then train.on_bad_step.outliers"),
+        ("train.max_skipped", "train.on_bad_step=skip, then train.on_bad_step.max_in_row"),
+        ("train.deterministic", "train.compiler_options.xla_gpu_deterministic_ops=true"),
+        ("eval.weights", "train.ema=ema, then train.ema.evaluate=true"),
+    ],
+)
+def test_a_path_of_earlier_versions_says_what_is_written_now(
+    experiment: Experiment, path: str, now: str
+):
+    with pytest.raises(InputError) as error:
+        _changed(experiment, (path, "1"))
+    assert str(error.value) == f"--config.{path} is written in another way now: {now}"
+
+
+def test_bad_steps_and_the_average_are_chosen_on_the_command_line(experiment: Experiment):
+    flags = ("train.on_bad_step", "skip"), ("train.on_bad_step.outliers", "6"), ("train.ema", "ema")
+    train = _changed(experiment, *flags).train
+    assert (train.on_bad_step, train.ema) == (Skip(outliers=6.0), Ema())
+    assert _changed(experiment, *flags, ("train.on_bad_step", "stop")).train.on_bad_step == "stop"
+    with pytest.raises(InputError, match=r"--config\.train\.ema=0\.9: expected one of ema, none"):
+        _changed(experiment, ("train.ema", "0.9"))
 
 
 def _classes(hint: Any, found: set[type]) -> set[type]:

@@ -10,7 +10,7 @@ from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.experiment import Ema, Experiment
 from jaxpretrain.train.initial import initial_state, require_initial_state
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.resolved import resolve
@@ -72,7 +72,7 @@ def test_moments_come_along_when_asked_for_and_the_schedule_begins(
 
 
 def test_the_average_begins_with_the_weights(experiment: Experiment, finished: Path):
-    train = replace(experiment.train, ema=0.9)
+    train = replace(experiment.train, ema=Ema(0.9))
     found = _begin(experiment, init_from=str(finished), train=train)[1]
     averages = {n.removeprefix("ema/"): x for n, x in found.items() if n.startswith("ema/")}
     assert averages

@@ -21,6 +21,7 @@ from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.writers import open_writers
 from jaxpretrain.storage.jsonl import read_lines, to_numbers
 from jaxpretrain.train import loop
+from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work
 from jaxpretrain.train.stages import Stage, Stages
@@ -235,7 +236,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(program: Program, tmp_path:
     """A step that is taken begins the count anew."""
     recorder = Recorder(num_steps=9, bad={step: SKIPPED for step in (1, 2, 4, 5, 6, 7)})
     with pytest.raises(loop.NonFinite, match="3 steps in a row were skipped, up to step 6"):
-        recorder.train(program, tmp_path, train={"duration": 9, "max_skipped": 3})
+        recorder.train(program, tmp_path, train={"duration": 9, "on_bad_step": Skip(max_in_row=3)})
     assert recorder.saved == [2, 4]
 
 
@@ -348,7 +349,9 @@ def test_a_batch_in_which_nothing_counts_is_told_and_is_no_skipped_step(
     """However many there are; what is unknown of them is None."""
     bad = {1: EMPTY, 2: SKIPPED, 3: EMPTY, 4: SKIPPED, 5: EMPTY}
     recorder = Recorder(num_steps=5, bad=bad)
-    assert recorder.train(program, tmp_path, train={"duration": 5, "max_skipped": 3})
+    assert recorder.train(
+        program, tmp_path, train={"duration": 5, "on_bad_step": Skip(max_in_row=3)}
+    )
     assert recorder.values[1] == {"weight": 0.0, "loss": None, "grad_norm": 0.0}
     told = [text for text in recorder.messages if "nothing counts" in text]
     assert told[1:] == [  # the first, the second, the fourth, ... of them

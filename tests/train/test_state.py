@@ -13,7 +13,7 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.optim.optimizers import Adafactor
 from jaxpretrain.optim.outliers import record
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.experiment import Ema, Experiment, Skip
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState, create_state
@@ -59,7 +59,7 @@ def test_factored_moments_lie_as_what_is_left_of_their_parameters(experiment: Ex
 
 
 def test_an_average_of_the_weights_begins_as_a_copy_and_lies_as_they_do(experiment: Experiment):
-    train = replace(experiment.train, ema=0.9)
+    train = replace(experiment.train, ema=Ema(0.9))
     program = make_program(
         resolve(replace(experiment, mesh=Mesh(2, 2, 2), train=train)), jax.devices()
     )
@@ -71,7 +71,7 @@ def test_an_average_of_the_weights_begins_as_a_copy_and_lies_as_they_do(experime
 
 def test_a_checkpoint_knows_what_is_kept_beside_the_weights(experiment: Experiment, tmp_path: Path):
     """A run that goes on has the same average, and judges by the same window."""
-    train = replace(experiment.train, ema=0.9, skip_outliers=6.0)
+    train = replace(experiment.train, ema=Ema(0.9), on_bad_step=Skip(outliers=6.0))
     program = make_program(resolve(replace(experiment, train=train)), jax.devices()[:1])
     state = program.create_state()
     metrics = {"loss": jnp.float32(2.5), "grad_norm": jnp.float32(0.5)}

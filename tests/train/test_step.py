@@ -12,7 +12,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.optim.optimizers import Adafactor, Lion, Muon, OptimizerChoice
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.train.experiment import Experiment, Train
+from jaxpretrain.train.experiment import Ema, Experiment, Skip, Train
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
@@ -107,7 +107,7 @@ def test_every_optimizer_gives_the_same_training_on_a_mesh(
 @pytest.fixture(scope="module")
 def careful(experiment: Experiment) -> Program:
     """With an average of the weights, and all bad steps skipped."""
-    train = replace(experiment.train, ema=0.75, on_bad_step="skip", skip_outliers=6.0)
+    train = replace(experiment.train, ema=Ema(0.75), on_bad_step=Skip(outliers=6.0))
     return make_program(resolve(replace(experiment, train=train)), jax.devices()[:1])
 
 

@@ -16,7 +16,7 @@ from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.continuations import Continuations
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.experiment import Ema, Experiment
 from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import check_inputs, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
@@ -51,8 +51,10 @@ def on_text(experiment: Experiment, prepared: Path) -> Experiment:
         experiment,
         model=replace(experiment.model, vocab_size=291, embedding_rows=296),
         data=TextData(root=str(prepared), seq_len=32),
-        train=replace(experiment.train, duration="2 steps", batch_size=8, ema=0.9),
-        eval=Eval(every="0 steps", weights="average", samples=Continuations("held_out", 4)),
+        train=replace(
+            experiment.train, duration="2 steps", batch_size=8, ema=Ema(0.9, evaluate=True)
+        ),
+        eval=Eval(every="0 steps", samples=Continuations("held_out", 4)),
     )
 
 
