@@ -26,9 +26,9 @@ from jaxpretrain.data.text.text import TrainingText
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.loop import NonFinite
+from jaxpretrain.train.program import Program
 from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
-from jaxpretrain.train.step import compile_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "tests" / "golden" / "histories"
@@ -108,7 +108,7 @@ def slow_steps(first: int, seconds: float) -> Iterator[None]:
 @contextmanager
 def damaged_layer(first: int, layer: int, factor: float) -> Iterator[None]:
     """Multiplies the weights of a layer by a factor at step `first`."""
-    original = compile_train_step
+    original = Program.compile
 
     def compiled(*args: Any) -> Any:
         step, calls = original(*args), iter(range(1, 1 << 30))
@@ -123,7 +123,7 @@ def damaged_layer(first: int, layer: int, factor: float) -> Iterator[None]:
         vars(damaging)["memory_analysis"] = step.memory_analysis
         return damaging
 
-    with mock.patch("jaxpretrain.train.program.compile_train_step", compiled):
+    with mock.patch.object(Program, "compile", compiled):
         yield
 
 

@@ -362,7 +362,12 @@ def test_a_step_of_the_smallest_config_can_be_traced():
 
     program = program_of("olmo_nano")
     step = make_train_step(
-        program.model, program.optimizer, program.layout, program.num_microbatches
+        program.model,
+        program.optimizer,
+        program.layout,
+        program.num_microbatches,
+        program.experiment.train,
+        (),
     )
     state, metrics = jax.eval_shape(step, program.state, program.batch)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), program.state)

@@ -50,7 +50,7 @@ from jaxpretrain.train import run as running
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.resolved import resolve
-from jaxpretrain.train.run import check_inputs, train_experiment
+from jaxpretrain.train.run import open_run, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
 
 pytest.importorskip("plotly")
@@ -418,7 +418,7 @@ def resume(world: World) -> None:
 
 
 def begin(world: World) -> None:
-    check_inputs(world.experiment(), world.root / "new", allow_config_change=False)
+    open_run(resolve(world.experiment()), world.root / "new", allow_config_change=False)
 
 
 def show(world: World) -> None:

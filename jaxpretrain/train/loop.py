@@ -36,15 +36,30 @@ _MAX_UNSAVED = 3
 """Saves that fail in a row before the run ends."""
 
 
-class NonFinite(Exception):
+class Ended(Exception):
+    """The run has ended itself. All processes raise this alike, so that none waits for another."""
+
+    exit_code = 3
+
+
+class NonFinite(Ended):
     """A step gave a loss or gradient that is not a number."""
 
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}; that step is not saved. Go on from the last checkpoint with a lower peak "
+            "learning rate or a longer warm-up; --config.train.on_bad_step=skip leaves such steps "
+            "out"
+        )
 
-class NotSaved(Exception):
-    """Saves have failed, and the run ends without one of its last state: one line."""
+
+class NotSaved(Ended):
+    """Saves have failed, and the run ends without one of its last state."""
+
+    exit_code = 1
 
 
-class Alarm(Exception):
+class Alarm(Ended):
     """A finding of `monitor.stop_on` has ended the run, which is saved."""
 
 
@@ -170,7 +185,9 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
         )
         return False
     for result in results:
-        _heed(run, run.reporter.results(step, result.scalars, result.texts, result.images))
+        _stop_if_configured(
+            run, run.reporter.results(step, result.scalars, result.texts, result.images)
+        )
     return True
 
 
@@ -250,7 +267,7 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
     epochs = run.data.epochs(samples.stop)
     if values["weight"] == 0:  # its means are unknown
         known = {name: None if math.isnan(value) else value for name, value in values.items()}
-        _heed(run, run.reporter.step(step, known | epochs))
+        _stop_if_configured(run, run.reporter.step(step, known | epochs))
         run.empty.append(step)
         count = len(run.empty)
         if count & (count - 1) == 0:  # the first, second, fourth, eighth, ... of them
@@ -259,7 +276,7 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
                 f"{samples[0]:,} to {samples[-1]:,}; so far {count:,} such steps"
             )
         return
-    _heed(run, run.reporter.step(step, values | epochs))
+    _stop_if_configured(run, run.reporter.step(step, values | epochs))
     if not values.get("skipped"):
         run.skipped.clear()
         for name in ("loss", "grad_norm"):
@@ -275,11 +292,11 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
         raise NonFinite(f"{len(run.skipped)} steps in a row were skipped, up to step {step}")
 
 
-def _heed(run: Run, findings: Sequence[Finding]) -> None:
+def _stop_if_configured(run: Run, findings: Sequence[Finding]) -> None:
     """Has the run stopped where one of the findings is to end it."""
     for finding in findings:
         if finding.name in run.experiment.monitor.stop_on:
-            run.stop.demand(f"monitor.stop_on names {finding.name}: {finding.reading}")
+            run.stop.request_stop(f"monitor.stop_on names {finding.name}: {finding.reading}")
 
 
 def _load(run: Run, first: int, last: int) -> Batches:

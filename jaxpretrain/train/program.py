@@ -18,7 +18,7 @@ from jaxpretrain.parallel.mesh import Layout, sharded_bytes
 from jaxpretrain.train.experiment import Experiment, num_microbatches
 from jaxpretrain.train.resolved import Resolved
 from jaxpretrain.train.state import TrainState, abstract_state, create_state
-from jaxpretrain.train.step import compile_train_step, make_train_step
+from jaxpretrain.train.step import make_train_step
 
 Probe = Callable[[Params, Batch], dict[str, jax.Array]]
 """(parameters, the batch of a step) -> arrays [layers] by name."""
@@ -42,21 +42,30 @@ class Program:
         share = self.experiment.train.batch_size // self.layout.num_data
         return share // self.num_microbatches
 
-    def compile(self, options: Mapping[str, Any] | None = None) -> Any:
-        """The compiled training step, (state, batch) -> (state, metrics).
+    def compile(self, options: Mapping[str, bool | str | int] | None = None) -> jax.stages.Compiled:
+        """Compiles the training step, (state, batch) -> (state, metrics). The state is donated.
 
-        `options` of the compiler come on top of those of the experiment.
+        `options` of the compiler come on top of those of the experiment. The result refuses other
+        shapes and layouts, so nothing is ever compiled a second time.
+
+        Raises:
+          InputError: the compiler does not know an option, or does not take its value.
         """
+        train, sources = self.experiment.train, self.experiment.data.source_names()
         step = make_train_step(
-            self.model,
-            self.optimizer,
-            self.layout,
-            self.num_microbatches,
-            self.experiment.train,
-            self.experiment.data.source_names(),
+            self.model, self.optimizer, self.layout, self.num_microbatches, train, sources
         )
-        options = {**self.experiment.train.compiler_options, **(options or {})}
-        return compile_train_step(step, self.state, self.batch, options)
+        shardings = jax.tree.map(lambda s: s.sharding, self.state)
+        # Metrics lie on all devices, so that any process can read them.
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))
+        lowered = jitted.lower(self.state, self.batch)
+        chosen: dict[str, Any] = {**train.compiler_options, **(options or {})}
+        try:
+            return lowered.compile(compiler_options=chosen)
+        except jax.errors.JaxRuntimeError as error:
+            if "compile option" in str(error) or "setting option" in str(error):
+                raise InputError(f"train.compiler_options: {error}") from error
+            raise
 
     def compile_probe(self) -> Probe:
         """Compiles the model's signals for the first example of each data-parallel device.

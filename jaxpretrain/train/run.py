@@ -1,4 +1,4 @@
-"""A whole run: claims the folder, builds the program, restores or creates the state, trains."""
+"""A whole run: opens its folder and data, restores or creates the state, and trains."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,49 +44,137 @@ from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop, stop_requests
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A run whose folder, data and sizes have been checked; nothing is compiled or written."""
+
+    stages: Stages
+    data: TrainingData
+    eval_sets: Sequence[EvalSet]
+    evaluators: list[Evaluator]
+    """The evaluators, not compiled."""
+    changes: list[str]
+    """Lines about what has changed since the folder was last used."""
+    point: Point | None
+    """The checkpoint that the run goes on from, unless it proves damaged."""
+
+    @property
+    def experiment(self) -> Resolved:
+        """The experiment, with the checkpoints that earlier sessions keep."""
+        return self.stages.program.experiment
+
+    def describe(self) -> list[str]:
+        """Returns lines for start-up."""
+        lines = [*self.stages.program.describe(), self.data.describe(), *self.changes]
+        found = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
+        lines += dict.fromkeys(found)
+        lines += self.stages.describe()
+        if has_huge_pages():
+            lines.append("host: large allocations take huge pages (GLIBC_TUNABLES)")
+        return lines
+
+
+def open_run(
+    experiment: Resolved,
+    workdir: Path,
+    *,
+    allow_config_change: bool,
+    given: Collection[str] = (),
+    stop: Stop | None = None,
+    earlier: Opened | None = None,
+) -> Opened:
+    """Opens and checks all that `train_experiment` needs before it compiles anything.
+
+    Raises:
+      InputError: something that was given is wrong.
+    """
+    experiment, kept = folder.kept_before(workdir, experiment, given)
+    keep_compiled()
+    stages = make_stages(experiment, jax.devices())
+    changes = folder.check_owner(workdir, experiment, allow_change=allow_config_change)
+    changes += folder.program_changes(workdir)
+    folder.require_nothing_lost(workdir)
+    if earlier is None:
+        limits = stages.program.model.input_limits()
+        data = experiment.data.open(seed=experiment.seed, limits=limits)
+        eval_sets = experiment.data.open_evals(limits=limits)
+    else:
+        data, eval_sets = earlier.data, earlier.eval_sets
+    _check_document_end(experiment, data)
+    setting = stages.program.setting(data, eval_sets)
+    if stop is not None:
+        setting = replace(setting, between_batches=partial(loop.interrupt, stop))
+    evaluators = experiment.eval.build(setting)
+    identity = data.fingerprint, data.describe()
+    folder.check_data(workdir, experiment, *identity, allow_change=allow_config_change)
+    point = newest_point(workdir)
+    if point is None:
+        require_initial_state(stages.program)
+        point = taken_point(experiment)
+    if point is not None:
+        require_same_samples(point, experiment, data.fingerprint)
+    return Opened(stages, data, eval_sets, evaluators, changes + kept, point)
+
+
 def train_experiment(
     experiment: Resolved,
     workdir: Path,
     *,
     allow_config_change: bool = False,
     given: Collection[str] = (),
+    earlier: Opened | None = None,
 ) -> bool:
     """Trains or goes on; true when the run got to its end, false when it was asked to stop.
 
     Args:
-      experiment: what is run.
+      experiment: the experiment to run.
       workdir: the folder of the run.
-      allow_config_change: whether another run may go on in the folder.
+      allow_config_change: lets the run go on in a folder whose run had another config.
       given: paths of config fields that this very start sets. Checkpoints that the last session
         kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among them.
+      earlier: the same run as it was opened before; its data is not opened again.
 
     Raises:
       InputError: something that was given is wrong; nothing was lost.
-      NonFinite: the loss or the gradient stopped being a number.
-      NotSaved: the state could not be saved.
+      loop.Ended: the run has ended itself.
     """
     clock = Clock()
-    with ExitStack() as held:
-        stop = held.enter_context(stop_requests())
-        with distributed.fail_together("start") as same:
-            opened = _open(experiment, workdir, allow_config_change, given, stop)
-            same |= {
-                "config": to_dict(opened.stages.program.experiment),
-                "data": opened.data.fingerprint,
-            }
+    with (
+        stop_requests() as stop,
+        _locked(experiment, workdir, allow_config_change, given, earlier, stop) as opened,
+    ):
+        start = _restore(opened, workdir, clock)
+        with _open_reporter(opened.stages, workdir, clock, start.saved) as reporter:
+            _describe_start(opened, start, reporter)
+            with clock.measure("compile"), distributed.fail_together("compile"):
+                stage = opened.stages.at(start.first + 1)
+                memory = require_fit(stage.program, stage.train_step)
+                reporter.message(f"memory of the step: {memory.describe()}")
+                first, state = start.first, start.state
+                if state is None:
+                    first, state = _begin(opened.stages.program, reporter)
+                for evaluator in opened.evaluators:
+                    evaluator.compile()
+                    for line in evaluator.notes():
+                        reporter.message(line)
             if distributed.is_primary():
-                held.enter_context(folder.hold(workdir))
-        return _train(opened, workdir, clock, stop)
-
-
-def check_inputs(experiment: Resolved, workdir: Path, *, allow_config_change: bool) -> None:
-    """Refuses what `train_experiment` would refuse before it compiles.
-
-    Raises:
-      InputError: something that was given is wrong.
-    """
-    with distributed.fail_together("inputs"):
-        _open(experiment, workdir, allow_config_change, given=(), stop=None)
+                _write_down(opened, workdir, memory, first, start.saved)
+            run = loop.Run(
+                stages=opened.stages,
+                workdir=workdir,
+                data=opened.data,
+                evaluators=opened.evaluators,
+                checkpoints=start.checkpoints,
+                clock=clock,
+                reporter=reporter,
+                stop=stop,
+                is_evaluation_due=start.is_evaluation_due,
+            )
+            try:
+                return loop.train(run, state, first)
+            finally:
+                run.checkpoints.wait()
+                loop.tell_saves(run)
 
 
 def preflight(experiment: Resolved) -> Memory:
@@ -102,63 +190,6 @@ def preflight(experiment: Resolved) -> Memory:
     return max(memories, key=lambda memory: memory.total)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A run whose folder, data and sizes have been checked; nothing is compiled or written."""
-
-    stages: Stages
-    data: TrainingData
-    eval_sets: Sequence[EvalSet]
-    evaluators: list[Evaluator]
-    """The evaluators, not compiled."""
-    changes: list[str]
-    """Lines about what has changed since the folder was last used."""
-    point: Point | None
-    """The checkpoint that the run goes on from, unless it proves damaged."""
-
-    def describe(self) -> list[str]:
-        """Lines for start-up."""
-        lines = [*self.stages.program.describe(), self.data.describe(), *self.changes]
-        found = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
-        lines += dict.fromkeys(found)
-        lines += self.stages.describe()
-        if has_huge_pages():
-            lines.append("host: large allocations take huge pages (GLIBC_TUNABLES)")
-        return lines
-
-
-def _open(
-    experiment: Resolved,
-    workdir: Path,
-    allow_change: bool,
-    given: Collection[str],
-    stop: Stop | None,
-) -> _Opened:
-    experiment, kept = folder.kept_before(workdir, experiment, given)
-    keep_compiled()
-    stages = make_stages(experiment, jax.devices())
-    changes = folder.claim(workdir, experiment, allow_change=allow_change)
-    changes += folder.program_changes(workdir)
-    folder.require_nothing_lost(workdir)
-    limits = stages.program.model.input_limits()
-    data = experiment.data.open(seed=experiment.seed, limits=limits)
-    _check_document_end(experiment, data)
-    eval_sets = experiment.data.open_evals(limits=limits)
-    setting = stages.program.setting(data, eval_sets)
-    if stop is not None:
-        setting = replace(setting, between_batches=partial(loop.interrupt, stop))
-    evaluators = experiment.eval.build(setting)
-    identity = data.fingerprint, data.describe()
-    folder.check_data(workdir, experiment, *identity, allow_change=allow_change)
-    point = newest_point(workdir)
-    if point is None:
-        require_initial_state(stages.program)
-        point = taken_point(experiment)
-    if point is not None:
-        require_same_samples(point, experiment, data.fingerprint)
-    return _Opened(stages, data, eval_sets, evaluators, changes + kept, point)
-
-
 def _check_document_end(experiment: Resolved, data: TrainingData) -> None:
     """Raises InputError when the model ends documents with another token than the data does."""
     model = experiment.model
@@ -172,56 +203,79 @@ def _check_document_end(experiment: Resolved, data: TrainingData) -> None:
         )
 
 
-def _train(opened: _Opened, workdir: Path, clock: Clock, stop: Stop) -> bool:
-    """Trains in a folder that is held."""
-    stages, data, program, point = opened.stages, opened.data, opened.stages.program, opened.point
-    experiment = program.experiment
+@contextmanager
+def _locked(
+    experiment: Resolved,
+    workdir: Path,
+    allow_config_change: bool,
+    given: Collection[str],
+    earlier: Opened | None,
+    stop: Stop,
+) -> Iterator[Opened]:
+    """Opens a run, the same in all processes, and keeps others out of its folder."""
+    with ExitStack() as held:
+        with distributed.fail_together("start") as same:
+            opened = open_run(
+                experiment,
+                workdir,
+                allow_config_change=allow_config_change,
+                given=given,
+                earlier=earlier,
+                stop=stop,
+            )
+            same |= {"config": to_dict(opened.experiment), "data": opened.data.fingerprint}
+            if distributed.is_primary():
+                held.enter_context(folder.lock(workdir))
+        yield opened
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The state that a session begins with."""
+
+    checkpoints: Checkpoints
+    point: Point | None
+    state: TrainState | None
+    """The state of the newest checkpoint; None where the folder has none."""
+    is_evaluation_due: bool = False
+
+    @property
+    def first(self) -> int:
+        """Finished steps."""
+        return 0 if self.point is None else self.point.step
+
+    @property
+    def saved(self) -> int | None:
+        """The step of the newest checkpoint of the folder."""
+        return None if self.state is None else self.first
+
+
+def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
+    """Restores the state and the clock from the newest checkpoint that is sound."""
+    experiment = opened.experiment
     with distributed.fail_together("restore"):
-        checkpoints = _open_checkpoints(experiment, workdir)
-        restored = checkpoints.restore_newest(program.state)
-        if restored is not None:
-            point = point_of(workdir, restored[0], restored[2])
-            require_same_samples(point, experiment, data.fingerprint)
-    state = None if restored is None else restored[1]
-    if restored is not None:
-        clock.restore(restored[2].get("clock", {}))
-    first = 0 if point is None else point.step
-    resume_step = None if restored is None else first
-    with _open_reporter(stages, workdir, clock, resume_step) as reporter:
-        for line in opened.describe():
-            reporter.message(line)
-        if point is not None:
-            for line in describe_changes(point, experiment, data.fingerprint):
-                reporter.message(line)
-        reporter.begin(first, to_dict(experiment))
-        with clock.measure("compile"), distributed.fail_together("compile"):
-            stage = stages.at(first + 1)
-            memory = require_fit(stage.program, stage.train_step)
-            reporter.message(f"memory of the step: {memory.describe()}")
-            if state is None:
-                first, state = _begin(program, reporter)
-            for evaluator in opened.evaluators:
-                evaluator.compile()
-                for line in evaluator.notes():
-                    reporter.message(line)
-        if distributed.is_primary():
-            _write_down(opened, workdir, memory, first, resume_step)
-        run = loop.Run(
-            stages,
-            workdir,
-            data,
-            opened.evaluators,
-            checkpoints,
-            clock,
-            reporter,
-            stop,
-            is_evaluation_due=restored is not None and restored[2].get("evaluation_due", False),
+        checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            keep_last=experiment.checkpoint.keep_last,
+            keep_every=experiment.timeline.keep_every,
         )
-        try:
-            return loop.train(run, state, first)
-        finally:
-            checkpoints.wait()
-            loop.tell_saves(run)
+        found = checkpoints.restore_newest(opened.stages.program.state)
+        if found is None:
+            return _Start(checkpoints, opened.point, None)
+        step, state, document = found
+        point = point_of(workdir, step, document)
+        require_same_samples(point, experiment, opened.data.fingerprint)
+    clock.restore(document.get("clock", {}))
+    return _Start(checkpoints, point, state, document.get("evaluation_due", False))
+
+
+def _describe_start(opened: Opened, start: _Start, reporter: Reporter) -> None:
+    lines = opened.describe()
+    if start.point is not None:
+        lines += describe_changes(start.point, opened.experiment, opened.data.fingerprint)
+    for line in lines:
+        reporter.message(line)
+    reporter.begin(start.first, to_dict(opened.experiment))
 
 
 def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:
@@ -238,10 +292,10 @@ def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:
 
 
 def _write_down(
-    opened: _Opened, workdir: Path, memory: Memory, first: int, last_saved: int | None
+    opened: Opened, workdir: Path, memory: Memory, first: int, last_saved: int | None
 ) -> None:
     """Writes what runs, on which data, and that a session begins after `first` finished steps."""
-    experiment, data = opened.stages.program.experiment, opened.data
+    experiment, data = opened.experiment, opened.data
     folder.write_experiment(
         workdir,
         experiment,
@@ -285,14 +339,6 @@ def _watch(experiment: Resolved, workdir: Path) -> Watch:
     )
     path = workdir / "metrics.jsonl"
     return Watch(plan, read_history(path) if path.exists() else None)
-
-
-def _open_checkpoints(experiment: Resolved, workdir: Path) -> Checkpoints:
-    return Checkpoints(
-        workdir / "checkpoints",
-        keep_last=experiment.checkpoint.keep_last,
-        keep_every=experiment.timeline.keep_every,
-    )
 
 
 def _work(stages: Stages) -> Work:

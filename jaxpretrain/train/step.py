@@ -5,7 +5,7 @@ step, and one division at the end makes them means. So any split of a batch give
 A batch of weight 0, in which nothing is predicted, is no update.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Batch, Model
 from jaxpretrain.optim.norms import norms
 from jaxpretrain.optim.optimizers import Optimizer
@@ -33,8 +32,8 @@ def make_train_step(
     optimizer: Optimizer,
     layout: Layout,
     num_microbatches: int,
-    train: Train = Train(),  # noqa: B008
-    sources: tuple[str, ...] = (),
+    train: Train,
+    sources: tuple[str, ...],
 ) -> TrainStep:
     """(state, batch) -> (state, metrics): one update from one global batch.
 
@@ -130,31 +129,6 @@ def _norms(grads: Any, updates: Any, params: Any) -> Metrics:
         "param_norm": param_norm,
         "signals": {f"{name}/{part}": x for name, of in signals.items() for part, x in of.items()},
     }
-
-
-def compile_train_step(
-    train_step: TrainStep,
-    state: TrainState,
-    batch: Mapping[str, jax.ShapeDtypeStruct],
-    compiler_options: Mapping[str, bool | str],
-) -> Any:
-    """Compiles the step for abstract, sharded arguments. The state is donated.
-
-    The result refuses other shapes and layouts, so nothing is ever compiled a second time.
-
-    Raises:
-      InputError: the compiler does not know an option, or does not take its value.
-    """
-    shardings = jax.tree.map(lambda s: s.sharding, state)
-    # Metrics lie on all devices, so that any process can read them.
-    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, shardings.step))
-    lowered = jitted.lower(state, dict(batch))
-    try:
-        return lowered.compile(compiler_options=dict(compiler_options))
-    except jax.errors.JaxRuntimeError as error:
-        if "compile option" in str(error) or "setting option" in str(error):
-            raise InputError(f"train.compiler_options: {error}") from error
-        raise
 
 
 def _keep_if_bad(

@@ -33,7 +33,7 @@ class Stop(Protocol):
         """Whether to save and leave now; the same in all processes, which ask equally often."""
         ...
 
-    def demand(self, why: str) -> None:
+    def request_stop(self, why: str) -> None:
         """Has all processes leave after some step soon, though nobody outside asks for it."""
         ...
 
@@ -59,7 +59,7 @@ class StopRequest:
         self.was_asked = True
         return bool(self)
 
-    def demand(self, why: str) -> None:
+    def request_stop(self, why: str) -> None:
         """As if a signal had come."""
         self.reason = self._alarm = self._alarm or why
 
@@ -87,7 +87,7 @@ class Preemption:
         self._reached |= multihost_utils.reached_preemption_sync_point(self._num_asked)
         return self._reached
 
-    def demand(self, why: str) -> None:
+    def request_stop(self, why: str) -> None:
         """Sends this process the signal that the service waits for."""
         if self._alarm is None:
             self._alarm = why

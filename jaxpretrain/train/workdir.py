@@ -35,7 +35,7 @@ _PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 
 
 @contextmanager
-def hold(workdir: Path) -> Iterator[None]:
+def lock(workdir: Path) -> Iterator[None]:
     """Makes the folder, and keeps other processes of this machine from training in it.
 
     Raises:
@@ -54,7 +54,7 @@ def hold(workdir: Path) -> Iterator[None]:
         yield
 
 
-def claim(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
+def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
     """Checks that `workdir` is free or holds this run; returns lines about accepted changes.
 
     Raises:

@@ -21,7 +21,7 @@ from jaxpretrain.train.experiment import Ema, Experiment
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.resolved import resolve
-from jaxpretrain.train.run import check_inputs, train_experiment
+from jaxpretrain.train.run import open_run, train_experiment
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_a_run_whose_checkpoints_are_gone_is_left_alone(
     for name in gone.split(" and "):
         shutil.rmtree(run / name)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    for start in (train_experiment, check_inputs):
+    for start in (train_experiment, open_run):
         with pytest.raises(InputError, match="got to step 6, and .*checkpoints has no checkpoint"):
             start(resolve(six_steps), run, allow_config_change=False)
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}

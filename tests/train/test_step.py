@@ -9,14 +9,14 @@ import optax
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.text.mixture import Mixture, MixtureSource
 from jaxpretrain.optim.optimizers import Adafactor, Lion, Muon, OptimizerChoice
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.train.experiment import Ema, Experiment, Skip, Train
+from jaxpretrain.train.experiment import Ema, Experiment, Skip
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
-from jaxpretrain.train.step import compile_train_step, make_train_step
 
 BATCH_SIZE, SEQ_LEN = 16, 16
 
@@ -116,12 +116,7 @@ def careful_step(careful: Program) -> Any:
     """Its step, for batches with weights."""
     sharding = careful.layout.batch
     weight = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.float32, sharding=sharding)
-    spec = {**careful.batch, "weight": weight}
-    train_step = make_train_step(
-        careful.model, careful.optimizer, careful.layout, 1, careful.experiment.train
-    )
-    options = careful.experiment.train.compiler_options
-    return compile_train_step(train_step, careful.state, spec, options)
+    return replace(careful, batch={**careful.batch, "weight": weight}).compile()
 
 
 def _weighted(index: int, weight: float) -> dict[str, np.ndarray]:
@@ -215,10 +210,9 @@ def test_without_any_care_a_batch_in_which_nothing_counts_is_no_update_either(
     program: Program, fresh: TrainState, parts: int
 ):
     """In one piece and in microbatches; the next step is one as any other."""
-    step = make_train_step(program.model, program.optimizer, program.layout, parts)
     weight = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.float32, sharding=program.layout.batch)
-    options = program.experiment.train.compiler_options
-    compiled = compile_train_step(step, program.state, {**program.batch, "weight": weight}, options)
+    batch = {**program.batch, "weight": weight}
+    compiled = replace(program, num_microbatches=parts, batch=batch).compile()
     first, second, _ = (_weighted(index, 1.0) for index in range(3))
     empty = {**second, "weight": np.zeros(BATCH_SIZE, np.float32)}
     _, before = _run(program, compiled, fresh, [first])
@@ -248,11 +242,9 @@ def test_examples_of_unequal_weight_make_one_weighted_mean(program: Program, fre
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.layout.batch)
         for name, x in batch.items()
     }
-    options = program.experiment.train.compiler_options
     results = []
     for parts in (1, 4):
-        step = make_train_step(program.model, program.optimizer, program.layout, parts)
-        compiled = compile_train_step(step, program.state, spec, options)
+        compiled = replace(program, num_microbatches=parts, batch=spec).compile()
         results.append(_run(program, compiled, fresh, [batch]))
     _assert_same(results[1], results[0])
 
@@ -342,9 +334,8 @@ def test_another_shape_is_refused_and_not_compiled(
     ],
 )
 def test_options_that_the_compiler_does_not_take_are_one_line(program: Program, options, message):
-    step = make_train_step(program.model, program.optimizer, program.layout, 1)
     with pytest.raises(InputError, match=message):
-        compile_train_step(step, program.state, program.batch, options)
+        program.compile(options)
 
 
 @pytest.mark.parametrize(("num_devices", "mesh", "parts"), [(1, Mesh(), 1), (8, Mesh(2, 2, 2), 2)])
@@ -356,16 +347,14 @@ def test_each_source_has_its_loss_and_together_they_are_the_batchs(
         jax.devices()[:num_devices],
     )
     names = ("books", "code", "absent")
-    step = make_train_step(
-        program.model, program.optimizer, program.layout, parts, Train(), sources=names
-    )
     source = np.arange(BATCH_SIZE, dtype=np.int32) % 3 // 2  # two books to one of code
     batch = {**_batches()[0], "source": source}
     spec = program.layout.batch_spec(
         {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     )
-    options = program.experiment.train.compiler_options
-    compiled = compile_train_step(step, program.state, spec, options)
+    mixture = Mixture(sources={name: MixtureSource() for name in names}, seq_len=SEQ_LEN)
+    mixed = replace(program.experiment, data=mixture)
+    compiled = replace(program, experiment=mixed, num_microbatches=parts, batch=spec).compile()
     (metrics,), _ = _run(program, compiled, fresh, [batch])
     for index, name in enumerate(names[:2]):
         alone = {"tokens": batch["tokens"], "weight": np.float32(source == index)}

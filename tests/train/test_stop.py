@@ -32,8 +32,8 @@ def test_a_second_ctrl_c_ends_at_once():
 def test_a_demand_stops_as_a_signal_does_and_says_why():
     with stop_on_signal() as stop:
         assert not stop.reached() and stop.alarm() is None
-        stop.demand("the loss rises")
-        stop.demand("it rises more")
+        stop.request_stop("the loss rises")
+        stop.request_stop("it rises more")
         assert stop.reached() and stop.alarm() == "the loss rises"
     with stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

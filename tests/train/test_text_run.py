@@ -18,7 +18,7 @@ from jaxpretrain.interop.tables import whole
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Ema, Experiment
 from jaxpretrain.train.resolved import resolve
-from jaxpretrain.train.run import check_inputs, train_experiment
+from jaxpretrain.train.run import open_run, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
 
 TEXT = "der Kaiser von Atlantis dankt ab, und der Tod streikt"
@@ -104,7 +104,7 @@ def test_another_end_of_documents_than_the_datas_is_refused(on_text: Experiment,
     def check(document_end: int | None) -> None:
         model = replace(on_text.model, document_end=document_end)
         experiment = replace(on_text, model=model)
-        check_inputs(resolve(experiment), tmp_path / "run", allow_config_change=False)
+        open_run(resolve(experiment), tmp_path / "run", allow_config_change=False)
 
     check(None)
     check(290)

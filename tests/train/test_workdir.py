@@ -24,7 +24,7 @@ def resolved(experiment: Experiment) -> Resolved:
 def run(resolved: Resolved, tmp_path: Path) -> Path:
     """The folder of a run that has begun."""
     path = tmp_path / "run"
-    assert folder.claim(path, resolved, allow_change=False) == []
+    assert folder.check_owner(path, resolved, allow_change=False) == []
     path.mkdir()
     folder.write_experiment(path, resolved, "fingerprint")
     return path
@@ -32,17 +32,17 @@ def run(resolved: Resolved, tmp_path: Path) -> Path:
 
 def test_a_new_folder_is_made_only_when_it_is_held(resolved: Resolved, tmp_path: Path):
     path = tmp_path / "a" / "b"
-    assert folder.claim(path, resolved, allow_change=False) == []
+    assert folder.check_owner(path, resolved, allow_change=False) == []
     assert not path.parent.exists()
-    with folder.hold(path):
+    with folder.lock(path):
         assert path.is_dir()
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path):
-    other = folder.hold(tmp_path)
-    with folder.hold(tmp_path), pytest.raises(InputError, match="another process trains in it"):
+    other = folder.lock(tmp_path)
+    with folder.lock(tmp_path), pytest.raises(InputError, match="another process trains in it"):
         other.__enter__()
-    with folder.hold(tmp_path):
+    with folder.lock(tmp_path):
         pass
 
 
@@ -55,14 +55,14 @@ def test_the_experiment_comes_back(run: Path, resolved: Resolved):
 
 
 def test_the_same_run_goes_on_silently(run: Path, resolved: Resolved):
-    assert folder.claim(run, resolved, allow_change=False) == []
+    assert folder.check_owner(run, resolved, allow_change=False) == []
 
 
 def test_another_run_is_refused_by_its_keys(run: Path, resolved: Resolved):
     other = replace(resolved, seed=1, model=replace(resolved.model, d_model=64))
     before = (run / "experiment.json").read_bytes()
     with pytest.raises(InputError) as error:
-        folder.claim(run, other, allow_change=False)
+        folder.check_owner(run, other, allow_change=False)
     message = str(error.value)
     assert "seed: 6198 there, 1 here" in message and "model.d_model: 32 there, 64 here" in message
     assert "--allow_config_change" in message and "\n" not in message
@@ -82,17 +82,17 @@ def test_many_differences_are_counted(run: Path, resolved: Resolved):
         z_loss=1.0,
     )
     with pytest.raises(InputError, match="and 2 more"):
-        folder.claim(run, replace(resolved, model=model), allow_change=False)
+        folder.check_owner(run, replace(resolved, model=model), allow_change=False)
 
 
 def test_a_change_may_be_allowed_and_is_then_told(run: Path, resolved: Resolved):
-    lines = folder.claim(run, replace(resolved, seed=1), allow_change=True)
+    lines = folder.check_owner(run, replace(resolved, seed=1), allow_change=True)
     assert lines == ["changed since the last start: seed was 6198, is 1"]
 
 
 def test_what_is_not_identity_may_change_and_is_told(run: Path, resolved: Resolved):
     longer = replace(resolved, train=replace(resolved.train, duration=9, microbatch_size=2))
-    assert folder.claim(run, longer, allow_change=False) == [
+    assert folder.check_owner(run, longer, allow_change=False) == [
         "changed since the last start: train.duration was 5, is 9",
         "changed since the last start: train.microbatch_size was None, is 2",
     ]
@@ -237,18 +237,18 @@ def test_a_field_that_was_added_since_has_its_default(run: Path, resolved: Resol
     document = json.loads(path.read_text())
     del document["config"]["data"]["order"]["epoch_multiple"]
     path.write_text(json.dumps(document))
-    assert folder.claim(run, resolved, allow_change=False) == []
+    assert folder.check_owner(run, resolved, allow_change=False) == []
     chunked = replace(resolved, data=replace(resolved.data, order=OlmoOrder(epoch_multiple=2)))
     with pytest.raises(InputError, match="data.order.epoch_multiple: 1 there, 2 here"):
-        folder.claim(run, chunked, allow_change=False)
+        folder.check_owner(run, chunked, allow_change=False)
 
 
 def test_checkpoints_without_an_experiment_are_nobodys(resolved: Resolved, tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
-    folder.claim(tmp_path, resolved, allow_change=False)  # a start that was cut short
+    folder.check_owner(tmp_path, resolved, allow_change=False)  # a start that was cut short
     (tmp_path / "checkpoints" / "5").mkdir()
     with pytest.raises(InputError, match="has checkpoints but no experiment.json"):
-        folder.claim(tmp_path, resolved, allow_change=False)
+        folder.check_owner(tmp_path, resolved, allow_change=False)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1}', '{"config": {"x": 1}}'])
@@ -274,7 +274,7 @@ def test_a_folder_without_a_run_is_no_run(tmp_path: Path):
 def test_a_file_is_no_folder(tmp_path: Path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match="--workdir="), folder.hold(path):
+        with pytest.raises(InputError, match="--workdir="), folder.lock(path):
             pass
 
 

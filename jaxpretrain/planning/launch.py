@@ -1,0 +1,128 @@
+"""A training run from its command line to its exit code.
+
+Fields that are `auto` are chosen first. When a device runs out of memory after all, the run goes on
+from its last save with a smaller microbatch, once.
+"""
+
+import gc
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from jax.errors import JaxRuntimeError
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.files import load_config
+from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.devices.memory import is_out_of_memory, use_most_memory
+from jaxpretrain.parallel import distributed
+from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in, step_down
+from jaxpretrain.planning.table import compilation
+from jaxpretrain.train.loop import Ended
+from jaxpretrain.train.resolved import Resolved, resolve
+from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
+
+_EXIT_PREEMPTED = 75
+
+
+def launch(
+    config: str,
+    overrides: Sequence[tuple[str, str]],
+    workdir: Path | None,
+    *,
+    preflight_only: bool,
+    allow_config_change: bool,
+    processes: tuple[str | None, int | None, int | None],
+) -> int:
+    """Trains a config, or compiles it for a preflight, and returns the exit code.
+
+    `processes` are the arguments of `distributed.start`. Without a `workdir` there is a preflight.
+
+    Raises:
+      InputError: something that was given is wrong, or there was no room.
+    """
+    use_most_memory()
+    distributed.start(*processes)
+    with distributed.leaving_at_failure():
+        with distributed.fail_together("config"):
+            experiment = resolve(apply_overrides(load_config(config), overrides))
+        chosen, opened = _choose(experiment, workdir, allow_config_change)
+        if workdir is None or preflight_only:
+            _say(f"the run fits: its step takes {preflight(chosen).describe()}")
+            _say("the data was not looked at: a start opens and checks it")
+            return 0
+        while True:
+            try:
+                is_finished = train_experiment(
+                    chosen,
+                    workdir,
+                    allow_config_change=allow_config_change,
+                    given=[path for path, _ in overrides],
+                    earlier=opened,
+                )
+                break
+            except Ended as error:
+                _say(f"error: {error}")
+                return error.exit_code
+            except JaxRuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Out of the handler, so that nothing holds what was on the devices.
+            opened = None
+            gc.collect()
+            experiment = chosen = _with_smaller_microbatch(experiment, chosen, reason)
+        if is_finished:
+            return 0
+        _say("stopped and saved; run the same command to go on")
+        return _EXIT_PREEMPTED
+
+
+def _choose(
+    experiment: Resolved, workdir: Path | None, allow_config_change: bool
+) -> tuple[Resolved, Opened | None]:
+    """Returns the experiment with numbers for what it leaves open, and what was opened for that."""
+    if not open_choices(experiment):
+        return experiment, None
+    with distributed.fail_together("chosen before"):
+        found = None if workdir is None else chosen_before(experiment, workdir)
+    opened = None
+    if found is None:
+        if workdir is not None:  # errors of the input come before minutes are spent
+            with distributed.fail_together("inputs"):
+                opened = open_run(
+                    stand_in(experiment), workdir, allow_config_change=allow_config_change
+                )
+        with distributed.fail_together("auto"):
+            found = choose(
+                experiment, lambda x, done: _say(compilation(x, done, jax.device_count()))
+            )
+    chosen, why = found
+    _say(why)
+    return chosen, opened
+
+
+def _with_smaller_microbatch(experiment: Resolved, chosen: Resolved, reason: str) -> Resolved:
+    """Returns what a run goes on with after an out-of-memory for that reason.
+
+    Raises:
+      InputError: the microbatch is not `auto`, or is as small as can be.
+    """
+    smaller = None if jax.process_count() > 1 else step_down(experiment, chosen)
+    if smaller is None:
+        raise InputError(
+            f"out of memory: {reason}; what was saved is kept. Make train.microbatch_size "
+            f"smaller (it is {chosen.train.microbatch_size}), or model.remat=full"
+        )
+    _say(
+        f"out of memory: {reason}; going on from what was saved with "
+        f"train.microbatch_size={smaller.train.microbatch_size} instead of "
+        f"{chosen.train.microbatch_size}"
+    )
+    return smaller
+
+
+def _say(line: str) -> None:
+    if distributed.is_primary():
+        print(line, file=sys.stderr)
