@@ -20,13 +20,10 @@ def main(argv: list[str]) -> int:
     is no number, or a finding of `monitor.stop_on`; 75 asked to stop, saved, run again to go on.
     """
     rest, overrides = split_overrides(argv)
-    parser = _parser()
-    flags = parser.parse_args(rest)
+    flags = _parser().parse_args(rest)
     if flags.help_config:
         print(format_help(describe(apply_overrides(load_config(flags.config), overrides))))
         return 0
-    if flags.workdir is None and not flags.preflight_only:
-        parser.error("--workdir is required: the folder of the run")
     from jaxpretrain.planning.launch import launch  # after the flags: it imports JAX
 
     return launch(

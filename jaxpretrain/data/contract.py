@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.ranges import Positive
 from jaxpretrain.data.order.order import OlmoOrder, OrderChoice
 
@@ -27,11 +28,11 @@ Spec = dict[str, tuple[tuple[int, ...], str]]
 class DataConfig(ABC):
     """The config of the data of a run: what its examples are, and how they are opened."""
 
-    num_examples: Annotated[int, Positive] | None = None
+    num_examples: Annotated[int | None, Positive, Mark.NO_EFFECT] = None
     """Declared number of examples (sequences, images) of an epoch, so that epochs resolve without
     the data; it is verified when the data is opened. none: the data is counted where a duration is
     in epochs. An epoch of a mixture lasts until its first source would repeat."""
-    order: OrderChoice = OlmoOrder()
+    order: Annotated[OrderChoice, Mark.SAMPLE_ORDER] = OlmoOrder()
     """Order of the examples; of a mixture, within each source."""
 
     @abstractmethod

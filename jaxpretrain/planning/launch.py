@@ -37,7 +37,7 @@ def launch(
 ) -> int:
     """Trains a config, or compiles it for a preflight, and returns the exit code.
 
-    `processes` are the arguments of `distributed.start`. Without a `workdir` there is a preflight.
+    `processes` are the arguments of `distributed.start`.
 
     Raises:
       InputError: something that was given is wrong, or there was no room.
@@ -46,7 +46,10 @@ def launch(
     distributed.start(*processes)
     with distributed.leaving_at_failure():
         with distributed.fail_together("config"):
-            experiment = resolve(apply_overrides(load_config(config), overrides))
+            given = apply_overrides(load_config(config), overrides)
+            if workdir is None and not preflight_only:
+                raise InputError("--workdir is required: the folder of the run")
+            experiment = resolve(given)
         chosen, opened = _choose(experiment, workdir, allow_config_change)
         if workdir is None or preflight_only:
             _say(f"the run fits: its step takes {preflight(chosen).describe()}")

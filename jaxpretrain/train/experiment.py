@@ -4,12 +4,13 @@
 turns its durations into whole steps; that is what runs and what `experiment.json` keeps.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from typing import Annotated, Any, Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.marks import Mark, marks_at
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
 from jaxpretrain.data.sources import DataChoice
@@ -17,7 +18,7 @@ from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.monitor.config import Monitor
-from jaxpretrain.optim.optimizers import Adafactor, AdamW, Lion, Muon
+from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.parallel.mesh import Mesh
 
 
@@ -64,13 +65,13 @@ class Train:
 
     duration: Steps = "1000 steps"
     """Length of the run: steps, tokens, images or epochs."""
-    batch_size: BatchSize = 8
+    batch_size: Annotated[BatchSize, Mark.IDENTITY] = 8
     """Examples (sequences, images) of one optimizer step, over all devices."""
     microbatch_size: BatchSize | Literal["auto"] | None = None
     """Examples that one data-parallel device holds at a time; the rest of its share is
     accumulated. none: all of its share at once. auto: what is fastest of what fits the devices,
     found before the run; training is the same but for rounding."""
-    stages: tuple[Stage, ...] = ()
+    stages: Annotated[tuple[Stage, ...], Mark.IDENTITY] = ()
     """Batch-size and sequence-length warm-up: what the run begins with, in order. Each stage is
     compiled once, when it begins."""
     ema: Ema | None = None
@@ -105,11 +106,11 @@ class Checkpoint:
 class Experiment:
     """A training run."""
 
-    model: Decoder | VitMae
+    model: Annotated[Decoder | VitMae, Mark.IDENTITY]
     """What is trained."""
-    data: DataChoice
+    data: Annotated[DataChoice, Mark.IDENTITY]
     """What it is trained on."""
-    optim: AdamW | Lion | Adafactor | Muon
+    optim: Annotated[OptimizerChoice, Mark.IDENTITY]
     """How it is trained."""
     train: Train = Train()
     """How long and in what portions."""
@@ -121,38 +122,14 @@ class Experiment:
     """What is saved and kept."""
     monitor: Monitor = Monitor()
     """Logs, metrics and traces."""
-    init_from: PathText | None = None
+    init_from: Annotated[PathText | None, Mark.IDENTITY] = None
     """Where the weights come from instead of a fresh initialisation: a run's folder, one of its
     `checkpoints/<step>`, or a Hugging Face folder. A run that goes on reads it no more."""
-    init_with: Literal["weights", "optimizer", "everything"] = "weights"
+    init_with: Annotated[Literal["weights", "optimizer", "everything"], Mark.IDENTITY] = "weights"
     """What is taken from there: the weights; also the optimizer's moments and their counts, for a
     new schedule from step 0; or also the step, so that schedule and data go on from it."""
-    seed: Seed = 6198
+    seed: Annotated[Seed, Mark.IDENTITY] = 6198
     """Seed of the initial parameters, of the data order and of every draw."""
-
-
-IDENTITY = (
-    *("seed", "model", "data", "optim", "train.batch_size", "train.stages"),
-    *("init_from", "init_with"),
-)
-"""What makes a run the run it is; the rest may change when it goes on."""
-
-_NO_EFFECT_ON_RESULT = (
-    "model.attention",
-    "model.scan_layers",
-    "model.remat",
-    "data.root",
-    "data.sources.*.root",
-    "data.num_examples",
-    "data.raw.trust_dtype",
-    "data.sources.*.raw.trust_dtype",
-    "data.verify",
-    "data.num_workers",
-    "data.max_undecodable",
-    "data.source.root",
-    "data.source.data_dir",
-)
-"""Parts of the identity that say where or how fast, not what."""
 
 
 def num_microbatches(train: Train, num_data: int) -> int:
@@ -178,14 +155,16 @@ def num_microbatches(train: Train, num_data: int) -> int:
     return share // microbatch
 
 
-def identity_changes(
-    changes: list[tuple[str, Any, Any]],
-) -> tuple[list[tuple[str, Any, Any]], list[tuple[str, Any, Any]]]:
-    """Splits differences of two saved experiments into (those of identity, the others)."""
+Change = tuple[str, Any, Any]
+"""A difference of two saved experiments: the path, the value before and the value now."""
 
-    def belongs(path: str) -> bool:
-        if any(fnmatch(path, pattern) for pattern in _NO_EFFECT_ON_RESULT):
-            return False
-        return any(path == p or path.startswith(f"{p}.") for p in IDENTITY)
 
-    return [c for c in changes if belongs(c[0])], [c for c in changes if not belongs(c[0])]
+def identity_changes(changes: Iterable[Change]) -> tuple[list[Change], list[Change]]:
+    """Splits changes into those that make another run and the others."""
+    identity: list[Change] = []
+    others: list[Change] = []
+    for change in changes:
+        marks = marks_at(Experiment, change[0])
+        is_other_run = Mark.IDENTITY in marks and Mark.NO_EFFECT not in marks
+        (identity if is_other_run else others).append(change)
+    return identity, others

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import EvalSet, TrainingData
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.models.contract import Batch, Model, Params

@@ -17,6 +17,7 @@ import numpy as np
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.marks import Mark, marks_at
 from jaxpretrain.config.schema import snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
 from jaxpretrain.data.sources import DataChoice
@@ -29,16 +30,10 @@ from jaxpretrain.optim.schedules import (
     WarmupCosine,
     WarmupStableDecay,
 )
-from jaxpretrain.train.experiment import Stage, Train
+from jaxpretrain.train.experiment import Experiment, Stage, Train
 from jaxpretrain.train.resolved import Resolved, pace_of
 from jaxpretrain.train.trained import checkpoint_behind
 from jaxpretrain.train.workdir import saved_document
-
-_ORDER = (
-    *("data.seq_len", "data.order.class", "data.order.chunk", "data.order.epoch_multiple"),
-    "data.order.global_indices",
-)
-"""Fields that decide, besides the seed, which example of the same files a sample is."""
 
 _SAME_RATE = 0.01
 """Relative difference of learning rates that is not worth a line."""
@@ -174,11 +169,12 @@ def _point(flag: str, folder: Path, step: int, document: dict[str, Any]) -> Poin
 def _reordered(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
     """What gives the samples of the data other numbers."""
     same_files = point.data_fingerprint == data_fingerprint  # and order, but for the seed
-    decisive = ("seed",) if same_files else ("seed", *_ORDER)
+    ordering = {Mark.IDENTITY, Mark.SAMPLE_ORDER}
     return [
         f"{path.removesuffix('.class')} is {here}, was {there}"
         for path, there, here in diff(point.config, to_dict(experiment))
-        if path in decisive and ABSENT not in (there, here)
+        if path == "seed" or (not same_files and ordering <= marks_at(Experiment, path))
+        if ABSENT not in (there, here)
     ]
 
 

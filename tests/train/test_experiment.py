@@ -2,14 +2,16 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 
 from jaxpretrain.config import schema
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
+from jaxpretrain.config.marks import Mark, marks_at
 from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.ranges import Between
 from jaxpretrain.config.renames import upgraded
@@ -92,6 +94,51 @@ def test_identity_is_what_the_result_depends_on(experiment: Experiment, path, va
     changed, kept = (identity, other) if is_identity else (other, identity)
     assert changed and not kept
     assert all(p == path or p.startswith(f"{path}.") for p, _, _ in changed)
+
+
+IDENTITY = (
+    *("seed", "model", "data", "optim", "train.batch_size", "train.stages"),
+    *("init_from", "init_with"),
+)
+NO_EFFECT = (
+    *("model.attention", "model.scan_layers", "model.remat"),
+    *("data.root", "data.sources.*.root", "data.source.root", "data.source.data_dir"),
+    *("data.raw.trust_dtype", "data.sources.*.raw.trust_dtype", "data.verify"),
+    *("data.num_examples", "data.num_workers", "data.max_undecodable"),
+)
+ORDER = (
+    *("data.seq_len", "data.order", "data.order.class", "data.order.chunk"),
+    *("data.order.epoch_multiple", "data.order.global_indices"),
+)
+
+
+def _paths(hint: Any, prefix: str) -> Iterator[str]:
+    """All paths that a value of a type can have, with the key `x` in dicts."""
+    for member in schema.members(hint):
+        inside: dict[str, Any] = {}
+        if dataclasses.is_dataclass(member):
+            inside = {"class": str, **schema.field_types(member)}
+        elif get_origin(member) is tuple:
+            inside = {str(i): arg for i, arg in enumerate(get_args(member)) if arg is not ...}
+        elif get_origin(member) is dict:
+            inside = {"x": get_args(member)[1]}
+        for key, inner in inside.items():
+            yield f"{prefix}{key}"
+            yield from _paths(inner, f"{prefix}{key}.")
+
+
+def test_the_marks_of_all_fields_are_these():
+    """A change of such a path makes another run, or says only where and how fast."""
+    paths = set(_paths(Experiment, ""))
+    assert len(paths) > 300
+    for path in paths:
+        marks = marks_at(Experiment, path)
+        is_free = any(fnmatch(path, pattern) for pattern in NO_EFFECT)
+        is_identity = any(path == part or path.startswith(f"{part}.") for part in IDENTITY)
+        assert (Mark.IDENTITY in marks) == is_identity, path
+        if is_identity:
+            assert (Mark.NO_EFFECT in marks) == is_free, path
+            assert (Mark.SAMPLE_ORDER in marks) == (path in ORDER), path
 
 
 def test_changes_are_split_without_loss():

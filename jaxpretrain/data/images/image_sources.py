@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.data.folders import find_files, read_list
 from jaxpretrain.data.tfds_builder import (
@@ -78,7 +79,7 @@ Split = tuple[ImageSet, np.ndarray]
 class Folder:
     """Image files on the disk. The folder that an image lies in is its class."""
 
-    root: PathText | None = None
+    root: Annotated[PathText | None, Mark.NO_EFFECT] = None
     """Folder, searched with all below it for .jpg, .jpeg, .png, .webp and .bmp."""
     file_list: PathText | None = None
     """Text file that names the images instead, one path a line, relative to `root` or else to the
@@ -116,7 +117,7 @@ class Tfds:
     """`name` or `name:config`."""
     version: str | None = None
     """Version, such as `1.0.0`; none: the newest that is prepared."""
-    data_dir: PathText | None = None
+    data_dir: Annotated[PathText | None, Mark.NO_EFFECT] = None
     """Folder of TFDS datasets; none: the cache folder for our own, TFDS's for its catalogue."""
     split: str = "train"
     """Split to train on, as TFDS writes it: `train[:90%]`."""

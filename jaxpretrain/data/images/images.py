@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.ranges import Between, NonNegative
 from jaxpretrain.data.contract import (
     Batch,
@@ -48,9 +49,9 @@ class ImageData(DataConfig):
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
     """Part of the images that is held out, by a hash of their names, where the source has no split
     for that; 0: none."""
-    num_workers: Annotated[int, Between(0, 1024)] = 0
+    num_workers: Annotated[int, Between(0, 1024), Mark.NO_EFFECT] = 0
     """Number of processes that read and decode; 0: a thread of the training process."""
-    max_undecodable: Annotated[int, NonNegative] = 100
+    max_undecodable: Annotated[int, NonNegative, Mark.NO_EFFECT] = 100
     """Number of images of one host that may be undecodable, each replaced by another; one more is
     an error."""
 

@@ -7,10 +7,12 @@ directory of raw token ids.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.data.folders import Found, find_files, read_list
 from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
@@ -32,7 +34,7 @@ class RawTokens:
 
     dtype: Dtype = "uint16"
     """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
-    trust_dtype: bool = False
+    trust_dtype: Annotated[bool, Mark.NO_EFFECT] = False
     """Reads raw files as `dtype` even where a sample of their ids looks like another type, which
     may be wrong of files that are mostly padding."""
     label_mask: PathText | None = None
@@ -44,7 +46,7 @@ class RawTokens:
 class TextSource:
     """Where text lies, as token files."""
 
-    root: PathText | None = None
+    root: Annotated[PathText | None, Mark.NO_EFFECT] = None
     """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
     prepare: PrepareText | None = None
     """Used when `root` is None: what to prepare, once, in the cache directory."""

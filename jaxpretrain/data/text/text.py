@@ -3,11 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.ranges import SequenceLength
 from jaxpretrain.data.contract import Batch, DataConfig, EvalSet, Spec, fingerprint
 from jaxpretrain.data.order.order import Order, Ordering
@@ -23,11 +24,11 @@ from jaxpretrain.storage.files import relative
 class TextConfig(DataConfig):
     """The fields that all data of text have."""
 
-    seq_len: SequenceLength = 2048
+    seq_len: Annotated[SequenceLength, Mark.SAMPLE_ORDER] = 2048
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
     instance_filter: InstanceFilter | None = None
     """Leaves sequences that repeat themselves out of the loss; none: takes all."""
-    verify: Verify = "auto"
+    verify: Annotated[Verify, Mark.NO_EFFECT] = "auto"
     """How files are checked against the manifest: `hash`, `size`, or by hash up to 1 GB."""
 
     def example_spec(self) -> Spec:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import jax
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, NonNegative, NumIds, Positive, Width
 from jaxpretrain.models.choices import AttentionChoice, RematChoice
@@ -66,12 +67,12 @@ class DecoderConfig:
     loss_denominator: Literal["predictable", "all"] = "predictable"
     """The positions that the loss is averaged over: the tokens that are predicted and count, or
     all, as in OLMo's trainer. Evaluation always averages over the former."""
-    attention: AttentionChoice = "auto"
+    attention: Annotated[AttentionChoice, Mark.NO_EFFECT] = "auto"
     """The attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16 (without documents), splash
     on TPUs and XLA elsewhere."""
-    scan_layers: bool = True
+    scan_layers: Annotated[bool, Mark.NO_EFFECT] = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
-    remat: RematChoice = "full"
+    remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
     products and attention are kept), attention (only attention's output is kept); auto: what is
     fastest of those that fit the devices, found before the run."""

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, Width
 from jaxpretrain.models import layers
@@ -74,12 +75,12 @@ class VitMae:
     or update ever reaches it. A fresh one holds the sincos table."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of activations and matrix products; parameters, pixels and loss are float32."""
-    attention: AttentionChoice = "auto"
+    attention: Annotated[AttentionChoice, Mark.NO_EFFECT] = "auto"
     """Attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs and XLA
     elsewhere."""
-    scan_layers: bool = True
+    scan_layers: Annotated[bool, Mark.NO_EFFECT] = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
-    remat: RematChoice = "full"
+    remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
     products and attention are kept), attention (only attention's output is kept); auto: what is
     fastest of those that fit the devices, found before the run."""
