@@ -32,12 +32,12 @@ if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
     from jaxpretrain.evals.linear_probe import LinearProbe as LinearProbe
     from jaxpretrain.evals.perplexity import Perplexity as Perplexity
     from jaxpretrain.evals.reconstructions import Reconstructions as Reconstructions
+    from jaxpretrain.models.norms import LayerNorm as LayerNorm
+    from jaxpretrain.models.norms import RMSNorm as RMSNorm
     from jaxpretrain.models.olmo.decoder import Decoder as Decoder
     from jaxpretrain.models.olmo.initial_weights import FullMegatron as FullMegatron
     from jaxpretrain.models.olmo.initial_weights import Mitchell as Mitchell
     from jaxpretrain.models.olmo.initial_weights import Normal as Normal
-    from jaxpretrain.models.olmo.norms import LayerNorm as LayerNorm
-    from jaxpretrain.models.olmo.norms import RMSNorm as RMSNorm
     from jaxpretrain.models.olmo.rotary import Rope as Rope
     from jaxpretrain.models.olmo.rotary import Yarn as Yarn
     from jaxpretrain.models.olmo.variants import OLMO_SIZES as OLMO_SIZES
@@ -86,7 +86,7 @@ _HOMES = {
     "jaxpretrain.evals.reconstructions": "Reconstructions",
     "jaxpretrain.models.olmo.decoder": "Decoder",
     "jaxpretrain.models.olmo.initial_weights": "FullMegatron Mitchell Normal",
-    "jaxpretrain.models.olmo.norms": "LayerNorm RMSNorm",
+    "jaxpretrain.models.norms": "LayerNorm RMSNorm",
     "jaxpretrain.models.olmo.rotary": "Rope Yarn",
     "jaxpretrain.models.olmo.variants": "OLMO_SIZES",
     "jaxpretrain.models.sapiens.model": "VitMae",

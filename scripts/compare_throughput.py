@@ -22,8 +22,8 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.devices.chips import CHIPS, Efficiency
 from jaxpretrain.models.choices import RematPolicy
+from jaxpretrain.models.norms import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.models.stack import is_stacked
 from jaxpretrain.storage.jsonl import bad_line, read_blocks
 
 
@@ -171,7 +172,7 @@ def _column(name: str, values: Sequence[object], lengths: dict[str, int]) -> np.
     `lengths` holds the number of layers of each name and gets that of a new name.
     """
     scalars, wanted = values, "a number"
-    if name.startswith("signals/") and "blocks" in name.split("/"):
+    if name.startswith("signals/") and is_stacked(name):
         known = lengths.get(name)
         wanted = (
             f"a list of {known} numbers, as in the lines before" if known else "a list of numbers"

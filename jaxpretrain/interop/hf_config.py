@@ -9,15 +9,21 @@ from dataclasses import dataclass, is_dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.schema import snake_case
-from jaxpretrain.interop.hf_rope import FULL, SLIDING, read_number, read_rope, write_yarn
+from jaxpretrain.interop.hf_rope import (
+    FULL,
+    SLIDING,
+    JsonObject,
+    read_number,
+    read_rope,
+    write_yarn,
+)
 from jaxpretrain.interop.tables import Row, Table
+from jaxpretrain.models.norms import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.initial_weights import Mitchell, Normal
-from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
 
 _LAYER = "model.layers.{}."
 _COMMON: Table = (
@@ -46,15 +52,15 @@ _NORMS_AFTER: Table = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A class of transformers, as far as it is a decoder of ours."""
+    """A class of transformers that computes what a `Decoder` can compute."""
 
     model_type: str
     table: Table
-    fixed: dict[str, Any]
+    fixed: JsonObject
     """The fields of a `Decoder`, by path, that the class leaves no choice in."""
-    defaults: dict[str, Any]
-    """Keys of config.json that are read, but `_SIZES`, with what the class takes where one is
-    silent; no other key of them matters to the class."""
+    defaults: JsonObject
+    """The keys of config.json that are read, beside `_SIZES`, with the defaults of the class; no
+    other key matters to the class."""
 
 
 _NORM_BEFORE = {"norm_position": "before", "qk_norm": False}
@@ -122,55 +128,47 @@ _SIZES = {
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
 }
-"""Keys of config.json, to fields of `Decoder`."""
+"""The fields of a `Decoder`, by the keys of config.json."""
 
 _SETTINGS = {"rms_norm_eps": "norm.epsilon", "clip_qkv": "clip_qkv"}
-"""Keys that only some classes have, to fields."""
+"""The fields of keys that only some classes have."""
 
 _COUNTS = (*_SIZES, "max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window")
 _NULLABLE = ("num_key_value_heads", "head_dim", "sliding_window", "clip_qkv")
-"""Keys that may be null, which stands for something of its own."""
+"""The keys that may be null."""
 
 _ONLY = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
-"""Keys with the only value that a `Decoder` can have."""
+"""The keys that must have one value, the only one that a `Decoder` can have."""
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""The keys of config.json with the ids of special tokens."""
 
 _INERT = (
     # What wrote the file, and how a program is to hold or run the model.
-    *(
-        "_*",
-        "transformers_version",
-        "architectures",
-        "model_type",
-        "name_or_path",
-        "dtype",
-        "torch_dtype",
-    ),
-    *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "pretraining_tp"),
-    *("attn_implementation", "use_bfloat16", "torchscript", "gradient_checkpointing"),
-    *("chunk_size_feed_forward", "max_sequence_length", "tokenizer_class", "is_encoder_decoder"),
+    "_* transformers_version architectures model_type name_or_path dtype torch_dtype use_cache "
+    "return_dict output_attentions output_hidden_states pretraining_tp attn_implementation "
+    "use_bfloat16 torchscript gradient_checkpointing chunk_size_feed_forward max_sequence_length "
+    "tokenizer_class is_encoder_decoder "
     # What only training asks for, and we take from the config of the run.
-    *("initializer_range", "attention_dropout"),
+    "initializer_range attention_dropout "
     # Other tasks than the next token.
-    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
-    *("task_specific_params", "unk_token_id", "sep_token_id", "decoder_start_token_id", "prefix"),
+    "id2label label2id num_labels problem_type finetuning_task task_specific_params unk_token_id "
+    "sep_token_id decoder_start_token_id prefix "
     # How text was sampled, as old versions wrote it here.
-    *("do_sample", "temperature", "top_k", "top_p", "typical_p", "num_beams", "num_beam_groups"),
-    *("max_length", "min_length", "length_penalty", "repetition_penalty", "diversity_penalty"),
-    *("encoder_no_repeat_ngram_size", "no_repeat_ngram_size", "num_return_sequences"),
-    *("bad_words_ids", "begin_suppress_tokens", "suppress_tokens", "early_stopping"),
-    *("exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id"),
-    *("output_scores", "remove_invalid_values", "return_dict_in_generate"),
+    "do_sample temperature top_k top_p typical_p num_beams num_beam_groups max_length min_length "
+    "length_penalty repetition_penalty diversity_penalty encoder_no_repeat_ngram_size "
+    "no_repeat_ngram_size num_return_sequences bad_words_ids begin_suppress_tokens suppress_tokens "
+    "early_stopping exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id "
+    "output_scores remove_invalid_values return_dict_in_generate"
 )
-"""Patterns of keys that do not change what a model computes from tokens."""
+"""The patterns of keys that do not change what a model computes from tokens."""
 
 
-def read_config(config: dict[str, Any], where: str) -> tuple[Architecture, Decoder, int]:
-    """(architecture, decoder, tokens of its context); its vocabulary is all rows.
+def read_config(config: JsonObject, where: str) -> tuple[Architecture, Decoder, int]:
+    """Returns (architecture, decoder, tokens of its context); all rows are its vocabulary.
 
     Raises:
-      InputError: another architecture, or one of its features that a `Decoder` has not.
+      InputError: the architecture is another one, or has a feature that a `Decoder` does not have.
     """
     architecture = _read_architecture(config, where)
     _check_keys(config, architecture, where)
@@ -209,26 +207,24 @@ def in_their_words(message: str) -> str:
 
 
 def read_token_ids(
-    config: dict[str, Any], architecture: Architecture, where: Path | str = "config.json"
-) -> dict[str, Any]:
-    """The ids of special tokens; a default of the class that is beyond the vocabulary is none.
+    config: JsonObject, architecture: Architecture, where: Path | str = "config.json"
+) -> JsonObject:
+    """Returns the ids of special tokens, without defaults of the class beyond the vocabulary.
 
     Raises:
-      InputError: the token that is to end a text is beyond the vocabulary.
+      InputError: the token that ends a text is beyond the vocabulary.
     """
-    ends = config.get("eos_token_id")
+    ends, size = config.get("eos_token_id"), config["vocab_size"]
     for end in ends if isinstance(ends, list) else [ends]:
-        if isinstance(end, int) and not 0 <= end < config["vocab_size"]:
-            raise InputError(
-                f"{where}: eos_token_id={end} is no id of a vocabulary of {config['vocab_size']}"
-            )
+        if isinstance(end, int) and not 0 <= end < size:
+            raise InputError(f"{where}: eos_token_id={end} is no id of a vocabulary of {size}")
     defaults = {key: architecture.defaults[key] for key in TOKEN_IDS}
-    known = {k: v for k, v in defaults.items() if v is not None and v < config["vocab_size"]}
+    known = {k: v for k, v in defaults.items() if v is not None and v < size}
     return {key: config.get(key, known.get(key)) for key in TOKEN_IDS}
 
 
-def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, Any]]:
-    """(architecture, config.json without the ids of special tokens).
+def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, JsonObject]:
+    """Returns (architecture, config.json without the ids of special tokens).
 
     Raises:
       InputError: no class of transformers computes what the model does; the field is named.
@@ -236,7 +232,7 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, 
     name, architecture = _choose(model)
     rope = {"rope_type": "default", "rope_theta": model.rope.theta}
     yarn = write_yarn(model.rope)
-    config: dict[str, Any] = {
+    config: JsonObject = {
         "architectures": [name],
         "model_type": architecture.model_type,
         **{key: getattr(model, ours) for key, ours in _SIZES.items()},
@@ -267,7 +263,7 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, dict[str, 
 
 
 def _choose(model: Decoder) -> tuple[str, Architecture]:
-    """The first class that can be the model."""
+    """Returns the first class that can be the model."""
     differing = {
         name: [field for field, value in a.fixed.items() if _at(model, field) != value]
         for name, a in ARCHITECTURES.items()
@@ -283,13 +279,13 @@ def _choose(model: Decoder) -> tuple[str, Architecture]:
     return name, ARCHITECTURES[name]
 
 
-def _at(model: Decoder, path: str) -> Any:
+def _at(model: Decoder, path: str) -> object:
     """Returns the value of a field, given by its path; the name of a choice."""
     value = reduce(getattr, path.split("."), model)
     return snake_case(type(value)) if is_dataclass(value) else value
 
 
-def _read_architecture(config: dict[str, Any], where: str) -> Architecture:
+def _read_architecture(config: JsonObject, where: str) -> Architecture:
     names = config.get("architectures") or ["not named"]
     if not isinstance(names, list) or not isinstance(names[0], str):
         raise InputError(f"{where}: architectures is {names!r}, not a list of names")
@@ -309,12 +305,16 @@ def _read_architecture(config: dict[str, Any], where: str) -> Architecture:
     return architecture
 
 
-def _check_keys(config: dict[str, Any], architecture: Architecture, where: str) -> None:
+def _check_keys(config: JsonObject, architecture: Architecture, where: str) -> None:
     """Refuses keys that may change the model and are not understood."""
     known = [*_SIZES, *architecture.defaults]
     for key, value in config.items():
         is_silent = value is None or value in ("", [], {})
-        if key in known or is_silent or any(fnmatchcase(key, pattern) for pattern in _INERT):
+        if (
+            key in known
+            or is_silent
+            or any(fnmatchcase(key, pattern) for pattern in _INERT.split())
+        ):
             continue
         if key in _ONLY and value == _ONLY[key]:
             continue
@@ -324,8 +324,8 @@ def _check_keys(config: dict[str, Any], architecture: Architecture, where: str) 
         )
 
 
-def _read_values(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """The keys of `_SIZES` and of the class, each of its type."""
+def _read_values(config: JsonObject, where: str) -> JsonObject:
+    """Returns the keys of `_SIZES` and of the class, each of its type."""
     values = dict(config)
     for key in (*_COUNTS, *_SETTINGS):
         value = config.get(key)
@@ -345,8 +345,8 @@ def _read_values(config: dict[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
-def _read_kinds(values: dict[str, Any], where: str) -> list[str]:
-    """The kind of each layer."""
+def _read_kinds(values: JsonObject, where: str) -> list[str]:
+    """Returns the kind of each layer."""
     num_layers, kinds = values["num_hidden_layers"], values["layer_types"]
     if kinds is None:
         return [FULL if layer % 4 == 3 else SLIDING for layer in range(num_layers)]
@@ -357,7 +357,7 @@ def _read_kinds(values: dict[str, Any], where: str) -> list[str]:
 
 
 def _windows(kinds: list[str], size: int | None, where: str) -> tuple[int | None, ...]:
-    """The shortest pattern that the windows of the layers repeat."""
+    """Returns the shortest pattern that the windows of the layers repeat."""
     if size is None and SLIDING in kinds:
         raise InputError(f"{where}: sliding_window is null, but layer_types has {SLIDING}")
     windows = tuple(None if kind == FULL else size for kind in kinds)

@@ -6,7 +6,7 @@ with both must say the same in both.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,10 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.olmo.rotary import Rope, Yarn
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""The kinds of layers."""
+"""The kinds of layers in `config.json`."""
 
-RopeKeys = dict[str, Any]
-"""The positions of one kind of layer, in the keys of transformers 5, without null."""
+JsonObject = dict[str, Any]
+"""An object in `config.json`; that of rotary positions is read without its nulls."""
 
 _YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor")
 _KEYS = {"default": ("rope_type", "rope_theta"), "yarn": ("rope_type", "rope_theta", *_YARN)}
@@ -26,8 +26,8 @@ _ONLY = {"partial_rotary_factor": 1.0, "mscale": 0, "mscale_all_dim": 0, "trunca
 
 
 def read_rope(
-    config: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    config: JsonObject,
+    defaults: JsonObject,
     kinds: Collection[str] | None,
     head_dim: int,
     where: str,
@@ -35,11 +35,11 @@ def read_rope(
     """Returns the rotary positions; YaRN is that of the layers with full attention.
 
     Args:
-      config: config.json.
-      defaults: what the class takes where `config` is silent.
-      kinds: the kinds of layers in use, if the class gives each kind positions of its own.
-      head_dim: the size of a head.
-      where: the file, for errors.
+      config: The content of config.json.
+      defaults: The values of the class for keys that `config` does not have.
+      kinds: The kinds of layers in use, if the class gives each kind its own positions.
+      head_dim: The size of a head.
+      where: The file, for errors.
 
     Raises:
       InputError: a `Decoder` cannot have such positions, or two keys contradict each other.
@@ -74,7 +74,7 @@ def read_rope(
     return yarn
 
 
-def write_yarn(rope: Rope | Yarn) -> RopeKeys:
+def write_yarn(rope: Rope | Yarn) -> JsonObject:
     """Returns YaRN as transformers takes it; {} for plain positions."""
     if isinstance(rope, Rope):
         return {}
@@ -88,20 +88,19 @@ def write_yarn(rope: Rope | Yarn) -> RopeKeys:
     }
 
 
-def read_number(value: Any, key: str, where: str) -> float:
-    """A finite number.
+def read_number(value: object, key: str, where: str) -> float:
+    """Returns the value as a finite number.
 
     Raises:
-      InputError: it is something else.
+      InputError: the value is something else.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{where}: {key} is {value!r}, not a number")
     return float(value)
 
 
-def _object(config: Mapping[str, Any], key: str, where: str) -> RopeKeys:
-    """An object of config.json without null and with one name for its type."""
+def _object(config: JsonObject, key: str, where: str) -> JsonObject:
+    """Returns an object of config.json without its nulls and with one name for its type."""
     value = config.get(key)
     if value is None:
         return {}
@@ -114,8 +113,8 @@ def _object(config: Mapping[str, Any], key: str, where: str) -> RopeKeys:
     return found
 
 
-def _of_kinds(new: RopeKeys, where: str) -> dict[str, RopeKeys]:
-    """The positions of each kind of layer."""
+def _of_kinds(new: JsonObject, where: str) -> dict[str, JsonObject]:
+    """Returns the positions of each kind of layer."""
     if other := [key for key in new if key not in (FULL, SLIDING)]:
         raise InputError(
             f"{where}: rope_parameters of this class hold {FULL} and {SLIDING}, not {other[0]}"
@@ -124,9 +123,9 @@ def _of_kinds(new: RopeKeys, where: str) -> dict[str, RopeKeys]:
 
 
 def _one_spelling(
-    config: Mapping[str, Any], default_theta: float, full: RopeKeys, is_new: bool, where: str
-) -> RopeKeys:
-    """What `rope_theta`, `rope_scaling` and `rope_parameters` say together, with a rope_theta."""
+    config: JsonObject, default_theta: float, full: JsonObject, is_new: bool, where: str
+) -> JsonObject:
+    """Returns the positions that `rope_theta`, `rope_scaling` and `rope_parameters` describe."""
     old = _object(config, "rope_scaling", where)
     top = config.get("rope_theta")
     silent = {"rope_type": "default", "rope_theta": default_theta if top is None else top}
@@ -144,16 +143,16 @@ def _one_spelling(
     return rope | {"rope_theta": _theta(rope["rope_theta"], where)}
 
 
-def _theta(value: Any, where: str) -> float:
+def _theta(value: object, where: str) -> float:
     theta = read_number(value, "rope_theta", where)
     if theta <= 0:
         raise InputError(f"{where}: rope_theta is {theta:g}, but must be positive")
     return theta
 
 
-def _read_yarn(rope: RopeKeys, context: Any, where: str) -> Yarn | None:
+def _read_yarn(rope: JsonObject, context: object, where: str) -> Yarn | None:
     kind = rope.get("rope_type", "default")
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise InputError(f"{where}: rope_type={kind} is not supported, only default and yarn")
     for key, value in rope.items():
         if key not in _KEYS[kind] and not (key in _ONLY and value == _ONLY[key]):

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from jaxpretrain.interop.hf_config import (
     read_token_ids,
     write_config,
 )
+from jaxpretrain.interop.hf_rope import JsonObject
 from jaxpretrain.interop.source import (
     Source,
     copy_token_files,
@@ -37,14 +37,14 @@ from jaxpretrain.interop.tensors import (
 from jaxpretrain.models.olmo.decoder import Decoder
 
 _COMPUTED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
-"""Tensors that old versions of transformers wrote although the config tells them."""
+"""The tensors that old versions of transformers wrote although the config implies them."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
 class _Rope:
-    """Rotary positions in a `config.json`; what is null or not there, its class decides."""
+    """Rotary positions in a `config.json`; its class decides about null and missing keys."""
 
     rope_type: str | None = None
     type: str | None = None
@@ -62,7 +62,7 @@ class _Rope:
 
 @dataclass(frozen=True)
 class _RopeOfKinds(_Rope):
-    """As transformers 5 writes it, for kinds of layers or for all."""
+    """Rotary positions as transformers 5 writes them, for kinds of layers or for all."""
 
     full_attention: _Rope | None = None
     sliding_attention: _Rope | None = None
@@ -70,7 +70,7 @@ class _RopeOfKinds(_Rope):
 
 @dataclass(frozen=True)
 class _ConfigFile:
-    """The types in a `config.json`, of what is read of it."""
+    """The types of the keys of a `config.json` that are read."""
 
     architectures: tuple[str, ...] | None = None
     vocab_size: int | None = None
@@ -98,16 +98,16 @@ class _ConfigFile:
 
 
 def is_hugging_face(folder: Path) -> bool:
-    """Whether a folder looks like a model of Hugging Face."""
+    """Returns true for a folder that looks like a model of Hugging Face."""
     return (folder / "config.json").is_file()
 
 
 def open_hugging_face(folder: Path) -> Source:
-    """The model of a folder; of its tensors only names and shapes are read now.
+    """Opens the model of a folder; only names and shapes of its tensors are read now.
 
     Raises:
       InputError: the config is of another architecture, a file is missing or damaged, a tensor is
-        missing, too many or of another shape, or the tokenizer does not fit.
+        missing, superfluous or of another shape, or the tokenizer does not fit.
     """
     refuse_olmo_core(folder)
     where = folder / "config.json"
@@ -142,7 +142,7 @@ def open_hugging_face(folder: Path) -> Source:
 
 
 def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -> None:
-    """Writes a model into the new folder `output`; its weights, by default, in their old types.
+    """Writes a model into the new folder `output`, by default in the old types of its weights.
 
     Raises:
       InputError: no class of transformers is this model.
@@ -179,7 +179,7 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
 
 
 def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """A tied model's tensors without the second copy of its embedding that some files hold."""
+    """Returns the tensors of a tied model without the second copy of the embedding."""
     everything = slice(None)
     if not np.array_equal(tensors[_HEAD].read(everything), tensors[_EMBEDDING].read(everything)):
         raise InputError(
@@ -188,21 +188,22 @@ def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tens
     return {name: tensor for name, tensor in tensors.items() if name != _HEAD}
 
 
-def special_ids(source: Source) -> dict[str, Any]:
-    """The ids of special tokens by their Hugging Face names, as far as they are known."""
+def special_ids(source: Source) -> JsonObject:
+    """Returns the known ids of special tokens by their Hugging Face names."""
     told = source.origin.get("token_ids") or {}
     if source.eos_id is not None:
         return {**told, "eos_token_id": source.eos_id}
     if told:
         return dict(told)
-    number, text = source.model.document_end, source.tokenizer_json()
+    model, text = source.model, source.tokenizer_json()
+    number = model.document_end if isinstance(model, Decoder) else None
     if number is None and text is not None:
         number = end_id(text)
     return {"eos_token_id": number}
 
 
-def _tokenizer_documents(source: Source, token_ids: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers wants beside `tokenizer.json`, where there is one."""
+def _tokenizer_documents(source: Source, token_ids: JsonObject) -> JsonObject:
+    """Returns the files that transformers wants beside a `tokenizer.json`."""
     text = source.tokenizer_json()
     if text is None:
         return {}
@@ -224,7 +225,7 @@ def _seq_len(source: Source) -> int:
     return seq_len
 
 
-def _write_missing(output: Path, documents: Mapping[str, Any]) -> None:
+def _write_missing(output: Path, documents: JsonObject) -> None:
     for name, document in documents.items():
         if not (output / name).exists():
             (output / name).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")

@@ -9,14 +9,15 @@ from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import diff, to_dict
 from jaxpretrain.interop.source import Source
-from jaxpretrain.interop.tables import is_stack, layers_of
+from jaxpretrain.interop.tables import layers_of
+from jaxpretrain.models.stack import is_stacked
 
 _HOW_IT_IS_RUN = ("attention", "scan_layers", "remat", "dtype", "residual_dtype")
-"""Fields of a model that may differ: they are not about its weights."""
+"""The fields of a model that may differ, since they do not concern its weights."""
 
 
 def merge(sources: Sequence[Source]) -> Source:
-    """Weights averaged in float64, a layer at a time; the rest is the first's.
+    """Returns the first source with the mean of all weights, in float64, a layer at a time.
 
     Raises:
       InputError: the sources are not of one model.
@@ -53,6 +54,6 @@ def _mean(name: str, arrays: Sequence[Streamed]) -> Streamed:
             for layer in layers:
                 total += layer
             mean = (total / len(layers)).astype(np.float32)
-            yield mean[None] if is_stack(name) else mean
+            yield mean[None] if is_stacked(name) else mean
 
     return replace(arrays[0], parts=parts)

@@ -53,10 +53,10 @@ _MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}
 
 
 def open_olmo(folder: Path) -> Source:
-    """The model of a folder; of its tensors only names and shapes are read now.
+    """Opens the model of a folder; only names and shapes of its tensors are read now.
 
     Raises:
-      InputError: a file is missing, damaged or would run code, or it is not a model of ours.
+      InputError: a file is missing, damaged or would run code, or no `Decoder` is this model.
     """
     refuse_olmo_core(folder)
     keys = OlmoKeys(folder / "config.yaml")
@@ -76,7 +76,7 @@ def open_olmo(folder: Path) -> Source:
     state: dict[tuple[str, str], Tensor] = {}
     if any((folder / f"optim.{kind}").exists() for kind in ("pt", "safetensors")):
         state = {
-            (_clean(path[1], group_size), path[2]): tensor
+            (_clean(path[1], group_size), str(path[2])): tensor
             for path, tensor in _read(folder, "optim").items()
             if path[0] == "state"
         }
@@ -106,8 +106,8 @@ def open_olmo(folder: Path) -> Source:
     )
 
 
-def _read(folder: Path, stem: str) -> dict[tuple[Any, ...], Tensor]:
-    """The tensors of `stem.safetensors` or else `stem.pt`, by their path through nested dicts."""
+def _read(folder: Path, stem: str) -> dict[tuple[object, ...], Tensor]:
+    """Returns the tensors of `stem.safetensors` or else `stem.pt`, by their paths in dicts."""
     path = folder / f"{stem}.safetensors"
     if path.exists():
         tensors = read_safetensors(path).items()
@@ -117,7 +117,7 @@ def _read(folder: Path, stem: str) -> dict[tuple[Any, ...], Tensor]:
 
 
 def _by_name(state: Any) -> Any:
-    """An optimizer's state by the names of parameters, where it is by their numbers."""
+    """Returns an optimizer's state with the names of parameters in place of their numbers."""
     names = {
         number: name
         for group in state.get("param_groups", ())
@@ -128,7 +128,9 @@ def _by_name(state: Any) -> Any:
     return {"state": {names.get(key, key): value for key, value in state["state"].items()}}
 
 
-def _flatten(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+def _flatten(
+    tree: object, path: tuple[object, ...] = ()
+) -> Iterator[tuple[tuple[object, ...], Tensor]]:
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _flatten(value, (*path, key))
@@ -136,8 +138,8 @@ def _flatten(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
         yield path, from_torch(tree)
 
 
-def _clean(name: Any, group_size: int) -> str:
-    """A parameter's name without what wraps it, FSDP and groups of blocks."""
+def _clean(name: object, group_size: int) -> str:
+    """Returns a parameter's name without the prefixes of FSDP and of groups of blocks."""
     name = str(name).replace("_fsdp_wrapped_module.", "").removeprefix("module.")
     return re.sub(
         r"\bblock_groups\.(\d+)\.(\d+)\b",
@@ -147,7 +149,7 @@ def _clean(name: Any, group_size: int) -> str:
 
 
 def _num_updates(state: Mapping[tuple[str, str], Tensor], where: Path) -> int | None:
-    """How many updates the moments have seen, where that is kept."""
+    """Returns the number of updates that the moments have seen, where it is stored."""
     found = {
         int(np.ravel(tensor.read(slice(None)))[0])
         for (_, kind), tensor in state.items()
@@ -159,7 +161,7 @@ def _num_updates(state: Mapping[tuple[str, str], Tensor], where: Path) -> int | 
 
 
 def _step(folder: Path, otherwise: int) -> int:
-    """The step that the folder's name or its `train.pt` tells."""
+    """Returns the step of the folder's name or of its `train.pt`."""
     if match := re.match(r"step(\d+)", folder.resolve().name):
         return int(match[1])
     if (folder / "train.pt").exists():

@@ -7,9 +7,9 @@ to the reader of runs.
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.olmo_keys import OlmoKeys
+from jaxpretrain.models.norms import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.initial_weights import FullMegatron, Mitchell, Normal
-from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.rotary import Rope
 
 
@@ -68,7 +68,7 @@ def _optional_float(value: float | None) -> float | None:
 
 
 def _num_kv_heads(keys: OlmoKeys, num_heads: int) -> int | None:
-    """OLMo's `effective_n_kv_heads`; None for as many as query heads."""
+    """Returns OLMo's `effective_n_kv_heads`; None stands for as many as query heads."""
     given = keys.number("model.n_kv_heads")
     is_shared = keys.take("model.multi_query_attention")
     if is_shared is None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -21,14 +21,14 @@ from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.source import Source, types_of
 from jaxpretrain.interop.tables import Row, Table
-from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch
+from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch, require_torch
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.models.sapiens.positions import sincos_positions
 from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 
 
 def _linear(theirs: str, *ours: str) -> Table:
-    """Weight and bias of a linear map; of several that are one of theirs, one after another."""
+    """Returns the rows of a linear map, in which several of ours may be joined."""
     return (
         Row(f"{theirs}.weight", tuple(f"{name}/kernel" for name in ours)),
         Row(f"{theirs}.bias", tuple(f"{name}/bias" for name in ours)),
@@ -39,45 +39,42 @@ def _norm(theirs: str, ours: str) -> Table:
     return Row(f"{theirs}.weight", (f"{ours}/scale",)), Row(f"{theirs}.bias", (f"{ours}/bias",))
 
 
-def _blocks(theirs: str) -> Table:
-    query, key, value = (f"blocks/{{}}/{name}" for name in ("query", "key", "value"))
+def _blocks(theirs: str, half: str) -> Table:
+    theirs, ours = f"{theirs}.{{}}", f"{half}/blocks/{{}}"
     return (
-        *_norm(f"{theirs}.{{}}.ln1", "blocks/{}/attention_norm"),
-        *_linear(f"{theirs}.{{}}.attn.qkv", query, key, value),
-        *_linear(f"{theirs}.{{}}.attn.proj", "blocks/{}/output"),
-        *_norm(f"{theirs}.{{}}.ln2", "blocks/{}/mlp_norm"),
-        *_linear(f"{theirs}.{{}}.ffn.layers.0.0", "blocks/{}/up"),
-        *_linear(f"{theirs}.{{}}.ffn.layers.1", "blocks/{}/down"),
+        *_norm(f"{theirs}.ln1", f"{ours}/attention_norm"),
+        *_linear(f"{theirs}.attn.qkv", *(f"{ours}/{name}" for name in ("query", "key", "value"))),
+        *_linear(f"{theirs}.attn.proj", f"{ours}/output"),
+        *_norm(f"{theirs}.ln2", f"{ours}/mlp_norm"),
+        *_linear(f"{theirs}.ffn.layers.0.0", f"{ours}/up"),
+        *_linear(f"{theirs}.ffn.layers.1", f"{ours}/down"),
     )
 
 
-TABLES: dict[str, Table] = {
-    "encoder": (
-        Row("backbone.cls_token", ("cls/embedding",)),
-        Row("backbone.pos_embed", ("positions/constant",)),
-        *_linear("backbone.patch_embed.projection", "patch"),
-        *_blocks("backbone.layers"),
-        *_norm("backbone.ln1", "norm"),
-    ),
-    "decoder": (
-        *_linear("neck.decoder_embed", "embed"),
-        Row("neck.mask_token", ("mask/embedding",)),
-        Row("neck.decoder_pos_embed", ("positions/constant",)),
-        *_blocks("neck.decoder_blocks"),
-        *_norm("neck.ln1", "norm"),
-        *_linear("neck.decoder_pred", "head"),
-    ),
-}
-"""Half of the model -> its table, once tensors have our number of axes (`_with_our_axes`)."""
+TABLE: Table = (
+    Row("backbone.cls_token", ("encoder/cls/embedding",)),
+    Row("backbone.pos_embed", ("encoder/positions/constant",)),
+    *_linear("backbone.patch_embed.projection", "encoder/patch"),
+    *_blocks("backbone.layers", "encoder"),
+    *_norm("backbone.ln1", "encoder/norm"),
+    *_linear("neck.decoder_embed", "decoder/embed"),
+    Row("neck.mask_token", ("decoder/mask/embedding",)),
+    Row("neck.decoder_pos_embed", ("decoder/positions/constant",)),
+    *_blocks("neck.decoder_blocks", "decoder"),
+    *_norm("neck.ln1", "decoder/norm"),
+    *_linear("neck.decoder_pred", "decoder/head"),
+)
+"""The tensors of both halves, with our number of axes (`_with_our_axes`)."""
 
 _ENCODER, _DECODER = "backbone.", "neck."
 _PATCH = "backbone.patch_embed.projection.weight"
 _TOKENS = ("backbone.cls_token", "neck.mask_token")
-_POSITIONS = ("backbone.pos_embed", "neck.decoder_pos_embed")
-_SAME_POSITIONS = 1e-4  # two float32 tables of sines differ by less, two layouts by much more
-
-Shapes = dict[str, dict[str, tuple[int, ...]]]
-Places = dict[str, dict[str, list[tables.Piece]]]
+_POSITIONS = {
+    "encoder/positions/constant": "backbone.pos_embed",
+    "decoder/positions/constant": "neck.decoder_pos_embed",
+}
+_SAME_POSITIONS = 1e-4
+"""The largest difference of two float32 tables of one layout; two layouts differ by much more."""
 
 
 def open_sapiens(
@@ -87,15 +84,15 @@ def open_sapiens(
     size: int | None = None,
     decoder: Literal["required", "fresh"] = "required",
 ) -> Source:
-    """The model in a `.pth` file.
+    """Opens the model in a `.pth` file.
 
     Args:
-      path: a released encoder or a training checkpoint.
-      model: its architecture; by default the published one of its width and depth.
-      size: side of the images; by default the one that its positions are for. For another, they
-        are resized bicubically, as for Sapiens' fine-tuning.
-      decoder: what becomes of a file without one, as the released ones are: it is refused, or gets
-        a fresh one of seed 0.
+      path: A released encoder or a training checkpoint.
+      model: The architecture; by default the published one of its width and depth.
+      size: The side of the images; by default the one that its positions are for. For another,
+        they are resized bicubically, as for Sapiens' fine-tuning.
+      decoder: The treatment of files without a decoder, such as the released ones: they are
+        refused, or get a fresh one of seed 0.
 
     Raises:
       InputError: the file cannot be read, or is not such a model.
@@ -107,14 +104,11 @@ def open_sapiens(
     model.build(data.example_spec(), platform="cpu")  # refuses a size that does not fit
     if data.size != trained_size:
         side = data.size // model.patch_size
-        tensors |= {n: resized(tensors[n], (side, side)) for n in _POSITIONS if n in tensors}
+        stored = (name for name in _POSITIONS.values() if name in tensors)
+        tensors |= {name: resized(tensors[name], (side, side)) for name in stored}
     image_size = data.size, data.size
     model, params = to_params(tensors, model, image_size, str(path))
-    places = {
-        f"{half}/{name}": pieces
-        for half, part in _places(_shapes(model, image_size)).items()
-        for name, pieces in part.items()
-    }
+    places = tables.place(TABLE, _shapes(model, image_size))
     origin = types_of({n: p for n, p in places.items() if p[0].theirs in tensors}, tensors)
     if not any(name.startswith("decoder/") for name in params):
         if decoder == "required":
@@ -131,59 +125,44 @@ def open_sapiens(
 def write_sapiens(
     source: Source, output: Path, layout: Literal["clean", "training"] = "clean"
 ) -> None:
-    """Writes `sapiens.pth` into the new folder `output`: float32, with positions, those of the file
-    where the model comes from one.
+    """Writes `sapiens.pth` into the new folder `output`, in float32 and with positions.
 
-    clean: the flat encoder, as it is released. training: both halves under `state_dict`. All that
-    is written is in memory at once.
+    Positions are those of the file that the model comes from, if any. The layout clean is the flat
+    encoder, as it is released; training has both halves under `state_dict`. The whole content is in
+    memory at once.
 
     Raises:
       InputError: it is no masked autoencoder, or torch is not installed.
     """
     if not isinstance(source.model, VitMae):
         raise InputError(f"{source.folder} holds no masked autoencoder, so Sapiens cannot read it")
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise InputError("a .pth file needs torch; install jaxpretrain[convert]") from None
+    torch = require_torch("a .pth file needs torch")
     (height, width, _), _ = source.data.example_spec()["images"]
     arrays = from_params({**source.constants, **source.params}, source.model, (height, width))
-    content: Any = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if layout == "clean":
-        content = {
-            name.removeprefix(_ENCODER): tensor
-            for name, tensor in content.items()
-            if name.startswith(_ENCODER)
-        }
+    content = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    encoder = {n.removeprefix(_ENCODER): t for n, t in content.items() if n.startswith(_ENCODER)}
     output.mkdir()
-    torch.save(content if layout == "clean" else {"state_dict": content}, output / "sapiens.pth")
+    torch.save(encoder if layout == "clean" else {"state_dict": content}, output / "sapiens.pth")
 
 
 def to_params(
     tensors: Mapping[str, Tensor], model: VitMae, image_size: tuple[int, int], where: str
 ) -> tuple[VitMae, dict[str, Streamed]]:
-    """Our parameters from tensors with prefixes, and the model with what positions it then has.
+    """Returns the model with the positions of a file, and our parameters from its tensors.
 
-    Images are (height, width). The decoder is left out when no tensor is its.
+    Images are (height, width). The decoder is left out where the file has none of its tensors.
 
     Raises:
-      InputError: a tensor is missing, is too many, or has another shape.
+      InputError: a tensor is missing, superfluous, or of another shape.
     """
     shapes = _shapes(model, image_size)
     if not any(name.startswith(_DECODER) for name in tensors):
-        del shapes["decoder"]
-    places = _places(shapes)
+        shapes = {name: shape for name, shape in shapes.items() if name.startswith("encoder/")}
+    places = tables.place(TABLE, shapes)
     flat = {name: _with_our_axes(name, tensor) for name, tensor in tensors.items()}
-    expected = {}
-    for half, part in shapes.items():
-        expected |= tables.their_shapes(places[half], part)
-    tables.check(flat, expected, where)
-    params = {
-        f"{half}/{name}": array
-        for half, part in shapes.items()
-        for name, array in tables.to_ours(places[half], part, flat).items()
-    }
-    stored = [name for name in params if name.endswith("/positions/constant")]
+    tables.check(flat, tables.their_shapes(places, shapes), where)
+    params = tables.to_ours(places, shapes, flat)
+    stored = [name for name in _POSITIONS if name in params]
     computed = _computed_positions(model, image_size)
     if all(np.abs(tables.whole(params[n]) - computed[n]).max() < _SAME_POSITIONS for n in stored):
         params = {name: array for name, array in params.items() if name not in stored}
@@ -194,25 +173,25 @@ def to_params(
 def from_params(
     params: Mapping[str, Streamed], model: VitMae, image_size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Float32 tensors with prefixes; positions that `params` has not are computed."""
+    """Returns float32 tensors with prefixes; positions that `params` does not have are computed."""
     if model.positions == "sincos":
         computed = _computed_positions(model, image_size)
         params = {**{name: _streamed(name, table) for name, table in computed.items()}, **params}
     pieces: dict[str, list[np.ndarray]] = {}
-    for half, places in _places(_shapes(model, image_size)).items():
-        part = {name: params[f"{half}/{name}"] for name in places}
-        for name, array in tables.to_theirs(places, part, tables.FLOAT32):
-            pieces.setdefault(name, []).append(array)
+    for name, array in tables.to_theirs(
+        tables.place(TABLE, _shapes(model, image_size)), params, tables.FLOAT32
+    ):
+        pieces.setdefault(name, []).append(array)
     return {name: _with_their_axes(name, np.concatenate(a)) for name, a in pieces.items()}
 
 
 def resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A square table [1, 1 + l, d] for another grid (rows, columns); the class token's row stays.
+    """Returns a square table [1, 1 + l, d] for another grid (rows, columns).
 
-    Bicubic as torch does it with align_corners=False, which is what mmpretrain uses.
+    The class token's row stays. Patches are interpolated bicubically by torch with
+    align_corners=False, as in mmpretrain.
     """
-    import torch
-
+    torch = require_torch("resized positions need torch")
     table = torch.from_numpy(positions.read(slice(None)).astype(np.float32))
     side, features = math.isqrt(table.shape[1] - 1), table.shape[2]
     square = table[:, 1:].reshape(1, side, side, features).permute(0, 3, 1, 2)
@@ -221,20 +200,18 @@ def resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return from_torch(torch.cat([table[:, :1], patches], dim=1))
 
 
-def _with_prefixes(content: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a file under the names that they have in training."""
-    import torch
-
+def _with_prefixes(content: object, path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a file under the names that they have in training."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(torch.is_tensor(t) for t in content.values()):
+    if not isinstance(content, dict) or not all(hasattr(t, "detach") for t in content.values()):
         raise InputError(f"{path} is no dict of tensors, nor has it one under state_dict")
     prefix = "" if any(name.startswith(_ENCODER) for name in content) else _ENCODER
     return {f"{prefix}{name}": from_torch(tensor) for name, tensor in content.items()}
 
 
 def _published(tensors: Mapping[str, Tensor], path: Path) -> VitMae:
-    """The variant of that width and depth."""
+    """Returns the variant of the width and depth of the tensors."""
     depth = sum(name.endswith(".attn.qkv.bias") for name in tensors if "backbone.layers." in name)
     token = tensors.get("backbone.cls_token")
     width = token.shape[-1] if token and token.shape else 0
@@ -247,7 +224,7 @@ def _published(tensors: Mapping[str, Tensor], path: Path) -> VitMae:
 
 
 def _side(tensors: Mapping[str, Tensor], path: Path) -> int:
-    """Patches along a side of the square images that the positions are for."""
+    """Returns the patches along a side of the square images that the positions are for."""
     positions = tensors.get("backbone.pos_embed")
     num_patches = positions.shape[1] - 1 if positions and len(positions.shape) == 3 else 0
     side = math.isqrt(num_patches)
@@ -256,40 +233,28 @@ def _side(tensors: Mapping[str, Tensor], path: Path) -> int:
     return side
 
 
-def _shapes(model: VitMae, image_size: tuple[int, int]) -> Shapes:
-    """Half -> name -> shape, with stored positions."""
+def _shapes(model: VitMae, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of all parameters, stored positions included."""
     example = {"images": ((*image_size, 3), "uint8")}
     built = replace(model, positions="stored").build(example, platform="cpu")
     params = jax.eval_shape(built.init, jax.random.key(0))
-    return {
-        half: {name: tuple(leaf.shape) for name, leaf in to_named(part).items()}
-        for half, part in params.items()
-    }
-
-
-def _places(shapes: Shapes) -> Places:
-    return {half: tables.place(TABLES[half], part) for half, part in shapes.items()}
+    return {name: tuple(leaf.shape) for name, leaf in to_named(params).items()}
 
 
 def _computed_positions(model: VitMae, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
     rows, columns = (side // model.patch_size for side in image_size)
-    return {
-        "encoder/positions/constant": np.asarray(sincos_positions(rows, columns, model.d_model)),
-        "decoder/positions/constant": np.asarray(
-            sincos_positions(rows, columns, model.decoder_d_model)
-        ),
-    }
+    widths = model.d_model, model.decoder_d_model
+    tables = (np.asarray(sincos_positions(rows, columns, width)) for width in widths)
+    return dict(zip(_POSITIONS, tables, strict=True))
 
 
 def _stored_positions(tensors: Mapping[str, Tensor]) -> dict[str, Streamed]:
-    """The tables of positions in a file, as parameters."""
-    found = {}
-    for half, theirs in zip(TABLES, _POSITIONS, strict=True):
-        if theirs in tensors:
-            table = tensors[theirs].read(slice(None))[0].astype(np.float32)
-            name = f"{half}/positions/constant"
-            found[name] = _streamed(name, table)
-    return found
+    """Returns the tables of positions in a file, as parameters."""
+    return {
+        ours: _streamed(ours, tensors[theirs].read(slice(None))[0].astype(np.float32))
+        for ours, theirs in _POSITIONS.items()
+        if theirs in tensors
+    }
 
 
 def _fresh_decoder(model: VitMae, data: ImageData) -> dict[str, Streamed]:
@@ -300,14 +265,14 @@ def _fresh_decoder(model: VitMae, data: ImageData) -> dict[str, Streamed]:
 
 
 def _with_our_axes(name: str, tensor: Tensor) -> Tensor:
-    """[d, 3, p, p] -> [d, p * p * 3]; tokens [1, 1, d] -> [d]; positions [1, t, d] -> [t, d]."""
+    """Turns [d, 3, p, p] to [d, p * p * 3], and takes leading axes of tokens and positions off."""
     s = tensor.shape
     if name == _PATCH and len(s) == 4 and s[1] == 3:
         flat = s[0], math.prod(s[1:])
         return Tensor(
             flat, tensor.dtype, lambda rows: _channels_last(tensor.read(rows)).reshape(-1, flat[1])
         )
-    axes = 2 if name in _TOKENS else 1 if name in _POSITIONS else 0
+    axes = 2 if name in _TOKENS else 1 if name in _POSITIONS.values() else 0
     if axes and len(s) == 3 and s[:axes] == (1,) * axes:
         return Tensor(
             s[axes:], tensor.dtype, lambda rows: tensor.read(slice(None)).reshape(s[axes:])[rows]
@@ -320,7 +285,8 @@ def _with_their_axes(name: str, array: np.ndarray) -> np.ndarray:
         size = math.isqrt(array.shape[1] // 3)
         patches = array.reshape(-1, size, size, 3).transpose(0, 3, 1, 2)
         return np.ascontiguousarray(patches)
-    return array.reshape(1, -1, array.shape[-1]) if name in _TOKENS + _POSITIONS else array
+    has_batch_axis = name in _TOKENS or name in _POSITIONS.values()
+    return array.reshape(1, -1, array.shape[-1]) if has_batch_axis else array
 
 
 def _channels_last(a: np.ndarray) -> np.ndarray:

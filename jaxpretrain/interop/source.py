@@ -1,4 +1,4 @@
-"""A checkpoint that is not yet read: what every reader here gives and every writer takes."""
+"""A checkpoint that is not read yet: the form that all readers return and all writers take."""
 
 import json
 import shutil
@@ -29,6 +29,7 @@ from jaxpretrain.interop import tables
 from jaxpretrain.interop.tables import Shapes
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,45 +38,44 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""What goes along with the weights as it is, where it is there."""
+"""The files that are copied beside the weights, where they exist."""
 
 _OF_THE_TOKENIZER = TOKENIZER_FILES[:-1]
-"""Those that describe the tokenizer; the last one describes how the model generates."""
+"""The files that describe the tokenizer; the last one of all describes how to generate."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model of ours whose arrays lie in files, in whatever form."""
+    """A model of ours whose arrays lie in files of any form."""
 
-    model: Any
-    """Its config, such as `Decoder`."""
+    model: Decoder | VitMae
+    """The config of the model."""
     data: DataChoice
     """The config of data that it takes, which says what an example is."""
     step: int
     params: Mapping[str, Streamed]
-    """Float32, by the names that a checkpoint has below `params/`."""
+    """The float32 parameters, by the names that a checkpoint has below `params/`."""
     folder: Path
-    """Where `TOKENIZER_FILES` lie, if any."""
+    """The folder of `TOKENIZER_FILES`."""
     optimizer: Mapping[str, Streamed] = field(default_factory=dict)
-    """By the names below `optimizer/`; {}: there is none."""
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    """What a later export wants to know, kept in the checkpoint: `dtype`, the type that the weights
-    had, or the narrowest that holds them all exactly; `dtypes`, where they had several, the type of
-    each layer of each parameter; `token_ids`, those of special tokens by their Hugging Face
-    names."""
+    """The state of the optimizer, by the names below `optimizer/`; {}: there is none."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Facts for a later export, kept in the checkpoint: `dtype`, the type that the weights had, or
+    the narrowest that holds them all exactly; `dtypes`, where they had several, the type of each
+    layer of each parameter; `token_ids`, those of special tokens by their Hugging Face names."""
     constants: Mapping[str, Streamed] = field(default_factory=dict)
-    """Tables that the model computes itself and that a file had with its own rounding, by the names
-    of parameters. The same form is written with them."""
+    """The tables that the model computes itself and that a file has with its own rounding, by the
+    names of parameters. They are written again to the same form."""
     tokenizer: Path | None = None
-    """A tokenizer.json, or a folder with one, that takes the place of the one in `folder`."""
+    """A tokenizer.json, or a folder with one, that replaces the one in `folder`."""
     eos_id: int | None = None
-    """The token that ends documents, where the data or the user told it: other files that name
-    another one are wrong."""
+    """The token that ends documents, where the data or the user names it; files with another one
+    are wrong."""
     weights: str | None = None
-    """Which weights these are of a run that keeps their average too: `plain` or `average`."""
+    """The kind of the weights, `plain` or `average`, of a run that also keeps their average."""
 
     def token_files(self) -> dict[str, Path]:
-        """Those of `TOKENIZER_FILES` that there are, by name."""
+        """Returns the existing `TOKENIZER_FILES`, by name."""
         folders = dict.fromkeys(TOKENIZER_FILES, self.folder)
         if self.tokenizer is not None:
             folders |= dict.fromkeys(_OF_THE_TOKENIZER, self.tokenizer)
@@ -85,12 +85,12 @@ class Source:
         return {name: path for name, path in files.items() if path.is_file()}
 
     def tokenizer_json(self) -> str | None:
-        """The text of the `tokenizer.json`; None where there is none."""
+        """Returns the text of the `tokenizer.json`; None where there is none."""
         path = self.token_files().get("tokenizer.json")
         return None if path is None else read_tokenizer(path)
 
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a text, as the data, the user or the model's files tell them."""
+        """Returns the tokens that end a text, from the data, the user or the model's files."""
         told = (self.origin.get("token_ids") or {}).get("eos_token_id")
         ends = told if self.eos_id is None else self.eos_id
         ends = ends if isinstance(ends, list) else [ends]
@@ -113,14 +113,12 @@ def refuse_olmo_core(folder: Path) -> None:
 
 
 def copy_token_files(source: Source, output: Path) -> None:
-    """Copies `TOKENIZER_FILES` into a folder, and corrects there what names another end of
-    documents than the one that is known.
-    """
+    """Copies `TOKENIZER_FILES` into a folder and corrects the end of documents in the copies."""
     for name, path in source.token_files().items():
         shutil.copyfile(path, output / name)
     if source.eos_id is None:
         return
-    corrections: dict[str, tuple[str, Any]] = {
+    corrections: dict[str, tuple[str, object]] = {
         "generation_config.json": ("eos_token_id", source.eos_id)
     }
     tokens = special_tokens(source.tokenizer_json() or "{}")
@@ -136,7 +134,7 @@ def copy_token_files(source: Source, output: Path) -> None:
 
 
 def with_tokens(source: Source, tokenizer: Path | None, eos_id: int | None) -> Source:
-    """The same model with a tokenizer and an end of documents that are given by hand.
+    """Returns the model with a tokenizer and an end of documents that the user has given.
 
     Raises:
       InputError: they do not fit the model, or contradict what it was trained on.
@@ -172,8 +170,8 @@ def with_tokens(source: Source, tokenizer: Path | None, eos_id: int | None) -> S
     return source
 
 
-def param_shapes(model: Any, data: DataConfig) -> Shapes:
-    """The parameters of a model, given by its config, on examples of some data.
+def param_shapes(model: Decoder | VitMae, data: DataConfig) -> Shapes:
+    """Returns the shapes of a model's parameters, by name, for examples of some data.
 
     Raises:
       InputError: the sizes do not fit together.
@@ -185,15 +183,15 @@ def param_shapes(model: Any, data: DataConfig) -> Shapes:
 
 
 def text_data(seq_len: int, embedding_rows: int) -> TextData:
-    """Sequences of that length; raw files hold the smallest type that has all ids, as OLMo's."""
+    """Returns data of that length; raw files hold the smallest type that has all ids, as OLMo's."""
     return TextData(seq_len=seq_len, raw=None if embedding_rows <= 2**16 else RawTokens("uint32"))
 
 
 def num_token_ids(folder: Path, embedding_rows: int) -> int | None:
-    """Ids that the tokenizer of a folder has; None where there is none.
+    """Returns the number of ids of a folder's tokenizer; None where there is none.
 
     Raises:
-      InputError: it has more ids than the embedding has rows.
+      InputError: the tokenizer has more ids than the embedding has rows.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
@@ -207,7 +205,7 @@ def num_token_ids(folder: Path, embedding_rows: int) -> int | None:
 def types_of(
     places: Mapping[str, list[tables.Piece]], tensors: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """The types of a file's tensors, as `Source.origin` has them."""
+    """Returns the types of a file's tensors in the form of `Source.origin`."""
     dtypes = {name: [tensors[p.theirs].dtype for p in pieces] for name, pieces in places.items()}
     found = {dtype for row in dtypes.values() for dtype in row}
     if len(found) == 1:
@@ -215,12 +213,12 @@ def types_of(
     return {"dtype": str(tables.FLOAT32), "dtypes": dtypes}
 
 
-def types_before(origin: Mapping[str, Any]) -> list[str]:
-    """The types that weights had in the file that they come from."""
+def types_before(origin: dict[str, Any]) -> list[str]:
+    """Returns the types that the weights had in their file."""
     rows = origin.get("dtypes", {}).values()
     return sorted({dtype for row in rows for dtype in row}) or [origin.get("dtype", "float32")]
 
 
 def scalar(value: int) -> Streamed:
-    """A count, as Optax keeps it."""
+    """Returns a count in the form of Optax."""
     return Streamed((), np.dtype(np.int32), lambda: [np.array(value, np.int32)])

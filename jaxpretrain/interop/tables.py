@@ -1,4 +1,4 @@
-"""Tables of names: which tensor of another program holds which of our parameters.
+"""Tables of names: the tensors of another program, and our parameters in them.
 
 One table serves both directions. A kernel is [in, out] here and [out, in] in torch; everything
 else lies the same way. Our layers are stacked, `blocks/<position>/...`; theirs are numbered.
@@ -14,42 +14,44 @@ import numpy as np
 from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.tensors import Tensor, some
+from jaxpretrain.models.stack import is_stacked, place_of
 
 FLOAT32 = np.dtype(np.float32)
 
 EXACT_IN_FLOAT32 = ("float32", "bfloat16", "float16")
-"""Types whose every value float32 has too."""
+"""The types that float32 can hold without rounding."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One of their tensors, and what it holds."""
+    """One of their tensors, and our parameters in it."""
 
     theirs: str
-    """Its name; {} stands for the number of the layer."""
+    """The name of the tensor; {} stands for the number of the layer."""
     ours: tuple[str, ...]
-    """Our parameters in it, one after another along its first axis; {} stands for the position in
-    the layer pattern. A model that has none of them does not have the tensor."""
+    """Our parameters along the first axis of the tensor; {} stands for the position in the layer
+    pattern. A model that has none of them does not have the tensor."""
 
 
 Table = tuple[Row, ...]
+"""The rows of one kind of checkpoint."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Where one of our parameters, or one layer of a stack, lies."""
+    """The place of one of our parameters, or of one layer of a stack, in their tensors."""
 
     theirs: str
     rows: slice
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Names of our parameters, to their shapes."""
+"""The shapes of arrays, by name."""
 
 
 def place(table: Table, shapes: Shapes) -> dict[str, list[Piece]]:
-    """Our parameters, each with its pieces in order: those of the layers, or the only one."""
-    pattern = len({name.split("/")[1] for name in shapes if is_stack(name)})
+    """Returns the pieces of each of our parameters: those of its layers, or the only one."""
+    pattern = len({at.position for name in shapes if (at := place_of(name)) is not None})
     found: dict[str, list[Piece]] = {}
     for row in table:
         for position in range(pattern) if "{}" in row.theirs else (0,):
@@ -58,7 +60,7 @@ def place(table: Table, shapes: Shapes) -> dict[str, list[Piece]]:
                 continue
             lengths = [_their_shape(name, shapes[name])[0] for name in ours]
             ends = list(itertools.accumulate(lengths))
-            num_layers = shapes[ours[0]][0] if is_stack(ours[0]) else 1
+            num_layers = shapes[ours[0]][0] if is_stacked(ours[0]) else 1
             for name, end, length in zip(ours, ends, lengths, strict=True):
                 found[name] = [
                     Piece(row.theirs.format(position + i * pattern), slice(end - length, end))
@@ -69,7 +71,7 @@ def place(table: Table, shapes: Shapes) -> dict[str, list[Piece]]:
 
 
 def their_shapes(places: Mapping[str, list[Piece]], shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Their tensors, with the shapes that they must have."""
+    """Returns the shapes that their tensors must have."""
     found: dict[str, tuple[int, ...]] = {}
     for name, pieces in places.items():
         rest = _their_shape(name, shapes[name])[1:]
@@ -85,10 +87,10 @@ def check(
     where: str,
     ignored: tuple[str, ...] = (),
 ) -> None:
-    """Refuses what does not hold exactly the tensors of the model; `ignored` are patterns.
+    """Checks that a file holds the tensors of the model; `ignored` are patterns of other names.
 
     Raises:
-      InputError: a tensor is missing, is too many, or has another shape or type.
+      InputError: a tensor is missing, superfluous, or of another shape or type.
     """
     if missing := [name for name in expected if name not in tensors]:
         raise InputError(f"{where}: {some(missing)} missing")
@@ -113,14 +115,14 @@ def check(
 def to_ours(
     places: Mapping[str, list[Piece]], shapes: Shapes, tensors: Mapping[str, Tensor]
 ) -> dict[str, Streamed]:
-    """Our parameters in float32, read from their tensors a layer at a time."""
+    """Returns our parameters in float32, read from their tensors a layer at a time."""
 
     def stream(name: str) -> Streamed:
         def parts() -> Iterator[np.ndarray]:
             for piece in places[name]:
                 part = tensors[piece.theirs].read(piece.rows).astype(np.float32)
                 part = np.ascontiguousarray(_turn(name, part))
-                yield part[None] if is_stack(name) else part
+                yield part[None] if is_stacked(name) else part
 
         return Streamed(shapes[name], FLOAT32, parts)
 
@@ -133,9 +135,9 @@ def to_theirs(
     dtype: np.dtype,
     dtypes: Mapping[str, np.dtype] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors, one parameter of ours after another; what joins several comes in pieces.
+    """Yields their tensors in the order of our parameters; one that joins several comes in pieces.
 
-    `dtypes` are the types of those of their tensors that have another than `dtype`.
+    `dtypes` has the types of tensors that have another type than `dtype`.
     """
     for name, pieces in places.items():
         for piece, layer in zip(pieces, layers_of(name, params[name]), strict=True):
@@ -143,19 +145,19 @@ def to_theirs(
 
 
 def layers_of(name: str, array: Streamed) -> Iterator[np.ndarray]:
-    """The layers of a stack, or all of any other array."""
-    if is_stack(name):
+    """Returns the layers of a stack, or the whole of any other array."""
+    if is_stacked(name):
         return (layer for part in array.parts() for layer in part)
     return iter([whole(array)])
 
 
 def parts_of(name: str, array: np.ndarray) -> Iterator[np.ndarray]:
-    """An array in memory as the parts of a `Streamed`: the layers of a stack, or all of it."""
-    return iter(np.split(array, len(array)) if is_stack(name) else [array])
+    """Returns an array in memory as the parts of a `Streamed`: layers of a stack, or the whole."""
+    return iter(np.split(array, len(array)) if is_stacked(name) else [array])
 
 
 def whole(array: Streamed) -> np.ndarray:
-    """All of an array, in memory once."""
+    """Returns a whole array, which is in memory once."""
     result = np.empty(array.shape, array.dtype)
     row = 0
     for part in array.parts():
@@ -164,13 +166,8 @@ def whole(array: Streamed) -> np.ndarray:
     return result
 
 
-def is_stack(name: str) -> bool:
-    """Whether the first axis of our parameter counts layers."""
-    return "blocks" in name.split("/")
-
-
 def _their_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    one = shape[1:] if is_stack(name) else shape
+    one = shape[1:] if is_stacked(name) else shape
     return one[::-1] if _is_kernel(name) else one
 
 

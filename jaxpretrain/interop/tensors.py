@@ -6,10 +6,12 @@ than memory can be read.
 
 import json
 import math
+import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,18 +21,20 @@ from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
 
 INDEX = "model.safetensors.index.json"
+"""The file that names the shard of each tensor."""
 SINGLE = "model.safetensors"
+"""The only file of a model that is not sharded."""
 
 SHARD_BYTES = 5 * 10**9
-"""Size of a written file at most, unless one tensor is larger."""
+"""The largest size of a written file in bytes, unless one tensor is larger."""
 
 
 @dataclass(frozen=True)
 class _Index:
-    """What is read of a `model.safetensors.index.json`."""
+    """The content of a `model.safetensors.index.json` that is read."""
 
     weight_map: dict[str, str]
-    """The file of each tensor."""
+    """The file of each tensor, by its name."""
 
 
 _SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -42,16 +46,16 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: str
-    """float32, bfloat16, ..."""
+    """The name of the dtype, such as "bfloat16"."""
     read: Callable[[slice], np.ndarray]
-    """Some rows of the first axis, slice(None) for all; all of a scalar."""
+    """A function that reads rows of the first axis, slice(None) for all; a scalar is read whole."""
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file.
+    """Returns the tensors of one file.
 
     Raises:
-      InputError: it is not there, cut off or not in the format.
+      InputError: the file is missing, cut off or not in the format.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -74,7 +78,7 @@ def _view(file: Any, name: str) -> Tensor:
 
 
 def read_safetensors_folder(folder: Path) -> dict[str, Tensor]:
-    """The tensors of `model.safetensors`, or of the shards that its index names.
+    """Returns the tensors of `model.safetensors`, or of the shards that its index names.
 
     Raises:
       InputError: a file is missing or damaged, or the index is wrong.
@@ -101,19 +105,12 @@ def read_safetensors_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, if it is only tensors in dicts and lists: no code is run.
+    """Returns the content of a file of `torch.save`, if it is only tensors in dicts and lists.
 
     Raises:
       InputError: torch is not installed, or the file is missing, damaged or holds other objects.
     """
-    import pickle
-
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise InputError(
-            f"{path.name} needs torch to be read; install jaxpretrain[convert]"
-        ) from None
+    torch = require_torch(f"{path.name} needs torch to be read")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
@@ -126,23 +123,39 @@ def read_torch(path: Path) -> Any:
         raise InputError(f"{path} is damaged or not a torch file: {reason}") from error
 
 
-def from_torch(tensor: Any) -> Tensor:
-    """A torch tensor, read as numpy arrays."""
-    import torch
+def require_torch(complaint: str) -> ModuleType:
+    """Returns torch, which is optional.
 
+    Raises:
+      InputError: torch is not installed; the line begins with the complaint.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError(f"{complaint}; install jaxpretrain[convert]") from None
+    return torch
+
+
+def from_torch(tensor: Any) -> Tensor:
+    """Returns a torch tensor as one that is read as numpy arrays."""
     dtype = str(tensor.dtype).removeprefix("torch.")
 
     def read(rows: slice) -> np.ndarray:
         part = tensor.detach()[rows] if tensor.shape else tensor.detach()
         if dtype == "bfloat16":  # which torch does not hand to numpy
-            return part.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
+            return (
+                part.contiguous()
+                .view(require_torch("bfloat16 needs torch").int16)
+                .numpy()
+                .view(jnp.bfloat16)
+            )
         return part.numpy()
 
     return Tensor(tuple(tensor.shape), dtype, read)
 
 
 Spec = tuple[tuple[int, ...], np.dtype]
-"""Shape and dtype of a tensor to write."""
+"""The shape and the dtype of a tensor to write."""
 
 
 def write_safetensors_folder(
@@ -151,9 +164,9 @@ def write_safetensors_folder(
     tensors: Iterable[tuple[str, np.ndarray]],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes `tensors`, which come in the order of `specs`, in files as Hugging Face names them.
+    """Writes `tensors`, in the order of `specs`, to files with the names of Hugging Face.
 
-    One file where they fit in one, else shards and their index. One tensor is in memory at a time.
+    They are one file, or shards with an index. One tensor is in memory at a time.
     """
     shards: list[list[str]] = [[]]
     room = shard_bytes
@@ -178,12 +191,12 @@ def write_safetensors_folder(
 def _write_safetensors(
     path: Path, specs: Mapping[str, Spec], tensors: Iterator[tuple[str, np.ndarray]]
 ) -> None:
-    """One file, tensor after tensor: the safetensors package would want all of them at once.
+    """Writes one file, tensor by tensor: the safetensors package would need all of them at once.
 
     The format: the length of the header in 8 bytes, the header as JSON, the tensors' bytes.
     """
     codes = {name: code for code, name in _SAFETENSORS_TYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (shape, dtype) in specs.items():
         start, end = end, end + _num_bytes((shape, dtype))
@@ -205,5 +218,5 @@ def _num_bytes(spec: Spec) -> int:
 
 
 def some(names: list[str]) -> str:
-    """The first name, and how many more there are: "x is", "x and 3 more are"."""
+    """Returns the first name and the number of others, "x is" or "x and 3 more are"."""
     return f"{names[0]} and {len(names) - 1} more are" if names[1:] else f"{names[0]} is"

@@ -20,10 +20,10 @@ _NOTHING = {"PROTO", "FRAME", "STOP"}
 
 
 def decode_key(key: str, where: str) -> tuple[tuple[str | int, ...], bool]:
-    """(path through nested dicts, whether the value is a pickle) of a key.
+    """Returns (path through nested dicts, true if the value is a pickle) of a key.
 
     Raises:
-      InputError: the key is anything else; `where` says in which file.
+      InputError: the key is anything else; `where` names the file.
     """
     try:
         value = _read(base64.urlsafe_b64decode(key))
@@ -36,9 +36,9 @@ def decode_key(key: str, where: str) -> tuple[tuple[str | int, ...], bool]:
 
 
 def _read(content: bytes) -> Any:
-    """The value of a pickle of nested tuples of strings, numbers and booleans."""
-    stack: list[Any] = []
-    memo: dict[Any, Any] = {}
+    """Returns the value of a pickle of nested tuples of strings, numbers and booleans."""
+    stack: list[object] = []
+    memo: dict[object, object] = {}
     for opcode, argument, _ in pickletools.genops(content):
         name = opcode.name
         if name in _PUSHES:

@@ -7,25 +7,24 @@ Shapes: b batch, t query positions, s key positions, n query heads, m key/value 
 multiple of m), h head size.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models import attention_fused, attention_xla
 from jaxpretrain.models.choices import AttentionChoice, AttentionKernel
-from jaxpretrain.models.contract import Branches, Shard, unsharded
+from jaxpretrain.models.contract import Shard, unsharded
 from jaxpretrain.models.masks import Mask
 
 
 def resolve_kernel(
     choice: AttentionChoice, platform: str, dtype: str, *, documents: bool = False
 ) -> AttentionKernel:
-    """The kernel that `choice` means on `platform` ("cpu", "gpu", "tpu"), for start-up to print.
+    """Returns the kernel that `choice` means on `platform` ("cpu", "gpu", "tpu").
 
-    `documents` says that attention is to stay inside documents.
+    `documents` is true where attention stays inside documents.
 
     Raises:
       InputError: a kernel is asked for where it cannot run.
@@ -57,32 +56,26 @@ def attention(
     q_btnh: jax.Array,
     k_btmh: jax.Array,
     v_btmh: jax.Array,
+    mask: Mask,
     *,
     kernel: AttentionKernel,
-    window: int | None = None,
-    causal: bool = True,
-    documents_bt: jax.Array | None = None,
-    branches: Branches | None = None,
     shard: Shard = unsharded,
 ) -> jax.Array:
-    """Attention, [b, t, n, h] like `q_btnh`.
+    """Returns the output of attention, [b, t, n, h] like the queries.
 
     Args:
-      q_btnh: queries.
-      k_btmh: keys; query head i uses key/value head i // (n // m).
-      v_btmh: values.
-      kernel: implementation, as `resolve_kernel` returns it. Branches are beyond cuDNN and splash:
-        with them, xla_blocks takes their place.
-      window: positions a query sees, itself included; None for all earlier ones.
-      causal: queries see no later positions. False: they see all, and there is no window.
-      documents_bt: int32, not negative, the document of each position: queries see only their own.
-      branches: queries see only their stem and their own branch; needs causal attention.
-      shard: runs kernels that XLA cannot divide among devices.
+      q_btnh: The queries.
+      k_btmh: The keys; query head i uses key/value head i // (n // m).
+      v_btmh: The values.
+      mask: The keys that queries see. Windows and branches need a causal one; document numbers
+        are not negative.
+      kernel: The implementation, from `resolve_kernel`. cuDNN and splash cannot run branches:
+        xla_blocks takes their place.
+      shard: Runs kernels that XLA cannot divide among devices.
     """
-    if not causal and not (window is None and branches is None):
+    if not mask.causal and not (mask.window is None and mask.branches is None):
         raise ValueError("windows and branches look back, so they need causal attention")
-    mask = Mask(causal, window, documents_bt, branches)
-    if branches is not None and kernel in ("cudnn", "splash"):
+    if mask.branches is not None and kernel in ("cudnn", "splash"):
         kernel = "xla_blocks"
     if kernel == "cudnn":
         return attention_fused.cudnn(q_btnh, k_btmh, v_btmh, mask)
@@ -105,20 +98,20 @@ def attend_cached(
     *,
     kernel: AttentionKernel,
 ) -> jax.Array:
-    """Attention of few positions to keys and values that were kept, [b, t, n, h] like `q_btnh`.
+    """Returns the output of attention of few positions to cached keys and values, like `q_btnh`.
 
-    It is in plain operations; `kernel` is what computes the rest, and tells in which dtype.
+    It is computed in plain operations, in the dtype of `kernel`, which computes everything else.
     """
     dtype = jnp.float32 if kernel == "xla_blocks_float32" else q_btnh.dtype
     q, k, v = (x.astype(dtype) for x in (q_btnh, k_bmsh, v_bmsh))
     return attention_xla.cached(q, k, v, visible_bts).astype(q_btnh.dtype)
 
 
-def keep_attention(primitive: Any, *_: Any, **params: Any) -> bool:
-    """A policy for `jax.checkpoint` that keeps the output of attention and recomputes the rest.
+def keep_attention(primitive: Primitive, *_: object, **params: object) -> bool:
+    """Returns true, as a policy for `jax.checkpoint`, for outputs of attention, which are kept.
 
-    The backward pass of cuDNN and splash reads the softmax sums too, which their kernels give along
-    with the output: all that the kernel gives is kept, else it would run twice.
+    The backward pass of cuDNN and splash also reads the softmax sums, which their kernels return
+    beside the output. All outputs of the kernel are kept: otherwise it would run twice.
     """
     is_output = primitive.name == "name" and params["name"] == "attention"
     return is_output or primitive.name.startswith("dot_product_attention_fwd")

@@ -1,4 +1,4 @@
-"""Attention by kernels that the vendors of accelerators tuned: cuDNN's and TPU's splash attention.
+"""Attention by the tuned kernels of accelerators: cuDNN's, and splash attention on TPUs.
 
 Lengths and head sizes that a kernel refuses are padded. Padded keys are hidden, by causality where
 it does that anyway; padded queries and head channels are cut off again. The scale stays that of
@@ -7,7 +7,7 @@ the true head size.
 Shapes: b batch, t positions, n query heads, m key/value heads, g = n / m, h head size.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,12 @@ from jaxpretrain.models.contract import Axes, Shard
 from jaxpretrain.models.masks import Mask
 
 _SPLASH_BLOCKS = (512, 384, 256, 128)  # largest first: fewer, larger blocks are quicker
+_BLOCKS = ("block_q", "block_kv", "block_q_dq", "block_kv_dq", "block_q_dkv", "block_kv_dkv")
 _NO_DOCUMENT = -1
 
 
 def cudnn(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) -> jax.Array:
-    """cuDNN's flash attention, for NVIDIA GPUs; it takes no documents."""
+    """Returns cuDNN's flash attention, for NVIDIA GPUs; it takes no documents."""
     b, t, _, h = q_btnh.shape
     padding = ((0, 0), (0, -t % 64), (0, 0), (0, -h % 8))
     q, k, v = (jnp.pad(x, padding) for x in (q_btnh, k_btmh, v_btmh))
@@ -41,7 +42,7 @@ def cudnn(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) -
 def splash(
     q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask, shard: Shard
 ) -> jax.Array:
-    """JAX's splash attention, for TPUs; each device runs it on its own part."""
+    """Returns JAX's splash attention, for TPUs; each device runs it on its own part."""
     b, t, n, h = q_btnh.shape
     m = k_btmh.shape[2]
     block = min(_SPLASH_BLOCKS, key=lambda size: -(-t // size) * size)
@@ -74,8 +75,8 @@ def splash(
     return out_bmgth.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
-def _splash_kernel(num_heads: int, length: int, block: int, mask: Mask) -> Any:
-    """(q [n, t, h], k [m, t, h], v [m, t, h], documents [t] if there are any) -> [n, t, h]."""
+def _splash_kernel(num_heads: int, length: int, block: int, mask: Mask) -> Callable[..., jax.Array]:
+    """Returns a function (q [n, t, h], k [m, t, h], v [m, t, h], documents [t]?) -> [n, t, h]."""
     # Imported here: it takes a quarter of a second, which only TPUs should pay.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -85,16 +86,9 @@ def _splash_kernel(num_heads: int, length: int, block: int, mask: Mask) -> Any:
         head_mask = masks.LocalMask(shape, window_size=(mask.window - 1, 0), offset=0)
     else:
         head_mask = masks.CausalMask(shape) if mask.causal else masks.FullMask(shape)
-    attend: Any = kernel.make_splash_mha(
+    attend = kernel.make_splash_mha(
         masks.MultiHeadMask([head_mask] * num_heads),
-        block_sizes=kernel.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_q_dq=block,
-            block_kv_dq=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-        ),
+        block_sizes=kernel.BlockSizes(**dict.fromkeys(_BLOCKS, block)),
         head_shards=1,
         q_seq_shards=1,
         residual_checkpoint_name="attention",
@@ -107,6 +101,6 @@ def _splash_kernel(num_heads: int, length: int, block: int, mask: Mask) -> Any:
         documents_t: jax.Array | None = None,
     ) -> jax.Array:
         segments = None if documents_t is None else kernel.SegmentIds(documents_t, documents_t)
-        return attend(q_nth, k_mth, v_mth, segments)
+        return attend(q_nth, k_mth, v_mth, segments)  # pyright: ignore[reportReturnType]
 
     return run

@@ -15,7 +15,7 @@ _MASKED = -1e30  # finite: a row that is masked throughout must not become NaN
 
 
 def plain(q_btnh: jax.Array, k_bsmh: jax.Array, v_bsmh: jax.Array, mask: Mask) -> jax.Array:
-    """The formula, all pairs at once."""
+    """Returns attention by the formula, all pairs at once."""
     b, t, n, h = q_btnh.shape
     m = k_bsmh.shape[2]
     q_btmgh = q_btnh.reshape(b, t, m, n // m, h) * jnp.asarray(h**-0.5, q_btnh.dtype)
@@ -30,7 +30,7 @@ def plain(q_btnh: jax.Array, k_bsmh: jax.Array, v_bsmh: jax.Array, mask: Mask) -
 
 
 def blocks(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) -> jax.Array:
-    """Blocks of queries, so that all pairs never exist at once.
+    """Returns attention computed by blocks of queries, so that all pairs never exist at once.
 
     Heads come first, so that every product is a plain batched one over (b, m) with the rows
     r = (g, t) of all query heads that share a key. b and m stay apart: merged, axes that are
@@ -46,7 +46,7 @@ def blocks(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) 
 def cached(
     q_btnh: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, visible_bts: jax.Array
 ) -> jax.Array:
-    """Few queries against keys that were kept with their heads first; all pairs at once."""
+    """Returns attention of few queries to cached keys, heads first; all pairs exist at once."""
     q_bmgth = _scaled_by_key(q_btnh, k_bmsh.shape[1])
     b, m, g, t, h = q_bmgth.shape
     out_bmrh = _block(q_bmgth.reshape(b, m, g * t, h), k_bmsh, v_bmsh, visible_bts)
@@ -55,7 +55,7 @@ def cached(
 
 
 def _scaled_by_key(q_btnh: jax.Array, num_kv_heads: int) -> jax.Array:
-    """[b, m, g, t, h]: query heads that share a key together, divided by the root of h."""
+    """Returns queries [b, m, g, t, h] in groups that share a key, divided by the root of h."""
     b, t, n, h = q_btnh.shape
     q_bmgth = q_btnh.reshape(b, t, num_kv_heads, n // num_kv_heads, h).transpose(0, 2, 3, 1, 4)
     return q_bmgth * jnp.asarray(h**-0.5, q_bmgth.dtype)
@@ -64,7 +64,7 @@ def _scaled_by_key(q_btnh: jax.Array, num_kv_heads: int) -> jax.Array:
 def _causal_blocks(
     q_bmgth: jax.Array, k_bmth: jax.Array, v_bmth: jax.Array, mask: Mask
 ) -> jax.Array:
-    """Each block against only the keys it may see: half of the plain formula's work."""
+    """Attends with each block to only the keys it may see: half of the plain formula's work."""
     b, m, g, t, h = q_bmgth.shape
     size = _block_size(t)
     # A window measures positions; where there are branches, these are not the places.
@@ -84,7 +84,7 @@ def _causal_blocks(
 def _equal_chunks(
     q_bmgth: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, mask: Mask
 ) -> jax.Array:
-    """Each chunk against all keys, one after the other; weights are computed again for gradients.
+    """Attends with each chunk in turn to all keys; gradients compute the weights again.
 
     Queries are padded to chunks of one size, as near to QUERY_CHUNK as their number allows.
     """
@@ -119,8 +119,10 @@ def _equal_chunks(
 def _block(
     q_bmrh: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, visible_bts: jax.Array | None
 ) -> jax.Array:
-    """Rows of queries against keys; weights are divided by their sum after they met the values,
-    when there is less to divide.
+    """Attends with rows of queries to keys.
+
+    Weights are divided by their sum after the product with the values, where there is less to
+    divide.
     """
     scores_bmrs = jnp.einsum("bmrh,bmsh->bmrs", q_bmrh, k_bmsh, preferred_element_type=jnp.float32)
     if visible_bts is not None:
@@ -140,6 +142,6 @@ def _block(
 
 
 def _block_size(length: int) -> int:
-    """Queries of a block: many small blocks save work, few keep compilation short."""
+    """Returns the queries of a block: many small blocks save work, few keep compilation short."""
     smallest = MIN_QUERY_BLOCK if length < 8 * MIN_QUERY_BLOCK else 2 * MIN_QUERY_BLOCK
     return max(smallest, -(-length // (8 * MIN_QUERY_BLOCK)) * MIN_QUERY_BLOCK)

@@ -1,8 +1,8 @@
-"""What a transformer costs, in closed form: arithmetic by part, and the activations in memory.
+"""The costs of a transformer in closed form: arithmetic by part, and activations in memory.
 
-Planning reads these without a compiler and within microseconds; tests hold them against what JAX
-traces. Parts of the arithmetic: `projections` (queries, keys, values and the way out), `attention`
-(its two products of all pairs), `mlp`, and the ends of a model by their names.
+Planning reads them without a compiler and within microseconds; tests compare them with JAX's
+traces. The parts of the arithmetic are `projections` (queries, keys, values and output),
+`attention` (its two products of all pairs), `mlp`, and the ends of a model by their names.
 """
 
 import math
@@ -14,25 +14,25 @@ from typing import NamedTuple
 from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 
 _FUSED = ("cudnn", "splash")
-"""Kernels in which the pairs never exist in memory: they compute scores again for gradients."""
+"""The kernels that never hold the pairs in memory: they compute scores again for gradients."""
 
 
 class Bytes(NamedTuple):
-    """Activations of one example."""
+    """The bytes of activations of one example."""
 
     whole: float = 0.0
-    """On every device that works on the example."""
+    """The bytes that every device holds that works on the example."""
     split: float = 0.0
-    """Divided among them by the mesh axis `tensor`: heads, inner width, vocabulary."""
+    """The bytes that the mesh axis `tensor` divides among them: heads, inner width, vocabulary."""
 
     def on_device(self, num_tensor: int) -> float:
-        """What one of `num_tensor` devices holds."""
+        """Returns the bytes on one of `num_tensor` devices."""
         return self.whole + self.split / num_tensor
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Equal layers, for one example of `num_tokens` tokens."""
+    """A stack of equal layers, for one example of `num_tokens` tokens."""
 
     num_layers: int
     num_tokens: int
@@ -55,20 +55,20 @@ class Blocks:
 
     @property
     def computed_pairs(self) -> float:
-        """What the kernel computes: all but the plain formula leave out what is hidden."""
+        """The pairs that the kernel computes: only the plain formula includes hidden ones."""
         return self.all_pairs if self.kernel == "xla" else self.visible_pairs
 
     @property
     def stream(self) -> Bytes:
-        """The residual stream, once for each layer."""
+        """The bytes of the residual stream, once for each layer."""
         return self._of_layers(Bytes(self.d_model * self.stream_itemsize))
 
     @property
     def kept(self) -> Bytes:
-        """From the forward to the backward pass, by all layers.
+        """The bytes that all layers keep from the forward to the backward pass.
 
-        Scanned layers that recompute nothing keep all that JAX's gradients read, float32 of norms
-        and non-linearities included. Unrolled, XLA computes these again from its products.
+        Scanned layers that recompute nothing keep everything that JAX's gradients read, also the
+        float32 of norms and non-linearities. In unrolled layers, XLA computes these again.
         """
         rows = self.d_model * self.itemsize
         heads = 2 * (self.d_model + self.kv_width) * self.itemsize  # q, k, v and what they find
@@ -91,11 +91,11 @@ class Blocks:
 
     @property
     def working(self) -> Bytes:
-        """In the backward pass of one layer, on top of what is kept.
+        """The bytes in the backward pass of one layer, beside the kept ones.
 
-        Seven arrays as wide as the model on each device (the stream, inputs of products, their
-        gradients), five of heads, the MLP's inner ones with their gradients, and what of attention
-        exists for all pairs. XLA fuses the float32 of norms and non-linearities away.
+        They are seven arrays as wide as the model on each device (the stream, inputs of products,
+        their gradients), five of heads, the MLP's inner ones with their gradients, and the arrays
+        of attention over all pairs. XLA fuses the float32 of norms and non-linearities away.
         """
         inner = (self.num_mlp_kernels + 2) * self.d_ff
         values = self.num_tokens * self.itemsize
@@ -105,7 +105,7 @@ class Blocks:
 
     @property
     def traffic(self) -> Bytes:
-        """To and from memory in one forward pass, between matrix products, of all layers.
+        """The bytes to and from memory in one forward pass of all layers, without matrix products.
 
         Each norm and each addition to the residual stream reads and writes it; rotation reads and
         writes queries and keys; the non-linearity reads its inputs and writes its output.
@@ -115,7 +115,7 @@ class Blocks:
         return self._of_layers(Bytes(whole, split * self.itemsize))
 
     def flops(self, num_pairs: float) -> dict[str, float]:
-        """Of forward and backward, by part: 6 per weight and token, 12 per pair and channel."""
+        """Returns FLOPs by part: 6 per weight and token, 12 per pair and channel."""
         per_weight = 6.0 * self.num_layers * self.num_tokens
         return {
             "projections": per_weight * 2 * self.d_model * (self.d_model + self.kv_width),
@@ -124,11 +124,11 @@ class Blocks:
         }
 
     def executed_flops(self) -> dict[str, float]:
-        """Of the pairs that the kernel computes; what the backward pass computes again included.
+        """Returns the FLOPs that devices execute, by part, with those of recomputation.
 
-        That is, of attention, in `attention`: scores by fused kernels, all by chunks of queries,
-        and what the policy drops. Else, in `recomputation`: as far as the policy drops it, the last
-        product of the MLP only when a norm reads it.
+        `attention` includes its own recomputation: scores in fused kernels, everything in chunks of
+        queries, and the products that the policy drops. `recomputation` is the linear maps that the
+        policy drops; the last product of the MLP is among them only when a norm reads it.
         """
         flops = self.flops(self.computed_pairs)
         scores, forward = flops["attention"] / 6, flops["attention"] / 3
@@ -141,7 +141,7 @@ class Blocks:
 
     @property
     def _pair_bytes(self) -> float:
-        """In one layer, of the pairs that exist at once: weights in float32 and rounded."""
+        """The bytes of the pairs that exist at once in one layer, in float32 and rounded."""
         if self.kernel in _FUSED:
             return 0.0
         chunk = self.num_tokens * (self.query_chunk or math.inf)
@@ -154,41 +154,42 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Costs:
-    """What one example costs in one training step."""
+    """The costs of one example in one training step."""
 
     blocks: tuple[Blocks, ...]
-    """The stacks of layers, in their order."""
+    """The stacks of layers in their order."""
     ends: dict[str, float]
-    """FLOPs before, between and after the stacks, forward and backward, by part."""
+    """The FLOPs before, between and after the stacks, forward and backward, by part."""
     ends_kept: Bytes
-    """Activations kept outside of the layers."""
+    """The bytes of activations that are kept outside of the layers."""
     loss: Bytes
-    """On top of what is kept, while the loss and its gradient are computed."""
+    """The bytes beside the kept ones while the loss and its gradient are computed."""
     loss_traffic: Bytes
-    """To and from memory for the loss and its gradient."""
+    """The bytes to and from memory for the loss and its gradient."""
 
     @property
     def stream(self) -> Bytes:
-        """The residual stream, once for each layer: what devices of the mesh axis `tensor` add up
-        after attention, and again after the MLP.
+        """The bytes of the residual stream, once for each layer.
+
+        Devices of the mesh axis `tensor` add them up after attention, and again after the MLP.
         """
         return total(blocks.stream for blocks in self.blocks)
 
     @property
     def kept(self) -> Bytes:
-        """From the forward to the backward pass."""
+        """The bytes that are kept from the forward to the backward pass."""
         return total((self.ends_kept, *(blocks.kept for blocks in self.blocks)))
 
     @property
     def working(self) -> Bytes:
-        """On top of that, in the backward pass of the layer that needs most."""
+        """The bytes beside the kept ones in the backward pass of the largest layer."""
         return max((blocks.working for blocks in self.blocks), key=sum)
 
     @property
     def traffic(self) -> Bytes:
-        """To and from memory in the step, matrix products aside.
+        """The bytes to and from memory in a step, without matrix products.
 
-        Gradients take twice the forward pass, and once more what is recomputed; what is kept is
+        Gradients take twice those of the forward pass, and recomputation once more. Kept bytes are
         written and read.
         """
         layers = [
@@ -198,10 +199,9 @@ class Costs:
         return total((*layers, self.kept, self.kept, self.loss_traffic))
 
     def flops_by_part(self, *, causal: bool) -> dict[str, float]:
-        """Forward and backward, as models are compared: nothing that is computed again.
+        """Returns the FLOPs of forward and backward without recomputation, to compare models.
 
-        `causal=False` counts all pairs of positions in attention, `causal=True` those that the mask
-        lets through.
+        `causal` is that of `Model.flops_per_example`.
         """
         return self._by_part(
             blocks.flops(blocks.visible_pairs if causal else blocks.all_pairs)
@@ -209,7 +209,7 @@ class Costs:
         )
 
     def executed_flops(self) -> dict[str, float]:
-        """What devices execute; `recomputation` is the linear maps that are computed again."""
+        """Returns the FLOPs that devices execute, by part (see `Blocks.executed_flops`)."""
         return self._by_part(blocks.executed_flops() for blocks in self.blocks)
 
     def _by_part(self, stacks: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -218,5 +218,5 @@ class Costs:
 
 
 def total(parts: Iterable[Bytes]) -> Bytes:
-    """All of them."""
+    """Returns the sum of all parts."""
     return reduce(lambda a, b: Bytes(a.whole + b.whole, a.split + b.split), parts, Bytes())

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.attention import keep_attention
-from jaxpretrain.models.choices import RematChoice, RematPolicy
+from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.contract import Constrain, Params
-from jaxpretrain.models.matmul import Products
+from jaxpretrain.models.matmul import Precision
 
 Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 """The type of a function of a key, a shape and a dtype that draws a parameter."""
@@ -40,11 +39,7 @@ def truncated_normal(std: float | jax.Array, cutoff: float | None) -> Initialize
 
 
 def weight(
-    module: nn.Module,
-    name: str,
-    init: Initializer,
-    axes: tuple[str, ...],
-    shape: tuple[int, ...],
+    module: nn.Module, name: str, init: Initializer, axes: tuple[str, ...], shape: tuple[int, ...]
 ) -> jax.Array:
     """Returns a float32 parameter of `module`, made in a box with its logical axes."""
     box: Any = nn.with_partitioning(init, axes)
@@ -79,21 +74,25 @@ def _is_box(node: object) -> bool:
 
 
 class Linear(nn.Module):
-    """A linear map without bias, y = x W, [.., in] -> [.., out]."""
+    """A linear map y = x W, [.., in] -> [.., out], plus a bias where it has an initialiser."""
 
     features: int
     axes: tuple[str, str]
-    initializer: Initializer
-    dtype: jnp.dtype
-    products: Products
+    precision: Precision
+    kernel_init: Initializer
+    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the product in the compute dtype."""
-        kernel = weight(self, "kernel", self.initializer, self.axes, (x.shape[-1], self.features))
+        """Returns the output in the compute dtype."""
+        dtype, products = self.precision
+        kernel = weight(self, "kernel", self.kernel_init, self.axes, (x.shape[-1], self.features))
         # As one matrix: with two contracted axes the weight gradient misses XLA's fast CPU product.
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        return self.products.matmul(rows, kernel).reshape(*x.shape[:-1], self.features)
+        y_ro = products.matmul(x.astype(dtype).reshape(-1, x.shape[-1]), kernel)
+        if self.bias_init is not None:
+            bias_o = weight(self, "bias", self.bias_init, self.axes[1:], (self.features,))
+            y_ro = y_ro + bias_o.astype(dtype)[None]
+        return y_ro.reshape(*x.shape[:-1], self.features)
 
 
 class Embedding(nn.Module):
@@ -116,17 +115,6 @@ class Embedding(nn.Module):
         )
         # Gathered whole over the data axes first: rows of a table cut along d would come in pieces.
         return self.constrain(table_vd.astype(self.dtype), ("vocab", None))[tokens_bt]
-
-
-def require_policy(choice: RematChoice) -> RematPolicy:
-    """Returns the policy that a config names.
-
-    Raises:
-      InputError: the config leaves it open.
-    """
-    if choice != "auto":
-        return choice
-    raise InputError("model.remat=auto: jaxpretrain.main and .plan choose; set it")
 
 
 def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:

@@ -1,10 +1,8 @@
-"""Cross-entropy over a large vocabulary in chunks: the full logits never exist.
+"""Cross-entropy over a large vocabulary, in chunks: the full logits never exist.
 
 Shapes: b batch, t positions, r rows of one chunk (batch times positions), d model width,
 v vocabulary (padded).
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,21 +23,21 @@ def cross_entropy(
     chunk: int = CHUNK,
     products: Products = PLAIN,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weighted sums over positions of the cross-entropy and of z = logsumexp(logits)^2.
+    """Returns weighted sums of the cross-entropy and of z = logsumexp(logits)^2 over positions.
 
     Only the first result, the objective sum(ce + z_loss * z), carries a gradient, and only to
-    `x_btd` and `kernel_dv`. The gradient of each chunk's logits is taken while they are at hand
-    (three matrix products a chunk, where recomputing them would take four); in and out of the
-    products in the dtype of `x_btd`, sums in float32.
+    `x_btd` and `kernel_dv`. The gradient of each chunk's logits is taken while they exist (three
+    matrix products a chunk; recomputing them would take four). Products have the dtype of `x_btd`,
+    sums are in float32.
 
     Args:
-      x_btd: final hidden states.
-      kernel_dv: output projection, same dtype as `x_btd`.
-      targets_bt: int token ids in [0, v).
-      weights_bt: float32 weight of each position; 0 leaves it out.
-      z_loss: weight of z (PaLM, section 5).
-      chunk: positions of each sequence whose logits exist at once.
-      products: how matrices are multiplied.
+      x_btd: The final hidden states.
+      kernel_dv: The output projection, of the same dtype as `x_btd`.
+      targets_bt: The token ids to predict, integers in [0, v).
+      weights_bt: The float32 weight of each position; 0 leaves it out.
+      z_loss: The weight of z (PaLM, section 5).
+      chunk: The positions of each sequence whose logits exist at once.
+      products: The way in which matrices are multiplied.
 
     Returns:
       The objective, a scalar; cross-entropy and z of each sequence, [b]; float32, in nats.
@@ -100,7 +98,7 @@ def _chunked_backward(z_loss, chunk, products, residuals, cotangents):
     return dx_btd, (dkernel_dv * scale).astype(dkernel_dv.dtype), None, None
 
 
-_chunked: Any = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5, 6))
+_chunked = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5, 6))
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 

@@ -1,4 +1,4 @@
-"""Which keys a query sees: the causal order, a sliding window, the borders of documents, branches.
+"""The keys that a query sees: causal order, sliding windows, borders of documents, branches.
 
 Shapes: b batch, t query positions, s key positions.
 """
@@ -14,19 +14,20 @@ from jaxpretrain.models.contract import Branches
 
 
 class Mask(NamedTuple):
-    """A query sees the keys that all of these let through."""
+    """The conditions that a key must meet, all of them, to be seen by a query."""
 
-    causal: bool
-    """Only keys at or before the query."""
-    window: int | None
-    """Only so many positions up to the query, itself included."""
-    documents_bt: jax.Array | None
-    """Only keys whose document has the query's number; int32."""
+    causal: bool = True
+    """True where queries see only keys at or before themselves."""
+    window: int | None = None
+    """The number of positions that a query sees, itself included; None: all."""
+    documents_bt: jax.Array | None = None
+    """The document numbers, int32, where queries see only keys of their own document."""
     branches: Branches | None = None
-    """Only keys of the query's stem and branch; order and window go by their positions."""
+    """The branches, where queries see only keys of their stem and branch. Order and window then
+    follow the positions of the branches."""
 
     def visible(self, queries: slice, keys: slice) -> jax.Array | None:
-        """[b or 1, t, s] booleans for ranges of positions; None where nothing is hidden."""
+        """Returns booleans [b or 1, t, s] for ranges of positions; None where all keys are seen."""
         conditions = []
         if self.causal:
             conditions.append(self._in_order(queries, keys))
@@ -47,14 +48,14 @@ class Mask(NamedTuple):
 
 
 def in_order(queries_bt: jax.Array, keys_bs: jax.Array, window: int | None) -> jax.Array:
-    """[b, t, s] booleans, from positions: keys at or before the query, and inside its window."""
+    """Returns booleans [b, t, s]: true for keys at or before the query and inside its window."""
     distance_bts = queries_bt[:, :, None] - keys_bs[:, None, :]
     visible_bts = distance_bts >= 0
     return visible_bts if window is None else visible_bts & (distance_bts < window)
 
 
 def same(queries_bt: jax.Array, keys_bs: jax.Array) -> jax.Array:
-    """[b, t, s] booleans: keys that have the query's number."""
+    """Returns booleans [b, t, s]: true for keys that have the query's number."""
     return queries_bt[:, :, None] == keys_bs[:, None, :]
 
 
@@ -66,9 +67,9 @@ def _on_one_path(branches: Branches, queries: slice, keys: slice) -> jax.Array:
 
 
 def documents(tokens_bt: jax.Array, end: int, branches: Branches | None = None) -> jax.Array:
-    """Numbers the documents of token sequences, int32 [b, t]; `end` closes its own document.
+    """Returns the document numbers of tokens, int32 [b, t]; the token `end` closes its document.
 
-    A branch goes on in the document that its stem leaves off in.
+    A branch continues the last document of its stem.
     """
     is_end_bt = (tokens_bt == end).astype(jnp.int32)
     before_bt = jnp.cumsum(is_end_bt, axis=1) - is_end_bt
@@ -84,12 +85,12 @@ def documents(tokens_bt: jax.Array, end: int, branches: Branches | None = None) 
 
 
 def _changes(numbers_bt: jax.Array) -> jax.Array:
-    """Where a number is not that of the place before."""
+    """Returns true where a number differs from the one before it."""
     return jnp.pad(numbers_bt[:, 1:] != numbers_bt[:, :-1], ((0, 0), (1, 0)))
 
 
 def num_visible_pairs(length: int, window: int | None, causal: bool) -> float:
-    """Pairs (query, key) of one sequence, document borders aside."""
+    """Returns the pairs (query, key) of one sequence; document borders are not counted."""
     reach = length if window is None else min(window, length)
     if not causal:
         return float(length * reach)

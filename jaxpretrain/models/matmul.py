@@ -1,12 +1,13 @@
 """Matrix products of activations and weights, with their gradients.
 
-XLA's fast bfloat16 product on CPUs takes row-major operands and gives float32; asked for anything
-else, it falls back to one of half the speed, and gradients are all "anything else": they multiply
-by a transpose. `ROW_MAJOR` asks for just what is fast. Elsewhere the plain products are as good.
+XLA's fast bfloat16 product on CPUs takes row-major operands and returns float32. For anything else
+it falls back to a product of half the speed, and gradients are always such a case, because they
+multiply by a transpose. `ROW_MAJOR` uses only the fast product. On other devices the plain products
+are as fast.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +15,30 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 
 class Products(NamedTuple):
-    """How a model multiplies."""
+    """One way to multiply matrices."""
 
     name: str
     matmul: Callable[[jax.Array, jax.Array], jax.Array]
-    """(x [r, k] in the compute dtype, w [k, n] in any) -> [r, n] in the dtype of x."""
+    """The product of x [r, k] in the compute dtype and w [k, n] in any, in the dtype of x."""
     transposed: Callable[[jax.Array], jax.Array]
-    """[m, n] -> [n, m], to be multiplied."""
+    """The transpose [n, m] of [m, n], in a layout that is fast to multiply."""
 
 
-def choose_products(platform: str, dtype: str) -> Products:
-    """The products for a platform ("cpu", "gpu", "tpu") and a compute dtype."""
-    return ROW_MAJOR if platform == "cpu" and dtype == "bfloat16" else PLAIN
+class Precision(NamedTuple):
+    """The dtype of activations and matrix products, and the way to compute the products."""
+
+    dtype: jnp.dtype
+    products: Products
+
+
+def choose_precision(platform: str, dtype: str) -> Precision:
+    """Returns a compute dtype with its products for a platform ("cpu", "gpu", "tpu")."""
+    is_row_major = platform == "cpu" and dtype == "bfloat16"
+    return Precision(jnp.dtype(dtype), ROW_MAJOR if is_row_major else PLAIN)
 
 
 def plain_matmul(x_rk: jax.Array, w_kn: jax.Array) -> jax.Array:
-    """x w, both in the dtype of x."""
+    """Returns x w, both in the dtype of x."""
     return x_rk @ w_kn.astype(x_rk.dtype)
 
 
@@ -52,14 +61,14 @@ def _backward(
     return dx_rk, dw_kn.astype(w_kn.dtype)
 
 
-row_major_matmul: Any = jax.custom_vjp(_row_major)
-"""As `plain_matmul`; the gradient of a float32 weight is not rounded on the way."""
+row_major_matmul = jax.custom_vjp(_row_major)
+"""The same product as `plain_matmul`; the gradient of a float32 weight is not rounded."""
 
 row_major_matmul.defvjp(_forward, _backward)
 
 
 def transposed(a_mn: jax.Array) -> jax.Array:
-    """The transpose as a copy in row-major order; XLA would only note that the axes are swapped."""
+    """Returns the transpose as a copy in row-major order; XLA would only swap the axes' names."""
     return with_layout_constraint(a_mn.T, Layout(major_to_minor=(0, 1)))
 
 

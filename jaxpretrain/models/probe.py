@@ -1,7 +1,7 @@
-"""What is seen of a layer: its largest attention logit, and the size of what comes out of it.
+"""The signals of a layer: its largest attention logit, and the size of its output.
 
-Attention is looked at from outside, from the queries and keys that a block hands over, so kernels
-know nothing of it.
+They are computed from the queries and keys of a block, outside of the attention kernels. Models
+return them by name, float32 [layers] from the bottom.
 
 Shapes: b batch, t query positions, s key positions, n query heads, m key/value heads, g = n / m
 query heads that share a key, h head size, d width.
@@ -16,15 +16,15 @@ QUERY_CHUNK = 512
 
 
 def seen(x_btd: jax.Array, logit: jax.Array) -> dict[str, jax.Array]:
-    """By name, float32 []: `attention_logit`, and `activation_rms`, of the residual stream."""
+    """Returns `attention_logit`, and `activation_rms` of the residual stream, each float32 []."""
     square = jnp.mean(jnp.square(x_btd.astype(jnp.float32)))
     return {"attention_logit": logit, "activation_rms": jnp.sqrt(square)}
 
 
 def largest_logit(q_btnh: jax.Array, k_bsmh: jax.Array, mask: Mask) -> jax.Array:
-    """The largest logit of attention, float32 [], over all heads and visible pairs.
+    """Returns the largest logit of attention over all heads and visible pairs, float32 [].
 
-    Queries go in chunks, so that all pairs never exist at once.
+    Queries are taken in chunks, so that all pairs never exist at once.
     """
     b, t, n, h = q_btnh.shape
     m = k_bsmh.shape[2]

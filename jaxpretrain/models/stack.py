@@ -10,7 +10,7 @@ with the same name: `signals/grad_norm/encoder/blocks`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 
@@ -20,7 +20,10 @@ STACK = "blocks"
 """The name below which a stack of layers lies."""
 
 X = TypeVar("X")
-"""What goes from layer to layer, an array or a tree of them."""
+"""An array or a tree of them that goes from layer to layer."""
+
+Seen = TypeVar("Seen")
+"""An array or a tree of them that one layer shows."""
 
 
 class Place(NamedTuple):
@@ -92,16 +95,16 @@ def apply_stack(
 
 
 def observe_stack(
-    apply_layer: Callable[[jax.Array, Params, int], tuple[jax.Array, Any]],
+    apply_layer: Callable[[jax.Array, Params, int], tuple[jax.Array, Seen]],
     x: jax.Array,
     stacks: Params,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, Seen]:
     """Runs all layers and returns what was seen of each too: arrays [layers, ...], from the bottom.
 
     `apply_layer(x, params, position)` runs one and says what it saw. Layers are always scanned.
     """
 
-    def group(x: jax.Array, params: Params) -> tuple[jax.Array, Any]:
+    def group(x: jax.Array, params: Params) -> tuple[jax.Array, Seen]:
         seen = []
         for p in range(len(stacks)):
             x, one = apply_layer(x, params[str(p)], p)

@@ -11,6 +11,7 @@ import jax
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Params
+from jaxpretrain.models.stack import is_stacked
 
 ParameterKind = Literal["kernel", "embedding", "scale", "bias"]
 PARAMETER_KINDS: tuple[ParameterKind, ...] = ("kernel", "embedding", "scale", "bias")
@@ -30,25 +31,25 @@ def kind_of(path: Path) -> ParameterKind | Literal["constant"]:
     """
     if (name := path[-1].key) not in (*PARAMETER_KINDS, CONSTANT):
         raise InputError(
-            f"no weight-decay rule covers parameter {'/'.join(k.key for k in path)}: "
+            f"no weight-decay rule covers parameter {name_of(path)}: "
             f"its last name must be one of {', '.join(PARAMETER_KINDS)}"
         )
     return name
 
 
-def is_stacked(path: Path) -> bool:
-    """Returns True where the first axis of a parameter counts layers."""
-    return any(key.key == "blocks" for key in path[:-1])
+def name_of(path: Path) -> str:
+    """Returns the name of a parameter, `blocks/0/query/kernel`."""
+    return "/".join(key.key for key in path)
 
 
 def is_layer_matrix(path: Path) -> bool:
     """Returns True for a stack of matrices [layers, in, out], so for no embedding and no head."""
-    return is_stacked(path) and kind_of(path) == "kernel"
+    return is_stacked(name_of(path)) and kind_of(path) == "kernel"
 
 
 def layer_axes(path: Path, num_axes: int) -> tuple[int, ...]:
     """Returns the axes of one layer of a parameter, that is all but the stacked one."""
-    return tuple(range(int(is_stacked(path)), num_axes))
+    return tuple(range(int(is_stacked(name_of(path))), num_axes))
 
 
 def mask(params: Params, rule: Callable[[Path], bool]) -> Params:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpretrain.optim.layers import Path, is_stacked, layer_axes
+from jaxpretrain.models.stack import STACK, place_of
+from jaxpretrain.optim.layers import Path, layer_axes, name_of
 
 Parts = dict[str, jax.Array]
 """Numbers by part of a model, float32. A part of a stack has `blocks` in its name and a number for
@@ -47,19 +48,19 @@ def _stacks(squares: Parts) -> Parts:
     """Returns the sums over all parts of a layer."""
     stacks: Parts = {}
     for part, square in squares.items():
-        above, is_in_stack, _ = part.rpartition("blocks/")
+        above, is_in_stack, _ = part.rpartition(f"{STACK}/")
         if is_in_stack:
-            name = f"{above}blocks"
+            name = f"{above}{STACK}"
             stacks[name] = stacks[name] + square if name in stacks else square
     return stacks
 
 
 def _place(path: Path) -> tuple[str, int]:
     """Returns ("blocks/query", 0), a part and a position, for "blocks/0/query/kernel"."""
-    keys, position = [key.key for key in path], 0
-    if is_stacked(path):
-        position = int(keys.pop(keys.index("blocks") + 1))
-    return "/".join(keys[:-1] or keys), position
+    name = name_of(path)
+    if (place := place_of(name)) is None:
+        return name.rpartition("/")[0] or name, 0
+    return f"{place.stack}/{place.part}".rpartition("/")[0], place.position
 
 
 def _in_order(positions: dict[int, jax.Array]) -> jax.Array:

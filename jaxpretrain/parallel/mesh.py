@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive
 from jaxpretrain.devices.memory import Device
-from jaxpretrain.models.contract import Axes, Params
+from jaxpretrain.models.contract import Axes, Params, is_axes
 
 AXES = ("replica", "fsdp", "tensor")
 DATA_AXES = ("replica", "fsdp")
@@ -174,11 +174,11 @@ class Layout:
 
     def tree(self, axes: Params, shapes: Params) -> Params:
         """Returns the shardings of a tree of arrays, from the same tree of logical axis names."""
-        return jax.tree.map(lambda a, s: self.sharding(a, s.shape), axes, shapes, is_leaf=_is_axes)
+        return jax.tree.map(lambda a, s: self.sharding(a, s.shape), axes, shapes, is_leaf=is_axes)
 
     def undivided(self, axes: Params, shapes: Params) -> list[str]:
         """Returns the names of the parameters that a mesh axis should divide and cannot."""
-        leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_axes)
+        leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes)
         return [
             "/".join(str(key.key) for key in path)
             for (path, names), s in zip(leaves, jax.tree.leaves(shapes), strict=True)
@@ -198,7 +198,3 @@ class Layout:
         target = () if name is None else RULES[name] or ()
         mesh_axes = (target,) if isinstance(target, str) else target
         return math.prod(self.mesh.shape[axis] for axis in mesh_axes)
-
-
-def _is_axes(leaf: object) -> bool:
-    return isinstance(leaf, tuple)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.models.costs import Costs
+from jaxpretrain.models.stack import place_of
+from jaxpretrain.optim.layers import name_of
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import Program
@@ -51,13 +53,11 @@ def estimate_memory(program: Program) -> Memory:
 def weights_on_device(program: Program) -> Weights:
     """Counts the parameters that a device works with, once sharded weights are gathered."""
     ends = layers = 0.0
-    groups: dict[tuple[str, ...], float] = {}
+    groups: dict[str, float] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.state.params):
-        names = [key.key for key in path]
         size = leaf.size / _tensor_ways(program, leaf)
-        if "blocks" in names:
-            stacks = tuple(names[: names.index("blocks")])
-            groups[stacks] = groups.get(stacks, 0.0) + size / leaf.shape[0]
+        if (place := place_of(name_of(path))) is not None:
+            groups[place.stack] = groups.get(place.stack, 0.0) + size / leaf.shape[0]
             layers += size
         else:
             ends += size

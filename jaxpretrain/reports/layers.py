@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
+from jaxpretrain.models.stack import STACK, tower_of
 from jaxpretrain.reports.charts import Chart, Json, line
 from jaxpretrain.reports.points import numbers
 from jaxpretrain.reports.runs import Run
@@ -18,7 +19,6 @@ _TITLES = {
     "attention_logit": "Largest attention logit",
     "activation_rms": "Root mean square of activations",
 }
-_STACK = "blocks"
 
 
 def layer_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -31,8 +31,8 @@ def _maps(runs: Sequence[Run]) -> list[Chart]:
     for run in runs:
         for quantity, title in _TITLES.items():
             # Encoder before decoder.
-            for name in sorted(run.history.names(f"signals/{quantity}/", _STACK), reverse=True):
-                tower = name.split("/", 2)[2].removesuffix(_STACK).rstrip("/")
+            for name in sorted(run.history.names(f"signals/{quantity}/", STACK), reverse=True):
+                tower = tower_of(name)
                 where = f"{tower} layer".strip()
                 of = f", {run.name}" if len(runs) > 1 else ""
                 trace, layout = _map(run.history[name])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpretrain.checkpoints.names import from_named, to_named
-from jaxpretrain.models.contract import Model, Params
+from jaxpretrain.models.contract import Model, Params, is_axes
 from jaxpretrain.optim.outliers import empty_history
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.train.experiment import Train
@@ -88,10 +88,8 @@ def _optimizer_shardings(model: Model, layout: Layout, shapes: TrainState) -> An
 
     Axes that a factored moment has reduced to size one are divided over no devices.
     """
-    is_names = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-    axes = dict(
-        zip(to_named(shapes.params), jax.tree.leaves(model.axes(), is_leaf=is_names), strict=True)
-    )
+    leaves = jax.tree.leaves(model.axes(), is_leaf=is_axes)
+    axes = dict(zip(to_named(shapes.params), leaves, strict=True))
 
     def sharding(name: str, shape: tuple[int, ...]) -> Any:
         parts = name.split("/")

@@ -14,9 +14,9 @@ from jaxpretrain.interop.hf_config import (
     read_token_ids,
     write_config,
 )
+from jaxpretrain.models.norms import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
-from jaxpretrain.models.olmo.rotary import Rope, Yarn
+from jaxpretrain.models.olmo.rotary import Rope
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 
 SIZES = {
@@ -92,44 +92,6 @@ def test_a_model_that_no_class_computes_is_refused_by_its_fields():
 )
 def test_windows_are_the_shortest_pattern(keys: dict[str, Any], windows: tuple):
     assert _read(**keys).windows == windows
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"rope_theta": 5e5, "rope_scaling": YARN},
-        {"rope_scaling": YARN | {"type": "yarn", "mscale": None}},
-        {"rope_parameters": {"full_attention": YARN}},
-        {"rope_parameters": {"full_attention": {"rope_theta": 5e5, **YARN}}},
-        {
-            "rope_parameters": {
-                "full_attention": {"rope_theta": 5e5, **YARN},
-                "sliding_attention": {"rope_theta": 5e5, "rope_type": "default"},
-            }
-        },
-        {
-            "rope_theta": 5e5,
-            "rope_scaling": YARN,
-            "rope_parameters": {"full_attention": {"rope_theta": 5e5, **YARN}},
-        },
-    ],
-)
-def test_rotary_positions_are_read_as_transformers_4_and_5_write_them(keys: dict[str, Any]):
-    assert _read(**keys).rope == Yarn(5e5, 4.0, 128, 32.0, 1.0)
-
-
-def test_rotary_positions_of_kinds_of_layers_that_are_not_there_do_not_matter():
-    rope = {"full_attention": {"rope_theta": 1e6, **YARN}, "sliding_attention": {"rope_theta": 1e4}}
-    found = _read(rope_parameters=rope, layer_types=["full_attention"] * 8)
-    assert found.rope == Yarn(1e6, 4.0, 128)
-    found = _read(rope_parameters=rope, layer_types=["sliding_attention"] * 8)
-    assert found.rope == Rope(1e4)
-
-
-def test_the_context_before_yarn_is_the_model_s_where_none_is_named():
-    yarn = {"rope_type": "yarn", "factor": 2.0}
-    found = _read("LlamaForCausalLM", rope_scaling=yarn, max_position_embeddings=96)
-    assert found.rope == Yarn(1e4, 2.0, 96)
 
 
 @pytest.mark.parametrize(
@@ -253,21 +215,6 @@ def test_keys_that_do_not_change_the_model_are_passed_over():
 def test_what_a_decoder_is_not_is_refused(keys: dict[str, Any], message: str):
     with pytest.raises(InputError, match=f"^config.json: .*{message}"):
         _read(**keys)
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"rope_scaling": YARN, "rope_parameters": {"rope_theta": 5e5, **YARN}},
-        {"rope_parameters": {"full_attention": YARN}},
-        {"layer_types": ["full_attention"] * 8},
-        {"sliding_window": 8},
-        {"attention_bias": True},
-    ],
-)
-def test_a_class_without_kinds_of_layers_has_one_set_of_rotary_positions(keys: dict[str, Any]):
-    with pytest.raises(InputError, match=r"^config.json: .*(differ|not supported|not understood)"):
-        _read("LlamaForCausalLM", **keys)
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -7,8 +7,8 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.olmo_config import read_decoder
 from jaxpretrain.interop.olmo_keys import OlmoKeys
+from jaxpretrain.models.norms import LayerNorm
 from jaxpretrain.models.olmo.initial_weights import Normal
-from jaxpretrain.models.olmo.norms import LayerNorm
 
 REQUIRED: dict[str, Any] = {
     "rope": True,

@@ -85,5 +85,5 @@ def test_a_missing_file_is_one_line(tmp_path):
 
 
 def test_no_key_has_two_reasons():
-    patterns = [pattern for group in NO_EFFECT.values() for pattern in group]
+    patterns = [pattern for group in NO_EFFECT.values() for pattern in group.split()]
     assert len(patterns) == len(set(patterns))

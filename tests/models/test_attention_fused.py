@@ -10,6 +10,7 @@ from jax.experimental import topologies
 from jaxpretrain.models.attention import attention
 from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.layers import remat
+from jaxpretrain.models.masks import Mask
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 
@@ -36,8 +37,8 @@ def compile_gradient(
     documents = jax.ShapeDtypeStruct(shape[:2], jnp.int32, sharding=layout.batch)
 
     def attend(q, k, v, documents):
-        options = {"documents_bt": documents if has_documents else None, **mask}
-        return attention(jnp.sin(q), k, v, kernel=kernel, shard=layout.shard, **options)
+        seen = Mask(documents_bt=documents if has_documents else None, **mask)
+        return attention(jnp.sin(q), k, v, seen, kernel=kernel, shard=layout.shard)
 
     def total(*arrays):
         out = remat(attend, policy, scanned=False)(*arrays)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpretrain.models.costs import Costs
+from jaxpretrain.models.norms import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.sapiens.model import VitMae
 
 OLMO_1 = Decoder(

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxpretrain.models import layers
 from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.contract import unconstrained
-from jaxpretrain.models.matmul import PLAIN
+from jaxpretrain.models.matmul import PLAIN, Precision
 
 BF16 = jnp.dtype("bfloat16")
 F32 = jnp.dtype("float32")
@@ -41,7 +41,7 @@ def test_linear_is_a_product_in_the_compute_dtype_with_a_float32_weight():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
     init = layers.truncated_normal(0.5, 3.0)
     for dtype in (F32, BF16):
-        linear = layers.Linear(6, ("embed", "mlp"), init, dtype, PLAIN)
+        linear = layers.Linear(6, ("embed", "mlp"), Precision(dtype, PLAIN), init)
         params, axes = variables(linear, x)
         assert params["kernel"].dtype == jnp.float32
         assert axes == {"kernel": ("embed", "mlp")}
@@ -91,3 +91,22 @@ def test_every_remat_policy_is_known_and_others_are_not():
     unknown: Any = "everything"
     with pytest.raises(KeyError):
         layers.remat(jnp.sin, unknown, scanned=True)
+
+
+def test_a_linear_map_adds_its_bias_after_the_product():
+    one = lambda rng, shape, dtype: jnp.full(shape, 0.5, dtype)  # noqa: E731
+    linear = layers.Linear(3, ("embed", "mlp"), Precision(F32, PLAIN), one, one)
+    params, axes = variables(linear, jnp.ones((2, 4)))
+    assert axes == {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
+    np.testing.assert_array_equal(linear.apply({"params": params}, jnp.ones((2, 4))), 2.5)
+
+
+def test_stacked_boxes_have_one_axis_more():
+    linear = layers.Linear(
+        3, ("embed", "mlp"), Precision(F32, PLAIN), layers.truncated_normal(1.0, None)
+    )
+    make = lambda rng: layers.stacked(  # noqa: E731
+        jax.vmap(lambda key: layers.init(linear, key, jnp.ones((1, 4))))(jax.random.split(rng, 5))
+    )
+    assert layers.axes_of(make) == {"kernel": ("layers", "embed", "mlp")}
+    assert layers.unbox(make(jax.random.key(0)))["kernel"].shape == (5, 4, 3)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.models.matmul import PLAIN, ROW_MAJOR, choose_products, transposed
+from jaxpretrain.models.matmul import PLAIN, ROW_MAJOR, choose_precision, transposed
 
 
 def gradients(products, x, w, dout):
@@ -43,6 +43,6 @@ def test_a_transpose_is_a_copy_in_row_major_order():
 
 
 def test_products_are_chosen_by_platform_and_dtype():
-    assert choose_products("cpu", "bfloat16") is ROW_MAJOR
+    assert choose_precision("cpu", "bfloat16") == (jnp.bfloat16, ROW_MAJOR)
     for platform, dtype in (("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")):
-        assert choose_products(platform, dtype) is PLAIN
+        assert choose_precision(platform, dtype) == (jnp.dtype(dtype), PLAIN)

@@ -5,8 +5,8 @@ import pytest
 
 from jaxpretrain.models import probe
 from jaxpretrain.models.masks import Mask
+from jaxpretrain.models.norms import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.sapiens.model import VitMae
 
 

@@ -56,3 +56,37 @@ def test_scanning_keeps_one_body_for_all_layers():
 
     assert num_bodies(scan=True) == 2
     assert num_bodies(scan=False) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("blocks/0/query/kernel", ("blocks", 0, "query/kernel")),
+        ("encoder/blocks/12/up/bias", ("encoder/blocks", 12, "up/bias")),
+        ("blocks/3/kernel", ("blocks", 3, "kernel")),
+        ("embed/embedding", None),
+        ("blocksmith/0/kernel", None),
+    ],
+)
+def test_the_place_of_a_parameter_is_in_its_name(name, place):
+    assert stack.place_of(name) == place
+    assert stack.is_stacked(name) == (place is not None)
+
+
+def test_a_signal_by_layer_names_its_tower():
+    assert stack.tower_of("signals/grad_norm/blocks") == ""
+    assert stack.tower_of("signals/attention_logit/encoder/blocks") == "encoder"
+    assert stack.is_stacked("signals/grad_norm/blocks/query")
+    assert not stack.is_stacked("signals/grad_norm/embed")
+
+
+def test_what_layers_show_comes_from_the_bottom_to_the_top():
+    stacks = stack.init_stack(init_layer, jax.random.key(0), 6, 3)
+
+    def look(x, params, position):
+        return x + 1.0, {"below": x, "layer": params["layer"]}
+
+    x, seen = stack.observe_stack(look, jnp.float32(0.0), stacks)
+    assert x == 6.0
+    np.testing.assert_array_equal(seen["below"], np.arange(6))
+    np.testing.assert_array_equal(seen["layer"], np.arange(6))

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.models.norms import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.optim.layers import is_layer_matrix, layer_axes, mask
 
 

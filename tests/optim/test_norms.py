@@ -3,8 +3,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxpretrain.models.norms import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.optim.norms import global_norm, norms
 
 CONFIG = Decoder(

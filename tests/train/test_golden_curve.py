@@ -13,8 +13,8 @@ import pytest
 
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.norms import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.norms import RMSNorm
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular, WarmupCosine

@@ -7,6 +7,7 @@ import numpy as np
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.models.stack import STACK, tower_of
 
 LOGIT_LIMIT = 100.0
 """The attention logit above which a softmax keeps almost nothing but its largest entry."""
@@ -47,7 +48,7 @@ def attention_logits(history: History, plan: Plan) -> Iterator[Finding]:
             "peak learning rate; z-loss does not help here.",
             {"logit": now, "before": middle, "layer": layer},
             signal=name,
-            subject=_tower(name),
+            subject=tower_of(name),
         )
 
 
@@ -81,7 +82,7 @@ def blow_up(history: History, plan: Plan) -> Iterator[Finding]:
 
 def update_ratios(history: History) -> tuple[float, float] | None:
     """Returns the lowest and the highest late update of a layer, relative to its weights."""
-    rows = [history[name].finite for name in history.names("signals/update_ratio/", "blocks")]
+    rows = [history[name].finite for name in history.names("signals/update_ratio/", STACK)]
     levels = [_level(series) for series in rows if len(series)]
     if not levels:
         return None
@@ -92,9 +93,9 @@ def update_ratios(history: History) -> tuple[float, float] | None:
 def _quantities(history: History) -> Iterator[tuple[str, Series]]:
     """Yields the norms of whole layers and the factor by which each changes its input's size."""
     for quantity in ("grad_norm", "param_norm"):
-        for name in history.names(f"signals/{quantity}/", "blocks"):
+        for name in history.names(f"signals/{quantity}/", STACK):
             yield name, history[name].finite
-    for name in history.names("signals/activation_rms/", "blocks"):
+    for name in history.names("signals/activation_rms/", STACK):
         rms = history[name].finite
         below = np.concatenate([np.ones((len(rms), 1)), rms.values[:, :-1]], axis=1)
         yield name, Series(rms.steps, rms.times, rms.values / np.maximum(below, 1e-30))
@@ -106,9 +107,4 @@ def _level(series: Series) -> np.ndarray:
 
 
 def _title(name: str, layer: int) -> str:
-    return f"{_tower(name)} layer {layer}".strip()
-
-
-def _tower(name: str) -> str:
-    """Returns the tower in a name: "encoder" of `signals/x/encoder/blocks`."""
-    return name.split("/", 2)[2].removesuffix("blocks").rstrip("/")
+    return f"{tower_of(name)} layer {layer}".strip()

@@ -5,7 +5,6 @@ f inner width.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,17 +15,18 @@ from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Constrain
 from jaxpretrain.models.costs import Blocks
 from jaxpretrain.models.layers import Linear
-from jaxpretrain.models.matmul import Products
+from jaxpretrain.models.matmul import Precision
+from jaxpretrain.models.norms import Norm, RMSNorm
 from jaxpretrain.models.olmo.config import DecoderConfig
-from jaxpretrain.models.olmo.norms import Norm, RMSNorm
 from jaxpretrain.models.olmo.rotary import rotate
 
 RopeTable = tuple[jax.Array, jax.Array]
 """The (sin, cos) of positions."""
 
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
-"""(q [b, t, n, h], k and v [b, t, m, h], rotated) -> (what queries find, like q; what to keep)."""
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, object]]
+"""A function of rotated q [b, t, n, h] and k, v [b, t, m, h] that returns (the output of attention,
+like q; what the caller wants to keep of them)."""
 
 
 def make_norm(config: DecoderConfig, axis: str = "norm", name: str | None = None) -> Norm:
@@ -73,12 +73,14 @@ class Block(nn.Module):
     """One layer: x += attention(x); x += mlp(x), with norms before or after as configured."""
 
     config: DecoderConfig
-    products: Products
+    precision: Precision
     constrain: Constrain
     layer: jax.Array | int = 0  # position from the bottom; only initialisation looks at it
 
     @nn.compact
-    def __call__(self, x_btd: jax.Array, rope: RopeTable, attend: Attend) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, x_btd: jax.Array, rope: RopeTable, attend: Attend
+    ) -> tuple[jax.Array, object]:
         """Returns (residual stream [b, t, d], what `attend` keeps)."""
         attention_norm = make_norm(self.config, name="attention_norm")
         mlp_norm = make_norm(self.config, name="mlp_norm")
@@ -94,7 +96,7 @@ class Block(nn.Module):
 
     def _attention(
         self, x_btd: jax.Array, rope: RopeTable, attend: Attend
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, object]:
         c = self.config
         b, t, d = x_btd.shape
         q = self._linear("query", d, ("embed", "heads"))(x_btd)
@@ -122,5 +124,4 @@ class Block(nn.Module):
 
     def _linear(self, name: str, features: int, axes: tuple[str, str]) -> Linear:
         init = self.config.initializer(name, self.layer)
-        dtype = jnp.dtype(self.config.dtype)
-        return Linear(features, axes, init, dtype, self.products, name=name)
+        return Linear(features, axes, self.precision, init, name=name)

@@ -12,10 +12,10 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, NonNegative, NumIds, Positive, Width
-from jaxpretrain.models.choices import AttentionChoice, RematChoice
+from jaxpretrain.models.choices import AttentionChoice, RematChoice, require_divisible
 from jaxpretrain.models.layers import Initializer, truncated_normal
-from jaxpretrain.models.olmo.initial_weights import FullMegatron, Mitchell, Normal
-from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.initial_weights import FullMegatron, Mitchell, Normal, initial_std
 from jaxpretrain.models.olmo.rotary import Rope, Yarn
 
 
@@ -90,7 +90,7 @@ class DecoderConfig:
     def initializer(self, name: str, layer: jax.Array | int = 0) -> Initializer:
         """Returns what draws the weight of that name in a layer, counted from the bottom."""
         fan_in = self.d_ff if name == "down" else self.d_model
-        std = self.init.std_of(name, fan_in, layer, self.num_layers)
+        std = initial_std(self.init, name, fan_in, layer, self.num_layers)
         return truncated_normal(std, self.init.cutoff)
 
     def check(self) -> None:
@@ -102,14 +102,12 @@ class DecoderConfig:
                 f"model.vocab_size={self.vocab_size}"
             )
         kv_heads = self.num_kv_heads or self.num_heads
-        for value, by, what in (
+        require_divisible(
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
             (self.num_heads, kv_heads, "model.num_heads by model.num_kv_heads"),
             (self.num_layers, len(self.windows), "model.num_layers by the length of model.windows"),
             (self.head_dim, 2, "the head size d_model / num_heads by 2 (rotary)"),
-        ):
-            if by < 1 or value % by:
-                raise InputError(f"cannot divide {what}: {value} / {by}")
+        )
         if isinstance(self.rope, Yarn):
             self.rope.check(self.head_dim // 2)
         if self.embedding_rows < self.vocab_size:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jaxpretrain.models.attention import resolve_kernel
 from jaxpretrain.models.contract import Constrain, Shard, unconstrained, unsharded
-from jaxpretrain.models.matmul import choose_products
+from jaxpretrain.models.matmul import choose_precision
 from jaxpretrain.models.olmo.config import DecoderConfig
 from jaxpretrain.models.olmo.model import DecoderModel
 
@@ -35,5 +35,5 @@ class Decoder(DecoderConfig):
         ((seq_len,), _) = example["tokens"]
         has_documents = self.document_end is not None
         kernel = resolve_kernel(self.attention, platform, self.dtype, documents=has_documents)
-        products = choose_products(platform, self.dtype)
-        return DecoderModel(self, seq_len, kernel, products, constrain, shard)
+        precision = choose_precision(platform, self.dtype)
+        return DecoderModel(self, seq_len, kernel, precision, constrain, shard)

@@ -1,7 +1,6 @@
 """OLMo's initialisations: the standard deviation of each weight, and where its draws are cut.
 
-Source: allenai/OLMo `olmo/initialization.py`. Weights are named as in the parameters: `embed`,
-`head`, `query`, `down` and so on. The layers are counted from the bottom, from 0.
+Source: allenai/OLMo `olmo/initialization.py`.
 """
 
 from dataclasses import dataclass
@@ -11,14 +10,11 @@ import jax
 
 from jaxpretrain.config.ranges import Between, Positive
 
-_RESIDUAL = ("output", "down")
-"""The weights whose products are added to the residual stream."""
-
 Std = Annotated[float, Between(0, 100, "(]")]
 """The type of a field that holds a standard deviation."""
 
 Cutoff = Annotated[float, Positive] | None
-"""The type of a field that holds a number of standard deviations; none: draws are not cut."""
+"""The type of a field that holds a number of standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +26,6 @@ class Normal:
     cutoff: Cutoff = 3.0
     """Draws beyond this many standard deviations are drawn again; none: not cut."""
 
-    def std_of(self, name: str, fan_in: int, layer: jax.Array | int, num_layers: int) -> float:
-        """Returns the standard deviation of a weight with `fan_in` inputs in one of the layers."""
-        del name, fan_in, layer, num_layers
-        return self.std
-
 
 @dataclass(frozen=True)
 class Mitchell:
@@ -42,13 +33,6 @@ class Mitchell:
 
     cutoff: Cutoff = 3.0
     """Draws beyond this many standard deviations are drawn again; none: not cut."""
-
-    def std_of(
-        self, name: str, fan_in: int, layer: jax.Array | int, num_layers: int
-    ) -> jax.Array | float:
-        """Returns the standard deviation; weights of the residual stream get less with depth."""
-        del num_layers
-        return (2 * fan_in * (layer + 1)) ** -0.5 if name in _RESIDUAL else fan_in**-0.5
 
 
 @dataclass(frozen=True)
@@ -60,9 +44,23 @@ class FullMegatron:
     cutoff: Cutoff = 3.0
     """Draws beyond this many standard deviations are drawn again; none: not cut."""
 
-    def std_of(self, name: str, fan_in: int, layer: jax.Array | int, num_layers: int) -> float:
-        """Returns the standard deviation of a weight with `fan_in` inputs in one of the layers."""
-        del layer
-        if name == "head":
-            return fan_in**-0.5
-        return self.std / (2 * num_layers) ** 0.5 if name in _RESIDUAL else self.std
+
+def initial_std(
+    init: Normal | Mitchell | FullMegatron,
+    name: str,
+    fan_in: int,
+    layer: jax.Array | int,
+    num_layers: int,
+) -> float | jax.Array:
+    """Returns the standard deviation of the weight of that name, which has `fan_in` inputs.
+
+    Names are those of the parameters; `layer` counts from the bottom, from 0.
+    """
+    is_residual = name in ("output", "down")  # its product is added to the residual stream
+    if isinstance(init, Normal):
+        return init.std
+    if isinstance(init, Mitchell):
+        return (2 * fan_in * (layer + 1)) ** -0.5 if is_residual else fan_in**-0.5
+    if name == "head":
+        return fan_in**-0.5
+    return init.std / (2 * num_layers) ** 0.5 if is_residual else init.std

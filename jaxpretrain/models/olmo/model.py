@@ -11,21 +11,21 @@ import jax.numpy as jnp
 
 from jaxpretrain.models import layers, masks, probe, stack
 from jaxpretrain.models.attention import attend_cached, attention
-from jaxpretrain.models.choices import AttentionKernel, RematPolicy
-from jaxpretrain.models.contract import Batch, Branches, Constrain, Params, Shard
+from jaxpretrain.models.choices import AttentionKernel, RematPolicy, require_policy
+from jaxpretrain.models.contract import Batch, Branches, Constrain, LanguageModel, Params, Shard
 from jaxpretrain.models.costs import Bytes, Costs
 from jaxpretrain.models.losses import CHUNK, cross_entropy
-from jaxpretrain.models.matmul import Products
+from jaxpretrain.models.matmul import Precision
 from jaxpretrain.models.olmo.block import Attend, Block, RopeTable, block_costs, make_norm
 from jaxpretrain.models.olmo.config import DecoderConfig
 from jaxpretrain.models.olmo.decode import Cache, Stack, empty_cache
 from jaxpretrain.models.olmo.rotary import Rope, Yarn, rope_table
 
 _Carry = tuple[jax.Array, dict[str, Stack]]
-"""What goes from layer to layer with a cache: the residual stream, and the keys and values."""
+"""The residual stream, keys and values that go from layer to layer with a cache."""
 
 
-class DecoderModel:
+class DecoderModel(LanguageModel):
     """The decoder bound to a sequence length, an attention kernel and a layout; see `Model`.
 
     Parameters: {"embed": {"embedding" [v, d]}, "blocks": {position: {"query": {"kernel"}, ...}},
@@ -37,15 +37,15 @@ class DecoderModel:
         config: DecoderConfig,
         seq_len: int,
         kernel: AttentionKernel,
-        products: Products,
+        precision: Precision,
         constrain: Constrain,
         shard: Shard,
     ) -> None:
         self.config = config
-        self._remat: RematPolicy = layers.require_policy(config.remat)
+        self._remat: RematPolicy = require_policy(config.remat)
         self.seq_len = seq_len
         self.kernel: AttentionKernel = kernel
-        self.products = products
+        self.precision = precision
         self.constrain = constrain
         self._attend = partial(attention, kernel=kernel, shard=shard)
         self._embedding = layers.Embedding(
@@ -57,11 +57,7 @@ class DecoderModel:
         )
         self._final_norm = make_norm(config)
         self._head = layers.Linear(
-            config.embedding_rows,
-            ("embed", "vocab"),
-            config.initializer("head"),
-            jnp.dtype(config.dtype),
-            products,
+            config.embedding_rows, ("embed", "vocab"), precision, config.initializer("head")
         )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -116,9 +112,10 @@ class DecoderModel:
 
         def make_block(position: int) -> Callable[[jax.Array, Params], jax.Array]:
             block, rope = self._block(), self._rope(position, positions_bt)
-            attend = self._attend_to(position, documents_bt, branches)
+            mask = self._mask(position, documents_bt, branches)
 
             def run(x_btd: jax.Array, params: Params) -> jax.Array:
+                attend = lambda q, k, v: (self._attend(q, k, v, mask), None)  # noqa: E731
                 return layers.apply(block, params, x_btd, rope, attend)[0]
 
             return layers.remat(run, self._remat, scanned=self.config.scan_layers)
@@ -141,8 +138,8 @@ class DecoderModel:
         x_btd, documents_bt = self._embed(params, tokens_bt)
 
         def look(position: int, own: Stack, layer: jax.Array) -> Attend:
-            attend = self._attend_to(position, documents_bt)
-            return lambda q, k, v: (attend(q, k, v)[0], own.write(layer, k, v, places_bt))
+            mask = self._mask(position, documents_bt)
+            return lambda q, k, v: (self._attend(q, k, v, mask), own.write(layer, k, v, places_bt))
 
         return self._run_with(cache, params, x_btd, places_bt, look)
 
@@ -204,11 +201,10 @@ class DecoderModel:
         positions_bt = jnp.arange(x_btd.shape[1])[None]
 
         def look(x_btd: jax.Array, params: Params, position: int) -> tuple[jax.Array, Params]:
-            mask = masks.Mask(True, self.config.windows[position], documents_bt)
-            attend = self._attend_to(position, documents_bt)
+            mask = self._mask(position, documents_bt)
 
             def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-                return attend(q, k, v)[0], probe.largest_logit(q, k, mask)
+                return self._attend(q, k, v, mask), probe.largest_logit(q, k, mask)
 
             rope = self._rope(position, positions_bt)
             x_btd, logit = layers.apply(self._block(), params, x_btd, rope, watched)
@@ -247,7 +243,7 @@ class DecoderModel:
             targets_bt,
             weights_bt,
             z_loss=self.config.z_loss,
-            products=self.products,
+            products=self.precision.products,
         )
         weight_b = jnp.sum(weights_bt, axis=1)
         count_b = weight_b
@@ -260,14 +256,8 @@ class DecoderModel:
         """The token that ends a document, where attention stays inside documents."""
         return self.config.document_end
 
-    def flops_per_example(self, *, causal: bool) -> float:
-        """Returns 6 per weight and token for the matrix products (head counted, embedding look-up
-        not) and 12 per attended pair and channel: 2 each for scores and values, times 3.
-        """
-        return sum(self.costs().flops_by_part(causal=causal).values())
-
     def costs(self) -> Costs:
-        """Returns the parts of the layers, and `head`."""
+        """Returns the costs of the layers, and of `head`; the embedding look-up costs nothing."""
         c, t = self.config, self.seq_len
         blocks = block_costs(c, t, self.kernel, self._remat)
         # Of one chunk, logits in float32 and their gradients; of all, the last norm and gradients.
@@ -295,7 +285,7 @@ class DecoderModel:
         return [
             f"decoder: {c.num_layers} layers x {c.d_model}, {c.num_heads} heads, "
             f"d_ff {c.d_ff}, {c.embedding_rows} embedding rows, {self.seq_len} tokens",
-            f"compute {c.dtype} ({self.products.name} products), residual stream "
+            f"compute {c.dtype} ({self.precision.products.name} products), residual stream "
             f"{c.residual_dtype or c.dtype}, parameters float32, "
             f"loss in chunks of {CHUNK} positions, z-loss {c.z_loss:g}",
             f"attention {self.kernel} (asked: {c.attention}){windows}{yarn}{inside}, "
@@ -313,14 +303,13 @@ class DecoderModel:
         return x_btd, masks.documents(tokens_bt, self.config.document_end, branches)
 
     def _block(self, layer: jax.Array | int = 0) -> Block:
-        return Block(self.config, self.products, self.constrain, layer)
+        return Block(self.config, self.precision, self.constrain, layer)
 
-    def _attend_to(
+    def _mask(
         self, position: int, documents_bt: jax.Array | None, branches: Branches | None = None
-    ) -> Attend:
-        """Returns the attention of the layers at a position of the pattern; it keeps nothing."""
-        attend = partial(self._attend, window=self.config.windows[position], branches=branches)
-        return lambda q, k, v: (attend(q, k, v, documents_bt=documents_bt), None)
+    ) -> masks.Mask:
+        """Returns the mask of the layers at a position of the pattern."""
+        return masks.Mask(True, self.config.windows[position], documents_bt, branches)
 
     def _rope(self, position: int, positions_bt: jax.Array) -> RopeTable:
         c = self.config

@@ -1,4 +1,4 @@
-"""The masked autoencoder of Sapiens: a vision transformer that paints removed patches.
+"""The masked autoencoder of Sapiens: a vision transformer that predicts removed patches.
 
 Sources: MAE (arXiv 2111.06377) and Sapiens (arXiv 2408.12569) with its pretraining configs; the
 published sizes are rows of `models.sapiens`.
@@ -26,23 +26,34 @@ from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, Width
 from jaxpretrain.models import layers
 from jaxpretrain.models.attention import attention, resolve_kernel
-from jaxpretrain.models.choices import AttentionChoice, AttentionKernel, RematChoice, RematPolicy
+from jaxpretrain.models.choices import (
+    AttentionChoice,
+    AttentionKernel,
+    RematChoice,
+    RematPolicy,
+    require_divisible,
+    require_policy,
+)
 from jaxpretrain.models.contract import (
     Batch,
     Constrain,
+    ImageModel,
     Params,
     Shard,
     unconstrained,
     unsharded,
 )
 from jaxpretrain.models.costs import Bytes, Costs
-from jaxpretrain.models.matmul import choose_products
+from jaxpretrain.models.masks import Mask
+from jaxpretrain.models.matmul import Precision, choose_precision
 from jaxpretrain.models.sapiens import patches
 from jaxpretrain.models.sapiens.positions import Positions, PositionsKind
 from jaxpretrain.models.sapiens.towers import Encoder, PixelDecoder, Tower, init_parts
-from jaxpretrain.models.sapiens.vit import Block, Precision
+from jaxpretrain.models.sapiens.vit import Block
+from jaxpretrain.models.stack import STACK
 
-MLP_RATIO = 4  # of the decoder, in every published size
+MLP_RATIO = 4
+"""The inner width of the decoder's MLPs over its width, in every published size."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +61,34 @@ class VitMae:
     """A masked autoencoder of images; the defaults are Sapiens 0.3B."""
 
     patch_size: Width = 16
-    """Side of a patch in pixels; it divides height and width."""
+    """The side of a patch in pixels; it divides height and width."""
     d_model: Width = 1024
-    """Width of the encoder."""
+    """The width of the encoder."""
     num_layers: Depth = 24
-    """Blocks of the encoder."""
+    """The number of blocks of the encoder."""
     num_heads: Width = 16
-    """Heads of the encoder; d_model / num_heads is the head size."""
+    """The number of heads of the encoder; d_model / num_heads is the head size."""
     d_ff: Width = 4096
-    """Inner width of the encoder's MLPs."""
+    """The inner width of the encoder's MLPs."""
     decoder_d_model: Width = 512
-    """Width of the decoder; its MLPs are four times as wide."""
+    """The width of the decoder; its MLPs are four times as wide."""
     decoder_num_layers: Depth = 8
-    """Blocks of the decoder."""
+    """The number of blocks of the decoder."""
     decoder_num_heads: Width = 16
-    """Heads of the decoder."""
+    """The number of heads of the decoder."""
     mask_ratio: Annotated[float, Between(0, 1, "()")] = 0.75
-    """Share of an image's patches that is removed and predicted; what is seen is rounded down."""
+    """The share of an image's patches that is removed and predicted; seen ones are rounded down."""
     normalize_patches: bool = True
     """Predict each patch with its own mean subtracted and divided by its own deviation."""
     positions: PositionsKind = "sincos"
-    """sincos: Sapiens' fixed table, computed when it is used, not a parameter. stored: a table that
-    comes with a checkpoint, kept beside the parameters as `positions/constant`; no gradient, decay
-    or update ever reaches it. A fresh one holds the sincos table."""
+    """The positions of patches. sincos: Sapiens' fixed table, computed when it is used, not a
+    parameter. stored: a table that comes with a checkpoint, kept beside the parameters as
+    `positions/constant`; no gradient, decay or update ever reaches it. A fresh one holds the
+    sincos table."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Dtype of activations and matrix products; parameters, pixels and loss are float32."""
+    """The dtype of activations and matrix products; parameters, pixels and loss are float32."""
     attention: Annotated[AttentionChoice, Mark.NO_EFFECT] = "auto"
-    """Attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs and XLA
+    """The attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs and XLA
     elsewhere."""
     scan_layers: Annotated[bool, Mark.NO_EFFECT] = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
@@ -93,7 +105,7 @@ class VitMae:
         constrain: Constrain = unconstrained,
         shard: Shard = unsharded,
     ) -> "VitMaeModel":
-        """The model for examples {"images": ((h, w, 3), "uint8")} on a platform ("cpu", ...).
+        """Returns the model for examples {"images": ((h, w, 3), "uint8")} on a platform.
 
         Raises:
           InputError: the sizes do not fit together.
@@ -101,16 +113,16 @@ class VitMae:
         ((height, width, channels), _) = example["images"]
         self._check(height, width)
         kernel = resolve_kernel(self.attention, platform, self.dtype)
-        precision = Precision(jnp.dtype(self.dtype), choose_products(platform, self.dtype))
+        precision = choose_precision(platform, self.dtype)
         return VitMaeModel(self, (height, width, channels), kernel, precision, constrain, shard)
 
     def num_seen(self, num_patches: int) -> int:
-        """Patches that the encoder sees of so many."""
+        """Returns the patches that the encoder sees of an image of so many."""
         return int(num_patches * (1.0 - self.mask_ratio))
 
     def _check(self, height: int, width: int) -> None:
         validate(self, "model")
-        for value, by, what in (
+        require_divisible(
             (height, self.patch_size, "the images' height by model.patch_size"),
             (width, self.patch_size, "the images' width by model.patch_size"),
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
@@ -121,9 +133,7 @@ class VitMae:
                 "model.decoder_d_model by model.decoder_num_heads",
             ),
             (self.decoder_d_model, 4, "model.decoder_d_model by 4 (positions)"),
-        ):
-            if value % by:
-                raise InputError(f"cannot divide {what}: {value} / {by}")
+        )
         num_patches = (height // self.patch_size) * (width // self.patch_size)
         if not 0 < self.num_seen(num_patches) < num_patches:
             raise InputError(
@@ -132,10 +142,10 @@ class VitMae:
             )
 
 
-class VitMaeModel:
+class VitMaeModel(ImageModel):
     """The masked autoencoder bound to an image size, a kernel and a layout; see `Model`.
 
-    Parameters: {"encoder", "decoder"}, as `mae_towers` says.
+    Parameters: {"encoder", "decoder"}, see `towers`.
     """
 
     def __init__(
@@ -148,12 +158,12 @@ class VitMaeModel:
         shard: Shard,
     ) -> None:
         self.config = config
-        self._remat: RematPolicy = layers.require_policy(config.remat)
+        self._remat: RematPolicy = require_policy(config.remat)
         self.image_shape = image_shape
         self.kernel: AttentionKernel = kernel
         self.precision = precision
         self.constrain = constrain
-        self._attend = partial(attention, kernel=kernel, causal=False, shard=shard)
+        self._attend = partial(attention, mask=Mask(causal=False), kernel=kernel, shard=shard)
         height, width, channels = image_shape
         self.grid = height // config.patch_size, width // config.patch_size
         self.num_patches = self.grid[0] * self.grid[1]
@@ -172,15 +182,15 @@ class VitMaeModel:
         )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """{"images": uint8 [batch_size, h, w, 3]}, RGB."""
+        """Returns {"images": uint8 [batch_size, h, w, 3]}, RGB."""
         return {"images": jax.ShapeDtypeStruct((batch_size, *self.image_shape), jnp.uint8)}
 
     def input_limits(self) -> dict[str, int]:
-        """None: every byte is a pixel."""
+        """Returns {}: every byte is a pixel."""
         return {}
 
     def units_per_example(self) -> tuple[str, int]:
-        """Images, one by one."""
+        """Returns "images" and 1."""
         return "images", 1
 
     def init(self, rng: jax.Array) -> Params:
@@ -194,12 +204,11 @@ class VitMaeModel:
     def loss(
         self, params: Params, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Mean squared error of the pixels of removed patches, summed over removed patches.
+        """Returns the mean squared errors of removed patches, summed over these patches.
 
         `batch["row"]` [b] numbers the examples (by default from 0): an example's mask follows from
-        `rng` and its number alone. `batch["weight"]` [b], when there, weighs images (0 for
-        padding). `loss_predict_zero` is the loss of predicting zeros, which with normalised patches
-        is each patch's true mean.
+        `rng` and its number alone. `loss_predict_zero` is the loss of predicting zeros, which with
+        normalised patches is each patch's true mean.
         """
         images_bhwc = batch["images"]
         orders_bl = self._draw_orders(batch, rng)
@@ -213,7 +222,7 @@ class VitMaeModel:
     def errors(
         self, params: Params, images_bhwc: jax.Array, orders_bl: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Squared errors of the predictions, and of predicting zero; float32 [b].
+        """Returns the squared errors of the predictions, and of predicting zero; float32 [b].
 
         Each is a mean over the values of a patch, summed over the removed patches. `orders_bl`
         holds permutations of the patches: the first `num_seen` are seen, the others removed.
@@ -231,35 +240,36 @@ class VitMaeModel:
         return error(predicted_bmp - target_bmp), error(target_bmp)
 
     def encode(self, params: Params, images_bhwc: jax.Array) -> jax.Array:
-        """Features [b, 1 + l, d] of all patches, nothing masked, in the compute dtype.
+        """Returns features [b, 1 + l, d] of all patches, row by row after the class token.
 
-        The class token comes first, the patches row by row. Needs only `params["encoder"]`.
+        It reads only `params["encoder"]`.
         """
         patches_blp = patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
-        return self._encoder(params["encoder"], patches_blp)
+        return self._features(params["encoder"], patches_blp)
 
     def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
-        """What is seen of the layers, see `probe`; `rng` and rows mask the images as in `loss`.
-
-        `encoder/blocks` and `decoder/blocks` of each name, float32 [layers].
-        """
+        """Returns the signals of both towers; `rng` and rows mask the images as in `loss`."""
         patches_blp = patches.patchify(patches.normalize(batch["images"]), self.config.patch_size)
         orders_bl = self._draw_orders(batch, rng)
         seen_bk = orders_bl[:, : self.num_seen]
         seen_bkp = patches.take(patches_blp, seen_bk)
-        features_btd, encoder = self._encoder.signals(params["encoder"], seen_bkp, seen_bk)
-        decoder = self._decoder.signals(params["decoder"], features_btd, orders_bl)
-        towers = {"encoder": encoder, "decoder": decoder}
-        return {f"{name}/{t}/blocks": x for t, seen in towers.items() for name, x in seen.items()}
+        x_btd = self._encoder.tokens(params["encoder"], seen_bkp, seen_bk)
+        x_btd, encoder = self._encoder.tower.signals(params["encoder"], x_btd)
+        x_bte = self._decoder.tokens(params["decoder"], x_btd, orders_bl)
+        _, decoder = self._decoder.tower.signals(params["decoder"], x_bte)
+        return {
+            f"{name}/{tower}/{STACK}": of_layers
+            for tower, seen in (("encoder", encoder), ("decoder", decoder))
+            for name, of_layers in seen.items()
+        }
 
     def reconstruct(
         self, params: Params, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Pictures for the eye, each float32 [b, h, w, 3] in [0, 1].
+        """Returns the images, the seen patches on grey, and the predictions among seen patches.
 
-        The images; the images with grey for removed patches; the images with the predictions in
-        their place. Masks are those of `loss`. With normalised patches, the model does not know a
-        patch's brightness and contrast: the true ones are given back to it.
+        Masks are those of `loss`. With normalised patches, the model does not know a patch's
+        brightness and contrast: the true ones are put in.
         """
         size, width = self.config.patch_size, self.image_shape[1]
         patches_blp = patches.patchify(patches.normalize(batch["images"]), size)
@@ -280,16 +290,12 @@ class VitMaeModel:
             picture(patches.put(patches_blp, removed_bm, predicted_bmp)),
         )
 
-    def flops_per_example(self, *, causal: bool) -> float:
-        """6 per weight and token, 12 per pair of tokens and channel; attention is full.
+    def costs(self) -> Costs:
+        """Returns the costs of the layers, `patches`, `embed` (encoder to decoder) and `head`.
 
         As in the reference, all patches are projected and predicted; here, projection and head skip
         the patches that do not matter, which saves half a percent at most.
         """
-        return sum(self.costs().flops_by_part(causal=causal).values())
-
-    def costs(self) -> Costs:
-        """The parts of the layers, `patches`, `embed` (encoder to decoder) and `head`."""
         c, encoder, decoder = self.config, *self._blocks
         patch_values = self.num_patches * self._values
         return Costs(
@@ -311,7 +317,7 @@ class VitMaeModel:
         )
 
     def describe(self) -> list[str]:
-        """What is active: sizes, masks, dtypes, attention kernel, layers."""
+        """Returns lines on sizes, masks, dtypes, attention kernel and layers."""
         c = self.config
         height, width, _ = self.image_shape
         head_dims = c.d_model // c.num_heads, c.decoder_d_model // c.decoder_num_heads
@@ -344,9 +350,17 @@ class VitMaeModel:
         rows_b = batch.get("row", jnp.arange(batch["images"].shape[0]))
         return patches.draw_orders(rng, rows_b, self.num_patches)
 
+    def _features(
+        self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns the encoder's features [b, 1 + k, d] of these patches."""
+        return self._encoder.tower(params, self._encoder.tokens(params, patches_bkp, order_bk))
+
     def _predict(self, params: Params, patches_blp: jax.Array, orders_bl: jax.Array) -> jax.Array:
-        """Float32 predictions [b, m, p] of the removed patches, in their order."""
+        """Returns float32 predictions [b, m, p] of the removed patches, in their order."""
         seen_bk = orders_bl[:, : self.num_seen]
         seen_bkp = patches.take(patches_blp, seen_bk)
-        features_btd = self._encoder(params["encoder"], seen_bkp, seen_bk)
-        return self._decoder(params["decoder"], features_btd, orders_bl)
+        features_btd = self._features(params["encoder"], seen_bkp, seen_bk)
+        x_bte = self._decoder.tokens(params["decoder"], features_btd, orders_bl)
+        x_bte = self._decoder.tower(params["decoder"], x_bte)[:, 1 + self.num_seen :]
+        return self._decoder.pixels(params["decoder"], x_bte)

@@ -1,4 +1,4 @@
-"""Images as sequences of patches, and which of them a masked autoencoder sees.
+"""Images as sequences of patches, and the random orders that say which of them are seen.
 
 Shapes: b batch, l patches of an image, k patches that are taken of them, p values of a patch
 (row, column, channel, the channel fastest).
@@ -16,39 +16,39 @@ _EPSILON = 1e-6  # added to a patch's variance
 
 
 def normalize(images_bhwc: jax.Array) -> jax.Array:
-    """uint8 RGB -> float32 with mean 0 and standard deviation 1 on ImageNet."""
+    """Returns uint8 RGB images as float32 with mean 0 and standard deviation 1 on ImageNet."""
     return (images_bhwc.astype(jnp.float32) - MEAN[None, None, None]) / STD[None, None, None]
 
 
 def to_unit(normalized_bhwc: jax.Array) -> jax.Array:
-    """The inverse of `normalize`, as float32 in [0, 1] for pictures."""
+    """Returns normalised images as float32 in [0, 1], for pictures."""
     pixels = normalized_bhwc * STD[None, None, None] + MEAN[None, None, None]
     return jnp.clip(pixels / 255.0, 0.0, 1.0)
 
 
 def patchify(images_bhwc: jax.Array, size: int) -> jax.Array:
-    """[b, h, w, c] -> [b, l, p], row by row."""
+    """Returns the patches [b, l, p] of images, row by row."""
     b, h, w, c = images_bhwc.shape
     grid = images_bhwc.reshape(b, h // size, size, w // size, size, c)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, size * size * c)
 
 
 def unpatchify(patches_blp: jax.Array, size: int, width: int) -> jax.Array:
-    """The inverse of `patchify` for images of `width` pixels."""
+    """Returns the images of `width` pixels that these patches make up."""
     b, _, p = patches_blp.shape
     grid = patches_blp.reshape(b, -1, width // size, size, size, p // size**2)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, width, p // size**2)
 
 
 def patch_moments(patches_blp: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(mean, deviation) of each patch, [b, l, 1]; the variance is the unbiased one plus 1e-6."""
+    """Returns (mean, deviation) of each patch, [b, l, 1]; the variance is unbiased, plus 1e-6."""
     mean = jnp.mean(patches_blp, axis=-1, keepdims=True)
     variance = jnp.var(patches_blp, axis=-1, keepdims=True, ddof=1)
     return mean, jnp.sqrt(variance + _EPSILON)
 
 
 def draw_orders(rng: jax.Array, rows_b: jax.Array, num_patches: int) -> jax.Array:
-    """A random order of the patches of each example, int32 [b, l]; the first ones are seen.
+    """Returns a random order of the patches of each example, int32 [b, l]; the first are seen.
 
     An order depends on `rng` and the example's number alone, whatever batch the example is in.
     """
@@ -60,12 +60,12 @@ def draw_orders(rng: jax.Array, rows_b: jax.Array, num_patches: int) -> jax.Arra
 
 
 def take(patches_blp: jax.Array, indices_bk: jax.Array) -> jax.Array:
-    """The patches at `indices_bk` of each example, [b, k, p]."""
+    """Returns the patches at `indices_bk` of each example, [b, k, p]."""
     return jnp.take_along_axis(patches_blp, indices_bk[:, :, None], axis=1)
 
 
 def put(patches_blp: jax.Array, indices_bk: jax.Array, values_bkp: jax.Array) -> jax.Array:
-    """`patches_blp` with other values at `indices_bk`."""
+    """Returns `patches_blp` with other values at `indices_bk`."""
     return jax.vmap(lambda patches, at, values: patches.at[at].set(values))(
         patches_blp, indices_bk, values_bkp
     )

@@ -6,7 +6,6 @@ a patch, d encoder width, e decoder width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,8 +17,9 @@ from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Params
 from jaxpretrain.models.costs import Blocks
 from jaxpretrain.models.masks import Mask
+from jaxpretrain.models.norms import Norm
 from jaxpretrain.models.sapiens.positions import Positions
-from jaxpretrain.models.sapiens.vit import Block, LayerNorm, Linear, Token, uniform
+from jaxpretrain.models.sapiens.vit import Block, Token, layer_norm, linear, uniform
 
 Init = Callable[[jax.Array], Params]
 """The type of a function of a key that returns fresh parameters in their boxes."""
@@ -95,11 +95,13 @@ class Tower:
     def signals(self, params: Params, x_btd: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns its output and the signals of its layers (see `probe`)."""
 
-        def look(x_btd: jax.Array, params: Params, _: int) -> tuple[jax.Array, Any]:
+        def look(
+            x_btd: jax.Array, params: Params, _: int
+        ) -> tuple[jax.Array, dict[str, jax.Array]]:
             logits = []
 
             def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-                logits.append(probe.largest_logit(q, k, Mask(False, None, None)))
+                logits.append(probe.largest_logit(q, k, Mask(causal=False)))
                 return self.block.attend(q, k, v)
 
             x_btd = layers.apply(self.block.clone(attend=watched), params, x_btd)
@@ -109,8 +111,8 @@ class Tower:
         return layers.apply(self._norm, params["norm"], x_btd), seen
 
     @property
-    def _norm(self) -> LayerNorm:
-        return LayerNorm(self.block.precision.dtype)
+    def _norm(self) -> Norm:
+        return layer_norm(self.block.precision)
 
     @property
     def _example(self) -> jax.Array:
@@ -133,9 +135,9 @@ class Encoder:
         d, precision = tower.d_model, tower.block.precision
         # torch's default for a bias; "norm" is an axis that stays whole on every device.
         bias_init = uniform(num_values**-0.5)
-        self._patch = Linear(d, ("norm", "embed"), precision, bias_init=bias_init)
+        self._patch = linear(d, ("norm", "embed"), precision, bias_init=bias_init)
         self._cls = Token(d, precision.dtype)
-        self._tower = tower
+        self.tower = tower
         self._positions = positions
         self._num_values = num_values
 
@@ -146,31 +148,20 @@ class Encoder:
             "cls": _init(self._cls, 1, 1),
             "positions": self._positions.init,
         }
-        return init_parts(rng, parts | self._tower.parts)
+        return init_parts(rng, parts | self.tower.parts)
 
-    def __call__(
+    def tokens(
         self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array | None = None
     ) -> jax.Array:
-        """Returns features [b, 1 + k, d], those of the class token first.
+        """Returns the input of the tower [b, 1 + k, d], with the class token first.
 
         `order_bk` numbers these patches in the image; None: they are all, in order.
         """
-        return self._tower(params, self._tokens(params, patches_bkp, order_bk))
-
-    def signals(
-        self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns the features and the signals of the layers (see `probe`)."""
-        return self._tower.signals(params, self._tokens(params, patches_bkp, order_bk))
-
-    def _tokens(
-        self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array | None
-    ) -> jax.Array:
         x_bkd = layers.apply(self._patch, params["patch"], patches_bkp)
         cls_b1d = layers.apply(self._cls, params["cls"], len(x_bkd), 1)
         positions_btd = self._positions(params.get("positions", {}), order_bk)
         x_btd = jnp.concatenate([cls_b1d, x_bkd], axis=1) + positions_btd.astype(x_bkd.dtype)
-        return self._tower.block.constrain(x_btd, ("batch", None, None))
+        return self.tower.block.constrain(x_btd, ("batch", None, None))
 
 
 class PixelDecoder:
@@ -184,10 +175,10 @@ class PixelDecoder:
         self, encoder_width: int, num_values: int, tower: Tower, positions: Positions
     ) -> None:
         e, precision = tower.d_model, tower.block.precision
-        self._embed = Linear(e, ("embed", "norm"), precision)
+        self._embed = linear(e, ("embed", "norm"), precision)
         self._mask = Token(e, precision.dtype)
-        self._head = Linear(num_values, ("embed", "norm"), precision)
-        self._tower = tower
+        self._head = linear(num_values, ("embed", "norm"), precision)
+        self.tower = tower
         self._positions = positions
         self._encoder_width = encoder_width
 
@@ -197,31 +188,23 @@ class PixelDecoder:
             "embed": _init(self._embed, jnp.zeros((1, self._encoder_width))),
             "mask": _init(self._mask, 1, 1),
             "positions": self._positions.init,
-            "head": _init(self._head, jnp.zeros((1, self._tower.d_model))),
+            "head": _init(self._head, jnp.zeros((1, self.tower.d_model))),
         }
-        return init_parts(rng, parts | self._tower.parts)
+        return init_parts(rng, parts | self.tower.parts)
 
-    def __call__(self, params: Params, features_btd: jax.Array, order_bl: jax.Array) -> jax.Array:
-        """Returns float32 predictions [b, m, p] from features [b, 1 + k, d] of k patches.
+    def tokens(self, params: Params, features_btd: jax.Array, order_bl: jax.Array) -> jax.Array:
+        """Returns the input of the tower [b, 1 + l, e] from features [b, 1 + k, d] of k patches.
 
         `order_bl` numbers all patches of the image, the k seen ones first.
         """
-        num_seen_tokens = features_btd.shape[1]
-        x_bte = self._tower(params, self._tokens(params, features_btd, order_bl))
-        predicted_bmp = layers.apply(self._head, params["head"], x_bte[:, num_seen_tokens:])
-        return predicted_bmp.astype(jnp.float32)
-
-    def signals(
-        self, params: Params, features_btd: jax.Array, order_bl: jax.Array
-    ) -> dict[str, jax.Array]:
-        """Returns the signals of the layers (see `probe`)."""
-        return self._tower.signals(params, self._tokens(params, features_btd, order_bl))[1]
-
-    def _tokens(self, params: Params, features_btd: jax.Array, order_bl: jax.Array) -> jax.Array:
         x_bte = layers.apply(self._embed, params["embed"], features_btd)
         batch, num_seen_tokens, _ = x_bte.shape
         num_removed = 1 + order_bl.shape[1] - num_seen_tokens
         mask_bme = layers.apply(self._mask, params["mask"], batch, num_removed)
         positions_bte = self._positions(params.get("positions", {}), order_bl)
         x_bte = jnp.concatenate([x_bte, mask_bme], axis=1) + positions_bte.astype(x_bte.dtype)
-        return self._tower.block.constrain(x_bte, ("batch", None, None))
+        return self.tower.block.constrain(x_bte, ("batch", None, None))
+
+    def pixels(self, params: Params, x_bte: jax.Array) -> jax.Array:
+        """Returns float32 predictions [b, m, p] from the output of the tower for m patches."""
+        return layers.apply(self._head, params["head"], x_bte).astype(jnp.float32)

@@ -21,4 +21,4 @@ SAPIENS_SIZES: dict[str, VitMae] = {
     "mae_small": replace(_SAPIENS, d_model=384, num_layers=12, num_heads=6, d_ff=1536),
     "mae_base": replace(_SAPIENS, d_model=768, num_layers=12, num_heads=12, d_ff=3072),
 }
-"""Name -> architecture. Patches have 16 pixels a side; small images want a smaller patch_size."""
+"""The architectures by name. Patches have 16 pixels a side; small images want a smaller size."""

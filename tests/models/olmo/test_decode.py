@@ -10,7 +10,7 @@ import pytest
 
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
 from jaxpretrain.parallel.mesh import Layout, Mesh
-from tests.models.test_branches import DOCUMENTS, END, GROUPED, PLAIN, WINDOWS
+from tests.models.test_contract import DOCUMENTS, END, GROUPED, PLAIN, WINDOWS
 
 LENGTH = 20
 PROMPTS = np.array([3, 7, 12, 1])

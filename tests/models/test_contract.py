@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jaxpretrain.models import attention_xla
-from jaxpretrain.models.contract import Branches
+from jaxpretrain.models.contract import Branches, is_axes, unconstrained, unsharded
+from jaxpretrain.models.norms import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.initial_weights import Normal
-from jaxpretrain.models.olmo.norms import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.rotary import Rope, Yarn
 
 END = 28
@@ -119,3 +119,15 @@ def test_kernels_that_know_no_branches_give_way(platform: str):
     tokens_bt = jnp.asarray(tokens)[None]
     ours, expected = (m.hidden(params, tokens_bt, rows) for m in (model, reference))
     np.testing.assert_allclose(np.float32(ours), np.float32(expected), atol=0.05)
+
+
+def test_a_single_device_neither_pins_nor_divides():
+    x = jnp.arange(6.0).reshape(2, 3)
+    assert unconstrained(x, ("batch", None)) is x
+    np.testing.assert_array_equal(unsharded(jnp.add, [x, x], [("batch", None)] * 2), 2 * x)
+
+
+def test_axes_of_an_array_are_a_leaf():
+    axes = {"a": {"kernel": ("layers", "embed", None)}, "b": {"scale": ("norm",)}}
+    leaves = jax.tree.leaves(axes, is_leaf=is_axes)
+    assert leaves == [("layers", "embed", None), ("norm",)]

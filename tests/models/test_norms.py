@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.models import layers
-from jaxpretrain.models.olmo.norms import LayerNorm, Norm, NormRounding, RMSNorm
+from jaxpretrain.models.norms import LayerNorm, Norm, NormRounding, RMSNorm
 
 BF16 = jnp.dtype("bfloat16")
 F32 = jnp.dtype("float32")

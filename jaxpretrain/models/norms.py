@@ -1,4 +1,4 @@
-"""The norms of the OLMo decoder: the choices of a config, and the module that computes them.
+"""Norms: the choices of a config, and the module that computes them.
 
 Shapes: b batch, t positions, d model width.
 """
@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.config.ranges import Between
-from jaxpretrain.models.layers import weight
+from jaxpretrain.models.layers import Initializer, weight
+
+ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
 
 NormRounding = Literal["before_scale", "after_scale"]
 """The places where RMSNorm may leave float32."""
@@ -22,7 +24,7 @@ Epsilon = Annotated[float, Between(0, 1, "(]")]
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """LayerNorm without parameters (OLMo 1)."""
+    """LayerNorm, in OLMo 1 without parameters."""
 
     epsilon: Epsilon = 1e-5
     """The number that is added to the variance."""
@@ -40,11 +42,15 @@ class RMSNorm:
 
 
 class Norm(nn.Module):
-    """The norm that a config chooses, computed in float32, over one logical axis."""
+    """A norm over the last axis, computed in float32.
+
+    LayerNorm has a scale and a bias where it is affine, RMSNorm always has a scale.
+    """
 
     choice: LayerNorm | RMSNorm
     axis: str
     dtype: jnp.dtype
+    affine: bool = False
 
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
@@ -55,9 +61,13 @@ class Norm(nn.Module):
         mean_bt1 = jnp.mean(jnp.square(y_btd), axis=-1, keepdims=True)
         y_btd = y_btd * jax.lax.rsqrt(mean_bt1 + choice.epsilon)
         if isinstance(choice, RMSNorm):
-            ones = nn.initializers.ones_init()
-            scale_d = weight(self, "scale", ones, (self.axis,), x_btd.shape[-1:])
             if choice.rounding == "before_scale":
                 y_btd = y_btd.astype(x_btd.dtype)
-            y_btd = y_btd * scale_d.astype(y_btd.dtype)[None, None, :]
+            y_btd = y_btd * self._vector("scale", _ONES, x_btd).astype(y_btd.dtype)
+        elif self.affine:
+            y_btd = y_btd * self._vector("scale", _ONES, x_btd)
+            y_btd = y_btd + self._vector("bias", ZEROS, x_btd)
         return y_btd.astype(self.dtype)
+
+    def _vector(self, name: str, init: Initializer, x_btd: jax.Array) -> jax.Array:
+        return weight(self, name, init, (self.axis,), x_btd.shape[-1:])[None, None]
