@@ -51,7 +51,10 @@ COMMANDS = (
     "convert",
     "sweep",
     "show_batch",
+    "doctor",
     "api",
+    "configs",
+    "__main__",
 )
 
 

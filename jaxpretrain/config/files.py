@@ -1,5 +1,6 @@
 """Config files: Python files with a function get_config() that returns the config."""
 
+import importlib
 import inspect
 import runpy
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from jaxpretrain.config.renames import RENAMES
 
 
 def load_config(spec: str) -> Any:
-    """The config of "FILE.py", from get_config(), or of "FILE.py:ARG", from get_config("ARG").
+    """Returns the config that get_config() of "FILE.py" makes; of "FILE.py:ARG", get_config("ARG").
+
+    A name without a folder and without ".py" is one of the configs that the package brings.
 
     Raises:
         InputError: no such file, a syntax error in it, no get_config() that takes such an
@@ -23,7 +26,7 @@ def load_config(spec: str) -> Any:
     """
     file, colon, argument = spec.partition(":")
     arguments = [argument] if colon else []
-    get_config = _get_config(expand(file, "--config"))
+    get_config = _get_config(_locate(file))
     try:
         inspect.signature(get_config).bind(*arguments)
     except TypeError:
@@ -51,6 +54,21 @@ def _renamed_argument(error: TypeError) -> str | None:
         if row.old.rpartition(".")[2] == name:
             return f"{name} ({row.old}) is written in another way now: {row.now}"
     return None
+
+
+def _locate(name: str) -> Path:
+    """Returns the file of a packaged config; a path is that of a file as it is."""
+    if "/" in name or name.endswith(".py") or not name:
+        return expand(name, "--config")
+    folders = importlib.import_module("jaxpretrain.configs").__path__
+    packaged = {file.stem: file for folder in folders for file in Path(folder).glob("[a-z]*.py")}
+    if name in packaged:
+        return packaged[name]
+    if Path(f"{name}.py").is_file():
+        hint = f" A file of your own needs its ending: {name}.py"
+    else:
+        hint = nearest(name, packaged) or f" The package brings {', '.join(sorted(packaged))}."
+    raise InputError(f"--config={name}: no such config.{hint}")
 
 
 def _get_config(file: Path) -> Callable[..., Any]:

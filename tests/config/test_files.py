@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,33 @@ def test_a_failure_inside_a_config_keeps_its_traceback(tmp_path):
 def test_a_config_may_be_named_like_a_module(tmp_path):
     body = "import json\ndef get_config(): return Experiment(size=json.dumps(None))"
     assert load_config(write(tmp_path, body, "json.py")).size == "null"
+
+
+def test_a_bare_name_is_a_packaged_config(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("olmo_nano").model.d_model == 128
+    assert load_config("olmo_ladder:150m").model.num_layers == 12
+    write(tmp_path, "def get_config(): return Experiment(seed=7)", "olmo_nano.py")
+    assert load_config("olmo_nano.py").seed == 7
+    assert load_config("./olmo_nano.py").seed == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("olmo_nan", "--config=olmo_nan: no such config. Did you mean 'olmo_nano'?"),
+        ("qqq", "--config=qqq: no such config. The package brings olmo1b, "),
+        ("mine", "--config=mine: no such config. A file of your own needs its ending: mine.py"),
+    ],
+)
+def test_another_bare_name_is_an_error(monkeypatch, tmp_path, name, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "def get_config(): return Experiment()", "mine.py")
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_config(name)
+
+
+def test_a_config_can_be_imported():
+    from jaxpretrain.configs import olmo_nano
+
+    assert olmo_nano.get_config().model.d_model == 128

@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from jaxpretrain import __main__ as commands
+from jaxpretrain import __version__
+from jaxpretrain.config.errors import InputError
+
+
+def test_every_command_has_a_main_and_says_what_it_does(capsys: pytest.CaptureFixture):
+    assert commands.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name, (module, purpose) in commands.COMMANDS.items():
+        assert f"  {name} " in shown and purpose in shown
+        with pytest.raises(SystemExit) as done:
+            commands.main([name, "--help"])
+        assert done.value.code == 0
+        assert f"jaxpretrain.{module}" in capsys.readouterr().out
+
+
+def test_the_version(capsys: pytest.CaptureFixture):
+    assert commands.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("trian", "there is no command 'trian'. Did you mean 'train'?"),
+        ("xyz", "there is no command 'xyz'. The commands are train, prepare, "),
+    ],
+)
+def test_another_command_is_an_error(name: str, message: str):
+    with pytest.raises(InputError, match=message):
+        commands.main([name])
+
+
+def test_a_command_runs_from_any_folder_on_a_packaged_config(tmp_path):
+    command = [sys.executable, "-m", "jaxpretrain", "train", "--config=olmo_nano", "--help_config"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "model.d_model = 128 " in done.stdout
