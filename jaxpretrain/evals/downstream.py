@@ -127,16 +127,7 @@ class _Planned:
 
 
 class Downstream(Evaluator):
-    """Scores tasks.
-
-    Args:
-      scorer: scores texts with the model that is evaluated.
-      encode: the tokenizer of the model.
-      selection: the tasks, and the groups whose means are wanted.
-
-    Raises:
-      InputError: a text has no tokens, or no item of a task fits the context.
-    """
+    """Scores tasks. Raises InputError where a text has no tokens, or no item of a task fits."""
 
     def __init__(self, scorer: Scorer, encode: TextEncoder, selection: Selection) -> None:
         self._scorer = scorer
@@ -155,11 +146,7 @@ class Downstream(Evaluator):
 
     @classmethod
     def of_names(cls, setting: Setting, names: Sequence[str]) -> "Downstream":
-        """Returns the evaluator of tasks and groups by name, for the field `eval.tasks`.
-
-        Raises:
-          InputError: a name is unknown, there is no tokenizer, or as above.
-        """
+        """Returns the evaluator of tasks and groups by name, for the field `eval.tasks`."""
         tokenizer = setting.require_task_tokenizer("eval.tasks")
         selection = select(names).take(setting.task_items, setting.task_seed)
         setting.require_other_names(selection.names, "eval.tasks")

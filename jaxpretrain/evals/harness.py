@@ -25,11 +25,7 @@ class Harness(Evaluation):
     """Examples before each question; none: as many as the task says."""
 
     def build(self, setting: Setting) -> Evaluator:
-        """Returns the evaluator, with the data of all tasks loaded.
-
-        Raises:
-          InputError: the package is missing, a name is unknown, or data cannot be loaded.
-        """
+        """Returns the evaluator; the package is imported and the data of all tasks is loaded."""
         if not self.tasks:
             raise InputError("eval.harness.tasks is empty: name tasks of lm-evaluation-harness")
         folder = None if self.folder is None else Path(self.folder)

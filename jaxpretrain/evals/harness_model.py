@@ -45,14 +45,8 @@ _NOT_SAMPLING = ("until", "max_gen_toks", "do_sample")
 class HarnessModel(TemplateLM):
     """A model in the form that the harness asks for.
 
-    Args:
-      scorer: scores texts with the model.
-      generator: continues texts with the model, by the same tokenizer.
-      params: the parameters of the model.
-      tokenizer_path: a `tokenizer.json`.
-
-    Raises:
-      InputError: no token is known to end texts, which the harness begins texts with.
+    Scorer, generator and parameters are of one model, the generator of the same tokenizer. Raises
+    InputError where no token is known to end texts, since the harness begins texts with it.
     """
 
     def __init__(
@@ -181,18 +175,8 @@ class HarnessModel(TemplateLM):
 class HarnessTasks(Evaluator):
     """Evaluates tasks of the harness, whose data is loaded at once.
 
-    The requests are the harness' own, so their shapes are compiled at the first evaluation.
-
-    Args:
-      setting: the model, and how many items of each task are evaluated.
-      tokenizer: a `tokenizer.json`.
-      names: tasks, groups and tags.
-      folder: YAML files of more tasks.
-      num_fewshot: examples before each question; None: as many as the task says.
-
-    Raises:
-      InputError: a name is unknown, the data of a task cannot be loaded, or the tokenizer does not
-        fit the model.
+    The requests are the harness' own, so their shapes are compiled at the first evaluation. Raises
+    InputError where a name is unknown, data cannot be loaded, or the tokenizer does not fit.
     """
 
     def __init__(

@@ -19,12 +19,7 @@ from jaxpretrain.models.contract import LanguageModel, Params
 
 
 class HeldOut(Evaluator):
-    """Evaluates the held-out sets of the setting.
-
-    Args:
-      setting: model, mesh and held-out sets.
-      max_examples: the largest number of examples of each set, the first ones; None: all.
-    """
+    """Evaluates the held-out sets of the setting, or the first `max_examples` of each."""
 
     def __init__(self, setting: Setting, *, max_examples: int | None = None) -> None:
         self._setting = setting

@@ -41,12 +41,7 @@ class LinearProbe(Evaluation):
     """Largest number of held-out images that are classified, the first ones; none: all."""
 
     def build(self, setting: Setting) -> "Probe":
-        """Returns the evaluator.
-
-        Raises:
-          InputError: the model has no features, the images no labels, none are held out, or there
-            are too few of a class.
-        """
+        """Returns the evaluator; the images need labels, and some must be held out."""
         model = setting.model
         if not isinstance(model, ImageModel):
             raise InputError("eval.probe: this model has no features of images")
@@ -136,17 +131,15 @@ class Probe(Evaluator):
 
     def _features(self, params: Params, images: LabelledSet, indices: np.ndarray) -> np.ndarray:
         """Returns float64 [n, d]; the last batch is filled up with its last image."""
-        encoded = self._encoded(params, images, indices)
-        parts = list(read_back(encoded, self._setting.between_batches))
-        return np.concatenate(parts).astype(np.float64)[: len(indices)]
 
-    def _encoded(
-        self, params: Params, images: LabelledSet, indices: np.ndarray
-    ) -> Iterator[jax.Array]:
-        for start in range(0, len(indices), self._batch_size):
-            rows = start + self._layout.local_rows(self._batch_size)
-            batch = images.batch(indices[np.minimum(rows, len(indices) - 1)])
-            yield self._encode(params, self._layout.put(batch, self._batch_size))
+        def encoded() -> Iterator[jax.Array]:
+            for start in range(0, len(indices), self._batch_size):
+                rows = start + self._layout.local_rows(self._batch_size)
+                batch = images.batch(indices[np.minimum(rows, len(indices) - 1)])
+                yield self._encode(params, self._layout.put(batch, self._batch_size))
+
+        parts = list(read_back(encoded(), self._setting.between_batches))
+        return np.concatenate(parts).astype(np.float64)[: len(indices)]
 
 
 def draw_shots(labels: np.ndarray, classes: Sequence[str], shots: int, seed: int) -> np.ndarray:

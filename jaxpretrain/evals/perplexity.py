@@ -42,11 +42,7 @@ class Perplexity(Evaluation):
     """Reads the files as that type even where their ids look like another one."""
 
     def build(self, setting: Setting) -> "FilePerplexity":
-        """Returns the evaluator.
-
-        Raises:
-          InputError: there are no sets, or a file is missing or does not fit the model.
-        """
+        """Returns the evaluator; there must be a set, and its files must fit the model."""
         if not self.sets:
             raise InputError(
                 "eval.perplexity.sets is empty: write --config.eval.perplexity.sets.NAME=FILE.npy"
@@ -60,14 +56,9 @@ class Perplexity(Evaluation):
 class FilePerplexity(Evaluator):
     """Measures the perplexity of named sets.
 
-    Args:
-      scorer: scores texts with the model that is evaluated.
-      config: the files.
-      token_bytes: UTF-8 bytes that each id stands for, [v]; None: unknown.
-
-    Raises:
-      InputError: a file is missing, holds no window, ids of another type, or an id outside the
-        vocabulary.
+    `token_bytes` are the UTF-8 bytes that each id stands for, [v], where they are known. Raises
+    InputError for a file that is missing, holds no window, or has ids of another type or outside
+    the vocabulary.
     """
 
     def __init__(

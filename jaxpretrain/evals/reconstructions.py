@@ -26,11 +26,7 @@ class Reconstructions(Evaluation):
     """Held-out images that are shown, from all over the set, each time with the same masks."""
 
     def build(self, setting: Setting) -> "Painter":
-        """Returns the evaluator.
-
-        Raises:
-          InputError: the model paints nothing, or nothing is held out.
-        """
+        """Returns the evaluator; the model must paint images, and some must be held out."""
         model = setting.model
         if not isinstance(model, ImageModel):
             raise InputError("eval.samples=reconstructions: this model paints no images")
