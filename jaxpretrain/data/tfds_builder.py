@@ -115,7 +115,7 @@ def open_data_source(
 ) -> Sequence[Any]:
     """Returns the examples of a split in random access, without TensorFlow."""
     try:
-        return builder.as_data_source(split, decoders=decoders)
+        return builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]
     except NotImplementedError:
         raise InputError(
             f"{builder.info.full_name}: was prepared in a format without random access; prepare it"
@@ -134,8 +134,7 @@ def _prepare(dataset: TfdsName, data_dir: str | None, output: TextIO) -> "tfds.c
         tfds.disable_progress_bar()
     with only_one_process(lock), redirect_stdout(output):
         try:
-            options = {"data_dir": data_dir, "file_format": "array_record"}
-            builder = tfds.builder(str(dataset), **options)  # pyright: ignore[reportCallIssue]
+            builder = tfds.builder(str(dataset), data_dir=data_dir, file_format="array_record")
             builder.download_and_prepare()
         # An AssertionError is how TFDS says that there is no such version.
         except (OSError, ImportError, ValueError, NotImplementedError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""Opens files that may be compressed: .gz, .xz and .zst. A damaged or cut one is an error."""
+"""Files that may be compressed: .gz, .xz and .zst. A damaged or cut one is an error."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ SUFFIXES = (".gz", ".xz", ".zst")
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The decompressed content of `path`; raises InputError where it is damaged."""
+    """Opens a file and gives its decompressed content; InputError where it is damaged."""
     openers = {".gz": gzip.open, ".xz": lzma.open, ".zst": _open_zst}
     try:
         with openers.get(path.suffix.lower(), open)(path, "rb") as file:
@@ -35,10 +35,10 @@ def _open_zst(path: Path, _mode: str) -> io.BufferedReader:
 
 
 class _ZstFile(io.RawIOBase):
-    """All frames of a .zst file.
+    """A reader of all frames of a .zst file.
 
-    The package's own reader stops after the first one, and takes a file that was cut for one
-    that has ended, both without a word.
+    The package's own reader stops after the first frame, and takes a file that was cut for one
+    that has ended, both without an error.
     """
 
     def __init__(self, path: Path, zstandard: ModuleType):
@@ -52,7 +52,7 @@ class _ZstFile(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         while not self._ready:
             self._compressed = self._compressed or self._file.read(2**17)
             if not self._compressed:

@@ -1,4 +1,4 @@
-"""Tokenizes documents in parallel processes, in order.
+"""Documents to tokens, in parallel processes and in order.
 
 Each document is encoded alone, so its tokens do not depend on the number of processes.
 """
@@ -20,8 +20,10 @@ from jaxpretrain.data.prepare.documents import Document
 from jaxpretrain.data.processes import end_with_parent
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer, token_bytes
 
+_Result = tuple[np.ndarray, bool]
+
 BATCH_BYTES = 2**20
-"""Text sent to a process at a time: enough to make the sending cheap."""
+"""The size of the texts that are sent to a process at a time: enough to make the sending cheap."""
 
 
 class Encoded(NamedTuple):
@@ -29,13 +31,13 @@ class Encoded(NamedTuple):
 
     document: Document
     tokens: np.ndarray
-    """Without EOS, uint32 [num_tokens]."""
+    """Token ids without the EOS, uint32 [num_tokens]."""
     byte_exact: bool
-    """Whether the bytes the tokens stand for add up to those of the normalised text."""
+    """True where the bytes of the tokens add up to those of the normalised text."""
 
 
 def encode(documents: Iterable[Document], tokenizer: Path, workers: int) -> Iterator[Encoded]:
-    """Encodes `documents` with the `tokenizer.json`, in order.
+    """Yields the documents with their tokens, in order.
 
     One worker means this process, where the tokenizers package uses threads of its own.
     """
@@ -44,12 +46,9 @@ def encode(documents: Iterable[Document], tokenizer: Path, workers: int) -> Iter
             yield Encoded(document, tokens, byte_exact)
 
 
-Result = tuple[np.ndarray, bool]
-
-
 def _encode_batches(
     batches: Iterator[list[Document]], tokenizer: Path, workers: int
-) -> Iterator[tuple[list[Document], list[Result]]]:
+) -> Iterator[tuple[list[Document], list[_Result]]]:
     if workers <= 1:
         for batch in batches:
             yield batch, _encode_texts(tokenizer, [document.text for document in batch])
@@ -57,7 +56,7 @@ def _encode_batches(
     # Spawned, because a forked copy of a process with threads (JAX has them) may hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
-    waiting: deque[tuple[list[Document], Future[list[Result]]]] = deque()
+    waiting: deque[tuple[list[Document], Future[list[_Result]]]] = deque()
     try:
         for batch in batches:
             texts = [document.text for document in batch]
@@ -95,7 +94,7 @@ def _start_worker() -> None:
     end_with_parent()
 
 
-def _encode_texts(tokenizer: Path, texts: list[str]) -> list[Result]:
+def _encode_texts(tokenizer: Path, texts: list[str]) -> list[_Result]:
     encode_batch, normalize, sizes = _loaded(tokenizer)
     results = []
     encodings = encode_batch(texts, add_special_tokens=False)
@@ -108,7 +107,7 @@ def _encode_texts(tokenizer: Path, texts: list[str]) -> list[Result]:
 
 @cache
 def _loaded(path: Path):
-    """Read once in each process."""
+    """Returns the parts of a tokenizer, which is read once in each process."""
     text = read_tokenizer(path)
     tokenizer = encoder(text, path)
     normalizer = tokenizer.normalizer

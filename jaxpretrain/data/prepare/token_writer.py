@@ -1,4 +1,4 @@
-"""Writes one split of token files in parts that survive an interruption.
+"""A writer of one split of token files, in parts that survive an interruption.
 
 A finished part leaves a small `part-00000.json` beside it. When the same dataset is prepared
 again, documents of finished parts are read and hashed, to be sure that they are the same ones,
@@ -24,7 +24,7 @@ _DELETE_PART = "delete it, and this part is written again"
 
 @dataclass(frozen=True)
 class Part:
-    """What `part-00000.json` says; the last four count from the beginning of the split."""
+    """The content of `part-00000.json`; the last four count from the beginning of the split."""
 
     spec_sha256: str
     file: File
@@ -35,7 +35,7 @@ class Part:
 
 
 class SplitWriter:
-    """Appends documents to `<directory>/<split>/part-*.npy`.
+    """A writer of documents to `<directory>/<split>/part-*.npy`.
 
     A part ends with the document that brings it to `part_tokens` tokens.
     """
@@ -60,10 +60,10 @@ class SplitWriter:
         self.parts = self._finished_parts()
         self._to_skip = {part.num_documents: part for part in self.parts}
         self.num_finished = self.parts[-1].num_documents if self.parts else 0
-        """Documents in finished parts."""
+        """Number of documents in finished parts."""
 
     def skip(self, document: Document) -> bool:
-        """Whether a finished part holds this, the next document; else it is to be added."""
+        """Returns true where a finished part holds this, the next document; else add it."""
         if self.num_documents >= self.num_finished:
             return False
         self._count(document)
@@ -85,7 +85,7 @@ class SplitWriter:
             self._finish_part(self._open)
 
     def finish(self) -> Split:
-        """Ends the last part; says what the split holds."""
+        """Ends the last part and returns the contents of the split."""
         if self.num_documents < self.num_finished:
             self._raise_changed()
         if self._open is not None:
@@ -96,12 +96,12 @@ class SplitWriter:
         return Split(self.num_documents, num_tokens, self._num_bytes, content, files)
 
     def discard(self) -> None:
-        """Gives up the part in progress; does nothing after `finish`."""
+        """Deletes the part in progress; does nothing after `finish`."""
         if self._open is not None:
             self._open.discard()
 
     def remove_sidecars(self) -> None:
-        """Once the manifest says what they say."""
+        """Deletes the files beside the parts, once the manifest has their content."""
         for number in range(len(self.parts)):
             self._path(number, "json").unlink(missing_ok=True)
 

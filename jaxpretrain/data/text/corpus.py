@@ -1,7 +1,7 @@
-"""Where a corpus of token files lies, and how it is found, checked and opened.
+"""A corpus of token files: how it is named in a config, found, checked and opened.
 
-The files are what `python -m jaxpretrain.prepare` writes, with a manifest, or OLMo's own, a
-directory of raw token ids.
+The files are those of `python -m jaxpretrain.prepare`, with a manifest, or a directory of OLMo's
+own, which are raw token ids.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ TOKENS = ".npy"
 
 @dataclass(frozen=True)
 class RawTokens:
-    """How token files without a manifest are read, and masks beside token files."""
+    """The reading of token files without a manifest, and masks beside token files."""
 
     dtype: Dtype = "uint16"
     """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
@@ -44,31 +44,31 @@ class RawTokens:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Where text lies, as token files."""
+    """The place of a corpus of token files."""
 
     root: Annotated[PathText | None, Mark.NO_EFFECT] = None
     """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
     prepare: PrepareText | None = None
-    """Used when `root` is None: what to prepare, once, in the cache directory."""
+    """The text that is prepared, once, in the cache directory, where `root` is none."""
     train_split: str = "train"
     """Split, or subdirectory of raw files, to train on."""
     validation_split: str | None = "validation"
-    """Split, or subdirectory of raw files, to evaluate on; None for no evaluation."""
+    """Split, or subdirectory of raw files, to evaluate on; none: there is no evaluation."""
     raw: RawTokens | None = None
-    """What to know about files without a manifest, and masks. none: uint16 ids, which are checked
+    """The type of ids in files without a manifest, and masks. none: uint16 ids, which are checked
     by a sample, and no masks."""
     file_list: PathText | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
-    run's examples; a repeated path counts again. By default the sorted paths."""
+    run's examples; a repeated path counts again. none: the sorted paths."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The directory behind a `TextSource`, its manifest where it has one, and how it is read."""
+    """The directory of a `TextSource`, with its manifest, and the way in which it is read."""
 
     source: TextSource
     flag: str
-    """What the source is called in the config, for messages: "data"."""
+    """The path of the source in the config, for messages: "data"."""
     root: Path
     manifest: Manifest | None
     tokenizer_path: Path | None
@@ -80,12 +80,10 @@ class Corpus:
     def find(
         cls, source: TextSource, flag: str, seq_len: int, vocab_size: int, verify: Verify
     ) -> "Corpus":
-        """The corpus that `source` names, made first if it is to be prepared.
+        """Finds the corpus of a source, which is prepared first where the source says so.
 
-        Raises InputError when it is missing, unfinished, or not with its own tokenizer.
+        Raises InputError where it is missing, unfinished, or not with its own tokenizer.
         """
-        if seq_len < 2:
-            raise InputError(f"data.seq_len is {seq_len}; a prediction needs 2 tokens")
         root = data_root(source, flag)
         if not root.is_dir():
             raise InputError(f"{root}: no such directory; {_how_to_get(flag)}")
@@ -110,7 +108,7 @@ class Corpus:
         return self.source.raw.label_mask if self.source.raw else None
 
     def open_train(self, chunk: int = 1) -> TokenFiles:
-        """The sequences to train on, at least one; a whole number of chunks of each file."""
+        """Opens the sequences to train on, at least one; a whole number of chunks of each file."""
         files = self._open(self.source.train_split, chunk)
         if not len(files):
             raise InputError(
@@ -120,7 +118,7 @@ class Corpus:
         return files
 
     def open_validation(self) -> TokenFiles | None:
-        """The sequences to evaluate on, at least one; None when there is no such split."""
+        """Opens the sequences to evaluate on, at least one; None where there is no such split."""
         split = self.source.validation_split
         if split is None or (self.manifest is None and not (self.root / split).is_dir()):
             return None
@@ -133,31 +131,21 @@ class Corpus:
         return files
 
     def open_label_masks(self, files: TokenFiles) -> Windows | None:
-        """The label masks of the examples of `files`; None where the source has none."""
+        """Opens the label masks of the examples of these files; None where there are none."""
         if self.label_mask is None:
             return None
         return open_label_masks(Path(self.label_mask).expanduser(), self.root, files)
 
     def token_bytes(self) -> np.ndarray | None:
-        """Bytes of text that each id stands for, int32 [vocab]; None where that is not known."""
-        if self.manifest is None or self.tokenizer_path is None:
+        """Returns the bytes of text of each id, int32 [vocab]; None where they are not known."""
+        if self.manifest is None or not self.manifest.tokenizer.byte_exact:
             return None
-        if not self.manifest.tokenizer.byte_exact:
-            return None
-        return token_bytes(read_tokenizer(self.tokenizer_path))
+        return token_bytes(read_tokenizer(self.root / self.manifest.tokenizer.file))
 
     def _open(self, split: str, chunk: int = 1) -> TokenFiles:
-        seq_len, vocab_size = self.seq_len, self.vocab_size
+        sizes = {"seq_len": self.seq_len, "vocab_size": self.vocab_size, "chunk": chunk}
         if self.manifest:
-            return open_split(
-                self.root,
-                self.manifest,
-                split,
-                seq_len=seq_len,
-                vocab_size=vocab_size,
-                verify=self.verify,
-                chunk=chunk,
-            )
+            return open_split(self.root, self.manifest, split, verify=self.verify, **sizes)
         if self.verify == "hash":
             raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
         paths, notes = self._raw_paths(split)
@@ -166,16 +154,8 @@ class Corpus:
             dtype=f"{flag}=raw_tokens and {flag}.dtype",
             trust=f"{flag}=raw_tokens and {flag}.trust_dtype=true",
         )
-        return open_raw(
-            self.root,
-            paths,
-            dtype=raw.dtype,
-            seq_len=seq_len,
-            vocab_size=vocab_size,
-            flags=None if raw.trust_dtype else flags,
-            chunk=chunk,
-            notes=notes,
-        )
+        flags = None if raw.trust_dtype else flags
+        return open_raw(self.root, paths, dtype=raw.dtype, flags=flags, notes=notes, **sizes)
 
     def _raw_paths(self, split: str) -> Found:
         source = self.source
@@ -201,7 +181,7 @@ class Corpus:
 
 
 def data_root(source: TextSource, flag: str = "data") -> Path:
-    """The directory of the token files; what `prepare` says is made first if it is not there."""
+    """Returns the directory of the token files, which are prepared first where that is due."""
     if source.root is not None:
         return Path(source.root).expanduser()
     if source.prepare is None:

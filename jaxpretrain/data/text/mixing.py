@@ -1,4 +1,4 @@
-"""Which source each sample of a mixture is of: a pure function of the sample's number.
+"""The source of each sample of a mixture: a pure function of the sample's number.
 
 Every window of samples, counted from the beginning of a stage, holds the same whole number of
 each source, evenly spread. So the samples of a source before any point are counted by arithmetic,
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def quotas(weights: Sequence[float], window: int) -> np.ndarray:
-    """Samples of each source in a window, int64 [num_sources]: largest remainder, sum `window`.
+    """Returns the samples of each source in a window, int64 [num_sources], by largest remainder.
 
     A quota is less than one sample from `weight / sum(weights) * window`.
     """
@@ -26,7 +26,7 @@ def quotas(weights: Sequence[float], window: int) -> np.ndarray:
 
 
 def spread(quotas: np.ndarray) -> np.ndarray:
-    """The source at each position of a window, int32 [sum(quotas)], as evenly as can be.
+    """Returns the source at each position of a window, int32 [sum(quotas)], evenly spread.
 
     The first m positions hold, of every source, its share of m to within less than one sample
     (Tijdeman, "The chairman assignment problem", 1980). So any m consecutive samples of repeated
@@ -39,7 +39,7 @@ def spread(quotas: np.ndarray) -> np.ndarray:
     counts = [0] * len(shares)
     pattern = np.empty(window, np.int32)
     for position in range(1, window + 1):
-        # By how much a source lags, in units of a sample / (slack * window).
+        # The lag of each source, in units of a sample / (slack * window).
         lags = {s: slack * (shares[s] * position - counts[s] * window) for s in present}
         due = [s for s in present if lags[s] >= window]
         chosen = min(due, key=lambda s: ((slack - 1) * window - lags[s]) / shares[s])
@@ -49,7 +49,7 @@ def spread(quotas: np.ndarray) -> np.ndarray:
 
 
 class Blend:
-    """Sample numbers to (source, number within the source), stage by stage.
+    """A function from sample numbers to (source, number within the source), stage by stage.
 
     `stages` are (first sample, quotas), the first from sample 0. Each source is read in its own
     order 0, 1, 2, ..., over windows and stages, without a gap or a repeat.
@@ -62,7 +62,7 @@ class Blend:
             self._stages.append(_Stage.make(first, quotas, before))
 
     def __call__(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Source, int32 [n], and number within it, int64 [n], of the samples, int64 [n]."""
+        """Returns source, int32 [n], and number within it, int64 [n], of samples, int64 [n]."""
         sources, numbers = np.empty(len(samples), np.int32), np.empty(len(samples), np.int64)
         firsts = [stage.first for stage in self._stages]
         which = np.searchsorted(firsts, samples, side="right") - 1
@@ -72,18 +72,18 @@ class Blend:
         return sources, numbers
 
     def find(self, source: int, number: int, num_samples: int) -> int | None:
-        """The sample that is this number within a source; None if not among the first."""
+        """Returns the sample with this number in a source; None where it is not of the first."""
         sample = bisect.bisect_right(
             range(num_samples), number, key=lambda sample: self.counts(sample + 1)[source]
         )
         return sample if sample < num_samples else None
 
     def proportions(self) -> list[tuple[int, list[int]]]:
-        """(first sample, quotas in lowest terms) of each stage: all that the samples depend on."""
+        """Returns (first sample, quotas in lowest terms) of each stage, which decide everything."""
         return [(stage.first, stage.quotas.tolist()) for stage in self._stages]
 
     def counts(self, num_samples: int) -> np.ndarray:
-        """How many of the first `num_samples` samples are of each source, int64 [num_sources]."""
+        """Returns the number of the first samples that are of each source, int64 [num_sources]."""
         number = bisect.bisect_right(self._stages, num_samples, key=lambda stage: stage.first) - 1
         return self._stages[number].counts(num_samples)
 

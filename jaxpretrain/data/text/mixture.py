@@ -34,7 +34,7 @@ from jaxpretrain.data.text.text import (
 )
 
 MAX_WINDOW = 100_000
-"""Laying out a window of this size takes a second."""
+"""The largest window: laying it out takes a second."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class MixtureSource(TextSource):
     """One of the corpora of a mixture."""
 
     weight: Annotated[float, NonNegative] = 1.0
-    """Share of the sequences, in proportion to the other sources' weights; 0: none, until a later
+    """Share of the sequences, relative to the weights of other sources; 0: none, until a later
     stage."""
 
 
 @dataclass(frozen=True)
 class MixtureStage:
-    """Other weights from some point of the run on."""
+    """New weights from some point of the run on."""
 
     at: Examples = 0
-    """When it begins: "5000 steps", "1e9 tokens"; a bare number counts examples."""
+    """Beginning of the stage: "5000 steps", "1e9 tokens"; a bare number counts examples."""
     weights: dict[str, Annotated[float, NonNegative]] = field(default_factory=dict)
-    """Source -> weight, for every source."""
+    """Weight of every source, by name."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ class Mixture(TextConfig):
     """Sequences of text tokens from several sources, mixed by weight."""
 
     sources: dict[str, MixtureSource] = field(default_factory=dict)
-    """What is mixed. Evaluation sets and losses of a source carry its name."""
+    """The sources by name. Evaluation sets and losses of a source carry its name."""
     stages: tuple[MixtureStage, ...] = ()
     """Changes of the weights, in the order of the run."""
     tokenizer_of: str | None = None
-    """Name of the source whose tokenizer the others are prepared with, where they ask for `bpe`."""
+    """Name of the source whose tokenizer the others take where they are prepared with `bpe`."""
     window: Annotated[int, Between(1, MAX_WINDOW)] = 1000
-    """Samples over which proportions are exact: weights are rounded to multiples of 1 / window."""
+    """Number of samples over which proportions are exact: weights are rounded to multiples of
+    1 / window."""
 
     def extra_spec(self) -> Spec:
         """Returns the number of the source, and the mask of the loss where there is one."""
@@ -119,9 +120,9 @@ class Mixture(TextConfig):
         )
 
     def proportions(self, num_samples: int) -> list[tuple[int, dict[str, int]]]:
-        """(first sample, source -> quota in lowest terms) of what the first samples are drawn by.
+        """Returns (first sample, source -> quota in lowest terms) of the stages before a sample.
 
-        Sources of which there are none are left out.
+        Sources without samples are left out.
         """
         found = []
         for first, weights in self._stages():
@@ -133,7 +134,7 @@ class Mixture(TextConfig):
         return found
 
     def after(self, before: "Mixture", num_samples: int) -> "Mixture":
-        """This mixture from sample `num_samples` on, until then one of some of its sources."""
+        """Returns this mixture from sample `num_samples` on, with `before` until then."""
         *_, current = (weights for first, weights in self._stages() if first <= num_samples)
         stages = [(first, weights) for first, weights in before._stages() if first < num_samples]
         stages.append((num_samples, current))
@@ -150,7 +151,7 @@ class Mixture(TextConfig):
         return [held_out for name, corpus in corpora for held_out in open_held_out(corpus, name)]
 
     def _stages(self) -> list[tuple[int, dict[str, float]]]:
-        """(first sample, source -> weight) of each stage, checked; the first is from sample 0."""
+        """Returns (first sample, source -> weight) of each stage, from sample 0 on, checked."""
         if not self.sources:
             raise InputError("data.sources is empty: a mixture needs at least one source")
         for name in self.sources:
@@ -158,8 +159,6 @@ class Mixture(TextConfig):
                 raise InputError(
                     f"data.sources: {name!r} is no name for a source; use letters, digits, _ and -"
                 )
-        if not 1 <= self.window <= MAX_WINDOW:
-            raise InputError(f"data.window is {self.window}, not from 1 to {MAX_WINDOW:,}")
         own = {name: source.weight for name, source in self.sources.items()}
         stages = [(0, own)]
         _check_weights(own, "data.sources")
@@ -181,7 +180,7 @@ class Mixture(TextConfig):
         return stages
 
     def _quotas(self, weights: Mapping[str, float]) -> np.ndarray:
-        """Samples of each source in a window, at least one where the weight is not 0."""
+        """Returns the samples of each source in a window; a weight that gives none is an error."""
         counts = quotas(list(weights.values()), self.window)
         for (name, weight), count in zip(weights.items(), counts, strict=True):
             if weight and not count:
@@ -193,7 +192,7 @@ class Mixture(TextConfig):
         return counts
 
     def _find(self, limits: Mapping[str, int]) -> dict[str, Corpus]:
-        """Where each source lies, made first if need be; all with one tokenizer."""
+        """Finds the corpus of each source, prepared first if need be; all with one tokenizer."""
         found = {}
         giver, tokenizer = self.tokenizer_of, None
         if giver is not None:
@@ -229,7 +228,7 @@ class TrainingMixture(TrainingSequences):
     def batch(self, samples: np.ndarray) -> Batch:
         """Returns {"tokens": int32 [n, seq_len], "source": int32 [n]} of the samples, int64 [n].
 
-        With a filter or label masks in any source, also {"mask": bool [n, seq_len]}.
+        With a filter, or label masks in any source, also {"mask": bool [n, seq_len]}.
         """
         sources, numbers = self.blend(samples)
         parts = self.parts.values()
@@ -271,7 +270,7 @@ class TrainingMixture(TrainingSequences):
         return {f"{name}/epochs": float(count / size) for name, count, size in epochs}
 
     def describe(self) -> str:
-        """One line for the start of a run."""
+        """Returns the proportions, their changes, and a description of each source."""
         first, *later = (_shares(weights) for _, weights in self.stages)
         changes = "".join(
             f"; from sample {start:,}: {shares}"
@@ -285,7 +284,7 @@ class TrainingMixture(TrainingSequences):
 
 
 def _first_epoch(blend: Blend, sizes: np.ndarray) -> int:
-    """Samples before the one with which a source repeats, for sources of these sizes."""
+    """Returns the samples before a source of these sizes repeats."""
 
     def repeats(num_samples: int) -> bool:
         return bool((blend.counts(num_samples) > sizes).any())
@@ -294,13 +293,13 @@ def _first_epoch(blend: Blend, sizes: np.ndarray) -> int:
 
 
 def _seed_of(name: str, seed: int) -> int:
-    """The seed of a source's own order: far from those of other sources and of other seeds."""
+    """Returns the seed of a source's own order, far from those of other sources and seeds."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
 
 def _with(source: MixtureSource, tokenizer: Path | None) -> MixtureSource:
-    """The source, prepared with a tokenizer if it would train its own."""
+    """Returns the source, prepared with a tokenizer where it would train its own."""
     if tokenizer is None or source.prepare is None or source.prepare.tokenizer != "bpe":
         return source
     return replace(source, prepare=replace(source.prepare, tokenizer=str(tokenizer)))
@@ -331,9 +330,6 @@ def _check_names(weights: Mapping[str, float], sources: Mapping[str, float], pla
 
 
 def _check_weights(weights: Mapping[str, float], place: str) -> None:
-    for name, weight in weights.items():
-        if weight < 0:
-            raise InputError(f"{place}: the weight of {name} is {weight:g}, which is negative")
     if not any(weights.values()):
         raise InputError(f"{place}: all weights are 0; a mixture needs one that is not")
 

@@ -1,4 +1,4 @@
-"""Text to train and evaluate on: one corpus of token files in a global order."""
+"""Data of text: one corpus of token files in a global order."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,14 +22,14 @@ from jaxpretrain.storage.files import relative
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(DataConfig):
-    """The fields that all data of text have."""
+    """The config of any data of text."""
 
     seq_len: Annotated[SequenceLength, Mark.SAMPLE_ORDER] = 2048
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
     instance_filter: InstanceFilter | None = None
     """Leaves sequences that repeat themselves out of the loss; none: takes all."""
     verify: Annotated[Verify, Mark.NO_EFFECT] = "auto"
-    """How files are checked against the manifest: `hash`, `size`, or by hash up to 1 GB."""
+    """Check of the files against the manifest: by `hash`, by `size`, or by hash up to 1 GB."""
 
     def example_spec(self) -> Spec:
         """Returns the tokens of a sequence."""
@@ -40,7 +40,7 @@ class TextConfig(DataConfig):
         return "tokens", self.seq_len
 
     def unhashed(self) -> Self:
-        """Returns this config with the sizes of files checked alone."""
+        """Returns this config with files checked by their sizes alone."""
         return replace(self, verify="size")
 
     def extra_spec(self) -> Spec:
@@ -75,7 +75,7 @@ class TextData(TextConfig, TextSource):
         return training
 
     def open_evals(self, *, limits: Mapping[str, int]) -> list["EvalText"]:
-        """Opens the validation split, where there is one."""
+        """Opens the validation split, where there is one, under its name in the manifest."""
         corpus = self.find_corpus(self, "data", limits)
         own = corpus.manifest.name if corpus.manifest else self.validation_split
         return open_held_out(corpus, own or "")

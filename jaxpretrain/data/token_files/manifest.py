@@ -1,4 +1,4 @@
-"""`manifest.json`: what a directory of token files holds, and how to check it.
+"""`manifest.json`: the contents of a directory of token files, with their checksums.
 
 The manifest is written last, so a directory that has one is complete. Token files are OLMo's:
 headerless little-endian token ids, in spite of the name `.npy`, an EOS after every document.
@@ -28,7 +28,7 @@ class File:
     """Path relative to the directory of the manifest."""
     num_tokens: int
     num_bytes: int
-    """Size of the file."""
+    """Size of the file in bytes."""
     sha256: str
 
 
@@ -48,18 +48,18 @@ class Split:
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """The tokenizer that the token ids are of."""
+    """The tokenizer of the token ids."""
 
     file: str
     """Path relative to the directory of the manifest."""
     sha256: str
     byte_exact: bool
-    """Whether, in every document, the bytes its tokens stand for add up to its text's."""
+    """True where in every document the bytes of its tokens add up to those of its text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that `manifest.json` says."""
+    """The content of `manifest.json`."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -69,7 +69,7 @@ class Manifest:
     eos_id: int
     dtype: Dtype
     spec_sha256: str
-    """Identifies what the files were made from: corpus, tokenizer and options."""
+    """Hash of everything that the files were made from: corpus, tokenizer and options."""
     created_from: dict[str, Any]
     """The corpus, the options and the versions of the libraries, for people to read."""
     splits: dict[str, Split]
@@ -81,9 +81,9 @@ def save_manifest(manifest: Manifest, directory: Path) -> None:
 
 
 def load_manifest(directory: Path) -> Manifest:
-    """The checked manifest of `directory`; its files are not looked at (see `TokenFiles`).
+    """Reads the manifest of a directory and checks it, but not its files (see `TokenFiles`).
 
-    Raises InputError when it is missing, not JSON, of another version, or contradicts itself.
+    Raises InputError where it is missing, not JSON, of another version, or contradicts itself.
     """
     path = directory / MANIFEST
     absent = not path.exists()

@@ -1,4 +1,4 @@
-"""Which tokens count in the loss: sequences that repeat themselves, and masks of the user's own."""
+"""Tokens that do not count in the loss: sequences that repeat themselves, and the user's masks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxpretrain.storage.files import size_of
 
 @dataclass(frozen=True)
 class InstanceFilter:
-    """Leaves sequences that repeat themselves out of the loss, as OLMo 2 does.
+    """A filter that leaves sequences that repeat themselves out of the loss, as OLMo 2 does.
 
     They stay in their batch, so the order does not change. Source: OLMo's `instance_filter`
     (olmo/data/util.py, find_periodic_sequences).
@@ -26,25 +26,21 @@ class InstanceFilter:
     min_period: Annotated[int, Positive] = 1
     """Shortest pattern, in tokens."""
     max_count: Annotated[int, at_least(3)] = 32
-    """A sequence with a pattern that stands this often in a row is left out."""
+    """Number of repetitions in a row with which a sequence is left out."""
 
     def check(self) -> None:
-        """Raises InputError for what cannot be; OLMo counts from 3 repetitions on."""
-        if not 1 <= self.min_period <= self.max_period:
+        """Raises InputError for a least period above the longest."""
+        if self.min_period > self.max_period:
             raise InputError(
-                f"data.instance_filter: periods from {self.min_period} to {self.max_period}"
-                " are none; min_period must be at least 1 and at most max_period"
-            )
-        if self.max_count < 3:
-            raise InputError(
-                f"data.instance_filter.max_count is {self.max_count}: must be at least 3"
+                f"data.instance_filter: there are no periods from {self.min_period} to"
+                f" {self.max_period}; min_period must be at most max_period"
             )
 
     def keeps(self, tokens: np.ndarray) -> np.ndarray:
-        """Which of the sequences, int32 [n, t], stay in the loss: bool [n]."""
+        """Returns true for the sequences, int32 [n, t], that stay in the loss: bool [n]."""
         kept = np.ones(len(tokens), bool)
         for period in range(self.min_period, self.max_period + 1):
-            # So many tokens in a row equal the one a period before them.
+            # The number of tokens in a row that equal the one a period before them.
             length = (self.max_count - 1) * period
             if length + period > tokens.shape[1]:
                 break
@@ -55,7 +51,7 @@ class InstanceFilter:
 
 
 def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> Windows:
-    """Masks of the examples of `files`, uint8 [seq_len], 0 where a token is not to be learnt.
+    """Opens the masks of examples, uint8 [seq_len], 0 where a token is not to be learnt.
 
     For a token file `root/a/b.npy` the mask is `folder/a/b.npy`, one byte a token.
     """
@@ -74,11 +70,14 @@ def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> Windows:
 
 
 def _may_repeat(tokens: np.ndarray, period: int, length: int) -> np.ndarray:
-    """Whether a sequence can have `length` such tokens in a row, bool [n]: looks at few of them."""
+    """Returns true where a sequence may have `length` such tokens in a row, bool [n].
+
+    Only a few of the tokens are compared.
+    """
     stride = max(length // 4, 1)
     last = tokens.shape[1] - period
     probes = tokens[:, period::stride] == tokens[:, :last:stride]
-    # Among any `length` positions in a row there are so many probes in a row.
+    # The number of probes among any `length` positions in a row.
     num_probes = length // stride
     together = probes[:, num_probes - 1 :].copy()
     for shift in range(1, num_probes):
@@ -87,6 +86,6 @@ def _may_repeat(tokens: np.ndarray, period: int, length: int) -> np.ndarray:
 
 
 def _longest_run(values: np.ndarray) -> int:
-    """Length of the longest run of true values."""
+    """Returns the length of the longest run of true values."""
     breaks = np.flatnonzero(~values)
     return int(np.diff(breaks, prepend=-1, append=len(values)).max()) - 1

@@ -1,7 +1,7 @@
-"""A look at some ids of a token file: whether they can be of the type that they are read as.
+"""A check by a sample that the ids of a token file are of the type that they are read as.
 
-Token files have no header. Read as another type, most give ids that are not in the vocabulary, but
-some give wrong ids that are: uint32 ids below 65,536 are uint16 pairs of an id and a 0.
+Token files have no header. Read as another type, most give ids outside the vocabulary, but some
+give wrong ids inside it: uint32 ids below 65,536 are uint16 pairs of an id and a 0.
 """
 
 import os
@@ -14,11 +14,11 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files.manifest import Dtype
 
 _BLOCK = 2**13
-"""Bytes that are read at a time, from the beginning, the middle and the end of a file."""
+"""The number of bytes that are read at the beginning, in the middle and at the end of a file."""
 _ENOUGH = 16
-"""Ids other than 0 that must be seen before their places say anything."""
+"""The number of ids other than 0 from which on their places say something."""
 _SMALL = 16
-"""What the upper two bytes of an id lie below: vocabularies have less than a million ids."""
+"""The upper two bytes of an id lie below this: vocabularies have less than a million ids."""
 _NAMES = {
     **{"<u2": "uint16", "<u4": "uint32", "<u8": "int64"},
     **{">u2": "big-endian uint16", ">u4": "big-endian uint32", ">u8": "big-endian int64"},
@@ -27,7 +27,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class TypeFlags:
-    """What a user sets to say how ids are stored, for messages."""
+    """The flags that say how ids are stored, for messages."""
 
     dtype: str
     """The flag of the type, without its value: "--token_dtype"."""
@@ -36,7 +36,7 @@ class TypeFlags:
 
 
 def read_sample(path: Path) -> bytes:
-    """Up to 24 KiB of a file, in whole groups of 8 bytes as they lie in it, where there are any."""
+    """Returns up to 24 KiB of a file, in groups of 8 bytes that begin at multiples of 8 in it."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -61,7 +61,7 @@ def check_vocabulary(dtype: Dtype, vocab_size: int, where: str, flags: TypeFlags
 
 
 def check_type(path: Path, sample: bytes, dtype: Dtype, vocab_size: int, flags: TypeFlags) -> None:
-    """Raises InputError when the sample of the file is rather of another type."""
+    """Raises InputError where the sample of a file looks more like another type."""
     kind = other_type(sample, dtype, vocab_size)
     if kind is None:
         return
@@ -80,7 +80,7 @@ def check_type(path: Path, sample: bytes, dtype: Dtype, vocab_size: int, flags: 
 
 
 def other_type(sample: bytes, dtype: Dtype, vocab_size: int) -> str | None:
-    """The NumPy type that the sample is rather of; None when it may well be of `dtype`."""
+    """Returns the NumPy type that a sample looks more like; None where it may be of `dtype`."""
     own = np.dtype(dtype).newbyteorder("<").str
     sample = sample[: len(sample) // 8 * 8]
     readings = {kind: np.frombuffer(sample, kind) for kind in _NAMES}
@@ -103,8 +103,9 @@ def other_type(sample: bytes, dtype: Dtype, vocab_size: int) -> str | None:
 
 
 def _is_padded(words: np.ndarray, num_words: int, order: str) -> bool:
-    """Whether of each `num_words` words all but the lowest are small, as the upper words of wider
-    ids are, and the lowest are not.
+    """Returns true where words look like parts of wider ids, `num_words` of which make up one.
+
+    The upper words of such ids are small, and the lowest are not.
     """
     places = (words if order == "<" else words.byteswap()).reshape(-1, num_words)
     lowest = 0 if order == "<" else num_words - 1
@@ -113,8 +114,9 @@ def _is_padded(words: np.ndarray, num_words: int, order: str) -> bool:
 
 
 def _is_swapped(ids: np.ndarray) -> bool:
-    """Whether the upper bytes vary more than the lower ones, which ids of no tokenizer do: their
-    upper bytes are mostly small, and their lower ones are anything.
+    """Returns true where the upper bytes vary more than the lower ones.
+
+    In ids of a tokenizer the upper bytes are mostly small, and the lower ones are anything.
     """
     if len(ids) < 1024:
         return False
@@ -122,14 +124,14 @@ def _is_swapped(ids: np.ndarray) -> bool:
 
 
 def _entropy(values: np.ndarray) -> float:
-    """Bits of a value."""
+    """Returns the bits of a value."""
     shares = np.bincount(values) / len(values)
     shares = shares[shares > 0]
     return float(-(shares * np.log2(shares)).sum())
 
 
 def most_common(sample: bytes, dtype: Dtype) -> tuple[int, float]:
-    """The id that the sample holds most of, and its share; (0, 0.0) for an empty file."""
+    """Returns the most common id of a sample and its share; (0, 0.0) for an empty file."""
     kind = np.dtype(dtype).newbyteorder("<")
     ids = np.frombuffer(sample[: len(sample) // kind.itemsize * kind.itemsize], kind)
     if not len(ids):

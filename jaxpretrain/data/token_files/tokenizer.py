@@ -1,7 +1,7 @@
 """Byte-level BPE tokenizers, in the `tokenizer.json` format that OLMo uses.
 
-What training needs (how many bytes each token stands for) is read from the JSON alone; the
-`tokenizers` package is imported only to train one or to encode text.
+Training needs the number of bytes of each token, which is read from the JSON alone; the package
+`tokenizers` is imported only to train one or to encode text.
 """
 
 import json
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 USUAL_END = "<|endoftext|>"
-"""What OLMo's tokenizers end documents with."""
+"""The token that ends documents in OLMo's tokenizers."""
 TRAINING_BYTES = 2**30
-"""Text that a tokenizer is trained on at most: the first GiB of the train split."""
+"""The most text that a tokenizer is trained on: the first GiB of the train split."""
 
 _NOT_ONE = "it is not a tokenizer.json of the tokenizers package"
 _MOST_IDS = 2**24
-"""Ids that a tokenizer may have: a file with larger ones is damaged, and tables of it have no room.
-"""
+"""Ids lie below this: a file with larger ones is damaged, and tables of them would fill memory."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,21 @@ class _Added:
 
 @dataclass(frozen=True)
 class _Model:
-    """The part of a `tokenizer.json` that makes tokens, but its vocabulary."""
+    """The model of a `tokenizer.json`, without its vocabulary."""
 
     dropout: float | None = None
 
 
 @dataclass(frozen=True)
 class _TokenizerFile:
-    """What is read of a `tokenizer.json`, but the vocabulary, which may have many entries."""
+    """The part of a `tokenizer.json` that is read, without the vocabulary, which may be large."""
 
     model: _Model
     added_tokens: tuple[_Added, ...] | None = None
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, eos_token: str) -> str:
-    """The `tokenizer.json` of a byte-level BPE trained on `texts`; the same each time.
+    """Returns the `tokenizer.json` of a byte-level BPE trained on texts; the same each time.
 
     NFC normalisation and byte-level pieces, as in OLMo's. Small corpora may give fewer ids than
     `vocab_size`, which includes the EOS token and the 256 bytes.
@@ -90,7 +89,10 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def read_tokenizer(path: Path) -> str:
-    """The text of a `tokenizer.json`, or of the one in a folder; InputError when it is not one."""
+    """Returns the text of a `tokenizer.json`, or of the one in a folder.
+
+    Raises InputError where there is none.
+    """
     if os.path.isfile(inside := path / "tokenizer.json"):
         path = inside
     if not os.path.exists(path):  # unlike Path's, true or false of any name
@@ -106,7 +108,7 @@ def read_tokenizer(path: Path) -> str:
 
 
 def _check_vocabulary(raw: dict[str, Any], path: Path) -> None:
-    """Raises InputError unless pieces are texts and their ids are such as are used."""
+    """Raises InputError unless pieces are texts and their ids are small whole numbers."""
     vocab = raw["model"].get("vocab", {})
     if isinstance(vocab, dict):
         pieces, ids = list(vocab), list(vocab.values())
@@ -125,11 +127,11 @@ def _check_vocabulary(raw: dict[str, Any], path: Path) -> None:
 
 
 def encoder(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokenizer":
-    """The tokenizer as documents, prompts and tasks are encoded: the text alone, all of it.
+    """Returns the tokenizer of documents, prompts and tasks: it encodes the text alone, all of it.
 
-    Text that happens to spell a special token is encoded as the text it is, so an EOS always is
-    the end of a document. Truncation, padding and the template of special tokens around a text
-    that the file asks for are off.
+    Text that happens to spell a special token is encoded as text, so an EOS is always the end of a
+    document. Truncation, padding and special tokens around a text, which the file may ask for, are
+    off.
     """
     from tokenizers import Tokenizer, processors
 
@@ -145,7 +147,7 @@ def encoder(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokeniz
 
 
 def special_id(tokenizer_json: str, token: str) -> int:
-    """The id of a token such as the EOS; raises InputError when there is none."""
+    """Returns the id of a token such as the EOS; raises InputError where there is none."""
     added, vocab = _ids(json.loads(tokenizer_json))
     known = {entry["content"]: entry["id"] for entry in added}
     if token in known:
@@ -160,28 +162,28 @@ def special_id(tokenizer_json: str, token: str) -> int:
 
 
 def special_tokens(tokenizer_json: str) -> dict[str, int]:
-    """Special tokens and their ids."""
+    """Returns the special tokens with their ids."""
     added = json.loads(tokenizer_json).get("added_tokens") or []
     return {entry["content"]: entry["id"] for entry in added if entry["special"]}
 
 
 def end_id(tokenizer_json: str) -> int | None:
-    """The id that ends documents, as far as the file tells: <|endoftext|> or the only special."""
+    """Returns the id that ends documents: <|endoftext|> or the only special; None if unknown."""
     special = special_tokens(tokenizer_json)
     only = next(iter(special.values())) if len(special) == 1 else None
     return special.get(USUAL_END, only)
 
 
 def vocabulary_size(tokenizer_json: str) -> int:
-    """One more than the largest id."""
+    """Returns the size of the vocabulary: one more than the largest id."""
     added, vocab = _ids(json.loads(tokenizer_json))
     return 1 + max([*vocab.values(), *(entry["id"] for entry in added)])
 
 
 def token_texts(tokenizer_json: str) -> list[bytes] | None:
-    """The bytes of text that each id stands for, in UTF-8; None if not byte-level.
+    """Returns the bytes of text of each id, in UTF-8; None where it is not byte-level.
 
-    Special tokens stand for none. In a byte-level vocabulary every character of a piece is one
+    Special tokens stand for no text. In a byte-level vocabulary every character of a piece is one
     byte of text; other added tokens are written as they are read. The concatenation over a
     document's ids is its normalised text.
     """
@@ -202,7 +204,7 @@ def token_texts(tokenizer_json: str) -> list[bytes] | None:
 
 
 def token_bytes(tokenizer_json: str) -> np.ndarray | None:
-    """How many bytes of text each id stands for, int32 [vocab]; None if not byte-level.
+    """Returns the number of bytes of text of each id, int32 [vocab]; None if not byte-level.
 
     Sums over a document's ids give the bytes of its normalised text exactly, and so bits per
     byte are exact.
@@ -212,15 +214,15 @@ def token_bytes(tokenizer_json: str) -> np.ndarray | None:
 
 
 def _ids(raw: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Added tokens and the model's vocabulary; the latter is a list of pairs in Unigram."""
+    """Returns added tokens and the model's vocabulary, which is a list of pairs in Unigram."""
     vocab = raw["model"].get("vocab", {})
     if isinstance(vocab, list):
         vocab = {piece: number for number, (piece, _) in enumerate(vocab)}
     return raw.get("added_tokens") or [], vocab
 
 
-def _mentions(part: Any, kind: str) -> bool:
-    """Whether a part of the pipeline, or one inside its sequence, is of `kind`."""
+def _mentions(part: object, kind: str) -> bool:
+    """Returns true where a part of the pipeline, or one inside its sequence, is of a kind."""
     if isinstance(part, dict):
         return part.get("type") == kind or any(_mentions(value, kind) for value in part.values())
     return isinstance(part, list) and any(_mentions(value, kind) for value in part)
@@ -228,7 +230,7 @@ def _mentions(part: Any, kind: str) -> bool:
 
 @cache
 def _byte_of_character() -> dict[str, int]:
-    """Which byte each of GPT-2's 256 characters stands for.
+    """Returns the byte of each of GPT-2's 256 characters.
 
     Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256.
     """

@@ -26,19 +26,19 @@ from jaxpretrain.storage.files import relative, sha256_of, size_of
 Verify = Literal["auto", "size", "hash"]
 
 HASHED_BY_DEFAULT = 10**9
-"""Bytes of token files up to which `verify="auto"` compares hashes: about a second."""
+"""The size of token files in bytes up to which `verify="auto"` compares hashes: about a second."""
 MOSTLY = 0.5
-"""Share of a file's ids from which one id is worth a warning."""
+"""The share of a file's ids from which on one id is worth a warning."""
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A checked file."""
+    """A checked token file."""
 
     path: Path
     num_tokens: int
     identity: str
-    """What tells its content apart: its SHA-256 where known, else its name and size."""
+    """A text that other content does not have: its SHA-256 where known, else its name and size."""
 
 
 class TokenFiles:
@@ -58,7 +58,7 @@ class TokenFiles:
         self.seq_len = seq_len
         self.vocab_size = vocab_size
         self.checked = checked
-        """How the files were verified, in words."""
+        """The check of the files, in words."""
         self.notes = tuple(notes)
         """Lines about what was found when the files were opened."""
         self.windows = Windows(
@@ -74,21 +74,21 @@ class TokenFiles:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the files, remainders included."""
+        """Number of tokens in the files, with remainders."""
         return sum(file.num_tokens for file in self.files)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Tokens, int32 [n, seq_len], of the examples `indices`, int64 [n].
+        """Returns the tokens, int32 [n, seq_len], of the examples at these indices, int64 [n].
 
-        Raises InputError for an id outside the vocabulary: such a file was written with
-        another tokenizer or dtype, and nothing that is learnt from it can be right.
+        Raises InputError for an id outside the vocabulary: such a file was written with another
+        tokenizer or type, and nothing that is learnt from it can be right.
         """
         tokens = np.empty((len(indices), self.seq_len), np.int32)
         self.read_into(tokens, np.arange(len(indices)), indices)
         return tokens
 
     def read_into(self, tokens: np.ndarray, rows: np.ndarray, indices: np.ndarray) -> None:
-        """As `read`, into the rows `rows`, int64 [n], of `tokens`, int32 [m, seq_len]."""
+        """Reads examples into these rows, int64 [n], of `tokens`, int32 [m, seq_len]."""
         # Read as unsigned, a uint32 id above 2**31 is a large number and not a negative one.
         unsigned = tokens.view(np.uint32)
         for position, number, window, ids in self.windows.read(indices):
@@ -98,7 +98,7 @@ class TokenFiles:
                 self._raise_bad_id(unsigned[row], number, window)
 
     def places(self, indices: np.ndarray) -> list[tuple[Path, int]]:
-        """(file, number of its first token in the file) of each example."""
+        """Returns (file, number of its first token in the file) of each example."""
         numbers, windows = self.windows.locate(indices)
         starts = (windows * self.seq_len).tolist()
         return [(self.files[n].path, start) for n, start in zip(numbers, starts, strict=True)]
@@ -122,7 +122,7 @@ def open_split(
     verify: Verify,
     chunk: int = 1,
 ) -> TokenFiles:
-    """The token files of one split of a prepared directory, checked against its manifest."""
+    """Opens the token files of a split of a prepared directory, checked against its manifest."""
     described = find_split(root, manifest, split)
     if manifest.vocab_size > vocab_size:
         raise InputError(
@@ -147,7 +147,7 @@ def open_split(
 
 
 def find_split(root: Path, manifest: Manifest, split: str) -> Split:
-    """That split of the manifest of `root`; raises InputError when there is none."""
+    """Returns a split of the manifest of a folder; raises InputError where there is none."""
     if split not in manifest.splits:
         raise InputError(
             f"{root}: has no split {split!r}; its splits are {', '.join(manifest.splits)}"
@@ -198,7 +198,7 @@ def open_raw(
 def _look_into(
     paths: Sequence[Path], dtype: Dtype, check: Callable[[Path, bytes], None] | None = None
 ) -> list[str]:
-    """Reads a sample of each file and has it checked; a warning where one id is most of it."""
+    """Checks a sample of each file; returns a warning where files are mostly one id."""
 
     def look(path: Path) -> tuple[int, float]:
         sample = read_sample(path)

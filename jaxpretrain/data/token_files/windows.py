@@ -13,13 +13,13 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 
 MAX_OPEN_FILES = 512
-"""Maps kept at once. Each holds a file descriptor, and the usual limit on those is 1024."""
+"""The number of maps that are open at once. Each holds a file descriptor, of 1024 by default."""
 
 
 class Windows:
     """Windows of `length` items, by index. Files are opened at first use; picklable.
 
-    Of each file a whole number of runs of `chunk` windows is used.
+    Each file is cut to a whole number of runs of `chunk` windows.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Windows:
     ):
         self.paths = tuple(paths)
         self.sizes = tuple(sizes)
-        """Items in each file, remainders included."""
+        """Number of items in each file, with remainders."""
         self.length = length
         self.chunk = chunk
         self._dtype = np.dtype(dtype).newbyteorder("<")
@@ -45,18 +45,18 @@ class Windows:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def parallel(self, paths: Sequence[Path], dtype: np.typing.DTypeLike) -> "Windows":
-        """The same windows of other files of the same numbers of items."""
+        """Returns the same windows of other files with the same numbers of items."""
         return Windows(paths, self.sizes, dtype, self.length, self.chunk)
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(file, window within it) of each index, all int64 [n]."""
+        """Returns (file, window within it) of each index, all int64 [n]."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"window {indices.min()}..{indices.max()} of {len(self)}")
         files = np.searchsorted(self._ends, indices, side="right")
         return files, indices - self._starts[files]
 
     def read(self, indices: np.ndarray) -> Iterator[tuple[int, int, int, np.ndarray]]:
-        """(position in `indices`, file, window within it, its items [length]), file by file."""
+        """Yields (position in `indices`, file, window within it, its items [length]) by file."""
         files, windows = self.locate(indices)
         for file in np.unique(files).tolist():
             opened = self._open(file)
@@ -65,7 +65,7 @@ class Windows:
                 yield position, file, window, opened[window]
 
     def _open(self, number: int) -> np.ndarray:
-        """The windows of one file, [num_windows, length], on its memory map."""
+        """Returns the windows of one file, [num_windows, length], on its memory map."""
         if number not in self._opened:
             path = self.paths[number]
             try:

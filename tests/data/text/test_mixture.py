@@ -7,7 +7,7 @@ import pytest
 
 from jaxpretrain.config.durations import resolve_durations
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.serialize import from_dict, to_dict
 from jaxpretrain.data.order.order import HashedOrder, OlmoOrder
 from jaxpretrain.data.order.permutations import Hashed, Shuffled
@@ -207,7 +207,7 @@ def test_impossible_mixtures_are_errors(mixture: Mixture):
     for config, message in [
         (Mixture(), "data.sources is empty"),
         (replace(mixture, sources={"a/b": source}), "'a/b' is no name for a source"),
-        (_with_weights(mixture, 1, -1, 1), "data.sources: the weight of b is -1"),
+        (_with_weights(mixture, 1, -1, 1), "data.sources.b.weight=-1: must be 0 or more"),
         (_with_weights(mixture, 0, 0, 0), "data.sources: all weights are 0"),
         (staged({"weights": {"a": 0, "b": 0, "c": 0}}), r"data.stages.0: all weights are 0"),
         (staged({"weights": {"a": 1, "b": 1, "x": 1}}), r"data.stages.0.weights.x: no such source"),
@@ -215,14 +215,15 @@ def test_impossible_mixtures_are_errors(mixture: Mixture):
         (staged({"at": 0}), "data.stages.0.at: begins with sample 0, not after"),
         (staged({"at": 9}, {"at": 9}), "data.stages.1.at: begins with sample 9, not after"),
         (replace(_with_weights(mixture, 1, 0, 1)), "data.sources.b.weight is 0, and no stage"),
-        (replace(mixture, window=0), "data.window is 0"),
+        (replace(mixture, window=0), "data.window=0: must be from 1 to 100000"),
         (replace(mixture, tokenizer_of="d"), "data.tokenizer_of is 'd', no source"),
         (replace(mixture, tokenizer_of="a"), "a is a directory of raw files"),
-        (replace(mixture, seq_len=1), "data.seq_len is 1"),
+        (replace(mixture, seq_len=1), "data.seq_len=1: must be from 2"),
         (replace(mixture, sources={"a": MixtureSource()}, stages=()), "data.sources.a.root is not"),
         (replace(mixture, sources={"a": MixtureSource("/x")}, stages=()), r"config.data.sources.a"),
     ]:
         with pytest.raises(InputError, match=message) as error:
+            validate(config, "data")
             _open(config)
         assert "\n" not in str(error.value)
 

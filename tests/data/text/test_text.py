@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.data.order.order import HashedOrder, OlmoCoreOrder, OlmoOrder
 from jaxpretrain.data.prepare.prepare_text import PrepareText
@@ -207,10 +207,10 @@ def test_label_masks_and_the_filter_make_one_mask(tmp_path: Path):
 
 
 def test_impossible_filters_are_errors(data: TextData):
-    with pytest.raises(InputError, match="data.instance_filter.max_count is 1"):
-        replace(data, instance_filter=InstanceFilter(max_count=1)).open(
-            seed=0, limits={"tokens": 400}
-        )
+    with pytest.raises(InputError, match="data.instance_filter.max_count=1: must be 3 or more"):
+        validate(replace(data, instance_filter=InstanceFilter(max_count=1)), "data")
+    with pytest.raises(InputError, match="data.instance_filter: there are no periods from 3 to 2"):
+        replace(data, instance_filter=InstanceFilter(2, 3)).open(seed=0, limits={"tokens": 400})
 
 
 def test_raw_files_are_all_for_training(tmp_path: Path):
@@ -297,7 +297,9 @@ def test_a_split_without_one_sequence_is_an_error(data: TextData):
 @pytest.mark.parametrize("change", [{"seq_len": 1}, {"file_list": "list"}, {"train_split": "tain"}])
 def test_impossible_settings_are_errors(data: TextData, change: dict):
     with pytest.raises(InputError):
-        replace(data, **change).open(seed=0, limits={"tokens": 400})
+        changed = replace(data, **change)
+        validate(changed, "data")
+        changed.open(seed=0, limits={"tokens": 400})
 
 
 def test_hashes_cannot_be_verified_without_a_manifest(tmp_path: Path):

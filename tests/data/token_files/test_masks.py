@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.token_files.masks import InstanceFilter, open_label_masks
 from jaxpretrain.data.token_files.tokens import TokenFiles, open_raw
 
@@ -80,6 +81,7 @@ def test_a_pattern_is_found_wherever_it_stands(period: int):
 )
 def test_impossible_filters_are_errors(impossible: InstanceFilter):
     with pytest.raises(InputError, match="data.instance_filter"):
+        validate(impossible, "data.instance_filter")
         impossible.check()
 
 
