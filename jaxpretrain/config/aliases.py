@@ -1,4 +1,4 @@
-"""What people type who know other trainers, and what it is called here."""
+"""The names that fields have in other trainers, and their names here."""
 
 from collections.abc import Iterable
 
@@ -46,16 +46,16 @@ _NAMES = {
     "seed": "seed random_seed rng_seed",
     "--workdir": "output output_dir out_dir outdir save_dir save_folder work_dir run_dir log_dir",
 }
-"""Path in a config, or a flag -> names for it in other programs, and its own without the path."""
+"""Path in a config, or a flag -> its names in other programs, and its own without the path."""
 
 _ALIASES = {name: path for path, names in _NAMES.items() for name in names.split()}
 
 
 def alias(name: str, known: Iterable[str] | None = None) -> str | None:
-    """The flag for what a name means elsewhere; None where it means nothing.
+    """Returns the flag for a name of another program; None where the name is not known.
 
-    `known` are the paths of the config at hand; a field of the same name deeper in the same part
-    stands in for one that is not among them. None: the usual configs' paths are taken.
+    `known` are the paths of the config at hand. A field of the same name deeper in the same part
+    stands in for a path that is not among them. None: the paths of the usual configs are taken.
     """
     target = _ALIASES.get(name.replace("-", "_").lower())
     if target is None or target.startswith("--"):

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, strict flags, and the overrides among the flags."""
+"""The common parts of all commands: exit codes, strict flags, overrides among the flags."""
 
 import argparse
 import errno
@@ -52,7 +52,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def _has_no_reader(stream: TextIO) -> bool:
-    """Whether what reads a pipe has closed it."""
+    """Returns true where the reader of a pipe has closed it."""
     try:
         number = stream.fileno()
     except OSError:  # no file, such as what tests put in its place
@@ -63,7 +63,7 @@ def _has_no_reader(stream: TextIO) -> bool:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Takes the `--config.path=value` items out of a command line.
+    """Splits the `--config.path=value` items from a command line.
 
     Returns the other items and the (path, value) pairs, each in their order.
     """
@@ -80,9 +80,9 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 
 
 def split_paths(text: str) -> list[str]:
-    """The paths of a flag that takes several by commas; a name may hold commas where it exists.
+    """Returns the paths of a flag that takes several, separated by commas.
 
-    What is there without its comma is taken so: `a,b.txt` is one file only where there is no `a`.
+    An existing name may hold commas: `a,b.txt` is one file where it exists and `a` does not.
     """
     parts, paths = text.split(","), []
     while parts:

@@ -1,6 +1,6 @@
-"""The help of --help_config: each field of a config, its value, its type and what it means.
+"""The help of --help_config: each field of a config with its value, its type and its meaning.
 
-A field means what the string literal directly below it says.
+The meaning of a field is the string literal directly below it.
 """
 
 import ast
@@ -20,7 +20,7 @@ _TYPE_COLUMN = 52
 
 @dataclasses.dataclass(frozen=True)
 class FieldInfo:
-    """One field: its path, what may be written for it, what it is now, and what it means.
+    """One field: its path, the values that it may have, its value now, and its meaning.
 
     A group of fields that is not a choice has a path and a meaning only.
     """
@@ -31,13 +31,13 @@ class FieldInfo:
     meaning: str
 
 
-def describe(config: Any) -> list[FieldInfo]:
-    """All fields of a config, a group followed by the fields in it."""
+def describe(config: object) -> list[FieldInfo]:
+    """Returns all fields of a config, each group before the fields in it."""
     return list(_describe(config, ()))
 
 
 def format_help(infos: Iterable[FieldInfo]) -> str:
-    """The fields as text for a terminal of 100 columns, one section a group."""
+    """Returns the fields as text for a terminal of 100 columns, one section for each group."""
     sections: dict[str, list[str]] = {"": ["Any of these can be set by --config.PATH=VALUE.", ""]}
     for info in infos:
         if not info.type_text:
@@ -80,8 +80,8 @@ def _describe(group: Any, keys: schema.Keys) -> Iterator[FieldInfo]:
         yield from _describe_groups(value, hint, (*keys, name))
 
 
-def _describe_groups(value: Any, hint: schema.Hint, keys: schema.Keys) -> Iterator[FieldInfo]:
-    """The fields of a dataclass, or of the dataclasses in a tuple or dict."""
+def _describe_groups(value: object, hint: schema.Hint, keys: schema.Keys) -> Iterator[FieldInfo]:
+    """Yields the fields of a dataclass, or of the dataclasses in a tuple or dict."""
     if dataclasses.is_dataclass(value):
         yield from _describe(value, keys)
     else:
@@ -91,7 +91,7 @@ def _describe_groups(value: Any, hint: schema.Hint, keys: schema.Keys) -> Iterat
 
 @functools.cache
 def _meanings(cls: type) -> dict[str, str]:
-    """Field name -> the string literal below it, in the class and in those it inherits from."""
+    """Returns field name -> the string literal below it, in the class and in its base classes."""
     meanings = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):

@@ -1,7 +1,7 @@
-"""JSON documents: whatever is wrong with one is a line that names the file and the key.
+"""JSON documents. Each error in one is a line that names the file and the key.
 
 Files of runs, data and models are written by one program and read by another, edited, cut and
-damaged. Each kind of file has a dataclass with the types of what is read of it.
+damaged. Each kind of file has a dataclass with the types of the keys that are read.
 """
 
 import json
@@ -16,17 +16,17 @@ from jaxpretrain.config.serialize import from_dict
 T = TypeVar("T")
 
 _DIGITS = 19
-"""Characters of a whole number that 64 bits hold."""
+"""Number of characters of a whole number that 64 bits hold."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(content: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Returns the value of a JSON text.
 
     Whole numbers beyond 64 bits become floats, so that they are no sizes or counts.
 
     Raises:
-        ValueError: it is none, and why.
+        ValueError: it is not JSON; the message says why.
     """
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
@@ -39,10 +39,10 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def read_object(path: Path, advice: str = "") -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
-        InputError: there is no such file, or something else in it; the line ends with the advice.
+        InputError: there is no such file, or it holds something else. The line ends with `advice`.
     """
     advice = advice and f"; {advice}"
     try:
@@ -59,7 +59,7 @@ def read_object(path: Path, advice: str = "") -> dict[str, Any]:
 
 
 def checked(cls: type[T], document: Mapping[str, Any], where: Path | str) -> T:
-    """The fields of `cls` in a document; others in it are passed over.
+    """Returns the fields of `cls` in a document; other keys are ignored.
 
     Raises:
         InputError: a field is missing or of another type; the line names it and `where`.

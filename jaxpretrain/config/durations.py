@@ -1,7 +1,7 @@
 """Durations such as "5000 steps", "2e12 tokens", "300e6 images" or "2 epochs".
 
 They are kept exact until they become whole steps (or whole examples, for positions in the data),
-once, rounded up: a run never sees less than was asked for.
+once and rounded up, so that a run never sees less than its config says.
 """
 
 import math
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Whole:
-    """Marks the type of a field that is resolved to whole numbers of this unit."""
+    """Marks the type of a field that is resolved to a whole number of this unit."""
 
     unit: str
 
@@ -31,20 +31,20 @@ Devices count steps with 32 bits. A narrower range stands around it: Annotated[S
 """
 
 Examples = Annotated[int | str, _Whole("examples"), Between(0, 2**63 - 1)]
-"""Like `Steps`, but whole examples once resolved, and a bare number counts examples."""
+"""The type of a config field that holds a position in the data: text, or whole examples."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How many examples a run has seen after how many steps, when its batch size grows."""
+    """The number of examples that a run has seen after each step, while its batch size grows."""
 
     batch_size: int
-    """Examples of a step after the stages."""
+    """Number of examples of a step after the stages."""
     stages: tuple[tuple[int, int], ...] = ()
-    """(steps, examples of each) of what comes before, in order."""
+    """(number of steps, examples of each step) of the stages, in order."""
 
     def examples(self, steps: Fraction | int) -> Fraction:
-        """Examples of the first `steps` steps."""
+        """Returns the number of examples of the first `steps` steps."""
         seen, left = Fraction(0), Fraction(steps)
         for length, size in self.stages:
             seen += min(left, length) * size
@@ -56,7 +56,7 @@ class Pace:
         return range(int(self.examples(step - 1)), int(self.examples(step)))
 
     def steps(self, examples: Fraction | int) -> Fraction:
-        """Steps that see this many examples, the inverse of `examples`."""
+        """Returns the number of steps that see so many examples, the inverse of `examples`."""
         steps, left = Fraction(0), Fraction(examples)
         for length, size in self.stages:
             here = min(left, Fraction(length * size))
@@ -66,11 +66,11 @@ class Pace:
 
 
 NumExamples = int | Callable[[], int] | None
-"""Examples of an epoch: known, counted where a duration asks for it, or unknown."""
+"""Number of examples of an epoch: known, counted where a duration needs it, or unknown."""
 
 
 def as_pace(batch_size: int | Pace) -> Pace:
-    """The pace of a run; a number is a batch size that never changes."""
+    """Returns the pace of a run; a number is a batch size that never changes."""
     return batch_size if isinstance(batch_size, Pace) else Pace(batch_size)
 
 
@@ -94,12 +94,12 @@ class Duration:
         tokens_per_example: int | None = None,
         num_examples: NumExamples = None,
     ) -> int:
-        """The smallest whole number of steps that lasts at least this long.
+        """Returns the smallest whole number of steps that lasts at least this long.
 
         Args:
-            batch_size: examples of one step, over all devices.
-            tokens_per_example: tokens of one example; None for a model without tokens.
-            num_examples: examples of one epoch, or what counts them; None when unknown.
+            batch_size: the number of examples of one step, over all devices.
+            tokens_per_example: the number of tokens of an example; None for models without tokens.
+            num_examples: the number of examples of an epoch; None where it is unknown.
         """
         pace = as_pace(batch_size)
         return math.ceil(pace.steps(self._examples(pace, tokens_per_example, num_examples)))
@@ -111,7 +111,7 @@ class Duration:
         tokens_per_example: int | None = None,
         num_examples: NumExamples = None,
     ) -> int:
-        """The smallest whole number of examples that lasts at least this long; as `to_steps`."""
+        """Returns the smallest whole number of examples that lasts at least this long."""
         return math.ceil(self._examples(as_pace(batch_size), tokens_per_example, num_examples))
 
     def _examples(
@@ -144,9 +144,9 @@ def resolve_durations(
     num_examples: NumExamples = None,
     path: str = "--config",
 ) -> T:
-    """The config with every `Steps` field in whole steps and every `Examples` field in examples.
+    """Returns the config with `Steps` fields in whole steps and `Examples` fields in examples.
 
-    At any depth, also in the dataclasses of a tuple or dict.
+    Fields at any depth are resolved, also in the dataclasses of a tuple or dict.
 
     Raises:
         InputError: a text that is no duration, one that cannot be counted in steps, or a number of
@@ -177,13 +177,13 @@ def resolve_durations(
 
 
 def _unit(hint: schema.Hint) -> str | None:
-    """What a field of this type is resolved to; None if it holds no duration."""
+    """Returns the unit that a field of this type is resolved to; None for other fields."""
     marks = (mark for _, marks in schema.marked_members(hint) for mark in marks)
     return next((mark.unit for mark in marks if isinstance(mark, _Whole)), None)
 
 
 def whole_steps(duration: int | str) -> int:
-    """A duration that `resolve_durations` has turned into whole steps."""
+    """Returns a duration that `resolve_durations` has turned into whole steps."""
     if not isinstance(duration, int):
         raise TypeError(f"the duration {duration!r} is not resolved to steps")
     return duration

@@ -1,4 +1,4 @@
-"""The error a user can cause, and the hint at what they meant."""
+"""The error that a user can cause, and the hint at what they meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ class InputError(Exception):
 
 
 def closest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate spelled most like `name`, whatever the case; None when nothing is close."""
+    """Returns the candidate spelled most like `name`, in any case; None where nothing is close."""
     by_folded = {candidate.lower(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(name.lower(), by_folded, n=1)
     return by_folded[matches[0]] if matches else None
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """The question to end an error line with, leading blank included; "" if nothing is close."""
+    """Returns a question that ends an error line; "" where no candidate is close."""
     match = closest(name, candidates)
     return f" Did you mean '{match}'?" if match else ""

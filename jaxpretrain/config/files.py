@@ -15,7 +15,7 @@ from jaxpretrain.config.renames import RENAMES
 
 
 def load_config(spec: str) -> Any:
-    """Returns the config that get_config() of "FILE.py" makes; of "FILE.py:ARG", get_config("ARG").
+    """Loads the config of "FILE.py", get_config(), or of "FILE.py:ARG", get_config("ARG").
 
     A name without a folder and without ".py" is one of the configs that the package brings.
 
@@ -47,7 +47,7 @@ def load_config(spec: str) -> Any:
 
 
 def _renamed_argument(error: TypeError) -> str | None:
-    """Returns what is written now instead of an argument of an earlier version; None for others."""
+    """Returns the new way to write an argument of an earlier version; None for others."""
     _, _, name = str(error).partition("unexpected keyword argument ")
     name = name.strip("'")
     for row in RENAMES:

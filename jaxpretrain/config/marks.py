@@ -1,4 +1,4 @@
-"""What a field means for a run that goes on: marks in `typing.Annotated`, beside ranges.
+"""The meaning of a field for a run that goes on: marks in `typing.Annotated`, beside ranges.
 
 `remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"`. A mark holds for all below its field too.
 """

@@ -26,29 +26,29 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Somewhere in a config: the value that is there (if any) and the type it must have."""
+    """A place in a config: its value (if any) and the type that a value must have."""
 
     value: Any
     hint: schema.Hint
 
 
 def apply_overrides(config: T, overrides: Iterable[tuple[str, str]]) -> T:
-    """The config with each (path, text) set, in order.
+    """Returns the config with each (path, text) set, in order.
 
     Raises:
-        InputError: a path that does not exist or a text that is no value of the type there. It
-            starts with the override and says what would be valid. A ValueError or InputError of a
-            `__post_init__` becomes such a line too.
+        InputError: a path does not exist, or a text is no value of the type there. The line begins
+            with the override and says what would be valid. Errors of a `__post_init__` become
+            such lines too.
     """
     for path, text in overrides:
         config = _override(config, tuple(path.split(".")), text)
     return config
 
 
-def validate(config: Any, root: str = "--config") -> None:
-    """Raises InputError for the first value that is not of its field's type or against its rules.
+def validate(config: object, root: str = "--config") -> None:
+    """Raises InputError for the first value that has another type or breaks the rules of its field.
 
-    For configs that were built in Python, where nothing checks fields. `root` is that of `flag`.
+    Configs that are built in Python need this. `root` is an argument of `flag`.
     """
     for keys, value, hint in schema.walk(config, type(config)):
         if schema.member_of(value, hint) is None:
@@ -58,10 +58,10 @@ def validate(config: Any, root: str = "--config") -> None:
 
 
 def flag(keys: Sequence[str], root: str = "--config") -> str:
-    """The command-line flag for a place in a config; in a document, whose root is "FILE:", its key.
+    """Returns the flag of a place in a config, or the key of a place in a document.
 
-    The root alone without its colon where there are no keys. The root "--" is that of a command
-    whose own flags are the fields.
+    The root of a document is "FILE:", that of a command whose flags are the fields is "--". Without
+    keys, it is the root alone.
     """
     path = ".".join(keys)
     if root.endswith(":"):
@@ -70,9 +70,9 @@ def flag(keys: Sequence[str], root: str = "--config") -> str:
 
 
 def wrong_type(
-    keys: schema.Keys, value: Any, hint: schema.Hint, root: str = "--config"
+    keys: schema.Keys, value: object, hint: schema.Hint, root: str = "--config"
 ) -> InputError:
-    """The error for a value that is not of the type its place must have."""
+    """Returns the error for a value that has not the type of its place."""
     expected = schema.expected_in_json(hint) if root.endswith(":") else schema.expected(hint)
     return InputError(f"{flag(keys, root)}: {expected}, got {reprlib.repr(value)}")
 
@@ -80,9 +80,9 @@ def wrong_type(
 def unknown_field(
     keys: schema.Keys, cls: type, elsewhere: Sequence[str] = (), root: str = "--config"
 ) -> InputError:
-    """The error for a path whose last key is no field of `cls`.
+    """Returns the error for a path whose last key is no field of `cls`.
 
-    `elsewhere` are paths in the config that end with a field of that name.
+    `elsewhere` are the paths of fields with that name in the config.
     """
     fields = schema.field_types(cls)
     there_is = f"; there is {' and '.join(flag([path]) for path in elsewhere)}" if elsewhere else ""
@@ -92,7 +92,7 @@ def unknown_field(
     return InputError(f"{flag(keys, root)}: no such field in {cls.__name__}{there_is}.{hint}")
 
 
-def _override(config: Any, keys: schema.Keys, text: str) -> Any:
+def _override(config: object, keys: schema.Keys, text: str) -> Any:
     *containers, target = _trail(config, keys)
     override = f"{flag(keys)}={text}"
     if dataclasses.is_dataclass(target.hint):
@@ -112,15 +112,15 @@ def _override(config: Any, keys: schema.Keys, text: str) -> Any:
 
 
 def _meant(text: str, kind: schema.Hint) -> str:
-    """Asks whether another name was meant by the first that is none; "" where none is near."""
+    """Returns a question whether a name is misspelled; "" where no other name is close."""
     names = schema.names(kind)
     unknown = (word for word in map(str.strip, text.split(",")) if word not in names)
     hint = nearest(next(unknown, ""), names)
     return hint and f".{hint}"
 
 
-def _trail(config: Any, keys: schema.Keys) -> list[_Place]:
-    """The places along a path, from the config itself to the one that the path names."""
+def _trail(config: object, keys: schema.Keys) -> list[_Place]:
+    """Returns the places along a path, from the config itself to the named one."""
     trail = [_Place(config, type(config))]
     for depth, key in enumerate(keys, start=1):
         here = trail[-1]
@@ -139,7 +139,7 @@ def _trail(config: Any, keys: schema.Keys) -> list[_Place]:
 
 
 def _next_element(place: _Place, key: str) -> _Place | None:
-    """What `key` adds to a tuple of any length, when it is the index after the last."""
+    """Returns the element that the index after the last adds to a tuple of any length."""
     if not isinstance(place.value, tuple) or key != str(len(place.value)):
         return None
     item_hint, *more = get_args(schema.member_of(place.value, place.hint))
@@ -149,7 +149,7 @@ def _next_element(place: _Place, key: str) -> _Place | None:
 
 
 def _new_item(place: _Place, key: str) -> schema.Hint | None:
-    """The type of the item that `key` adds to a dict, or to a tuple as the index after its last."""
+    """Returns the type of an item that `key` adds to a dict, or to a tuple after its last item."""
     item_hint, member = None, schema.member_of(place.value, place.hint)
     if get_origin(member) is dict:
         item_hint = get_args(member)[1]
@@ -158,7 +158,7 @@ def _new_item(place: _Place, key: str) -> schema.Hint | None:
     return None if dataclasses.is_dataclass(item_hint) else item_hint
 
 
-def _replaced(container: Any, key: str, value: Any) -> Any:
+def _replaced(container: Any, key: str, value: object) -> Any:
     if isinstance(container, dict):
         return {**container, key: value}
     if isinstance(container, tuple):
@@ -167,7 +167,7 @@ def _replaced(container: Any, key: str, value: Any) -> Any:
     return dataclasses.replace(container, **{key: value})
 
 
-def _refuse(config: Any, here: _Place, keys: schema.Keys, depth: int) -> NoReturn:
+def _refuse(config: object, here: _Place, keys: schema.Keys, depth: int) -> NoReturn:
     """Raises the error for a path of which only `depth` - 1 keys exist, up to `here`."""
     wanted, keys = keys, keys[:depth]
     *parents, key = keys

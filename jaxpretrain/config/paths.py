@@ -1,4 +1,4 @@
-"""Paths that users write, in configs and on command lines: none is empty, and `~` is their home."""
+"""Paths that users write in configs and on command lines; `~` is their home directory."""
 
 import argparse
 from pathlib import Path
@@ -13,8 +13,7 @@ T = TypeVar("T")
 class _IsPath(schema.Rule):
     """Marks a text that is a path."""
 
-    def complaint(self, value: Any) -> str:
-        """What is wrong with a path; "" if nothing is."""
+    def complaint(self, value: object) -> str:
         return _complaint(value) if isinstance(value, str) else ""
 
 
@@ -23,7 +22,7 @@ PathText = Annotated[str, _IsPath()]
 
 
 def expand(text: str, flag: str) -> Path:
-    """The path that a text names, with a user's home directory in place of `~`.
+    """Returns the path in a text, with a user's home directory in place of `~`.
 
     Raises:
         InputError: the text is empty, or nobody has the name after `~`. `flag` begins the line.
@@ -34,17 +33,14 @@ def expand(text: str, flag: str) -> Path:
 
 
 def as_path(text: str) -> Path:
-    """The path of a command-line flag, as the `type` of an argument."""
+    """Returns the path of a command-line flag; this is the `type` of an argument."""
     if against := _complaint(text):
         raise argparse.ArgumentTypeError(against)
     return Path(text).expanduser()
 
 
 def expand_paths(config: T) -> T:
-    """The config with `~` expanded in each of its paths.
-
-    For configs that `validate` has found nothing against.
-    """
+    """Returns the config with `~` expanded in each of its paths, which must be valid."""
 
     def expanded(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
         flag = ".".join(("--config", *keys))

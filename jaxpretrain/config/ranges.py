@@ -1,12 +1,12 @@
 """The ranges of number fields: `weight_decay: Annotated[float, NonNegative] = 0.1`.
 
-A range stands beside its field. Overrides, checks and help read it there.
+Overrides, checks and help read the range at the field.
 """
 
 import ctypes
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from jaxpretrain.config.schema import Rule
 
@@ -23,11 +23,11 @@ class Between(Rule):
     high: float
     """The upper end."""
     ends: Literal["[]", "[)", "(]", "()"] = "[]"
-    """Which ends belong to the range: a square bracket stands beside one that does."""
+    """The ends that belong to the range: a square bracket includes an end."""
 
-    def complaint(self, value: Any) -> str:
-        """What is wrong with a number; "" if nothing is."""
-        if type(value) not in (int, float):
+    def complaint(self, value: object) -> str:
+        """Returns the complaint about a number outside the range; "" for others."""
+        if not isinstance(value, int | float) or isinstance(value, bool):
             return ""
         if not self._holds(value):
             return f"must be {self}"
@@ -55,12 +55,12 @@ class Between(Rule):
 
 
 def at_least(low: float) -> Between:
-    """The numbers from `low` on."""
+    """Returns the range of the numbers from `low` on."""
     return Between(low, math.inf)
 
 
 def above(low: float) -> Between:
-    """The numbers larger than `low`."""
+    """Returns the range of the numbers larger than `low`."""
     return Between(low, math.inf, "()")
 
 

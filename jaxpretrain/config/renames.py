@@ -1,4 +1,4 @@
-"""The fields that had other names or other values before: for errors and for runs kept since then.
+"""The fields that had other names or values in earlier versions, for errors and for kept runs.
 
 One row a field. Its old path on a command line is an error that says what to set now; a config that
 an earlier version has saved is read as if it were written today.
@@ -12,6 +12,9 @@ from typing import Any
 Group = dict[str, Any]
 """A group of fields in a saved config; a choice of a class stands under "class"."""
 
+Upgrade = Callable[[Group, Any], None]
+"""A function that writes the value of an old field into the group that held the field."""
+
 
 @dataclass(frozen=True)
 class Rename:
@@ -20,24 +23,22 @@ class Rename:
     old: str
     """The path that it had, such as "data.order_chunk"; `*` stands for any key."""
     now: str
-    """What an error says after the old path: the new path or what to do instead. The old path
-    itself, where only its values have changed."""
-    upgrade: Callable[[Group, Any], None] | None = None
+    """The text of an error after the old path: the new path, or advice. It is the old path itself
+    where only the values have changed."""
+    upgrade: Upgrade | None = None
     """Writes the old value into the group that held the field. None: the value is dropped."""
     upgrades_whole: bool = False
     """Gives `upgrade` the whole config in place of the group, for a field that changes groups."""
 
 
-def moved(
-    *path: str, default: object = ..., of: Collection[str] = ()
-) -> Callable[[Group, Any], None]:
+def moved(*path: str, default: object = ..., of: Collection[str] = ()) -> Upgrade:
     """Returns an upgrade that puts the value at a path below the group, where that group exists.
 
     A value that is the default is dropped: the new place need not have the field. `of` names the
     choices of the last group that have it; (): all have it.
     """
 
-    def upgrade(group: Group, value: Any) -> None:
+    def upgrade(group: Group, value: object) -> None:
         if value == default:
             return
         *parents, name = path
@@ -51,23 +52,23 @@ def moved(
     return upgrade
 
 
-def chosen(name: str, words: Mapping[str, str]) -> Callable[[Group, Any], None]:
+def chosen(name: str, words: Mapping[str, str]) -> Upgrade:
     """Returns an upgrade of a word to the choice of the class that it names now."""
 
-    def upgrade(group: Group, value: Any) -> None:
-        is_old = isinstance(value, str) and value in words
-        group[name] = {"class": words[value]} if is_old else value
+    def upgrade(group: Group, value: object) -> None:
+        choice = words.get(value) if isinstance(value, str) else None
+        group[name] = {"class": choice} if choice else value
 
     return upgrade
 
 
-def grouped(name: str, choice: str, field: str, default: object) -> Callable[[Group, Any], None]:
+def grouped(name: str, choice: str, field: str, default: object) -> Upgrade:
     """Returns an upgrade that puts the value into an optional group, made unless it is the default.
 
     `choice` is the name of the group's class.
     """
 
-    def upgrade(group: Group, value: Any) -> None:
+    def upgrade(group: Group, value: object) -> None:
         group.setdefault(name, None)
         if value != default:
             group[name] = {"class": choice, **(group[name] or {}), field: value}
@@ -108,10 +109,10 @@ def _raw(group: str) -> tuple[Rename, ...]:
     )
 
 
-def _beta(index: int) -> Callable[[Group, Any], None]:
+def _beta(index: int) -> Upgrade:
     """Returns an upgrade of AdamW's, Lion's and Muon's `beta1` and `beta2`; Adafactor has both."""
 
-    def upgrade(group: Group, value: Any) -> None:
+    def upgrade(group: Group, value: object) -> None:
         if group.get("class") == "adafactor":
             group[f"beta{index + 1}"] = value
         else:
@@ -121,26 +122,26 @@ def _beta(index: int) -> Callable[[Group, Any], None]:
     return upgrade
 
 
-def _base_batch(group: Group, value: Any) -> None:
+def _base_batch(group: Group, value: object) -> None:
     scaling = {"class": "rate_scaling", "base_batch": value}
     group.setdefault("rate_scaling", None if value is None else scaling)
 
 
-def _rate_scale(group: Group, value: Any) -> None:
+def _rate_scale(group: Group, value: object) -> None:
     """Keeps a multiple that was set by hand; another one follows from `rate_scaling`."""
     if value is not None and group.get("rate_scaling") is None:
         group["rate_scaling"] = {"class": "rate_scaling", "base_batch": 1, "cap": value}
 
 
-def _from_step(group: Group, value: Any) -> None:
+def _from_step(group: Group, value: object) -> None:
     is_bolt_on = group.get("class") == "bolt_on_warmup"
     group["from_step" if is_bolt_on else "start"] = value
 
 
-def _only(name: str, *values: Any) -> Callable[[Group, Any], None]:
+def _only(name: str, *values: Any) -> Upgrade:
     """Returns an upgrade that drops these values; another stays, and is refused as unknown."""
 
-    def upgrade(group: Group, value: Any) -> None:
+    def upgrade(group: Group, value: object) -> None:
         if value not in values:
             group[name] = value
 
@@ -207,14 +208,14 @@ _MODEL = (
 )
 
 
-def _prompts(group: Group, value: Any) -> None:
+def _prompts(group: Group, value: object) -> None:
     """Makes the continuations of prompts a choice of samples; no prompts were no samples."""
     if value:
         group["samples"] = {"class": "continuations", "prompts": value}
 
 
-def _reconstructions(group: Group, value: Any) -> None:
-    if value is not None:
+def _reconstructions(group: Group, value: object) -> None:
+    if isinstance(value, dict):
         group["samples"] = {**value, "class": "reconstructions"}
 
 
@@ -237,25 +238,25 @@ _EVAL = (
 )
 
 
-def _outliers(train: Group, value: Any) -> None:
+def _outliers(train: Group, value: object) -> None:
     if value is not None:
         skip = train.get("on_bad_step")
         base = skip if isinstance(skip, dict) else {"class": "skip", "not_finite": False}
         train["on_bad_step"] = {**base, "outliers": value}
 
 
-def _deterministic(train: Group, value: Any) -> None:
+def _deterministic(train: Group, value: object) -> None:
     if value:
         options = train.get("compiler_options", {})
         train["compiler_options"] = {"xla_gpu_deterministic_ops": True, **options}
 
 
-def _ema(train: Group, value: Any) -> None:
+def _ema(train: Group, value: object) -> None:
     is_decay = isinstance(value, float)
     train["ema"] = {"class": "ema", "decay": value} if is_decay else value
 
 
-def _evaluated_weights(config: Group, value: Any) -> None:
+def _evaluated_weights(config: Group, value: object) -> None:
     ema = config.get("train", {}).get("ema")
     if value == "average" and ema is not None:
         ema.setdefault("evaluate", True)
@@ -323,7 +324,7 @@ def _matches(pattern: list[str], keys: list[str]) -> bool:
     return len(keys) >= len(pattern) and all(same)
 
 
-def _groups(value: Any, parents: list[str]) -> list[Group]:
+def _groups(value: object, parents: list[str]) -> list[Group]:
     """Returns the groups at a path, more than one where it has a `*`."""
     if not parents:
         return [value] if isinstance(value, dict) else []
@@ -335,7 +336,7 @@ def _groups(value: Any, parents: list[str]) -> list[Group]:
     return [group for part in below for group in _groups(part, rest)]
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> Any:
     if isinstance(value, Mapping):
         return {key: _copied(part) for key, part in value.items()}
     return [_copied(part) for part in value] if isinstance(value, list) else value

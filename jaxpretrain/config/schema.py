@@ -1,7 +1,7 @@
-"""The types that a config field may have, and how their values are written as text.
+"""The types that a config field may have, and their values as text.
 
-Overrides, checks, saved configs and help all go through these functions, so that a type works
-everywhere or is refused, by its field's name, at first use. A field is one of
+Overrides, checks, saved configs and help all use these functions. So a type works everywhere or is
+refused, with the name of its field, at first use. A field is one of
 
 - bool, int, float (finite), str, None, Literal;
 - a dataclass: a group of fields;
@@ -25,7 +25,7 @@ Hint = Any
 """A type annotation: a class, a union, or a generic such as tuple[int, ...]."""
 
 Keys = tuple[str, ...]
-"""The way from the config to one of its values: field names, indices and dict keys."""
+"""The path from a config to one of its values: field names, indices and dict keys."""
 
 # In the order in which the members of a union are tried on a text, the least permissive first.
 _KINDS = (Literal, NoneType, bool, int, float, dict, tuple, str)
@@ -41,10 +41,10 @@ _IN_JSON = {
 
 
 class Rule:
-    """What the values of a field must be beyond their type; it stands in typing.Annotated."""
+    """A rule for the values of a field beyond their type; it stands in typing.Annotated."""
 
-    def complaint(self, value: Any) -> str:
-        """What is wrong with a value of the right type; "" if nothing is."""
+    def complaint(self, value: object) -> str:
+        """Returns the complaint about a value of the right type; "" for a valid one."""
         raise NotImplementedError
 
 
@@ -59,7 +59,7 @@ def snake_case(cls: type) -> str:
 
 @functools.cache
 def field_types(cls: type) -> Mapping[str, Hint]:
-    """The type of each field of a dataclass; TypeError for one that no config can have."""
+    """Returns the type of each field of a dataclass; TypeError for a type that is not supported."""
     hints = get_type_hints(cls, include_extras=True)
     types = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
     for name, hint in types.items():
@@ -69,14 +69,14 @@ def field_types(cls: type) -> Mapping[str, Hint]:
 
 
 def members(hint: Hint) -> tuple[Hint, ...]:
-    """The members of a union without their marks; any other type is its own only member."""
+    """Returns the members of a union without their marks; another type is its own only member."""
     return tuple(member for member, _ in marked_members(hint))
 
 
 def marked_members(hint: Hint, marks: tuple[Any, ...] = ()) -> Iterator[tuple[Hint, tuple]]:
-    """(member, its marks) of each member of a type; marks are what stands in typing.Annotated.
+    """Yields (member, its marks) of each member of a type; marks stand in typing.Annotated.
 
-    `marks` are those of the type that the hint is a part of.
+    `marks` are the marks of the whole type, where the hint is a part of it.
     """
     if get_origin(hint) is Annotated:
         inner, *own = get_args(hint)
@@ -89,7 +89,7 @@ def marked_members(hint: Hint, marks: tuple[Any, ...] = ()) -> Iterator[tuple[Hi
 
 
 def choices(hint: Hint) -> dict[str, type]:
-    """The dataclasses among the members of a type, by name."""
+    """Returns the dataclasses among the members of a type, by name."""
     return {
         snake_case(member): member
         for member in members(hint)
@@ -97,15 +97,15 @@ def choices(hint: Hint) -> dict[str, type]:
     }
 
 
-def member_of(value: Any, hint: Hint) -> Hint | None:
-    """The member of a type that a value has, not looking inside containers; None if it has none."""
+def member_of(value: object, hint: Hint) -> Hint | None:
+    """Returns the member of a type that a value has, without a look into containers; or None."""
     return next((member for member in members(hint) if _accepts(member, value)), None)
 
 
-def complaint(value: Any, hint: Hint) -> str:
-    """What the rules of a type say against a value that it accepts; "" if nothing.
+def complaint(value: object, hint: Hint) -> str:
+    """Returns the complaint of a type's rules about a value that it accepts; "" without one.
 
-    It names what else may be written: "must be positive, or none".
+    It names the other values that may be written: "must be positive, or none".
     """
     complaints, others = [], []
     for member, marks in marked_members(hint):
@@ -120,7 +120,7 @@ def complaint(value: Any, hint: Hint) -> str:
 
 
 def children(value: Any, hint: Hint) -> Iterator[tuple[str, Any, Hint]]:
-    """(key, value, type) of each value directly inside a value of this type."""
+    """Yields (key, value, type) of each value directly inside a value of this type."""
     member = member_of(value, hint)
     if dataclasses.is_dataclass(member):
         for name, field_type in field_types(type(value)).items():
@@ -134,17 +134,17 @@ def children(value: Any, hint: Hint) -> Iterator[tuple[str, Any, Hint]]:
             yield key, item, get_args(member)[1]
 
 
-def walk(value: Any, hint: Hint, keys: Keys = ()) -> Iterator[tuple[Keys, Any, Hint]]:
-    """(keys, value, type) of a value and of all values inside it, outer ones first."""
+def walk(value: object, hint: Hint, keys: Keys = ()) -> Iterator[tuple[Keys, Any, Hint]]:
+    """Yields (keys, value, type) of a value and of all values inside it, outer ones first."""
     yield keys, value, hint
     for key, child, child_type in children(value, hint):
         yield from walk(child, child_type, (*keys, key))
 
 
 def rebuild(
-    value: Any, hint: Hint, change: Callable[[Keys, Any, Hint], Any], keys: Keys = ()
+    value: object, hint: Hint, change: Callable[[Keys, Any, Hint], Any], keys: Keys = ()
 ) -> Any:
-    """A value of this type with `change(keys, value, type)` in place of each scalar inside it."""
+    """Returns a value with `change(keys, value, type)` in place of each scalar inside it."""
     items = {
         key: rebuild(child, child_hint, change, (*keys, key))
         for key, child, child_hint in children(value, hint)
@@ -157,7 +157,7 @@ def rebuild(
 
 
 def parse(text: str, hint: Hint) -> Any:
-    """The value of this type that a text stands for; ValueError says what was expected.
+    """Returns the value of this type in a text; ValueError says what was expected.
 
     A choice stands for its dataclass with default values. Tuples are comma-separated.
     """
@@ -175,7 +175,7 @@ def parse(text: str, hint: Hint) -> Any:
 
 
 def parse_decimal(text: str) -> Decimal:
-    """The exact value of a finite number of sane size; ValueError for any other text."""
+    """Returns the exact value of a finite number of sane size; ValueError for any other text."""
     try:
         number = Decimal(text)
     except DecimalException:
@@ -186,8 +186,8 @@ def parse_decimal(text: str) -> Decimal:
     return number
 
 
-def value_text(value: Any) -> str:
-    """A value as it is written on the command line, and as parse() reads it."""
+def value_text(value: object) -> str:
+    """Returns a value as it is written on the command line and as parse() reads it."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if dataclasses.is_dataclass(value):
@@ -200,7 +200,7 @@ def value_text(value: Any) -> str:
 
 
 def names(hint: Hint) -> list[str]:
-    """The names that may be written somewhere in a value of a type, inside of tuples too."""
+    """Returns the names that may be written in a value of a type, also inside tuples."""
     found = []
     for member in members(hint):
         found += _names(member)
@@ -210,7 +210,7 @@ def names(hint: Hint) -> list[str]:
 
 
 def type_text(hint: Hint) -> str:
-    """What may be written for a type: "int (positive) | auto", "int,int", "adamw | lion"."""
+    """Returns the values of a type: "int (positive) | auto", "int,int", "adamw | lion"."""
     texts = []
     for member, marks in marked_members(hint):
         ranges = [str(mark) for mark in marks if isinstance(mark, Rule) and member in (int, float)]
@@ -220,7 +220,7 @@ def type_text(hint: Hint) -> str:
 
 
 def expected(hint: Hint) -> str:
-    """The part of an error line that says what may be written for a type."""
+    """Returns the part of an error line that names the values of a type."""
     alternatives = [
         "finite float" if member is float else text
         for member in members(hint)
@@ -232,11 +232,11 @@ def expected(hint: Hint) -> str:
 
 
 class _AgainstRules(ValueError):
-    """A text stands for a value of the right type that the type's rules forbid."""
+    """A text is a value of the right type that the rules of the type forbid."""
 
 
 def expected_in_json(hint: Hint) -> str:
-    """As `expected`, of a value in a JSON document."""
+    """Returns the part of an error line that names the values of a type in a JSON document."""
     return f"expected {' or '.join(map(_json_text, members(hint)))}"
 
 
@@ -260,7 +260,7 @@ def _is_supported(hint: Hint) -> bool:
     return origin is Literal or hint in (bool, int, float, str, NoneType) or bool(choices(hint))
 
 
-def _accepts(member: Hint, value: Any) -> bool:
+def _accepts(member: Hint, value: object) -> bool:
     origin = get_origin(member)
     if member is Any:
         return True
@@ -282,7 +282,7 @@ def _item_types(member: Hint, num_items: int) -> tuple[Hint, ...]:
 
 
 def _names(member: Hint) -> dict[str, Any]:
-    """The names that stand for values of a type, if it is a type with names."""
+    """Returns the names of the values of a type, where it has names."""
     if get_origin(member) is Literal:
         return {value_text(arg): arg for arg in get_args(member)}
     if member is NoneType:

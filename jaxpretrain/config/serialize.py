@@ -1,4 +1,4 @@
-"""Configs as JSON-able dicts, back again without loss, and the differences between two.
+"""Configs as JSON-able dicts and back without loss, and the differences between two configs.
 
 Tuples become lists. Where a field is a union, a dataclass carries its choice under "class".
 """
@@ -16,11 +16,11 @@ T = TypeVar("T")
 _NO_DEFAULT = dataclasses.MISSING
 
 ABSENT = "absent"
-"""Stands in a difference for the side that has no value at that path."""
+"""The value in a difference of the side that has none at that path."""
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The config as dicts, lists and scalars; InputError for a value of the wrong type."""
+def to_dict(config: object) -> dict[str, Any]:
+    """Returns the config as dicts, lists and scalars; InputError for a value of the wrong type."""
     validate(config)
     return _encode(config, type(config))
 
@@ -32,22 +32,22 @@ def from_dict(
     *,
     ignore_unknown: bool = False,
 ) -> T:
-    """The config that to_dict() wrote, or another dataclass from JSON.
+    """Returns the config that to_dict() wrote, or another dataclass from JSON.
 
-    A missing field takes its default. `root` is what the whole is called in errors. With
-    `ignore_unknown`, fields that the dataclasses do not have are passed over.
+    A missing field takes its default. Errors call the whole `root`. With `ignore_unknown`, unknown
+    fields are ignored.
 
     Raises:
-        InputError: an unknown field, one that is missing and has no default, or a value of the
-            wrong type.
+        InputError: a field is unknown, has a value of the wrong type, or is missing without a
+            default.
     """
     return _Decoder(root, ignore_unknown).decode(data, cls, ())
 
 
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(path, value in a, value in b) wherever two outputs of to_dict() differ, by path.
+    """Returns (path, value in a, value in b) for all differences of two outputs of to_dict().
 
-    A list of scalars is one value; where there is none, ABSENT stands.
+    A list of scalars is one value. A side without a value has ABSENT.
     """
     leaves_a, leaves_b = _flatten(a), _flatten(b)
     rows = [
@@ -57,7 +57,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any
     return [(".".join(keys), left, right) for keys, left, right in rows if left != right]
 
 
-def _encode(value: Any, hint: schema.Hint) -> Any:
+def _encode(value: object, hint: schema.Hint) -> Any:
     items = {
         key: _encode(child, child_hint) for key, child, child_hint in schema.children(value, hint)
     }
@@ -76,8 +76,8 @@ class _Decoder:
     root: str
     ignore_unknown: bool
 
-    def decode(self, data: Any, hint: schema.Hint, keys: schema.Keys) -> Any:
-        """The value of a type that `data`, found at `keys`, stands for."""
+    def decode(self, data: object, hint: schema.Hint, keys: schema.Keys) -> Any:
+        """Returns the value of a type from the data at a path."""
         if hint is Any:
             return data
         options = schema.choices(hint)
@@ -117,7 +117,7 @@ class _Decoder:
             raise InputError(f"{flag(keys, self.root)}: {error}") from error
 
 
-def _flatten(value: Any, keys: schema.Keys = ()) -> dict[schema.Keys, Any]:
+def _flatten(value: object, keys: schema.Keys = ()) -> dict[schema.Keys, Any]:
     if isinstance(value, Mapping):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):

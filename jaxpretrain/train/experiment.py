@@ -1,4 +1,4 @@
-"""The experiment: everything a run is, as one typed value.
+"""The experiment: the whole config of a run, as one typed value.
 
 `configs/*.py` build an `Experiment`, and the command line overrides its fields. `resolved.resolve`
 turns its durations into whole steps; that is what runs and what `experiment.json` keeps.
@@ -24,15 +24,15 @@ from jaxpretrain.parallel.mesh import Mesh
 
 @dataclass(frozen=True)
 class Stage:
-    """A portion of the run before the batch and the sequences have their full size."""
+    """A portion of the run before batches and sequences have their full size."""
 
     duration: Annotated[Steps, Positive] = "1000 steps"
-    """How long it lasts, at its own batch size."""
+    """Length of the stage, counted with its own batch size."""
     batch_size: BatchSize | None = None
-    """Examples of the data in one step; none: train.batch_size."""
+    """Number of examples in one step; none: train.batch_size."""
     seq_len: SequenceLength | None = None
-    """Tokens of a sequence: examples are cut into pieces of this length, all of which stay in the
-    batch. none: data.seq_len."""
+    """Number of tokens of a sequence. Examples are cut into pieces of this length, and all pieces
+    stay in the batch. none: data.seq_len."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Train:
     duration: Steps = "1000 steps"
     """Length of the run: steps, tokens, images or epochs."""
     batch_size: Annotated[BatchSize, Mark.IDENTITY] = 8
-    """Examples (sequences, images) of one optimizer step, over all devices."""
+    """Number of examples (sequences, images) in one optimizer step, over all devices."""
     microbatch_size: BatchSize | Literal["auto"] | None = None
-    """Examples that one data-parallel device holds at a time; the rest of its share is
-    accumulated. none: all of its share at once. auto: what is fastest of what fits the devices,
-    found before the run; training is the same but for rounding."""
+    """Number of examples that one data-parallel device computes at a time; gradients of its share
+    of the batch are accumulated. none: its whole share at once. auto: the fastest number that fits
+    the devices, found before the run; the result is the same, rounding aside."""
     stages: Annotated[tuple[Stage, ...], Mark.IDENTITY] = ()
-    """Batch-size and sequence-length warm-up: what the run begins with, in order. Each stage is
-    compiled once, when it begins."""
+    """Stages that the run begins with, in order: a warm-up of the batch size and the sequence
+    length. Each stage is compiled once, when it begins."""
     ema: Ema | None = None
     """An average of the weights over steps; none: there is no average."""
     on_bad_step: Skip | Literal["stop"] = "stop"
@@ -92,51 +92,52 @@ class Train:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved and kept."""
+    """The interval between checkpoints, and which of them are kept."""
 
     every: Steps = "1000 steps"
-    """How often the state is saved; 0: only at the end."""
+    """Interval between saves; 0: the state is saved only at the end."""
     keep_last: Annotated[int, Positive] | None = 2
-    """Newest checkpoints that are kept; none: all."""
+    """Number of newest checkpoints that are kept; none: all are kept."""
     keep_every: Steps | None = None
-    """Checkpoints at multiples of this are kept for good; none or 0: no more than the newest."""
+    """Interval of checkpoints that are kept for good; none or 0: only the newest are kept."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A training run."""
+    """The config of a training run."""
 
     model: Annotated[Decoder | VitMae, Mark.IDENTITY]
-    """What is trained."""
+    """The model to train."""
     data: Annotated[DataChoice, Mark.IDENTITY]
-    """What it is trained on."""
+    """The data to train on."""
     optim: Annotated[OptimizerChoice, Mark.IDENTITY]
-    """How it is trained."""
+    """The optimizer and its learning rate."""
     train: Train = Train()
-    """How long and in what portions."""
+    """The length of the run, its batches and what happens to the weights."""
     mesh: Mesh = Mesh()
-    """How devices are arranged."""
+    """The arrangement of the devices."""
     eval: Eval = Eval()
-    """Evaluation while training."""
+    """The evaluations during training."""
     checkpoint: Checkpoint = Checkpoint()
-    """What is saved and kept."""
+    """The interval between checkpoints, and which of them are kept."""
     monitor: Monitor = Monitor()
     """Logs, metrics and traces."""
     init_from: Annotated[PathText | None, Mark.IDENTITY] = None
-    """Where the weights come from instead of a fresh initialisation: a run's folder, one of its
-    `checkpoints/<step>`, or a Hugging Face folder. A run that goes on reads it no more."""
+    """Checkpoint that the run begins with instead of fresh weights: a run's folder, one of its
+    `checkpoints/<step>`, or a Hugging Face folder. A run that goes on does not read it again."""
     init_with: Annotated[Literal["weights", "optimizer", "everything"], Mark.IDENTITY] = "weights"
-    """What is taken from there: the weights; also the optimizer's moments and their counts, for a
-    new schedule from step 0; or also the step, so that schedule and data go on from it."""
+    """Part of `init_from` that is taken. weights: the weights alone. optimizer: also the moments of
+    the optimizer and their counts, for a new schedule from step 0. everything: also the step, so
+    that schedule and data go on from it."""
     seed: Annotated[Seed, Mark.IDENTITY] = 6198
-    """Seed of the initial parameters, of the data order and of every draw."""
+    """Seed of the initial parameters, of the order of the data and of every random draw."""
 
 
 def num_microbatches(train: Train, num_data: int) -> int:
-    """Portions in which each of `num_data` data-parallel devices works through its share.
+    """Returns the number of microbatches that each of `num_data` data-parallel devices computes.
 
     Raises:
-      InputError: the batch does not divide, or the portions are still to be chosen.
+      InputError: the batch does not divide, or the microbatch is still `auto`.
     """
     if train.microbatch_size == "auto":
         raise InputError("train.microbatch_size=auto: jaxpretrain.main and .plan choose; set it")

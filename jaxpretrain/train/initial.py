@@ -10,16 +10,16 @@ import jax.numpy as jnp
 
 from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.train.program import Program
-from jaxpretrain.train.state import TrainState, make_init
+from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.trained import load_arrays, require_arrays
 
 _FLAG = "--config.init_from"
 _SCHEDULES = ("optimizer/learning_rate/", "optimizer/clip/")
-"""What the optimizer counts for schedules; the rest of its state belongs to the weights."""
+"""Counts of the optimizer for schedules; the rest of its state belongs to the weights."""
 
 
 def initial_state(program: Program) -> tuple[int, TrainState]:
-    """(finished steps, state) of a run that begins, as `init_from` and `init_with` say.
+    """Returns (finished steps, state) of a new run, as `init_from` and `init_with` say.
 
     Raises:
       InputError: the checkpoint is missing, damaged, another model's, or lacks what is asked for.
@@ -28,7 +28,7 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
     if experiment.init_from is None:
         return 0, program.create_state()
     step, taken = load_arrays(Path(experiment.init_from), _wanted(program), flag=_FLAG)
-    # The average begins with the weights: a copy, because the step is given both to write into.
+    # The average begins with the weights: a copy, because the step writes into both.
     params = {name.removeprefix("params/"): x for name, x in taken.items() if name[:7] == "params/"}
     if program.state.ema:
         taken |= {f"ema/{name}": jnp.copy(x) for name, x in params.items()}
@@ -41,7 +41,7 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
 
 
 def require_initial_state(program: Program) -> None:
-    """Refuses before anything is compiled what `initial_state` would refuse after it.
+    """Checks before anything is compiled that `initial_state` will find what it needs.
 
     Raises:
       InputError: the checkpoint is missing, another model's, or lacks what is asked for.
@@ -51,7 +51,7 @@ def require_initial_state(program: Program) -> None:
 
 
 def _wanted(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays that are taken from the checkpoint."""
+    """Returns the arrays that are taken from the checkpoint."""
     everything = program.experiment.init_with != "weights"
     prefixes = ("params/", "optimizer/") if everything else ("params/",)
     return {
@@ -62,12 +62,11 @@ def _wanted(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _fresh(program: Program, without: set[str]) -> dict[str, jax.Array]:
-    """The arrays of a fresh state but those of some names."""
-    init = make_init(program.model, program.optimizer.transform, program.experiment.train)
+    """Returns the arrays of a fresh state without some names."""
     like = {name: x for name, x in to_named(program.state).items() if name not in without}
 
     def rest(seed: jax.Array) -> dict[str, jax.Array]:
-        named = to_named(init(seed))
+        named = to_named(program.init(seed))
         return {name: named[name] for name in like}
 
     shardings = {name: leaf.sharding for name, leaf in like.items()}

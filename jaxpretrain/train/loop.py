@@ -33,7 +33,7 @@ from jaxpretrain.train.stop import Stop
 from jaxpretrain.train.workdir import note_saved
 
 _MAX_UNSAVED = 3
-"""Saves that fail in a row before the run ends."""
+"""Number of saves failed in a row that ends the run."""
 
 
 class Ended(Exception):
@@ -65,7 +65,7 @@ class Alarm(Ended):
 
 @dataclass(frozen=True)
 class Run:
-    """The stages of a run with everything around them that is open while it trains."""
+    """The stages of a run, with all that is open while it trains."""
 
     stages: Stages
     workdir: Path
@@ -76,10 +76,10 @@ class Run:
     reporter: Reporter
     stop: Stop
     is_evaluation_due: bool = False
-    """Whether the last session left out the evaluation of the step that it saved."""
-    skipped: list[int] = field(default_factory=list)  # the last steps, those skipped in a row
-    empty: list[int] = field(default_factory=list)  # steps whose batch had nothing to predict
-    unsaved: list[SaveOutcome] = field(default_factory=list)  # the last, that failed in a row
+    """True where the last session left out the evaluation of the step that it saved."""
+    skipped: list[int] = field(default_factory=list)  # the newest steps, skipped in a row
+    empty: list[int] = field(default_factory=list)  # all steps whose batch had nothing to predict
+    unsaved: list[SaveOutcome] = field(default_factory=list)  # the newest, failed in a row
 
     @property
     def experiment(self) -> Resolved:
@@ -93,7 +93,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     Raises:
       NonFinite: a loss or gradient norm was not finite.
       NotSaved: the last save failed, or several in a row.
-      Alarm: something was found that is to end the run.
+      Alarm: a finding of `monitor.stop_on` ends the run.
     """
     timeline = run.experiment.timeline
     last = timeline.num_steps
@@ -120,7 +120,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 if probe is not None:
                     metrics["signals"] = signals | probe(state.params, batch)
                 _report(run, in_flight)
-                tell_saves(run)
+                report_saves(run)
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, timeline.eval_every)
                 stops = run.stop.reached()
@@ -144,7 +144,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
 
 
 def _next(run: Run, batches: Batches) -> Mapping[str, np.ndarray]:
-    """The next batch, once it is there."""
+    """Waits for the next batch."""
     with run.clock.measure("data_wait"):
         batch = next(batches)
     for line in run.data.report():
@@ -153,7 +153,7 @@ def _next(run: Run, batches: Batches) -> Mapping[str, np.ndarray]:
 
 
 def _evaluate_first(run: Run, state: TrainState, first: int) -> bool:
-    """Evaluates before the first step where that is due; true when it is still due after that."""
+    """Evaluates before the first step where that is due; returns true where it is still due."""
     if first > 0 and not run.is_evaluation_due:
         return False
     is_due = not evaluate(run, state, first)
@@ -163,10 +163,9 @@ def _evaluate_first(run: Run, state: TrainState, first: int) -> bool:
 
 
 def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool = False) -> bool:
-    """Runs all evaluators on the weights that are asked for and reports their results.
+    """Runs all evaluators on the weights that the config names, and reports their results.
 
-    Returns false where the run is asked from outside to stop, before or between batches: saving
-    comes first then, and there are no results.
+    Returns false, without results, where somebody outside asks the run to stop: saving comes first.
     """
     try:
         if is_asked_to_stop and run.evaluators and run.stop.alarm() is None:
@@ -192,11 +191,7 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
 
 
 def interrupt(stop: Stop) -> None:
-    """Ends an evaluation when the run is asked to stop from outside, which may be urgent.
-
-    Raises:
-      Interrupted: it is.
-    """
+    """Raises Interrupted where somebody outside asks the run to stop."""
     if stop.reached() and stop.alarm() is None:
         raise Interrupted
 
@@ -204,17 +199,17 @@ def interrupt(stop: Stop) -> None:
 def save(
     run: Run, state: TrainState, step: int, *, is_last: bool, is_evaluation_due: bool = False
 ) -> None:
-    """Starts saving the state with the clock and the samples seen, the position in the data.
+    """Starts to save the state, the clock and the number of samples seen; the loop goes on.
 
-    The loop goes on meanwhile. A save that is the last, or that would be the last of too many
-    failed ones, is waited for; so all processes learn at the same step that the run ends.
+    The last save of a run is waited for, and so is one whose failure would end the run: all
+    processes learn at the same step that it ends.
 
     Raises:
-      NotSaved: it was waited for and failed.
+      NotSaved: a save that was waited for has failed.
     """
     with run.clock.measure("save"):
         run.checkpoints.wait()
-        tell_saves(run)
+        report_saves(run)
         document = {
             "clock": run.clock.state(),
             "data_position": int(run.experiment.timeline.pace.examples(step)),
@@ -224,7 +219,7 @@ def save(
         is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
         if is_decisive:
             run.checkpoints.wait()
-    tell_saves(run)
+    report_saves(run)
     if is_decisive and run.unsaved:
         count = len(run.unsaved)
         which = f"step {step:,}" if count == 1 else f"{count} saves in a row, up to step {step:,},"
@@ -236,8 +231,8 @@ def save(
         )
 
 
-def tell_saves(run: Run) -> None:
-    """Says how saves have ended; `saved step N` is what scripts wait for."""
+def report_saves(run: Run) -> None:
+    """Reports the saves that have ended; scripts wait for the line `saved step N`."""
     for outcome in run.checkpoints.ended():
         if outcome.problem is None:
             run.unsaved.clear()
@@ -250,10 +245,10 @@ def tell_saves(run: Run) -> None:
 
 
 def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
-    """Waits for a dispatched step, checks and reports it.
+    """Waits for a dispatched step, and checks and reports it.
 
     Raises:
-      NonFinite: its loss or gradient norm is not finite, or it is one skipped step too many.
+      NonFinite: the loss or the gradient norm is not finite, or too many steps were skipped.
     """
     if in_flight is None:
         return
@@ -293,14 +288,14 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
 
 
 def _stop_if_configured(run: Run, findings: Sequence[Finding]) -> None:
-    """Has the run stopped where one of the findings is to end it."""
+    """Requests a stop where `monitor.stop_on` names one of the findings."""
     for finding in findings:
         if finding.name in run.experiment.monitor.stop_on:
             run.stop.request_stop(f"monitor.stop_on names {finding.name}: {finding.reading}")
 
 
 def _load(run: Run, first: int, last: int) -> Batches:
-    """The batches of the updates after `first`."""
+    """Starts to read the batches of the steps after `first`."""
     if run.data.num_workers:
         samples, workers = run.stages.local_samples, run.data.num_workers
         return load_in_workers(run.data.batch, samples, first + 1, last + 1, num_workers=workers)

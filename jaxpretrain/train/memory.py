@@ -1,4 +1,4 @@
-"""What the training step takes of a device's memory, from its compiled program."""
+"""The memory of a device that the training step needs, from its compiled program."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from jaxpretrain.train.program import Program
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device at the peak of the step."""
+    """The bytes of one device at the peak of the step, by their use."""
 
     parameters: int
     optimizer: int
@@ -22,32 +22,32 @@ class Memory:
     gradients: int
     """A float32 number for each parameter; two where the microbatch's are added to a sum."""
     activations: int
-    """What forward and backward hold at once, gathered weights and communication included."""
+    """Forward and backward pass, with gathered weights and communication."""
     other: int
     """The batch, counters and the program itself."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All bytes together."""
         return self.parameters + self.optimizer + self.gradients + self.activations + self.other
 
     def describe(self) -> str:
-        """One line, in GiB."""
+        """Returns one line, in GiB."""
         parts = ("parameters", "optimizer", "gradients", "activations", "other")
         listed = ", ".join(f"{part} {getattr(self, part) / GIB:.2f}" for part in parts)
         return f"{self.total / GIB:.2f} GiB a device ({listed})"
 
 
-def measured(program: Program, compiled: Any) -> Memory:
-    """What the compiled step of the program takes, as its compiler laid it out."""
-    stats = compiled.memory_analysis()
+def measured(program: Program, compiled: jax.stages.Compiled) -> Memory:
+    """Returns the memory of the compiled step of a program, as the compiler planned it."""
+    stats: Any = compiled.memory_analysis()
     state = program.state
     parameters = sharded_bytes(jax.tree.leaves(state.params))
     optimizer = sharded_bytes(jax.tree.leaves((state.optimizer, state.ema)))
     arguments = stats.argument_size_in_bytes
     code = stats.generated_code_size_in_bytes
     if program.layout.mesh.devices.flat[0].platform == "tpu":
-        # Temporaries are counted one by one there; the peak knows who shares a place.
+        # Temporaries are counted one by one there; the peak knows which of them share memory.
         working = stats.peak_memory_in_bytes - arguments
     else:
         grown = stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -62,11 +62,11 @@ def measured(program: Program, compiled: Any) -> Memory:
     )
 
 
-def require_fit(program: Program, compiled: Any) -> Memory:
-    """Refuses, before there is any state, a step that the devices cannot hold.
+def require_fit(program: Program, compiled: jax.stages.Compiled) -> Memory:
+    """Checks, before there is any state, that the devices can hold the step.
 
     Raises:
-      InputError: it takes more than there is.
+      InputError: the step needs more memory than there is.
     """
     memory = measured(program, compiled)
     device = program.layout.mesh.local_devices[0]

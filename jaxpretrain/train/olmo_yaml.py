@@ -1,7 +1,7 @@
 """Reads the YAML of a run of OLMo's own trainer into an `Experiment`.
 
-Where the YAML says nothing, OLMo's defaults hold (olmo/config.py): GPT-2's architecture with
-dropout and biases, LionW, epsilon 1e-5. What they ask for and is not here is refused.
+Fields that the YAML lacks have OLMo's defaults (olmo/config.py): GPT-2's architecture with
+dropout and biases, LionW, epsilon 1e-5. Settings that are not supported are refused.
 """
 
 import hashlib
@@ -37,17 +37,17 @@ from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 
 
 class OlmoYaml(NamedTuple):
-    """What a YAML file asks for, and one line for each of its keys on what became of it."""
+    """The experiment of a YAML file, with a line for each key that says what it became."""
 
     experiment: Experiment
     report: list[str]
 
 
 def read_olmo_yaml(file: Path, ignored: Collection[str] = ()) -> OlmoYaml:
-    """The run that the file describes; `ignored` names keys to train without.
+    """Returns the run that a file describes; the keys in `ignored` are left out.
 
     Raises:
-      InputError: the file cannot be read, or asks for what is not there.
+      InputError: the file cannot be read, or asks for something that is not supported.
     """
     keys = OlmoKeys(file, ignored)
     _refuse_other_beginnings(keys)
@@ -78,7 +78,7 @@ def _refuse_other_beginnings(keys: OlmoKeys) -> None:
 
 
 def _model(keys: OlmoKeys) -> Decoder:
-    """The `model` group, and what of loss and precision belongs to the model here."""
+    """Returns the model, to which parts of OLMo's loss and precision belong here."""
     keys.only("model.scale_emb_init", False, default=False)
     keys.only("model.emb_init_std", None)
     for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
@@ -93,7 +93,7 @@ def _model(keys: OlmoKeys) -> Decoder:
 
 
 def _precision(keys: OlmoKeys) -> dict[str, Any]:
-    """Under FSDP the residual stream is of the type of the products, without it float32."""
+    """Returns the types: the residual stream has that of the products under FSDP, else float32."""
     precision = keys.only("precision", "amp_bf16", "fp32")
     is_sharded = keys.only("distributed_strategy", "fsdp", "ddp", None, default="fsdp") == "fsdp"
     if is_sharded:
@@ -114,7 +114,7 @@ def _document_end(keys: OlmoKeys) -> int | None:
 
 
 def _z_loss(keys: OlmoKeys) -> float:
-    """The fused loss has it even when nobody asks; its weight is the same everywhere."""
+    """Returns the weight of the z-loss, which the fused loss always has."""
     is_on = [keys.take(key, False) for key in ("softmax_auxiliary_loss", "fused_loss")]
     return 1e-4 if any(is_on) else 0.0
 
@@ -143,7 +143,7 @@ def _data(keys: OlmoKeys) -> TextData:
 
 
 def _file_list(file: Path, paths: list[str]) -> tuple[str | None, str]:
-    """(root, file of one path a line): a URL becomes its path below `data.root`, not set here."""
+    """Returns (root, file of one path a line); URLs become paths below a root that is not set."""
     urls = [urlsplit(str(path)) for path in paths]
     is_remote = any(url.scheme for url in urls)
     lines = [url.path.lstrip("/") if url.scheme else url.path for url in urls]
@@ -165,7 +165,7 @@ def _instance_filter(keys: OlmoKeys) -> InstanceFilter | None:
 
 
 def _optimizer(keys: OlmoKeys, horizon: str | None) -> AdamW | Lion:
-    """The optimizer with its schedule, which ends at `horizon` unless it has its own `t_max`."""
+    """Returns the optimizer; its schedule ends at `horizon` unless the file has a `t_max`."""
     keys.only("optimizer.no_decay_norm_and_bias", None)
     keys.only("optimizer.selective_updates", False, default=False)
     keys.only("max_grad_norm_ratio", None)
@@ -202,7 +202,7 @@ _SHAPES: dict[str, CosineShape] = {
     "max_scheduler": "cosine_or_inverse_sqrt",
 }
 _OTHERS = ("linear_with_warmup", "inverse_sqrt_with_warmup", "constant", "constant_with_warmup")
-"""OLMo's names of schedulers: those of a cosine, with its shape, and the others."""
+"""OLMo's names of schedulers: those with a cosine and its shape, and the others."""
 
 
 def _schedule(keys: OlmoKeys, horizon: str | None) -> Schedule:
@@ -229,12 +229,12 @@ def _schedule(keys: OlmoKeys, horizon: str | None) -> Schedule:
 
 
 def _share(part: float, peak: float) -> float:
-    """The product of what was written: 0.1 of 3e-4 is 3e-5."""
+    """Returns the product of two numbers as they are written: 0.1 of 3e-4 is 3e-5."""
     return float(Decimal(str(part)) * Decimal(str(peak)))
 
 
 def _amount(keys: OlmoKeys, key: str, default: int | None) -> Any:
-    """A length in the units of the scheduler."""
+    """Returns a length in the units of the scheduler."""
     units = keys.only("scheduler.units", "steps", "tokens", default="steps")
     value = keys.number(key, default)
     return None if value is None else f"{int(value)} {units}"

@@ -1,4 +1,4 @@
-"""The program of a run: what the experiment means on given devices, before any data or memory.
+"""The program of a run: the experiment on given devices, before any data or memory.
 
 Training, planning and benchmarks all start from the same `Program`, so what is planned or timed
 is what trains.
@@ -18,11 +18,11 @@ from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout, sharded_bytes
 from jaxpretrain.train.experiment import Experiment, num_microbatches
 from jaxpretrain.train.resolved import Resolved
-from jaxpretrain.train.state import TrainState, abstract_state, create_state
+from jaxpretrain.train.state import TrainState, abstract_state, make_init
 from jaxpretrain.train.step import make_train_step
 
 Probe = Callable[[Params, Batch], dict[str, jax.Array]]
-"""(parameters, the batch of a step) -> arrays [layers] by name."""
+"""A function from parameters and the batch of a step to arrays [layers] by name."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class Program:
     model: Model
     optimizer: Optimizer
     num_microbatches: int
+    init: Callable[[jax.typing.ArrayLike], TrainState]  # from a seed to a fresh state
     state: TrainState  # jax.ShapeDtypeStruct leaves, sharded
     batch: dict[str, jax.ShapeDtypeStruct]  # sharded
 
     @property
     def microbatch_size(self) -> int:
-        """Examples that a data-parallel device works on at a time."""
+        """Number of examples that a data-parallel device computes at a time."""
         share = self.experiment.train.batch_size // self.layout.num_data
         return share // self.num_microbatches
 
@@ -71,7 +72,7 @@ class Program:
     def compile_probe(self) -> Probe:
         """Compiles the model's signals for the first example of each data-parallel device.
 
-        This is a program of its own: the training step is the same whether and how often it runs.
+        This is a program of its own, so that the training step does not depend on it.
         """
         layout, model = self.layout, self.model
 
@@ -86,14 +87,9 @@ class Program:
         return jitted.lower(self.state.params, self.batch).compile()
 
     def create_state(self) -> TrainState:
-        """A fresh state from the experiment's seed."""
-        return create_state(
-            self.model,
-            self.optimizer.transform,
-            self.experiment.train,
-            self.state,
-            self.experiment.seed,
-        )
+        """Creates a fresh state from the experiment's seed. It is sharded from the beginning."""
+        shardings = jax.tree.map(lambda s: s.sharding, self.state)
+        return jax.jit(self.init, out_shardings=shardings)(self.experiment.seed)
 
     def setting(self, data: TrainingData | None, eval_sets: Sequence[EvalSet]) -> Setting:
         """Returns the parts of this program that evaluators are built from, with its opened data.
@@ -113,7 +109,7 @@ class Program:
         )
 
     def describe(self) -> list[str]:
-        """Lines for start-up: what is really active."""
+        """Returns lines for start-up, about what is really active."""
         experiment, train = self.experiment, self.experiment.train
         num_data = self.layout.num_data
         unit, per_example = self.model.units_per_example()
@@ -145,7 +141,7 @@ class Program:
 
 
 def build_model(experiment: Experiment, layout: Layout) -> Model:
-    """The experiment's model on the devices of a layout."""
+    """Builds the experiment's model for the devices of a layout."""
     return experiment.model.build(
         experiment.data.example_spec(),
         platform=layout.mesh.devices.flat[0].platform,
@@ -171,12 +167,14 @@ def make_program(experiment: Resolved, devices: Sequence[Any]) -> Program:
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         for name, (shape, dtype) in data.extra_spec().items()
     }
+    init = make_init(model, optimizer.transform, experiment.train)
     return Program(
         experiment=experiment,
         layout=layout,
         model=model,
         optimizer=optimizer,
         num_microbatches=microbatches,
-        state=abstract_state(model, optimizer.transform, layout, experiment.train),
+        init=init,
+        state=abstract_state(model, layout, init),
         batch=layout.batch_spec(batch),
     )

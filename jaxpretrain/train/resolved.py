@@ -41,7 +41,7 @@ class Resolved(Experiment):
 
     @cached_property
     def timeline(self) -> Timeline:
-        """The whole numbers of all durations, but for those of schedules."""
+        """The durations of the run in whole steps, without those of schedules."""
         pace = pace_of(self.train)
         return Timeline(
             num_steps=whole_steps(self.train.duration),

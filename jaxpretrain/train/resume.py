@@ -1,4 +1,4 @@
-"""What a run goes on from, and whether its config goes on there.
+"""The checkpoint that a run goes on from, and the check that its config goes on there.
 
 The position of a run in its data is a number of samples. A config gives one to each step, by the
 batch sizes before it. A run goes on only where its config gives the position of the checkpoint, so
@@ -36,16 +36,16 @@ from jaxpretrain.train.trained import checkpoint_behind
 from jaxpretrain.train.workdir import saved_document
 
 _SAME_RATE = 0.01
-"""Relative difference of learning rates that is not worth a line."""
+"""Relative difference of learning rates that needs no line."""
 
 
 _Portion = tuple[int, int, int | None]
-"""Steps with the same batch: how many, their batch size and their sequence length."""
+"""Steps with the same batch: (number of steps, batch size, sequence length)."""
 
 
 @dataclass(frozen=True)
 class _Before:
-    """The parts of an earlier config that say what was read and at which rates."""
+    """The parts of an earlier config that decide the samples and the learning rates."""
 
     data: DataChoice
     optim: OptimizerChoice
@@ -54,14 +54,14 @@ class _Before:
 
 @dataclass(frozen=True)
 class Point:
-    """A checkpoint that a run goes on from, and the config that was trained with until then."""
+    """A checkpoint that a run goes on from, and the config until then."""
 
     flag: str
-    """What the user has named it by: --workdir=RUN, say."""
+    """The flag by which the user has named it, such as --workdir=RUN."""
     folder: Path
     step: int
     samples: int
-    """Samples of the data that have been seen: the number of the next one."""
+    """Number of samples of the data that have been seen, which is the number of the next one."""
     config: dict[str, Any]
     data_fingerprint: str
 
@@ -73,7 +73,7 @@ class Point:
 
 
 def newest_point(workdir: Path) -> Point | None:
-    """The newest checkpoint of a run's folder whose document can be read; None without one."""
+    """Returns the newest checkpoint of a folder whose document can be read; None without one."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     for step in reversed(checkpoints.steps()):
         try:
@@ -84,12 +84,12 @@ def newest_point(workdir: Path) -> Point | None:
 
 
 def point_of(workdir: Path, step: int, document: dict[str, Any]) -> Point:
-    """The checkpoint of a step in a run's folder, of which `document` is saved."""
+    """Returns the checkpoint of a step in a run's folder, with the saved document."""
     return _point(f"--workdir={workdir}", workdir, step, document)
 
 
 def taken_point(experiment: Resolved) -> Point | None:
-    """The checkpoint elsewhere whose step a new run goes on from; None where it takes no step.
+    """Returns the checkpoint of `init_from` whose step a new run goes on from; None without one.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged.
@@ -104,11 +104,11 @@ def taken_point(experiment: Resolved) -> Point | None:
 
 
 def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: str) -> None:
-    """Refuses a config that would go on with another sample than the one that comes next.
+    """Checks that the config goes on with the sample that comes next.
 
     Raises:
-      InputError: samples would be read twice or left out; the line has the flags that mean to go
-        on where the checkpoint ends, if there are any.
+      InputError: samples would be read twice or left out. The line has the flags that make the
+        config go on where the checkpoint ends, if there are any.
     """
     if not point.samples:
         return
@@ -146,7 +146,7 @@ def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: s
 
 
 def describe_changes(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
-    """Lines about what is other than before, where that is allowed: the data, the learning rate."""
+    """Returns lines about allowed changes at the checkpoint: of the data, of the learning rate."""
     lines = []
     if point.samples and point.data_fingerprint != data_fingerprint:
         lines.append(
@@ -167,7 +167,7 @@ def _point(flag: str, folder: Path, step: int, document: dict[str, Any]) -> Poin
 
 
 def _reordered(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
-    """What gives the samples of the data other numbers."""
+    """Returns the changes that give the samples of the data other numbers."""
     same_files = point.data_fingerprint == data_fingerprint  # and order, but for the seed
     ordering = {Mark.IDENTITY, Mark.SAMPLE_ORDER}
     return [
@@ -179,7 +179,7 @@ def _reordered(point: Point, experiment: Resolved, data_fingerprint: str) -> lis
 
 
 def _same_mixture(point: Point, before: Mixture, now: Mixture) -> Mixture:
-    """A mixture that is `before` until the checkpoint and `now` after it; `now` where it is so."""
+    """Returns a mixture that is `before` until the checkpoint and `now` after it."""
     if before.proportions(point.samples) == now.proportions(point.samples):
         return now
     seen = {name for _, shares in before.proportions(point.samples) for name in shares}
@@ -216,7 +216,7 @@ def _stages(point: Point, before: Resolved, now: Resolved) -> tuple[Stage, ...]:
 
 
 def _portions(run: Resolved, first: int, last: int) -> Iterable[_Portion]:
-    """Yields what lies in steps `first` + 1, ..., `last`."""
+    """Yields the portions of the steps `first` + 1, ..., `last`."""
     pace, at = run.timeline.pace, 0
     stages = zip(pace.stages, run.train.stages, strict=True)
     portions = [(steps, batch_size, stage.seq_len) for (steps, batch_size), stage in stages]
@@ -229,7 +229,7 @@ def _portions(run: Resolved, first: int, last: int) -> Iterable[_Portion]:
 
 
 def _flags(before: Resolved, now: Resolved, meant: Resolved) -> Iterable[str]:
-    """The flags that turn `now` into `meant`, and name the batch that is meant to be new."""
+    """Yields the flags that turn `now` into `meant`, and the flag of a new batch size."""
     if before.train.batch_size != now.train.batch_size:
         yield _flag("train.batch_size", now.train.batch_size)
     if now.train.stages != meant.train.stages:
@@ -267,7 +267,7 @@ def _new_run(point: Point) -> str:
 
 
 def _rate_change(point: Point, experiment: Resolved) -> list[str]:
-    """A line where the learning rate neither goes on as was planned nor stays where it was."""
+    """Returns a line where the learning rate neither goes on as planned nor stays as it was."""
     before, total = point.before(experiment), experiment.timeline.num_steps
     total_before, step = before.timeline.num_steps, point.step
     if not step < total:
@@ -287,7 +287,7 @@ def _rate_change(point: Point, experiment: Resolved) -> list[str]:
 
 
 def _kept(schedule: Any, step: int, total_before: int, total: int) -> str:
-    """What keeps the descent that the run was meant to have, or goes down from where it stands."""
+    """Returns advice that keeps the planned descent, or descends from the current rate."""
     path = "optim.schedule"
     while isinstance(schedule, BoltOnWarmup):
         path, schedule = f"{path}.inner", schedule.inner
@@ -308,7 +308,7 @@ def _kept(schedule: Any, step: int, total_before: int, total: int) -> str:
 
 
 def _tail_flags(path: str, inner: Triangular | WarmupCosine, length: int) -> Iterable[str]:
-    """The flags that put a linear descent to 0 behind a schedule."""
+    """Yields the flags that put a linear descent to 0 after a schedule."""
     yield _flag(path, snake_case(LinearTail))
     yield _flag(f"{path}.inner", snake_case(type(inner)))
     default = type(inner)()

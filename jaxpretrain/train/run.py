@@ -124,7 +124,9 @@ def train_experiment(
     given: Collection[str] = (),
     earlier: Opened | None = None,
 ) -> bool:
-    """Trains or goes on; true when the run got to its end, false when it was asked to stop.
+    """Trains a run from its beginning or its newest checkpoint.
+
+    Returns true when it got to its end, false when it was asked to stop.
 
     Args:
       experiment: the experiment to run.
@@ -174,11 +176,11 @@ def train_experiment(
                 return loop.train(run, state, first)
             finally:
                 run.checkpoints.wait()
-                loop.tell_saves(run)
+                loop.report_saves(run)
 
 
 def preflight(experiment: Resolved) -> Memory:
-    """Compiles the steps of the run and finds room for them; nothing is read or written.
+    """Compiles the steps of the run and returns the memory of the largest; no data is read.
 
     Raises:
       InputError: something that was given is wrong, or a step does not fit the devices.
@@ -191,7 +193,7 @@ def preflight(experiment: Resolved) -> Memory:
 
 
 def _check_document_end(experiment: Resolved, data: TrainingData) -> None:
-    """Raises InputError when the model ends documents with another token than the data does."""
+    """Raises InputError where the model ends documents with another token than the data."""
     model = experiment.model
     if not isinstance(model, Decoder) or data.eos_id is None:
         return
@@ -241,12 +243,12 @@ class _Start:
 
     @property
     def first(self) -> int:
-        """Finished steps."""
+        """The number of finished steps."""
         return 0 if self.point is None else self.point.step
 
     @property
     def saved(self) -> int | None:
-        """The step of the newest checkpoint of the folder."""
+        """The step of the newest checkpoint of the folder; None without one."""
         return None if self.state is None else self.first
 
 
@@ -294,7 +296,7 @@ def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:
 def _write_down(
     opened: Opened, workdir: Path, memory: Memory, first: int, last_saved: int | None
 ) -> None:
-    """Writes what runs, on which data, and that a session begins after `first` finished steps."""
+    """Writes the experiment, its data, and that a session begins after `first` finished steps."""
     experiment, data = opened.experiment, opened.data
     folder.write_experiment(
         workdir,
@@ -313,7 +315,7 @@ def _write_down(
 def _open_reporter(
     stages: Stages, workdir: Path, clock: Clock, resume_step: int | None
 ) -> Iterator[Reporter]:
-    """What reports to the terminal and to files, in the first process only."""
+    """Yields the reporter to the terminal and to files, which only the first process has."""
     experiment = stages.program.experiment
     is_primary = distributed.is_primary()
     work = _work(stages)
@@ -332,7 +334,7 @@ def _open_reporter(
 
 
 def _watch(experiment: Resolved, workdir: Path) -> Watch:
-    """What judges the run, knowing what earlier sessions have left in `metrics.jsonl`."""
+    """Returns the watch over the run, which knows the metrics of earlier sessions."""
     timeline = experiment.timeline
     plan = plan_of(
         experiment.optim, timeline.num_steps, experiment.train.batch_size, timeline.stage_ends

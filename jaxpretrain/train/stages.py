@@ -27,7 +27,7 @@ class Stage:
     first: int
     last: int
     num_pieces: int
-    """Sequences that each example of the data is cut into."""
+    """Number of sequences that each example of the data is cut into."""
     program: Program
 
     @cached_property
@@ -37,12 +37,12 @@ class Stage:
 
     @cached_property
     def probe(self) -> Probe:
-        """The compiled look at the layers."""
+        """The compiled probe of the layers."""
         return self.program.compile_probe()
 
     @property
     def batch_size(self) -> int:
-        """Sequences of a step."""
+        """Number of sequences of a step."""
         return self.program.experiment.train.batch_size
 
     def describe(self) -> str:
@@ -60,7 +60,7 @@ class LocalSamples:
 
     pace: Pace
     rows: dict[int, np.ndarray]
-    """Number of samples of a step -> the rows among them that are this process's."""
+    """This process's rows of a step, by the number of samples of the step."""
 
     def __call__(self, step: int) -> np.ndarray:
         """Returns the samples of update number `step`, int64 [n]."""
@@ -154,7 +154,7 @@ def _experiment_of(experiment: Resolved, index: int, num_data: int) -> tuple[int
 
 
 def _cut(batch: Batch, num_pieces: int) -> Batch:
-    """[b, t, ...] -> [b * pieces, t / pieces, ...]; what an example has once, each piece has."""
+    """Cuts [b, t, ...] into [b * pieces, t / pieces, ...]; a value of an example is repeated."""
     return {
         name: x.reshape(len(x) * num_pieces, -1, *x.shape[2:])
         if x.ndim > 1

@@ -1,5 +1,6 @@
 """The state of training, passed by value."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,23 +18,25 @@ from jaxpretrain.train.experiment import Train
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that the next step depends on, besides its batch.
+    """Everything that the next step depends on besides its batch.
 
     A checkpoint holds these fields under their names (`params/...`, `optimizer/...`).
     """
 
     step: jax.Array  # int32 [], finished steps
-    rng: jax.Array  # uint32 [2], key of the run; every draw folds in the step
+    rng: jax.Array  # uint32 [2], key of the run; every random draw folds in the step
     params: Params  # float32
     optimizer: Any  # state of the Optax chain, by the names of its parts
-    ema: Params = field(default_factory=dict)  # average of the params; {}: there is none
+    ema: Params = field(default_factory=dict)  # average of the params; {} without one
     history: dict[str, jax.Array] = field(default_factory=dict)  # `outliers.History`, or {}
 
 
-def make_init(model: Model, transform: optax.GradientTransformation, train: Train):
-    """A traceable function seed -> TrainState."""
+def make_init(
+    model: Model, transform: optax.GradientTransformation, train: Train
+) -> Callable[[jax.typing.ArrayLike], TrainState]:
+    """Returns a traceable function from a seed to a fresh state."""
 
-    def init(seed: jax.Array) -> TrainState:
+    def init(seed: jax.typing.ArrayLike) -> TrainState:
         rng = jax.random.key(seed)
         params = model.init(jax.random.fold_in(rng, 0))
         return TrainState(
@@ -41,7 +44,7 @@ def make_init(model: Model, transform: optax.GradientTransformation, train: Trai
             rng=jax.random.key_data(rng),
             params=params,
             optimizer=transform.init(params),
-            # Copies: the step is given both, to write into.
+            # Copies, because the step writes into both.
             ema={} if train.ema is None else jax.tree.map(jnp.copy, params),
             history={} if train.skip.outliers is None else empty_history(),
         )
@@ -50,10 +53,13 @@ def make_init(model: Model, transform: optax.GradientTransformation, train: Trai
 
 
 def abstract_state(
-    model: Model, transform: optax.GradientTransformation, layout: Layout, train: Train
+    model: Model, layout: Layout, init: Callable[[jax.typing.ArrayLike], TrainState]
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state; optimizer state lies as its parameters do."""
-    shapes = jax.eval_shape(make_init(model, transform, train), 0)
+    """Returns the shapes, dtypes and shardings of the state that `init` makes.
+
+    The state of the optimizer is sharded as its parameters are.
+    """
+    shapes = jax.eval_shape(init, 0)
     param_shardings = layout.tree(model.axes(), shapes.params)
     sharded: Any = TrainState  # the same fields hold shardings here
     shardings = sharded(
@@ -71,27 +77,15 @@ def abstract_state(
     )
 
 
-def create_state(
-    model: Model,
-    transform: optax.GradientTransformation,
-    train: Train,
-    like: TrainState,
-    seed: int,
-) -> TrainState:
-    """A fresh state, born sharded: it never exists in one place."""
-    shardings = jax.tree.map(lambda s: s.sharding, like)
-    return jax.jit(make_init(model, transform, train), out_shardings=shardings)(seed)
-
-
 def _optimizer_shardings(model: Model, layout: Layout, shapes: TrainState) -> Any:
-    """An array whose name ends in a parameter's lies as that parameter; the others are replicated.
+    """Shards an array as the parameter whose name its own ends with, and replicates the others.
 
-    Axes that a factored moment has reduced to size one are divided over no devices.
+    An axis that a factored moment has reduced to size one is not divided.
     """
     leaves = jax.tree.leaves(model.axes(), is_leaf=is_axes)
     axes = dict(zip(to_named(shapes.params), leaves, strict=True))
 
-    def sharding(name: str, shape: tuple[int, ...]) -> Any:
+    def sharding(name: str, shape: tuple[int, ...]) -> jax.sharding.NamedSharding:
         parts = name.split("/")
         for ending in ("/".join(parts[i:]) for i in range(len(parts))):
             if ending in axes:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpretrain.models.contract import Batch, Model
+from jaxpretrain.models.contract import Batch, Model, Params
 from jaxpretrain.optim.norms import norms
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.optim.outliers import all_finite, is_outlier, record, select
@@ -22,9 +22,14 @@ from jaxpretrain.train.experiment import Train
 from jaxpretrain.train.state import TrainState
 
 Metrics = dict[str, Any]
-_LEAVES_OUT = ("mask", "weight")
-"""What of a batch can leave all of it out. Without them, all of it counts."""
+"""Scalars by name, and under `signals` the arrays of parts and layers by name."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""One update: from a state and a batch to the next state and metrics."""
+
+_LEAVES_OUT = ("mask", "weight")
+"""Arrays of a batch that can leave out examples, even all of them."""
+_Sums = tuple[Params, jax.Array, dict[str, Any]]
+"""Sums over a batch: gradients, weight, and losses by name and source."""
 
 
 def make_train_step(
@@ -35,15 +40,15 @@ def make_train_step(
     train: Train,
     sources: tuple[str, ...],
 ) -> TrainStep:
-    """(state, batch) -> (state, metrics): one update from one global batch.
+    """Makes the function that updates the state from one global batch.
 
-    `sources` names what `batch["source"]` [b] counts, when the data has sources.
+    `sources` are the names of the numbers in `batch["source"]` [b], where the data has sources.
 
     Metrics are float32 scalars: the model's means, `grad_norm` (before clipping), `update_norm`,
     `param_norm`, `learning_rate`, `weight` (predicted tokens or images of the batch), and
-    `skipped` where steps can be: 1 when this one was too bad to change the weights. Each source has
-    `NAME/loss` and `NAME/weight`. Means over no weight are not numbers. `signals` holds gradient
-    norms, weight norms and update ratios of each part and layer, by name.
+    `skipped` where steps can be skipped: 1 for a step that was too bad to change the weights. Each
+    source has `NAME/loss` and `NAME/weight`. Means over no weight are not numbers. `signals` holds
+    gradient norms, weight norms and update ratios of each part and layer, by name.
     """
     sum_gradient = _make_sum_gradient(model, layout, num_microbatches, len(sources))
 
@@ -74,10 +79,10 @@ def make_train_step(
 
 def _make_sum_gradient(
     model: Model, layout: Layout, num_microbatches: int, num_sources: int
-) -> Callable[[Any, Batch, jax.Array], tuple[Any, jax.Array, dict[str, Any]]]:
-    """(params, batch, rng) -> sums over the batch: gradients, weight, losses by name and source."""
+) -> Callable[[Params, Batch, jax.Array], _Sums]:
+    """Makes the function (params, batch, rng) -> sums over the batch, in microbatches."""
 
-    def objective(params: Any, batch: Batch, rng: jax.Array):
+    def objective(params: Params, batch: Batch, rng: jax.Array):
         total, weight, examples = model.loss(params, batch, rng)
         sums: dict[str, Any] = {n: jnp.sum(x) for n, x in examples.items() if n != "weight"}
         sums["by_source"] = {
@@ -87,12 +92,12 @@ def _make_sum_gradient(
         }
         return total, (weight, sums)
 
-    def gradient(params: Any, batch: Batch, rng: jax.Array):
+    def gradient(params: Params, batch: Batch, rng: jax.Array) -> _Sums:
         grads, (weight, sums) = jax.grad(objective, has_aux=True)(params, batch, rng)
         return grads, weight, sums
 
-    def accumulated(params: Any, batch: Batch, rng: jax.Array):
-        def add(sums: Any, microbatch: Batch) -> tuple[Any, None]:
+    def accumulated(params: Params, batch: Batch, rng: jax.Array) -> _Sums:
+        def add(sums: _Sums, microbatch: Batch) -> tuple[_Sums, None]:
             microbatch = {name: layout.constrain_batch(x) for name, x in microbatch.items()}
             return jax.tree.map(jnp.add, sums, gradient(params, microbatch, rng)), None
 
@@ -113,8 +118,8 @@ def _means(sums: dict[str, Any], weight: jax.Array, sources: tuple[str, ...]) ->
     return means | {"weight": weight}
 
 
-def _norms(grads: Any, updates: Any, params: Any) -> Metrics:
-    """Norms of the whole, and as `signals` those of each part and layer, see `optim.norms`."""
+def _norms(grads: Params, updates: Any, params: Params) -> Metrics:
+    """Returns the norms of all arrays together, and as `signals` of each part and layer."""
     grad_norm, grad_parts = norms(grads)
     update_norm, update_parts = norms(updates)
     param_norm, param_parts = norms(params)
@@ -134,11 +139,10 @@ def _norms(grads: Any, updates: Any, params: Any) -> Metrics:
 def _keep_if_bad(
     train: Train, old: TrainState, new: TrainState, metrics: Metrics, is_empty: jax.Array | None
 ) -> tuple[TrainState, Metrics]:
-    """The new state and metrics; or, after an empty or a bad step, the old weights, moments and
-    average.
+    """Returns the new state; after an empty or a bad step, with the old weights and moments.
 
-    The learning rate and the warm-up of clipping go on even then: they are functions of the step,
-    as the data is.
+    The learning rate and the warm-up of clipping go on even then: they depend on the step alone, as
+    the data does.
     """
     can_be_bad = train.skip.not_finite or train.skip.outliers is not None
     if is_empty is None and not can_be_bad:
@@ -161,7 +165,6 @@ def _keep_if_bad(
 
 
 def _is_bad(train: Train, old: TrainState, metrics: Metrics) -> jax.Array:
-    """Whether a step is too bad to be taken."""
     finite = all_finite(metrics)
     bad = ~finite if train.skip.not_finite else jnp.bool_(False)
     if train.skip.outliers is not None:
@@ -169,14 +172,14 @@ def _is_bad(train: Train, old: TrainState, metrics: Metrics) -> jax.Array:
     return bad
 
 
-def _average(ema: Any, params: Any, decay: float) -> Any:
+def _average(ema: Params, params: Params, decay: float) -> Params:
     return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
 
 
 def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:
-    """[b, ...] -> [parts, b / parts, ...], each part spread over all devices.
+    """Splits [b, ...] into [parts, b / parts, ...], each part spread over all devices.
 
-    Microbatch i takes every `parts`-th example, so each device splits its own rows and nothing
+    Microbatch i takes every `parts`-th example, so that each device splits its own rows and nothing
     moves between devices.
     """
     return {

@@ -23,57 +23,60 @@ from jax.experimental import multihost_utils
 from jaxpretrain.parallel.distributed import first_problem
 
 _PATIENCE_SECONDS = 3.0
-"""How long a process that a second Ctrl-C ends may take to end by itself."""
+"""Seconds in which a process may end by itself after a second Ctrl-C."""
 
 
 class Stop(Protocol):
-    """What the loop asks, after each step and between the batches of an evaluation."""
+    """Requests to stop, which the loop checks after each step and between evaluation batches."""
 
     def reached(self) -> bool:
-        """Whether to save and leave now; the same in all processes, which ask equally often."""
+        """Returns true where the run is to save and leave now.
+
+        The answer is the same in all processes, which ask equally often.
+        """
         ...
 
     def request_stop(self, why: str) -> None:
-        """Has all processes leave after some step soon, though nobody outside asks for it."""
+        """Requests a stop from inside the run; all processes leave after one of the next steps."""
         ...
 
     def alarm(self) -> str | None:
-        """Why this was demanded by any process; to be asked by all of them once it is reached."""
+        """Returns the reason of a request from inside, in any process; all must ask together."""
         ...
 
 
 class StopRequest:
-    """Set once by a signal, read by the loop between steps."""
+    """A request to stop this one process: a signal sets it, the loop reads it between steps."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.was_asked = False
-        """Whether the loop has begun to ask."""
+        """True once the loop has begun to ask."""
         self._alarm: str | None = None
 
     def __bool__(self) -> bool:
         return self.reason is not None
 
     def reached(self) -> bool:
-        """Whether a signal has come."""
+        """Returns true once a stop was requested."""
         self.was_asked = True
         return bool(self)
 
     def request_stop(self, why: str) -> None:
-        """As if a signal had come."""
+        """Requests a stop from inside the run."""
         self.reason = self._alarm = self._alarm or why
 
     def alarm(self) -> str | None:
-        """Why it was demanded."""
+        """Returns the reason of a request from inside the run."""
         return self._alarm
 
 
 class Preemption:
-    """JAX's preemption service.
+    """Requests to stop many processes, through JAX's preemption service.
 
-    It is asked about numbers, here 1, 2, 3 and so on. When a process is told to stop, the service
-    takes the highest number that any of them has asked about, and the next one is where all leave.
-    It says so at that number alone.
+    The service is asked about numbers, here 1, 2, 3 and so on. When one process is told to stop, it
+    takes the highest number that any process has asked about; all leave at the next number. It says
+    so at that number alone.
     """
 
     def __init__(self) -> None:
@@ -82,25 +85,25 @@ class Preemption:
         self._alarm: str | None = None
 
     def reached(self) -> bool:
-        """Whether this is the time to leave, or that time is past."""
+        """Returns true from the time on at which all processes leave."""
         self._num_asked += 1
         self._reached |= multihost_utils.reached_preemption_sync_point(self._num_asked)
         return self._reached
 
     def request_stop(self, why: str) -> None:
-        """Sends this process the signal that the service waits for."""
+        """Requests a stop by the signal that the service waits for, sent to this process."""
         if self._alarm is None:
             self._alarm = why
             os.kill(os.getpid(), signal.SIGTERM)
 
     def alarm(self) -> str | None:
-        """Why it was demanded; a barrier."""
+        """Returns the reason of a request from inside any process. It waits for all processes."""
         return first_problem("alarm", self._alarm)
 
 
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """What asks this run to stop; handles signals while inside, unless JAX does."""
+    """Yields the requests to stop this run. Signals are handled while inside, by JAX or by us."""
     if jax.distributed.is_initialized():
         yield Preemption()  # a handler here would take SIGTERM from JAX's
         return
@@ -110,7 +113,7 @@ def stop_requests() -> Iterator[Stop]:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Catches SIGTERM and SIGINT while inside."""
+    """Yields a request that SIGTERM and SIGINT set while inside."""
     request = StopRequest()
 
     def ask(number: int, frame: object) -> None:
@@ -139,14 +142,14 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 
 def _listen(reader: int, request: StopRequest, ended: threading.Event) -> None:
-    """Answers signals in a thread, whatever the main one is doing, until the pipe is closed."""
-    is_told = False
+    """Answers signals in a thread while the main thread is busy, until the pipe is closed."""
+    is_shown = False
     while numbers := os.read(reader, 1):
         (number,) = numbers
         if number not in (signal.SIGTERM, signal.SIGINT):
             continue
-        if not is_told and request.alarm() is None:
-            is_told = True
+        if not is_shown and request.alarm() is None:
+            is_shown = True
             when = "after this step" if request.was_asked else "once the first step is compiled"
             clear = "\r\x1b[K" if sys.stderr.isatty() else ""
             line = f"stopping {when}; Ctrl-C again ends at once without saving"

@@ -1,4 +1,4 @@
-"""A trained model from a path: what `--checkpoint=DIR` means in every command."""
+"""A trained model from a path, as `--checkpoint=DIR` of all commands names it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,12 +29,12 @@ from jaxpretrain.train.workdir import read_eos_id, read_experiment
 _PARAMS, _AVERAGE = "params/", "ema/"
 
 Weights = Literal["plain", "average"]
-"""Those that were trained, or their average over steps (`train.ema`)."""
+"""The trained weights themselves, or their average over steps (`train.ema`)."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Parameters of one step of a run, with the model they belong to."""
+    """The parameters of one step of a run, with their model."""
 
     experiment: Resolved
     step: int
@@ -43,14 +43,12 @@ class Trained:
     params: Params
     tokenizer_path: Path | None
     end_ids: tuple[int, ...]
-    """The tokens that end a text, as the run's data or the model's files tell; (): they do not."""
+    """The tokens that end a text, by the data or the model's files; (): they are not known."""
     weights: Weights | None
-    """Which weights these are, where the run keeps an average; None: there is one kind only."""
+    """The kind of these weights where the run keeps an average; None: there is only one kind."""
 
     def setting(self, eval_sets: Sequence[EvalSet]) -> Setting:
-        """Returns the parts of the run that evaluators are built from; a device has one example at
-        a time.
-        """
+        """Returns what evaluators are built from, with one example on a device at a time."""
         return Setting(
             model=self.model,
             layout=self.layout,
@@ -66,11 +64,10 @@ class Trained:
 
 
 def load_trained(path: Path, weights: Weights | None = None) -> Trained:
-    """Loads `path`: a run's folder (its newest checkpoint), one of its `checkpoints/<step>`, or a
-    Hugging Face folder.
+    """Loads a run's newest checkpoint, one of its `checkpoints/<step>`, or a Hugging Face folder.
 
-    Only the parameters are read, onto the devices at hand. Without `weights`, they are those that
-    the run evaluates (`train.ema.evaluate`).
+    Only the parameters are read, onto the devices at hand. Without `weights`, they are the weights
+    that the run evaluates (`train.ema.evaluate`).
 
     Raises:
       InputError: there is no such checkpoint, it is damaged, or it has no average.
@@ -107,7 +104,7 @@ def load_trained(path: Path, weights: Weights | None = None) -> Trained:
 def load_arrays(
     path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], *, flag: str
 ) -> tuple[int, dict[str, jax.Array]]:
-    """(step, arrays) of the same paths; only what is wanted is read, onto the devices it says.
+    """Returns (step, wanted arrays) of the checkpoint at a path, on the devices that are wanted.
 
     Raises:
       InputError: there is no such checkpoint, it is damaged, or it has other arrays. The line names
@@ -118,13 +115,14 @@ def load_arrays(
 
 
 def require_arrays(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], *, flag: str) -> None:
-    """Refuses what `load_arrays` would refuse, but for damage that only reading finds."""
+    """Raises InputError where `load_arrays` would, except for damage that only reading finds."""
     _find(path, flag).check(wanted, f"{flag}={path}")
 
 
 def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, dict[str, Any]] | None:
-    """(folder of the run, step, document) of the checkpoint behind such a path; None where it is
-    a Hugging Face folder.
+    """Returns (folder of the run, step, document) of the checkpoint at a path.
+
+    None stands for a Hugging Face folder.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged. The line names the path by `flag`.
@@ -134,7 +132,7 @@ def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, dict[str, Any]]
 
 
 def open_source(path: Path, weights: Weights | None = None) -> Source:
-    """The weights behind the same paths, to be read an array at a time.
+    """Opens the weights of the checkpoint at a path, to be read an array at a time.
 
     Raises:
       InputError: there is no such checkpoint, it has no average, or (also later) it is damaged.
@@ -144,14 +142,12 @@ def open_source(path: Path, weights: Weights | None = None) -> Source:
 
 
 def experiment_of(source: Source) -> Resolved:
-    """What a folder with the weights of `source` says that it holds; how to train them it cannot
-    say, so that is default.
-    """
+    """Returns the model and data of weights as an experiment; all about training is default."""
     return resolve(Experiment(model=source.model, data=source.data, optim=AdamW()))
 
 
 def _check_all_used(names: Iterable[str], wanted: Mapping[str, Any], where: str) -> None:
-    """Raises InputError when there are parameters that the model has not: it is another one."""
+    """Raises InputError where there are parameters that the model does not have."""
     unused = [name for name in names if name.startswith(_PARAMS) and name not in wanted]
     if unused:
         more = f" and {len(unused) - 1} more" if unused[1:] else ""
@@ -217,12 +213,12 @@ class _Saved:
         return read_experiment(self.folder)
 
     def named(self) -> tuple[Path, int, dict[str, Any]]:
-        with self._damage_is_told():
+        with self._naming_damage():
             return self.folder, self.step, self.checkpoints.document(self.step)
 
     def choose(self, weights: Weights | None) -> Weights | None:
-        """The weights that are asked for, or else those that the run evaluates."""
-        with self._damage_is_told():
+        """Returns the wanted weights, or else the weights that the run evaluates."""
+        with self._naming_damage():
             names = self.checkpoints.document(self.step)["arrays"]
         if any(name.startswith(_AVERAGE) for name in names):
             ema = self.experiment().train.ema
@@ -236,7 +232,7 @@ class _Saved:
 
     def source(self, weights: Weights | None) -> Source:
         experiment, stored = self.experiment(), _AVERAGE if weights == "average" else _PARAMS
-        with self._damage_is_told():
+        with self._naming_damage():
             arrays = self.checkpoints.stream(self.step)
             origin = self.checkpoints.document(self.step).get("origin", {})
         return Source(
@@ -244,7 +240,7 @@ class _Saved:
             data=experiment.data,
             step=self.step,
             params={
-                name.removeprefix(stored): self._told(array)
+                name.removeprefix(stored): self._guarded(array)
                 for name, array in arrays.items()
                 if name.startswith(stored)
             },
@@ -260,29 +256,29 @@ class _Saved:
         where: str,
         stored: str = _PARAMS,
     ) -> dict[str, jax.Array]:
-        """The arrays; parameters are those that are stored under that prefix."""
+        """Returns the arrays; parameters are read from names with the prefix `stored`."""
         places = {name: name.replace(_PARAMS, stored, 1) for name in wanted}
         there = {places[name]: leaf for name, leaf in wanted.items()}
         self.check(wanted, where)
-        with self._damage_is_told():
+        with self._naming_damage():
             arrays = self.checkpoints.restore(self.step, there)[0]
         return {name: arrays[place] for name, place in places.items()}
 
     def check(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> None:
-        with self._damage_is_told():
+        with self._naming_damage():
             arrays = self.checkpoints.document(self.step)["arrays"]
         _check_all_used(arrays, wanted, where)
         self.checkpoints.check_arrays(self.step, wanted)
 
-    def _told(self, array: Streamed) -> Streamed:
+    def _guarded(self, array: Streamed) -> Streamed:
         def parts() -> Iterator[np.ndarray]:
-            with self._damage_is_told():
+            with self._naming_damage():
                 yield from array.parts()
 
         return replace(array, parts=parts)
 
     @contextmanager
-    def _damage_is_told(self) -> Iterator[None]:
+    def _naming_damage(self) -> Iterator[None]:
         try:
             yield
         except CorruptCheckpoint as error:

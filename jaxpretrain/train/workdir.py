@@ -1,7 +1,7 @@
-"""The folder of a run: who it belongs to, and the files that say so.
+"""The folder of a run: the run that owns it, and the files that say so.
 
 `experiment.json` names the run. Starting another run in its folder is refused, with the keys that
-differ; what is not part of a run's identity may change when it goes on.
+differ; fields that are not part of a run's identity may change when it goes on.
 """
 
 import fcntl
@@ -55,7 +55,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
-    """Checks that `workdir` is free or holds this run; returns lines about accepted changes.
+    """Checks that the folder is free or belongs to this run; returns lines about accepted changes.
 
     Raises:
       InputError: the folder holds another run.
@@ -80,7 +80,7 @@ def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) ->
 
 
 def _is_of_group(change: tuple[str, Any, Any], changes: list[tuple[str, Any, Any]]) -> bool:
-    """Whether a change only says that something was or is empty whose parts follow."""
+    """Returns true where other changes name the parts of the same group."""
     path, *sides = change
     return ABSENT in sides and any(other.startswith(f"{path}.") for other, _, _ in changes)
 
@@ -88,10 +88,10 @@ def _is_of_group(change: tuple[str, Any, Any], changes: list[tuple[str, Any, Any
 def kept_before(
     workdir: Path, experiment: Resolved, given: Collection[str]
 ) -> tuple[Resolved, list[str]]:
-    """The experiment that keeps all checkpoints that the folder's last session kept.
+    """Returns an experiment that keeps all checkpoints that the folder's last session kept.
 
-    A field that is among the `given` paths holds as it is. Also returns lines about what is kept
-    beyond the config.
+    A field among the `given` paths stays as it is. Also returns lines about checkpoints that are
+    kept against the config.
     """
     path = workdir / "experiment.json"
     kept = experiment.checkpoint
@@ -129,17 +129,17 @@ def write_experiment(
     first_step: int | None = None,
     last_saved: int | None = None,
 ) -> None:
-    """Writes `experiment.json`: the resolved config, versions, git revision, what a step takes.
+    """Writes `experiment.json`: the resolved config, the versions, the memory of a step.
 
     Args:
-      workdir: the folder of the run; what its `experiment.json` tells of sessions is kept.
-      experiment: what is run.
-      data_fingerprint: tells the data from others.
-      memory: of a step.
+      workdir: the folder of the run; the sessions in its `experiment.json` are kept.
+      experiment: the experiment of the run.
+      data_fingerprint: the fingerprint of the data.
+      memory: the memory of a step.
       eos_id: the token that ends the documents of the data; None where it is not known.
-      data_description: what the data is, in words.
-      first_step: finished steps with which a session begins; None where none does.
-      last_saved: step of the newest checkpoint; None without one.
+      data_description: the data in words.
+      first_step: the finished steps with which a session begins; None where none begins.
+      last_saved: the step of the newest checkpoint; None without one.
     """
     path = workdir / "experiment.json"
     sessions = _sessions(workdir) if path.exists() else []
@@ -160,7 +160,7 @@ def write_experiment(
 
 
 def note_saved(workdir: Path, step: int) -> None:
-    """Writes down that there is a checkpoint of a step, so that its loss is noticed later."""
+    """Notes in `experiment.json` that a step is saved, so that a loss is noticed later."""
     path = workdir / "experiment.json"
     with suppress(OSError, InputError):  # a note is not worth the run, whose state is saved
         if path.exists():
@@ -168,7 +168,7 @@ def note_saved(workdir: Path, step: int) -> None:
 
 
 def describe_program() -> dict[str, Any]:
-    """What runs: the command, the versions of packages, the git revision, the devices."""
+    """Returns the command, the versions of packages, the git revision and the devices."""
     return {
         "command": sys.argv,
         "versions": {"python": platform.python_version(), **_versions()},
@@ -178,7 +178,7 @@ def describe_program() -> dict[str, Any]:
 
 
 def program_changes(workdir: Path) -> list[str]:
-    """Lines about what runs now and did not when the folder was last used."""
+    """Returns a line about versions and devices that differ from the last session in the folder."""
     if not (workdir / "experiment.json").exists():
         return []
     there, here = _load(workdir / "experiment.json"), describe_program()
@@ -192,12 +192,12 @@ def program_changes(workdir: Path) -> list[str]:
 
 
 def require_nothing_lost(workdir: Path) -> None:
-    """Refuses to begin a run where steps are known that no checkpoint has.
+    """Checks that a folder without checkpoints has not lost them.
 
-    A run that ended before its first save has none either, and begins again.
+    A run that ended before its first save has no checkpoints either, and begins again.
 
     Raises:
-      InputError: checkpoints have been there and are gone.
+      InputError: there were checkpoints, and they are gone.
     """
     if finished_steps(workdir / "checkpoints"):
         return
@@ -222,12 +222,12 @@ def read_experiment(workdir: Path) -> Resolved:
 
 
 def read_eos_id(workdir: Path) -> int | None:
-    """The token that ends the documents of the run's data; None where it is not known."""
+    """Returns the token that ends the documents of the run's data; None where it is not known."""
     return _load(workdir / "experiment.json").get("eos_id")  # folders of older versions have none
 
 
 def trained_here(workdir: Path) -> Resolved | None:
-    """The experiment of the folder when it was last run on devices like those at hand."""
+    """Returns the experiment of the folder where it last ran on devices like those at hand."""
     path = workdir / "experiment.json"
     if not path.exists() or _load(path).get("devices") != describe_devices():
         return None
@@ -235,7 +235,7 @@ def trained_here(workdir: Path) -> Resolved | None:
 
 
 def saved_document(workdir: Path) -> dict[str, Any]:
-    """What `experiment.json` says. Fields that its config lacks have their defaults.
+    """Returns the document `experiment.json`. Fields that its config lacks have their defaults.
 
     Raises:
       InputError: there is none, or it cannot be read.
@@ -247,7 +247,7 @@ def saved_document(workdir: Path) -> dict[str, Any]:
 
 
 def describe_devices() -> str:
-    """How many there are, and their kind."""
+    """Returns the number and the kind of the devices at hand."""
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
@@ -259,7 +259,7 @@ def check_data(
     *,
     allow_change: bool,
 ) -> None:
-    """Refuses to go on with other data than the run began with.
+    """Checks that the data is the data that the run began with.
 
     Raises:
       InputError: the fingerprint differs from the saved one.
@@ -294,7 +294,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def _sessions(workdir: Path) -> list[dict[str, Any]]:
-    """What `experiment.json` tells of sessions; folders of before tell of the last one alone."""
+    """Returns the sessions in `experiment.json`; older folders only know the last one."""
     document = _load(workdir / "experiment.json")
     if (sessions := document.get("sessions")) is not None:
         return sessions
@@ -307,13 +307,13 @@ def _sessions(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _steps_known(workdir: Path) -> int | None:
-    """The step of a checkpoint that must have been there; None where there may have been none."""
+    """Returns a step that must have had a checkpoint; None where there may have been none."""
     path = workdir / "experiment.json"
     document = _load(path) if path.exists() else {}
     aside = max(finished_steps(workdir / "corrupt"), default=None)
     if "last_saved" in document:
         return aside if document["last_saved"] is None else document["last_saved"]
-    # Folders of before do not say what was saved, but how often.
+    # Older folders do not say what was saved, but how often.
     trained = max((line["step"] for line in read_lines(workdir / "metrics.jsonl")), default=0)
     config = saved_document(workdir)["config"] if document else None
     is_gone = trained > 0 and not (workdir / "checkpoints").is_dir()

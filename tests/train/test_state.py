@@ -16,7 +16,7 @@ from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.train.experiment import Ema, Experiment, Skip
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import resolve
-from jaxpretrain.train.state import TrainState, create_state
+from jaxpretrain.train.state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,7 @@ def test_initial_values_do_not_depend_on_the_mesh(born: TrainState, fresh: Train
 
 def test_the_seed_decides(program: Program, fresh: TrainState):
     def create(seed: int) -> dict[str, np.ndarray]:
-        train = program.experiment.train
-        state = create_state(program.model, program.optimizer.transform, train, program.state, seed)
+        state = replace(program, experiment=replace(program.experiment, seed=seed)).create_state()
         return {name: np.asarray(x) for name, x in to_named(state).items()}
 
     again, other = create(program.experiment.seed), create(1)
