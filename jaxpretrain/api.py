@@ -5,10 +5,14 @@
 A name is imported when it is first asked for.
 """
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
+from jaxpretrain.config import errors
+
+if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.config.errors import InputError as InputError
     from jaxpretrain.config.errors import nearest as nearest
     from jaxpretrain.config.files import load_config as load_config
@@ -66,53 +70,25 @@ if TYPE_CHECKING:  # for editors and type checkers; the table below is what runs
     from jaxpretrain.train.olmo_yaml import read_olmo_yaml as read_olmo_yaml
     from jaxpretrain.train.resolved import resolve as resolve
 
-_HOMES = {
-    "jaxpretrain.config.errors": "InputError nearest",
-    "jaxpretrain.config.files": "load_config",
-    "jaxpretrain.data.images.augment": "Augment",
-    "jaxpretrain.data.images.image_sources": "Folder Tfds",
-    "jaxpretrain.data.images.images": "ImageData",
-    "jaxpretrain.data.order.order": "HashedOrder OlmoCoreOrder OlmoOrder",
-    "jaxpretrain.data.prepare.prepare_text": "PrepareText",
-    "jaxpretrain.data.text.corpus": "RawTokens",
-    "jaxpretrain.data.text.mixture": "Mixture MixtureSource MixtureStage",
-    "jaxpretrain.data.text.text": "TextData",
-    "jaxpretrain.data.token_files.masks": "InstanceFilter",
-    "jaxpretrain.evals.config": "Eval",
-    "jaxpretrain.evals.continuations": "Continuations",
-    "jaxpretrain.evals.harness": "Harness",
-    "jaxpretrain.evals.linear_probe": "LinearProbe",
-    "jaxpretrain.evals.perplexity": "Perplexity",
-    "jaxpretrain.evals.reconstructions": "Reconstructions",
-    "jaxpretrain.models.olmo.decoder": "Decoder",
-    "jaxpretrain.models.olmo.initial_weights": "FullMegatron Mitchell Normal",
-    "jaxpretrain.models.norms": "LayerNorm RMSNorm",
-    "jaxpretrain.models.olmo.rotary": "Rope Yarn",
-    "jaxpretrain.models.olmo.variants": "OLMO_SIZES",
-    "jaxpretrain.models.sapiens.model": "VitMae",
-    "jaxpretrain.models.sapiens.variants": "SAPIENS_SIZES",
-    "jaxpretrain.monitor.config": "Monitor",
-    "jaxpretrain.optim.optimizers": "Adafactor AdamW Lion Muon RateScaling",
-    "jaxpretrain.optim.schedules": "BoltOnWarmup Constant InverseSqrt LinearTail Triangular "
-    "WarmupCosine WarmupStableDecay",
-    "jaxpretrain.parallel.mesh": "Mesh",
-    "jaxpretrain.train.experiment": "Checkpoint Ema Experiment Skip Stage Train",
-    "jaxpretrain.train.olmo_yaml": "read_olmo_yaml",
-    "jaxpretrain.train.resolved": "resolve",
-}
-"""Module -> the names that it defines."""
 
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+def _homes() -> dict[str, str | None]:
+    """Returns the module of each name, read from the imports above, which never run."""
+    tree = ast.parse(Path(__file__).read_text())
+    guarded = (node for block in tree.body if isinstance(block, ast.If) for node in block.body)
+    imports = [node for node in guarded if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module for node in imports for alias in node.names}
+
+
+_HOME_OF = _homes()
 
 __all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Returns a promised name from the module that defines it."""
-    if name not in _HOME_OF:
-        from jaxpretrain.config.errors import nearest
-
-        raise AttributeError(f"jaxpretrain.api has no {name!r}.{nearest(name, __all__)}")
-    value = getattr(import_module(_HOME_OF[name]), name)
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"jaxpretrain.api has no {name!r}.{errors.nearest(name, __all__)}")
+    value = getattr(import_module(home), name)
     globals()[name] = value
     return value
