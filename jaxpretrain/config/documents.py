@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import from_dict
+from jaxpretrain.config.serialize import Document, from_dict
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def parse_json(content: str | bytes) -> Any:
     return value
 
 
-def read_object(path: Path, advice: str = "") -> dict[str, Any]:
+def read_object(path: Path, advice: str = "") -> Document:
     """Reads the JSON object in a file.
 
     Raises:
@@ -58,7 +58,7 @@ def read_object(path: Path, advice: str = "") -> dict[str, Any]:
     return document
 
 
-def checked(cls: type[T], document: Mapping[str, Any], where: Path | str) -> T:
+def checked(cls: type[T], document: Mapping[str, object], where: Path | str) -> T:
     """Returns the fields of `cls` in a document; other keys are ignored.
 
     Raises:

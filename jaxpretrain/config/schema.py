@@ -73,7 +73,7 @@ def members(hint: Hint) -> tuple[Hint, ...]:
     return tuple(member for member, _ in marked_members(hint))
 
 
-def marked_members(hint: Hint, marks: tuple[Any, ...] = ()) -> Iterator[tuple[Hint, tuple]]:
+def marked_members(hint: Hint, marks: tuple[object, ...] = ()) -> Iterator[tuple[Hint, tuple]]:
     """Yields (member, its marks) of each member of a type; marks stand in typing.Annotated.
 
     `marks` are the marks of the whole type, where the hint is a part of it.

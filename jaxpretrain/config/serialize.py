@@ -15,11 +15,17 @@ T = TypeVar("T")
 
 _NO_DEFAULT = dataclasses.MISSING
 
+Document = dict[str, Any]
+"""A JSON object, such as a saved config."""
+
+Change = tuple[str, Any, Any]
+"""A difference of two saved configs: (path, value in the first, value in the second)."""
+
 ABSENT = "absent"
 """The value in a difference of the side that has none at that path."""
 
 
-def to_dict(config: object) -> dict[str, Any]:
+def to_dict(config: object) -> Document:
     """Returns the config as dicts, lists and scalars; InputError for a value of the wrong type."""
     validate(config)
     return _encode(config, type(config))
@@ -27,7 +33,7 @@ def to_dict(config: object) -> dict[str, Any]:
 
 def from_dict(
     cls: type[T],
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     root: str = "--config",
     *,
     ignore_unknown: bool = False,
@@ -44,7 +50,7 @@ def from_dict(
     return _Decoder(root, ignore_unknown).decode(data, cls, ())
 
 
-def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def diff(a: Mapping[str, object], b: Mapping[str, object]) -> list[Change]:
     """Returns (path, value in a, value in b) for all differences of two outputs of to_dict().
 
     A list of scalars is one value. A side without a value has ABSENT.
@@ -94,7 +100,9 @@ class _Decoder:
             return tuple(items.values())
         return items if isinstance(value, dict) else value
 
-    def _group(self, data: Mapping[str, Any], options: dict[str, type], keys: schema.Keys) -> Any:
+    def _group(
+        self, data: Mapping[str, object], options: dict[str, type], keys: schema.Keys
+    ) -> Any:
         choice = data.get("class", next(iter(options)))
         if not isinstance(choice, str) or choice not in options:
             where = flag(keys, self.root)

@@ -6,13 +6,14 @@ turns its durations into whole steps; that is what runs and what `experiment.jso
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.marks import Mark, marks_at
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
+from jaxpretrain.config.serialize import Change
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
@@ -154,10 +155,6 @@ def num_microbatches(train: Train, num_data: int) -> int:
             f"train.batch_size={train.batch_size} that each of {num_data} devices gets"
         )
     return share // microbatch
-
-
-Change = tuple[str, Any, Any]
-"""A difference of two saved experiments: the path, the value before and the value now."""
 
 
 def identity_changes(changes: Iterable[Change]) -> tuple[list[Change], list[Change]]:

@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,13 +18,14 @@ from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.marks import Mark, marks_at
 from jaxpretrain.config.schema import snake_case, value_text, walk
-from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
+from jaxpretrain.config.serialize import ABSENT, Document, diff, from_dict, to_dict
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.mixture import Mixture
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import (
     BoltOnWarmup,
     LinearTail,
+    Schedule,
     Triangular,
     WarmupCosine,
     WarmupStableDecay,
@@ -62,7 +62,7 @@ class Point:
     step: int
     samples: int
     """Number of samples of the data that have been seen, which is the number of the next one."""
-    config: dict[str, Any]
+    config: Document
     data_fingerprint: str
 
     def before(self, now: Resolved) -> Resolved:
@@ -83,7 +83,7 @@ def newest_point(workdir: Path) -> Point | None:
     return None
 
 
-def point_of(workdir: Path, step: int, document: dict[str, Any]) -> Point:
+def point_of(workdir: Path, step: int, document: Document) -> Point:
     """Returns the checkpoint of a step in a run's folder, with the saved document."""
     return _point(f"--workdir={workdir}", workdir, step, document)
 
@@ -156,7 +156,7 @@ def describe_changes(point: Point, experiment: Resolved, data_fingerprint: str) 
     return lines + _rate_change(point, experiment)
 
 
-def _point(flag: str, folder: Path, step: int, document: dict[str, Any]) -> Point:
+def _point(flag: str, folder: Path, step: int, document: Document) -> Point:
     saved = saved_document(folder)
     samples = document.get("data_position", step)
     if samples == step:
@@ -243,7 +243,7 @@ def _flags(before: Resolved, now: Resolved, meant: Resolved) -> Iterable[str]:
         yield from _list_flags("data.stages", now.data.stages, meant.data.stages)
 
 
-def _list_flags(path: str, now: tuple[Any, ...], meant: tuple[Any, ...]) -> Iterable[str]:
+def _list_flags(path: str, now: tuple[object, ...], meant: tuple[object, ...]) -> Iterable[str]:
     if now:
         yield f"--config.{path}="  # begins anew
     for index, item in enumerate(meant):
@@ -253,7 +253,7 @@ def _list_flags(path: str, now: tuple[Any, ...], meant: tuple[Any, ...]) -> Iter
                 yield _flag(".".join((path, str(index), *keys)), f"{value}{unit}")
 
 
-def _flag(path: str, value: Any) -> str:
+def _flag(path: str, value: object) -> str:
     return f"--config.{path}={shlex.quote(value_text(value))}"
 
 
@@ -286,7 +286,7 @@ def _rate_change(point: Point, experiment: Resolved) -> list[str]:
     return [line]
 
 
-def _kept(schedule: Any, step: int, total_before: int, total: int) -> str:
+def _kept(schedule: Schedule, step: int, total_before: int, total: int) -> str:
     """Returns advice that keeps the planned descent, or descends from the current rate."""
     path = "optim.schedule"
     while isinstance(schedule, BoltOnWarmup):

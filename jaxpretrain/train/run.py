@@ -155,10 +155,7 @@ def train_experiment(
                 first, state = start.first, start.state
                 if state is None:
                     first, state = _begin(opened.stages.program, reporter)
-                for evaluator in opened.evaluators:
-                    evaluator.compile()
-                    for line in evaluator.notes():
-                        reporter.message(line)
+                _compile_evaluators(opened.evaluators, reporter)
             if distributed.is_primary():
                 _write_down(opened, workdir, memory, first, start.saved)
             run = loop.Run(
@@ -278,6 +275,13 @@ def _describe_start(opened: Opened, start: _Start, reporter: Reporter) -> None:
     for line in lines:
         reporter.message(line)
     reporter.begin(start.first, to_dict(opened.experiment))
+
+
+def _compile_evaluators(evaluators: Sequence[Evaluator], reporter: Reporter) -> None:
+    for evaluator in evaluators:
+        evaluator.compile()
+        for line in evaluator.notes():
+            reporter.message(line)
 
 
 def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:

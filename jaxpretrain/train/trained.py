@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import Document
 from jaxpretrain.data.contract import EvalSet
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.interop.hugging_face import is_hugging_face, open_hugging_face
@@ -119,7 +120,7 @@ def require_arrays(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], *, fl
     _find(path, flag).check(wanted, f"{flag}={path}")
 
 
-def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, dict[str, Any]] | None:
+def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, Document] | None:
     """Returns (folder of the run, step, document) of the checkpoint at a path.
 
     None stands for a Hugging Face folder.
@@ -146,7 +147,7 @@ def experiment_of(source: Source) -> Resolved:
     return resolve(Experiment(model=source.model, data=source.data, optim=AdamW()))
 
 
-def _check_all_used(names: Iterable[str], wanted: Mapping[str, Any], where: str) -> None:
+def _check_all_used(names: Iterable[str], wanted: Mapping[str, object], where: str) -> None:
     """Raises InputError where there are parameters that the model does not have."""
     unused = [name for name in names if name.startswith(_PARAMS) and name not in wanted]
     if unused:
@@ -212,7 +213,7 @@ class _Saved:
     def experiment(self) -> Resolved:
         return read_experiment(self.folder)
 
-    def named(self) -> tuple[Path, int, dict[str, Any]]:
+    def named(self) -> tuple[Path, int, Document]:
         with self._naming_damage():
             return self.folder, self.step, self.checkpoints.document(self.step)
 

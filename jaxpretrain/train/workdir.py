@@ -17,13 +17,12 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from math import gcd
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jaxpretrain.checkpoints.orbax import finished_steps
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import ABSENT, diff, from_dict, to_dict
+from jaxpretrain.config.serialize import ABSENT, Change, Document, diff, from_dict, to_dict
 from jaxpretrain.storage.files import atomic_file, write_atomically
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
@@ -79,7 +78,7 @@ def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) ->
     return [f"changed since the last start: {p} was {a}, is {b}" for p, a, b in identity + other]
 
 
-def _is_of_group(change: tuple[str, Any, Any], changes: list[tuple[str, Any, Any]]) -> bool:
+def _is_of_group(change: Change, changes: list[Change]) -> bool:
     """Returns true where other changes name the parts of the same group."""
     path, *sides = change
     return ABSENT in sides and any(other.startswith(f"{path}.") for other, _, _ in changes)
@@ -129,17 +128,10 @@ def write_experiment(
     first_step: int | None = None,
     last_saved: int | None = None,
 ) -> None:
-    """Writes `experiment.json`: the resolved config, the versions, the memory of a step.
+    """Writes `experiment.json`, and keeps the sessions in it.
 
-    Args:
-      workdir: the folder of the run; the sessions in its `experiment.json` are kept.
-      experiment: the experiment of the run.
-      data_fingerprint: the fingerprint of the data.
-      memory: the memory of a step.
-      eos_id: the token that ends the documents of the data; None where it is not known.
-      data_description: the data in words.
-      first_step: the finished steps with which a session begins; None where none begins.
-      last_saved: the step of the newest checkpoint; None without one.
+    A session begins with `first_step` finished steps; None: no session begins. `last_saved` is the
+    step of the newest checkpoint.
     """
     path = workdir / "experiment.json"
     sessions = _sessions(workdir) if path.exists() else []
@@ -167,7 +159,7 @@ def note_saved(workdir: Path, step: int) -> None:
             _write(path, _load(path) | {"last_saved": step})
 
 
-def describe_program() -> dict[str, Any]:
+def describe_program() -> Document:
     """Returns the command, the versions of packages, the git revision and the devices."""
     return {
         "command": sys.argv,
@@ -234,7 +226,7 @@ def trained_here(workdir: Path) -> Resolved | None:
     return read_experiment(workdir)
 
 
-def saved_document(workdir: Path) -> dict[str, Any]:
+def saved_document(workdir: Path) -> Document:
     """Returns the document `experiment.json`. Fields that its config lacks have their defaults.
 
     Raises:
@@ -289,11 +281,11 @@ def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
             file.write(tokenizer.read_bytes())
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Path, document: Document) -> None:
     write_atomically(path, json.dumps(document, indent=2) + "\n")
 
 
-def _sessions(workdir: Path) -> list[dict[str, Any]]:
+def _sessions(workdir: Path) -> list[Document]:
     """Returns the sessions in `experiment.json`; older folders only know the last one."""
     document = _load(workdir / "experiment.json")
     if (sessions := document.get("sessions")) is not None:
@@ -324,7 +316,7 @@ def _steps_known(workdir: Path) -> int | None:
     return trained if trained >= first_save else aside
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Document:
     if not path.exists():
         raise InputError(f"{path.parent} is no run: it has no experiment.json")
     document = read_document(path, ExperimentFile)
