@@ -1,14 +1,15 @@
-"""What a step trains on: python -m jaxpretrain.show_batch --config=FILE --step=N
+"""Shows the batch of a step: python -m jaxpretrain.show_batch --config=FILE --step=N
 
 Prints the files, offsets and text of the batch that update number N (from 1) uses. Or, with
 --find=INDEX, the steps that use an example of the data (--find=SOURCE:INDEX in a mixture).
 """
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
-from jaxpretrain.data.text.contents import Row, read_rows
+from jaxpretrain.data.text.contents import Row, TrainingSequences, read_rows
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 
 if TYPE_CHECKING:
@@ -39,16 +40,16 @@ def main(argv: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step trains on."""
+    """The batch of a step."""
 
     step: int
     samples: tuple[int, int]
-    """Of the run: the first, and the one after the last."""
+    """The first sample in the run, and the one after the last."""
     seq_len: int
     rows: list[Row]
 
     def describe(self) -> str:
-        """Two or three lines a row."""
+        """Returns two or three lines a row."""
         start, stop = self.samples
         lines = [
             f"step {self.step:,}: samples {start:,} to {stop - 1:,} of the run, {stop - start:,}"
@@ -66,18 +67,18 @@ class Use:
     step: int
     row: int
     sample: int
-    """Number in the run, from 0."""
+    """Number of the sample in the run, from 0."""
 
 
 @dataclass(frozen=True)
 class Uses:
-    """All of a run."""
+    """All steps of a run that train on an example."""
 
     example: str
     uses: list[Use]
 
     def describe(self) -> str:
-        """A line a step."""
+        """Returns a line a step."""
         lines = [f"step {u.step:,}, row {u.row:,} (sample {u.sample:,})" for u in self.uses]
         return "\n".join(lines) or f"the run does not train on {self.example}"
 
@@ -97,7 +98,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _batch(experiment: "Resolved", flags: Any) -> Batch:
+def _batch(experiment: "Resolved", flags: Namespace) -> Batch:
     last = experiment.timeline.num_steps
     if not 1 <= flags.step <= last:
         raise InputError(f"--step={flags.step}: the run has steps 1 to {last:,}")
@@ -127,13 +128,14 @@ def _uses(experiment: "Resolved", where: str) -> Uses:
     return Uses(where, uses)
 
 
-def _open(experiment: "Resolved") -> Any:
-    """The training data. Sizes of files are compared with the manifest, not their hashes."""
+def _open(experiment: "Resolved") -> TrainingSequences:
+    """Opens the training data. Sizes of files are compared with the manifest, not their hashes."""
     example = experiment.data.example_spec()
-    if "tokens" not in example:
-        raise InputError(f"the data holds {', '.join(example)}, no text")
     limits = experiment.model.build(example, platform="cpu").input_limits()
-    return experiment.data.unhashed().open(seed=experiment.seed, limits=limits)
+    data = experiment.data.unhashed().open(seed=experiment.seed, limits=limits)
+    if not isinstance(data, TrainingSequences):
+        raise InputError(f"the data holds {', '.join(example)}, no text")
+    return data
 
 
 def _decoder(path: Path | None) -> Callable[[list[int]], str] | None:

@@ -42,6 +42,8 @@ _WORDING = Wording(
 class ImageSet(ABC):
     """Encoded images in a fixed order."""
 
+    place: str
+    """The folder or the dataset that the images are from."""
     classes: tuple[str, ...]
     """The names of the classes; a label is an index of one. (): there are no labels."""
     notes: tuple[str, ...] = ()
@@ -65,10 +67,6 @@ class ImageSet(ABC):
     @abstractmethod
     def identity(self) -> str:
         """Returns a text that is equal for sets of equal names in equal order."""
-
-    @abstractmethod
-    def describe(self) -> str:
-        """Returns the place that the images are from."""
 
 
 Split = tuple[ImageSet, np.ndarray]
@@ -94,19 +92,17 @@ class Folder:
 
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
         """Opens training and held-out images. Raises InputError for missing folders and files."""
-        train = self._open_train()
+        if self.file_list is not None:
+            train = ImageFiles.listed(Path(self.file_list).expanduser(), self.root)
+        elif self.root is not None:
+            train = ImageFiles.find(Path(self.root).expanduser(), "data.source.root")
+        else:
+            raise InputError("data.source.root is not set: name a folder of images")
         if self.validation_root is None:
             return divide(train, validation_fraction)
         root = Path(self.validation_root).expanduser()
         held_out = ImageFiles.find(root, "data.source.validation_root", train.classes)
         return whole(train), whole(held_out)
-
-    def _open_train(self) -> "ImageFiles":
-        if self.file_list is not None:
-            return ImageFiles.listed(Path(self.file_list).expanduser(), self.root)
-        if self.root is None:
-            raise InputError("data.source.root is not set: name a folder of images")
-        return ImageFiles.find(Path(self.root).expanduser(), "data.source.root")
 
 
 @dataclass(frozen=True)
@@ -174,7 +170,7 @@ class ImageFiles(ImageSet):
         )
         names = sorted(path.relative_to(root).as_posix() for path in found.paths)
         classes = _classes(names) if classes is None else classes
-        return cls(root, names, classes=classes, notes=found.notes)
+        return cls(root, names, place=str(root), classes=classes, notes=found.notes)
 
     @classmethod
     def listed(cls, file_list: Path, root: str | None) -> "ImageFiles":
@@ -188,7 +184,7 @@ class ImageFiles(ImageSet):
                 f"{flag}: {len(missing)} of {len(names)} files are not there, the first is"
                 f" {folder / missing[0]}"
             )
-        return cls(folder, names, classes=_classes(names))
+        return cls(folder, names, place=str(folder), classes=_classes(names))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -224,17 +220,11 @@ class ImageFiles(ImageSet):
         """Returns a hash of the names."""
         return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
 
-    def describe(self) -> str:
-        """Returns the folder."""
-        return str(self.root)
-
 
 @dataclass(frozen=True)
 class TfdsImages(ImageSet):
     """The images of a split of a TFDS dataset."""
 
-    dataset: str
-    split: str
     records: Sequence[Any] = field(repr=False)
     """The examples, with encoded images, in random access."""
     image_key: str
@@ -256,14 +246,14 @@ class TfdsImages(ImageSet):
         records = open_data_source(builder, split, {image_key: tfds.decode.SkipDecoding()})
         label = features.get(label_key)
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
-        return cls(name, split, records, image_key, label_key, classes=classes)
+        return cls(records, image_key, label_key, place=f"{name} {split}", classes=classes)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def name(self, index: int) -> str:
         """Returns the number of the example, which has no name."""
-        return f"{self.dataset} {self.split} example {index}"
+        return f"{self.place} example {index}"
 
     def read(self, index: int) -> bytes:
         """Returns the image as it is in the dataset."""
@@ -275,11 +265,7 @@ class TfdsImages(ImageSet):
 
     def identity(self) -> str:
         """Returns name, config and version of the dataset, and the split."""
-        return f"{self.dataset} {self.split} {len(self)}"
-
-    def describe(self) -> str:
-        """Returns the dataset and the split."""
-        return f"{self.dataset} {self.split}"
+        return f"{self.place} {len(self)}"
 
 
 def whole(images: ImageSet) -> Split:

@@ -75,7 +75,7 @@ class ImageData(DataConfig):
         order = self.order.make(len(indices), seed)
         if self.num_examples not in (None, order.epoch_size):
             raise InputError(
-                f"data.num_examples declares {self.num_examples} images, but {images.describe()}"
+                f"data.num_examples declares {self.num_examples} images, but {images.place}"
                 f" holds {order.epoch_size}; set data.num_examples={order.epoch_size}"
             )
         return TrainingImages(
@@ -106,13 +106,13 @@ class ImageData(DataConfig):
         images, indices = self._find()[split == "validation"]
         if not images.classes:
             raise InputError(
-                f"{images.describe()}: has no labels to classify by; a folder needs its images in"
+                f"{images.place}: has no labels to classify by; a folder needs its images in"
                 " one folder for each class, a TFDS dataset needs data.source.label_key, or set"
                 " eval.probe=none"
             )
         if not len(indices):
             raise InputError(
-                f"{images.describe()}: no images are held out to be classified; raise"
+                f"{images.place}: no images are held out to be classified; raise"
                 " data.validation_fraction, name held-out images in data.source, or set"
                 " eval.probe=none"
             )
@@ -124,7 +124,7 @@ class ImageData(DataConfig):
         self.augment.check()
         train, held_out = self.source.open(self.validation_fraction)
         if not len(train[1]):
-            raise InputError(f"{train[0].describe()}: no image is left to train on")
+            raise InputError(f"{train[0].place}: no image is left to train on")
         return train, held_out
 
     def _fixed(self, name: str, images: ImageSet, indices: np.ndarray) -> "HeldOutImages":
@@ -183,7 +183,7 @@ class TrainingImages(TrainingData):
         """Returns the source, the number of images, and the way that they are read."""
         workers = f"{self.num_workers} processes" if self.num_workers else "a thread"
         return (
-            f"{self.images.describe()}: an epoch is {self.num_examples:,} images,"
+            f"{self.images.place}: an epoch is {self.num_examples:,} images,"
             f" {self.num_held_out:,} are held out; random crops of {self.size} x {self.size}"
             f" pixels, decoded by {workers}"
         )
@@ -229,6 +229,4 @@ def _first_decodable(images: ImageSet, candidates: Iterable[int], bad: BadImages
             return decode(images.read(index))
         except Undecodable as error:
             bad.add(images.name(index), str(error))
-    raise InputError(
-        f"{images.describe()}: of all images tried for one example none can be decoded"
-    )
+    raise InputError(f"{images.place}: of all images tried for one example none can be decoded")

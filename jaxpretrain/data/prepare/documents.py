@@ -46,14 +46,10 @@ class Documents(ABC):
     """Number of documents, where it is known beforehand."""
     notes: tuple[str, ...] = ()
     """Lines about what was found when the documents were opened."""
-
-    @abstractmethod
-    def identity(self) -> dict[str, object]:
-        """Returns a value, JSON-like, that is equal for equal documents alone."""
-
-    @abstractmethod
-    def splits(self) -> tuple[str, ...]:
-        """Returns all splits that documents may belong to."""
+    identity: dict[str, object]
+    """A value, JSON-like, that only the same documents have."""
+    splits: tuple[str, ...]
+    """All splits that documents may belong to."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Document]:
@@ -74,15 +70,10 @@ class TextFiles(Documents):
         found = [_find(pattern) for pattern in patterns]
         self.paths = list(dict.fromkeys(path for part in found for path in part.paths))
         self.notes = tuple(line for part in found for line in part.notes)
-
-    def identity(self) -> dict[str, object]:
-        """Returns names, sizes and times of the files."""
         stats = [(path.as_posix(), stat_of(path)) for path in self.paths]
-        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
-
-    def splits(self) -> tuple[str, ...]:
-        """Returns train, and validation unless its fraction is 0."""
-        return _splits(self._validation_fraction)
+        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        self.identity = {"files": files}
+        self.splits = _splits(validation_fraction)
 
     def __iter__(self) -> Iterator[Document]:
         for path in self.paths:
@@ -214,17 +205,11 @@ class TfdsDocuments(Documents):
                 f" {', '.join(info.splits)}"
             )
         self._validation_fraction = validation_fraction if self._own == ["train"] else 0.0
-        self.num_documents = sum(info.splits[split].num_examples for split in self._own)
-
-    def identity(self) -> dict[str, object]:
-        """Returns name and version of the dataset, and the sizes of its splits."""
-        splits = self._builder.info.splits
-        counts = {split: splits[split].num_examples for split in self._own}
-        return {"dataset": self.name, "splits": counts}
-
-    def splits(self) -> tuple[str, ...]:
-        """Returns the dataset's own splits, or the parts of its train split."""
-        return tuple(self._own) if len(self._own) > 1 else _splits(self._validation_fraction)
+        counts = {split: info.splits[split].num_examples for split in self._own}
+        self.num_documents = sum(counts.values())
+        self.identity = {"dataset": self.name, "splits": counts}
+        is_whole = len(self._own) == 1
+        self.splits = _splits(self._validation_fraction) if is_whole else tuple(self._own)
 
     def __iter__(self) -> Iterator[Document]:
         for own in self._own:

@@ -90,7 +90,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
     """
     documents = _open_documents(spec)
     _print(*documents.notes)
-    made_from = _made_from(spec, documents.identity())
+    made_from = _made_from(spec, documents.identity)
     key = _sha256(made_from)
     if (output / MANIFEST).exists():
         return _same_dataset(output, key)
@@ -106,7 +106,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
         dtype = "uint16" if vocab_size <= 2**16 else "uint32"
         writers = {
             split: SplitWriter(output, split, key, np.dtype(dtype), spec.part_tokens)
-            for split in documents.splits()
+            for split in documents.splits
         }
         _write(documents, writers, output / TOKENIZER, eos_id, spec.eos_token, workers)
         splits = {split: writer.finish() for split, writer in writers.items()}
@@ -138,7 +138,7 @@ def cache_name(spec: PrepareText) -> str:
     Changed files or another tokenizer give another name; another version of a dataset does not.
     """
     if spec.files:
-        identity = TextFiles(spec.files, spec.text_key, spec.validation_fraction).identity()
+        identity = TextFiles(spec.files, spec.text_key, spec.validation_fraction).identity
     else:
         identity = {"dataset": spec.dataset, "data_dir": spec.data_dir}
     return f"{_name(spec)}-{_sha256(_made_from(spec, identity))[:12]}"

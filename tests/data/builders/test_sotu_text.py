@@ -14,7 +14,7 @@ def documents() -> TfdsDocuments:
 
 
 def test_it_holds_the_whole_corpus_in_order(documents: TfdsDocuments):
-    by_split = {split: [d for d in documents if d.split == split] for split in documents.splits()}
+    by_split = {split: [d for d in documents if d.split == split] for split in documents.splits}
     assert {split: len(found) for split, found in by_split.items()} == {
         "train": 237,
         "validation": 12,

@@ -76,7 +76,7 @@ def test_hidden_files_are_no_text_unless_they_are_named(tmp_path: Path):
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path):
     (tmp_path / "a.txt").symlink_to(tmp_path / "absent.txt")
     with pytest.raises(InputError, match=r"a\.txt: cannot be read"):
-        _files(tmp_path).identity()
+        _files(tmp_path)
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path):
@@ -148,7 +148,7 @@ def test_validation_is_chosen_by_content(tmp_path: Path):
 
     def validation(name: str) -> list[str]:
         documents = _files(tmp_path / name, fraction=0.1)
-        assert documents.splits() == ("train", "validation")
+        assert documents.splits == ("train", "validation")
         return [document.text for document in documents if document.split == "validation"]
 
     all_ = validation("a.jsonl")
@@ -160,10 +160,10 @@ def test_validation_is_chosen_by_content(tmp_path: Path):
 def test_identity_changes_with_a_file(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("one")
-    before = _files(path).identity()
-    assert _files(path).identity() == before
+    before = _files(path).identity
+    assert _files(path).identity == before
     path.write_text("four")
-    assert _files(path).identity() != before
+    assert _files(path).identity != before
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def train_only(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_dataset_with_nothing_but_train_is_divided(train_only: str):
     documents = _tfds("lines", data_dir=train_only, validation_fraction=0.2)
-    assert documents.splits() == ("train", "validation")
+    assert documents.splits == ("train", "validation")
     assert documents.num_documents == 300
     by_split = {
         split: [d.text for d in documents if d.split == split] for split in ("train", "validation")
@@ -243,5 +243,5 @@ def test_a_dataset_with_nothing_but_train_is_divided(train_only: str):
         f"line {n}" for n in range(300)
     )
     whole = _tfds("lines", data_dir=train_only, validation_fraction=0.0)
-    assert whole.splits() == ("train",)
+    assert whole.splits == ("train",)
     assert {document.split for document in whole} == {"train"}
