@@ -103,3 +103,38 @@ def test_find_is_the_inverse():
         assert blend().find(source, number, 1200) == sample
         assert blend().find(source, number, sample) is None
     assert blend().find(0, 10**6, 1200) is None
+
+
+@pytest.mark.parametrize(
+    ("shares", "pattern"),
+    [
+        ([3], [0, 0, 0]),
+        ([1, 1], [0, 1]),
+        ([0, 2, 1], [1, 2, 1]),
+        ([7, 3], [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]),
+        ([5, 3, 2], [0, 1, 0, 2, 0, 1, 0, 2, 1, 0]),
+        ([4, 4, 2], [0, 1, 2, 0, 1, 0, 1, 2, 0, 1]),
+        ([6, 2, 1, 1], [0, 0, 1, 0, 2, 0, 0, 3, 1, 0]),
+    ],
+    ids=str,
+)
+def test_the_pattern_of_a_window_is_as_it_was(shares: list[int], pattern: list[int]):
+    """Runs go on with the samples that they have begun with."""
+    assert spread(np.array(shares)).tolist() == pattern
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_no_source_strays_further_than_the_best_bound(weights: list[float]):
+    """From its share of the first m samples, by Tijdeman's 1 - 1 / (2 n - 2) for n sources."""
+    shares = quotas(weights, 100)
+    pattern, num_sources = spread(shares), len(weights)
+    counts = (pattern[:, None] == np.arange(num_sources)).cumsum(axis=0)
+    strayed = np.abs(counts - np.arange(1, 101)[:, None] * shares / 100).max()
+    assert strayed <= (1 - 1 / (2 * num_sources - 2) if num_sources > 1 else 0) + 1e-9
+
+
+def test_the_last_sample_before_a_stage_is_of_the_stage_before():
+    both, first = blend()(np.arange(36, 39)), blend(STAGES[:1])(np.arange(36, 39))
+    assert (both[0][0], both[1][0]) == (first[0][0], first[1][0])
+    assert both[0][1] == 2  # the second stage is mostly of this source
+    assert blend().counts(37).sum() == 37 and blend().counts(38).sum() == 38
