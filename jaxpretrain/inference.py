@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
@@ -12,12 +13,14 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
 from jaxpretrain.devices.compilation import keep_compiled
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.contract import Evaluator
+from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.evals.generation.generator import Generated, Generator
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.harness import Harness
 from jaxpretrain.evals.output import Outcome
 from jaxpretrain.evals.perplexity import Perplexity
+from jaxpretrain.evals.tasks.catalogue import find_tasks
+from jaxpretrain.evals.tasks.package import find_tokenizer
 from jaxpretrain.monitor.pictures import write_pictures
 from jaxpretrain.train.program import build_model
 from jaxpretrain.train.trained import Trained, load_trained
@@ -37,6 +40,10 @@ def evaluate(flags: Namespace) -> Iterator[Outcome]:
     """Yields the outcome of each checkpoint in turn, by what was compiled for the first one."""
     keep_compiled()
     named = None if _is_own(flags) else _named(flags)
+    # Wrong names are refused here, before any weights are read.
+    find_tasks(() if named is None else named.tasks)
+    if flags.tokenizer is not None:
+        find_tokenizer(str(flags.tokenizer))
     evaluators = None
     for path in _checkpoints(flags.checkpoint, flags.steps):
         trained = load_trained(path, flags.weights)
@@ -117,10 +124,7 @@ def _build(trained: Trained, flags: Namespace, named: Eval | None) -> list[Evalu
         evaluators = evals.build(setting)
     except InputError as error:
         raise InputError(_in_flags(str(error))) from error
-    for evaluator in evaluators:
-        evaluator.compile()
-        for line in evaluator.notes():
-            print(line, file=sys.stderr)
+    compile_evaluators(evaluators, partial(print, file=sys.stderr))
     return evaluators
 
 

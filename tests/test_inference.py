@@ -60,3 +60,19 @@ def test_steps_choose_checkpoints_of_a_run(tmp_path: Path, steps: str, chosen: l
     assert inference._checkpoints(tmp_path, None) == [tmp_path]
     with pytest.raises(InputError, match="has checkpoints of the steps .2, 4, 6."):
         inference._checkpoints(tmp_path, "7:")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tasks": "own.jsonl"}, "own.jsonl: cannot read this task file"),
+        ({"tokenizer": Path("none.json")}, "none.json"),
+    ],
+)
+def test_wrong_names_are_refused_before_any_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str
+):
+    monkeypatch.setattr(inference, "load_trained", lambda *_: pytest.fail("weights were read"))
+    flags = _flags(**{"checkpoint": tmp_path, "steps": None, "tokenizer": None} | given)
+    with pytest.raises(InputError, match=message):
+        list(inference.evaluate(flags))

@@ -51,7 +51,7 @@ def _renamed_argument(error: TypeError) -> str | None:
     _, _, name = str(error).partition("unexpected keyword argument ")
     name = name.strip("'")
     for row in RENAMES:
-        if row.old.rpartition(".")[2] == name:
+        if row.has_moved and row.old.rpartition(".")[2] == name:
             return f"{name} ({row.old}) is written in another way now: {row.now}"
     return None
 

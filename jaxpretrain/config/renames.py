@@ -4,6 +4,7 @@ One row a field. Its old path on a command line is an error that says what to se
 an earlier version has saved is read as if it were written today.
 """
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,11 @@ class Rename:
     """Writes the old value into the group that held the field. None: the value is dropped."""
     upgrades_whole: bool = False
     """Gives `upgrade` the whole config in place of the group, for a field that changes groups."""
+
+    @property
+    def has_moved(self) -> bool:
+        """True where the old path is an error now, and not only its old values."""
+        return self.now != self.old
 
 
 def moved(*path: str, default: object = ..., of: Collection[str] = ()) -> Upgrade:
@@ -302,13 +308,13 @@ RENAMES: tuple[Rename, ...] = (
 def renamed(path: str, table: tuple[Rename, ...] = RENAMES) -> str | None:
     """Returns what is written now instead of a path, for an error; None where it was never one."""
     keys = path.split(".")
-    rows = (row for row in table if row.now != row.old and _matches(row.old.split("."), keys))
+    rows = (row for row in table if row.has_moved and _matches(row.old.split("."), keys))
     return next((row.now for row in rows), None)
 
 
 def upgraded(config: Mapping[str, Any], table: tuple[Rename, ...] = RENAMES) -> dict[str, Any]:
     """Returns a saved config as today's version would have written it."""
-    result = _copied(config)
+    result = copy.deepcopy(dict(config))
     for row in table:
         *parents, name = row.old.split(".")
         for group in _groups(result, parents):
@@ -334,9 +340,3 @@ def _groups(value: object, parents: list[str]) -> list[Group]:
     key, *rest = parents
     below = items.values() if key == "*" else [items.get(key)]
     return [group for part in below for group in _groups(part, rest)]
-
-
-def _copied(value: object) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(part) for key, part in value.items()}
-    return [_copied(part) for part in value] if isinstance(value, list) else value

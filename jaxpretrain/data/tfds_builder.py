@@ -96,6 +96,9 @@ def import_tfds(instead: str = ""):
     """Returns the package TFDS. Raises InputError where it is not installed."""
     try:
         import tensorflow_datasets as tfds
+
+        # TFDS only logs what it cannot import itself; this fails then.
+        from tensorflow_datasets.core import read_only_builder  # noqa: F401
     except ImportError:
         raise InputError(
             "a TFDS dataset needs `pip install tensorflow-datasets array-record"

@@ -5,7 +5,7 @@ evaluation is one file with an `Evaluation`, and one field of `Eval`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,14 @@ class Evaluator(ABC):
     @abstractmethod
     def __call__(self, params: Params) -> Results:
         """Evaluates parameters that lie on the mesh of the setting; they stay as they are."""
+
+
+def compile_evaluators(evaluators: Iterable[Evaluator], say: Callable[[str], None]) -> None:
+    """Compiles evaluators in turn, and says the notes of each."""
+    for evaluator in evaluators:
+        evaluator.compile()
+        for line in evaluator.notes():
+            say(line)
 
 
 class Evaluation(ABC):

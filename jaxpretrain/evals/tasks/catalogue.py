@@ -5,8 +5,9 @@ or the name of a group. Results carry the name as it was typed.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
@@ -63,15 +64,29 @@ def select(names: Iterable[str]) -> Selection:
     """
     names = list(names)
     groups = {name: GROUPS[name] for name in names if name in GROUPS}
-    members = [member for name in names for member in groups.get(name, (name,))]
-    return Selection(tuple(load_task(name) for name in dict.fromkeys(members)), groups)
+    return Selection(tuple(load() for load in find_tasks(names)), groups)
+
+
+def find_tasks(names: Iterable[str]) -> list[Callable[[], Task]]:
+    """Returns the loaders of tasks and of the tasks of groups, once each, after a check of all.
+
+    Raises:
+      InputError: a name is unknown, or a file of one's own is missing or malformed.
+    """
+    members = [member for name in names for member in GROUPS.get(name, (name,))]
+    return [_find_task(name) for name in dict.fromkeys(members)]
 
 
 def load_task(name: str) -> Task:
     """Loads a task by its name; raises as `select` does."""
+    return _find_task(name)()
+
+
+def _find_task(name: str) -> Callable[[], Task]:
     given, equals, path = name.partition("=")
     if name.endswith(".jsonl"):
-        return load_own(expand(path if equals else name, "task"), given if equals else name)
+        own = load_own(expand(path if equals else name, "task"), given if equals else name)
+        return lambda: own
     task, _, variant = name.partition(":")
     variants = known_tasks()
     if task not in variants:
@@ -82,9 +97,8 @@ def load_task(name: str) -> Task:
     if variant not in known:
         raise InputError(f"task {task} has no variant {variant}; it has {', '.join(known)}")
     if task in TEMPLATES:
-        return load_template(task, name)
-    load = load_mmlu if task in MMLU else load_rendered
-    return load(task, variant, name)
+        return partial(load_template, task, name)
+    return partial(load_mmlu if task in MMLU else load_rendered, task, variant, name)
 
 
 def known_tasks() -> dict[str, list[str]]:
