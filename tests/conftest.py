@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from jaxpretrain.config.command import run
+
 _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 os.environ |= {
@@ -97,3 +99,16 @@ def _no_network() -> Iterator[None]:
         patch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
         patch.setattr(socket, "getaddrinfo", look_up_local)
         yield
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs the `main` of a command in this process: (exit code, standard output and error)."""
+
+    def call(main: Callable[[list[str]], int], *flags: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, flags)])
+        with pytest.raises(SystemExit) as exit_:
+            run(main)
+        return exit_.value.code, *capsys.readouterr()
+
+    return call

@@ -1,8 +1,8 @@
 """Checkpoints from one form to another, by the command."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import Streamed
-from jaxpretrain.config.command import run
 from jaxpretrain.convert import main
 from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.interop.hugging_face import write_hugging_face
@@ -63,16 +62,8 @@ def folder(tmp_path: Path, tokenizer: str) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command: (exit code, standard output, standard error)."""
-
-    def call(*flags: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["convert", *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_:
-            run(main)
-        return exit_.value.code, *capsys.readouterr()
-
-    return call
+def command(run_command: Any) -> Any:
+    return partial(run_command, main)
 
 
 def test_there_and_back_nothing_has_changed(command: Any, folder: Path, tmp_path: Path):

@@ -2,26 +2,18 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jaxpretrain.config.command import run
 from jaxpretrain.convert import main
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command: (exit code, standard output, standard error)."""
-
-    def call(*flags: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["convert", *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_:
-            run(main)
-        return exit_.value.code, *capsys.readouterr()
-
-    return call
+def command(run_command: Any) -> Any:
+    return partial(run_command, main)
 
 
 @pytest.mark.parametrize(

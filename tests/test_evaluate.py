@@ -1,6 +1,7 @@
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.config.command import run
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evaluate import main
@@ -62,16 +62,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command: (exit code, standard output, standard error)."""
-
-    def call(*flags: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_:
-            run(main)
-        return exit_.value.code, *capsys.readouterr()
-
-    return call
+def command(run_command: Any) -> Any:
+    return partial(run_command, main)
 
 
 def test_tasks_and_perplexity_come_as_table_json_csv_and_predictions(

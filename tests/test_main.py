@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import pytest
 
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.config.command import run
 from jaxpretrain.config.files import load_config
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.token_files.manifest import Manifest
@@ -220,16 +220,8 @@ def test_bad_input_ends_the_process_with_one_line(
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command in this process: (exit code, standard output, standard error)."""
-
-    def call(*flags: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["main", *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_:
-            run(main)
-        return exit_.value.code, *capsys.readouterr()
-
-    return call
+def command(run_command: Any) -> Any:
+    return partial(run_command, main)
 
 
 def _assert_one_line(result: tuple[object, str, str], message: str) -> None:

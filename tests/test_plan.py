@@ -8,21 +8,17 @@ from typing import Any
 
 import pytest
 
-from jaxpretrain.config.command import run
 from jaxpretrain.plan import main
 from tests.planning.conftest import TINY
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def command(capsys: pytest.CaptureFixture[str], run_command: Any) -> Any:
     """Runs the command in this process; gives its exit code and what it printed."""
 
     def call(*flags: str) -> tuple[Any, str, str]:
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["plan", *flags])
-        with pytest.raises(SystemExit) as exit_:
-            run(main)
-        return exit_.value.code, *capsys.readouterr()
+        return run_command(main, *flags)
 
     return call
 

@@ -1,5 +1,5 @@
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +7,6 @@ import jax
 import pytest
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.config.command import run
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.models.olmo.decoder import Decoder
@@ -46,16 +45,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command: (exit code, standard output, standard error)."""
-
-    def call(*flags: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sample", *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_:
-            run(main)
-        return exit_.value.code, *capsys.readouterr()
-
-    return call
+def command(run_command: Any) -> Any:
+    return partial(run_command, main)
 
 
 def test_a_prompt_is_continued(command: Any, checkpoint: Path):

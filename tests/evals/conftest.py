@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Setting
+from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.olmo.decoder import Decoder
@@ -22,6 +24,8 @@ from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from tests.evals.generation.models import VOCAB_SIZE as TEXT_VOCAB_SIZE
+from tests.evals.generation.models import make_layout, make_model
 
 VOCAB_SIZE = 290
 CONTEXT = 48
@@ -205,3 +209,25 @@ def experiment(tmp_path: Path) -> Experiment:
         checkpoint=Checkpoint(every="0 steps"),
         monitor=Monitor(every="1 steps", tensorboard=False),
     )
+
+
+@pytest.fixture(scope="module")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(train_bpe(["the union of the states " * 20], TEXT_VOCAB_SIZE, "<|end|>"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def text_params() -> Any:
+    return jax.jit(make_model().init)(jax.random.key(3))
+
+
+@pytest.fixture(scope="module")
+def generator(tokenizer_path: Path) -> Generator:
+    return Generator(make_model(), make_layout(), tokenizer_path)
+
+
+@pytest.fixture(scope="module")
+def text_tokenizer(tokenizer_path: Path) -> Any:
+    return Tokenizer.from_file(str(tokenizer_path))

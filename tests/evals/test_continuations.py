@@ -3,40 +3,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evals.continuations import Continuations, Continuer, held_out_prompts
 from jaxpretrain.evals.contract import Setting
-from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.generation.sampling import Sampling
-from tests.evals.generation.test_generator import SEQ_LEN, VOCAB_SIZE, make_layout, make_model
-
-
-@pytest.fixture(scope="module")
-def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(train_bpe(["the union of the states " * 20], VOCAB_SIZE, "<|end|>"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def params() -> Any:
-    return jax.jit(make_model().init)(jax.random.key(3))
-
-
-@pytest.fixture(scope="module")
-def generator(tokenizer_path: Path) -> Generator:
-    return Generator(make_model(), make_layout(), tokenizer_path)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_path: Path) -> Any:
-    return Tokenizer.from_file(str(tokenizer_path))
+from tests.evals.generation.models import SEQ_LEN, make_layout, make_model
 
 
 def _setting(tokenizer_path: Path | None, eos_id: int | None = None) -> Setting:
@@ -53,22 +27,22 @@ def _setting(tokenizer_path: Path | None, eos_id: int | None = None) -> Setting:
     )
 
 
-def test_samples_are_the_same_at_each_evaluation(generator, params, tokenizer_path: Path):
+def test_samples_are_the_same_at_each_evaluation(generator, text_params, tokenizer_path: Path):
     samples = Continuer(_setting(tokenizer_path), ["the", "union"], num_tokens=5)
-    results = samples(params)
-    assert results == samples(params) and not results.scalars
+    results = samples(text_params)
+    assert results == samples(text_params) and not results.scalars
     assert list(results.texts) == ["samples/0", "samples/1"]
-    text = generator(params, ["the", "union"], 5, Sampling())[1].text
+    text = generator(text_params, ["the", "union"], 5, Sampling())[1].text
     assert results.texts["samples/1"] == f"union|{text}"
 
 
 def test_only_the_end_of_the_datas_documents_ends_a_sample(
-    generator, tokenizer, params, tokenizer_path: Path
+    generator, text_tokenizer, text_params, tokenizer_path: Path
 ):
-    drawn = generator(params, ["the"], 10, Sampling())[0].ids
+    drawn = generator(text_params, ["the"], 10, Sampling())[0].ids
     samples = Continuer(_setting(tokenizer_path, eos_id=drawn[3]), ["the"], num_tokens=10)
     before = drawn[: drawn.index(drawn[3])]
-    assert samples(params).texts["samples/0"] == f"the|{tokenizer.decode(before)}"
+    assert samples(text_params).texts["samples/0"] == f"the|{text_tokenizer.decode(before)}"
 
 
 class HeldOutSet:
@@ -94,11 +68,11 @@ class HeldOutSet:
     ],
 )
 def test_prompts_come_from_the_held_out_documents(
-    tokenizer, tokenizer_path: Path, text: str, prompt: str
+    text_tokenizer, tokenizer_path: Path, text: str, prompt: str
 ):
     """Their first words, within a quarter of the context: six tokens."""
-    end = tokenizer.token_to_id("<|end|>")
-    ids = [i for part in text.split("<end>") for i in [*tokenizer.encode(part).ids, end]]
+    end = text_tokenizer.token_to_id("<|end|>")
+    ids = [i for part in text.split("<end>") for i in [*text_tokenizer.encode(part).ids, end]]
     sets: list[Any] = [HeldOutSet(ids[:SEQ_LEN])]
     setting = dataclasses.replace(_setting(tokenizer_path, eos_id=end), eval_sets=sets)
     assert held_out_prompts(setting) == [prompt]

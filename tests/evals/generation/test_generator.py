@@ -1,5 +1,3 @@
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,73 +9,14 @@ from tokenizers import Tokenizer, processors
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.prepare.documents import Document
 from jaxpretrain.data.prepare.encode import encode
-from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.scoring.encode import TextEncoder
-from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
-from jaxpretrain.models.olmo.initial_weights import Normal
-from jaxpretrain.parallel.mesh import Layout, Mesh
+from tests.evals.generation.models import SEQ_LEN, VOCAB_SIZE, make_layout, make_model, read_anew
 
-SEQ_LEN = 24
-VOCAB_SIZE = 270
 PROMPTS = ("the union", "the", "states of the union", "un", "st", "union of")
 GREEDY = Sampling(temperature=0)
 DRAWN = Sampling(temperature=1.0, seed=3)
-DECODER = Decoder(
-    vocab_size=VOCAB_SIZE,
-    embedding_rows=320,
-    d_model=32,
-    num_layers=1,
-    num_heads=4,
-    d_ff=32,
-    init=Normal(std=0.3),
-    dtype="float32",
-    remat="none",
-)
-
-
-def make_layout(**sizes: int) -> Layout:
-    num_devices = int(np.prod(list(sizes.values())))
-    return Layout(Mesh(**{"fsdp": 1} | sizes).build(jax.devices()[:num_devices]))
-
-
-def make_model(layout: Layout | None = None, **changes: Any) -> DecoderModel:
-    pinned = {} if layout is None else {"constrain": layout.constrain, "shard": layout.shard}
-    decoder = dataclasses.replace(DECODER, **changes)
-    return decoder.build({"tokens": ((SEQ_LEN,), "int32")}, platform="cpu", **pinned)
-
-
-@pytest.fixture(scope="module")
-def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(train_bpe(["the union of the states " * 20], VOCAB_SIZE, "<|end|>"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def params() -> Any:
-    return jax.jit(make_model().init)(jax.random.key(3))
-
-
-@pytest.fixture(scope="module")
-def generator(tokenizer_path: Path) -> Generator:
-    return Generator(make_model(), make_layout(), tokenizer_path)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_path: Path) -> Any:
-    return Tokenizer.from_file(str(tokenizer_path))
-
-
-def read_anew(model: DecoderModel, params: Any, ids: Sequence[int], num_tokens: int) -> list[int]:
-    """The likeliest continuation, the whole text read again for each token."""
-    logits, ids, first = jax.jit(model.logits), list(ids), len(ids)
-    for place in range(first, first + num_tokens):
-        window = np.zeros((1, SEQ_LEN), np.int32)
-        window[0, :place] = ids
-        ids.append(int(logits(params, window)[0, place - 1, :VOCAB_SIZE].argmax()))
-    return ids[first:]
 
 
 @pytest.mark.parametrize(
@@ -85,126 +24,134 @@ def read_anew(model: DecoderModel, params: Any, ids: Sequence[int], num_tokens: 
     [{}, {"num_layers": 4, "num_kv_heads": 2, "windows": (3, None), "qk_norm": True}],
     ids=["plain", "windows"],
 )
-def test_greedy_takes_the_likeliest_token_at_each_step(changes, tokenizer, tokenizer_path: Path):
+def test_greedy_takes_the_likeliest_token_at_each_step(
+    changes, text_tokenizer, tokenizer_path: Path
+):
     """The context of each token is only what comes before it, without any padding."""
     model = make_model(**changes)
-    params = jax.jit(model.init)(jax.random.key(3))
-    generated = Generator(model, make_layout(), tokenizer_path)(params, PROMPTS, 10, GREEDY)
+    text_params = jax.jit(model.init)(jax.random.key(3))
+    generated = Generator(model, make_layout(), tokenizer_path)(text_params, PROMPTS, 10, GREEDY)
     for prompt, ours in zip(PROMPTS, generated, strict=True):
-        expected = read_anew(model, params, tokenizer.encode(prompt).ids, 10)
+        expected = read_anew(model, text_params, text_tokenizer.encode(prompt).ids, 10)
         assert (ours.ids, ours.ended) == (expected, "length")
-        assert ours.text == tokenizer.decode(expected)
+        assert ours.text == text_tokenizer.decode(expected)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
-def test_a_text_does_not_depend_on_its_batch(sampling, generator, params, tokenizer_path: Path):
+def test_a_text_does_not_depend_on_its_batch(
+    sampling, generator, text_params, tokenizer_path: Path
+):
     """In one batch with all, in small ones, and in another order of lengths."""
-    together = generator(params, PROMPTS, 8, sampling)
+    together = generator(text_params, PROMPTS, 8, sampling)
     in_pairs = Generator(make_model(), make_layout(), tokenizer_path, batch_size=2)
-    assert in_pairs(params, PROMPTS, 8, sampling) == together
+    assert in_pairs(text_params, PROMPTS, 8, sampling) == together
     others = [*PROMPTS[:3], "the states of the union", "of", "t"]
-    assert generator(params, others, 8, sampling)[:3] == together[:3]
-    assert generator(params, PROMPTS[:1], 8, sampling) == together[:1]
+    assert generator(text_params, others, 8, sampling)[:3] == together[:3]
+    assert generator(text_params, PROMPTS[:1], 8, sampling) == together[:1]
 
 
 @pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2}, {"replica": 2}], ids=str)
-def test_every_mesh_gives_the_text_of_one_device(mesh, generator, params, tokenizer_path: Path):
+def test_every_mesh_gives_the_text_of_one_device(
+    mesh, generator, text_params, tokenizer_path: Path
+):
     layout = make_layout(**mesh)
     model = make_model(layout)
-    placed = jax.device_put(params, layout.tree(model.axes(), params))
+    placed = jax.device_put(text_params, layout.tree(model.axes(), text_params))
     ours = Generator(model, layout, tokenizer_path)
-    assert ours(placed, PROMPTS, 9, DRAWN) == generator(params, PROMPTS, 9, DRAWN)
+    assert ours(placed, PROMPTS, 9, DRAWN) == generator(text_params, PROMPTS, 9, DRAWN)
     stopped = ours(placed, PROMPTS, 20, DRAWN, ["e"])
-    assert stopped == generator(params, PROMPTS, 20, DRAWN, ["e"])
+    assert stopped == generator(text_params, PROMPTS, 20, DRAWN, ["e"])
 
 
-def test_draws_repeat_by_their_seed(generator, params):
+def test_draws_repeat_by_their_seed(generator, text_params):
     def draw(seed: int) -> str:
-        return generator(params, ["the"], 12, Sampling(seed=seed))[0].text
+        return generator(text_params, ["the"], 12, Sampling(seed=seed))[0].text
 
     assert draw(0) == draw(0)
     assert len({draw(seed) for seed in range(4)}) == 4
 
 
-def test_draws_follow_the_models_distribution(tokenizer, params, tokenizer_path: Path):
+def test_draws_follow_the_models_distribution(text_tokenizer, text_params, tokenizer_path: Path):
     """The frequencies of one drawn token, by the numbers of its texts, are near its probability."""
-    ids = tokenizer.encode("the").ids
-    logits_v = make_model().logits(params, np.array([ids]))[0, -1, :VOCAB_SIZE]
+    ids = text_tokenizer.encode("the").ids
+    logits_v = make_model().logits(text_params, np.array([ids]))[0, -1, :VOCAB_SIZE]
     probs_v = np.asarray(jax.nn.softmax(logits_v / 0.5))
     many = Generator(make_model(), make_layout(), tokenizer_path, batch_size=512)
-    generated = many.continue_ids(params, [ids] * 400, 1, Sampling(0.5))
+    generated = many.continue_ids(text_params, [ids] * 400, 1, Sampling(0.5))
     drawn = np.array([text.ids[0] for text in generated if text.ids])
     likeliest = int(probs_v.argmax())
     expected, spread = probs_v[likeliest], np.sqrt(probs_v[likeliest] / 400)
     assert abs(np.mean(drawn == likeliest) - expected) < 4 * spread
 
 
-def test_padding_rows_are_never_drawn(generator, params):
+def test_padding_rows_are_never_drawn(generator, text_params):
     """Even where they are the likeliest: no token stands for them."""
-    kernel = np.array(params["head"]["kernel"])
+    kernel = np.array(text_params["head"]["kernel"])
     kernel[:, 290:] = 1e3 * np.sign(kernel[:, :30])
-    changed = params | {"head": {"kernel": kernel}}
+    changed = text_params | {"head": {"kernel": kernel}}
     (generated,) = generator(changed, ["the"], 8, Sampling(1.0))
     assert max(generated.ids) < VOCAB_SIZE
 
 
-def test_it_ends_where_the_context_ends(generator, tokenizer, params):
-    long, short = generator(params, ["the", "the union of the"], 1000, GREEDY)
+def test_it_ends_where_the_context_ends(generator, text_tokenizer, text_params):
+    long, short = generator(text_params, ["the", "the union of the"], 1000, GREEDY)
     assert (long.ended, short.ended) == ("context", "context")
     for prompt, generated in (("the", long), ("the union of the", short)):
-        assert len(tokenizer.encode(prompt).ids) + len(generated.ids) == SEQ_LEN
+        assert len(text_tokenizer.encode(prompt).ids) + len(generated.ids) == SEQ_LEN
     room = len(long.ids)
-    assert generator(params, ["the"], room, GREEDY)[0].ended == "length"
-    assert generator(params, ["the"], room, GREEDY)[0].ids == long.ids
+    assert generator(text_params, ["the"], room, GREEDY)[0].ended == "length"
+    assert generator(text_params, ["the"], room, GREEDY)[0].ids == long.ids
 
 
-def test_a_stop_sequence_ends_a_text_before_it(generator, tokenizer, params):
+def test_a_stop_sequence_ends_a_text_before_it(generator, text_tokenizer, text_params):
     """Wherever it lies among the tokens; the first one counts, and each text has its own end."""
-    whole = generator(params, PROMPTS, 20, DRAWN)
+    whole = generator(text_params, PROMPTS, 20, DRAWN)
     text = whole[1].text
     for first in (0, 3, len(text) - 2):
         stop = text[first : first + 2]
         before = text[: text.index(stop)]
-        ours = generator(params, PROMPTS, 20, DRAWN, ["never", stop, text[-1] + "never"])
+        ours = generator(text_params, PROMPTS, 20, DRAWN, ["never", stop, text[-1] + "never"])
         assert (ours[1].text, ours[1].ended) == (before, "stop")
-        assert stop in tokenizer.decode(ours[1].ids)
-        assert stop not in tokenizer.decode(ours[1].ids[:-1])
+        assert stop in text_tokenizer.decode(ours[1].ids)
+        assert stop not in text_tokenizer.decode(ours[1].ids[:-1])
         for mine, other in zip(ours, whole, strict=True):
             if stop not in other.text:
                 assert mine == other
 
 
-def test_a_text_ends_with_the_token_that_ends_texts(generator, tokenizer, params, tokenizer_path):
+def test_a_text_ends_with_the_token_that_ends_texts(
+    generator, text_tokenizer, text_params, tokenizer_path
+):
     """The model's, or the only special one of the tokenizer; it is not part of the text."""
-    ids = generator(params, ["the"], 10, GREEDY)[0].ids
+    ids = generator(text_params, ["the"], 10, GREEDY)[0].ids
     end = next(number for place, number in enumerate(ids) if number not in ids[:place] and place)
     before = ids[: ids.index(end)]
     inside = Generator(make_model(document_end=end), make_layout(), tokenizer_path)
-    ours = inside(params, ["the", "union"], 10, GREEDY)
+    ours = inside(text_params, ["the", "union"], 10, GREEDY)
     assert (ours[0].ids, ours[0].ended) == (before, "end")
-    assert ours[0].text == tokenizer.decode(before)
+    assert ours[0].text == text_tokenizer.decode(before)
 
-    special = tokenizer.token_to_id("<|end|>")
-    kernel = np.array(params["head"]["kernel"])
+    special = text_tokenizer.token_to_id("<|end|>")
+    kernel = np.array(text_params["head"]["kernel"])
     kernel[:, [end, special]] = kernel[:, [special, end]]
-    changed = params | {"head": {"kernel": kernel}}
+    changed = text_params | {"head": {"kernel": kernel}}
     (generated,) = generator(changed, ["the"], 10, GREEDY)
     assert (generated.ids, generated.ended) == (before, "end")
 
 
 def test_only_the_end_of_the_datas_documents_ends_a_text(
-    generator, tokenizer, params, tokenizer_path
+    generator, text_tokenizer, text_params, tokenizer_path
 ):
     """Where it is known, the special token of the tokenizer is one like others."""
-    ids = generator(params, ["the"], 10, GREEDY)[0].ids
+    ids = generator(text_params, ["the"], 10, GREEDY)[0].ids
     end = next(number for place, number in enumerate(ids) if number not in ids[:place] and place)
     told = Generator(make_model(), make_layout(), tokenizer_path, end_ids=[end])
-    (ours,) = told(params, ["the"], 10, GREEDY)
+    (ours,) = told(text_params, ["the"], 10, GREEDY)
     assert (ours.ids, ours.ended) == (ids[: ids.index(end)], "end")
-    special = tokenizer.token_to_id("<|end|>")
-    kernel = np.array(params["head"]["kernel"])
+    special = text_tokenizer.token_to_id("<|end|>")
+    kernel = np.array(text_params["head"]["kernel"])
     kernel[:, [ids[0], special]] = kernel[:, [special, ids[0]]]
-    changed = params | {"head": {"kernel": kernel}}
+    changed = text_params | {"head": {"kernel": kernel}}
     (ours,) = told(changed, ["the"], 1, GREEDY)
     assert (ours.ids, ours.ended) == ([special], "length")
 
@@ -239,20 +186,20 @@ def test_prompts_are_encoded_as_documents_and_tasks_are(
         assert changed.token_to_id("<|end|>") not in found
 
 
-def test_bad_numbers_are_one_line(generator, params):
+def test_bad_numbers_are_one_line(generator, text_params):
     with pytest.raises(InputError, match="num_tokens is 0: must be at least 1"):
-        generator(params, ["the"], 0, GREEDY)
+        generator(text_params, ["the"], 0, GREEDY)
     with pytest.raises(InputError, match="a stop sequence is empty"):
-        generator(params, ["the"], 3, GREEDY, ["a", ""])
-    assert generator(params, [], 3, GREEDY) == []
+        generator(text_params, ["the"], 3, GREEDY, ["a", ""])
+    assert generator(text_params, [], 3, GREEDY) == []
 
 
 @pytest.mark.parametrize(
     ("prompt", "message"), [("", "the prompt is empty"), ("zq" * 20, "has 40 tokens, the context")]
 )
-def test_a_prompt_without_tokens_or_room_is_one_line(generator, params, prompt, message):
+def test_a_prompt_without_tokens_or_room_is_one_line(generator, text_params, prompt, message):
     with pytest.raises(InputError, match=message):
-        generator(params, ["the", prompt], 3, GREEDY)
+        generator(text_params, ["the", prompt], 3, GREEDY)
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer_path: Path):

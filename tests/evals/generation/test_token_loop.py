@@ -5,7 +5,7 @@ import numpy as np
 
 from jaxpretrain.evals.generation.sampling import Sampling
 from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
-from tests.evals.generation.test_generator import VOCAB_SIZE, make_layout, make_model, read_anew
+from tests.evals.generation.models import VOCAB_SIZE, make_layout, make_model, read_anew
 
 LENGTHS = np.array([4, 2], np.int32)
 PROMPTS = np.array([[9, 8, 7, 6], [5, 4, 0, 0]], np.int32)
