@@ -20,7 +20,7 @@ from jaxpretrain.interop.merge import merge
 from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
 from jaxpretrain.interop.source import Source, copy_token_files, types_before, with_tokens
-from jaxpretrain.storage.files import TEMPORARY
+from jaxpretrain.storage.files import unfinished
 from jaxpretrain.train.trained import experiment_of, open_source
 from jaxpretrain.train.workdir import write_experiment
 
@@ -75,7 +75,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
     """Yields a temporary path for a folder, which is renamed to `output` when it is complete."""
     if output.exists():
         raise InputError(f"--output={output} is there already; take another name")
-    temporary = output.with_name(f"{output.name}{TEMPORARY}{os.getpid()}")
+    temporary = unfinished(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

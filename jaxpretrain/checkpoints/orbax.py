@@ -27,11 +27,9 @@ from jaxpretrain.checkpoints.names import checksums, from_named, kind, to_named
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, stored_array
 from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import Document
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
 from jaxpretrain.storage.files import write_atomically
-
-Document = dict[str, Any]
-"""The JSON values beside the arrays of a checkpoint; `arrays` describes each of them."""
 
 
 @dataclass(frozen=True)
@@ -171,15 +169,17 @@ class Checkpoints:
             raise CorruptCheckpoint(str(error)) from error
         return document
 
-    def check_arrays(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Document:
-        """Returns the document of a checkpoint that has the wanted arrays.
+    def check_arrays(
+        self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct], saved: Document
+    ) -> None:
+        """Refuses a checkpoint that lacks wanted arrays, or has them in other shapes.
+
+        `saved` are the arrays in its document.
 
         Raises:
-          InputError: it has other arrays, or of other shapes.
-          CorruptCheckpoint: its document cannot be read.
+          InputError: an array is missing, or of another shape or type.
         """
-        document, where = self.document(step), f"checkpoint {self._folder(step)}"
-        saved = document["arrays"]
+        where = f"checkpoint {self._folder(step)}"
         if missing := sorted(set(wanted) - set(saved)):
             others = f" and {len(missing) - 1} more that are needed" if missing[1:] else ""
             raise InputError(f"{where} has no {missing[0]}{others}")
@@ -187,7 +187,6 @@ class Checkpoints:
             here, there = kind(x), {key: saved[name][key] for key in kind(x)}
             if here != there:
                 raise InputError(f"{where} is another model's: {name} is {there}, not {here}")
-        return document
 
     def amend(self, step: int, **changes: object) -> None:
         """Changes values in the document of a finished checkpoint, where it can be written."""
@@ -216,7 +215,8 @@ class Checkpoints:
         self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]
     ) -> tuple[dict[str, jax.Array], Document]:
         """Returns this process's parts of the wanted arrays, and the JSON document."""
-        document = self.check_arrays(step, wanted)
+        document = self.document(step)
+        self.check_arrays(step, wanted, document["arrays"])
         restore_args = jax.tree.map(
             lambda s: ocp.ArrayRestoreArgs(
                 sharding=s.sharding, global_shape=s.shape, dtype=s.dtype, strict=True

@@ -178,8 +178,7 @@ def resolve_durations(
 
 def _unit(hint: schema.Hint) -> str | None:
     """Returns the unit that a field of this type is resolved to; None for other fields."""
-    marks = (mark for _, marks in schema.marked_members(hint) for mark in marks)
-    return next((mark.unit for mark in marks if isinstance(mark, _Whole)), None)
+    return next((mark.unit for mark in schema.all_marks(hint) if isinstance(mark, _Whole)), None)
 
 
 def whole_steps(duration: int | str) -> int:

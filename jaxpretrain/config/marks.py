@@ -28,7 +28,7 @@ def marks_at(cls: type, path: str) -> set[Mark]:
     found: set[Mark] = set()
     for key in path.split("."):
         hints = [inner for hint in hints for inner in _inside(hint, key)]
-        marks = (mark for hint in hints for _, own in schema.marked_members(hint) for mark in own)
+        marks = (mark for hint in hints for mark in schema.all_marks(hint))
         found |= {mark for mark in marks if isinstance(mark, Mark)}
     return found
 

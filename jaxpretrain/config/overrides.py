@@ -129,33 +129,29 @@ def _trail(config: object, keys: schema.Keys) -> list[_Place]:
         }
         if key in inside:
             trail.append(inside[key])
-        elif (element := _next_element(here, key)) is not None:
-            trail.append(element)
-        elif depth == len(keys) and (item_hint := _new_item(here, key)) and key:
-            trail.append(_Place(None, item_hint))
+        elif (added := _added(here, key, is_last=depth == len(keys))) is not None:
+            trail.append(added)
         else:
             _refuse(config, here, keys, depth)
     return trail
 
 
-def _next_element(place: _Place, key: str) -> _Place | None:
-    """Returns the element that the index after the last adds to a tuple of any length."""
-    if not isinstance(place.value, tuple) or key != str(len(place.value)):
-        return None
-    item_hint, *more = get_args(schema.member_of(place.value, place.hint))
-    if more != [...] or not dataclasses.is_dataclass(item_hint):
-        return None
-    return _Place(item_hint(), item_hint)  # pyright: ignore[reportCallIssue]
+def _added(place: _Place, key: str, *, is_last: bool) -> _Place | None:
+    """Returns the item that `key` adds to a dict, or to a tuple of any length after its last.
 
-
-def _new_item(place: _Place, key: str) -> schema.Hint | None:
-    """Returns the type of an item that `key` adds to a dict, or to a tuple after its last item."""
-    item_hint, member = None, schema.member_of(place.value, place.hint)
-    if get_origin(member) is dict:
-        item_hint = get_args(member)[1]
-    elif get_origin(member) is tuple and get_args(member)[1:] == (...,):
-        item_hint = get_args(member)[0] if key == str(len(place.value)) else None
-    return None if dataclasses.is_dataclass(item_hint) else item_hint
+    A group of fields in a tuple begins with its defaults; another item ends the path.
+    """
+    member = schema.member_of(place.value, place.hint)
+    origin, args = get_origin(member), get_args(member)
+    if origin is tuple and args[1:] == (...,) and key == str(len(place.value)):
+        hint = args[0]
+        if dataclasses.is_dataclass(hint):
+            return _Place(hint(), hint)  # pyright: ignore[reportCallIssue]
+    elif origin is dict and key and not dataclasses.is_dataclass(args[1]):
+        hint = args[1]
+    else:
+        return None
+    return _Place(None, hint) if is_last else None
 
 
 def _replaced(container: Any, key: str, value: object) -> Any:

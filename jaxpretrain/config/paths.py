@@ -44,8 +44,8 @@ def expand_paths(config: T) -> T:
 
     def expanded(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
         flag = ".".join(("--config", *keys))
-        marks = [mark for _, marks in schema.marked_members(hint) for mark in marks]
-        is_path = isinstance(value, str) and any(isinstance(mark, _IsPath) for mark in marks)
+        is_marked = any(isinstance(mark, _IsPath) for mark in schema.all_marks(hint))
+        is_path = isinstance(value, str) and is_marked
         return str(expand(value, flag)) if is_path and value.startswith("~") else value
 
     return schema.rebuild(config, type(config), expanded)

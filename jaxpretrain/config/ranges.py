@@ -90,3 +90,6 @@ BatchSize = Annotated[int, Between(1, 2**24)]
 
 Seed = Annotated[int, Between(0, 2**32 - 1)]
 """The type of a field that holds a seed; devices would cut a larger one to 32 bits."""
+
+Epsilon = Annotated[float, Between(0, 1, "(]")]
+"""The type of a field that holds a small addition to a denominator."""

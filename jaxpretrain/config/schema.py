@@ -88,6 +88,11 @@ def marked_members(hint: Hint, marks: tuple[object, ...] = ()) -> Iterator[tuple
         yield hint, marks
 
 
+def all_marks(hint: Hint) -> list[object]:
+    """Returns the marks of all members of a type."""
+    return [mark for _, marks in marked_members(hint) for mark in marks]
+
+
 def choices(hint: Hint) -> dict[str, type]:
     """Returns the dataclasses among the members of a type, by name."""
     return {

@@ -7,11 +7,10 @@ from itertools import accumulate
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import from_dict
+from jaxpretrain.config.serialize import Document, from_dict
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import Phases
-from jaxpretrain.storage.run_documents import Document
 
 TABLE = 16_384
 """The number of steps at which a schedule is tabulated; between them it is a straight line."""

@@ -32,6 +32,7 @@ class Progress:
       unit: the name of a step on the line.
       stream: where to write; standard error by default.
       is_shown: False shows nothing, as in the other processes of a run.
+      only_live: True shows nothing where no line can be redrawn.
       stays: False erases the live line at the end.
       now: a clock of unix seconds.
     """
@@ -43,15 +44,16 @@ class Progress:
         *,
         stream: TextIO | None = None,
         is_shown: bool = True,
+        only_live: bool = False,
         stays: bool = True,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._total = total
         self._unit = unit
         self._stream = sys.stderr if stream is None else stream
-        self._is_open = is_shown
         self._stays = stays
         self._is_live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._is_open = is_shown and (self._is_live or not only_live)
         self._now = now
         self._lock = threading.RLock()
         self._step: int | None = None

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 from jaxpretrain.evals.contract import Evaluator, Results, Setting
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.generation.sampling import Sampling
@@ -59,7 +58,7 @@ class HarnessModel(TemplateLM):
         self._scorer = scorer
         self._generator = generator
         self._params = params
-        self._tokenizer = encoder(read_tokenizer(tokenizer_path))
+        self._tokenizer = generator.tokenizer
         self._tokenizer_path = tokenizer_path
 
     @property

@@ -307,14 +307,10 @@ def _read_architecture(config: JsonObject, where: str) -> Architecture:
 
 def _check_keys(config: JsonObject, architecture: Architecture, where: str) -> None:
     """Refuses keys that may change the model and are not understood."""
-    known = [*_SIZES, *architecture.defaults]
+    known, inert = [*_SIZES, *architecture.defaults], _INERT.split()
     for key, value in config.items():
         is_silent = value is None or value in ("", [], {})
-        if (
-            key in known
-            or is_silent
-            or any(fnmatchcase(key, pattern) for pattern in _INERT.split())
-        ):
+        if key in known or is_silent or any(fnmatchcase(key, pattern) for pattern in inert):
             continue
         if key in _ONLY and value == _ONLY[key]:
             continue

@@ -19,7 +19,7 @@ from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.source import Source, types_of
+from jaxpretrain.interop.source import Source, shapes_of, types_of
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch, require_torch
 from jaxpretrain.models.sapiens.model import VitMae
@@ -233,12 +233,10 @@ def _side(tensors: Mapping[str, Tensor], path: Path) -> int:
     return side
 
 
-def _shapes(model: VitMae, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+def _shapes(model: VitMae, image_size: tuple[int, int]) -> tables.Shapes:
     """Returns the shapes of all parameters, stored positions included."""
     example = {"images": ((*image_size, 3), "uint8")}
-    built = replace(model, positions="stored").build(example, platform="cpu")
-    params = jax.eval_shape(built.init, jax.random.key(0))
-    return {name: tuple(leaf.shape) for name, leaf in to_named(params).items()}
+    return shapes_of(replace(model, positions="stored"), example)
 
 
 def _computed_positions(model: VitMae, image_size: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
-from jaxpretrain.data.contract import DataConfig
+from jaxpretrain.data.contract import DataConfig, Spec
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.corpus import RawTokens
 from jaxpretrain.data.text.text import TextData
@@ -177,7 +177,16 @@ def param_shapes(model: Decoder | VitMae, data: DataConfig) -> Shapes:
       InputError: the sizes do not fit together.
     """
     validate(model)
-    built = model.build(data.example_spec(), platform="cpu")
+    return shapes_of(model, data.example_spec())
+
+
+def shapes_of(model: Decoder | VitMae, example: Spec) -> Shapes:
+    """Returns the shapes of a model's parameters, by name, for such examples.
+
+    Raises:
+      InputError: the sizes do not fit together.
+    """
+    built = model.build(example, platform="cpu")
     shapes = jax.eval_shape(built.init, jax.random.key(0))
     return {name: tuple(leaf.shape) for name, leaf in to_named(shapes).items()}
 

@@ -4,22 +4,19 @@ Shapes: b batch, t positions, d model width.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.config.ranges import Between
+from jaxpretrain.config.ranges import Epsilon
 from jaxpretrain.models.layers import Initializer, weight
 
 ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
 
 NormRounding = Literal["before_scale", "after_scale"]
 """The places where RMSNorm may leave float32."""
-
-Epsilon = Annotated[float, Between(0, 1, "(]")]
-"""The type of a field that holds a small number against divisions by zero."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from jaxpretrain.storage.files import atomic_file
+
 
 class TensorBoard:
     """Calls the methods of a CLU metric writer in order, on a background thread.
@@ -110,17 +112,10 @@ def drop_events_after(logdir: Path, step: int | None) -> None:
             path.unlink()
         elif any(_step_of(event) > step for _, event in _records(path)):
             # TensorBoard ignores files of this name.
-            temporary = path.with_name(f".{os.getpid()}.tmp")
-            try:
-                with temporary.open("wb") as file:
-                    for record, event in _records(path):
-                        if _step_of(event) <= step:
-                            file.write(record)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with atomic_file(path, path.with_name(f".{os.getpid()}.tmp")) as file:
+                for record, event in _records(path):
+                    if _step_of(event) <= step:
+                        file.write(record)
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpretrain.config.durations import Steps, whole_steps
-from jaxpretrain.config.ranges import Between, NonNegative, Positive
+from jaxpretrain.config.ranges import Between, Epsilon, NonNegative, Positive
 from jaxpretrain.config.schema import snake_case, value_text
 from jaxpretrain.models.contract import Params
 from jaxpretrain.optim import adafactor
@@ -27,9 +27,6 @@ Part = tuple[str, optax.GradientTransformation]
 
 Decay = Annotated[float, Between(0, 1, "[)")]
 """The type of a field that holds the decay of a running mean, per update."""
-
-Epsilon = Annotated[float, Between(0, 1, "(]")]
-"""The type of a field that holds a small addition to a denominator."""
 
 
 @dataclass(frozen=True)

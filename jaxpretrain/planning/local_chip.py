@@ -64,12 +64,12 @@ def measure_local(num_devices: int, dtype: DTypeLike) -> Chip:
     )
 
 
-def _seconds(run: Callable[[], object], budget: float = 0.4) -> float:
-    """Returns the shortest time of a call among those of `budget` seconds, after two more."""
+def _seconds(run: Callable[[], object]) -> float:
+    """Returns the shortest time of a call among those of 0.4 seconds, after two more."""
     for _ in range(2):
         jax.block_until_ready(run())
     times = []
-    end = time.perf_counter() + budget
+    end = time.perf_counter() + 0.4
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
         jax.block_until_ready(run())

@@ -21,7 +21,6 @@ from jaxpretrain.planning.machines import Machine, placeholder_devices
 from jaxpretrain.planning.search import Trial, make_trial, search
 from jaxpretrain.planning.targets import Target, next_larger
 from jaxpretrain.planning.time_model import RunTime, estimate_run
-from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.resolved import Resolved
 
@@ -79,12 +78,6 @@ class Plan:
     def source(self) -> str:
         """The source of the memory's numbers: compiled or analytic."""
         return "compiled" if self.machine.compiles else "analytic"
-
-    def memory(self, trial: Trial) -> Memory:
-        """Returns the parts of a trial's total, estimated where its compiler gave none."""
-        if trial.compiled is not None and trial.compiled.memory is not None:
-            return trial.compiled.memory
-        return estimate_memory(make_program(trial.experiment, self.machine.devices))
 
     def overrides(self, trial: Trial) -> list[str]:
         """Returns the flags that turn the experiment into that trial's."""

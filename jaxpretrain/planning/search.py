@@ -14,6 +14,7 @@ from jaxpretrain.planning.arrangements import Arrangement
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.compilers import Compiler
 from jaxpretrain.planning.time_model import StepTime
+from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.resolved import Resolved
 
 _NUM_COMPILED = 4
@@ -29,6 +30,8 @@ class Trial:
     """The examples of a microbatch."""
     total: int
     """Bytes that a device holds at its peak, compiled or estimated."""
+    memory: Memory
+    """The parts of the total, estimated where the compiler gave none."""
     time: StepTime
     compiled: Compiled | None
     """The result of the compiler; None where `total` is an estimate."""
@@ -44,9 +47,11 @@ def make_trial(
     arrangement: Arrangement, size: int, compiled: Compiled | None, *, is_largest: bool
 ) -> Trial:
     """Returns the trial of an arrangement at a microbatch size; estimated if not compiled."""
-    total = arrangement.memory(size).total if compiled is None else compiled.total
+    memory = None if compiled is None else compiled.memory
+    memory = arrangement.memory(size) if memory is None else memory
+    total = memory.total if compiled is None else compiled.total
     experiment, seconds = arrangement.experiment(size), arrangement.time(size)
-    return Trial(experiment, size, total, seconds, compiled, is_largest)
+    return Trial(experiment, size, total, memory, seconds, compiled, is_largest)
 
 
 def search(

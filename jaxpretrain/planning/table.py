@@ -33,7 +33,7 @@ def make_document(plan: Plan, price: float | None) -> dict[str, object]:
         "source": plan.source,
         "memory_limit_bytes": plan.limit,
         "memory_bytes_per_device": None if shown is None else shown.total,
-        "memory_parts": None if shown is None else asdict(plan.memory(shown)),
+        "memory_parts": None if shown is None else asdict(shown.memory),
         "eval_bytes_per_device": plan.eval_bytes,
         "max_microbatch_size": None if best is None else best.size,
         "overrides": [] if best is None else plan.overrides(best),
@@ -86,13 +86,12 @@ def _memory(plan: Plan) -> list[str]:
     trial = plan.shown
     if trial is None:
         return []
-    memory = plan.memory(trial)
     lines = [
         "",
         f"memory with microbatch {trial.size}, remat {trial.experiment.model.remat}, mesh "
         f"{_mesh(trial.experiment, len(plan.machine.devices))}; GiB a device",
     ]
-    for name, size in asdict(memory).items():
+    for name, size in asdict(trial.memory).items():
         lines.append(f"  {name:<14}{size / GIB:8.2f}  {_bar(size / plan.limit)}".rstrip())
     lines.append(f"  {'total':<14}{trial.total / GIB:8.2f}  of {plan.limit / GIB:.2f}")
     if plan.eval_bytes is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.findings import Finding, Severity, worst
 from jaxpretrain.diagnosis.forecast import Forecast, forecast
 from jaxpretrain.diagnosis.history import History, read_history
@@ -14,7 +15,7 @@ from jaxpretrain.diagnosis.intent import Plan, plan_in
 from jaxpretrain.diagnosis.remaining import Check, Estimate, checks, estimate
 from jaxpretrain.diagnosis.replay import findings_over_time
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.storage.run_documents import Document, ExperimentFile, PlanFile, read_document
+from jaxpretrain.storage.run_documents import ExperimentFile, PlanFile, read_document
 
 FORECAST_PARTS = (0.1, 0.2, 0.3, 0.5, 0.7)
 """The parts of the run at which earlier forecasts are shown."""

@@ -14,7 +14,8 @@ TEMPORARY = ".unfinished-"
 """The part of a file's name that says that it is still being written."""
 
 
-def _temporary(path: Path) -> Path:
+def unfinished(path: Path) -> Path:
+    """Returns the name that a file or folder has in this process until it is complete."""
     return path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
 
 
@@ -25,7 +26,7 @@ class AtomicFile:
         self.path = path
         self.num_bytes = 0
         self._sha256 = hashlib.sha256()
-        self._temporary = _temporary(path)
+        self._temporary = unfinished(path)
         self._file = self._temporary.open("wb")
 
     @property
@@ -53,9 +54,12 @@ class AtomicFile:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file to write and read; it takes its name when the block ends without an error."""
-    temporary = _temporary(path)
+def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """Yields a file to write and read; it takes its name when the block ends without an error.
+
+    Until then its name is `temporary`, or an unfinished one beside `path`.
+    """
+    temporary = temporary or unfinished(path)
     try:
         with temporary.open("w+b") as file:
             yield file

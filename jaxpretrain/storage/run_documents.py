@@ -6,9 +6,7 @@ from typing import Any
 
 from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.renames import upgraded
-
-Document = dict[str, Any]
-"""A JSON object, with the types that its kind of file names."""
+from jaxpretrain.config.serialize import Document
 
 
 @dataclass(frozen=True)

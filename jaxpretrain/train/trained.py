@@ -260,16 +260,21 @@ class _Saved:
         """Returns the arrays; parameters are read from names with the prefix `stored`."""
         places = {name: name.replace(_PARAMS, stored, 1) for name in wanted}
         there = {places[name]: leaf for name, leaf in wanted.items()}
-        self.check(wanted, where)
+        self._check_names(wanted, where)
         with self._naming_damage():
-            arrays = self.checkpoints.restore(self.step, there)[0]
+            arrays = self.checkpoints.restore(self.step, there)[0]  # which checks the arrays
         return {name: arrays[place] for name, place in places.items()}
 
     def check(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> None:
+        arrays = self._check_names(wanted, where)
+        self.checkpoints.check_arrays(self.step, wanted, arrays)
+
+    def _check_names(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> Document:
+        """Returns the arrays in the document; refuses names that nobody wants."""
         with self._naming_damage():
             arrays = self.checkpoints.document(self.step)["arrays"]
         _check_all_used(arrays, wanted, where)
-        self.checkpoints.check_arrays(self.step, wanted)
+        return arrays
 
     def _guarded(self, array: Streamed) -> Streamed:
         def parts() -> Iterator[np.ndarray]:

@@ -299,7 +299,7 @@ def _require_documents(counts: Mapping[str, int]) -> None:
 def _with_progress(encoded: Iterator[Encoded], total: int | None) -> Iterator[Encoded]:
     """Yields the same documents and shows on a terminal how many are done."""
     start, num_bytes = time.perf_counter(), 0
-    with Progress(total, "documents", is_shown=sys.stderr.isatty()) as progress:
+    with Progress(total, "documents", only_live=True) as progress:
         for done, item in enumerate(encoded, start=1):
             yield item
             num_bytes += len(item.document.content)

@@ -61,6 +61,11 @@ class TextSource:
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. none: the sorted paths."""
 
+    @property
+    def label_mask(self) -> str | None:
+        """The directory of the label masks; None where there are none."""
+        return self.raw.label_mask if self.raw else None
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -102,11 +107,6 @@ class Corpus:
             )
         return cls(source, flag, root, manifest, tokenizer_path, seq_len, vocab_size, verify)
 
-    @property
-    def label_mask(self) -> str | None:
-        """The directory of the label masks; None where the source has none."""
-        return self.source.raw.label_mask if self.source.raw else None
-
     def open_train(self, chunk: int = 1) -> TokenFiles:
         """Opens the sequences to train on, at least one; a whole number of chunks of each file."""
         files = self._open(self.source.train_split, chunk)
@@ -132,9 +132,10 @@ class Corpus:
 
     def open_label_masks(self, files: TokenFiles) -> Windows | None:
         """Opens the label masks of the examples of these files; None where there are none."""
-        if self.label_mask is None:
+        folder = self.source.label_mask
+        if folder is None:
             return None
-        return open_label_masks(Path(self.label_mask).expanduser(), self.root, files)
+        return open_label_masks(Path(folder).expanduser(), self.root, files)
 
     def token_bytes(self) -> np.ndarray | None:
         """Returns the bytes of text of each id, int32 [vocab]; None where they are not known."""

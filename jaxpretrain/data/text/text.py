@@ -45,7 +45,7 @@ class TextConfig(DataConfig):
 
     def extra_spec(self) -> Spec:
         """Returns the mask of the loss where there is one."""
-        masks = [source.raw.label_mask for source in self.text_sources() if source.raw]
+        masks = (source.label_mask for source in self.text_sources())
         is_masked = self.instance_filter is not None or any(masks)
         return {"mask": ((self.seq_len,), "bool")} if is_masked else {}
 
@@ -151,7 +151,7 @@ class TrainingText(TrainingSequences):
             f" {self.num_examples:,} sequences of {files.seq_len:,} in {self.ordering.describe()}"
         )
         if self.label_masks is not None:
-            line += f"; label masks of {self.corpus.label_mask}"
+            line += f"; label masks of {self.corpus.source.label_mask}"
         if self.instance_filter:
             line += "; sequences that repeat themselves are left out of the loss"
         return f"{line}; {files.checked}"

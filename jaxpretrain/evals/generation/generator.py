@@ -65,7 +65,8 @@ class Generator:
         if not isinstance(model, LanguageModel):
             raise InputError("this model continues no text; set eval.samples=none")
         tokenizer_json = read_tokenizer(tokenizer_path)
-        self._tokenizer = encoder(tokenizer_json, tokenizer_path)
+        self.tokenizer = encoder(tokenizer_json, tokenizer_path)
+        """The tokenizer of prompts and continuations."""
         size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
         if size > limit:
             raise InputError(
@@ -94,7 +95,7 @@ class Generator:
 
     def encode(self, prompt: str) -> list[int]:
         """Returns the token ids of a prompt; InputError where it is empty or fills the context."""
-        ids = self._tokenizer.encode(prompt).ids
+        ids = self.tokenizer.encode(prompt).ids
         self._check(ids)
         return ids
 
@@ -162,7 +163,7 @@ class Generator:
         ids = ids[:-1] if is_ended else ids
 
         def before_stop(num_tokens: int) -> str | None:
-            text = self._tokenizer.decode(ids[:num_tokens])
+            text = self.tokenizer.decode(ids[:num_tokens])
             found = [text.index(stop) for stop in stops if stop in text]
             return text[: min(found)] if found else None
 
@@ -173,7 +174,7 @@ class Generator:
         if not is_done:
             return None
         full = "length" if len(ids) == num_tokens else "context"
-        return Generated(ids, self._tokenizer.decode(ids), "end" if is_ended else full)
+        return Generated(ids, self.tokenizer.decode(ids), "end" if is_ended else full)
 
     def _rows(self, prompts: Mapping[int, Sequence[int]], num_tokens: int, seed: int) -> Rows:
         num_rows = 1 << (len(prompts) - 1).bit_length()

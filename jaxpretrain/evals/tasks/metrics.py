@@ -78,11 +78,11 @@ def task_metrics(task: Task, scored: Sequence[Scored]) -> dict[str, float]:
     return {"primary": metrics[task.metric], **metrics, NUM_ITEMS: len(scored)}
 
 
-def f1(answers: Sequence[int], chosen: Sequence[int], positive: int = 0) -> float:
-    """Returns the harmonic mean of precision and recall of `positive`; 0 if it is never right."""
+def f1(answers: Sequence[int], chosen: Sequence[int]) -> float:
+    """Returns the harmonic mean of precision and recall of answer 0; 0 if it is never right."""
     pairs = list(zip(answers, chosen, strict=True))
-    hits = sum(answer == choice == positive for answer, choice in pairs)
-    named = sum((answer == positive) + (choice == positive) for answer, choice in pairs)
+    hits = sum(answer == choice == 0 for answer, choice in pairs)
+    named = sum((answer == 0) + (choice == 0) for answer, choice in pairs)
     return 2 * hits / named if named else 0.0
 
 
