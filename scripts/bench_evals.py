@@ -110,7 +110,7 @@ def main() -> None:
     encode = TextEncoder(trained.tokenizer_path, trained.model.input_limits()["tokens"])
     tasks = select(flags.tasks.split(",")).take(flags.limit, None).tasks
     length = trained.model.units_per_example()[1]
-    requests = [r for task in tasks for r in encode_task(task, encode, length)[0]]
+    requests = [r for task in tasks for r in encode_task(task, encode, length)[1]]
     by_length = sorted(requests, key=lambda request: len(request.context))
     apart = {"find_queries": every_query, "share": share_nothing}
     ways = {

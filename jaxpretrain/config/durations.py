@@ -65,15 +65,6 @@ class Pace:
         return steps + left / self.batch_size
 
 
-NumExamples = int | Callable[[], int] | None
-"""Number of examples of an epoch: known, counted where a duration needs it, or unknown."""
-
-
-def as_pace(batch_size: int | Pace) -> Pace:
-    """Returns the pace of a run; a number is a batch size that never changes."""
-    return batch_size if isinstance(batch_size, Pace) else Pace(batch_size)
-
-
 _UNITS = ("steps", "tokens", "examples", "images", "sequences", "epochs")
 
 
@@ -87,36 +78,13 @@ class Duration:
     def __str__(self) -> str:
         return f"{float(self.value):.12g} {self.unit}"
 
-    def to_steps(
+    def examples(
         self,
-        *,
-        batch_size: int | Pace,
-        tokens_per_example: int | None = None,
-        num_examples: NumExamples = None,
-    ) -> int:
-        """Returns the smallest whole number of steps that lasts at least this long.
-
-        Args:
-            batch_size: the number of examples of one step, over all devices.
-            tokens_per_example: the number of tokens of an example; None for models without tokens.
-            num_examples: the number of examples of an epoch; None where it is unknown.
-        """
-        pace = as_pace(batch_size)
-        return math.ceil(pace.steps(self._examples(pace, tokens_per_example, num_examples)))
-
-    def to_examples(
-        self,
-        *,
-        batch_size: int | Pace,
-        tokens_per_example: int | None = None,
-        num_examples: NumExamples = None,
-    ) -> int:
-        """Returns the smallest whole number of examples that lasts at least this long."""
-        return math.ceil(self._examples(as_pace(batch_size), tokens_per_example, num_examples))
-
-    def _examples(
-        self, pace: Pace, tokens_per_example: int | None, num_examples: NumExamples
+        pace: Pace,
+        tokens_per_example: int | None,
+        num_examples: int | Callable[[], int] | None,
     ) -> Fraction:
+        """Returns the exact number of examples; see `resolve_durations`."""
         match self.unit:
             case "steps":
                 return pace.examples(self.value)
@@ -141,44 +109,38 @@ def resolve_durations(
     *,
     batch_size: int | Pace,
     tokens_per_example: int | None = None,
-    num_examples: NumExamples = None,
+    num_examples: int | Callable[[], int] | None = None,
     path: str = "--config",
 ) -> T:
     """Returns the config with `Steps` fields in whole steps and `Examples` fields in examples.
 
-    Fields at any depth are resolved, also in the dataclasses of a tuple or dict.
+    Fields at any depth are resolved, also in the dataclasses of a tuple or dict. `batch_size` are
+    the examples of a step, over all devices, or the pace of the run. Tokens and examples of an
+    epoch are None where there are none or they are unknown, and counted where a duration needs it.
 
     Raises:
         InputError: a text that is no duration, one that cannot be counted in steps, or a number of
             steps outside the range of its field.
     """
-    units = {
-        "batch_size": batch_size,
-        "tokens_per_example": tokens_per_example,
-        "num_examples": num_examples,
-    }
+    pace = batch_size if isinstance(batch_size, Pace) else Pace(batch_size)
 
     def resolved(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
-        unit = _unit(hint)
+        marks = schema.all_marks(hint)
+        unit = next((mark.unit for mark in marks if isinstance(mark, _Whole)), None)
         if unit is None or value is None:
             return value
         here = ".".join((path, *keys))
         try:
-            duration = parse_duration(value, unit)
-            whole = (duration.to_steps if unit == "steps" else duration.to_examples)(**units)
+            exact = parse_duration(value, unit).examples(pace, tokens_per_example, num_examples)
         except InputError as error:
             raise InputError(f"{here}: {error}") from error
+        whole = math.ceil(pace.steps(exact) if unit == "steps" else exact)
         if against := schema.complaint(whole, hint):
             makes = "" if str(value) == str(whole) else f" makes {whole} {unit}"
             raise InputError(f"{here}={value}{makes}: {against}")
         return whole
 
     return schema.rebuild(config, type(config), resolved)
-
-
-def _unit(hint: schema.Hint) -> str | None:
-    """Returns the unit that a field of this type is resolved to; None for other fields."""
-    return next((mark.unit for mark in schema.all_marks(hint) if isinstance(mark, _Whole)), None)
 
 
 def whole_steps(duration: int | str) -> int:
@@ -190,7 +152,10 @@ def whole_steps(duration: int | str) -> int:
 
 def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
     """Reads "<number> <unit>", the unit in singular or plural; a bare number is of the default."""
-    number, unit = _split(str(text), default_unit)
+    words = str(text).split()
+    if len(words) not in (1, 2):
+        raise InputError(f"duration '{text}': write a number and a unit, such as '5000 steps'")
+    number, unit = (*words, default_unit)[:2]
     plural = unit if unit.endswith("s") else f"{unit}s"
     if plural not in _UNITS:
         hint = nearest(plural, _UNITS) or f" The units are {', '.join(_UNITS)}."
@@ -202,12 +167,3 @@ def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
     if value < 0:
         raise InputError(f"duration '{text}': must not be negative")
     return Duration(value, plural)
-
-
-def _split(text: str, default_unit: str) -> tuple[str, str]:
-    match text.split():
-        case [number]:
-            return number, default_unit
-        case [number, unit]:
-            return number, unit
-    raise InputError(f"duration '{text}': write a number and a unit, such as '5000 steps'")

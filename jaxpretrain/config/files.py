@@ -40,20 +40,14 @@ def load_config(spec: str) -> Any:
     except (InputError, ValueError) as error:
         raise InputError(f"{spec}: {error}") from error
     except TypeError as error:
-        if (renamed := _renamed_argument(error)) is None:
+        _, _, name = str(error).partition("unexpected keyword argument ")
+        name = name.strip("'")
+        old = (row for row in RENAMES if row.has_moved and row.old.endswith(f".{name}"))
+        if (row := next(old, None)) is None:
             raise
-        raise InputError(f"{spec}: {renamed}") from error
+        now = f"{name} ({row.old}) is written in another way now: {row.now}"
+        raise InputError(f"{spec}: {now}") from error
     return config
-
-
-def _renamed_argument(error: TypeError) -> str | None:
-    """Returns the new way to write an argument of an earlier version; None for others."""
-    _, _, name = str(error).partition("unexpected keyword argument ")
-    name = name.strip("'")
-    for row in RENAMES:
-        if row.has_moved and row.old.rpartition(".")[2] == name:
-            return f"{name} ({row.old}) is written in another way now: {row.now}"
-    return None
 
 
 def _locate(name: str) -> Path:

@@ -37,23 +37,18 @@ class Rename:
         return self.now != self.old
 
 
-def moved(*path: str, default: object = ..., of: Collection[str] = ()) -> Upgrade:
-    """Returns an upgrade that puts the value at a path below the group, where that group exists.
+def moved(into: str, name: str, default: object = ..., of: Collection[str] = ()) -> Upgrade:
+    """Returns an upgrade that puts the value into a group in the group, where there is one.
 
     A value that is the default is dropped: the new place need not have the field. `of` names the
-    choices of the last group that have it; (): all have it.
+    choices of the inner group that have it; (): all have it.
     """
 
     def upgrade(group: Group, value: object) -> None:
-        if value == default:
-            return
-        *parents, name = path
-        for parent in parents:
-            group = group.get(parent)  # pyright: ignore[reportAssignmentType]
-            if not isinstance(group, dict):
-                return
-        if not of or group.get("class") in of:
-            group.setdefault(name, value)
+        inner = group.get(into)
+        has_field = isinstance(inner, dict) and (not of or inner.get("class") in of)
+        if has_field and value != default:
+            inner.setdefault(name, value)
 
     return upgrade
 
@@ -68,69 +63,39 @@ def chosen(name: str, words: Mapping[str, str]) -> Upgrade:
     return upgrade
 
 
-def grouped(name: str, choice: str, field: str, default: object) -> Upgrade:
+def grouped(name: str, choice: str, field: str, default: object = ..., **others: object) -> Upgrade:
     """Returns an upgrade that puts the value into an optional group, made unless it is the default.
 
-    `choice` is the name of the group's class.
+    `choice` is the name of the group's class, `others` are other fields of a group that is made.
     """
 
     def upgrade(group: Group, value: object) -> None:
         group.setdefault(name, None)
         if value != default:
-            group[name] = {"class": choice, **(group[name] or {}), field: value}
+            there = group[name]
+            base = there if isinstance(there, dict) else {"class": choice, **others}
+            group[name] = {**base, field: value}
 
     return upgrade
 
 
-_ORDERS = {"olmo": "olmo_order", "olmo_core": "olmo_core_order", "hashed": "hashed_order"}
-
-
-def _data(group: str) -> tuple[Rename, ...]:
-    """Returns the rows of the data at a path."""
-    order, into = f"{group}.order", partial(moved, "order")
-    olmo, core = f"of {order}=olmo_order", f"of {order}=olmo_core_order"
-    named = "leave it out; a set is named by its manifest, folder or dataset"
-    return (
-        Rename(f"{group}.name", named),
-        Rename(order, order, chosen("order", _ORDERS)),
-        Rename(f"{group}.order_chunk", f"{order}.chunk, {core}", into("chunk", default=1)),
-        Rename(f"{group}.epoch_multiple", f"{order}.epoch_multiple", into("epoch_multiple")),
-        Rename(
-            f"{group}.global_indices",
-            f"{order}.global_indices, {olmo}",
-            into("global_indices", default=None),
-        ),
-    )
-
-
-def _raw(group: str) -> tuple[Rename, ...]:
-    """Returns the rows of the token files at a path."""
-    return tuple(
-        Rename(
-            f"{group}.{field}",
-            f"{group}.raw.{field}, after {group}.raw=raw_tokens",
-            grouped("raw", "raw_tokens", field, default),
-        )
-        for field, default in (("dtype", "uint16"), ("trust_dtype", False), ("label_mask", None))
-    )
-
-
-def _beta(index: int) -> Upgrade:
-    """Returns an upgrade of AdamW's, Lion's and Muon's `beta1` and `beta2`; Adafactor has both."""
+def _only(name: str, *values: object) -> Upgrade:
+    """Returns an upgrade that drops these values; another stays, and is refused as unknown."""
 
     def upgrade(group: Group, value: object) -> None:
-        if group.get("class") == "adafactor":
-            group[f"beta{index + 1}"] = value
-        else:
-            late = 0.99 if group.get("class") == "lion" else 0.95
-            group.setdefault("betas", [0.9, late])[index] = value
+        if value not in values:
+            group[name] = value
 
     return upgrade
 
 
-def _base_batch(group: Group, value: object) -> None:
-    scaling = {"class": "rate_scaling", "base_batch": value}
-    group.setdefault("rate_scaling", None if value is None else scaling)
+def _beta(group: Group, value: object, *, index: int) -> None:
+    """Fills AdamW's, Lion's and Muon's `betas`; Adafactor still has `beta1` and `beta2`."""
+    if group.get("class") == "adafactor":
+        group[f"beta{index + 1}"] = value
+    else:
+        late = 0.99 if group.get("class") == "lion" else 0.95
+        group.setdefault("betas", [0.9, late])[index] = value
 
 
 def _rate_scale(group: Group, value: object) -> None:
@@ -144,111 +109,14 @@ def _from_step(group: Group, value: object) -> None:
     group["from_step" if is_bolt_on else "start"] = value
 
 
-def _only(name: str, *values: Any) -> Upgrade:
-    """Returns an upgrade that drops these values; another stays, and is refused as unknown."""
-
-    def upgrade(group: Group, value: object) -> None:
-        if value not in values:
-            group[name] = value
-
-    return upgrade
-
-
-_SCHEDULES = ("optim.schedule", "optim.schedule.inner", "optim.schedule.inner.inner")
-_SCALING = "optim.rate_scaling=rate_scaling, then optim.rate_scaling"
-
-_OPTIM = (
-    Rename("optim.beta1", "optim.betas.0", _beta(0)),
-    Rename("optim.beta2", "optim.betas.1", _beta(1)),
-    Rename("optim.rate_base_batch", f"{_SCALING}.base_batch", _base_batch),
-    Rename("optim.rate_scale_cap", f"{_SCALING}.cap", moved("rate_scaling", "cap")),
-    Rename("optim.rate_scale", f"{_SCALING}.base_batch and .cap", _rate_scale),
-    Rename(
-        "optim.rate_at",
-        "nothing; update k has the learning rate of point k of the schedule",
-        _only("rate_at", "after_count"),
-    ),
-    *(
-        Rename(
-            f"{schedule}.plateau",
-            f"{schedule}=warmup_stable_decay, which holds its peak",
-            _only("plateau", 0, "0", "0 steps"),
-        )
-        for schedule in _SCHEDULES
-    ),
-    Rename("optim.schedule.start", "optim.schedule.from_step of bolt_on_warmup", _from_step),
-)
-
-
-def _rope(group: Group, theta: Any) -> None:
-    group.setdefault("rope", {"class": "rope", "theta": theta})
-
-
-def _yarn(group: Group, yarn: Any) -> None:
+def _yarn(group: Group, yarn: object) -> None:
     if isinstance(yarn, dict):
         group["rope"] = {**group.get("rope", {}), **yarn, "class": "yarn"}
-
-
-_MODEL = (
-    Rename(
-        "model.norm",
-        "model.norm",
-        chosen("norm", {"layernorm": "layer_norm", "rmsnorm": "rms_norm"}),
-    ),
-    Rename("model.norm_epsilon", "model.norm.epsilon", moved("norm", "epsilon")),
-    Rename(
-        "model.norm_rounding", "model.norm.rounding", moved("norm", "rounding", of=("rms_norm",))
-    ),
-    Rename(
-        "model.init",
-        "model.init",
-        chosen("init", {name: name for name in ("normal", "mitchell", "full_megatron")}),
-    ),
-    Rename(
-        "model.init_std", "model.init.std", moved("init", "std", of=("normal", "full_megatron"))
-    ),
-    Rename("model.init_cutoff", "model.init.cutoff", moved("init", "cutoff")),
-    Rename("model.rope_theta", "model.rope.theta", _rope),
-    Rename("model.yarn", "model.rope=yarn, then model.rope.factor and so on", _yarn),
-    Rename("model.loss_chunk", "nothing; the loss takes 512 positions of a sequence at a time"),
-)
-
-
-def _prompts(group: Group, value: object) -> None:
-    """Makes the continuations of prompts a choice of samples; no prompts were no samples."""
-    if value:
-        group["samples"] = {"class": "continuations", "prompts": value}
 
 
 def _reconstructions(group: Group, value: object) -> None:
     if isinstance(value, dict):
         group["samples"] = {**value, "class": "reconstructions"}
-
-
-_SAMPLES = "eval.samples=continuations, then eval.samples"
-
-_EVAL = (
-    Rename("eval.prompts", f"{_SAMPLES}.prompts", _prompts),
-    Rename(
-        "eval.sample_tokens",
-        f"{_SAMPLES}.num_tokens",
-        moved("samples", "num_tokens", of=("continuations",)),
-    ),
-    Rename(
-        "eval.reconstructions",
-        "eval.samples=reconstructions, then eval.samples.num_images",
-        _reconstructions,
-    ),
-    Rename("eval.batch_size", "nothing; an evaluation batch is a training microbatch"),
-    Rename("eval.task_seed", "nothing; eval.task_items takes the first items of each task"),
-)
-
-
-def _outliers(train: Group, value: object) -> None:
-    if value is not None:
-        skip = train.get("on_bad_step")
-        base = skip if isinstance(skip, dict) else {"class": "skip", "not_finite": False}
-        train["on_bad_step"] = {**base, "outliers": value}
 
 
 def _deterministic(train: Group, value: object) -> None:
@@ -258,8 +126,7 @@ def _deterministic(train: Group, value: object) -> None:
 
 
 def _ema(train: Group, value: object) -> None:
-    is_decay = isinstance(value, float)
-    train["ema"] = {"class": "ema", "decay": value} if is_decay else value
+    train["ema"] = {"class": "ema", "decay": value} if isinstance(value, float) else value
 
 
 def _evaluated_weights(config: Group, value: object) -> None:
@@ -268,17 +135,100 @@ def _evaluated_weights(config: Group, value: object) -> None:
         ema.setdefault("evaluate", True)
 
 
+_ORDERS = {"olmo": "olmo_order", "olmo_core": "olmo_core_order", "hashed": "hashed_order"}
+_NORMS = {"layernorm": "layer_norm", "rmsnorm": "rms_norm"}
+_INITS = {name: name for name in ("normal", "mitchell", "full_megatron")}
+_HAVE_STD = ("normal", "full_megatron")
+_PLATEAU = "=warmup_stable_decay, which holds its peak"
+_SCALING = "optim.rate_scaling=rate_scaling, then optim.rate_scaling"
+_SAMPLES = "eval.samples=continuations, then eval.samples"
+_PICTURES = "eval.samples=reconstructions, then eval.samples.num_images"
 _SKIP = "train.on_bad_step=skip, then train.on_bad_step"
+_OPTION = "train.compiler_options.xla_gpu_deterministic_ops=true"
+_RATE_AT = "nothing; update k has the learning rate of point k of the schedule"
+_MFU = "nothing; perf/mfu counts causal attention, perf/mfu_full_attention all pairs"
 
-_TRAIN = (
-    Rename("train.on_bad_step", "train.on_bad_step", chosen("on_bad_step", {"skip": "skip"})),
-    Rename("train.skip_outliers", f"{_SKIP}.outliers", _outliers),
-    Rename("train.max_skipped", f"{_SKIP}.max_in_row", moved("on_bad_step", "max_in_row")),
+
+def _data(group: str) -> tuple[Rename, ...]:
+    """Returns the rows of the data at a path."""
+    order = f"{group}.order"
+    olmo, core = f"of {order}=olmo_order", f"of {order}=olmo_core_order"
+    indices = moved("order", "global_indices", None)
+    return (
+        Rename(f"{group}.name", "leave it out; a set is named by its manifest, folder or dataset"),
+        Rename(order, order, chosen("order", _ORDERS)),
+        Rename(f"{group}.order_chunk", f"{order}.chunk, {core}", moved("order", "chunk", 1)),
+        Rename(
+            f"{group}.epoch_multiple", f"{order}.epoch_multiple", moved("order", "epoch_multiple")
+        ),
+        Rename(f"{group}.global_indices", f"{order}.global_indices, {olmo}", indices),
+    )
+
+
+def _raw(group: str) -> tuple[Rename, ...]:
+    """Returns the rows of the token files at a path."""
+    defaults = {"dtype": "uint16", "trust_dtype": False, "label_mask": None}
+    after = f"after {group}.raw=raw_tokens"
+    return tuple(
+        Rename(
+            f"{group}.{x}", f"{group}.raw.{x}, {after}", grouped("raw", "raw_tokens", x, default)
+        )
+        for x, default in defaults.items()
+    )
+
+
+def _plateau(schedule: str) -> Rename:
+    return Rename(f"{schedule}.plateau", schedule + _PLATEAU, _only("plateau", 0, "0", "0 steps"))
+
+
+RENAMES: tuple[Rename, ...] = (
+    *_data("data"),
+    *_data("eval.probe.data"),
+    *_raw("data"),
+    *_raw("data.sources.*"),
+    Rename("monitor.mfu_attention", _MFU),
+    Rename("model.norm", "model.norm", chosen("norm", _NORMS)),
+    Rename("model.norm_epsilon", "model.norm.epsilon", moved("norm", "epsilon")),
     Rename(
-        "train.deterministic",
-        "train.compiler_options.xla_gpu_deterministic_ops=true",
-        _deterministic,
+        "model.norm_rounding", "model.norm.rounding", moved("norm", "rounding", of=["rms_norm"])
     ),
+    Rename("model.init", "model.init", chosen("init", _INITS)),
+    Rename("model.init_std", "model.init.std", moved("init", "std", of=_HAVE_STD)),
+    Rename("model.init_cutoff", "model.init.cutoff", moved("init", "cutoff")),
+    Rename("model.rope_theta", "model.rope.theta", grouped("rope", "rope", "theta")),
+    Rename("model.yarn", "model.rope=yarn, then model.rope.factor and so on", _yarn),
+    Rename("model.loss_chunk", "nothing; the loss takes 512 positions of a sequence at a time"),
+    Rename("optim.beta1", "optim.betas.0", partial(_beta, index=0)),
+    Rename("optim.beta2", "optim.betas.1", partial(_beta, index=1)),
+    Rename(
+        "optim.rate_base_batch",
+        f"{_SCALING}.base_batch",
+        grouped("rate_scaling", "rate_scaling", "base_batch", None),
+    ),
+    Rename("optim.rate_scale_cap", f"{_SCALING}.cap", moved("rate_scaling", "cap")),
+    Rename("optim.rate_scale", f"{_SCALING}.base_batch and .cap", _rate_scale),
+    Rename("optim.rate_at", _RATE_AT, _only("rate_at", "after_count")),
+    *map(_plateau, (f"optim.schedule{'.inner' * depth}" for depth in range(3))),
+    Rename("optim.schedule.start", "optim.schedule.from_step of bolt_on_warmup", _from_step),
+    Rename(
+        "eval.prompts", f"{_SAMPLES}.prompts", grouped("samples", "continuations", "prompts", [])
+    ),
+    Rename(
+        "eval.sample_tokens",
+        f"{_SAMPLES}.num_tokens",
+        moved("samples", "num_tokens", of=("continuations",)),
+    ),
+    Rename("eval.reconstructions", _PICTURES, _reconstructions),
+    Rename("eval.batch_size", "nothing; an evaluation batch is a training microbatch"),
+    Rename("eval.task_seed", "nothing; eval.task_items takes the first items of each task"),
+    Rename("train.on_bad_step", "train.on_bad_step", chosen("on_bad_step", {"skip": "skip"})),
+    Rename(
+        "train.skip_outliers",
+        f"{_SKIP}.outliers",
+        grouped("on_bad_step", "skip", "outliers", None, not_finite=False),
+    ),
+    Rename("train.max_skipped", f"{_SKIP}.max_in_row", moved("on_bad_step", "max_in_row")),
+    Rename("train.deterministic", _OPTION, _deterministic),
     Rename("train.ema", "train.ema", _ema),
     Rename(
         "eval.weights",
@@ -286,21 +236,6 @@ _TRAIN = (
         _evaluated_weights,
         upgrades_whole=True,
     ),
-)
-
-RENAMES: tuple[Rename, ...] = (
-    *_data("data"),
-    *_data("eval.probe.data"),
-    *_raw("data"),
-    *_raw("data.sources.*"),
-    Rename(
-        "monitor.mfu_attention",
-        "nothing; perf/mfu counts causal attention, perf/mfu_full_attention all pairs",
-    ),
-    *_MODEL,
-    *_OPTIM,
-    *_EVAL,
-    *_TRAIN,
 )
 """The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""
 

@@ -5,7 +5,7 @@ evaluation is one file with an `Evaluation`, and one field of `Eval`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,20 +83,16 @@ class Setting:
                 )
 
 
-class Items(ABC):
+@dataclass(frozen=True)
+class Items:
     """The details of one evaluation, for the terminal and the files of the command `evaluate`."""
 
-    @abstractmethod
-    def document(self) -> dict[str, object]:
-        """Returns parts of the JSON document by key, such as {"tasks": {task: {metric: value}}}."""
-
-    @abstractmethod
-    def table(self) -> Iterator[str]:
-        """Returns lines for the terminal."""
-
-    def predictions(self) -> Iterator[dict[str, object]]:
-        """Returns a JSON object for each item that was scored."""
-        return iter(())
+    document: Mapping[str, object]
+    """Parts of the JSON document by key, such as {"tasks": {task: {metric: value}}}."""
+    table: Sequence[str]
+    """Lines for the terminal."""
+    predictions: Iterable[Mapping[str, object]] = ()
+    """A JSON object for each item that was scored; they may be read once."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ evaluated is refused at the start and an evaluation is nothing but forward passe
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from jaxpretrain.evals.contract import Evaluator, Items, Results, Setting
 from jaxpretrain.evals.output import Row, align
-from jaxpretrain.evals.scoring.encode import TextEncoder, encode_task, leave_out_long
+from jaxpretrain.evals.scoring.encode import TextEncoder, encode_task
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.evals.tasks.catalogue import Selection, select
 from jaxpretrain.evals.tasks.metrics import (
@@ -23,7 +24,7 @@ from jaxpretrain.evals.tasks.metrics import (
     Scored,
     task_metrics,
 )
-from jaxpretrain.evals.tasks.task import Task
+from jaxpretrain.evals.tasks.task import Item, Task
 from jaxpretrain.models.contract import Params
 
 _LOGGED = ("acc", "len_norm", "pmi_dc", "f1", "ce_loss", "bpb", "soft", "soft_log", RANDOM)
@@ -37,12 +38,6 @@ class TaskResult:
     task: Task
     metrics: dict[str, float]
     scored: list[Scored]
-
-    def row(self) -> Row:
-        """Returns the row of a table."""
-        metrics, metric = self.metrics, self.task.metric
-        names = ("primary", f"{metric}_stderr", RANDOM, "bpb")
-        return self.task.name, metrics[NUM_ITEMS], metric, *map(metrics.get, names)
 
     def predictions(self) -> Iterator[dict[str, object]]:
         """Yields the choice by each accuracy and the likelihoods of each item."""
@@ -61,7 +56,7 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class Report(Items):
+class Report:
     """The results of all tasks with one set of parameters."""
 
     tasks: list[TaskResult]
@@ -70,18 +65,21 @@ class Report(Items):
     speed: dict[str, float]
     """Seconds without compilation, and requests and tokens (without padding): all and a second."""
 
-    def document(self) -> dict[str, object]:
-        """Returns the metrics of tasks and groups, and the speed."""
-        return {
-            "tasks": {result.task.name: result.metrics for result in self.tasks},
-            "groups": self.groups,
-            "speed": self.speed,
-        }
+    def items(self) -> Items:
+        """Returns the metrics of tasks and groups, the speed, and the predictions."""
+        metrics = {result.task.name: result.metrics for result in self.tasks}
+        document = {"tasks": metrics, "groups": self.groups, "speed": self.speed}
+        predictions = (row for result in self.tasks for row in result.predictions())
+        return Items(document, [*self._table()], predictions)
 
-    def table(self) -> Iterator[str]:
+    def _table(self) -> Iterator[str]:
         """Yields a row for each task and group, warnings, and the speed."""
         rows: list[Row] = [("task", "items", "metric", "value", "stderr", "random", "bpb")]
-        rows += [result.row() for result in self.tasks]
+        for result in self.tasks:
+            metric = result.task.metric
+            names = ("primary", f"{metric}_stderr", RANDOM, "bpb")
+            numbers = map(result.metrics.get, names)
+            rows.append((result.task.name, result.metrics[NUM_ITEMS], metric, *numbers))
         for group, means in self.groups.items():
             mean, guess = means.get("primary"), means.get(RANDOM)
             rows.append((f"mean of {group}", "", "", mean, "", guess, means["bpb"]))
@@ -90,15 +88,11 @@ class Report(Items):
             if truncated := result.metrics[NUM_TRUNCATED]:
                 yield f"{result.task.name}: {truncated} prompts were too long and lost their start"
             if num_left_out := int(result.metrics[NUM_LEFT_OUT]):
-                yield left_out(result.task.name, num_left_out)
+                yield _left_out(result.task.name, num_left_out)
         yield (
             "{num_requests:,} requests in {seconds:.1f} s: {requests_per_second:,.0f} requests/s, "
             "{tokens_per_second:,.0f} tokens/s".format(**self.speed)
         )
-
-    def predictions(self) -> Iterator[dict[str, object]]:
-        """Yields those of each task in turn."""
-        return (row for result in self.tasks for row in result.predictions())
 
     def scalars(self) -> dict[str, float | None]:
         """Returns `eval/<task>/<metric>`, `eval/<group>/<mean>` and the speed."""
@@ -121,8 +115,7 @@ class _Planned:
     """A task with its places in the list of all requests."""
 
     task: Task
-    conditional: slice
-    unconditional: slice
+    requests: slice
     num_left_out: int
 
 
@@ -135,13 +128,11 @@ class Downstream(Evaluator):
         self._tasks: list[_Planned] = []
         requests = []
         for task in selection.tasks:
-            fitting = leave_out_long(task, encode, scorer.context_length)
-            conditional, unconditional = encode_task(fitting, encode, scorer.context_length)
-            start, middle = len(requests), len(requests) + len(conditional)
-            requests += conditional + unconditional
-            slices = slice(start, middle), slice(middle, len(requests))
+            fitting, *asked = encode_task(task, encode, scorer.context_length)
+            start = len(requests)
+            requests += chain(*asked)
             num_left_out = len(task.items) - len(fitting.items)
-            self._tasks.append(_Planned(fitting, *slices, num_left_out))
+            self._tasks.append(_Planned(fitting, slice(start, len(requests)), num_left_out))
         self._packed = scorer.plan(requests)
 
     @classmethod
@@ -155,7 +146,7 @@ class Downstream(Evaluator):
 
     def notes(self) -> list[str]:
         """Returns a line for each task of which items are left out."""
-        return [left_out(t.task.name, t.num_left_out) for t in self._tasks if t.num_left_out]
+        return [_left_out(t.task.name, t.num_left_out) for t in self._tasks if t.num_left_out]
 
     def compile(self) -> None:
         """Compiles a program for each shape of batches."""
@@ -180,27 +171,21 @@ class Downstream(Evaluator):
     def __call__(self, params: Params) -> Results:
         """Returns the numbers that are logged, and the report."""
         report = self.report(params)
-        return Results(scalars=report.scalars(), items=report)
+        return Results(scalars=report.scalars(), items=report.items())
 
     def _result(self, planned: _Planned, log_likelihoods: np.ndarray) -> TaskResult:
-        conditional = iter(log_likelihoods[planned.conditional])
-        unconditional = iter(log_likelihoods[planned.unconditional])
-        scored = []
-        for item in planned.task.items:
-            num_choices = len(item.choices)
-            given = _take(conditional, num_choices)
-            without = _take(unconditional, num_choices) if item.has_unconditional else None
-            scored.append(Scored(item, given, without))
-        truncated = self._packed.truncated[planned.conditional.start : planned.unconditional.stop]
-        counts = {NUM_TRUNCATED: int(truncated.sum()), NUM_LEFT_OUT: planned.num_left_out}
+        values = iter(log_likelihoods[planned.requests])
+        items = planned.task.items
+        given = [_take(values, item) for item in items]
+        without = [_take(values, item) if item.has_unconditional else None for item in items]
+        scored = [Scored(*parts) for parts in zip(items, given, without, strict=True)]
+        num_truncated = int(self._packed.truncated[planned.requests].sum())
+        counts = {NUM_TRUNCATED: num_truncated, NUM_LEFT_OUT: planned.num_left_out}
         return TaskResult(planned.task, task_metrics(planned.task, scored) | counts, scored)
 
 
-def left_out(task: str, num_items: int) -> str:
-    """Returns the line about items of a task that are too long."""
-    return (
-        f"{task}: items left out because a continuation is longer than the context: {num_items:,}"
-    )
+def _left_out(task: str, number: int) -> str:
+    return f"{task}: items left out because a continuation is longer than the context: {number:,}"
 
 
 def group_means(
@@ -219,8 +204,8 @@ def group_means(
         yield group, means
 
 
-def _take(values: Iterator[float], count: int) -> np.ndarray:
-    return np.array([next(values) for _ in range(count)])
+def _take(values: Iterator[float], item: Item) -> np.ndarray:
+    return np.array([next(values) for _ in item.choices])
 
 
 def _mean(values: Iterable[float]) -> float:

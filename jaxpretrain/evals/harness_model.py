@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.evals.contract import Evaluator, Results, Setting
+from jaxpretrain.evals.contract import Evaluator, Items, Results, Setting
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.generation.sampling import Sampling
-from jaxpretrain.evals.output import NamedMetrics
+from jaxpretrain.evals.output import align
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.contract import Params
@@ -215,10 +215,9 @@ class HarnessTasks(Evaluator):
         named = [
             (name, metric, x) for name, found in metrics.items() for metric, x in found.items()
         ]
-        return Results(
-            scalars={f"eval/{name}/{metric}": x for name, metric, x in named},
-            items=NamedMetrics("harness", metrics, [("harness", "metric", "value"), *named]),
-        )
+        scalars = {f"eval/{name}/{metric}": x for name, metric, x in named}
+        table = [*align([("harness", "metric", "value"), *named])]
+        return Results(scalars=scalars, items=Items({"harness": metrics}, table))
 
     def _load(self, name: str) -> list[Any]:
         """Returns the task or the group of that name, or the tasks that it is a tag of."""

@@ -33,20 +33,20 @@ class Outcome:
         document["own"] = self._own()
         document |= {"tasks": {}, "groups": {}, "harness": {}, "perplexity": {}, "speed": None}
         for items in self._items():
-            document |= items.document()
+            document |= items.document
         return {key: _finite(part) for key, part in document.items()}
 
     def table(self) -> str:
         """Returns lines for the terminal."""
         weights = "" if self.weights is None else f", {self.weights} weights"
-        lines = [line for items in self._items() for line in items.table()]
+        lines = [line for items in self._items() for line in items.table]
         own = align([*self._own().items()])
         return "\n".join([f"step {self.step:,}{weights}", *lines, *own])
 
     def predictions(self) -> Iterator[str]:
         """Yields a JSON object for each item: the choice by each accuracy, and the likelihoods."""
         for items in self._items():
-            for row in items.predictions():
+            for row in items.predictions:
                 yield json.dumps({"step": self.step, **row}, ensure_ascii=False)
 
     def csv_rows(self) -> Iterator[tuple[object, ...]]:
@@ -67,26 +67,6 @@ class Outcome:
         """Returns all that the run logs of its own evaluations, by name."""
         results = self.results if self.is_own else ()
         return {name: value for result in results for name, value in result.scalars.items()}
-
-
-@dataclass(frozen=True)
-class NamedMetrics(Items):
-    """Metrics of sets or of tasks."""
-
-    kind: str
-    """The key in the document."""
-    metrics: Mapping[str, Mapping[str, float | None]]
-    """Metrics by name, of each set or task by name."""
-    rows: Sequence[Row]
-    """The table, its titles first."""
-
-    def document(self) -> dict[str, object]:
-        """Returns the metrics by their kind."""
-        return {self.kind: self.metrics}
-
-    def table(self) -> Iterator[str]:
-        """Returns the rows in columns."""
-        return align(self.rows)
 
 
 def align(rows: Sequence[Row]) -> Iterator[str]:

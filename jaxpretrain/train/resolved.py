@@ -100,7 +100,7 @@ def pace_of(train: Train) -> Pace:
 
 
 class _Units(TypedDict):
-    """What a duration is counted in; see `Duration.to_steps`."""
+    """What a duration is counted in; see `resolve_durations`."""
 
     tokens_per_example: int | None
     num_examples: int | Callable[[], int] | None

@@ -1,8 +1,8 @@
 import json
 import math
 
-from jaxpretrain.evals.contract import Results
-from jaxpretrain.evals.output import NamedMetrics, Outcome
+from jaxpretrain.evals.contract import Items, Results
+from jaxpretrain.evals.output import Outcome, align
 from jaxpretrain.evaluate import to_csv
 
 
@@ -10,7 +10,8 @@ def test_numbers_that_are_not_finite_are_null_and_those_shown_have_few_digits():
     numbers = {"loss": 4335.1133, "perplexity": math.inf, "bits_per_byte": None, "num_tokens": 2259}
     metrics = {"a": numbers | {"olmo_loss": math.nan}}
     rows = [("set", *metrics["a"]), ("a", *metrics["a"].values())]
-    outcome = Outcome(20, [Results(items=NamedMetrics("perplexity", metrics, rows))])
+    items = Items({"perplexity": metrics}, [*align(rows)])
+    outcome = Outcome(20, [Results(items=items)])
     shown = json.loads(json.dumps(outcome.document(), allow_nan=False))["perplexity"]["a"]
     assert (shown["loss"], shown["perplexity"], shown["olmo_loss"]) == (4335.1133, None, None)
     assert outcome.table().splitlines()[-1].split() == ["a", "4335.1", "inf", "-", "2,259", "nan"]

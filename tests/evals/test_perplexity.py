@@ -28,7 +28,7 @@ def _perplexity(make_scorer: Any, sets: dict[str, list[Path]], **options: Any) -
     evaluator = FilePerplexity(scorer, Perplexity(files, **options), token_bytes=bytes_v)
     evaluator.compile()
     results = evaluator(params)
-    metrics: Any = results.items.document()["perplexity"]  # pyright: ignore
+    metrics: Any = results.items.document["perplexity"]  # pyright: ignore
     for name, found in metrics.items():
         logged = {m: results.scalars[f"eval/{name}/{m}"] for m in found if m != "num_tokens"}
         assert found == logged | {"num_tokens": found["num_tokens"]}

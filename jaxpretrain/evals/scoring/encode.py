@@ -45,15 +45,25 @@ class TextEncoder:
         return {text: e.ids for text, e in zip(unique, encodings, strict=True)}
 
 
-def leave_out_long(task: Task, encode: TextEncoder, context_length: int) -> Task:
-    """Returns the task without the items that have a continuation longer than the context.
+def encode_task(
+    task: Task, encode: TextEncoder, context_length: int
+) -> tuple[Task, list[Request], list[Request]]:
+    """Returns the task without items that cannot be scored, the requests of all their choices in
+    order, and those after the unconditional contexts.
 
-    They cannot be scored: OLMo shortens contexts, from the left, and no continuation.
+    OLMo shortens contexts, from the left, and no continuation: an item with one that is longer than
+    the context is left out.
 
     Raises:
-      InputError: no item is left.
+      InputError: a text has no tokens, or no item is left.
     """
-    ids = encode(choice.continuation for item in task.items for choice in item.choices)
+    texts = (
+        text
+        for item in task.items
+        for c in item.choices
+        for text in (c.context, c.continuation, c.unconditional or "")
+    )
+    ids = encode(texts)
     sizes = [max(len(ids[choice.continuation]) for choice in item.choices) for item in task.items]
     items = tuple(
         item for item, size in zip(task.items, sizes, strict=True) if size <= context_length
@@ -63,36 +73,17 @@ def leave_out_long(task: Task, encode: TextEncoder, context_length: int) -> Task
             f"task {task.name}: every item has a continuation of more tokens than the context of "
             f"{context_length}; the shortest has {min(sizes)}"
         )
-    return replace(task, items=items)
-
-
-def encode_task(
-    task: Task, encode: TextEncoder, context_length: int
-) -> tuple[list[Request], list[Request]]:
-    """Returns requests of all choices in order, and those after the unconditional contexts.
-
-    Raises:
-      InputError: a text has no tokens, or a continuation alone is longer than the context.
-    """
-    choices = [(item, choice) for item in task.items for choice in item.choices]
-    ids = encode(
-        text for _, c in choices for text in (c.context, c.continuation, c.unconditional or "")
-    )
+    choices = [(item, choice) for item in items for choice in item.choices]
     for item, choice in choices:
-        where = f"task {task.name}, item {item.name}"
         for what in ("context", "continuation"):
             text = getattr(choice, what)
             if not ids[text]:
+                where = f"task {task.name}, item {item.name}"
                 raise InputError(f"{where}: the {what} {text!r} has no tokens")
-        if (size := len(ids[choice.continuation])) > context_length:
-            raise InputError(
-                f"{where}: a continuation has {size} tokens, more than the context of "
-                f"{context_length}"
-            )
     conditional = [Request(ids[c.context], ids[c.continuation]) for _, c in choices]
     unconditional = [
         Request(ids[c.unconditional or ""], ids[c.continuation])
         for item, c in choices
         if item.has_unconditional
     ]
-    return conditional, unconditional
+    return replace(task, items=items), conditional, unconditional
