@@ -33,7 +33,7 @@ from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.continuations import Continuations
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.evals.tasks.own_task import load_own
+from jaxpretrain.evals.tasks.task import load_own
 from jaxpretrain.interop import hugging_face
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.tensors import INDEX, write_safetensors_folder

@@ -10,7 +10,6 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from jaxpretrain.config import schema
 
@@ -33,7 +32,7 @@ class FieldInfo:
 
 def describe(config: object) -> list[FieldInfo]:
     """Returns all fields of a config, each group before the fields in it."""
-    return list(_describe(config, ()))
+    return list(_describe(config, type(config)))
 
 
 def format_help(infos: Iterable[FieldInfo]) -> str:
@@ -66,27 +65,18 @@ def _fill(text: str, first_indent: str, indent: str) -> str:
     )
 
 
-def _describe(group: Any, keys: schema.Keys) -> Iterator[FieldInfo]:
-    meanings = _meanings(type(group))
-    for name, value, hint in schema.children(group, type(group)):
-        path = ".".join((*keys, name))
-        is_group = dataclasses.is_dataclass(hint)
-        yield FieldInfo(
-            path,
-            "" if is_group else schema.type_text(hint),
-            "" if is_group else schema.value_text(value),
-            meanings.get(name, ""),
-        )
-        yield from _describe_groups(value, hint, (*keys, name))
-
-
-def _describe_groups(value: object, hint: schema.Hint, keys: schema.Keys) -> Iterator[FieldInfo]:
+def _describe(value: object, hint: schema.Hint, keys: schema.Keys = ()) -> Iterator[FieldInfo]:
     """Yields the fields of a dataclass, or of the dataclasses in a tuple or dict."""
-    if dataclasses.is_dataclass(value):
-        yield from _describe(value, keys)
-    else:
-        for key, child, child_hint in schema.children(value, hint):
-            yield from _describe_groups(child, child_hint, (*keys, key))
+    meanings = _meanings(type(value))
+    for name, child, child_hint in schema.children(value, hint):
+        path = (*keys, name)
+        if dataclasses.is_dataclass(value):
+            is_group = dataclasses.is_dataclass(child_hint)
+            texts = (
+                ("", "") if is_group else (schema.type_text(child_hint), schema.value_text(child))
+            )
+            yield FieldInfo(".".join(path), *texts, meanings.get(name, ""))
+        yield from _describe(child, child_hint, path)
 
 
 @functools.cache
@@ -100,12 +90,8 @@ def _meanings(cls: type) -> dict[str, str]:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         except (OSError, TypeError, SyntaxError):
             continue  # Without source, for example from an interactive session.
-        body = getattr(tree.body[0], "body", [])
-        for statement, below in itertools.pairwise(body):
-            match statement, below:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(text))),
-                ):
+        for pair in itertools.pairwise(getattr(tree.body[0], "body", [])):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
                     meanings[name] = " ".join(text.split())
     return meanings

@@ -14,7 +14,7 @@ resolved.
 import dataclasses
 import reprlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from jaxpretrain.config import schema
 from jaxpretrain.config.aliases import alias
@@ -24,12 +24,8 @@ from jaxpretrain.config.renames import renamed
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """A place in a config: its value (if any) and the type that a value must have."""
-
-    value: Any
-    hint: schema.Hint
+_Place = tuple[Any, schema.Hint]
+"""The value at a place in a config, if any, and the type that a value must have."""
 
 
 def apply_overrides(config: T, overrides: Iterable[tuple[str, str]]) -> T:
@@ -93,21 +89,28 @@ def unknown_field(
 
 
 def _override(config: object, keys: schema.Keys, text: str) -> Any:
-    *containers, target = _trail(config, keys)
+    trail: list[_Place] = [(config, type(config))]
+    for depth, key in enumerate(keys, start=1):
+        inside = {name: (value, hint) for name, value, hint in schema.children(*trail[-1])}
+        place = inside.get(key) or _added(*trail[-1], key, is_last=depth == len(keys))
+        if place is None:
+            raise _refusal(config, *trail[-1], keys, depth)
+        trail.append(place)
+    *containers, (now, hint) = trail
     override = f"{flag(keys)}={text}"
-    if dataclasses.is_dataclass(target.hint):
-        fields = ", ".join(schema.field_types(target.hint))
+    if dataclasses.is_dataclass(hint):
+        fields = ", ".join(schema.field_types(hint))
         raise InputError(f"{override}: this is a group of fields; set one of them: {fields}")
-    if get_origin(target.hint) is dict:
+    if get_origin(hint) is dict:
         raise InputError(f"{override}: set one key at a time: {flag(keys)}.KEY=value")
     try:
-        value = schema.parse(text, target.hint)
-        if dataclasses.is_dataclass(value) and type(value) is type(target.value):
+        value = schema.parse(text, hint)
+        if dataclasses.is_dataclass(value) and type(value) is type(now):
             return config  # Chosen already: its fields stay as they are.
-        for container, key in zip(reversed(containers), reversed(keys), strict=True):
-            value = _replaced(container.value, key, value)
+        for (container, _), key in zip(reversed(containers), reversed(keys), strict=True):
+            value = _replaced(container, key, value)
     except (InputError, ValueError) as error:
-        raise InputError(f"{override}: {error}{_meant(text, target.hint)}") from error
+        raise InputError(f"{override}: {error}{_meant(text, hint)}") from error
     return value
 
 
@@ -119,39 +122,20 @@ def _meant(text: str, kind: schema.Hint) -> str:
     return hint and f".{hint}"
 
 
-def _trail(config: object, keys: schema.Keys) -> list[_Place]:
-    """Returns the places along a path, from the config itself to the named one."""
-    trail = [_Place(config, type(config))]
-    for depth, key in enumerate(keys, start=1):
-        here = trail[-1]
-        inside = {
-            k: _Place(value, hint) for k, value, hint in schema.children(here.value, here.hint)
-        }
-        if key in inside:
-            trail.append(inside[key])
-        elif (added := _added(here, key, is_last=depth == len(keys))) is not None:
-            trail.append(added)
-        else:
-            _refuse(config, here, keys, depth)
-    return trail
-
-
-def _added(place: _Place, key: str, *, is_last: bool) -> _Place | None:
+def _added(value: Any, hint: schema.Hint, key: str, *, is_last: bool) -> _Place | None:
     """Returns the item that `key` adds to a dict, or to a tuple of any length after its last.
 
     A group of fields in a tuple begins with its defaults; another item ends the path.
     """
-    member = schema.member_of(place.value, place.hint)
+    member = schema.member_of(value, hint)
     origin, args = get_origin(member), get_args(member)
-    if origin is tuple and args[1:] == (...,) and key == str(len(place.value)):
-        hint = args[0]
-        if dataclasses.is_dataclass(hint):
-            return _Place(hint(), hint)  # pyright: ignore[reportCallIssue]
-    elif origin is dict and key and not dataclasses.is_dataclass(args[1]):
-        hint = args[1]
-    else:
-        return None
-    return _Place(None, hint) if is_last else None
+    if origin is tuple and args[1:] == (...,) and key == str(len(value)):
+        if dataclasses.is_dataclass(args[0]):
+            return args[0](), args[0]  # pyright: ignore[reportCallIssue]
+        return (None, args[0]) if is_last else None
+    if origin is dict and key and is_last and not dataclasses.is_dataclass(args[1]):
+        return None, args[1]
+    return None
 
 
 def _replaced(container: Any, key: str, value: object) -> Any:
@@ -163,16 +147,17 @@ def _replaced(container: Any, key: str, value: object) -> Any:
     return dataclasses.replace(container, **{key: value})
 
 
-def _refuse(config: object, here: _Place, keys: schema.Keys, depth: int) -> NoReturn:
-    """Raises the error for a path of which only `depth` - 1 keys exist, up to `here`."""
+def _refusal(
+    config: object, value: object, hint: schema.Hint, keys: schema.Keys, depth: int
+) -> InputError:
+    """Returns the error for a path of which only `depth` - 1 keys exist, up to a value."""
     wanted, keys = keys, keys[:depth]
     *parents, key = keys
-    value, options = here.value, schema.choices(here.hint)
-    owners = [name for name, option in options.items() if key in schema.field_types(option)]
+    owners = [n for n, cls in schema.choices(hint).items() if key in schema.field_types(cls)]
     if (now := renamed(".".join(wanted))) is not None:
-        raise InputError(f"{flag(wanted)} is written in another way now: {now}")
+        return InputError(f"{flag(wanted)} is written in another way now: {now}")
     if owners:
-        raise InputError(
+        return InputError(
             f"{flag(keys)}: field '{key}' belongs to {' and '.join(owners)}; "
             f"choose it first: {flag(parents)}={owners[0]}"
         )
@@ -180,13 +165,11 @@ def _refuse(config: object, here: _Place, keys: schema.Keys, depth: int) -> NoRe
         paths = [found for found, _, _ in schema.walk(config, type(config))]
         elsewhere = [".".join(path) for path in paths if path[-1:] == (key,)]
         if not elsewhere and (meant := alias(wanted[-1], map(".".join, paths))):
-            raise InputError(f"{flag(wanted)}: no such field. Did you mean {meant}?")
-        raise unknown_field(keys, type(value), elsewhere[:3])
+            return InputError(f"{flag(wanted)}: no such field. Did you mean {meant}?")
+        return unknown_field(keys, type(value), elsewhere[:3])
     if isinstance(value, tuple):
-        raise InputError(f"{flag(keys)}: no such index; {flag(parents)} has {len(value)} elements")
+        return InputError(f"{flag(keys)}: no such index; {flag(parents)} has {len(value)} elements")
     if isinstance(value, dict):
-        raise InputError(f"{flag(keys)}: no such key.{nearest(key, value)}")
-    raise InputError(
-        f"{flag(keys)}: {flag(parents)} is {schema.value_text(value)} "
-        f"({schema.type_text(here.hint)}) and has no fields"
-    )
+        return InputError(f"{flag(keys)}: no such key.{nearest(key, value)}")
+    there = f"{schema.value_text(value)} ({schema.type_text(hint)})"
+    return InputError(f"{flag(keys)}: {flag(parents)} is {there} and has no fields")

@@ -46,8 +46,7 @@ def moved(into: str, name: str, default: object = ..., of: Collection[str] = ())
 
     def upgrade(group: Group, value: object) -> None:
         inner = group.get(into)
-        has_field = isinstance(inner, dict) and (not of or inner.get("class") in of)
-        if has_field and value != default:
+        if value != default and isinstance(inner, dict) and (not of or inner.get("class") in of):
             inner.setdefault(name, value)
 
     return upgrade

