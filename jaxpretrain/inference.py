@@ -39,7 +39,7 @@ _SHORT_FORMS = {
 def evaluate(flags: Namespace) -> Iterator[Outcome]:
     """Yields the outcome of each checkpoint in turn, by what was compiled for the first one."""
     keep_compiled()
-    named = None if _is_own(flags) else _named(flags)
+    named = _named(flags)
     # Wrong names are refused here, before any weights are read.
     find_tasks(() if named is None else named.tasks)
     if flags.tokenizer is not None:
@@ -72,13 +72,10 @@ def continue_texts(flags: Namespace) -> tuple[Trained, list[Generated]]:
     return trained, generator(trained.params, *asked)
 
 
-def _is_own(flags: Namespace) -> bool:
-    """Returns true where nothing is named, so that the run's own evaluations are meant."""
-    return not (flags.tasks or flags.harness or flags.perplexity)
-
-
-def _named(flags: Namespace) -> Eval:
-    """Returns the evaluations that the flags name."""
+def _named(flags: Namespace) -> Eval | None:
+    """Returns the evaluations that the flags name; None where they name none: the run's own."""
+    if not (flags.tasks or flags.harness or flags.perplexity):
+        return None
     sets: dict[str, tuple[str, ...]] = {}
     for text in flags.perplexity:
         name, equals, files = text.partition("=")

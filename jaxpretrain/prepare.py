@@ -10,6 +10,7 @@ Run the same command again to go on after an interruption.
 import json
 import os
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run, split_paths
@@ -24,19 +25,8 @@ from jaxpretrain.data.token_files.manifest import Manifest
 def main(argv: list[str]) -> None:
     """Runs the command."""
     flags = _parser().parse_args(argv)
-    spec = PrepareText(
-        dataset=flags.dataset,
-        data_dir=flags.data_dir,
-        files=tuple(name for value in flags.files for name in split_paths(value)),
-        text_key=flags.text_key,
-        validation_fraction=flags.validation_fraction,
-        tokenizer=flags.tokenizer,
-        vocab_size=flags.vocab_size,
-        eos_token=flags.eos_token,
-        name=flags.name,
-        part_tokens=flags.part_tokens,
-        download=flags.download,
-    )
+    flags.files = tuple(name for value in flags.files for name in split_paths(value))
+    spec = PrepareText(**{field.name: getattr(flags, field.name) for field in fields(PrepareText)})
     validate(spec, "--")
     spec, output = expand_paths(spec), flags.output
     start = time.perf_counter()
@@ -69,12 +59,9 @@ def _parser() -> Parser:
 
 
 def _summary(manifest: Manifest, output: Path, seconds: float) -> dict:
+    counts = ("num_documents", "num_tokens", "num_bytes")
     splits = {
-        name: {
-            "num_documents": split.num_documents,
-            "num_tokens": split.num_tokens,
-            "num_bytes": split.num_bytes,
-        }
+        name: {count: getattr(split, count) for count in counts}
         for name, split in manifest.splits.items()
     }
     num_tokens = sum(split.num_tokens for split in manifest.splits.values())

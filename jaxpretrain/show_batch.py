@@ -7,7 +7,7 @@ Prints the files, offsets and text of the batch that update number N (from 1) us
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,52 +35,8 @@ def main(argv: list[str]) -> None:
 
     experiment = resolve(config)
     shown = _batch(experiment, flags) if flags.find is None else _uses(experiment, flags.find)
-    print(json.dumps(asdict(shown), ensure_ascii=False) if flags.json else shown.describe())
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The batch of a step."""
-
-    step: int
-    samples: tuple[int, int]
-    """The first sample in the run, and the one after the last."""
-    seq_len: int
-    rows: list[Row]
-
-    def describe(self) -> str:
-        """Returns two or three lines a row."""
-        start, stop = self.samples
-        lines = [
-            f"step {self.step:,}: samples {start:,} to {stop - 1:,} of the run, {stop - start:,}"
-            f" sequences of {self.seq_len:,} tokens"
-        ]
-        for number, row in enumerate(self.rows):
-            lines += _describe_row(number, row)
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Use:
-    """A step that trains on an example."""
-
-    step: int
-    row: int
-    sample: int
-    """Number of the sample in the run, from 0."""
-
-
-@dataclass(frozen=True)
-class Uses:
-    """All steps of a run that train on an example."""
-
-    example: str
-    uses: list[Use]
-
-    def describe(self) -> str:
-        """Returns a line a step."""
-        lines = [f"step {u.step:,}, row {u.row:,} (sample {u.sample:,})" for u in self.uses]
-        return "\n".join(lines) or f"the run does not train on {self.example}"
+    document, lines = shown
+    print(json.dumps(document, ensure_ascii=False) if flags.json else "\n".join(lines))
 
 
 def _parser() -> Parser:
@@ -98,7 +54,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _batch(experiment: "Resolved", flags: Namespace) -> Batch:
+def _batch(experiment: "Resolved", flags: Namespace) -> tuple[dict[str, object], list[str]]:
+    """Returns the batch of a step as a document, and two or three lines a row."""
     last = experiment.timeline.num_steps
     if not 1 <= flags.step <= last:
         raise InputError(f"--step={flags.step}: the run has steps 1 to {last:,}")
@@ -111,11 +68,22 @@ def _batch(experiment: "Resolved", flags: Namespace) -> Batch:
         eos_id=data.eos_id if flags.eos_id is None else flags.eos_id,
         decode=_decoder(flags.tokenizer or data.tokenizer_path),
     )
-    seq_len = experiment.data.units_per_example()[1]
-    return Batch(flags.step, (samples.start, samples.stop), seq_len, rows)
+    document: dict[str, object] = {
+        "step": flags.step,
+        "samples": (samples.start, samples.stop),
+        "seq_len": experiment.data.units_per_example()[1],
+        "rows": [asdict(row) for row in rows],
+    }
+    title = (
+        f"step {flags.step:,}: samples {samples.start:,} to {samples.stop - 1:,} of the run,"
+        f" {len(samples):,} sequences of {document['seq_len']:,} tokens"
+    )
+    described = (line for number, row in enumerate(rows) for line in _describe_row(number, row))
+    return document, [title, *described]
 
 
-def _uses(experiment: "Resolved", where: str) -> Uses:
+def _uses(experiment: "Resolved", where: str) -> tuple[dict[str, object], list[str]]:
+    """Returns the steps that train on an example as a document, and a line a step."""
     source, colon, index = where.rpartition(":")
     if not index.isdecimal():
         raise InputError(f"--find={where}: expected INDEX, or SOURCE:INDEX of a mixture")
@@ -124,8 +92,11 @@ def _uses(experiment: "Resolved", where: str) -> Uses:
     uses = []
     for sample in _open(experiment).find(int(index), num_samples, source if colon else None):
         step = int(pace.steps(sample)) + 1
-        uses.append(Use(step, sample - pace.samples(step).start, sample))
-    return Uses(where, uses)
+        row = sample - pace.samples(step).start
+        uses.append({"step": step, "row": row, "sample": sample})
+    lines = ["step {step:,}, row {row:,} (sample {sample:,})".format(**use) for use in uses]
+    none = f"the run does not train on {where}"
+    return {"example": where, "uses": uses}, lines or [none]
 
 
 def _open(experiment: "Resolved") -> TrainingSequences:

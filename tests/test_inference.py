@@ -35,8 +35,8 @@ def test_flags_are_short_forms_of_fields(tmp_path: Path):
         harness=Harness(("lambada_openai",), str(tmp_path), 3),
         perplexity=Perplexity({"c4": ("a.npy", "b.npy"), "pile": ("c.npy",)}, "uint32"),
     )
-    assert inference._named(_flags()) == Eval()
-    assert inference._is_own(_flags()) and not inference._is_own(_flags(tasks="piqa"))
+    assert inference._named(_flags()) is None
+    assert inference._named(_flags(tasks="piqa")) == Eval(tasks=("piqa",))
 
 
 def test_errors_about_fields_name_the_flags():
