@@ -5,7 +5,7 @@ evaluated is refused at the start and an evaluation is nothing but forward passe
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -166,7 +166,12 @@ class Downstream(Evaluator):
             "requests_per_second": num_requests / seconds,
             "tokens_per_second": num_tokens / seconds,
         }
-        return Report(tasks, dict(group_means(tasks, self._groups)), speed)
+        by_name = {result.task.name: result for result in tasks}
+        groups = {
+            group: _means([by_name[name] for name in names])
+            for group, names in self._groups.items()
+        }
+        return Report(tasks, groups, speed)
 
     def __call__(self, params: Params) -> Results:
         """Returns the numbers that are logged, and the report."""
@@ -188,25 +193,13 @@ def _left_out(task: str, number: int) -> str:
     return f"{task}: items left out because a continuation is longer than the context: {number:,}"
 
 
-def group_means(
-    results: Sequence[TaskResult], groups: Mapping[str, tuple[str, ...]]
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yields each group with the means of its tasks' own accuracies, of guessing, and of bits per
-    byte.
-    """
-    by_name = {result.task.name: result for result in results}
-    for group, names in groups.items():
-        members = [by_name[name] for name in names]
-        choosing = [r.metrics for r in members if r.task.is_multiple_choice]
-        means = {"bpb": _mean(r.metrics["bpb"] for r in members)}
-        if choosing:
-            means = {name: _mean(m[name] for m in choosing) for name in ("primary", RANDOM)} | means
-        yield group, means
+def _means(results: Sequence[TaskResult]) -> dict[str, float]:
+    """Returns means of the tasks' own accuracies, of guessing, and of bits per byte."""
+    choosing = [result.metrics for result in results if result.task.is_multiple_choice]
+    names = ("primary", RANDOM) if choosing else ()
+    means = {name: float(np.mean([metrics[name] for metrics in choosing])) for name in names}
+    return means | {"bpb": float(np.mean([result.metrics["bpb"] for result in results]))}
 
 
 def _take(values: Iterator[float], item: Item) -> np.ndarray:
     return np.array([next(values) for _ in item.choices])
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))

@@ -76,20 +76,17 @@ def find_tasks(names: Iterable[str]) -> list[Callable[[], Task]]:
     return [_find_task(name) for name in dict.fromkeys(members)]
 
 
-def load_task(name: str) -> Task:
-    """Loads a task by its name; raises as `select` does."""
-    return _find_task(name)()
-
-
 def _find_task(name: str) -> Callable[[], Task]:
     given, equals, path = name.partition("=")
     if name.endswith(".jsonl"):
         own = load_own(expand(path if equals else name, "task"), given if equals else name)
         return lambda: own
     task, _, variant = name.partition(":")
-    variants = known_tasks()
+    templates = {task: [_DEFAULT] for task in TEMPLATES}
+    variants = rendered_variants() | templates | {task: [*MMLU_VARIANTS] for task in MMLU}
     if task not in variants:
-        raise InputError(f"unknown task '{name}'.{_nearest(task, [*variants, *GROUPS])}")
+        near = " or ".join(difflib.get_close_matches(task, [*variants, *GROUPS], n=3))
+        raise InputError(f"unknown task '{name}'." + (f" Did you mean {near}?" if near else ""))
     known = variants[task]
     if not variant:
         variant = known[0] if len(known) == 1 else _DEFAULT
@@ -98,14 +95,3 @@ def _find_task(name: str) -> Callable[[], Task]:
     if task in TEMPLATES:
         return partial(load_template, task, name)
     return partial(load_mmlu if task in MMLU else load_rendered, task, variant, name)
-
-
-def known_tasks() -> dict[str, list[str]]:
-    """Returns the variants of each task."""
-    templates = {task: [_DEFAULT] for task in TEMPLATES}
-    return rendered_variants() | templates | {task: list(MMLU_VARIANTS) for task in MMLU}
-
-
-def _nearest(name: str, candidates: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, candidates, n=3)
-    return f" Did you mean {' or '.join(matches)}?" if matches else ""

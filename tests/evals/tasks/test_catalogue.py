@@ -3,10 +3,15 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.evals.tasks.catalogue import GROUPS, load_task, select
+from jaxpretrain.evals.tasks.catalogue import GROUPS, select
 from jaxpretrain.evals.tasks.mmlu import MMLU, MMLU_VARIANTS
-from jaxpretrain.evals.tasks.task import Choice
+from jaxpretrain.evals.tasks.task import Choice, Task
 from jaxpretrain.evals.tasks.templates import TEMPLATES
+
+
+def load_task(name: str) -> Task:
+    (task,) = select([name]).tasks
+    return task
 
 
 def test_a_bare_name_means_rc_0shot_and_a_result_is_named_as_typed(package: Path):
