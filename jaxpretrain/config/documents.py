@@ -23,10 +23,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def parse_json(content: str | bytes) -> Any:
     """Returns the value of a JSON text.
 
-    Whole numbers beyond 64 bits become floats, so that they are no sizes or counts.
-
-    Raises:
-        ValueError: it is not JSON; the message says why.
+    Whole numbers beyond 64 bits become floats, so that they are no sizes or counts. The ValueError
+    for another text says what is wrong.
     """
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
@@ -39,11 +37,7 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def read_object(path: Path, advice: str = "") -> Document:
-    """Reads the JSON object in a file.
-
-    Raises:
-        InputError: there is no such file, or it holds something else. The line ends with `advice`.
-    """
+    """Reads the JSON object in a file; an InputError about it ends with `advice`."""
     advice = advice and f"; {advice}"
     try:
         document = parse_json(path.read_bytes())
@@ -61,8 +55,7 @@ def read_object(path: Path, advice: str = "") -> Document:
 def checked(cls: type[T], document: Mapping[str, object], where: Path | str) -> T:
     """Returns the fields of `cls` in a document; other keys are ignored.
 
-    Raises:
-        InputError: a field is missing or of another type; the line names it and `where`.
+    The InputError for a field that is missing or of another type names it and `where`.
     """
     return from_dict(cls, document, f"{where}:", ignore_unknown=True)
 

@@ -118,9 +118,7 @@ def resolve_durations(
     the examples of a step, over all devices, or the pace of the run. Tokens and examples of an
     epoch are None where there are none or they are unknown, and counted where a duration needs it.
 
-    Raises:
-        InputError: a text that is no duration, one that cannot be counted in steps, or a number of
-            steps outside the range of its field.
+    InputError: a text is no duration, cannot be counted in steps, or is outside a field's range.
     """
     pace = batch_size if isinstance(batch_size, Pace) else Pace(batch_size)
 

@@ -18,11 +18,8 @@ def load_config(spec: str) -> Any:
     """Loads the config of "FILE.py", get_config(), or of "FILE.py:ARG", get_config("ARG").
 
     A name without a folder and without ".py" is one of the configs that the package brings.
-
-    Raises:
-        InputError: no such file, a syntax error in it, no get_config() that takes such an
-            argument, an InputError or ValueError raised by it, or a config with a value of the
-            wrong type.
+    InputError: no such file, a syntax error in it, no get_config() that takes such an argument, an
+    InputError or ValueError raised by it, or a config with a value of the wrong type.
     """
     file, colon, argument = spec.partition(":")
     arguments = [argument] if colon else []

@@ -31,10 +31,8 @@ _Place = tuple[Any, schema.Hint]
 def apply_overrides(config: T, overrides: Iterable[tuple[str, str]]) -> T:
     """Returns the config with each (path, text) set, in order.
 
-    Raises:
-        InputError: a path does not exist, or a text is no value of the type there. The line begins
-            with the override and says what would be valid. Errors of a `__post_init__` become
-            such lines too.
+    InputError: a path does not exist, a text is no value of the type there, or a `__post_init__`
+    refuses it. The line begins with the override and says what would be valid.
     """
     for path, text in overrides:
         config = _override(config, tuple(path.split(".")), text)

@@ -24,8 +24,7 @@ PathText = Annotated[str, _IsPath()]
 def expand(text: str, flag: str) -> Path:
     """Returns the path in a text, with a user's home directory in place of `~`.
 
-    Raises:
-        InputError: the text is empty, or nobody has the name after `~`. `flag` begins the line.
+    The InputError for an empty text, or a user that there is not, begins with `flag`.
     """
     if against := _complaint(text):
         raise InputError(f"{flag}={text}: {against}")

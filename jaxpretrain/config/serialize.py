@@ -40,12 +40,8 @@ def from_dict(
 ) -> T:
     """Returns the config that to_dict() wrote, or another dataclass from JSON.
 
-    A missing field takes its default. Errors call the whole `root`. With `ignore_unknown`, unknown
-    fields are ignored.
-
-    Raises:
-        InputError: a field is unknown, has a value of the wrong type, or is missing without a
-            default.
+    A missing field takes its default. InputError: a field is unknown (unless those are ignored), of
+    the wrong type, or missing without a default; the line calls the whole `root`.
     """
     return _Decoder(root, ignore_unknown).decode(data, cls, ())
 

@@ -46,11 +46,7 @@ class Eval:
     """Perplexity of sets of raw token files."""
 
     def build(self, setting: Setting) -> list[Evaluator]:
-        """Returns the evaluators, not compiled. All that can be wrong is found here.
-
-        Raises:
-          InputError: something that is asked for cannot be evaluated on this model or data.
-        """
+        """Returns the evaluators, not compiled. All that can be wrong is an InputError here."""
         tokenizer = find_tokenizer(self.tokenizer) if self.tokenizer else setting.tokenizer_path
         setting = replace(setting, task_tokenizer=tokenizer, task_items=self.task_items)
         evaluators: list[Evaluator] = []

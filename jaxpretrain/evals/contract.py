@@ -1,7 +1,6 @@
 """What every evaluation gives: a config, the evaluator that it builds, and named results.
 
-The training loop and the command `evaluate` run the same evaluators and read the same results. An
-evaluation is one file with an `Evaluation`, and one field of `Eval`.
+An evaluation is one file with an `Evaluation`, and one field of `Eval`.
 """
 
 from abc import ABC, abstractmethod
@@ -54,11 +53,7 @@ class Setting:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The scorer of texts; evaluators share it, so that no shape is compiled twice.
-
-        Raises:
-          InputError: the model predicts no tokens.
-        """
+        """The scorer of texts, which evaluators share; InputError: the model predicts no tokens."""
         return Scorer(
             self.model,
             self.layout,
@@ -133,8 +128,4 @@ class Evaluation(ABC):
 
     @abstractmethod
     def build(self, setting: Setting) -> Evaluator:
-        """Returns the evaluator, not compiled.
-
-        Raises:
-          InputError: it cannot be evaluated on this model or data.
-        """
+        """Returns the evaluator, not compiled; InputError where this model or data has none."""

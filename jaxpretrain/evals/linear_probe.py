@@ -143,11 +143,7 @@ class Probe(Evaluator):
 
 
 def draw_shots(labels: np.ndarray, classes: Sequence[str], shots: int, seed: int) -> np.ndarray:
-    """Returns indices [classes, shots] of images of each class, without repetition.
-
-    Raises:
-      InputError: a class has too few.
-    """
+    """Returns indices [classes, shots] of images, none twice; InputError: a class has too few."""
     random = np.random.default_rng(seed)
     drawn = []
     for label, name in enumerate(classes):

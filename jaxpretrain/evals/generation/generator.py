@@ -40,17 +40,10 @@ class Generated:
 
 
 class Generator:
-    """Samples from a language model with the tokenizer of its data.
+    """Samples from a language model with the tokenizer of its data, `batch_size` texts at once.
 
-    Args:
-      model: its sequence length is the longest context.
-      layout: the mesh that its parameters lie on; rows of batches are divided over it.
-      tokenizer_path: a `tokenizer.json`.
-      end_ids: tokens that end a text; (): those that the model and the tokenizer name.
-      batch_size: texts that are continued at once, over all devices.
-
-    Raises:
-      InputError: the model continues no text, or the tokenizer does not fit it.
+    Texts end at `end_ids`; without any, at those that the model and the tokenizer name. Raises
+    InputError where the model continues no text, or the tokenizer does not fit it.
     """
 
     def __init__(
@@ -110,10 +103,8 @@ class Generator:
         """Returns the continuations of prompts in token ids, of at most `num_tokens` each.
 
         A draw depends on the seed, the number of the prompt among `prompts` and the position alone.
-        A text ends before the first of the `stops` that it writes.
-
-        Raises:
-          InputError: a prompt has no tokens or leaves no room in the context.
+        A text ends before the first of the `stops` that it writes. InputError: a prompt has no
+        tokens or leaves no room in the context.
         """
         if num_tokens < 1:
             raise InputError(f"num_tokens is {num_tokens}: must be at least 1")

@@ -13,12 +13,7 @@ from jaxpretrain.config.errors import InputError
 
 @dataclass(frozen=True)
 class Sampling:
-    """The distribution that tokens are drawn from: a temperature, then the likeliest k, then a
-    nucleus.
-
-    Raises:
-      InputError: a number makes no sense.
-    """
+    """The distribution of a token: a temperature, then the likeliest k, then a nucleus."""
 
     temperature: float = 0.8
     """Logits are divided by it; 0 always takes the likeliest token."""

@@ -45,12 +45,8 @@ class State(NamedTuple):
 class TokenLoop:
     """Reads prompts and draws what follows; compiled once for each shape.
 
-    Args:
-      model: predicts the tokens.
-      layout: the mesh that its parameters lie on; rows are divided over it.
-      sampling: the choice of tokens; its seed is not used.
-      vocab_size: tokens that may be drawn lie below; rows of padding stand for no text.
-      end_ids: tokens that end a text.
+    The seed of `sampling` is not used. Tokens below `vocab_size` may be drawn: rows of padding
+    stand for no text. `end_ids` end a text.
     """
 
     def __init__(

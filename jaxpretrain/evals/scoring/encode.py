@@ -18,15 +18,7 @@ class Request:
 
 
 class TextEncoder:
-    """A tokenizer that fits a model.
-
-    Args:
-      path: a `tokenizer.json`.
-      vocab_size: number of ids of the model; all ids of the tokenizer must lie below.
-
-    Raises:
-      InputError: the tokenizer does not fit.
-    """
+    """A tokenizer that fits a model; InputError where it has ids beyond the vocabulary."""
 
     def __init__(self, path: Path, vocab_size: int) -> None:
         tokenizer_json = read_tokenizer(path)

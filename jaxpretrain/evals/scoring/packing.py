@@ -98,14 +98,8 @@ class Batch:
 class Packed:
     """Requests, planned once and run as often as there are parameters to score them with.
 
-    Args:
-      requests: the requests that are scored.
-      context_length: tokens that the model reads; longer queries lose their beginning.
-      batch_tokens: tokens of one batch, over all devices.
-      num_data: devices that the rows are divided over.
-
-    Raises:
-      InputError: a continuation alone is longer than the context.
+    Queries that are longer than the context lose their beginning. Batches have `batch_tokens` over
+    all devices. Raises InputError where a continuation alone is longer than the context.
     """
 
     def __init__(

@@ -1,8 +1,6 @@
-"""Log-likelihoods of continuations, over the mesh that holds the parameters.
+"""Log-likelihoods of continuations, log p(continuation | context), whatever asks for them.
 
-Nothing is known here of tasks: this serves multiple choice, perplexity of files, and whatever asks
-for log p(continuation | context). The head is applied once to each place after which tokens are
-scored.
+The head is applied once to each place after which tokens are scored.
 
 Shapes: b batch, t positions, g groups of b / g rows (as the batch is divided over devices), n
 places of each group, m tokens that are scored at them, c places of a chunk, d model width, v
@@ -38,15 +36,9 @@ class Scores:
 class Scorer:
     """Scores requests with any parameters of one model; compiled once for each shape of batches.
 
-    Args:
-      model: a language model; its sequence length is the context.
-      layout: the mesh that its parameters lie on; rows of batches are divided over it.
-      params: parameters with their shardings, which may be abstract.
-      batch_tokens: tokens of one batch, over all devices.
-      between_batches: called between batches; an exception that it raises ends the scoring.
-
-    Raises:
-      InputError: the model predicts no tokens.
+    The context is the model's sequence length. `batch_tokens` are those of a batch, over all
+    devices; an exception that `between_batches` raises ends the scoring. Raises InputError where
+    the model predicts no tokens.
     """
 
     def __init__(
@@ -70,11 +62,7 @@ class Scorer:
         self._compiled: dict[Shape, jax.stages.Compiled] = {}
 
     def plan(self, requests: Sequence[Request]) -> Packed:
-        """Plans the batches of requests.
-
-        Raises:
-          InputError: a continuation alone is longer than the context.
-        """
+        """Plans the batches; InputError where a continuation alone is longer than the context."""
         return Packed(
             requests,
             context_length=self.context_length,
@@ -88,7 +76,7 @@ class Scorer:
             self._compiled[shape] = self._compile(shape)
 
     def prepare(self, requests: Sequence[Request]) -> Packed:
-        """Plans and compiles at once. Raises as `plan` does."""
+        """Plans and compiles at once."""
         packed = self.plan(requests)
         self.compile(packed)
         return packed

@@ -55,10 +55,7 @@ def find_queries(
     """Returns the queries that begin no other one, and a mask of the requests that are truncated.
 
     Each query has the requests that it answers. Neighbours begin alike. A text that is too long
-    loses its beginning.
-
-    Raises:
-      InputError: a continuation alone is longer than the context.
+    loses its beginning; InputError where a continuation alone is too long.
     """
     texts = []
     truncated = np.zeros(len(requests), bool)

@@ -56,21 +56,16 @@ class Selection:
 
 
 def select(names: Iterable[str]) -> Selection:
-    """Loads tasks and groups; a task that is named twice is there once.
-
-    Raises:
-      InputError: a name is unknown (the nearest are listed), or its data is missing or malformed.
-    """
+    """Loads tasks and groups; a task that is named twice is there once. Raises as `find_tasks`."""
     names = list(names)
     groups = {name: GROUPS[name] for name in names if name in GROUPS}
     return Selection(tuple(load() for load in find_tasks(names)), groups)
 
 
 def find_tasks(names: Iterable[str]) -> list[Callable[[], Task]]:
-    """Returns the loaders of tasks and of the tasks of groups, once each, after a check of all.
+    """Returns the loaders of tasks and of the tasks of groups, once each.
 
-    Raises:
-      InputError: a name is unknown, or a file of one's own is missing or malformed.
+    InputError: a name is unknown, or a file of one's own is missing or malformed.
     """
     members = [member for name in names for member in GROUPS.get(name, (name,))]
     return [_find_task(name) for name in dict.fromkeys(members)]

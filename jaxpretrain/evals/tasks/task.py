@@ -77,11 +77,7 @@ def take(task: Task, size: int | None, seed: int | None) -> Task:
 
 
 def load_own(path: Path, name: str) -> Task:
-    """Loads the task of a file.
-
-    Raises:
-      InputError: the file is missing or empty, or a line is malformed.
-    """
+    """Loads a user's own task; InputError: the file is missing or empty, or a line malformed."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -16,11 +16,7 @@ Row = dict[str, Any]
 
 
 def read_arrow(folder: Path, columns: list[str]) -> list[Row]:
-    """Reads the rows of a data set that was saved as a stream of Arrow batches.
-
-    Raises:
-      InputError: it is not there, or nothing here reads Arrow files.
-    """
+    """Reads a data set of Arrow batches; InputError without it, or where pyarrow is missing."""
     try:
         import pyarrow.ipc  # imported here: only these tasks need it
     except ImportError:
