@@ -65,7 +65,11 @@ def _read(flags: Namespace) -> Source:
         source = readers[flags.source](flags.input)
     if flags.tokenizer is None and flags.eos_id is None:
         return source
-    tokenizer = None if flags.tokenizer is None else _find_tokenizer(flags.tokenizer)
+    tokenizer = None
+    if flags.tokenizer is not None:
+        path = expand(flags.tokenizer, "--tokenizer")
+        is_folder = (path / "tokenizer.json").is_file()  # other files may lie beside it
+        tokenizer = path if is_folder else find_tokenizer(str(path))
     return with_tokens(source, tokenizer, flags.eos_id)
 
 
@@ -99,17 +103,6 @@ def write_workdir(source: Source, folder: Path) -> None:
         f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()
     }
     write_streamed(folder / "checkpoints", source.step, arrays, {"origin": dict(source.origin)})
-
-
-def _find_tokenizer(name: str) -> Path:
-    """Returns the folder of a tokenizer, with the files that lie beside it, or the file alone."""
-    path = expand(name, "--tokenizer")
-    if (path / "tokenizer.json").is_file():
-        return path
-    is_path = path.exists() or path.suffix or len(path.parts) > 1
-    if is_path and not path.is_file():
-        raise InputError(f"--tokenizer={name}: no such tokenizer.json, and no folder with one")
-    return find_tokenizer(name)
 
 
 def _missing(source: Source) -> list[str]:

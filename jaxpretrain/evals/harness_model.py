@@ -157,7 +157,7 @@ class HarnessModel(TemplateLM):
         except TypeError:
             raise InputError(f"the harness asks to generate as we cannot: {dict(asked)}") from None
         prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
-        generated = self._generator.continue_ids(
+        generated = self._generator(
             self._params, prompts, options["max_gen_toks"], sampling, [*filter(None, until)]
         )
         return [continuation.text for continuation in generated]

@@ -78,17 +78,9 @@ class Painter(Evaluator):
 
 def grid(columns: list[list[np.ndarray]]) -> np.ndarray:
     """Returns one picture, uint8, of columns of images [h, w, 3] in [0, 1]."""
-    height, width, _ = columns[0][0].shape
-    shape = (
-        len(columns[0]) * (height + _GAP) - _GAP,
-        len(columns) * (width + _GAP) - _GAP,
-        3,
-    )
-    picture = np.ones(shape, np.float32)
-    for x, column in enumerate(columns):
-        for y, image in enumerate(column):
-            top, left = y * (height + _GAP), x * (width + _GAP)
-            picture[top : top + height, left : left + width] = image
+    gaps = ((0, _GAP), (0, _GAP), (0, 0))
+    padded = [[np.pad(image, gaps, constant_values=1.0) for image in column] for column in columns]
+    picture = np.concatenate([np.concatenate(column) for column in padded], axis=1)[:-_GAP, :-_GAP]
     return np.round(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 

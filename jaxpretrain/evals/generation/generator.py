@@ -75,48 +75,38 @@ class Generator:
         """The tokens that end a text."""
         self._loops: dict[Sampling, TokenLoop] = {}
 
+    def encode(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        """Returns the token ids of a prompt; InputError where it is empty or fills the context."""
+        ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+        if not ids:
+            raise InputError("the prompt is empty: give at least one token of text")
+        if len(ids) >= self._context:
+            raise InputError(f"the prompt has {len(ids)} tokens, the context only {self._context}")
+        return ids
+
     def __call__(
         self,
         params: Params,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Sequence[Sequence[int]],
         num_tokens: int,
         sampling: Sampling,
         stops: Sequence[str] = (),
     ) -> list[Generated]:
-        """Continues prompts in text, as `continue_ids` does prompts in token ids."""
-        return self.continue_ids(params, [*map(self.encode, prompts)], num_tokens, sampling, stops)
-
-    def encode(self, prompt: str) -> list[int]:
-        """Returns the token ids of a prompt; InputError where it is empty or fills the context."""
-        ids = self.tokenizer.encode(prompt).ids
-        self._check(ids)
-        return ids
-
-    def continue_ids(
-        self,
-        params: Params,
-        prompts: Sequence[Sequence[int]],
-        num_tokens: int,
-        sampling: Sampling,
-        stops: Sequence[str] = (),
-    ) -> list[Generated]:
-        """Returns the continuations of prompts in token ids, of at most `num_tokens` each.
+        """Returns the continuations of texts, or of token ids, of at most `num_tokens` each.
 
         A draw depends on the seed, the number of the prompt among `prompts` and the position alone.
-        A text ends before the first of the `stops` that it writes. InputError: a prompt has no
-        tokens or leaves no room in the context.
+        A text ends before the first of the `stops` that it writes. Raises as `encode`.
         """
         if num_tokens < 1:
             raise InputError(f"num_tokens is {num_tokens}: must be at least 1")
         if not all(stops):
             raise InputError("a stop sequence is empty")
-        for prompt in prompts:
-            self._check(prompt)
-        by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+        encoded = [self.encode(prompt) for prompt in prompts]
+        by_length = sorted(range(len(encoded)), key=lambda number: len(encoded[number]))
         generated: dict[int, Generated] = {}
         for first in range(0, len(prompts), self._batch_size):
             numbers = by_length[first : first + self._batch_size]
-            batch = {number: prompts[number] for number in numbers}
+            batch = {number: encoded[number] for number in numbers}
             generated |= self._continue(params, batch, num_tokens, sampling, stops)
         return [generated[number] for number in range(len(prompts))]
 
@@ -189,9 +179,3 @@ class Generator:
             parts = (self._model, self._layout, key, self._vocab_size, self.end_ids)
             self._loops[key] = TokenLoop(*parts)
         return self._loops[key]
-
-    def _check(self, ids: Sequence[int]) -> None:
-        if not ids:
-            raise InputError("the prompt is empty: give at least one token of text")
-        if len(ids) >= self._context:
-            raise InputError(f"the prompt has {len(ids)} tokens, the context only {self._context}")

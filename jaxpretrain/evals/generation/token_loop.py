@@ -64,23 +64,11 @@ class TokenLoop:
         # Every process reads the texts so far; the cache stays divided.
         read: Any = layout.replicated
         shardings = State(None, read, read, read)
-        self._begin = jax.jit(self._read, static_argnames="length", out_shardings=shardings)
-        self._go_on = jax.jit(self._draw, donate_argnames="state", out_shardings=shardings)
+        self.begin = jax.jit(self._begin, static_argnames="length", out_shardings=shardings)
+        self.go_on = jax.jit(self._go_on, donate_argnames="state", out_shardings=shardings)
 
-    def begin(self, params: Params, rows: Rows, length: int) -> State:
+    def _begin(self, params: Params, rows: Rows, length: int) -> State:
         """Reads prompts and draws the first token of each; texts have room for `length` tokens."""
-        return self._begin(params, rows, length=length)
-
-    def go_on(
-        self, params: Params, rows: Rows, state: State, stopped_b: np.ndarray, num_steps: int
-    ) -> State:
-        """Draws at most `num_steps` tokens for each row that is not done.
-
-        Rows that are `stopped_b` are done from now on. The memory of the old state is used again.
-        """
-        return self._go_on(params, rows, state, stopped_b, np.int32(num_steps))
-
-    def _read(self, params: Params, rows: Rows, length: int) -> State:
         x_btd, cache = self._model.prefill(params, rows.prompts_bt, length)
         places_b = rows.lengths_b - 1
         x_b1d = jnp.take_along_axis(x_btd, places_b[:, None, None], axis=1)
@@ -89,9 +77,14 @@ class TokenLoop:
         state = State(cache, tokens_bs, places_b, jnp.zeros(num_rows, bool))
         return self._append(params, rows, state, x_b1d)
 
-    def _draw(
+    def _go_on(
         self, params: Params, rows: Rows, state: State, stopped_b: jax.Array, num_steps: jax.Array
     ) -> State:
+        """Draws at most `num_steps` tokens for each row that is not done.
+
+        Rows that are `stopped_b` are done from now on. The memory of the old state is used again.
+        """
+
         def goes_on(carry: tuple[jax.Array, State]) -> jax.Array:
             step, state = carry
             return (step < num_steps) & ~jnp.all(state.done_b)

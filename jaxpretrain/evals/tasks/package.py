@@ -54,7 +54,7 @@ def find_tokenizer(name: str) -> Path:
     for file in (path, path / "tokenizer.json"):
         if file.is_file():
             return file
-    if path.is_absolute() or path.suffix:
+    if path.exists() or path.suffix or len(path.parts) > 1:
         raise InputError(f"{name}: no such tokenizer file")
     shipped = {file.stem: file for file in (package_folder() / "tokenizers").glob("*.json")}
     if name not in shipped:

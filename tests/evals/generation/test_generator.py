@@ -77,7 +77,7 @@ def test_draws_follow_the_models_distribution(text_tokenizer, text_params, token
     logits_v = make_model().logits(text_params, np.array([ids]))[0, -1, :VOCAB_SIZE]
     probs_v = np.asarray(jax.nn.softmax(logits_v / 0.5))
     many = Generator(make_model(), make_layout(), tokenizer_path, batch_size=512)
-    generated = many.continue_ids(text_params, [ids] * 400, 1, Sampling(0.5))
+    generated = many(text_params, [ids] * 400, 1, Sampling(0.5))
     drawn = np.array([text.ids[0] for text in generated if text.ids])
     likeliest = int(probs_v.argmax())
     expected, spread = probs_v[likeliest], np.sqrt(probs_v[likeliest] / 400)
