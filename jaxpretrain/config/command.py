@@ -95,7 +95,7 @@ def split_paths(text: str) -> list[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser without abbreviations that raises InputError, for subcommands too."""
+    """An ArgumentParser without abbreviations that raises InputError."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -104,24 +104,21 @@ class Parser(argparse.ArgumentParser):
         """Raises the InputError for a bad command line; argparse would print and exit."""
         raise InputError(message)
 
-    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        """Parses strictly: here everything must be known, there is never a remainder."""
-        args = sys.argv[1:] if args is None else list(args)
-        # Before parsing, because argparse would first report a misspelled required flag as
-        # missing. A parser with subcommands leaves this to them: it does not know their flags.
-        if self._subparsers is None:
-            flags = args[: args.index("--")] if "--" in args else args
-            for flag in flags:
-                if flag.startswith("--"):
-                    self._require_known(flag.partition("=")[0])
-        namespace, unknown = super().parse_known_args(args, namespace)
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str]
+    ) -> argparse.Namespace:
+        """Parses a command line in which everything must be known."""
+        # Before parsing, because argparse would first report a misspelled required flag as missing.
+        flags = args[: args.index("--")] if "--" in args else args
+        for flag in flags:
+            if flag.startswith("--"):
+                self._require_known(flag.partition("=")[0])
+        namespace, unknown = self.parse_known_args(args)
         if unknown and unknown[0].startswith("-"):
             self._require_known(unknown[0].partition("=")[0])
         if unknown:
             raise InputError(f"unexpected argument '{unknown[0]}'")
-        return namespace, []
+        return namespace
 
     def _require_known(self, flag: str) -> None:
         known = self._option_string_actions
