@@ -25,9 +25,8 @@ from etils import epath
 from jaxpretrain.checkpoints import saving
 from jaxpretrain.checkpoints.names import checksums, from_named, kind, to_named
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, stored_array
-from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import Document
+from jaxpretrain.config.serialize import Document, checked, read_object
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
 from jaxpretrain.storage.files import write_atomically
 

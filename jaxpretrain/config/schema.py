@@ -8,7 +8,8 @@ refused, with the name of its field, at first use. A field is one of
 - tuple[X, ...], tuple[X, Y] or dict[str, X];
 - a union of these, with at most one tuple and one dict among them. The dataclasses in a union are
   choices, named by their class in snake_case;
-- typing.Annotated[X, rule, ...]: X whose values also obey rules, such as a range;
+- typing.Annotated[X, rule, ...]: X whose values also obey rules, such as a range, or a field with
+  marks: `remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"`;
 - dict[str, Any] in a dataclass that describes a JSON document: an object that is not looked into.
 """
 
@@ -18,6 +19,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, DecimalException
+from enum import Enum, auto
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -46,6 +48,17 @@ class Rule:
     def complaint(self, value: object) -> str:
         """Returns the complaint about a value of the right type; "" for a valid one."""
         raise NotImplementedError
+
+
+class Mark(Enum):
+    """A mark of a field."""
+
+    IDENTITY = auto()
+    """Another value makes another run; fields without this mark may change when a run goes on."""
+    NO_EFFECT = auto()
+    """The value says where or how fast, not what: the result is the same, rounding aside."""
+    SAMPLE_ORDER = auto()
+    """The value decides, besides the seed, which example of the same files a sample is."""
 
 
 def snake_case(cls: type) -> str:
@@ -91,6 +104,30 @@ def marked_members(hint: Hint, marks: tuple[object, ...] = ()) -> Iterator[tuple
 def all_marks(hint: Hint) -> list[object]:
     """Returns the marks of all members of a type."""
     return [mark for _, marks in marked_members(hint) for mark in marks]
+
+
+def marks_at(cls: type, path: str) -> set[Mark]:
+    """Returns the marks of all fields on a path of a config class; unknown names have none."""
+    hints: list[Hint] = [cls]
+    found: set[Mark] = set()
+    for key in path.split("."):
+        hints = [inner for hint in hints for inner in _inside(hint, key)]
+        marks = (mark for hint in hints for mark in all_marks(hint))
+        found |= {mark for mark in marks if isinstance(mark, Mark)}
+    return found
+
+
+def _inside(hint: Hint, key: str) -> Iterator[Hint]:
+    """Yields the types that a value of a type can have at a field, an index or a key."""
+    for member in members(hint):
+        if dataclasses.is_dataclass(member):
+            types = field_types(member)
+            if key in types:
+                yield types[key]
+        elif get_origin(member) is tuple:
+            yield from (arg for arg in get_args(member) if arg is not ...)
+        elif get_origin(member) is dict:
+            yield get_args(member)[1]
 
 
 def choices(hint: Hint) -> dict[str, type]:
@@ -242,14 +279,12 @@ class _AgainstRules(ValueError):
 
 def expected_in_json(hint: Hint) -> str:
     """Returns the part of an error line that names the values of a type in a JSON document."""
-    return f"expected {' or '.join(map(_json_text, members(hint)))}"
-
-
-def _json_text(member: Hint) -> str:
-    kind = get_origin(member) or member
-    if kind is Literal:
-        return f"one of {', '.join(map(value_text, get_args(member)))}"
-    return _IN_JSON.get(kind, "an object")
+    texts = []
+    for member in members(hint):
+        kind = get_origin(member) or member
+        one_of = f"one of {', '.join(map(value_text, get_args(member)))}"
+        texts.append(one_of if kind is Literal else _IN_JSON.get(kind, "an object"))
+    return f"expected {' or '.join(texts)}"
 
 
 def _is_supported(hint: Hint) -> bool:

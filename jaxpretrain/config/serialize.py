@@ -1,10 +1,17 @@
-"""Configs as JSON-able dicts and back without loss, and the differences between two configs.
+"""Configs as JSON-able dicts and back without loss, their differences, and JSON files.
 
 Tuples become lists. Where a field is a union, a dataclass carries its choice under "class".
+
+Files of runs, data and models are written by one program and read by another, edited, cut and
+damaged: each error in one is a line that names the file and the key. Each kind of file has a
+dataclass with the types of the keys that are read.
 """
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxpretrain.config import schema
@@ -14,6 +21,9 @@ from jaxpretrain.config.overrides import flag, unknown_field, validate, wrong_ty
 T = TypeVar("T")
 
 _NO_DEFAULT = dataclasses.MISSING
+_DIGITS = 19
+"""Number of characters of a whole number that 64 bits hold."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Document = dict[str, Any]
 """A JSON object, such as a saved config."""
@@ -57,6 +67,46 @@ def diff(a: Mapping[str, object], b: Mapping[str, object]) -> list[Change]:
         for keys in sorted(leaves_a.keys() | leaves_b.keys(), key=_by_number_or_name)
     ]
     return [(".".join(keys), left, right) for keys, left, right in rows if left != right]
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Returns the value of a JSON text.
+
+    Whole numbers beyond 64 bits become floats, so that they are no sizes or counts. The ValueError
+    for another text says what is wrong.
+    """
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    try:
+        value = json.loads(text, parse_int=_whole_number)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is no text
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def read_object(path: Path, advice: str = "") -> Document:
+    """Reads the JSON object in a file; an InputError about it ends with `advice`."""
+    advice = advice and f"; {advice}"
+    try:
+        document = parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file{advice}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}){advice}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is not valid JSON ({error}){advice}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: is not a JSON object{advice}")
+    return document
+
+
+def checked(cls: type[T], document: Mapping[str, object], where: Path | str) -> T:
+    """Returns the fields of `cls` in a document; other keys are ignored.
+
+    The InputError for a field that is missing or of another type names it and `where`.
+    """
+    return from_dict(cls, document, f"{where}:", ignore_unknown=True)
 
 
 def _encode(value: object, hint: schema.Hint) -> Any:
@@ -136,3 +186,7 @@ def _flatten(value: object, keys: schema.Keys = ()) -> dict[schema.Keys, Any]:
 
 def _by_number_or_name(keys: schema.Keys) -> list[tuple[int, str]]:
     return [(int(key) if key.isdecimal() else -1, key) for key in keys]
+
+
+def _whole_number(text: str) -> int | float:
+    return int(text) if len(text) <= _DIGITS else float(text)

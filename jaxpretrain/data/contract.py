@@ -13,8 +13,8 @@ from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.ranges import Positive
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.order.order import OlmoOrder, OrderChoice
 
 Batch = dict[str, np.ndarray]

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import checked, read_object
 from jaxpretrain.data.token_files.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.hf_config import (

@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.checkpoints.streamed import Streamed
-from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
+from jaxpretrain.config.serialize import read_object
 from jaxpretrain.data.contract import DataConfig, Spec
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.corpus import RawTokens

@@ -17,8 +17,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import checked, read_object
 
 INDEX = "model.safetensors.index.json"
 """The file that names the shard of each tensor."""

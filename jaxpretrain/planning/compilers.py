@@ -16,9 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jaxpretrain
-from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.config.serialize import checked, read_object, to_dict
 from jaxpretrain.planning.compiled import Compiled, compile_step, eval_bytes
 from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.targets import Target

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.config.documents import parse_json
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import parse_json
 from jaxpretrain.storage.files import atomic_file
 
 _BLOCK = 1 << 22  # bytes that are read at a time

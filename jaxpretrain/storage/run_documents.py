@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.renames import upgraded
-from jaxpretrain.config.serialize import Document
+from jaxpretrain.config.serialize import Document, checked, read_object
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.marks import Mark, marks_at
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
+from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.config.serialize import Change
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.evals.config import Eval

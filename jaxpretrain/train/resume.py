@@ -16,8 +16,7 @@ import numpy as np
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.marks import Mark, marks_at
-from jaxpretrain.config.schema import snake_case, value_text, walk
+from jaxpretrain.config.schema import Mark, marks_at, snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, Document, diff, from_dict, to_dict
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.mixture import Mixture

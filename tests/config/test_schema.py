@@ -1,10 +1,12 @@
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
 
 from jaxpretrain.config import schema
+from jaxpretrain.config.ranges import Positive
+from jaxpretrain.config.schema import Mark, complaint, field_types, marks_at, type_text
 
 
 @dataclass(frozen=True)
@@ -151,3 +153,53 @@ def test_an_int_may_stand_where_a_float_is_wanted():
 def test_a_field_of_any_other_type_is_refused_by_name(hint):
     with pytest.raises(TypeError, match=r"Odd\.field: a config field cannot have the type"):
         schema.field_types(make_dataclass("Odd", [("field", hint)]))
+
+
+@dataclass(frozen=True)
+class Folder:
+    root: Annotated[str | None, Mark.NO_EFFECT] = None
+    size: int = 8
+
+
+@dataclass(frozen=True)
+class Mixed:
+    sources: dict[str, Folder] = field(default_factory=dict)
+    stages: tuple[Folder, ...] = ()
+    pair: tuple[Folder, Annotated[int, Mark.SAMPLE_ORDER]] = (Folder(), 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Annotated[Folder | Mixed, Mark.IDENTITY]
+    size: Annotated[int, Positive, Mark.NO_EFFECT] = 1
+    every: int = 1
+
+
+IS, NO, SO = Mark.IDENTITY, Mark.NO_EFFECT, Mark.SAMPLE_ORDER
+
+
+@pytest.mark.parametrize(
+    ("path", "marks"),
+    [
+        ("data", {IS}),
+        ("data.class", {IS}),
+        ("data.root", {IS, NO}),
+        ("data.size", {IS}),
+        ("data.sources.web.root", {IS, NO}),
+        ("data.sources.web", {IS}),
+        ("data.stages.3.root", {IS, NO}),
+        ("data.pair.1", {IS, SO}),
+        ("data.of_another_version.root", {IS}),
+        ("size", {NO}),
+        ("every", set()),
+        ("unknown", set()),
+    ],
+)
+def test_a_path_has_the_marks_of_its_fields(path: str, marks: set[Mark]):
+    assert marks_at(Config, path) == marks
+
+
+def test_a_mark_is_no_rule_and_no_text():
+    hint = field_types(Config)["size"]
+    assert type_text(hint) == "int (positive)"
+    assert complaint(3, hint) == "" and complaint(0, hint) == "must be positive"

@@ -11,10 +11,10 @@ import pytest
 from jaxpretrain.config import schema
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
-from jaxpretrain.config.marks import Mark, marks_at
 from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.ranges import Between
 from jaxpretrain.config.renames import upgraded
+from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
 from jaxpretrain.train.experiment import (
     Ema,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.folders import find_files, read_list
 from jaxpretrain.data.tfds_builder import (
     TfdsName,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.ranges import Between, NonNegative
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.contract import (
     Batch,
     DataConfig,

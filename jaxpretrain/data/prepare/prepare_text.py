@@ -19,10 +19,10 @@ from typing import Annotated
 
 import numpy as np
 
-from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import Between, NumIds, Positive
+from jaxpretrain.config.serialize import read_object
 from jaxpretrain.data.prepare.documents import Document, Documents, TextFiles, TfdsDocuments
 from jaxpretrain.data.prepare.encode import Encoded, encode
 from jaxpretrain.data.prepare.token_writer import SplitWriter

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import checked, read_object
 from jaxpretrain.data.prepare.documents import Document
 from jaxpretrain.data.token_files.manifest import File, Split
 from jaxpretrain.storage.files import TEMPORARY, AtomicFile, write_atomically

@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.folders import Found, find_files, read_list
 from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
 from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, load_manifest

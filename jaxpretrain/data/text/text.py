@@ -8,8 +8,8 @@ from typing import Annotated, Self
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.ranges import SequenceLength
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.contract import Batch, DataConfig, EvalSet, Spec, fingerprint
 from jaxpretrain.data.order.order import Order, Ordering
 from jaxpretrain.data.text.contents import Row, TrainingSequences

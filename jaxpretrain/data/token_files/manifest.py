@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxpretrain.config.documents import read_object
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import from_dict
+from jaxpretrain.config.serialize import from_dict, read_object
 from jaxpretrain.storage.files import write_atomically
 
 FORMAT_VERSION = 1

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpretrain.config.documents import checked, read_object
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import checked, read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import jax
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, NonNegative, NumIds, Positive, Width
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.models.choices import AttentionChoice, RematChoice, require_divisible
 from jaxpretrain.models.layers import Initializer, truncated_normal
 from jaxpretrain.models.norms import LayerNorm, RMSNorm

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.marks import Mark
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, Width
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.models import layers
 from jaxpretrain.models.attention import attention, resolve_kernel
 from jaxpretrain.models.choices import (
