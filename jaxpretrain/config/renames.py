@@ -134,32 +134,40 @@ def _evaluated_weights(config: Group, value: object) -> None:
         ema.setdefault("evaluate", True)
 
 
+# Words that became choices, what errors say, and upgrades, where a row has no room for them.
 _ORDERS = {"olmo": "olmo_order", "olmo_core": "olmo_core_order", "hashed": "hashed_order"}
 _NORMS = {"layernorm": "layer_norm", "rmsnorm": "rms_norm"}
 _INITS = {name: name for name in ("normal", "mitchell", "full_megatron")}
 _HAVE_STD = ("normal", "full_megatron")
+
 _PLATEAU = "=warmup_stable_decay, which holds its peak"
 _SCALING = "optim.rate_scaling=rate_scaling, then optim.rate_scaling"
 _SAMPLES = "eval.samples=continuations, then eval.samples"
 _PICTURES = "eval.samples=reconstructions, then eval.samples.num_images"
 _SKIP = "train.on_bad_step=skip, then train.on_bad_step"
 _OPTION = "train.compiler_options.xla_gpu_deterministic_ops=true"
+_EVALUATED = "train.ema=ema, then train.ema.evaluate=true"
 _RATE_AT = "nothing; update k has the learning rate of point k of the schedule"
 _MFU = "nothing; perf/mfu counts causal attention, perf/mfu_full_attention all pairs"
+
+_ROUNDING = moved("norm", "rounding", of=["rms_norm"])
+_BASE_BATCH = grouped("rate_scaling", "rate_scaling", "base_batch", None)
+_PROMPTS = grouped("samples", "continuations", "prompts", [])
+_NUM_TOKENS = moved("samples", "num_tokens", of=["continuations"])
+_OUTLIERS = grouped("on_bad_step", "skip", "outliers", None, not_finite=False)
 
 
 def _data(group: str) -> tuple[Rename, ...]:
     """Returns the rows of the data at a path."""
     order = f"{group}.order"
     olmo, core = f"of {order}=olmo_order", f"of {order}=olmo_core_order"
+    epochs = moved("order", "epoch_multiple")
     indices = moved("order", "global_indices", None)
     return (
         Rename(f"{group}.name", "leave it out; a set is named by its manifest, folder or dataset"),
         Rename(order, order, chosen("order", _ORDERS)),
         Rename(f"{group}.order_chunk", f"{order}.chunk, {core}", moved("order", "chunk", 1)),
-        Rename(
-            f"{group}.epoch_multiple", f"{order}.epoch_multiple", moved("order", "epoch_multiple")
-        ),
+        Rename(f"{group}.epoch_multiple", f"{order}.epoch_multiple", epochs),
         Rename(f"{group}.global_indices", f"{order}.global_indices, {olmo}", indices),
     )
 
@@ -168,11 +176,10 @@ def _raw(group: str) -> tuple[Rename, ...]:
     """Returns the rows of the token files at a path."""
     defaults = {"dtype": "uint16", "trust_dtype": False, "label_mask": None}
     after = f"after {group}.raw=raw_tokens"
+    upgrades = {x: grouped("raw", "raw_tokens", x, default) for x, default in defaults.items()}
     return tuple(
-        Rename(
-            f"{group}.{x}", f"{group}.raw.{x}, {after}", grouped("raw", "raw_tokens", x, default)
-        )
-        for x, default in defaults.items()
+        Rename(f"{group}.{x}", f"{group}.raw.{x}, {after}", upgrade)
+        for x, upgrade in upgrades.items()
     )
 
 
@@ -188,9 +195,7 @@ RENAMES: tuple[Rename, ...] = (
     Rename("monitor.mfu_attention", _MFU),
     Rename("model.norm", "model.norm", chosen("norm", _NORMS)),
     Rename("model.norm_epsilon", "model.norm.epsilon", moved("norm", "epsilon")),
-    Rename(
-        "model.norm_rounding", "model.norm.rounding", moved("norm", "rounding", of=["rms_norm"])
-    ),
+    Rename("model.norm_rounding", "model.norm.rounding", _ROUNDING),
     Rename("model.init", "model.init", chosen("init", _INITS)),
     Rename("model.init_std", "model.init.std", moved("init", "std", of=_HAVE_STD)),
     Rename("model.init_cutoff", "model.init.cutoff", moved("init", "cutoff")),
@@ -199,42 +204,23 @@ RENAMES: tuple[Rename, ...] = (
     Rename("model.loss_chunk", "nothing; the loss takes 512 positions of a sequence at a time"),
     Rename("optim.beta1", "optim.betas.0", partial(_beta, index=0)),
     Rename("optim.beta2", "optim.betas.1", partial(_beta, index=1)),
-    Rename(
-        "optim.rate_base_batch",
-        f"{_SCALING}.base_batch",
-        grouped("rate_scaling", "rate_scaling", "base_batch", None),
-    ),
+    Rename("optim.rate_base_batch", f"{_SCALING}.base_batch", _BASE_BATCH),
     Rename("optim.rate_scale_cap", f"{_SCALING}.cap", moved("rate_scaling", "cap")),
     Rename("optim.rate_scale", f"{_SCALING}.base_batch and .cap", _rate_scale),
     Rename("optim.rate_at", _RATE_AT, _only("rate_at", "after_count")),
     *map(_plateau, (f"optim.schedule{'.inner' * depth}" for depth in range(3))),
     Rename("optim.schedule.start", "optim.schedule.from_step of bolt_on_warmup", _from_step),
-    Rename(
-        "eval.prompts", f"{_SAMPLES}.prompts", grouped("samples", "continuations", "prompts", [])
-    ),
-    Rename(
-        "eval.sample_tokens",
-        f"{_SAMPLES}.num_tokens",
-        moved("samples", "num_tokens", of=("continuations",)),
-    ),
+    Rename("eval.prompts", f"{_SAMPLES}.prompts", _PROMPTS),
+    Rename("eval.sample_tokens", f"{_SAMPLES}.num_tokens", _NUM_TOKENS),
     Rename("eval.reconstructions", _PICTURES, _reconstructions),
     Rename("eval.batch_size", "nothing; an evaluation batch is a training microbatch"),
     Rename("eval.task_seed", "nothing; eval.task_items takes the first items of each task"),
     Rename("train.on_bad_step", "train.on_bad_step", chosen("on_bad_step", {"skip": "skip"})),
-    Rename(
-        "train.skip_outliers",
-        f"{_SKIP}.outliers",
-        grouped("on_bad_step", "skip", "outliers", None, not_finite=False),
-    ),
+    Rename("train.skip_outliers", f"{_SKIP}.outliers", _OUTLIERS),
     Rename("train.max_skipped", f"{_SKIP}.max_in_row", moved("on_bad_step", "max_in_row")),
     Rename("train.deterministic", _OPTION, _deterministic),
     Rename("train.ema", "train.ema", _ema),
-    Rename(
-        "eval.weights",
-        "train.ema=ema, then train.ema.evaluate=true",
-        _evaluated_weights,
-        upgrades_whole=True,
-    ),
+    Rename("eval.weights", _EVALUATED, _evaluated_weights, upgrades_whole=True),
 )
 """The renamed fields. A row comes after the rows of the groups that its upgrade writes into."""
 

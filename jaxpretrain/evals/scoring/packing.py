@@ -38,14 +38,10 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     numbers: list[tuple[int, int, int]] = field(default_factory=list)
     """The three numbers of `Branches` for each token; [] where the row is one query."""
-    places: dict[int, int] = field(default_factory=dict)
-    """Numbers of the places, by their indices in the row; tokens are scored after a place."""
-    after: list[int] = field(default_factory=list)
-    """The number of the place before each token that is scored."""
-    targets: list[int] = field(default_factory=list)
-    """The tokens that are scored."""
-    owners: list[int] = field(default_factory=list)
-    """The request that each of them is scored for."""
+    places: dict[int, int] = field(default_factory=dict)  # by the index in the row
+    after: list[int] = field(default_factory=list)  # after the place of this number ...
+    targets: list[int] = field(default_factory=list)  # ... this token is scored ...
+    owners: list[int] = field(default_factory=list)  # ... for this request
 
     @classmethod
     def of_query(cls, query: Query, length: int) -> "Row":
