@@ -48,6 +48,9 @@ class HarnessModel(TemplateLM):
     InputError where no token is known to end texts, since the harness begins texts with it.
     """
 
+    max_gen_toks = 256
+    """The number of tokens to generate where a task does not say it."""
+
     def __init__(
         self, scorer: Scorer, generator: Generator, params: Params, tokenizer_path: Path
     ) -> None:
@@ -59,7 +62,6 @@ class HarnessModel(TemplateLM):
         self._generator = generator
         self._params = params
         self._tokenizer = generator.tokenizer
-        self._tokenizer_path = tokenizer_path
 
     @property
     def eot_token_id(self) -> int:
@@ -70,11 +72,6 @@ class HarnessModel(TemplateLM):
     def max_length(self) -> int:
         """The number of tokens of the context."""
         return self._scorer.context_length
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The name that the harness keeps rendered requests under."""
-        return str(self._tokenizer_path.resolve()).replace("/", "__")
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
@@ -142,8 +139,9 @@ class HarnessModel(TemplateLM):
         return [found[number] for number in range(len(requests))]
 
     def _generate(self, contexts: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
+        end_text = self._tokenizer.decode([self._end_id], skip_special_tokens=False)
         options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked), self.max_gen_toks))
-        until = handle_stop_sequences(options["until"], self._end_text())
+        until = handle_stop_sequences(options["until"], end_text)
         room = self.max_length - options["max_gen_toks"]
         if room < 1:
             raise InputError(
@@ -161,14 +159,6 @@ class HarnessModel(TemplateLM):
             self._params, prompts, options["max_gen_toks"], sampling, [*filter(None, until)]
         )
         return [continuation.text for continuation in generated]
-
-    @property
-    def max_gen_toks(self) -> int:
-        """The number of tokens to generate where a task does not say it."""
-        return 256
-
-    def _end_text(self) -> str:
-        return self._tokenizer.decode([self._end_id], skip_special_tokens=False)
 
 
 class HarnessTasks(Evaluator):
@@ -211,10 +201,11 @@ class HarnessTasks(Evaluator):
                 task_manager=self._manager,
                 log_samples=False,
             )
-        metrics = {name: _numbers(found) for name, found in results["results"].items()}
-        named = [
-            (name, metric, x) for name, found in metrics.items() for metric, x in found.items()
-        ]
+        metrics = {
+            name: {metric: x for metric, x in found.items() if isinstance(x, int | float)}
+            for name, found in results["results"].items()
+        }
+        named = [(name, metric, x) for name in metrics for metric, x in metrics[name].items()]
         scalars = {f"eval/{name}/{metric}": x for name, metric, x in named}
         table = [*align([("harness", "metric", "value"), *named])]
         return Results(scalars=scalars, items=Items({"harness": metrics}, table))
@@ -233,7 +224,3 @@ class HarnessTasks(Evaluator):
             ) from error
         group = loaded["groups"].get(name)
         return list(loaded["tasks"].values()) if group is None else [group]
-
-
-def _numbers(metrics: Mapping[str, object]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}

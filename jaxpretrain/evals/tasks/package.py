@@ -81,28 +81,20 @@ def load_rendered(task: str, variant: str, name: str) -> Task:
     metric = _METRICS[config.get("task_config", config)["primary_metric"]]
     contexts: dict[tuple[int, int], str] = {}
     questions: dict[int, list[dict]] = {}
-    for row in _rows(folder / "requests.jsonl.gz"):
-        number = row["doc_id"]
-        if number >= _UNCONDITIONAL:
-            contexts[number - _UNCONDITIONAL, row["idx"]] = row["request"]["context"]
-        else:
-            questions.setdefault(number, []).append(row)
+    with gzip.open(folder / "requests.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            number = row["doc_id"]
+            if number >= _UNCONDITIONAL:
+                contexts[number - _UNCONDITIONAL, row["idx"]] = row["request"]["context"]
+            else:
+                questions.setdefault(number, []).append(row)
     items = []
     for number, rows in questions.items():
-        choices = tuple(
-            Choice(
-                row["request"]["context"],
-                row["request"]["continuation"],
-                contexts.get((number, row["idx"])),
-            )
-            for row in sorted(rows, key=lambda row: row["idx"])
-        )
+        choices = []
+        for row in sorted(rows, key=lambda row: row["idx"]):
+            asked, without = row["request"], contexts.get((number, row["idx"]))
+            choices.append(Choice(asked["context"], asked["continuation"], without))
         # Where only the gold answer is scored, its label is a text, a list of texts or nothing.
         answer = rows[0]["label"] if len(choices) > 1 else 0
-        items.append(Item(str(rows[0]["native_id"]), choices, answer))
+        items.append(Item(str(rows[0]["native_id"]), tuple(choices), answer))
     return Task(name, metric, tuple(items))
-
-
-def _rows(file: Path) -> list[dict]:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
