@@ -115,8 +115,9 @@ def resolve_durations(
     """Returns the config with `Steps` fields in whole steps and `Examples` fields in examples.
 
     Fields at any depth are resolved, also in the dataclasses of a tuple or dict. `batch_size` are
-    the examples of a step, over all devices, or the pace of the run. Tokens and examples of an
-    epoch are None where there are none or they are unknown, and counted where a duration needs it.
+    the examples of a step, over all devices, or the pace of the run. `tokens_per_example` is None
+    for models without tokens, `num_examples` where the length of an epoch is unknown; a function
+    counts them, and is called only where a duration needs it.
 
     InputError: a text is no duration, cannot be counted in steps, or is outside a field's range.
     """

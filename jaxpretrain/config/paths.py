@@ -42,10 +42,9 @@ def expand_paths(config: T) -> T:
     """Returns the config with `~` expanded in each of its paths, which must be valid."""
 
     def expanded(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
-        flag = ".".join(("--config", *keys))
         is_marked = any(isinstance(mark, _IsPath) for mark in schema.all_marks(hint))
         is_path = isinstance(value, str) and is_marked
-        return str(expand(value, flag)) if is_path and value.startswith("~") else value
+        return str(Path(value).expanduser()) if is_path and value.startswith("~") else value
 
     return schema.rebuild(config, type(config), expanded)
 
