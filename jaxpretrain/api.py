@@ -36,12 +36,12 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.evals.linear_probe import LinearProbe as LinearProbe
     from jaxpretrain.evals.perplexity import Perplexity as Perplexity
     from jaxpretrain.evals.reconstructions import Reconstructions as Reconstructions
-    from jaxpretrain.models.norms import LayerNorm as LayerNorm
-    from jaxpretrain.models.norms import RMSNorm as RMSNorm
+    from jaxpretrain.models.layers import LayerNorm as LayerNorm
+    from jaxpretrain.models.layers import RMSNorm as RMSNorm
+    from jaxpretrain.models.olmo.config import FullMegatron as FullMegatron
+    from jaxpretrain.models.olmo.config import Mitchell as Mitchell
+    from jaxpretrain.models.olmo.config import Normal as Normal
     from jaxpretrain.models.olmo.decoder import Decoder as Decoder
-    from jaxpretrain.models.olmo.initial_weights import FullMegatron as FullMegatron
-    from jaxpretrain.models.olmo.initial_weights import Mitchell as Mitchell
-    from jaxpretrain.models.olmo.initial_weights import Normal as Normal
     from jaxpretrain.models.olmo.rotary import Rope as Rope
     from jaxpretrain.models.olmo.rotary import Yarn as Yarn
     from jaxpretrain.models.olmo.variants import OLMO_SIZES as OLMO_SIZES

@@ -16,10 +16,15 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
 from jaxpretrain.evals.tasks.package import find_tokenizer
 from jaxpretrain.interop.hugging_face import open_hugging_face, special_ids, write_hugging_face
-from jaxpretrain.interop.merge import merge
 from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
-from jaxpretrain.interop.source import Source, copy_token_files, types_before, with_tokens
+from jaxpretrain.interop.source import (
+    Source,
+    copy_token_files,
+    merge,
+    types_before,
+    with_tokens,
+)
 from jaxpretrain.storage.files import unfinished
 from jaxpretrain.train.trained import experiment_of, open_source
 from jaxpretrain.train.workdir import write_experiment

@@ -106,7 +106,7 @@ def compile_without(program: Any) -> Any:
 
     with (
         mock.patch("jaxpretrain.train.step._norms", whole),
-        mock.patch("jaxpretrain.optim.clipping.global_norm", optax.global_norm),
+        mock.patch("jaxpretrain.optim.layers.global_norm", optax.global_norm),
     ):
         return program.compile()
 

@@ -22,7 +22,7 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.devices.chips import CHIPS, Efficiency
 from jaxpretrain.models.choices import RematPolicy
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW

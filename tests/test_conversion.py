@@ -18,9 +18,9 @@ from jaxpretrain.convert import main
 from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.source import Source, text_data
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
+from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.train.trained import load_trained
 
 MODEL = Decoder(

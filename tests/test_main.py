@@ -37,7 +37,7 @@ CONFIG = """
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Normal
+from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular

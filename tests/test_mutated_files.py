@@ -37,10 +37,9 @@ from jaxpretrain.evals.tasks.task import load_own
 from jaxpretrain.interop import hugging_face
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.tensors import INDEX, write_safetensors_folder
-from jaxpretrain.models.norms import RMSNorm
-from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Normal
-from jaxpretrain.models.olmo.model import DecoderModel
+from jaxpretrain.models.layers import RMSNorm
+from jaxpretrain.models.olmo.config import Normal
+from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular

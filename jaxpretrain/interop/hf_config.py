@@ -12,18 +12,20 @@ from pathlib import Path
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.schema import snake_case
+from jaxpretrain.config.serialize import checked
 from jaxpretrain.interop.hf_rope import (
     FULL,
     SLIDING,
     JsonObject,
-    read_number,
+    RopeKeys,
+    RopeOfKinds,
     read_rope,
     write_yarn,
 )
 from jaxpretrain.interop.tables import Row, Table
-from jaxpretrain.models.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.layers import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.config import Mitchell, Normal
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Mitchell, Normal
 
 _LAYER = "model.layers.{}."
 _COMMON: Table = (
@@ -61,6 +63,35 @@ class Architecture:
     defaults: JsonObject
     """The keys of config.json that are read, beside `_SIZES`, with the defaults of the class; no
     other key matters to the class."""
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The types of the keys that are read, of all classes."""
+
+    architectures: tuple[str, ...] | None = None
+    vocab_size: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int | None = None
+    rms_norm_eps: float = 0.0
+    clip_qkv: float | None = None
+    hidden_act: str | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    tie_word_embeddings: bool = False
+    rope_theta: float | None = None
+    rope_scaling: RopeKeys | None = None
+    rope_parameters: RopeOfKinds | None = None
+    sliding_window: int | None = None
+    layer_types: tuple[str, ...] | None = None
+    bos_token_id: int | tuple[int, ...] | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | tuple[int, ...] | None = None
 
 
 _NORM_BEFORE = {"norm_position": "before", "qk_norm": False}
@@ -134,8 +165,8 @@ _SETTINGS = {"rms_norm_eps": "norm.epsilon", "clip_qkv": "clip_qkv"}
 """The fields of keys that only some classes have."""
 
 _COUNTS = (*_SIZES, "max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window")
-_NULLABLE = ("num_key_value_heads", "head_dim", "sliding_window", "clip_qkv")
-"""The keys that may be null."""
+_NULLABLE = ("num_key_value_heads", "head_dim", "sliding_window")
+"""The counts that may be null."""
 
 _ONLY = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
 """The keys that must have one value, the only one that a `Decoder` can have."""
@@ -167,12 +198,14 @@ _INERT = (
 def read_config(config: JsonObject, where: str) -> tuple[Architecture, Decoder, int]:
     """Returns (architecture, decoder, tokens of its context); all rows are its vocabulary.
 
-    Raises:
-      InputError: the architecture is another one, or has a feature that a `Decoder` does not have.
+    Raises InputError where the architecture is another one, or has a feature that a `Decoder` does
+    not have.
     """
+    checked(_Keys, config, where)
     architecture = _read_architecture(config, where)
     _check_keys(config, architecture, where)
-    values = _read_values(architecture.defaults | config, where)
+    values = architecture.defaults | config
+    _check_values(values, where)
     sizes = {ours: values[key] for key, ours in _SIZES.items()}
     head_dim = sizes["d_model"] // sizes["num_heads"]
     if values["head_dim"] not in (None, head_dim):
@@ -180,17 +213,17 @@ def read_config(config: JsonObject, where: str) -> tuple[Architecture, Decoder, 
             f"{where}: head_dim={values['head_dim']} is not supported, only {head_dim}"
         )
     kinds = _read_kinds(values, where) if "layer_types" in values else None
-    kv_heads = values["num_key_value_heads"]
+    kv_heads, clip_qkv = values["num_key_value_heads"], values.get("clip_qkv")
     # Weights do not tell how they began and where norms rounded: what the class was trained with.
     is_olmo_1 = architecture.fixed["norm"] == "layer_norm"
     decoder = Decoder(
         **sizes,
         vocab_size=sizes["embedding_rows"],
         num_kv_heads=None if kv_heads == sizes["num_heads"] else kv_heads,
-        norm=LayerNorm() if is_olmo_1 else RMSNorm(values["rms_norm_eps"], "after_scale"),
+        norm=LayerNorm() if is_olmo_1 else RMSNorm(float(values["rms_norm_eps"]), "after_scale"),
         norm_position=architecture.fixed["norm_position"],
         qk_norm=architecture.fixed["qk_norm"],
-        clip_qkv=values.get("clip_qkv"),
+        clip_qkv=None if clip_qkv is None else float(clip_qkv),
         init=Mitchell() if is_olmo_1 else Normal(),
         rope=read_rope(config, architecture.defaults, kinds and set(kinds), head_dim, where),
         tied_head=values["tie_word_embeddings"],
@@ -209,11 +242,7 @@ def in_their_words(message: str) -> str:
 def read_token_ids(
     config: JsonObject, architecture: Architecture, where: Path | str = "config.json"
 ) -> JsonObject:
-    """Returns the ids of special tokens, without defaults of the class beyond the vocabulary.
-
-    Raises:
-      InputError: the token that ends a text is beyond the vocabulary.
-    """
+    """Returns the ids of special tokens in the vocabulary; InputError for an end beyond it."""
     ends, size = config.get("eos_token_id"), config["vocab_size"]
     for end in ends if isinstance(ends, list) else [ends]:
         if isinstance(end, int) and not 0 <= end < size:
@@ -224,11 +253,7 @@ def read_token_ids(
 
 
 def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, JsonObject]:
-    """Returns (architecture, config.json without the ids of special tokens).
-
-    Raises:
-      InputError: no class of transformers computes what the model does; the field is named.
-    """
+    """Returns (architecture, config.json without token ids); InputError where no class is it."""
     name, architecture = _choose(model)
     rope = {"rope_type": "default", "rope_theta": model.rope.theta}
     yarn = write_yarn(model.rope)
@@ -286,10 +311,7 @@ def _at(model: Decoder, path: str) -> object:
 
 
 def _read_architecture(config: JsonObject, where: str) -> Architecture:
-    names = config.get("architectures") or ["not named"]
-    if not isinstance(names, list) or not isinstance(names[0], str):
-        raise InputError(f"{where}: architectures is {names!r}, not a list of names")
-    name = names[0]
+    name = next(iter(config.get("architectures") or ["not named"]))
     if name not in ARCHITECTURES:
         raise InputError(
             f"{where}: the architecture is {name}; these can be read: {', '.join(ARCHITECTURES)}."
@@ -310,9 +332,8 @@ def _check_keys(config: JsonObject, architecture: Architecture, where: str) -> N
     known, inert = [*_SIZES, *architecture.defaults], _INERT.split()
     for key, value in config.items():
         is_silent = value is None or value in ("", [], {})
-        if key in known or is_silent or any(fnmatchcase(key, pattern) for pattern in inert):
-            continue
-        if key in _ONLY and value == _ONLY[key]:
+        is_same = key in _ONLY and value == _ONLY[key]
+        if key in known or is_silent or is_same or any(fnmatchcase(key, p) for p in inert):
             continue
         raise InputError(
             f"{where}: {key}={str(value)[:60]} is not understood and may change the model; remove "
@@ -320,25 +341,14 @@ def _check_keys(config: JsonObject, architecture: Architecture, where: str) -> N
         )
 
 
-def _read_values(config: JsonObject, where: str) -> JsonObject:
-    """Returns the keys of `_SIZES` and of the class, each of its type."""
-    values = dict(config)
-    for key in (*_COUNTS, *_SETTINGS):
-        value = config.get(key)
-        if value is None and key not in _SIZES and (key in _NULLABLE or key not in config):
-            continue
-        if key in _SETTINGS:
-            values[key] = read_number(value, key, where)
-        elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def _check_values(values: JsonObject, where: str) -> None:
+    for key in _COUNTS:
+        value = values.get(key)
+        if not (value is None and key in _NULLABLE) and (value is None or value < 1):
             raise InputError(f"{where}: {key} is {value}, not a number of things")
-    if not isinstance(config["tie_word_embeddings"], bool):
-        raise InputError(
-            f"{where}: tie_word_embeddings is {config['tie_word_embeddings']!r}, not true or false"
-        )
     for key, only in _ONLY.items():
-        if config.get(key, only) != only:
-            raise InputError(f"{where}: {key}={config[key]} is not supported, only {only}")
-    return values
+        if values.get(key, only) != only:
+            raise InputError(f"{where}: {key}={values[key]} is not supported, only {only}")
 
 
 def _read_kinds(values: JsonObject, where: str) -> list[str]:
@@ -346,8 +356,7 @@ def _read_kinds(values: JsonObject, where: str) -> list[str]:
     num_layers, kinds = values["num_hidden_layers"], values["layer_types"]
     if kinds is None:
         return [FULL if layer % 4 == 3 else SLIDING for layer in range(num_layers)]
-    is_list = isinstance(kinds, list) and len(kinds) == num_layers
-    if not is_list or not all(kind in (FULL, SLIDING) for kind in kinds):
+    if len(kinds) != num_layers or not {*kinds} <= {FULL, SLIDING}:
         raise InputError(f"{where}: layer_types must be {num_layers} times {FULL} or {SLIDING}")
     return kinds
 

@@ -7,7 +7,7 @@ with both must say the same in both.
 
 import math
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxpretrain.config.errors import InputError
@@ -25,6 +25,32 @@ _ONLY = {"partial_rotary_factor": 1.0, "mscale": 0, "mscale_all_dim": 0, "trunca
 """Keys with the only value that a `Decoder` can have."""
 
 
+@dataclass(frozen=True)
+class RopeKeys:
+    """Rotary positions in a `config.json`; its class decides about null and missing keys."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: float | None = None
+    factor: float | None = None
+    original_max_position_embeddings: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    partial_rotary_factor: float | None = None
+    truncate: bool | None = None
+
+
+@dataclass(frozen=True)
+class RopeOfKinds(RopeKeys):
+    """Rotary positions as transformers 5 writes them, for kinds of layers or for all."""
+
+    full_attention: RopeKeys | None = None
+    sliding_attention: RopeKeys | None = None
+
+
 def read_rope(
     config: JsonObject,
     defaults: JsonObject,
@@ -32,26 +58,21 @@ def read_rope(
     head_dim: int,
     where: str,
 ) -> Rope | Yarn:
-    """Returns the rotary positions; YaRN is that of the layers with full attention.
+    """Returns the rotary positions of a config.json; YaRN is that of the layers of full attention.
 
-    Args:
-      config: The content of config.json.
-      defaults: The values of the class for keys that `config` does not have.
-      kinds: The kinds of layers in use, if the class gives each kind its own positions.
-      head_dim: The size of a head.
-      where: The file, for errors.
+    `defaults` are those of the class, `kinds` the kinds of layers in use, if the class gives each
+    kind its own positions.
 
-    Raises:
-      InputError: a `Decoder` cannot have such positions, or two keys contradict each other.
+    Raises InputError where a `Decoder` cannot have such positions, or two keys contradict each
+    other.
     """
     new = _object(config, "rope_parameters", where)
-    full = new if kinds is None else _of_kinds(new, where)[FULL]
+    full, sliding = (new, {}) if kinds is None else _of_kinds(new, where)
     full = _one_spelling(config, defaults["rope_theta"], full, bool(new), where)
     context = config.get("max_position_embeddings", defaults["max_position_embeddings"])
     yarn = _read_yarn(full, context, where) if kinds is None or FULL in kinds else None
     theta = full["rope_theta"]
     if kinds is not None and SLIDING in kinds:
-        sliding = _of_kinds(new, where)[SLIDING]
         if _read_yarn(sliding, context, where) is not None:
             raise InputError(
                 f"{where}: rope_type=yarn is not supported for sliding layers, only default"
@@ -88,38 +109,22 @@ def write_yarn(rope: Rope | Yarn) -> JsonObject:
     }
 
 
-def read_number(value: object, key: str, where: str) -> float:
-    """Returns the value as a finite number.
-
-    Raises:
-      InputError: the value is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where}: {key} is {value!r}, not a number")
-    return float(value)
-
-
 def _object(config: JsonObject, key: str, where: str) -> JsonObject:
     """Returns an object of config.json without its nulls and with one name for its type."""
-    value = config.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: {key} is {value!r}, not an object")
-    found = {name: item for name, item in value.items() if item is not None}
+    found = {name: item for name, item in (config.get(key) or {}).items() if item is not None}
     kind = found.pop("type", None)
     if kind is not None and found.setdefault("rope_type", kind) != kind:
         raise InputError(f"{where}: type={kind} and rope_type={found['rope_type']} in {key} differ")
     return found
 
 
-def _of_kinds(new: JsonObject, where: str) -> dict[str, JsonObject]:
-    """Returns the positions of each kind of layer."""
+def _of_kinds(new: JsonObject, where: str) -> list[JsonObject]:
+    """Returns the positions of full and of sliding layers."""
     if other := [key for key in new if key not in (FULL, SLIDING)]:
         raise InputError(
             f"{where}: rope_parameters of this class hold {FULL} and {SLIDING}, not {other[0]}"
         )
-    return {kind: _object(new, kind, where) for kind in (FULL, SLIDING)}
+    return [_object(new, kind, where) for kind in (FULL, SLIDING)]
 
 
 def _one_spelling(
@@ -143,16 +148,16 @@ def _one_spelling(
     return rope | {"rope_theta": _theta(rope["rope_theta"], where)}
 
 
-def _theta(value: object, where: str) -> float:
-    theta = read_number(value, "rope_theta", where)
-    if theta <= 0:
+def _theta(value: float, where: str) -> float:
+    theta = float(value)
+    if not 0 < theta < math.inf:
         raise InputError(f"{where}: rope_theta is {theta:g}, but must be positive")
     return theta
 
 
 def _read_yarn(rope: JsonObject, context: object, where: str) -> Yarn | None:
     kind = rope.get("rope_type", "default")
-    if not isinstance(kind, str) or kind not in _KEYS:
+    if kind not in _KEYS:
         raise InputError(f"{where}: rope_type={kind} is not supported, only default and yarn")
     for key, value in rope.items():
         if key not in _KEYS[kind] and not (key in _ONLY and value == _ONLY[key]):
@@ -162,7 +167,7 @@ def _read_yarn(rope: JsonObject, context: object, where: str) -> Yarn | None:
     if "factor" not in rope:
         raise InputError(f"{where}: its YaRN parameters are not complete: 'factor'")
     rope = {"original_max_position_embeddings": context, **rope}
-    values = {key: read_number(rope[key], key, where) for key in _YARN if key in rope}
+    values = {key: float(rope[key]) for key in _YARN if key in rope}
     length = values["original_max_position_embeddings"]
     if not length.is_integer():
         raise InputError(f"{where}: original_max_position_embeddings={length} is not whole")

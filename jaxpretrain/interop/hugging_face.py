@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import checked, read_object
+from jaxpretrain.config.serialize import read_object
 from jaxpretrain.data.token_files.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.hf_config import (
@@ -29,72 +29,13 @@ from jaxpretrain.interop.source import (
     text_data,
     types_of,
 )
-from jaxpretrain.interop.tensors import (
-    Tensor,
-    read_safetensors_folder,
-    write_safetensors_folder,
-)
+from jaxpretrain.interop.tensors import Tensor, read_safetensors_folder, write_safetensors_folder
 from jaxpretrain.models.olmo.decoder import Decoder
 
 _COMPUTED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 """The tensors that old versions of transformers wrote although the config implies them."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-@dataclass(frozen=True)
-class _Rope:
-    """Rotary positions in a `config.json`; its class decides about null and missing keys."""
-
-    rope_type: str | None = None
-    type: str | None = None
-    rope_theta: float | None = None
-    factor: float | None = None
-    original_max_position_embeddings: float | None = None
-    beta_fast: float | None = None
-    beta_slow: float | None = None
-    attention_factor: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    partial_rotary_factor: float | None = None
-    truncate: bool | None = None
-
-
-@dataclass(frozen=True)
-class _RopeOfKinds(_Rope):
-    """Rotary positions as transformers 5 writes them, for kinds of layers or for all."""
-
-    full_attention: _Rope | None = None
-    sliding_attention: _Rope | None = None
-
-
-@dataclass(frozen=True)
-class _ConfigFile:
-    """The types of the keys of a `config.json` that are read."""
-
-    architectures: tuple[str, ...] | None = None
-    vocab_size: int | None = None
-    hidden_size: int | None = None
-    intermediate_size: int | None = None
-    num_hidden_layers: int | None = None
-    num_attention_heads: int | None = None
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    max_position_embeddings: int | None = None
-    rms_norm_eps: float = 0.0
-    clip_qkv: float | None = None
-    hidden_act: str | None = None
-    attention_bias: bool | None = None
-    mlp_bias: bool | None = None
-    tie_word_embeddings: bool = False
-    rope_theta: float | None = None
-    rope_scaling: _Rope | None = None
-    rope_parameters: _RopeOfKinds | None = None
-    sliding_window: int | None = None
-    layer_types: tuple[str, ...] | None = None
-    bos_token_id: int | tuple[int, ...] | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
-    pad_token_id: int | tuple[int, ...] | None = None
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -105,14 +46,12 @@ def is_hugging_face(folder: Path) -> bool:
 def open_hugging_face(folder: Path) -> Source:
     """Opens the model of a folder; only names and shapes of its tensors are read now.
 
-    Raises:
-      InputError: the config is of another architecture, a file is missing or damaged, a tensor is
-        missing, superfluous or of another shape, or the tokenizer does not fit.
+    Raises InputError where the config is of another architecture, a file is missing or damaged, a
+    tensor is missing, superfluous or of another shape, or the tokenizer does not fit.
     """
     refuse_olmo_core(folder)
     where = folder / "config.json"
     config = read_object(where)
-    checked(_ConfigFile, config, where)
     architecture, model, seq_len = read_config(config, str(where))
     num_ids = num_token_ids(folder, model.embedding_rows)
     model = replace(model, vocab_size=num_ids or model.embedding_rows)
@@ -120,7 +59,7 @@ def open_hugging_face(folder: Path) -> Source:
         raise InputError(f"{where}: max_position_embeddings={seq_len}: must be 2 or more")
     data = text_data(seq_len, model.embedding_rows)
     try:
-        shapes = param_shapes(model, data)
+        shapes = param_shapes(model, data.example_spec())
     except InputError as error:
         raise InputError(f"{where}: {in_their_words(str(error))}") from error
     places = tables.place(architecture.table, shapes)
@@ -144,8 +83,7 @@ def open_hugging_face(folder: Path) -> Source:
 def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -> None:
     """Writes a model into the new folder `output`, by default in the old types of its weights.
 
-    Raises:
-      InputError: no class of transformers is this model.
+    Raises InputError where no class of transformers is this model.
     """
     if not isinstance(source.model, Decoder):
         raise InputError(f"--to=hf: a {type(source.model).__name__} is no model of transformers")

@@ -5,6 +5,9 @@ Source: allenai/OLMo `olmo/model.py`, `olmo/config.py`, `olmo/checkpoint.py` (Fu
 maybe `optim.pt` or `optim.safetensors`.
 """
 
+import base64
+import io
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +18,7 @@ import numpy as np
 from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.olmo_config import read_decoder
-from jaxpretrain.interop.olmo_keys import OlmoKeys
+from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
 from jaxpretrain.interop.source import (
     Source,
     num_token_ids,
@@ -28,7 +30,6 @@ from jaxpretrain.interop.source import (
 )
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
-from jaxpretrain.interop.tuple_keys import decode_key
 
 _BLOCK = "transformer.blocks.{}."
 TABLE: Table = (
@@ -55,8 +56,8 @@ _MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}
 def open_olmo(folder: Path) -> Source:
     """Opens the model of a folder; only names and shapes of its tensors are read now.
 
-    Raises:
-      InputError: a file is missing, damaged or would run code, or no `Decoder` is this model.
+    Raises InputError where a file is missing, damaged or would run code, or no `Decoder` is this
+    model.
     """
     refuse_olmo_core(folder)
     keys = OlmoKeys(folder / "config.yaml")
@@ -64,14 +65,13 @@ def open_olmo(folder: Path) -> Source:
     keys.check()
     num_token_ids(folder, model.embedding_rows)  # a tokenizer that lies there must fit
     data = text_data(keys.size("model.max_sequence_length", 1024), model.embedding_rows)
-    shapes = param_shapes(model, data)
+    shapes = param_shapes(model, data.example_spec())
     places = tables.place(TABLE, shapes)
     expected = tables.their_shapes(places, shapes)
 
     group_size = keys.size("model.block_group_size", 1)
-    tensors = {
-        _clean(path[-1], group_size): tensor for path, tensor in _read(folder, "model").items()
-    }
+    read = _read(folder, "model")
+    tensors = {_clean(path[-1], group_size): tensor for path, tensor in read.items()}
     tables.check(tensors, expected, str(folder))
     state: dict[tuple[str, str], Tensor] = {}
     if any((folder / f"optim.{kind}").exists() for kind in ("pt", "safetensors")):
@@ -86,6 +86,7 @@ def open_olmo(folder: Path) -> Source:
         tables.check(moments, expected, f"{folder}: {theirs} of its optimizer")
         for name, array in tables.to_ours(places, shapes, moments).items():
             optimizer[f"adam/{ours}/{name}"] = array
+    token_ids = {key: keys.take(f"model.{key}") for key in ("eos_token_id", "pad_token_id")}
     updates = _num_updates(state, folder)
     step = _step(folder, updates or 0)
     if state:
@@ -97,12 +98,7 @@ def open_olmo(folder: Path) -> Source:
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
         optimizer=optimizer,
-        origin={
-            **types_of(places, tensors),
-            "token_ids": {
-                key: keys.take(f"model.{key}") for key in ("eos_token_id", "pad_token_id")
-            },
-        },
+        origin={**types_of(places, tensors), "token_ids": token_ids},
     )
 
 
@@ -111,9 +107,31 @@ def _read(folder: Path, stem: str) -> dict[tuple[object, ...], Tensor]:
     path = folder / f"{stem}.safetensors"
     if path.exists():
         tensors = read_safetensors(path).items()
-        decoded = ((*decode_key(key, str(path)), tensor) for key, tensor in tensors)
+        decoded = ((*decode_key(key, path), tensor) for key, tensor in tensors)
         return {keys: tensor for keys, is_pickle, tensor in decoded if not is_pickle}
     return dict(_flatten(_by_name(read_torch(folder / f"{stem}.pt"))))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads strings, numbers and tuples; what could be run has to be found first, and is not."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which is never run")
+
+
+def decode_key(key: str, where: Path) -> tuple[tuple[str | int, ...], bool]:
+    """Returns (path through nested dicts, true if the value is a pickle) of a safetensors key.
+
+    OLMo writes base64 of a pickled tuple. Raises InputError for anything else in the file `where`.
+    """
+    try:
+        path, is_pickled = _PlainUnpickler(io.BytesIO(base64.urlsafe_b64decode(key))).load()
+        is_path = isinstance(path, tuple) and all(isinstance(part, str | int) for part in path)
+        if not is_path or not isinstance(is_pickled, bool):
+            raise ValueError("it is not (path, is_pickled)")
+    except (pickle.UnpicklingError, EOFError, TypeError, ValueError, LookupError) as error:
+        raise InputError(f"{where}: the key {key[:40]}... was not read: {error}") from error
+    return path, is_pickled
 
 
 def _by_name(state: Any) -> Any:

@@ -19,12 +19,13 @@ from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.source import Source, shapes_of, types_of
+from jaxpretrain.interop.source import Source, param_shapes, types_of
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch, require_torch
 from jaxpretrain.models.sapiens.model import VitMae
-from jaxpretrain.models.sapiens.positions import sincos_positions
+from jaxpretrain.models.sapiens.patches import sincos_positions
 from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
+from jaxpretrain.models.stack import is_stacked
 
 
 def _linear(theirs: str, *ours: str) -> Table:
@@ -73,6 +74,7 @@ _POSITIONS = {
     "encoder/positions/constant": "backbone.pos_embed",
     "decoder/positions/constant": "neck.decoder_pos_embed",
 }
+_WITH_BATCH_AXIS = (*_TOKENS, *_POSITIONS.values())
 _SAME_POSITIONS = 1e-4
 """The largest difference of two float32 tables of one layout; two layouts differ by much more."""
 
@@ -84,18 +86,14 @@ def open_sapiens(
     size: int | None = None,
     decoder: Literal["required", "fresh"] = "required",
 ) -> Source:
-    """Opens the model in a `.pth` file.
+    """Opens the model in a `.pth` file, a released encoder or a training checkpoint.
 
-    Args:
-      path: A released encoder or a training checkpoint.
-      model: The architecture; by default the published one of its width and depth.
-      size: The side of the images; by default the one that its positions are for. For another,
-        they are resized bicubically, as for Sapiens' fine-tuning.
-      decoder: The treatment of files without a decoder, such as the released ones: they are
-        refused, or get a fresh one of seed 0.
+    `model` is by default the published one of its width and depth. `size`, the side of images, is
+    by default the one that its positions are for; for another, they are resized bicubically, as for
+    Sapiens' fine-tuning. A file without a decoder, such as a released one, is refused, or gets a
+    fresh one of seed 0.
 
-    Raises:
-      InputError: the file cannot be read, or is not such a model.
+    Raises InputError where the file cannot be read, or is not such a model.
     """
     tensors = _with_prefixes(read_torch(path), path)
     model = model or _published(tensors, path)
@@ -131,8 +129,7 @@ def write_sapiens(
     encoder, as it is released; training has both halves under `state_dict`. The whole content is in
     memory at once.
 
-    Raises:
-      InputError: it is no masked autoencoder, or torch is not installed.
+    Raises InputError where it is no masked autoencoder, or torch is not installed.
     """
     if not isinstance(source.model, VitMae):
         raise InputError(f"{source.folder} holds no masked autoencoder, so Sapiens cannot read it")
@@ -152,8 +149,7 @@ def to_params(
 
     Images are (height, width). The decoder is left out where the file has none of its tensors.
 
-    Raises:
-      InputError: a tensor is missing, superfluous, or of another shape.
+    Raises InputError where a tensor is missing, superfluous, or of another shape.
     """
     shapes = _shapes(model, image_size)
     if not any(name.startswith(_DECODER) for name in tensors):
@@ -236,7 +232,7 @@ def _side(tensors: Mapping[str, Tensor], path: Path) -> int:
 def _shapes(model: VitMae, image_size: tuple[int, int]) -> tables.Shapes:
     """Returns the shapes of all parameters, stored positions included."""
     example = {"images": ((*image_size, 3), "uint8")}
-    return shapes_of(replace(model, positions="stored"), example)
+    return param_shapes(replace(model, positions="stored"), example)
 
 
 def _computed_positions(model: VitMae, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -264,18 +260,16 @@ def _fresh_decoder(model: VitMae, data: ImageData) -> dict[str, Streamed]:
 
 def _with_our_axes(name: str, tensor: Tensor) -> Tensor:
     """Turns [d, 3, p, p] to [d, p * p * 3], and takes leading axes of tokens and positions off."""
-    s = tensor.shape
+    s, num_leading = tensor.shape, 2 if name in _TOKENS else 1
     if name == _PATCH and len(s) == 4 and s[1] == 3:
-        flat = s[0], math.prod(s[1:])
-        return Tensor(
-            flat, tensor.dtype, lambda rows: _channels_last(tensor.read(rows)).reshape(-1, flat[1])
-        )
-    axes = 2 if name in _TOKENS else 1 if name in _POSITIONS.values() else 0
-    if axes and len(s) == 3 and s[:axes] == (1,) * axes:
-        return Tensor(
-            s[axes:], tensor.dtype, lambda rows: tensor.read(slice(None)).reshape(s[axes:])[rows]
-        )
-    return tensor
+        shape = s[0], math.prod(s[1:])
+        read = lambda rows: tensor.read(rows).transpose(0, 2, 3, 1).reshape(-1, shape[1])  # noqa: E731
+    elif name in _WITH_BATCH_AXIS and len(s) == 3 and s[:num_leading] == (1,) * num_leading:
+        shape = s[num_leading:]
+        read = lambda rows: tensor.read(slice(None)).reshape(shape)[rows]  # noqa: E731
+    else:
+        return tensor
+    return Tensor(shape, tensor.dtype, read)
 
 
 def _with_their_axes(name: str, array: np.ndarray) -> np.ndarray:
@@ -283,13 +277,9 @@ def _with_their_axes(name: str, array: np.ndarray) -> np.ndarray:
         size = math.isqrt(array.shape[1] // 3)
         patches = array.reshape(-1, size, size, 3).transpose(0, 3, 1, 2)
         return np.ascontiguousarray(patches)
-    has_batch_axis = name in _TOKENS or name in _POSITIONS.values()
-    return array.reshape(1, -1, array.shape[-1]) if has_batch_axis else array
-
-
-def _channels_last(a: np.ndarray) -> np.ndarray:
-    return a.transpose(0, 2, 3, 1)
+    return array.reshape(1, -1, array.shape[-1]) if name in _WITH_BATCH_AXIS else array
 
 
 def _streamed(name: str, array: np.ndarray) -> Streamed:
-    return Streamed(array.shape, array.dtype, lambda: tables.parts_of(name, array))
+    parts = np.split(array, len(array)) if is_stacked(name) else [array]
+    return Streamed(array.shape, array.dtype, lambda: parts)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ import numpy as np
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.overrides import validate
-from jaxpretrain.config.serialize import read_object
-from jaxpretrain.data.contract import DataConfig, Spec
+from jaxpretrain.config.serialize import diff, read_object, to_dict
+from jaxpretrain.data.contract import Spec
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.corpus import RawTokens
 from jaxpretrain.data.text.text import TextData
@@ -30,6 +29,7 @@ from jaxpretrain.interop.tables import Shapes
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
+from jaxpretrain.models.stack import is_stacked
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -42,6 +42,10 @@ TOKENIZER_FILES = (
 
 _OF_THE_TOKENIZER = TOKENIZER_FILES[:-1]
 """The files that describe the tokenizer; the last one of all describes how to generate."""
+
+
+_HOW_IT_IS_RUN = ("attention", "scan_layers", "remat", "dtype", "residual_dtype")
+"""The fields of a model that may differ, since they do not concern its weights."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,7 @@ def copy_token_files(source: Source, output: Path) -> None:
         shutil.copyfile(path, output / name)
     if source.eos_id is None:
         return
-    corrections: dict[str, tuple[str, object]] = {
-        "generation_config.json": ("eos_token_id", source.eos_id)
-    }
+    corrections: dict[str, Any] = {"generation_config.json": ("eos_token_id", source.eos_id)}
     tokens = special_tokens(source.tokenizer_json() or "{}")
     token = next((token for token, number in tokens.items() if number == source.eos_id), None)
     if token is not None:
@@ -134,11 +136,7 @@ def copy_token_files(source: Source, output: Path) -> None:
 
 
 def with_tokens(source: Source, tokenizer: Path | None, eos_id: int | None) -> Source:
-    """Returns the model with a tokenizer and an end of documents that the user has given.
-
-    Raises:
-      InputError: they do not fit the model, or contradict what it was trained on.
-    """
+    """Returns the model with a user's tokenizer and end of documents; InputError if they clash."""
     model = source.model
     if not isinstance(model, Decoder):
         raise InputError(f"--tokenizer and --eos_id: a {type(model).__name__} reads no text")
@@ -170,22 +168,8 @@ def with_tokens(source: Source, tokenizer: Path | None, eos_id: int | None) -> S
     return source
 
 
-def param_shapes(model: Decoder | VitMae, data: DataConfig) -> Shapes:
-    """Returns the shapes of a model's parameters, by name, for examples of some data.
-
-    Raises:
-      InputError: the sizes do not fit together.
-    """
-    validate(model)
-    return shapes_of(model, data.example_spec())
-
-
-def shapes_of(model: Decoder | VitMae, example: Spec) -> Shapes:
-    """Returns the shapes of a model's parameters, by name, for such examples.
-
-    Raises:
-      InputError: the sizes do not fit together.
-    """
+def param_shapes(model: Decoder | VitMae, example: Spec) -> Shapes:
+    """Returns the shapes of a model's parameters by name; InputError where sizes do not fit."""
     built = model.build(example, platform="cpu")
     shapes = jax.eval_shape(built.init, jax.random.key(0))
     return {name: tuple(leaf.shape) for name, leaf in to_named(shapes).items()}
@@ -197,11 +181,7 @@ def text_data(seq_len: int, embedding_rows: int) -> TextData:
 
 
 def num_token_ids(folder: Path, embedding_rows: int) -> int | None:
-    """Returns the number of ids of a folder's tokenizer; None where there is none.
-
-    Raises:
-      InputError: the tokenizer has more ids than the embedding has rows.
-    """
+    """Returns the number of ids of a folder's tokenizer; InputError if above `embedding_rows`."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
@@ -231,3 +211,42 @@ def types_before(origin: dict[str, Any]) -> list[str]:
 def scalar(value: int) -> Streamed:
     """Returns a count in the form of Optax."""
     return Streamed((), np.dtype(np.int32), lambda: [np.array(value, np.int32)])
+
+
+def merge(sources: Sequence[Source]) -> Source:
+    """Returns the first source with the float64 mean of weights; InputError for other models."""
+    first = sources[0]
+    for other in sources[1:]:
+        differing = [
+            f"model.{path} is {a} there and {b} in {other.folder}"
+            for path, a, b in diff(to_dict(first.model), to_dict(other.model))
+            if path.split(".")[0] not in _HOW_IT_IS_RUN
+        ]
+        if differing:
+            raise InputError(f"{first.folder} is of another model: {differing[0]}")
+    kinds = {source.weights for source in sources if source.weights is not None}
+    return replace(
+        first,
+        weights=" and ".join(sorted(kinds)) or None,
+        step=max(source.step for source in sources),
+        params={
+            name: _mean(name, [source.params[name] for source in sources]) for name in first.params
+        },
+        optimizer={},
+        origin={
+            "token_ids": first.origin.get("token_ids"),
+            "merged": [str(source.folder) for source in sources],
+        },
+    )
+
+
+def _mean(name: str, arrays: Sequence[Streamed]) -> Streamed:
+    def parts() -> Iterator[np.ndarray]:
+        for layers in zip(*(tables.layers_of(name, array) for array in arrays), strict=True):
+            total = np.zeros(layers[0].shape, np.float64)
+            for layer in layers:
+                total += layer
+            mean = (total / len(layers)).astype(np.float32)
+            yield mean[None] if is_stacked(name) else mean
+
+    return replace(arrays[0], parts=parts)

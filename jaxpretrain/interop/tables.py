@@ -87,11 +87,7 @@ def check(
     where: str,
     ignored: tuple[str, ...] = (),
 ) -> None:
-    """Checks that a file holds the tensors of the model; `ignored` are patterns of other names.
-
-    Raises:
-      InputError: a tensor is missing, superfluous, or of another shape or type.
-    """
+    """Raises InputError for tensors that lack, differ, or are neither expected nor `ignored`."""
     if missing := [name for name in expected if name not in tensors]:
         raise InputError(f"{where}: {some(missing)} missing")
     too_many = [
@@ -149,11 +145,6 @@ def layers_of(name: str, array: Streamed) -> Iterator[np.ndarray]:
     if is_stacked(name):
         return (layer for part in array.parts() for layer in part)
     return iter([whole(array)])
-
-
-def parts_of(name: str, array: np.ndarray) -> Iterator[np.ndarray]:
-    """Returns an array in memory as the parts of a `Streamed`: layers of a stack, or the whole."""
-    return iter(np.split(array, len(array)) if is_stacked(name) else [array])
 
 
 def whole(array: Streamed) -> np.ndarray:

@@ -52,11 +52,7 @@ class Tensor:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of one file.
-
-    Raises:
-      InputError: the file is missing, cut off or not in the format.
-    """
+    """Returns the tensors of one file; InputError where it is missing, cut off or another file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -78,11 +74,7 @@ def _view(file: Any, name: str) -> Tensor:
 
 
 def read_safetensors_folder(folder: Path) -> dict[str, Tensor]:
-    """Returns the tensors of `model.safetensors`, or of the shards that its index names.
-
-    Raises:
-      InputError: a file is missing or damaged, or the index is wrong.
-    """
+    """Returns the tensors of `model.safetensors` or its shards; InputError for wrong files."""
     index = folder / INDEX
     if not index.exists():
         if not (folder / SINGLE).exists():
@@ -105,11 +97,7 @@ def read_safetensors_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path) -> Any:
-    """Returns the content of a file of `torch.save`, if it is only tensors in dicts and lists.
-
-    Raises:
-      InputError: torch is not installed, or the file is missing, damaged or holds other objects.
-    """
+    """Returns what `torch.save` wrote; InputError for more than tensors in dicts and lists."""
     torch = require_torch(f"{path.name} needs torch to be read")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -124,11 +112,7 @@ def read_torch(path: Path) -> Any:
 
 
 def require_torch(complaint: str) -> ModuleType:
-    """Returns torch, which is optional.
-
-    Raises:
-      InputError: torch is not installed; the line begins with the complaint.
-    """
+    """Returns torch, which is optional; without it, InputError that begins with the complaint."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -143,12 +127,8 @@ def from_torch(tensor: Any) -> Tensor:
     def read(rows: slice) -> np.ndarray:
         part = tensor.detach()[rows] if tensor.shape else tensor.detach()
         if dtype == "bfloat16":  # which torch does not hand to numpy
-            return (
-                part.contiguous()
-                .view(require_torch("bfloat16 needs torch").int16)
-                .numpy()
-                .view(jnp.bfloat16)
-            )
+            int16 = require_torch("bfloat16 needs torch").int16
+            return part.contiguous().view(int16).numpy().view(jnp.bfloat16)
         return part.numpy()
 
     return Tensor(tuple(tensor.shape), dtype, read)

@@ -1,7 +1,7 @@
-"""Self-attention behind one function; the kernels lie in `attention_xla` and `attention_fused`.
+"""Self-attention behind one function; the kernels lie in `attention_kernels`.
 
-Every kernel equals the plain formula (`attention_xla.plain`): softmax(q k^T / sqrt(h)) v over the
-positions that the mask lets through, softmax in float32.
+Every kernel equals the formula softmax(q k^T / sqrt(h)) v over the positions that the mask lets
+through, softmax in float32.
 
 Shapes: b batch, t query positions, s key positions, n query heads, m key/value heads (n is a
 multiple of m), h head size.
@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models import attention_fused, attention_xla
+from jaxpretrain.models import attention_kernels
 from jaxpretrain.models.choices import AttentionChoice, AttentionKernel
 from jaxpretrain.models.contract import Shard, unsharded
 from jaxpretrain.models.masks import Mask
@@ -24,10 +24,8 @@ def resolve_kernel(
 ) -> AttentionKernel:
     """Returns the kernel that `choice` means on `platform` ("cpu", "gpu", "tpu").
 
-    `documents` is true where attention stays inside documents.
-
-    Raises:
-      InputError: a kernel is asked for where it cannot run.
+    `documents` is true where attention stays inside documents. Raises InputError for a kernel that
+    cannot run there.
     """
     on_nvidia = platform in ("gpu", "cuda") and dtype == "bfloat16"
     if choice == "cudnn" and not on_nvidia:
@@ -63,30 +61,24 @@ def attention(
 ) -> jax.Array:
     """Returns the output of attention, [b, t, n, h] like the queries.
 
-    Args:
-      q_btnh: The queries.
-      k_btmh: The keys; query head i uses key/value head i // (n // m).
-      v_btmh: The values.
-      mask: The keys that queries see. Windows and branches need a causal one; document numbers
-        are not negative.
-      kernel: The implementation, from `resolve_kernel`. cuDNN and splash cannot run branches:
-        xla_blocks takes their place.
-      shard: Runs kernels that XLA cannot divide among devices.
+    Query head i uses key/value head i // (n // m). Windows and branches need a causal mask, and
+    document numbers are not negative. The kernel is from `resolve_kernel`; cuDNN and splash cannot
+    run branches, so that xla_blocks takes their place. `shard` runs kernels that XLA cannot divide.
     """
     if not mask.causal and not (mask.window is None and mask.branches is None):
         raise ValueError("windows and branches look back, so they need causal attention")
     if mask.branches is not None and kernel in ("cudnn", "splash"):
         kernel = "xla_blocks"
     if kernel == "cudnn":
-        return attention_fused.cudnn(q_btnh, k_btmh, v_btmh, mask)
+        return attention_kernels.cudnn(q_btnh, k_btmh, v_btmh, mask)
     if kernel == "splash":
-        return attention_fused.splash(q_btnh, k_btmh, v_btmh, mask, shard)
+        return attention_kernels.splash(q_btnh, k_btmh, v_btmh, mask, shard)
     if kernel == "xla":
-        out_btnh = attention_xla.plain(q_btnh, k_btmh, v_btmh, mask)
+        out_btnh = attention_kernels.plain(q_btnh, k_btmh, v_btmh, mask)
     else:
         dtype = jnp.float32 if kernel == "xla_blocks_float32" else q_btnh.dtype
         q, k, v = (x.astype(dtype) for x in (q_btnh, k_btmh, v_btmh))
-        out_btnh = attention_xla.blocks(q, k, v, mask).astype(q_btnh.dtype)
+        out_btnh = attention_kernels.blocks(q, k, v, mask).astype(q_btnh.dtype)
     return checkpoint_name(out_btnh, "attention")
 
 
@@ -104,7 +96,7 @@ def attend_cached(
     """
     dtype = jnp.float32 if kernel == "xla_blocks_float32" else q_btnh.dtype
     q, k, v = (x.astype(dtype) for x in (q_btnh, k_bmsh, v_bmsh))
-    return attention_xla.cached(q, k, v, visible_bts).astype(q_btnh.dtype)
+    return attention_kernels.cached(q, k, v, visible_bts).astype(q_btnh.dtype)
 
 
 def keep_attention(primitive: Primitive, *_: object, **params: object) -> bool:

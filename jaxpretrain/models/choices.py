@@ -18,11 +18,7 @@ RematChoice = Literal["auto", "none", "full", "dots", "attention"]
 
 
 def require_policy(choice: RematChoice) -> RematPolicy:
-    """Returns the policy that a config names.
-
-    Raises:
-      InputError: the config leaves it open.
-    """
+    """Returns the policy that a config names; InputError where the config leaves it open."""
     if choice != "auto":
         return choice
     raise InputError("model.remat=auto: jaxpretrain.main and .plan choose; set it")

@@ -38,7 +38,6 @@ that models know neither mesh nor devices."""
 
 def unconstrained(x: jax.Array, axes: Axes) -> jax.Array:
     """Returns the activation as it is; for a single device."""
-    del axes
     return x
 
 
@@ -52,7 +51,6 @@ def unsharded(
     f: Callable[..., jax.Array], arrays: Sequence[jax.Array], axes: Sequence[Axes]
 ) -> jax.Array:
     """Returns f(*arrays); for a single device."""
-    del axes
     return f(*arrays)
 
 
@@ -106,7 +104,7 @@ class Model(Protocol):
         ...
 
     def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
-        """Returns the signals of the layers on a few examples (see `probe`), by name.
+        """Returns the signals of the layers on a few examples (see `stack`), by name.
 
         Names end with the stack, `attention_logit/blocks`. `rng` is used as in `loss`.
         """

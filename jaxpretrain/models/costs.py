@@ -99,9 +99,8 @@ class Blocks:
         """
         inner = (self.num_mlp_kernels + 2) * self.d_ff
         values = self.num_tokens * self.itemsize
-        return Bytes(
-            values * 7 * self.d_model, values * (5 * self.d_model + inner) + 2 * self._pair_bytes
-        )
+        split = values * (5 * self.d_model + inner) + 2 * self._pair_bytes
+        return Bytes(values * 7 * self.d_model, split)
 
     @property
     def traffic(self) -> Bytes:

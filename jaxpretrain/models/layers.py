@@ -1,24 +1,94 @@
-"""What all transformers here are made of: Linen modules, their parameters, remat policies.
+"""What all transformers here are made of: matrix products, norms, Linen modules, remat policies.
 
 Parameters are float32 and are cast to the compute dtype where they are used. Each is made in a box
 that holds its logical axes; `unbox` and `axes_of` separate the two. Weights are kept as [in, out]
 matrices with heads merged, the layout that optimizers and checkpoint tables expect.
 
+XLA's fast bfloat16 product on CPUs takes row-major operands and returns float32. For anything else
+it falls back to a product of half the speed, and gradients are always such a case, because they
+multiply by a transpose. `ROW_MAJOR` uses only the fast product. On other devices the plain products
+are as fast.
+
 Shapes: b batch, t positions, d model width.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
+from jaxpretrain.config.ranges import Epsilon
 from jaxpretrain.models.attention import keep_attention
 from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.contract import Constrain, Params
-from jaxpretrain.models.matmul import Precision
+
+
+class Products(NamedTuple):
+    """One way to multiply matrices."""
+
+    name: str
+    matmul: Callable[[jax.Array, jax.Array], jax.Array]
+    """The product of x [r, k] in the compute dtype and w [k, n] in any, in the dtype of x."""
+    transposed: Callable[[jax.Array], jax.Array]
+    """The transpose [n, m] of [m, n], in a layout that is fast to multiply."""
+
+
+class Precision(NamedTuple):
+    """The dtype of activations and matrix products, and the way to compute the products."""
+
+    dtype: jnp.dtype
+    products: Products
+
+
+def choose_precision(platform: str, dtype: str) -> Precision:
+    """Returns a compute dtype with its products for a platform ("cpu", "gpu", "tpu")."""
+    is_row_major = platform == "cpu" and dtype == "bfloat16"
+    return Precision(jnp.dtype(dtype), ROW_MAJOR if is_row_major else PLAIN)
+
+
+def plain_matmul(x_rk: jax.Array, w_kn: jax.Array) -> jax.Array:
+    """Returns x w, both in the dtype of x."""
+    return x_rk @ w_kn.astype(x_rk.dtype)
+
+
+def _row_major(x_rk: jax.Array, w_kn: jax.Array) -> jax.Array:
+    out_rn = jnp.dot(x_rk, w_kn.astype(x_rk.dtype), preferred_element_type=jnp.float32)
+    return out_rn.astype(x_rk.dtype)
+
+
+def _forward(x_rk: jax.Array, w_kn: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _row_major(x_rk, w_kn), (x_rk, w_kn)
+
+
+def _backward(
+    residuals: tuple[jax.Array, jax.Array], dout_rn: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x_rk, w_kn = residuals
+    w_nk = transposed(w_kn.astype(x_rk.dtype))
+    dx_rk = jnp.dot(dout_rn, w_nk, preferred_element_type=jnp.float32).astype(x_rk.dtype)
+    dw_kn = jnp.dot(transposed(x_rk), dout_rn, preferred_element_type=jnp.float32)
+    return dx_rk, dw_kn.astype(w_kn.dtype)
+
+
+row_major_matmul = jax.custom_vjp(_row_major)
+"""The same product as `plain_matmul`; the gradient of a float32 weight is not rounded."""
+
+row_major_matmul.defvjp(_forward, _backward)
+
+
+def transposed(a_mn: jax.Array) -> jax.Array:
+    """Returns the transpose as a copy in row-major order; XLA would only swap the axes' names."""
+    return with_layout_constraint(a_mn.T, Layout(major_to_minor=(0, 1)))
+
+
+PLAIN = Products("plain", plain_matmul, jnp.transpose)
+ROW_MAJOR = Products("row-major", row_major_matmul, transposed)
+
 
 Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 """The type of a function of a key, a shape and a dtype that draws a parameter."""
@@ -110,9 +180,8 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, tokens_bt: jax.Array) -> jax.Array:
         """Returns the rows of the token ids in the compute dtype."""
-        table_vd = weight(
-            self, "embedding", self.initializer, ("vocab", "embed"), (self.rows, self.features)
-        )
+        shape = self.rows, self.features
+        table_vd = weight(self, "embedding", self.initializer, ("vocab", "embed"), shape)
         # Gathered whole over the data axes first: rows of a table cut along d would come in pieces.
         return self.constrain(table_vd.astype(self.dtype), ("vocab", None))[tokens_bt]
 
@@ -138,3 +207,60 @@ def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:
 def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
     """Returns what `module` computes with its parameters."""
     return module.apply({"params": params}, *inputs)
+
+
+ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
+
+NormRounding = Literal["before_scale", "after_scale"]
+"""The places where RMSNorm may leave float32."""
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """LayerNorm, in OLMo 1 without parameters."""
+
+    epsilon: Epsilon = 1e-5
+    """The number that is added to the variance."""
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """RMSNorm with a scale (OLMo 2 and 3)."""
+
+    epsilon: Epsilon = 1e-5
+    """The number that is added to the mean square."""
+    rounding: NormRounding = "before_scale"
+    """The place of the rounding to the input's dtype: before_scale (OLMo's trainer), or once, to
+    the compute dtype, after_scale (OLMo-core)."""
+
+
+class Norm(nn.Module):
+    """A norm over the last axis, computed in float32.
+
+    LayerNorm has a scale and a bias where it is affine, RMSNorm always has a scale.
+    """
+
+    choice: LayerNorm | RMSNorm
+    axis: str
+    dtype: jnp.dtype
+    affine: bool = False
+
+    @nn.compact
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        """Returns the input with its last axis normalised, in the compute dtype."""
+        choice, y_btd = self.choice, x_btd.astype(jnp.float32)
+        if isinstance(choice, LayerNorm):
+            y_btd = y_btd - jnp.mean(y_btd, axis=-1, keepdims=True)
+        mean_bt1 = jnp.mean(jnp.square(y_btd), axis=-1, keepdims=True)
+        y_btd = y_btd * jax.lax.rsqrt(mean_bt1 + choice.epsilon)
+        if isinstance(choice, RMSNorm):
+            if choice.rounding == "before_scale":
+                y_btd = y_btd.astype(x_btd.dtype)
+            y_btd = y_btd * self._vector("scale", _ONES, x_btd).astype(y_btd.dtype)
+        elif self.affine:
+            y_btd = y_btd * self._vector("scale", _ONES, x_btd)
+            y_btd = y_btd + self._vector("bias", ZEROS, x_btd)
+        return y_btd.astype(self.dtype)
+
+    def _vector(self, name: str, init: Initializer, x_btd: jax.Array) -> jax.Array:
+        return weight(self, name, init, (self.axis,), x_btd.shape[-1:])[None, None]

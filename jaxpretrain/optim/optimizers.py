@@ -16,11 +16,21 @@ from jaxpretrain.config.durations import Steps, whole_steps
 from jaxpretrain.config.ranges import Between, Epsilon, NonNegative, Positive
 from jaxpretrain.config.schema import snake_case, value_text
 from jaxpretrain.models.contract import Params
-from jaxpretrain.optim import adafactor
-from jaxpretrain.optim.clipping import clip_by_global_norm
+from jaxpretrain.optim.directions import (
+    MuonScale,
+    clip_by_layer_rms,
+    scale_by_factored_moment,
+    scale_by_layer_rms,
+    scale_by_muon,
+)
 from jaxpretrain.optim.layers import PARAMETER_KINDS as PARAMETER_KINDS
-from jaxpretrain.optim.layers import ParameterKind, is_layer_matrix, kind_of, mask
-from jaxpretrain.optim.muon import MuonScale, scale_by_muon
+from jaxpretrain.optim.layers import (
+    ParameterKind,
+    clip_by_global_norm,
+    is_layer_matrix,
+    kind_of,
+    mask,
+)
 from jaxpretrain.optim.schedules import Schedule, Triangular
 
 Part = tuple[str, optax.GradientTransformation]
@@ -42,12 +52,6 @@ class RateScaling:
     def multiple(self, batch_size: int) -> float:
         """Returns the factor of the learning rates at a batch size."""
         return min(batch_size / self.base_batch, self.cap)
-
-    def describe(self, batch_size: int) -> str:
-        """Returns the part of the optimizer's line at start-up that names the multiple."""
-        multiple = self.multiple(batch_size)
-        capped = " (the cap)" if multiple == self.cap else ""
-        return f"learning rates times {multiple:g}{capped}, from batches of {self.base_batch:,}"
 
 
 class Optimizer(NamedTuple):
@@ -84,13 +88,14 @@ class Shared:
     small increments would be lost in bfloat16."""
 
     def build(self, num_steps: int, batch_size: int, params: Params) -> Optimizer:
-        """Returns the optimizer of these parameters (arrays or shapes) for a run of `num_steps`.
-
-        Raises InputError where a parameter is of no known kind.
-        """
+        """Returns the optimizer of parameters or shapes; InputError for one of unknown kind."""
         rate = self.learning_rate(num_steps, batch_size)
+        clip = optax.identity()
+        if self.clip_norm is not None:
+            warmup = whole_steps(self.clip_warmup)
+            clip = clip_by_global_norm(self.clip_norm, warmup, self.clip_warmup_factor)
         transform = optax.named_chain(
-            ("clip", self._clip()),
+            ("clip", clip),
             *self._parts(params),
             # Optax counts finished updates, a schedule the one being made.
             ("learning_rate", optax.scale_by_learning_rate(lambda count: rate(count + 1))),
@@ -111,9 +116,8 @@ class Shared:
         shared = {field.name for field in fields(Shared)}
         own = [f.name for f in fields(self) if f.name not in shared]
         settings = [f"{name} {value_text(getattr(self, name))}" for name in own]
-        settings.append(
-            f"weight decay {self.weight_decay:g} of {', '.join(self.decayed) or 'nothing'}"
-        )
+        decayed = ", ".join(self.decayed) or "nothing"
+        settings.append(f"weight decay {self.weight_decay:g} of {decayed}")
         settings.append(f"first moments in {self.moment_dtype}")
         if self.clip_norm is None:
             settings.append("no clipping")
@@ -123,14 +127,10 @@ class Shared:
                 factor = self.clip_warmup_factor
                 settings[-1] += f", {factor:g} times that in updates 2 to {warmup + 1:,}"
         if self.rate_scaling is not None:
-            settings.append(self.rate_scaling.describe(batch_size))
+            multiple, base = self.rate_multiple(batch_size), self.rate_scaling.base_batch
+            capped = " (the cap)" if multiple == self.rate_scaling.cap else ""
+            settings.append(f"learning rates times {multiple:g}{capped}, from batches of {base:,}")
         return f"{snake_case(type(self))}: {'; '.join(settings)}"
-
-    def _clip(self) -> optax.GradientTransformation:
-        if self.clip_norm is None:
-            return optax.identity()
-        warmup = whole_steps(self.clip_warmup)
-        return clip_by_global_norm(self.clip_norm, warmup, self.clip_warmup_factor)
 
     def _parts(self, params: Params) -> list[Part]:
         """Returns the parts between clipping and the learning rate."""
@@ -196,16 +196,15 @@ class Adafactor(Shared):
     The paper: 1e-3, with learning rates near 1e-2. none: learning rates are near AdamW's."""
 
     def _parts(self, params: Params) -> list[Part]:
-        moment = adafactor.scale_by_factored_moment(self.decay_power, self.beta2, self.min_size)
+        moment = scale_by_factored_moment(self.decay_power, self.beta2, self.min_size)
         parts = [("adafactor", moment)]
         if self.clip_rms is not None:
-            parts.append(("clip_rms", adafactor.clip_by_layer_rms(self.clip_rms)))
+            parts.append(("clip_rms", clip_by_layer_rms(self.clip_rms)))
         if self.parameter_scale is not None:
-            parts.append(("parameter_scale", adafactor.scale_by_layer_rms(self.parameter_scale)))
+            parts.append(("parameter_scale", scale_by_layer_rms(self.parameter_scale)))
         if self.beta1 is not None:
-            momentum = optax.ema(
-                self.beta1, debias=False, accumulator_dtype=jnp.dtype(self.moment_dtype)
-            )
+            dtype = jnp.dtype(self.moment_dtype)
+            momentum = optax.ema(self.beta1, debias=False, accumulator_dtype=dtype)
             parts.append(("momentum", momentum))
         return [*parts, self._decay(params)]
 
@@ -245,11 +244,7 @@ OptimizerChoice = AdamW | Lion | Adafactor | Muon
 
 
 def decay_mask(params: Params, decayed: tuple[ParameterKind, ...]) -> Params:
-    """Returns a tree of booleans, true where weight decay applies.
-
-    Raises InputError where the name of a leaf is none of `PARAMETER_KINDS`: it would silently go
-    undecayed.
-    """
+    """Returns a tree of booleans, true where weight decay applies; InputError for other kinds."""
     return mask(params, lambda path: kind_of(path) in decayed)
 
 

@@ -258,11 +258,10 @@ def _begun_by(step: int, segment: Segment) -> Segment:
 
 
 def _line(start: Any, end: Any, length: int) -> optax.Schedule:
-    """Returns a straight line from exactly `start` at step 0 to exactly `end` after `length` steps.
+    """Returns a straight line from exactly `start` to exactly `end`, where it stays.
 
-    It stays at `end` from there on. What is left of the way is counted in whole steps. Optax
-    subtracts t / length from 1, which compilers round, so that its lines to zero end above it or
-    below.
+    What is left is counted in whole steps: Optax subtracts t / length from 1, which compilers
+    round, so that its lines to zero end above it or below.
     """
     length = max(length, 1)
 

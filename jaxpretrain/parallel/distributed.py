@@ -1,9 +1,7 @@
-"""Many processes as one run: how they find each other, agree, and end.
+"""Many processes as one run: how they find each other, agree, and end together at bad input.
 
-JAX joins the processes and moves arrays between them. What it leaves open is done here: to see
-that a launcher started several, and to end all of them with one clear line when one of them finds
-bad input, instead of having the others wait for it. They talk through JAX's coordination service,
-which works before the devices are touched and has time limits, unlike sums over devices.
+JAX joins the processes and moves arrays between them. Here they talk through its coordination
+service, which works before the devices are touched and has time limits, unlike sums over devices.
 """
 
 import atexit
@@ -15,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 from jax._src import cloud_tpu_init  # no public name tells a TPU host before its backend starts
@@ -31,24 +29,22 @@ class AgreedError(InputError):
     """Bad input of one process, which all of them know of."""
 
 
-@dataclass(frozen=True)
-class Launcher:
-    """The program that started the processes of the run."""
+class Launcher(NamedTuple):
+    """The program that started the processes: its name, and JAX's name for it.
+
+    With None, JAX looks for the other processes itself.
+    """
 
     name: str
-    """Name of the launcher in the line at the start."""
     method: str | None
-    """JAX's name for it, by which JAX finds the other processes; None: JAX looks for itself."""
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the processes of the run where there are several, and says so in one line.
 
     Call it before anything that starts JAX's backend. The arguments are the flags that name the
-    processes by hand: all of them, or none. Without them the environment decides.
-
-    Raises:
-      InputError: the arguments do not fit together, or a launcher does not say where to meet.
+    processes by hand; without them the environment decides. Raises InputError where the arguments
+    do not fit together, or a launcher does not say where to meet.
     """
     by_hand = _check(coordinator, num_processes, process_id)
     launcher = None if by_hand else find_launcher(os.environ)
@@ -70,8 +66,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
     """Returns the launcher that started this process among others; None where it is alone.
 
-    Raises:
-      InputError: Open MPI started several, but in a way that JAX cannot follow.
+    Raises InputError where Open MPI started several, but in a way that JAX cannot follow.
     """
     if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         if "OMPI_MCA_orte_hnp_uri" in environment:

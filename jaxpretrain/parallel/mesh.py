@@ -49,11 +49,7 @@ class Mesh:
     """Devices that split every matrix product."""
 
     def build(self, devices: Sequence[Device]) -> jax.sharding.Mesh:
-        """Returns the mesh over these devices.
-
-        Raises:
-          InputError: the axes do not make up the number of devices.
-        """
+        """Returns the mesh over these devices; InputError where its axes need another number."""
         sizes = self.sizes(len(devices))
         # make_mesh would order devices by their physical links; on one axis that is all the same,
         # and where it matters (TPU) this function asks for the physical order.
@@ -61,11 +57,7 @@ class Mesh:
         return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def sizes(self, num_devices: int) -> tuple[int, ...]:
-        """Returns the devices of each axis, in the order of `AXES`, for so many in all.
-
-        Raises:
-          InputError: the axes do not make up the number of devices.
-        """
+        """Returns the devices along each of `AXES`; InputError where they need another number."""
         sizes = [self.replica, self.fsdp, self.tensor]
         asked = _text(sizes)
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):

@@ -18,8 +18,7 @@ from jaxpretrain.data.text.corpus import RawTokens
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.interop.olmo_config import read_decoder
-from jaxpretrain.interop.olmo_keys import OlmoKeys
+from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.layers import ParameterKind
 from jaxpretrain.optim.optimizers import AdamW, Lion

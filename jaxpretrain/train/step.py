@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpretrain.models.contract import Batch, Model, Params
-from jaxpretrain.optim.norms import norms
+from jaxpretrain.optim.layers import norms
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.optim.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.parallel.mesh import Layout

@@ -17,8 +17,8 @@ from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW

@@ -14,7 +14,7 @@ from jaxpretrain.interop.hf_config import (
     read_token_ids,
     write_config,
 )
-from jaxpretrain.models.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.layers import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.rotary import Rope
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
@@ -145,7 +145,7 @@ def test_keys_that_do_not_change_the_model_are_passed_over():
         ({"architectures": ["GPT2LMHeadModel"]}, "the architecture is GPT2LMHeadModel"),
         ({"architectures": ["OLMoForCausalLM"]}, "Did you mean 'OlmoForCausalLM'"),
         ({"architectures": []}, "the architecture is not named"),
-        ({"hidden_size": "32"}, "hidden_size is 32, not a number"),
+        ({"hidden_size": "32"}, "hidden_size: expected .*, got '32'"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None"),
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act=gelu is not supported, only silu"),
@@ -156,7 +156,7 @@ def test_keys_that_do_not_change_the_model_are_passed_over():
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type=linear is not supported"),
         ({"rope_scaling": {"type": "dynamic", "rope_type": "yarn"}}, "type=dynamic and rope_type"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "YaRN parameters are not complete: 'factor'"),
-        ({"rope_scaling": YARN | {"factor": "4"}}, "factor is '4', not a number"),
+        ({"rope_scaling": YARN | {"factor": "4"}}, "rope_scaling.factor: expected"),
         ({"rope_scaling": YARN | {"attention_factor": 1.0}}, "attention_factor=1.0 is not"),
         ({"rope_scaling": YARN | {"attention_factor": 0.0}}, "attention_factor=0.0 is not"),
         ({"rope_scaling": YARN | {"truncate": False}}, "truncate=False is not supported"),
@@ -165,11 +165,11 @@ def test_keys_that_do_not_change_the_model_are_passed_over():
         ({"rope_scaling": YARN | {"original_max_position_embeddings": 6}}, "at least 2 pi"),
         ({"rope_scaling": YARN | {"beta_slow": 64}}, "beta_slow=64.0: must be"),
         ({"rope_scaling": {"rope_type": "default", "factor": 2.0}}, "factor=2.0 is not supported"),
-        ({"rope_scaling": [4.0]}, r"rope_scaling is \[4.0\], not an object"),
-        ({"rope_theta": "1e4"}, "rope_theta is '1e4', not a number"),
+        ({"rope_scaling": [4.0]}, "rope_scaling: expected"),
+        ({"rope_theta": "1e4"}, "rope_theta: expected"),
         ({"rope_theta": -1.0}, "rope_theta is -1, but must be positive"),
-        ({"rms_norm_eps": None}, "rms_norm_eps is None, not a number"),
-        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', not true or false"),
+        ({"rms_norm_eps": None}, "rms_norm_eps: expected"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected"),
         ({"model_type": "mistral"}, "model_type=mistral contradicts the architecture Olmo3"),
         ({"sliding_window": None}, "sliding_window is null, but layer_types has sliding"),
         ({"sliding_window": 0}, "sliding_window is 0, not a number"),

@@ -10,7 +10,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models import attention_xla
+from jaxpretrain.models import attention_kernels
 from jaxpretrain.models.attention import attention as masked_attention
 from jaxpretrain.models.attention import resolve_kernel
 from jaxpretrain.models.contract import unsharded
@@ -123,8 +123,8 @@ def small_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, An
         weights = jax.nn.softmax(jnp.where(hidden, -jnp.inf, scores), axis=-1)
         return jnp.einsum("bnts,bsnh->btnh", weights.astype(v.dtype), v)
 
-    monkeypatch.setattr(attention_xla, "MIN_QUERY_BLOCK", 4)
-    monkeypatch.setattr(attention_xla, "QUERY_CHUNK", 4)
+    monkeypatch.setattr(attention_kernels, "MIN_QUERY_BLOCK", 4)
+    monkeypatch.setattr(attention_kernels, "QUERY_CHUNK", 4)
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
     interpreted = partial(splash.make_splash_mha, interpret=True)
     monkeypatch.setattr(splash, "make_splash_mha", interpreted)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.models import attention_xla
+from jaxpretrain.models import attention_kernels
 from jaxpretrain.models.contract import Branches, is_axes, unconstrained, unsharded
-from jaxpretrain.models.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.layers import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.models.olmo.rotary import Rope, Yarn
 
 END = 28
@@ -72,7 +72,7 @@ def pack(trees: Sequence[Tree], length: int) -> tuple[np.ndarray, list[np.ndarra
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_xla, "MIN_QUERY_BLOCK", 4)
+    monkeypatch.setattr(attention_kernels, "MIN_QUERY_BLOCK", 4)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpretrain.models.costs import Costs
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 

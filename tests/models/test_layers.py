@@ -10,7 +10,17 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxpretrain.models import layers
 from jaxpretrain.models.choices import RematPolicy
 from jaxpretrain.models.contract import unconstrained
-from jaxpretrain.models.matmul import PLAIN, Precision
+from jaxpretrain.models.layers import (
+    PLAIN,
+    ROW_MAJOR,
+    LayerNorm,
+    Norm,
+    NormRounding,
+    Precision,
+    RMSNorm,
+    choose_precision,
+    transposed,
+)
 
 BF16 = jnp.dtype("bfloat16")
 F32 = jnp.dtype("float32")
@@ -110,3 +120,102 @@ def test_stacked_boxes_have_one_axis_more():
     )
     assert layers.axes_of(make) == {"kernel": ("layers", "embed", "mlp")}
     assert layers.unbox(make(jax.random.key(0)))["kernel"].shape == (5, 4, 3)
+
+
+def test_layer_norm_is_the_formula_and_has_no_parameters():
+    norm = Norm(LayerNorm(1e-5), "norm", F32)
+    x = 3.0 + 0.01 * jax.random.normal(jax.random.key(0), (2, 3, 64))
+    assert variables(norm, x) == ({}, {})
+    x64 = np.asarray(x, np.float64)
+    centred = x64 - x64.mean(axis=-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(norm.apply({}, x), expected, atol=2e-4)
+
+
+def test_rms_norm_is_the_formula_with_a_scale_of_one_at_first():
+    norm = Norm(RMSNorm(1e-2), "heads", F32)
+    x = 0.3 * jax.random.normal(jax.random.key(0), (2, 3, 16))
+    params, axes = variables(norm, x)
+    assert axes == {"scale": ("heads",)}
+    np.testing.assert_array_equal(params["scale"], np.ones(16))
+    scale = np.linspace(-1.0, 2.0, 16)
+    x64 = np.asarray(x, np.float64)
+    expected = scale * x64 / np.sqrt((x64**2).mean(axis=-1, keepdims=True) + 1e-2)
+    out = norm.apply({"params": {"scale": jnp.float32(scale)}}, x)
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_rms_norm_rounds_before_it_scales_and_computes_in_float32():
+    norm = Norm(RMSNorm(1e-6), "norm", BF16)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, 8, 64)), BF16)
+    scale = jnp.asarray(rng.uniform(0.5, 2.0, size=64), jnp.float32)
+    x32 = np.asarray(x, np.float32)
+    normed = jnp.float32(x32 / np.sqrt((x32**2).mean(axis=-1, keepdims=True) + 1e-6))
+    rounded_first = normed.astype(BF16) * scale.astype(BF16)[None, None]
+    rounded_last = (normed * scale[None, None]).astype(BF16)
+    out = norm.apply({"params": {"scale": scale}}, x)
+    assert out.dtype == BF16
+    # A last bit of float32 may tip the rounding of single values.
+    assert np.mean(np.float32(out) == np.float32(rounded_first)) > 0.995
+    assert np.mean(np.float32(out) == np.float32(rounded_last)) < 0.9
+
+    core = Norm(RMSNorm(1e-6, "after_scale"), "norm", BF16)
+    out = core.apply({"params": {"scale": scale}}, x)
+    assert out.dtype == BF16
+    assert np.mean(np.float32(out) == np.float32(rounded_last)) > 0.995
+
+
+def test_rms_norm_rounds_a_float32_residual_stream_once():
+    """Rounding before the scale means to the dtype that came in."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, 8, 64)), jnp.float32)
+    scale = {"params": {"scale": jnp.asarray(rng.uniform(0.5, 2.0, size=64), jnp.float32)}}
+    before, after = (
+        Norm(RMSNorm(1e-6, rounding), "norm", BF16).apply(scale, x)
+        for rounding in get_args(NormRounding)
+    )
+    assert before.dtype == BF16
+    np.testing.assert_array_equal(np.float32(before), np.float32(after))
+
+
+def gradients(products, x, w, dout):
+    """The product and its gradients."""
+    return jax.jit(
+        lambda *args: (products.matmul(*args), jax.vjp(products.matmul, *args)[1](dout))
+    )(x, w)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_row_major_products_equal_the_plain_formula(dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (24, 16), dtype)
+    w = jax.random.normal(keys[1], (16, 40), jnp.float32)
+    dout = jax.random.normal(keys[2], (24, 40), dtype)
+    ours, plain = gradients(ROW_MAJOR, x, w, dout), gradients(PLAIN, x, w, dout)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=tolerance, atol=tolerance * 4)
+
+
+def test_the_gradient_of_a_float32_weight_is_not_rounded_to_bfloat16():
+    x = jax.random.normal(jax.random.key(0), (64, 8), jnp.bfloat16)
+    w = jnp.ones((8, 8))
+    dout = jax.random.normal(jax.random.key(1), (64, 8), jnp.bfloat16)
+    _, (_, dw) = gradients(ROW_MAJOR, x, w, dout)
+    exact = np.float32(x).T @ np.float32(dout)
+    np.testing.assert_allclose(dw, exact, rtol=1e-5, atol=1e-5)
+    assert np.any(np.float32(dw.astype(jnp.bfloat16)) != np.float32(dw))
+
+
+def test_a_transpose_is_a_copy_in_row_major_order():
+    text = jax.jit(transposed).lower(jnp.ones((3, 5))).compile().as_text()
+    assert "f32[5,3]{1,0}" in text
+    np.testing.assert_array_equal(transposed(jnp.arange(6.0).reshape(2, 3)).shape, (3, 2))
+
+
+def test_products_are_chosen_by_platform_and_dtype():
+    assert choose_precision("cpu", "bfloat16") == (jnp.bfloat16, ROW_MAJOR)
+    for platform, dtype in (("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")):
+        assert choose_precision(platform, dtype) == (jnp.dtype(dtype), PLAIN)

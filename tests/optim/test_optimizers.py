@@ -15,7 +15,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import from_dict
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import (
     PARAMETER_KINDS,

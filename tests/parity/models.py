@@ -9,8 +9,7 @@ import yaml
 
 from jaxpretrain.interop import olmo, tables
 from jaxpretrain.interop.hf_config import read_config
-from jaxpretrain.interop.olmo_config import read_decoder
-from jaxpretrain.interop.olmo_keys import OlmoKeys
+from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
 from jaxpretrain.interop.source import param_shapes, text_data
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.olmo.decoder import Decoder
@@ -30,7 +29,7 @@ class Names(NamedTuple):
     @classmethod
     def of(cls, table: tables.Table, model: Any) -> "Names":
         """The names in `table` of the parameters of `model`, a decoder's config."""
-        shapes = param_shapes(model, text_data(96, model.embedding_rows))
+        shapes = param_shapes(model, text_data(96, model.embedding_rows).example_spec())
         return cls(tables.place(table, shapes), shapes)
 
     def draw(self, std: float = 0.25) -> Arrays:

@@ -13,7 +13,7 @@ import pytest
 
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.text.text import TextData
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW

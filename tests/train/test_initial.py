@@ -8,7 +8,7 @@ import pytest
 
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Ema, Experiment
 from jaxpretrain.train.initial import initial_state, require_initial_state

@@ -14,9 +14,7 @@ from jaxpretrain.models import masks
 from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Constrain
 from jaxpretrain.models.costs import Blocks
-from jaxpretrain.models.layers import Linear
-from jaxpretrain.models.matmul import Precision
-from jaxpretrain.models.norms import Norm, RMSNorm
+from jaxpretrain.models.layers import Linear, Norm, Precision, RMSNorm
 from jaxpretrain.models.olmo.config import DecoderConfig
 from jaxpretrain.models.olmo.rotary import rotate
 

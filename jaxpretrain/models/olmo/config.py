@@ -1,6 +1,7 @@
-"""The sizes and choices of the OLMo decoder, all generations.
+"""The sizes and choices of the OLMo decoder, all generations, and how its weights begin.
 
-Sources: allenai/OLMo `olmo/model.py` (generations 1 and 2) and the released configs.
+Sources: allenai/OLMo `olmo/model.py` (generations 1 and 2), `olmo/initialization.py`, and the
+released configs.
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,63 @@ from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, NonNegative, NumIds, Positive, Width
 from jaxpretrain.config.schema import Mark
 from jaxpretrain.models.choices import AttentionChoice, RematChoice, require_divisible
-from jaxpretrain.models.layers import Initializer, truncated_normal
-from jaxpretrain.models.norms import LayerNorm, RMSNorm
-from jaxpretrain.models.olmo.initial_weights import FullMegatron, Mitchell, Normal, initial_std
+from jaxpretrain.models.layers import Initializer, LayerNorm, RMSNorm, truncated_normal
 from jaxpretrain.models.olmo.rotary import Rope, Yarn
+
+Std = Annotated[float, Between(0, 100, "(]")]
+"""The type of a field that holds a standard deviation."""
+
+Cutoff = Annotated[float, Positive] | None
+"""The type of a field that holds a number of standard deviations."""
+
+
+@dataclass(frozen=True)
+class Normal:
+    """One standard deviation for all weights (OLMo 2 and 3)."""
+
+    std: Std = 0.02
+    """The standard deviation."""
+    cutoff: Cutoff = 3.0
+    """Draws beyond this many standard deviations are drawn again; none: not cut."""
+
+
+@dataclass(frozen=True)
+class Mitchell:
+    """Standard deviations that follow from the number of inputs and the depth (OLMo 1)."""
+
+    cutoff: Cutoff = 3.0
+    """Draws beyond this many standard deviations are drawn again; none: not cut."""
+
+
+@dataclass(frozen=True)
+class FullMegatron:
+    """One standard deviation, scaled down by sqrt(2 layers) for weights of the residual stream."""
+
+    std: Std = 0.02
+    """The standard deviation before scaling; that of the head is 1 / sqrt(inputs) instead."""
+    cutoff: Cutoff = 3.0
+    """Draws beyond this many standard deviations are drawn again; none: not cut."""
+
+
+def initial_std(
+    init: Normal | Mitchell | FullMegatron,
+    name: str,
+    fan_in: int,
+    layer: jax.Array | int,
+    num_layers: int,
+) -> float | jax.Array:
+    """Returns the standard deviation of the weight of that name, which has `fan_in` inputs.
+
+    Names are those of the parameters; `layer` counts from the bottom, from 0.
+    """
+    is_residual = name in ("output", "down")  # its product is added to the residual stream
+    if isinstance(init, Normal):
+        return init.std
+    if isinstance(init, Mitchell):
+        return (2 * fan_in * (layer + 1)) ** -0.5 if is_residual else fan_in**-0.5
+    if name == "head":
+        return fan_in**-0.5
+    return init.std / (2 * num_layers) ** 0.5 if is_residual else init.std
 
 
 @dataclass(frozen=True)
@@ -74,8 +128,7 @@ class DecoderConfig:
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
     remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
-    products and attention are kept), attention (only attention's output is kept); auto: what is
-    fastest of those that fit the devices, found before the run."""
+    products and attention are kept), attention (only its output is kept), auto: the fastest."""
 
     @property
     def head_dim(self) -> int:

@@ -24,10 +24,6 @@ class Stack(NamedTuple):
     keys_lbmsh: jax.Array
     values_lbmsh: jax.Array
 
-    def layer(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the keys and values [b, m, s, h] of one layer."""
-        return self.keys_lbmsh[layer], self.values_lbmsh[layer]
-
     def write(
         self, layer: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, places_bt: jax.Array
     ) -> "Stack":

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Positive, above, at_least
 
 Theta = Annotated[float, above(1)]
@@ -42,15 +43,8 @@ class Yarn:
     the two, partly."""
 
     def check(self, num_channels: int) -> None:
-        """Refuses values for which YaRN is not defined, or not the same in every program.
-
-        Raises:
-          InputError: a value is out of range, or channels that stay would be slower than those
-            that are slowed down.
-        """
+        """Raises InputError where YaRN is not defined, or not the same in every program."""
         turn = 2 * math.pi * self.beta_slow
-        if self.factor < 1.0:
-            raise InputError(f"model.rope.factor={self.factor}: must be 1 or more")
         if not 0 < self.beta_slow <= self.beta_fast:
             raise InputError(
                 f"model.rope.beta_slow={self.beta_slow}: must be above 0 and no more than "
@@ -61,8 +55,7 @@ class Yarn:
                 f"model.rope.original_length={self.original_length}: must be at least "
                 f"2 pi beta_slow = {turn:.4g}, one position for each radian of the slow turns"
             )
-        if self.theta <= 1.0:
-            raise InputError(f"model.rope.theta={self.theta}: must be above 1 with YaRN")
+        validate(self, "model.rope")
         low, high = self._bounds(num_channels)
         if low > high:
             raise InputError(

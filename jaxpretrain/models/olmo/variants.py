@@ -7,9 +7,9 @@ embedding rows.
 
 from dataclasses import replace
 
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
+from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.models.olmo.rotary import Rope
 
 _OLMO_1 = Decoder(loss_denominator="all")

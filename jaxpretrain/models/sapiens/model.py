@@ -1,7 +1,6 @@
 """The masked autoencoder of Sapiens: a vision transformer that predicts removed patches.
 
-Sources: MAE (arXiv 2111.06377) and Sapiens (arXiv 2408.12569) with its pretraining configs; the
-published sizes are rows of `models.sapiens`.
+Sources: MAE (arXiv 2111.06377) and Sapiens (arXiv 2408.12569) with its pretraining configs.
 
 A quarter of an image's patches goes through the encoder; the decoder sees their features and, for
 each removed patch, a mask token, and predicts the removed pixels. Tokens without positions have no
@@ -30,7 +29,6 @@ from jaxpretrain.models.choices import (
     AttentionChoice,
     AttentionKernel,
     RematChoice,
-    RematPolicy,
     require_divisible,
     require_policy,
 )
@@ -44,12 +42,12 @@ from jaxpretrain.models.contract import (
     unsharded,
 )
 from jaxpretrain.models.costs import Bytes, Costs
+from jaxpretrain.models.layers import Precision, choose_precision
 from jaxpretrain.models.masks import Mask
-from jaxpretrain.models.matmul import Precision, choose_precision
 from jaxpretrain.models.sapiens import patches
-from jaxpretrain.models.sapiens.positions import Positions, PositionsKind
-from jaxpretrain.models.sapiens.towers import Encoder, PixelDecoder, Tower, init_parts
-from jaxpretrain.models.sapiens.vit import Block
+from jaxpretrain.models.sapiens.patches import Positions, PositionsKind
+from jaxpretrain.models.sapiens.towers import Tower, init_parts
+from jaxpretrain.models.sapiens.vit import Block, linear, uniform
 from jaxpretrain.models.stack import STACK
 
 MLP_RATIO = 4
@@ -81,10 +79,9 @@ class VitMae:
     normalize_patches: bool = True
     """Predict each patch with its own mean subtracted and divided by its own deviation."""
     positions: PositionsKind = "sincos"
-    """The positions of patches. sincos: Sapiens' fixed table, computed when it is used, not a
-    parameter. stored: a table that comes with a checkpoint, kept beside the parameters as
-    `positions/constant`; no gradient, decay or update ever reaches it. A fresh one holds the
-    sincos table."""
+    """The positions of patches. sincos: Sapiens' fixed table, computed when it is used. stored: a
+    checkpoint's own table, kept beside the parameters as `positions/constant`, which is never
+    updated; a fresh one holds the sincos table."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The dtype of activations and matrix products; parameters, pixels and loss are float32."""
     attention: Annotated[AttentionChoice, Mark.NO_EFFECT] = "auto"
@@ -94,8 +91,7 @@ class VitMae:
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
     remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
-    products and attention are kept), attention (only attention's output is kept); auto: what is
-    fastest of those that fit the devices, found before the run."""
+    products and attention are kept), attention (only its output is kept), auto: the fastest."""
 
     def build(
         self,
@@ -105,11 +101,7 @@ class VitMae:
         constrain: Constrain = unconstrained,
         shard: Shard = unsharded,
     ) -> "VitMaeModel":
-        """Returns the model for examples {"images": ((h, w, 3), "uint8")} on a platform.
-
-        Raises:
-          InputError: the sizes do not fit together.
-        """
+        """Returns the model for {"images": ((h, w, 3), "uint8")}; InputError for wrong sizes."""
         ((height, width, channels), _) = example["images"]
         self._check(height, width)
         kernel = resolve_kernel(self.attention, platform, self.dtype)
@@ -158,27 +150,43 @@ class VitMaeModel(ImageModel):
         shard: Shard,
     ) -> None:
         self.config = config
-        self._remat: RematPolicy = require_policy(config.remat)
         self.image_shape = image_shape
         self.kernel: AttentionKernel = kernel
         self.precision = precision
         self.constrain = constrain
-        self._attend = partial(attention, mask=Mask(causal=False), kernel=kernel, shard=shard)
         height, width, channels = image_shape
         self.grid = height // config.patch_size, width // config.patch_size
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_seen = config.num_seen(self.num_patches)
         self._values = config.patch_size**2 * channels
-        c, width = config, config.decoder_d_model
-        encoder = self._tower(c.d_model, c.num_layers, c.num_heads, c.d_ff)
-        decoder = self._tower(width, c.decoder_num_layers, c.decoder_num_heads, MLP_RATIO * width)
-        self._encoder = Encoder(self._values, encoder, Positions(c.positions, self.grid, c.d_model))
-        self._decoder = PixelDecoder(
-            c.d_model, self._values, decoder, Positions(c.positions, self.grid, width)
+        c, d, e = config, config.d_model, config.decoder_d_model
+        attend = partial(attention, mask=Mask(causal=False), kernel=kernel, shard=shard)
+        block = partial(Block, precision=precision, attend=attend, constrain=constrain)
+        positions = partial(Positions, c.positions, self.grid)
+        tower = partial(Tower, scan=c.scan_layers, remat=require_policy(c.remat))
+        # torch's default for a bias; "norm" is an axis that stays whole on every device.
+        bias = uniform(self._values**-0.5)
+        self._encoder = tower(
+            linear(d, ("norm", "embed"), precision, bias_init=bias, name="patch"),
+            num_inputs=self._values,
+            token_name="cls",
+            positions=positions(d),
+            block=block(c.num_heads, c.d_ff),
+            num_layers=c.num_layers,
+        )
+        self._head = linear(self._values, ("embed", "norm"), precision)
+        self._decoder = tower(
+            linear(e, ("embed", "norm"), precision, name="embed"),
+            num_inputs=d,
+            token_name="mask",
+            positions=positions(e),
+            block=block(c.decoder_num_heads, MLP_RATIO * e),
+            num_layers=c.decoder_num_layers,
+            head=self._head,
         )
         self._blocks = (
-            encoder.costs(1 + self.num_seen, kernel),
-            decoder.costs(1 + self.num_patches, kernel),
+            self._encoder.costs(1 + self.num_seen, kernel),
+            self._decoder.costs(1 + self.num_patches, kernel),
         )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -227,7 +235,7 @@ class VitMaeModel(ImageModel):
         Each is a mean over the values of a patch, summed over the removed patches. `orders_bl`
         holds permutations of the patches: the first `num_seen` are seen, the others removed.
         """
-        patches_blp = patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
+        patches_blp = self._patches(images_bhwc)
         target_bmp = patches.take(patches_blp, orders_bl[:, self.num_seen :])
         if self.config.normalize_patches:
             mean, deviation = patches.patch_moments(target_bmp)
@@ -240,23 +248,20 @@ class VitMaeModel(ImageModel):
         return error(predicted_bmp - target_bmp), error(target_bmp)
 
     def encode(self, params: Params, images_bhwc: jax.Array) -> jax.Array:
-        """Returns features [b, 1 + l, d] of all patches, row by row after the class token.
-
-        It reads only `params["encoder"]`.
-        """
-        patches_blp = patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
-        return self._features(params["encoder"], patches_blp)
+        """Returns features [b, 1 + l, d] of class token and patches; reads only the encoder."""
+        x_btd = self._encoder.tokens(params["encoder"], self._patches(images_bhwc))
+        return self._encoder(params["encoder"], x_btd)
 
     def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         """Returns the signals of both towers; `rng` and rows mask the images as in `loss`."""
-        patches_blp = patches.patchify(patches.normalize(batch["images"]), self.config.patch_size)
+        patches_blp = self._patches(batch["images"])
         orders_bl = self._draw_orders(batch, rng)
         seen_bk = orders_bl[:, : self.num_seen]
         seen_bkp = patches.take(patches_blp, seen_bk)
         x_btd = self._encoder.tokens(params["encoder"], seen_bkp, seen_bk)
-        x_btd, encoder = self._encoder.tower.signals(params["encoder"], x_btd)
+        x_btd, encoder = self._encoder.signals(params["encoder"], x_btd)
         x_bte = self._decoder.tokens(params["decoder"], x_btd, orders_bl)
-        _, decoder = self._decoder.tower.signals(params["decoder"], x_bte)
+        _, decoder = self._decoder.signals(params["decoder"], x_bte)
         return {
             f"{name}/{tower}/{STACK}": of_layers
             for tower, seen in (("encoder", encoder), ("decoder", decoder))
@@ -272,7 +277,7 @@ class VitMaeModel(ImageModel):
         brightness and contrast: the true ones are put in.
         """
         size, width = self.config.patch_size, self.image_shape[1]
-        patches_blp = patches.patchify(patches.normalize(batch["images"]), size)
+        patches_blp = self._patches(batch["images"])
         orders_bl = self._draw_orders(batch, rng)
         removed_bm = orders_bl[:, self.num_seen :]
         predicted_bmp = self._predict(params, patches_blp, orders_bl)
@@ -321,7 +326,8 @@ class VitMaeModel(ImageModel):
         c = self.config
         height, width, _ = self.image_shape
         head_dims = c.d_model // c.num_heads, c.decoder_d_model // c.decoder_num_heads
-        padded = " (padded to a multiple of 8)" if self._pads_heads(head_dims) else ""
+        is_padded = self.kernel == "cudnn" and any(size % 8 for size in head_dims)
+        padded = " (padded to a multiple of 8)" if is_padded else ""
         return [
             f"masked autoencoder: encoder {c.num_layers} layers x {c.d_model}, {c.num_heads} heads,"
             f" d_ff {c.d_ff}; decoder {c.decoder_num_layers} layers x {c.decoder_d_model}, "
@@ -336,13 +342,6 @@ class VitMaeModel(ImageModel):
             f"remat {c.remat}",
         ]
 
-    def _pads_heads(self, head_dims: tuple[int, ...]) -> bool:
-        return self.kernel == "cudnn" and any(size % 8 for size in head_dims)
-
-    def _tower(self, width: int, num_layers: int, num_heads: int, d_ff: int) -> Tower:
-        block = Block(num_heads, d_ff, self.precision, self._attend, self.constrain)
-        return Tower(block, width, num_layers, self.config.scan_layers, self._remat)
-
     def _init(self, rng: jax.Array) -> Params:
         return init_parts(rng, {"encoder": self._encoder.init, "decoder": self._decoder.init})
 
@@ -350,17 +349,15 @@ class VitMaeModel(ImageModel):
         rows_b = batch.get("row", jnp.arange(batch["images"].shape[0]))
         return patches.draw_orders(rng, rows_b, self.num_patches)
 
-    def _features(
-        self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array | None = None
-    ) -> jax.Array:
-        """Returns the encoder's features [b, 1 + k, d] of these patches."""
-        return self._encoder.tower(params, self._encoder.tokens(params, patches_bkp, order_bk))
+    def _patches(self, images_bhwc: jax.Array) -> jax.Array:
+        return patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
 
     def _predict(self, params: Params, patches_blp: jax.Array, orders_bl: jax.Array) -> jax.Array:
         """Returns float32 predictions [b, m, p] of the removed patches, in their order."""
         seen_bk = orders_bl[:, : self.num_seen]
         seen_bkp = patches.take(patches_blp, seen_bk)
-        features_btd = self._features(params["encoder"], seen_bkp, seen_bk)
+        x_btd = self._encoder.tokens(params["encoder"], seen_bkp, seen_bk)
+        features_btd = self._encoder(params["encoder"], x_btd)
         x_bte = self._decoder.tokens(params["decoder"], features_btd, orders_bl)
-        x_bte = self._decoder.tower(params["decoder"], x_bte)[:, 1 + self.num_seen :]
-        return self._decoder.pixels(params["decoder"], x_bte)
+        x_bme = self._decoder(params["decoder"], x_bte)[:, 1 + self.num_seen :]
+        return layers.apply(self._head, params["decoder"]["head"], x_bme).astype(jnp.float32)

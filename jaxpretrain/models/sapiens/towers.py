@@ -1,7 +1,7 @@
-"""The two halves of a masked autoencoder: patches to features, and features to pixels.
+"""What both halves of a masked autoencoder are: patches to features, and features to pixels.
 
-Shapes: b batch, t tokens, l patches of an image, k seen and m removed ones (l = k + m), p values of
-a patch, d encoder width, e decoder width.
+Shapes: b batch, t tokens, k patches or features, i values of one of them, d width, p values of a
+patch.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models import layers, probe, stack
-from jaxpretrain.models.attention_xla import QUERY_CHUNK
+from jaxpretrain.models import layers, stack
+from jaxpretrain.models.attention_kernels import QUERY_CHUNK
 from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Params
 from jaxpretrain.models.costs import Blocks
+from jaxpretrain.models.layers import Linear, Norm
 from jaxpretrain.models.masks import Mask
-from jaxpretrain.models.norms import Norm
-from jaxpretrain.models.sapiens.positions import Positions
-from jaxpretrain.models.sapiens.vit import Block, Token, layer_norm, linear, uniform
+from jaxpretrain.models.sapiens.patches import Positions
+from jaxpretrain.models.sapiens.vit import Block, Token, layer_norm
 
 Init = Callable[[jax.Array], Params]
 """The type of a function of a key that returns fresh parameters in their boxes."""
@@ -38,47 +38,58 @@ def _init(module: nn.Module, *inputs: jax.Array | int) -> Init:
 
 @dataclass(frozen=True)
 class Tower:
-    """Equal blocks in a stack, then a norm.
+    """One half: a linear map of its inputs, a token, positions, equal blocks in a stack, a norm.
 
-    Parameters: {"blocks": {"0": stack}, "norm": {"scale", "bias"}}.
+    Parameters: {`inputs.name`: {"kernel" [i, d], "bias"}, `token_name`: {"embedding" [d]},
+    "positions" if they are stored, "blocks": {"0": stack}, "norm": {"scale", "bias"}, and of the
+    decoder "head": {"kernel" [d, p], "bias"}}.
     """
 
+    inputs: Linear
+    num_inputs: int
+    token_name: str
+    positions: Positions
     block: Block
-    d_model: int
     num_layers: int
     scan: bool
     remat: RematPolicy
+    head: Linear | None = None  # only the decoder has one
 
-    @property
-    def parts(self) -> dict[str, Init]:
-        """Returns the functions that make its parameters."""
-        return {stack.STACK: self._init_blocks, "norm": _init(self._norm, self._example)}
+    def init(self, rng: jax.Array) -> Params:
+        """Returns fresh parameters in their boxes."""
+        x_btd = jnp.zeros((1, 1, self.width), self.block.precision.dtype)
+        parts = {
+            self.inputs.name or "": _init(self.inputs, jnp.zeros((1, self.num_inputs))),
+            self.token_name: _init(self._token, 1, 1),
+            "positions": self.positions.init,
+        }
+        if self.head is not None:
+            parts["head"] = _init(self.head, x_btd)
+        # Parameters do not depend on attention, and cuDNN's cannot run for all layers at once.
+        layer = _init(self.block.clone(attend=lambda q_btnh, *_: q_btnh), x_btd)
 
-    def costs(self, num_tokens: int, kernel: AttentionKernel) -> Blocks:
-        """Returns the costs of the blocks for one image."""
-        num_chunks = -(-num_tokens // QUERY_CHUNK)
-        in_chunks = kernel.startswith("xla_blocks") and num_chunks > 1
-        itemsize = self.block.precision.dtype.itemsize
-        return Blocks(
-            num_layers=self.num_layers,
-            num_tokens=num_tokens,
-            visible_pairs=num_tokens**2,
-            all_pairs=num_tokens**2,
-            d_model=self.d_model,
-            kv_width=self.d_model,
-            d_ff=self.block.d_ff,
-            num_heads=self.block.num_heads,
-            num_mlp_kernels=2,
-            norm_bytes=2 * self.d_model * 12,  # thrice in float32
-            inner_bytes=3 * 4 * self.block.d_ff,
-            norm_after=False,
-            query_chunk=-(-num_tokens // num_chunks) if in_chunks else None,
-            kernel=kernel,
-            remat=self.remat,
-            scanned=self.scan,
-            itemsize=itemsize,
-            stream_itemsize=itemsize,
-        )
+        def init_blocks(rng: jax.Array) -> Params:
+            made = stack.init_stack(lambda key, *_: layer(key), rng, self.num_layers, 1)
+            return layers.stacked(made)
+
+        return init_parts(rng, parts | {stack.STACK: init_blocks, "norm": _init(self._norm, x_btd)})
+
+    def tokens(
+        self, params: Params, x_bki: jax.Array, order_bk: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns the input of the blocks [b, 1 + l, d], in which the token fills what is left.
+
+        `order_bk` numbers the l patches in the image; None: they are all, in order. The encoder
+        takes l patches and lacks the class token, the decoder takes 1 + k features and lacks the
+        removed patches.
+        """
+        x_bkd = layers.apply(self.inputs, params[self.inputs.name or ""], x_bki)
+        positions_btd = self.positions(params.get("positions", {}), order_bk)
+        num_left = positions_btd.shape[1] - x_bkd.shape[1]
+        token_bnd = layers.apply(self._token, params[self.token_name], len(x_bkd), num_left)
+        parts = (token_bnd, x_bkd) if self.head is None else (x_bkd, token_bnd)
+        x_btd = jnp.concatenate(parts, axis=1) + positions_btd.astype(x_bkd.dtype)
+        return self.block.constrain(x_btd, ("batch", None, None))
 
     def __call__(self, params: Params, x_btd: jax.Array) -> jax.Array:
         """Returns the output of the blocks, normalised."""
@@ -93,7 +104,7 @@ class Tower:
         return layers.apply(self._norm, params["norm"], x_btd)
 
     def signals(self, params: Params, x_btd: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns its output and the signals of its layers (see `probe`)."""
+        """Returns its output and the signals of its layers (see `stack`)."""
 
         def look(
             x_btd: jax.Array, params: Params, _: int
@@ -101,110 +112,50 @@ class Tower:
             logits = []
 
             def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-                logits.append(probe.largest_logit(q, k, Mask(causal=False)))
+                logits.append(stack.largest_logit(q, k, Mask(causal=False)))
                 return self.block.attend(q, k, v)
 
             x_btd = layers.apply(self.block.clone(attend=watched), params, x_btd)
-            return x_btd, probe.seen(x_btd, logits[0])
+            return x_btd, stack.seen(x_btd, logits[0])
 
         x_btd, seen = stack.observe_stack(look, x_btd, params[stack.STACK])
         return layers.apply(self._norm, params["norm"], x_btd), seen
 
+    def costs(self, num_tokens: int, kernel: AttentionKernel) -> Blocks:
+        """Returns the costs of the blocks for one image."""
+        num_chunks = -(-num_tokens // QUERY_CHUNK)
+        in_chunks = kernel.startswith("xla_blocks") and num_chunks > 1
+        itemsize = self.block.precision.dtype.itemsize
+        return Blocks(
+            num_layers=self.num_layers,
+            num_tokens=num_tokens,
+            visible_pairs=num_tokens**2,
+            all_pairs=num_tokens**2,
+            d_model=self.width,
+            kv_width=self.width,
+            d_ff=self.block.d_ff,
+            num_heads=self.block.num_heads,
+            num_mlp_kernels=2,
+            norm_bytes=2 * self.width * 12,  # thrice in float32
+            inner_bytes=3 * 4 * self.block.d_ff,
+            norm_after=False,
+            query_chunk=-(-num_tokens // num_chunks) if in_chunks else None,
+            kernel=kernel,
+            remat=self.remat,
+            scanned=self.scan,
+            itemsize=itemsize,
+            stream_itemsize=itemsize,
+        )
+
+    @property
+    def width(self) -> int:
+        """The width of the blocks."""
+        return self.inputs.features
+
+    @property
+    def _token(self) -> Token:
+        return Token(self.width, self.block.precision.dtype)
+
     @property
     def _norm(self) -> Norm:
         return layer_norm(self.block.precision)
-
-    @property
-    def _example(self) -> jax.Array:
-        return jnp.zeros((1, 1, self.d_model), self.block.precision.dtype)
-
-    def _init_blocks(self, rng: jax.Array) -> Params:
-        # Parameters do not depend on attention, and cuDNN's cannot run for all layers at once.
-        init = _init(self.block.clone(attend=lambda q_btnh, *_: q_btnh), self._example)
-        return layers.stacked(stack.init_stack(lambda key, *_: init(key), rng, self.num_layers, 1))
-
-
-class Encoder:
-    """The half that turns patches into features.
-
-    Parameters: {"patch": {"kernel" [p, d], "bias"}, "cls": {"embedding" [d]}, "positions" if they
-    are stored, "blocks", "norm"}.
-    """
-
-    def __init__(self, num_values: int, tower: Tower, positions: Positions) -> None:
-        d, precision = tower.d_model, tower.block.precision
-        # torch's default for a bias; "norm" is an axis that stays whole on every device.
-        bias_init = uniform(num_values**-0.5)
-        self._patch = linear(d, ("norm", "embed"), precision, bias_init=bias_init)
-        self._cls = Token(d, precision.dtype)
-        self.tower = tower
-        self._positions = positions
-        self._num_values = num_values
-
-    def init(self, rng: jax.Array) -> Params:
-        """Returns fresh parameters in their boxes."""
-        parts = {
-            "patch": _init(self._patch, jnp.zeros((1, self._num_values))),
-            "cls": _init(self._cls, 1, 1),
-            "positions": self._positions.init,
-        }
-        return init_parts(rng, parts | self.tower.parts)
-
-    def tokens(
-        self, params: Params, patches_bkp: jax.Array, order_bk: jax.Array | None = None
-    ) -> jax.Array:
-        """Returns the input of the tower [b, 1 + k, d], with the class token first.
-
-        `order_bk` numbers these patches in the image; None: they are all, in order.
-        """
-        x_bkd = layers.apply(self._patch, params["patch"], patches_bkp)
-        cls_b1d = layers.apply(self._cls, params["cls"], len(x_bkd), 1)
-        positions_btd = self._positions(params.get("positions", {}), order_bk)
-        x_btd = jnp.concatenate([cls_b1d, x_bkd], axis=1) + positions_btd.astype(x_bkd.dtype)
-        return self.tower.block.constrain(x_btd, ("batch", None, None))
-
-
-class PixelDecoder:
-    """The half that turns features of seen patches into the pixels of removed ones.
-
-    Parameters: {"embed": {"kernel" [d, e], "bias"}, "mask": {"embedding" [e]}, "positions" if they
-    are stored, "blocks", "norm", "head": {"kernel" [e, p], "bias"}}.
-    """
-
-    def __init__(
-        self, encoder_width: int, num_values: int, tower: Tower, positions: Positions
-    ) -> None:
-        e, precision = tower.d_model, tower.block.precision
-        self._embed = linear(e, ("embed", "norm"), precision)
-        self._mask = Token(e, precision.dtype)
-        self._head = linear(num_values, ("embed", "norm"), precision)
-        self.tower = tower
-        self._positions = positions
-        self._encoder_width = encoder_width
-
-    def init(self, rng: jax.Array) -> Params:
-        """Returns fresh parameters in their boxes."""
-        parts = {
-            "embed": _init(self._embed, jnp.zeros((1, self._encoder_width))),
-            "mask": _init(self._mask, 1, 1),
-            "positions": self._positions.init,
-            "head": _init(self._head, jnp.zeros((1, self.tower.d_model))),
-        }
-        return init_parts(rng, parts | self.tower.parts)
-
-    def tokens(self, params: Params, features_btd: jax.Array, order_bl: jax.Array) -> jax.Array:
-        """Returns the input of the tower [b, 1 + l, e] from features [b, 1 + k, d] of k patches.
-
-        `order_bl` numbers all patches of the image, the k seen ones first.
-        """
-        x_bte = layers.apply(self._embed, params["embed"], features_btd)
-        batch, num_seen_tokens, _ = x_bte.shape
-        num_removed = 1 + order_bl.shape[1] - num_seen_tokens
-        mask_bme = layers.apply(self._mask, params["mask"], batch, num_removed)
-        positions_bte = self._positions(params.get("positions", {}), order_bl)
-        x_bte = jnp.concatenate([x_bte, mask_bme], axis=1) + positions_bte.astype(x_bte.dtype)
-        return self.tower.block.constrain(x_bte, ("batch", None, None))
-
-    def pixels(self, params: Params, x_bte: jax.Array) -> jax.Array:
-        """Returns float32 predictions [b, m, p] from the output of the tower for m patches."""
-        return layers.apply(self._head, params["head"], x_bte).astype(jnp.float32)

@@ -15,9 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxpretrain.models import layers
 from jaxpretrain.models.contract import Constrain
-from jaxpretrain.models.layers import Initializer, Linear, weight
-from jaxpretrain.models.matmul import Precision
-from jaxpretrain.models.norms import ZEROS, LayerNorm, Norm
+from jaxpretrain.models.layers import ZEROS, Initializer, LayerNorm, Linear, Norm, Precision, weight
 
 EPSILON = 1e-6
 """The number that LayerNorm adds to the variance."""

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
-from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.parallel.mesh import Layout, Mesh
 
 SEQ_LEN = 24

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.models.norms import RMSNorm
+from jaxpretrain.models.layers import RMSNorm
+from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
-from jaxpretrain.models.olmo.initial_weights import Normal
 from jaxpretrain.models.olmo.rotary import Rope
 
 T = 11

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.models.norms import NormRounding, RMSNorm
+from jaxpretrain.models.layers import NormRounding, RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.parallel.mesh import RULES
 from tests.models.olmo.conftest import OLMO_2, T, get_logits, make_params, make_tokens

@@ -3,9 +3,9 @@ import math
 import jax
 import pytest
 
-from jaxpretrain.models.norms import LayerNorm, RMSNorm
+from jaxpretrain.models.layers import LayerNorm, RMSNorm
+from jaxpretrain.models.olmo.config import Mitchell, Normal
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.models.olmo.initial_weights import Mitchell, Normal
 from jaxpretrain.models.olmo.rotary import Rope
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 
