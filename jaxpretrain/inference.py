@@ -15,7 +15,7 @@ from jaxpretrain.devices.compilation import keep_compiled
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.evals.generation.generator import Generated, Generator
-from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.generation.token_loop import Sampling
 from jaxpretrain.evals.harness import Harness
 from jaxpretrain.evals.output import Outcome
 from jaxpretrain.evals.perplexity import Perplexity

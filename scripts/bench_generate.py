@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.evals.generation.sampling import Sampling
-from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
+from jaxpretrain.evals.generation.token_loop import Rows, Sampling, TokenLoop
 from jaxpretrain.models.contract import LanguageModel
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.parallel.mesh import Layout, Mesh

@@ -16,6 +16,10 @@ from jaxpretrain.config import schema
 _WIDTH = 100
 _TYPE_COLUMN = 52
 
+_fill = functools.partial(
+    textwrap.fill, width=_WIDTH, break_long_words=False, break_on_hyphens=False
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class FieldInfo:
@@ -41,28 +45,17 @@ def format_help(infos: Iterable[FieldInfo]) -> str:
     for info in infos:
         if not info.type_text:
             title = f"{info.path}: {info.meaning}" if info.meaning else info.path
-            sections[info.path] = [_fill(title, "", "  "), ""]
+            sections[info.path] = [_fill(title, subsequent_indent="  "), ""]
             continue
         group = info.path.rpartition(".")[0]
         section = sections.setdefault(group, [group, ""])
         setting = f"  {info.path} = {info.value_text or '(empty)'}"
-        section.append(
-            _fill(info.type_text, f"{setting:<{_TYPE_COLUMN - 2}}  ", " " * _TYPE_COLUMN)
-        )
+        first, others = f"{setting:<{_TYPE_COLUMN - 2}}  ", " " * _TYPE_COLUMN
+        section.append(_fill(info.type_text, initial_indent=first, subsequent_indent=others))
         if info.meaning:
-            section.append(_fill(info.meaning, " " * 6, " " * 6))
+            indent = " " * 6
+            section.append(_fill(info.meaning, initial_indent=indent, subsequent_indent=indent))
     return "\n\n".join("\n".join(lines).rstrip() for lines in sections.values()) + "\n"
-
-
-def _fill(text: str, first_indent: str, indent: str) -> str:
-    return textwrap.fill(
-        text,
-        _WIDTH,
-        initial_indent=first_indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _describe(value: object, hint: schema.Hint, keys: schema.Keys = ()) -> Iterator[FieldInfo]:

@@ -11,7 +11,7 @@ from jaxpretrain.config.ranges import Positive
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 from jaxpretrain.evals.contract import Evaluation, Evaluator, Results, Setting
 from jaxpretrain.evals.generation.generator import Generator
-from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.generation.token_loop import Sampling
 from jaxpretrain.models.contract import Params
 
 _PROMPT_TOKENS = 8

@@ -19,7 +19,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.evals.contract import Evaluator, Items, Results, Setting
 from jaxpretrain.evals.generation.generator import Generator
-from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.generation.token_loop import Sampling
 from jaxpretrain.evals.output import align
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.scorer import Scorer

@@ -9,7 +9,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.continuations import Continuations, Continuer, held_out_prompts
 from jaxpretrain.evals.contract import Setting
-from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.generation.token_loop import Sampling
 from tests.evals.generation.models import SEQ_LEN, make_layout, make_model
 
 

@@ -12,8 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxpretrain import convert
-from jaxpretrain.evals.generation.sampling import Sampling
-from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
+from jaxpretrain.evals.generation.token_loop import Rows, Sampling, TokenLoop
 from jaxpretrain.interop.hf_config import read_config
 from jaxpretrain.train.trained import Trained, load_trained
 from scripts.make_golden_olmo import NATIVE, TRANSFORMERS, model_tokens, read

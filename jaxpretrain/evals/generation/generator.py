@@ -16,8 +16,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokenizer, vocabulary_size
-from jaxpretrain.evals.generation.sampling import Sampling
-from jaxpretrain.evals.generation.token_loop import Rows, TokenLoop
+from jaxpretrain.evals.generation.token_loop import Rows, Sampling, TokenLoop
 from jaxpretrain.evals.scoring.sharing import round_up
 from jaxpretrain.models.contract import LanguageModel, Model, Params
 from jaxpretrain.parallel.mesh import Layout

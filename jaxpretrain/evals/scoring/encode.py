@@ -44,10 +44,7 @@ def encode_task(
     order, and those after the unconditional contexts.
 
     OLMo shortens contexts, from the left, and no continuation: an item with one that is longer than
-    the context is left out.
-
-    Raises:
-      InputError: a text has no tokens, or no item is left.
+    the context is left out. InputError: a text has no tokens, or no item is left.
     """
     texts = (
         text

@@ -10,7 +10,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.prepare.documents import Document
 from jaxpretrain.data.prepare.encode import encode
 from jaxpretrain.evals.generation.generator import Generator
-from jaxpretrain.evals.generation.sampling import Sampling
+from jaxpretrain.evals.generation.token_loop import Sampling
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from tests.evals.generation.models import SEQ_LEN, VOCAB_SIZE, make_layout, make_model, read_anew
 
