@@ -124,10 +124,10 @@ def resolve_durations(
     pace = batch_size if isinstance(batch_size, Pace) else Pace(batch_size)
 
     def resolved(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
-        marks = schema.all_marks(hint)
-        unit = next((mark.unit for mark in marks if isinstance(mark, _Whole)), None)
-        if unit is None or value is None:
+        marks = schema.all_marks(hint, _Whole)
+        if not marks or value is None:
             return value
+        unit = marks[0].unit
         here = ".".join((path, *keys))
         try:
             exact = parse_duration(value, unit).examples(pace, tokens_per_example, num_examples)

@@ -42,8 +42,7 @@ def expand_paths(config: T) -> T:
     """Returns the config with `~` expanded in each of its paths, which must be valid."""
 
     def expanded(keys: schema.Keys, value: Any, hint: schema.Hint) -> Any:
-        is_marked = any(isinstance(mark, _IsPath) for mark in schema.all_marks(hint))
-        is_path = isinstance(value, str) and is_marked
+        is_path = isinstance(value, str) and schema.all_marks(hint, _IsPath)
         return str(Path(value).expanduser()) if is_path and value.startswith("~") else value
 
     return schema.rebuild(config, type(config), expanded)

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, DecimalException
 from enum import Enum, auto
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 Hint = Any
 """A type annotation: a class, a union, or a generic such as tuple[int, ...]."""
@@ -101,9 +103,10 @@ def marked_members(hint: Hint, marks: tuple[object, ...] = ()) -> Iterator[tuple
         yield hint, marks
 
 
-def all_marks(hint: Hint) -> list[object]:
-    """Returns the marks of all members of a type."""
-    return [mark for _, marks in marked_members(hint) for mark in marks]
+def all_marks(hint: Hint, kind: type[T]) -> list[T]:
+    """Returns the marks of one kind of all members of a type."""
+    marks = (mark for _, marks in marked_members(hint) for mark in marks)
+    return [mark for mark in marks if isinstance(mark, kind)]
 
 
 def marks_at(cls: type, path: str) -> set[Mark]:
@@ -112,8 +115,7 @@ def marks_at(cls: type, path: str) -> set[Mark]:
     found: set[Mark] = set()
     for key in path.split("."):
         hints = [inner for hint in hints for inner in _inside(hint, key)]
-        marks = (mark for hint in hints for mark in all_marks(hint))
-        found |= {mark for mark in marks if isinstance(mark, Mark)}
+        found.update(mark for hint in hints for mark in all_marks(hint, Mark))
     return found
 
 
