@@ -1,10 +1,11 @@
-"""A report of runs as one HTML file: python -m jaxpretrain.report --workdir=DIR [--workdir=DIR2].
+"""A report of runs as one HTML file: python -m jaxpretrain.report DIR...
 
 Runs that go on and runs that crashed can be reported as well. The file needs no server and no
 network.
 """
 
 from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
 
 
@@ -12,13 +13,18 @@ def main(argv: list[str]) -> None:
     """Writes the file, then prints the findings of each run and where the file is."""
     parser = Parser(prog="python -m jaxpretrain.report", description="Reports runs as HTML.")
     add = parser.add_argument
-    workdir = "folder of a run; repeatable"
-    add("--workdir", type=as_path, action="append", required=True, help=workdir)
-    add("--output", type=as_path, help="by default report.html in the first folder")
+    folder = "folder of a run, or a folder that holds folders of runs"
+    add("folders", metavar="DIR", type=as_path, nargs="*", help=folder)
+    add("--workdir", type=as_path, action="append", default=[], help="a DIR more; repeatable")
+    where = "by default report.html in the folder of the run or, of several runs, the one above"
+    add("--output", type=as_path, help=where)
+    add("--csv", type=as_path, help="file for the table of the runs, which the page can save too")
     flags = parser.parse_args(argv)
+    if not (workdirs := [*flags.folders, *flags.workdir]):
+        raise InputError("give the folder of a run, such as runs/quickstart")
     from jaxpretrain.reports.page import write_report  # after the flags: it imports JAX
 
-    for line in write_report(flags.workdir, flags.output):
+    for line in write_report(workdirs, flags.output, flags.csv):
         print(line)
 
 

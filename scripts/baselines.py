@@ -5,8 +5,9 @@
 
 Unigram and bigram models (Witten-Bell, interpolated down to the uniform distribution) learn from
 the train split and are measured on another split. gzip and xz compress the text of that split,
-alone and followed by the train split. With --run, the last evaluation of the run is a row too, and
---data is by default the data of the run.
+alone and followed by the train split. With --run, --data is by default the data of the run, the
+last evaluation of the run is a row too, and the other rows go to baselines.json in its folder, from
+where a report draws them.
 
 For scale, on sotu_text with a BPE of 8192: unigram 1.99 bits per byte, bigram 1.44.
 """
@@ -17,7 +18,7 @@ import lzma
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +30,15 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.manifest import Manifest, load_manifest
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_texts
 from jaxpretrain.data.token_files.tokens import find_split
+from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.jsonl import read_lines
+from jaxpretrain.storage.run_documents import Baseline
 from jaxpretrain.train.workdir import read_experiment
 
 MAX_TOKENS = 10_000_000
 """The most tokens that are read of a split."""
 MAX_TEXT_BYTES = 6_000_000
 """The most bytes that are compressed: xz takes a second for a megabyte."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: a model, a compressor or the run."""
-
-    name: str
-    nats_per_token: float | None
-    bits_per_byte: float | None
 
 
 def main(argv: list[str]) -> None:
@@ -62,7 +56,7 @@ def main(argv: list[str]) -> None:
     num_bytes = sum(len(pieces[token]) for token in held_out[1:].tolist())
 
     rows = [
-        Row(name, float(nats.mean()), float(nats.sum()) / math.log(2) / num_bytes)
+        Baseline(name, float(nats.mean()), float(nats.sum()) / math.log(2) / num_bytes)
         for name, nats in ngram_nats(train, held_out, manifest.vocab_size).items()
     ]
     text = _text(pieces, held_out)
@@ -70,11 +64,13 @@ def main(argv: list[str]) -> None:
     whole = (text + _text(pieces, train))[:MAX_TEXT_BYTES]
     sizes = [f"{len(part) / 1e6:.1f} MB" for part in (alone, whole)]
     rows += _compression({f"it alone, {sizes[0]}": alone, f"with train, {sizes[1]}": whole})
+    about = {"data": str(root), "split": flags.split, "num_tokens": len(held_out)}
     if flags.run:
+        document = {**about, "rows": list(map(asdict, rows))}
+        write_atomically(Path(flags.run) / "baselines.json", json.dumps(document, indent=2) + "\n")
         rows.append(_last_evaluation(Path(flags.run), manifest.name))
     if flags.json:
-        summary = {"data": str(root), "split": flags.split, "num_tokens": len(held_out)}
-        print(json.dumps({**summary, "num_bytes": num_bytes, "rows": list(map(asdict, rows))}))
+        print(json.dumps({**about, "num_bytes": num_bytes, "rows": list(map(asdict, rows))}))
     else:
         print(f"{root}, {flags.split}: {len(held_out):,} tokens, {num_bytes:,} bytes")
         print(_table(rows))
@@ -140,7 +136,7 @@ def _text(pieces: list[bytes], tokens: np.ndarray) -> bytes:
     return b"".join(map(pieces.__getitem__, tokens.tolist()))
 
 
-def _compression(texts: dict[str, bytes]) -> list[Row]:
+def _compression(texts: dict[str, bytes]) -> list[Baseline]:
     compressors: dict[str, Callable[[bytes], bytes]] = {
         "gzip -9": lambda text: gzip.compress(text, 9),
         "xz -9e": lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),
@@ -151,23 +147,23 @@ def _compression(texts: dict[str, bytes]) -> list[Row]:
         for name, compress in compressors.items()
     ]
 
-    def measure(job: tuple[str, Callable[[bytes], bytes], bytes]) -> Row:
+    def measure(job: tuple[str, Callable[[bytes], bytes], bytes]) -> Baseline:
         name, compress, text = job
-        return Row(name, None, 8 * len(compress(text)) / len(text))
+        return Baseline(name, None, 8 * len(compress(text)) / len(text))
 
     with ThreadPoolExecutor() as threads:
         return list(threads.map(measure, jobs))
 
 
-def _last_evaluation(workdir: Path, name: str) -> Row:
+def _last_evaluation(workdir: Path, name: str) -> Baseline:
     path, key = workdir / "metrics.jsonl", f"eval/{name}/bits_per_byte"
     for line in reversed(read_lines(path)):
         if key in line:
-            return Row(f"run, step {line['step']}", line.get(f"eval/{name}/loss"), line[key])
+            return Baseline(f"run, step {line['step']}", line.get(f"eval/{name}/loss"), line[key])
     raise InputError(f"{path}: holds no {key}; the run was not evaluated on this dataset")
 
 
-def _table(rows: list[Row]) -> str:
+def _table(rows: list[Baseline]) -> str:
     def cell(value: float | None) -> str:
         return f"{'-' if value is None else format(value, '.3f'):>12}"
 

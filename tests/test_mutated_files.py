@@ -44,7 +44,7 @@ from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.reports.page import page
-from jaxpretrain.reports.runs import read_run
+from jaxpretrain.reports.runs import read_run, read_runs
 from jaxpretrain.train import run as running
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 from jaxpretrain.train.memory import Memory
@@ -356,12 +356,12 @@ def without_computing() -> Iterator[None]:
 
 def report(world: World) -> None:
     run = read_run(world.run)
-    page([run], [world.run]).encode()
+    page([run]).encode()
     assert run.severity in (None, "info", "warning", "error")
 
 
 def compare(world: World) -> None:
-    page([read_run(world.run), read_run(world.root / "intact")], [world.run] * 2).encode()
+    page(read_runs([world.run, world.root / "intact"])).encode()
 
 
 def _load(path: Path) -> None:

@@ -51,4 +51,23 @@ def test_a_folder_without_metrics_is_refused_in_one_line(tmp_path):
 def test_several_runs_are_one_file(tmp_path):
     runs = [make_run(tmp_path / n, f"healthy_{n}") for n in ("triangular", "cosine")]
     html = report(*runs, output=tmp_path / "both.html")
-    assert "<h1>triangular, cosine</h1>" in html and "<h2>Differences</h2>" in html
+    assert "<h1>triangular, cosine</h1>" in html and "optim.schedule.class" in html
+
+
+def test_a_folder_of_runs_is_reported_with_a_table_as_csv(tmp_path, capsys):
+    for name in ("triangular", "cosine"):
+        make_run(tmp_path / "runs" / name, f"healthy_{name}")
+    (tmp_path / "runs" / "notes.txt").write_text("no run")
+    (tmp_path / "runs" / "empty").mkdir()
+    paths = sorted(map(str, (tmp_path / "runs").iterdir()))
+    main([str(tmp_path / "runs"), *paths, f"--csv={tmp_path / 'runs.csv'}"])
+    assert "<h1>cosine, triangular</h1>" in (tmp_path / "runs" / "report.html").read_text()
+    rows = (tmp_path / "runs.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["run", "cosine", "triangular"]
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'runs' / 'notes.txt'}: holds no run, left out" in said
+
+
+def test_without_a_folder_it_says_what_to_give():
+    with pytest.raises(InputError, match="give the folder of a run"):
+        main([])

@@ -1,282 +1,214 @@
 """The charts of a report, as Plotly figures: plain dicts of traces and layout.
 
-A colour stands for a run or, in a report of one run, for a set or task. Colours are indices here;
-the page has the colours of its theme. Names from files are escaped: Plotly reads some HTML.
+A colour stands for a group of runs or, in a report of one group, for a set or task. Colours are
+places in the palette of the page's theme. Names from files are escaped: Plotly reads some HTML.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from jaxpretrain.diagnosis.history import EMPTY, History, Series
-from jaxpretrain.diagnosis.metric_names import evaluation_sets, standard_error, task_metrics
-from jaxpretrain.reports.points import POINTS, extremes, numbers, smoothed
+from jaxpretrain.diagnosis.history import EMPTY, Series
+from jaxpretrain.diagnosis.metric_names import evaluation_sets, task_metrics
+from jaxpretrain.reports.curves import Chart, Json, chart, framed, level, line
+from jaxpretrain.reports.groups import Group, grouped, named, shared
+from jaxpretrain.reports.names import tick_format, title, words
 from jaxpretrain.reports.runs import Run
 
-Json = dict[str, Any]
-"""A trace, a layout or another part of a figure."""
 CLIPPING_WINDOW = 100
 """The number of reports over which the share of clipped gradients is counted."""
-_RAW = {"opacity": 0.3, "width": 1, "hoverinfo": "skip"}
+MOST_OF_FAMILY = 16
+"""The largest number of metrics in a chart of similar ones."""
 _ELSEWHERE = ("time/", "perf/", "run/", "eval/", "signals/")
+_SKIPPED = ("train/tokens", "train/images", "train/weight", "train/perplexity")
 _SHADES = {"warmup": 0, "stable": 1, "decay": 2, "tail": 3, "zero": 1}
-_PERF = {
-    "mfu": ("Model FLOPs utilisation", ".0%"),
-    "mfu_full_attention": ("Model FLOPs utilisation, all pairs of attention counted", ".0%"),
-    "data_wait_fraction": ("Time spent waiting for data", ".0%"),
-}
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure with its heading."""
-
-    key: str
-    """The id on the page."""
-    title: str
-    traces: list[Json]
-    layout: Json
-    signals: tuple[str, ...] = ()
-    """The metrics that the chart shows."""
-    note: str = ""
-    """A sentence below the title."""
-
-
-def line(
-    name: str, series: Series, color: int, *, axis: str = "y", points: int = POINTS, **style: Any
-) -> Json:
-    """Returns the trace of a curve over steps."""
-    shown = extremes(series, points)
-    return {
-        "type": "scatter",
-        "mode": "lines" if len(shown) > 40 else "lines+markers",
-        "name": escape(name),
-        "x": numbers(shown.steps),
-        "y": numbers(shown.values),
-        "yaxis": axis,
-        "color": color,
-        **style,
-    }
-
-
-def _noisy(name: str, series: Series, color: int, points: int) -> list[Json]:
-    """Returns the traces of a curve; a curve with too many rows is smoothed over its extremes."""
-    if len(series) <= points:
-        return [line(name, series, color, points=points)]
-    raw = line(name, series, color, points=points, showlegend=False, **_RAW)
-    return [raw, line(name, smoothed(series), color, width=2)]
-
-
-def loss_chart(runs: Sequence[Run]) -> Chart:
-    """Returns the chart of the training and validation losses, with the learning rate below."""
-    traces: list[Json] = []
-    points = POINTS // len(runs)
-    for color, run in enumerate(runs):
-        prefix = f"{run.name} " if len(runs) > 1 else ""
-        loss = run.history["train/loss"]
-        raw = {"points": points, "showlegend": len(runs) == 1, **_RAW}
-        traces.append(line(f"{prefix}training", loss, color, **raw))
-        traces.append(line(f"{prefix}training, smoothed", smoothed(loss), color, width=2))
-        for number, name in enumerate(evaluation_sets(run.history), start=1):
-            curve = run.history[f"eval/{name}/loss"]
-            own = color if len(runs) > 1 else number
-            traces.append(line(f"{prefix}{name}", curve, own, points=points, mode="lines+markers"))
-        rate, below = run.history["train/learning_rate"], {"axis": "y2", "showlegend": False}
-        traces.append(line(f"{prefix}learning rate", rate, color, points=600, **below))
-    layout = {
-        "height": 520,
-        "yaxis": {"domain": [0.3, 1], "title": {"text": "loss"}},
-        "yaxis2": {"domain": [0, 0.22], "title": {"text": "learning rate"}, "exponentformat": "e"},
-        "xaxis": {"anchor": "y2"},
-        "shapes": _phases(runs[0]) + _marks(runs),
-        "annotations": _phase_names(runs[0]),
-    }
-    note = "Raw curves show the lowest and the highest value of each stretch: no spike is hidden."
-    signals = ("train/loss", "train/learning_rate")
-    return Chart("loss", "Loss and learning rate", traces, layout, signals, note)
+_SESSION, _WRONG = "#888888", "#c0392b"
+_LOG = {"yaxis": {"type": "log"}}
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
     """Returns all charts for which the runs have data."""
-    validation = [
-        _simple(runs, f"validation_{key}", title, f"eval/*/{key}", sets=True)
-        for key, title in (("perplexity", "Perplexity"), ("bits_per_byte", "Bits per byte"))
-    ]
-    made = [loss_chart(runs), *validation, *_tasks(runs), *_gradients(runs), *_speed(runs)]
+    groups = grouped(runs)
+    made = [loss_chart(groups, runs), *_validation(groups, runs), *_tasks(groups, runs)]
+    made += [*_gradients(groups, runs), *_speed(groups, runs)]
     shown = {signal for chart in made for signal in chart.signals}
-    return [chart for chart in [*made, *_others(runs, shown)] if chart.traces]
+    return [framed(c) for c in [*made, *_others(groups, runs, shown)] if c.traces]
 
 
-def _simple(
-    runs: Sequence[Run], key: str, title: str, pattern: str, *, sets: bool = False, tick: str = ""
-) -> Chart:
-    """Returns the chart of a metric of all runs, or of all validation sets for `eval/*/name`."""
-    traces, signals = [], []
-    for color, run in enumerate(runs):
-        names = [pattern]
-        if sets:
-            suffix = pattern.rpartition("*")[2]
-            names = [f"eval/{s}{suffix}" for s in evaluation_sets(run.history)]
-        for number, name in enumerate(n for n in names if len(run.history[n].finite)):
-            own = color if len(runs) > 1 else number
-            label = _label(run, runs, name.split("/")[1] if sets else title)
-            traces += _noisy(label, run.history[name], own, POINTS // len(runs))
-            signals.append(name)
-    layout: Json = {"yaxis": {"tickformat": tick, "rangemode": "tozero"}} if tick else {}
-    return Chart(key, title, traces, layout, tuple(dict.fromkeys(signals)))
+def loss_chart(groups: Sequence[Group], runs: Sequence[Run]) -> Chart:
+    """Returns the chart of the training and validation losses, with the learning rate below."""
+    sets = {f"validation on {s}": f"eval/{s}/loss" for s in named(runs, evaluation_sets)}
+    has_same_phases = len({str(run.plan.phases) for run in runs}) == 1
+    spans = _spans(runs[0]) if has_same_phases else []
+    layout = {
+        "height": 520,
+        "yaxis": {"domain": [0.32, 1], "title": {"text": "loss"}},
+        "yaxis2": {"domain": [0, 0.22], "title": {"text": "learning rate"}, "rangemode": "tozero"},
+        "xaxis": {"anchor": "y2"},
+        "shapes": [*_phases(spans), *_marks(runs), *_baselines(runs, "loss")],
+        "annotations": _phase_names(spans),
+    }
+    losses = {"training": "train/loss", **sets}
+    made = chart(groups, "loss", "Loss and learning rate", losses, layout)
+    for group in groups:
+        rate = group.runs[0].history["train/learning_rate"]
+        below = {"axis": "y2", "showlegend": False, "points": 600}
+        made.traces.append(line(group.label("learning rate"), rate, group.color, **below))
+    notes = {
+        "Pale curves show the lowest and the highest value of each stretch.": "opacity",
+        "Lines are means over equal configs; bands reach from lowest to highest.": "band",
+    }
+    said = [made.note] * bool(made.note)
+    said += [text for text, key in notes.items() if any(key in trace for trace in made.traces)]
+    colors = {shape["line"].get("color") for shape in layout["shapes"]}
+    said += ["Dashed: a session begins."] * (_SESSION in colors)
+    said += ["Red: a finding begins."] * (_WRONG in colors)
+    return replace(made, note=" ".join(said), signals=(*made.signals, "train/learning_rate"))
 
 
-def _label(run: Run, runs: Sequence[Run], name: str) -> str:
-    return f"{run.name} {name}" if len(runs) > 1 else name
+def _validation(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
+    sets, made = named(runs, evaluation_sets), []
+    for key in ("perplexity", "bits_per_byte"):
+        metrics = {name: f"eval/{name}/{key}" for name in sets}
+        known = {n: m for n, m in metrics.items() if any(m in run.history.series for run in runs)}
+        where = f" on {', '.join(known)}" if len(known) == 1 else ""
+        layout = {"shapes": _baselines(runs, key)}
+        heading = f"Validation{where}: {words(key)}"
+        made.append(chart(groups, f"validation_{key}", heading, known, layout, first_color=1))
+    return made
 
 
-def _tasks(runs: Sequence[Run]) -> list[Chart]:
+def _tasks(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
     """Returns charts of the mean of each metric, and of each task with its standard error."""
-    names = list(dict.fromkeys(name for run in runs for name in task_metrics(run.history)))
-    made = []
+    names, made = named(runs, task_metrics), []
     for metric in dict.fromkeys(name.rpartition("/")[2] for name in names):
         same = [name for name in names if name.endswith(f"/{metric}")]
         if len(same) > 1:
-            traces = [
-                line(run.name if len(runs) > 1 else "mean", _mean(run.history, same), color)
-                for color, run in enumerate(runs)
-            ]
-            title = f"Mean of {len(same)} tasks: {metric}"
-            made.append(Chart(f"mean_{metric}", title, traces, {}))
+            heading = f"Mean of {len(same)} tasks: {words(metric)}"
+            made.append(chart(groups, f"mean_{metric}", heading, {"mean": _mean_of(same)}))
     for name in names:
-        traces = []
-        for color, run in enumerate(runs):
-            curve, errors = run.history[name].finite, run.history[standard_error(name)].finite
-            trace = line(_label(run, runs, name.split("/")[1]), curve, color)
-            if len(errors) == len(curve) <= len(trace["x"]):
-                trace["error_y"] = {"array": numbers(errors.values), "thickness": 1, "width": 2}
-            traces.append(trace)
         task, metric = name.removeprefix("eval/").rsplit("/", 1)
-        layout, note = {}, "Bars are one standard error."
-        for level_name, what in (
-            (f"eval/{task}/random", "guessing"),
-            (f"{name}_random_init", "an encoder that has learnt nothing"),
-        ):
-            if (level := runs[0].history.last(level_name)) is not None:
-                layout = {"shapes": [_level(level)]}
-                note += f" Dotted: {what}."
-        key, title = f"task_{len(made)}", f"{task}: {metric}"
-        made.append(Chart(key, title, traces, layout, (name,), note))
+        levels = [
+            level(height, what)
+            for level_name, what in (
+                (f"eval/{task}/random", "guessing"),
+                (f"{name}_random_init", "an encoder that has learnt nothing"),
+            )
+            if (height := runs[0].history.last(level_name)) is not None
+        ]
+        heading = f"{task}: {words(metric)}"
+        one = chart(groups, f"task_{len(made)}", heading, {"": name}, {"shapes": levels})
+        has_bars = any("error_y" in trace for trace in one.traces)
+        made.append(replace(one, note="Bars are one standard error." if has_bars else ""))
     return made
 
 
-def _mean(history: History, names: Iterable[str]) -> Series:
-    """Returns the mean of metrics at the steps that all of them have."""
-    curves = [history[name].finite for name in names if len(history[name].finite)]
-    steps = curves[0].steps if curves else np.zeros(0, np.int64)
-    for curve in curves[1:]:
-        steps = np.intersect1d(steps, curve.steps)
-    rows = [curve[np.isin(curve.steps, steps)] for curve in curves]
-    if not len(steps) or any(len(row) != len(steps) for row in rows):
-        return EMPTY
-    return Series(steps, rows[0].times, np.mean([row.values for row in rows], axis=0))
+def _mean_of(names: Sequence[str]) -> Callable[[Run], Series]:
+    """Returns a function to the mean of metrics at the steps that all of them have."""
+    return lambda run: shared([s for n in names if len(s := run.history[n].finite)])[0]
 
 
-def _gradients(runs: Sequence[Run]) -> list[Chart]:
-    norm = _simple(runs, "grad_norm", "Gradient norm, before clipping", "train/grad_norm")
-    limits = [run.plan.clip_norm for run in runs if run.plan.clip_norm is not None]
-    norm.layout.update({"yaxis": {"type": "log"}, "shapes": [_level(x) for x in set(limits)]})
-    clipped, ratio = [], []
-    for color, run in enumerate(runs):
-        label = run.name if len(runs) > 1 else "run"
-        norms = run.history["train/grad_norm"].finite
-        if run.plan.clip_norm is not None and len(norms) > CLIPPING_WINDOW:
-            window = np.ones(CLIPPING_WINDOW) / CLIPPING_WINDOW
-            share = np.convolve(norms.values > run.plan.clip_norm, window, "valid")
-            late = norms[CLIPPING_WINDOW - 1 :]
-            clipped.append(line(label, Series(late.steps, late.times, share), color))
-        updates, params = (run.history[f"train/{n}_norm"] for n in ("update", "param"))
-        if len(updates) and len(updates) == len(params):
-            values = updates.values / np.maximum(params.values, 1e-30)
-            ratio.append(line(label, Series(updates.steps, updates.times, values), color))
-    title = f"Clipped gradients, of {CLIPPING_WINDOW} reports"
-    share_axis = {"yaxis": {"tickformat": ".0%", "range": [0, 1]}}
-    ratio_axis = {"yaxis": {"type": "log", "exponentformat": "e"}}
-    signals = ("train/update_norm", "train/param_norm")
+def _gradients(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
+    limits = sorted({limit for run in runs if (limit := run.plan.clip_norm) is not None})
+    levels = {"shapes": [level(limit, "clipped above") for limit in limits]}
+    heading = f"Clipped gradients, share of {CLIPPING_WINDOW} reports"
+    share = {"yaxis": {"tickformat": ".0%", "range": [-0.02, 1.02]}}
+    norm = {"": "train/grad_norm"}
+    ratio = chart(groups, "update_ratio", "Update norm / weight norm", {"": _update_ratio}, _LOG)
     return [
-        norm,
-        Chart("clipped", title, clipped, share_axis),
-        Chart("update_ratio", "Update norm / weight norm", ratio, ratio_axis, signals),
+        chart(groups, "grad_norm", "Gradient norm, before clipping", norm, _LOG | levels),
+        chart(groups, "clipped", heading, {"": _clipped_share}, share),
+        replace(ratio, signals=("train/update_norm", "train/param_norm")),
     ]
 
 
-def _speed(runs: Sequence[Run]) -> list[Chart]:
-    names = list(dict.fromkeys(n for run in runs for n in run.history.names("perf/")))
+def _clipped_share(run: Run) -> Series:
+    """Returns the share of clipped gradients over the latest reports."""
+    norms, limit = run.history["train/grad_norm"].finite, run.plan.clip_norm
+    if limit is None or len(norms) <= CLIPPING_WINDOW:
+        return EMPTY
+    window = np.ones(CLIPPING_WINDOW) / CLIPPING_WINDOW
+    late = norms[CLIPPING_WINDOW - 1 :]
+    return Series(late.steps, late.times, np.convolve(norms.values > limit, window, "valid"))
+
+
+def _update_ratio(run: Run) -> Series:
+    updates, params = (run.history[f"train/{n}_norm"] for n in ("update", "param"))
+    if len(updates) != len(params):
+        return EMPTY
+    return Series(updates.steps, updates.times, updates.values / np.maximum(params.values, 1e-30))
+
+
+def _speed(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
+    names = [n for n in named(runs, lambda h: h.names("perf/")) if n != "perf/eta_seconds"]
     made = []
     for name in names:
-        short = name.removeprefix("perf/")
-        if short == "eta_seconds":
-            continue
-        title, tick = _PERF.get(short, (short.replace("_", " ").capitalize(), ""))
-        made.append(_simple(runs, f"perf_{len(made)}", title, name, tick=tick))
+        tick = tick_format(name)
+        layout = {"yaxis": {"tickformat": tick, "rangemode": "tozero"}} if tick else {}
+        made.append(chart(groups, f"perf_{len(made)}", title(name), {"": name}, layout))
     return made
 
 
-def _others(runs: Sequence[Run], shown: set[str]) -> list[Chart]:
+def _others(groups: Sequence[Group], runs: Sequence[Run], shown: set[str]) -> list[Chart]:
     """Returns charts of all other metrics; a chart shows a family of similar names."""
-    skipped = ("train/tokens", "train/images", "train/weight", "train/perplexity")
-    families: dict[str, list[str]] = {}
-    for name in dict.fromkeys(n for run in runs for n in run.history.names()):
-        if name in shown or name in skipped or name.startswith(_ELSEWHERE):
+    families: dict[str, dict[str, str]] = {}
+    for name in named(runs, lambda history: history.names()):
+        if name in shown or name in _SKIPPED or name.startswith(_ELSEWHERE):
             continue
-        family, _, last = name.rpartition("/")
-        key = f"{family}/*" if family.count("/") > 1 else f"*/{last}"
-        families.setdefault(key, []).append(name)
+        folders, last = name.split("/")[1:-1], words(name)
+        if len(folders) > 1:
+            heading, label = " ".join(folders).replace("_", " "), last
+        else:
+            heading, label = title(name.rpartition("/")[2]), "".join(folders)
+        families.setdefault(heading, {})[label] = name
     made = []
-    for number, (family, names) in enumerate(sorted(families.items())):
-        traces = [
-            line(_label(run, runs, name), run.history[name], place, points=400)
-            for run in runs
-            for place, name in enumerate(names[:16])
-        ]
-        note = f"The first 16 of {len(names)}." if len(names) > 16 else ""
-        title = names[0] if len(names) == 1 else family
-        made.append(Chart(f"other_{number}", title, traces, {}, tuple(names), note))
+    for number, (heading, names) in enumerate(sorted(families.items())):
+        first = dict([*names.items()][:MOST_OF_FAMILY])
+        heading = title(*names.values()) if len(names) == 1 else heading
+        one = chart(groups, f"other_{number}", heading, first)
+        more = f" The first {len(first)} of {len(names)}." if len(names) > len(first) else ""
+        made.append(replace(one, signals=tuple(names.values()), note=(one.note + more).strip()))
     return made
 
 
-def _level(value: float) -> Json:
-    """Returns a dotted line at a height."""
-    return {
-        "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value,
-        "line": {"dash": "dot", "width": 1, "color": "#888"},
-    }  # fmt: skip
+def _baselines(runs: Sequence[Run], metric: str) -> list[Json]:
+    """Returns the lines of the baselines of the data."""
+    levels = dict.fromkeys(item for run in runs for item in run.baselines(metric).items())
+    return [level(value, name) for name, value in levels]
 
 
-def _phases(run: Run) -> list[Json]:
+Spans = list[tuple[str, int, int]]
+"""The name, the first and the last step of each phase."""
+
+
+def _phases(spans: Spans) -> list[Json]:
     """Returns the phases of the learning rate as shades behind both curves."""
     return [
         {
             "type": "rect", "xref": "x", "yref": "paper", "x0": first, "x1": last, "y0": 0, "y1": 1,
             "layer": "below", "line": {"width": 0}, "shade": _SHADES.get(name, 0),
         }
-        for name, first, last in _spans(run)
+        for name, first, last in spans
     ]  # fmt: skip
 
 
-def _phase_names(run: Run) -> list[Json]:
-    reached = max(run.history.step, 1)
+def _phase_names(spans: Spans) -> list[Json]:
+    """Returns the names of the phases, between the panel of the loss and that of the rate."""
     return [
         {
-            "x": first, "y": 1, "yref": "paper", "text": escape(name), "showarrow": False,
-            "xanchor": "left", "yanchor": "bottom", "font": {"size": 11},
+            "x": first, "y": 0.27, "yref": "paper", "text": escape(name), "showarrow": False,
+            "xanchor": "left", "yanchor": "middle", "font": {"size": 11},
         }
-        for name, first, last in _spans(run)
-        if last - first > 0.12 * reached
+        for name, first, last in spans
+        if last - first > 0.12 * (spans[-1][2] or 1)
     ]  # fmt: skip
 
 
-def _spans(run: Run) -> list[tuple[str, int, int]]:
-    """Returns (name, first step, last step) of each phase that the run has reached."""
+def _spans(run: Run) -> Spans:
+    """Returns the phases that the run has reached."""
     reached = max(run.history.step, 1)
     phases = [*run.plan.phases, ("", run.plan.total_steps)]
     return [
@@ -287,18 +219,15 @@ def _spans(run: Run) -> list[tuple[str, int, int]]:
 
 
 def _marks(runs: Sequence[Run]) -> list[Json]:
-    """Returns dashed lines where sessions begin and red ones where something goes wrong."""
-    resumed = [(step, "dash", "#888") for run in runs for step in run.history.resumed]
-    wrong = [
-        (finding.first, "dot", "#c0392b")
-        for run in runs
-        for finding in run.findings
-        if finding.severity != "info"
-    ]
+    """Returns lines where the sessions of a single run begin and where something goes wrong."""
+    if len(runs) > 1:
+        return []
+    wrong = [finding.first for finding in runs[0].findings if finding.severity != "info"]
+    marks = [(step, "dash", _SESSION) for step in runs[0].history.resumed]
     return [
         {
             "type": "line", "yref": "paper", "x0": step, "x1": step, "y0": 0, "y1": 1,
             "line": {"dash": dash, "width": 1, "color": color},
         }
-        for step, dash, color in dict.fromkeys([*resumed, *wrong])
+        for step, dash, color in dict.fromkeys([*marks, *((s, "dot", _WRONG) for s in wrong)])
     ]  # fmt: skip

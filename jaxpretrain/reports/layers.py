@@ -1,12 +1,10 @@
 """The charts of layers: maps of layers by steps, and curves of the parts outside of layers."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
 from jaxpretrain.models.stack import STACK, tower_of
-from jaxpretrain.reports.charts import Chart, Json, line
+from jaxpretrain.reports.curves import Chart, Json, line
 from jaxpretrain.reports.points import numbers
 from jaxpretrain.reports.runs import Run
 
@@ -21,25 +19,22 @@ _TITLES = {
 }
 
 
-def layer_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Returns the charts of all signals of the runs."""
-    return [chart for chart in [*_maps(runs), *_outside(runs)] if chart.traces]
+def layer_charts(run: Run, prefix: str = "") -> list[Chart]:
+    """Returns the charts of all signals of a run; `prefix` begins their keys."""
+    return [chart for chart in [*_maps(run, prefix), *_outside(run, prefix)] if chart.traces]
 
 
-def _maps(runs: Sequence[Run]) -> list[Chart]:
+def _maps(run: Run, prefix: str) -> list[Chart]:
     made = []
-    for run in runs:
-        for quantity, title in _TITLES.items():
-            # Encoder before decoder.
-            for name in sorted(run.history.names(f"signals/{quantity}/", STACK), reverse=True):
-                tower = tower_of(name)
-                where = f"{tower} layer".strip()
-                of = f", {run.name}" if len(runs) > 1 else ""
-                trace, layout = _map(run.history[name])
-                note = "Bottom layer below; colours are logarithmic."
-                key = f"layers_{len(made)}"
-                name_of = f"{title} by {where}{of}"
-                made.append(Chart(key, name_of, [trace], layout, (name,), note))
+    for quantity, title in _TITLES.items():
+        # Encoder before decoder.
+        for name in sorted(run.history.names(f"signals/{quantity}/", STACK), reverse=True):
+            trace, layout = _map(run.history[name])
+            note = "Bottom layer below; colours are logarithmic."
+            heading = f"{title} by {tower_of(name)} layer".replace("  ", " ")
+            made.append(
+                Chart(f"{prefix}layers_{len(made)}", heading, [trace], layout, (name,), note)
+            )
     return made
 
 
@@ -80,20 +75,16 @@ def _ticks(lowest: float, highest: float) -> list[float]:
     return inside if len(inside) > 1 else [10**lowest, 10**highest]
 
 
-def _outside(runs: Sequence[Run]) -> list[Chart]:
+def _outside(run: Run, prefix: str) -> list[Chart]:
     """Returns charts of the embedding, the head and the norms, with a curve for each."""
     made = []
     for quantity, title in _TITLES.items():
-        traces, names = [], []
-        for run in runs:
-            for name in run.history.names(f"signals/{quantity}/"):
-                if run.history[name].values.ndim > 1:
-                    continue
-                part = name.split("/", 2)[2]
-                label = f"{run.name} {part}" if len(runs) > 1 else part
-                traces.append(line(label, run.history[name], len(traces), points=600))
-                names.append(name)
-        layout = {"yaxis": {"type": "log", "exponentformat": "e"}}
-        key, name_of = f"outside_{quantity}", f"{title} outside of layers"
-        made.append(Chart(key, name_of, traces, layout, tuple(names)))
+        names = run.history.names(f"signals/{quantity}/")
+        names = [name for name in names if run.history[name].values.ndim == 1]
+        traces = [
+            line(" ".join(name.split("/")[2:]), run.history[name], color, points=600)
+            for color, name in enumerate(names)
+        ]
+        key, heading = f"{prefix}outside_{quantity}", f"{title} outside of layers"
+        made.append(Chart(key, heading, traces, {"yaxis": {"type": "log"}}, tuple(names)))
     return made

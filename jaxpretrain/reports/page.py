@@ -13,16 +13,24 @@ from plotly.offline import get_plotlyjs
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.monitor.pictures import FOLDER
 from jaxpretrain.reports import words
-from jaxpretrain.reports.charts import Chart, Json, charts
+from jaxpretrain.reports.charts import charts
+from jaxpretrain.reports.comparison import as_csv, comparison
+from jaxpretrain.reports.curves import Chart, Json
 from jaxpretrain.reports.layers import layer_charts
 from jaxpretrain.reports.planned import planned
-from jaxpretrain.reports.runs import Run, read_run
-from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.reports.runs import Run, common_folder, read_runs, run_folders
+from jaxpretrain.storage.files import relative, write_atomically
+
+Sections = dict[str, str]
+"""The HTML of sections by their headings."""
+MOST_NAMES = 3
+"""The largest number of runs that the title names."""
 
 MOST_PICTURES = 24
 """The largest number of pictures."""
 MOST_PICTURE_BYTES = 4_000_000
 """The largest size of all pictures together."""
+_NARROW = ("Time", "Plan", "Where the loss is going", "Samples", "Pictures")
 # The browser fetches nothing, whatever a name in a file contains.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -30,55 +38,105 @@ _POLICY = (
 )
 
 
-def write_report(workdirs: Sequence[Path], output: Path | None) -> list[str]:
-    """Writes the page about the runs of some folders; returns lines that sum it up.
+def write_report(
+    workdirs: Sequence[Path], output: Path | None, table: Path | None = None
+) -> list[str]:
+    """Writes the page about the runs of some folders, and their table as CSV to `table`.
+
+    A folder may hold runs instead. The lines that are returned sum the page up.
 
     Raises:
-      InputError: a folder holds no run, or the file cannot be written.
+      InputError: no folder holds a run, or a file cannot be written.
     """
-    runs = [read_run(workdir) for workdir in workdirs]
-    output = output or workdirs[0] / "report.html"
-    document = page(runs, workdirs)
-    try:
-        write_atomically(output, document)
-    except OSError as error:
-        raise InputError(f"--output={output}: {error.strerror}") from error
-    lines = []
+    folders, empty = run_folders(workdirs)
+    runs = read_runs(folders)
+    output = output or relative(common_folder(folders) / "report.html", Path.cwd())
+    document = page(runs)
+    files = {output: document} | ({table: as_csv(runs)} if table else {})
+    for path, text in files.items():
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    lines = [f"{path}: holds no run, left out" for path in empty]
     for run in runs:
         titles = [finding.title.lower() for finding in run.findings if not finding.is_over]
         lines.append(f"{run.name}: {', '.join(titles) or 'nothing stands out'}")
-    return [*lines, f"{output}: {len(document.encode()) / 1e6:.1f} MB"]
+    return [*lines, *(f"{path}: {len(text.encode()) / 1e6:.1f} MB" for path, text in files.items())]
 
 
-def page(runs: Sequence[Run], workdirs: Sequence[Path]) -> str:
-    """Returns the HTML document about some runs, mainly about the first."""
-    curves, layers = charts(runs), layer_charts(runs)
-    made = [*curves, *layers]
+def page(runs: Sequence[Run]) -> str:
+    """Returns the HTML document about some runs."""
+    curves = charts(runs)
+    shown, hours = [*curves], _hours(runs)
+    sections: Sections = {}
+    if len(runs) == 1:
+        layers = layer_charts(runs[0])
+        shown += layers
+        summary = words.verdict(runs[0]) + words.cards(runs[0])
+        sections["Curves"] = _grid(curves)
+        sections |= _sections(runs[0], shown, layers, hours)
+    else:
+        summary = ""
+        sections = {"Runs": comparison(runs), "Curves": _grid(curves)}
+        sections["Time"] = _plot("hours") if hours["traces"] else ""
+        sections["Each run"] = ""
+        for place, run in enumerate(runs):
+            layers = layer_charts(run, f"run{place}_")
+            shown += layers
+            parts = _sections(run, [*curves, *layers], layers, None)
+            sections["Each run"] += (
+                f'<details class="run" id="run-{place}"><summary><b>{escape(run.name)}</b> '
+                f"{words.judgement(run)}</summary>{words.verdict(run)}{words.cards(run)}"
+                f"{_body(parts, 3)}</details>"
+            )
+    names = ", ".join(run.name for run in runs)
+    title = names if len(runs) <= MOST_NAMES else f"{len(runs)} runs"
+    read = datetime.fromtimestamp(runs[0].now)
+    links = "".join(f'<a href="#{_id(name)}">{name}</a>' for name, text in sections.items() if text)
+    body = (
+        f"<h1>{escape(title)}</h1>"
+        f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>'
+        f'<nav aria-label="Contents">{links}</nav>{summary}{_body(sections, 2)}'
+        "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>"
+    )
     figures = {
         chart.key: {"traces": chart.traces, "layout": chart.layout, "linked": True}
-        for chart in made
+        for chart in shown
     }
-    title, read = ", ".join(run.name for run in runs), datetime.fromtimestamp(runs[0].now)
-    body = "".join(
-        [
-            f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>',
-            *(_summary(run, len(runs) > 1) for run in runs),
-            _grid("Curves", curves),
-            _grid("Layers", layers),
-            _section("Findings", [(r, words.findings(r, made)) for r in runs]),
-            _section("Time", [(r, words.times(r)) for r in runs]),
-            '<div class="chart"><div class="plot" id="plot-hours"></div></div>',
-            _section("Plan", [(r, planned(r)) for r in runs]),
-            _section("Where the loss is going", [(r, words.forecasts(r)) for r in runs]),
-            f"<h2>Differences</h2>{words.differences(runs)}" if len(runs) > 1 else "",
-            _section("Samples", [(r, words.samples(r)) for r in runs if r.samples]),
-            _section("Pictures", [(r, _pictures(d)) for r, d in zip(runs, workdirs, strict=True)]),
-            "<h2>Config</h2>" + "".join(words.config(run) for run in runs),
-            "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>",
-        ]
-    )
-    return _document(title, body, figures | {"hours": _hours(runs)})
+    return _document(title, body, figures | ({"hours": hours} if hours["traces"] else {}))
+
+
+def _sections(
+    run: Run, shown: Sequence[Chart], layers: Sequence[Chart], hours: Json | None
+) -> Sections:
+    """Returns the texts about a run, with links into the charts that are shown."""
+    bars = _plot("hours") if hours and hours["traces"] else ""
+    return {
+        "Findings": words.findings(run, shown),
+        "Time": words.times(run) + bars,
+        "Plan": planned(run),
+        "Where the loss is going": words.forecasts(run),
+        "Layers": _grid(layers),
+        "Samples": words.samples(run),
+        "Pictures": _pictures(run.folder),
+        "Config": words.config(run),
+    }
+
+
+def _body(sections: Sections, level: int) -> str:
+    """Returns the sections that have a text, narrow ones side by side."""
+    parts = []
+    for name, text in sections.items():
+        if text:
+            at = f' id="{_id(name)}"' if level == 2 else ""
+            narrow = ' class="narrow"' if name in _NARROW else ""
+            parts.append(f"<section{at}{narrow}><h{level}>{name}</h{level}>{text}</section>")
+    return f'<div class="sections">{"".join(parts)}</div>'
+
+
+def _id(name: str) -> str:
+    return name.lower().replace(" ", "-")
 
 
 def _document(title: str, body: str, figures: Json) -> str:
@@ -102,25 +160,14 @@ def _document(title: str, body: str, figures: Json) -> str:
     )
 
 
-def _summary(run: Run, has_others: bool) -> str:
-    name = f"<h2>{escape(run.name)}</h2>" if has_others else ""
-    return name + words.verdict(run) + words.cards(run)
-
-
-def _section(title: str, parts: list[tuple[Run, str]]) -> str:
-    """Returns a heading with the text about each run; "" where all texts are empty."""
-    shown = [(run, text) for run, text in parts if text]
-    if not shown:
-        return ""
-    if len(parts) == 1:
-        return f"<h2>{title}</h2>{shown[0][1]}"
-    return f"<h2>{title}</h2>" + "".join(f"<h3>{escape(r.name)}</h3>{t}" for r, t in shown)
-
-
-def _grid(title: str, shown: Sequence[Chart]) -> str:
-    """Returns a heading with charts side by side; "" without any."""
+def _grid(shown: Sequence[Chart]) -> str:
+    """Returns charts side by side; "" without any."""
     places = "".join(_place(chart, wide=chart.key == "loss") for chart in shown)
-    return f'<h2>{title}</h2><div class="charts">{places}</div>' if shown else ""
+    return f'<div class="charts">{places}</div>' if shown else ""
+
+
+def _plot(key: str, height: int = 200) -> str:
+    return f'<div class="plot" id="plot-{key}" style="min-height:{height}px"></div>'
 
 
 def _place(chart: Chart, *, wide: bool) -> str:
@@ -133,11 +180,11 @@ def _place(chart: Chart, *, wide: bool) -> str:
         for axis, label in axes
     )
     note = f'<p class="soft">{escape(chart.note)}</p>' if chart.note else ""
-    height = chart.layout.get("height", 300)
     return (
         f'<div class="chart{" wide" if wide else ""}" id="chart-{chart.key}">'
-        f'<div class="buttons">{buttons}</div><h3>{escape(chart.title)}</h3>{note}'
-        f'<div class="plot" id="plot-{chart.key}" style="min-height:{height}px"></div></div>'
+        f'<div class="head"><h4>{escape(chart.title)}</h4>'
+        f'<div class="buttons">{buttons}</div></div>'
+        f"{note}{_plot(chart.key, chart.layout.get('height', 300))}</div>"
     )
 
 
@@ -154,11 +201,10 @@ def _hours(runs: Sequence[Run]) -> Json:
         for color, name in enumerate(names)
     ]  # fmt: skip
     layout = {
-        "barmode": "stack", "height": 200 + 34 * len(runs), "hovermode": "closest",
-        "title": {"text": "Hours, by what they went to", "font": {"size": 15}, "x": 0},
-        "margin": {"l": 10, "r": 14, "t": 40, "b": 90},
-        "legend": {"orientation": "h", "y": -0.3, "traceorder": "normal"},
-        "yaxis": {"automargin": True},
+        "barmode": "stack", "height": 150 + 34 * len(runs), "hovermode": "closest",
+        "margin": {"l": 10, "r": 14, "t": 30, "b": 40}, "legend": {"traceorder": "normal"},
+        "xaxis": {"title": {"text": "hours spent"}},
+        "yaxis": {"showticklabels": len(runs) > 1, "autorange": "reversed"},
     }  # fmt: skip
     return {"traces": traces, "layout": layout, "linked": False}
 

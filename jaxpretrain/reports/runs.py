@@ -1,12 +1,15 @@
 """A run as a report needs it: the files of its folder and what follows from them."""
 
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.findings import Finding, Severity, worst
 from jaxpretrain.diagnosis.forecast import Forecast, forecast
@@ -15,7 +18,15 @@ from jaxpretrain.diagnosis.intent import Plan, plan_in
 from jaxpretrain.diagnosis.remaining import Check, Estimate, checks, estimate
 from jaxpretrain.diagnosis.replay import findings_over_time
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.storage.run_documents import ExperimentFile, PlanFile, read_document
+from jaxpretrain.storage.run_documents import (
+    BaselinesFile,
+    ExperimentFile,
+    PlanFile,
+    read_document,
+)
+
+METRICS = "metrics.jsonl"
+"""The file that makes a folder a run."""
 
 FORECAST_PARTS = (0.1, 0.2, 0.3, 0.5, 0.7)
 """The parts of the run at which earlier forecasts are shown."""
@@ -30,7 +41,7 @@ class Run:
     """A run as its files show it."""
 
     name: str
-    """The name of the folder."""
+    """The name of the folder; with other runs, its path below the folder that holds all of them."""
     history: History
     plan: Plan
     document: Document
@@ -41,6 +52,9 @@ class Run:
     """The lines of `samples.jsonl`."""
     now: float
     """The time at which the files were read, in unix seconds."""
+    folder: Path = Path()
+    baseline_rows: Sequence[Document] = ()
+    """The rows of `baselines.json`, which `scripts/baselines.py` writes."""
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -76,6 +90,25 @@ class Run:
         return [one for one in made if one is not None]
 
     @property
+    def final_loss(self) -> float | None:
+        """The mean of the training loss over the last 5% of the steps so far."""
+        late = self.history.loss.between(0.95 * self.history.step, self.history.step).values
+        return float(late.mean()) if len(late) else None
+
+    def baselines(self, metric: str) -> dict[str, float]:
+        """Returns the baselines of the data in `loss` or `bits_per_byte`, by their names.
+
+        Compressors are left out: they give no probability to a token.
+        """
+        key = "nats_per_token" if metric == "loss" else metric
+        models = [row for row in self.baseline_rows if row.get("nats_per_token") is not None]
+        known = {row["name"]: row.get(key) for row in models}
+        if metric == "loss":
+            for name in self.history.names("eval/", "/loss_predict_zero"):
+                known["predicting zero"] = self.history.last(name)
+        return {name: value for name, value in known.items() if value is not None}
+
+    @property
     def is_finished(self) -> bool:
         """True where all steps are done."""
         return 0 < self.plan.total_steps <= self.history.step
@@ -98,22 +131,62 @@ class Run:
         return max(last - first - known, 0.0) if self.history.resumed else 0.0
 
 
-def read_run(workdir: Path) -> Run:
-    """Returns the run in a folder.
+def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Returns the folders of runs among paths and right below them, and the paths without any.
+
+    Raises:
+      InputError: a path does not exist, or none holds a run.
+    """
+    folders: dict[Path, None] = {}
+    empty = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: no run has written metrics there")
+        below = (
+            [path] if (path / METRICS).exists() else [f.parent for f in path.glob(f"*/{METRICS}")]
+        )
+        if not below:
+            empty.append(path)
+        folders |= dict.fromkeys(sorted(below))
+    if not folders:
+        names = ", ".join(map(str, paths))
+        raise InputError(f"{names}: no run has written metrics there; name a run's folder")
+    return list(folders), empty
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Returns the folder that holds all runs; that of a single run is its own."""
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Returns the runs in some folders.
+
+    Raises:
+      InputError: a folder has no metrics, or a file that cannot be read.
+    """
+    root = common_folder(folders)
+    return [read_run(f, os.path.relpath(f, root) if len(folders) > 1 else "") for f in folders]
+
+
+def read_run(workdir: Path, name: str = "") -> Run:
+    """Returns the run in a folder, by default under the folder's name.
 
     Raises:
       InputError: the folder has no metrics, or a file that cannot be read.
     """
-    history = read_history(workdir / "metrics.jsonl")
+    history = read_history(workdir / METRICS)
     document = _read(workdir / "experiment.json", ExperimentFile)
     return Run(
-        name=workdir.resolve().name,
+        name=name or workdir.resolve().name,
         history=history,
         plan=plan_in(document, history),
         document=document,
         planned=_read(workdir / "plan.json", PlanFile),
         samples=read_lines(workdir / "samples.jsonl"),
         now=time.time(),
+        folder=workdir,
+        baseline_rows=_read(workdir / "baselines.json", BaselinesFile).get("rows", ()),
     )
 
 

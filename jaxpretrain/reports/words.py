@@ -10,7 +10,7 @@ from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.forecast import Forecast
 from jaxpretrain.diagnosis.metric_names import evaluation_sets
 from jaxpretrain.display.wording import format_count, format_number, format_seconds
-from jaxpretrain.reports.charts import Chart
+from jaxpretrain.reports.curves import Chart
 from jaxpretrain.reports.runs import Run
 
 _CLASS = {None: "good", "info": "good", "warning": "warning", "error": "error"}
@@ -30,9 +30,8 @@ def verdict(run: Run) -> str:
     more = f" And {len(pressing) - 3} more findings below." if len(pressing) > 3 else ""
     advice = f" What to do: {escape(pressing[0].advice)}" if pressing else "Nothing to do."
     advice += _past(run)
-    judgement = _JUDGEMENT[run.severity] + _state(run)
     return (
-        f'<div class="verdict {_CLASS[run.severity]}"><strong>{judgement}</strong>'
+        f'<div class="verdict {_CLASS[run.severity]}"><strong>{judgement(run)}</strong>'
         f"<p>{where}{_time_left(run)}{_end(run)}</p><p>{said}{more}{advice}</p></div>"
     )
 
@@ -44,13 +43,15 @@ def _past(run: Run) -> str:
     return f" Over, but worth knowing: {names}; see the findings below." if names else ""
 
 
-def _state(run: Run) -> str:
+def judgement(run: Run) -> str:
+    """Returns the verdict in a few words, such as `Healthy, finished`."""
+    text = _JUDGEMENT[run.severity]
     if run.is_finished:
-        return ", finished"
+        return f"{text}, finished"
     if not run.is_quiet:
-        return ""
+        return text
     silence = format_seconds(run.now - run.history.span[1])
-    return f"; stopped, it seems: nothing was written for {silence}"
+    return f"{text}; stopped, it seems: nothing was written for {silence}"
 
 
 def _time_left(run: Run) -> str:
@@ -75,9 +76,9 @@ def cards(run: Run) -> str:
     """Returns the most important numbers of a run."""
     history, time = run.history, run.estimate
     shown: list[tuple[str, str]] = []
-    if len(history.loss):
-        late = min(max(len(history.loss) // 10, 1), 32)
-        shown.append(("training loss", format_number(history.loss.values[-late:].mean())))
+    if len(history.loss):  # the last one, as in the terminal
+        at = f"training loss at step {history.loss.steps[-1]:,}"
+        shown.append((at, format_number(history.loss.values[-1])))
     for name in evaluation_sets(history)[:3]:
         if (bits := history.last(f"eval/{name}/bits_per_byte")) is not None:
             shown.append((f"bits per byte on {name}", format_number(bits)))
@@ -110,10 +111,12 @@ def hours(run: Run) -> list[tuple[str, float]]:
 
 
 def findings(run: Run, charts: Sequence[Chart]) -> str:
-    """Returns all findings of a run, each with a link into a curve; those that hold come first."""
+    """Returns all findings of a run, each with a link into a curve; those that hold come first.
+
+    Returns "" without findings.
+    """
     ordered = sorted(run.findings, key=lambda f: (f.is_over, -f.first))
-    shown = "".join(_finding(finding, charts) for finding in ordered)
-    return shown or '<p class="soft">Nothing stands out.</p>'
+    return "".join(_finding(finding, charts) for finding in ordered)
 
 
 def _finding(finding: Finding, charts: Sequence[Chart]) -> str:
@@ -136,10 +139,10 @@ def _finding(finding: Finding, charts: Sequence[Chart]) -> str:
 
 
 def times(run: Run) -> str:
-    """Returns the time of the whole run, and earlier estimates beside the actual time."""
+    """Returns the time of the whole run, and earlier estimates beside it; "" where not known."""
     time = run.estimate
     if time is None:
-        return '<p class="soft">No times were recorded.</p>'
+        return ""
     cost = f"{format_seconds(time.total)}, {format_count(time.device_hours)} device-hours"
     if run.is_finished:
         text = f"<p>The run took {cost} on {time.num_devices} device(s).</p>"
@@ -173,10 +176,9 @@ def forecasts(run: Run) -> str:
             ["a run of", "would end at"],
             [[f"{n:g} times the length", format_number(loss)] for n, loss in run.forecast.longer],
         )
-    last = run.history.loss.between(0.95 * run.history.step, run.history.step).values
     end = ""
-    if run.is_finished and len(last):
-        end = f"; it ended at {format_number(last.mean())}, the mean of the last 5%"
+    if run.is_finished and run.final_loss is not None:
+        end = f"; it ended at {format_number(run.final_loss)}, the mean of the last 5%"
     rows = [
         [f"{one.step:,}", format_number(one.loss), _interval(one, "to"), "; ".join(one.doubts)]
         for one in run.earlier_forecasts
@@ -199,19 +201,6 @@ def _interval(one: Forecast, word: str) -> str:
     return f"{format_number(one.low)} {word} {format_number(one.high)}"
 
 
-def differences(runs: Sequence[Run]) -> str:
-    """Returns a table of the fields in which the configs of runs differ."""
-    first = runs[0].document.get("config", {})
-    changed: dict[str, list[object]] = {}
-    for place, run in enumerate(runs[1:], start=1):
-        for path, left, right in diff(first, run.document.get("config", {})):
-            changed.setdefault(path, [left] * len(runs))[place] = right
-    if not changed:
-        return "<p>The configs are the same.</p>"
-    rows = [[path, *map(str, values)] for path, values in changed.items()]
-    return table(["", *(run.name for run in runs)], rows)
-
-
 def config(run: Run) -> str:
     """Returns the resolved config, the versions and the command of a run."""
     rows = [
@@ -221,7 +210,8 @@ def config(run: Run) -> str:
     ]
     known = ("git_revision", "data_fingerprint", "command")
     rows += [[key, str(run.document[key])] for key in known if key in run.document]
-    return f"<details><summary>{escape(run.name)}</summary>{table(['', ''], rows)}</details>"
+    fields = table(["field", "value"], rows)
+    return f"<details><summary>All {len(rows)} fields</summary>{fields}</details>"
 
 
 def samples(run: Run) -> str:
@@ -239,7 +229,7 @@ def samples(run: Run) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns an HTML table of plain text."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )

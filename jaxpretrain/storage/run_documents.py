@@ -1,4 +1,4 @@
-"""The types in the JSON documents of a run's folder: `experiment.json` and `plan.json`."""
+"""The types in the JSON documents of a run's folder, such as `experiment.json`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,22 @@ class PlanFile:
     images_per_second: float | None = None
     device_hours: float | None = None
     memory_bytes_per_device: int | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple model of the data, measured as a run is."""
+
+    name: str
+    nats_per_token: float | None = None
+    bits_per_byte: float | None = None
+
+
+@dataclass(frozen=True)
+class BaselinesFile:
+    """The fields of `baselines.json` that are read."""
+
+    rows: tuple[Baseline, ...] = ()
 
 
 def read_document(path: Path, kind: type) -> Document:

@@ -6,12 +6,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.reports.page import page
-from jaxpretrain.reports.runs import read_run
+from jaxpretrain.reports.runs import Run, read_runs
 from tests.diagnosis.conftest import history
 
 __all__ = ["history"]
 
+PLAN = Plan(
+    1000, [("warmup", 0), ("decay", 200)], lambda s: 0 * np.asarray(s) + 1e-3, clip_norm=1.0
+)
+STEPS = np.arange(1, 1001)
 HISTORIES = Path(__file__).parent.parent / "golden" / "histories"
 
 
@@ -31,6 +38,13 @@ def make_run(folder: Path, scenario: str, *, torn: bool = False) -> Path:
     return folder
 
 
+def run_with(history, name="run", steps=STEPS, config=None, **values):
+    """A run of 1,000 steps with metrics whose names have __ for /."""
+    named = {n.replace("__", "/"): v for n, v in values.items()}
+    document = {"config": config} if config else {}
+    return Run(name, history(steps, named), PLAN, document, {}, [], now=0.0)
+
+
 def figures(html: str) -> dict:
     """The data of the charts."""
     found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S)
@@ -40,4 +54,4 @@ def figures(html: str) -> dict:
 
 def page_of(workdirs: Sequence[Path]) -> str:
     """The HTML of a report about the runs of some folders."""
-    return page([read_run(folder) for folder in workdirs], workdirs)
+    return page(read_runs(workdirs))

@@ -3,20 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.reports.charts import charts, loss_chart
-from jaxpretrain.reports.runs import Run
-from tests.reports.conftest import figures, make_run, page_of
-
-PLAN = Plan(
-    1000, [("warmup", 0), ("decay", 200)], lambda s: 0 * np.asarray(s) + 1e-3, clip_norm=1.0
-)
-STEPS = np.arange(1, 1001)
-
-
-def run_with(history, name="run", steps=STEPS, **values):
-    named = {n.replace("__", "/"): v for n, v in values.items()}
-    return Run(name, history(steps, named), PLAN, {}, {}, [], now=0.0)
+from jaxpretrain.reports.groups import grouped
+from tests.reports.conftest import STEPS, figures, make_run, page_of, run_with
 
 
 def by_key(*runs):
@@ -27,7 +16,7 @@ def test_runs_compare(tmp_path):
     runs = [make_run(tmp_path / n, f"healthy_{n}") for n in ("triangular", "cosine")]
     html = page_of(runs)
     names = {trace["name"] for trace in figures(html)["loss"]["traces"]}
-    assert {"triangular training, smoothed", "cosine training, smoothed"} <= names
+    assert {"triangular: training", "cosine: training"} <= names
     assert "optim.schedule.class" in html and "warmup_cosine" in html
 
 
@@ -42,18 +31,53 @@ def test_validation_sets_are_curves_of_the_loss_chart_and_of_their_own(history):
     )
     made = by_key(run)
     names = [trace["name"] for trace in made["loss"].traces]
-    assert names == ["training", "training, smoothed", "a", "learning rate"]
+    assert names == ["training", "training", "validation on a", "learning rate"]
+    assert [trace.get("opacity") for trace in made["loss"].traces[:2]] == [0.3, None]
     assert made["validation_perplexity"].signals == ("eval/a/perplexity",)
+    assert made["validation_perplexity"].title == "Validation on a: perplexity"
+
+
+def test_baselines_of_the_data_are_named_levels(history):
+    rows = [
+        {"name": "bigram<", "nats_per_token": 4.5, "bits_per_byte": 1.4},
+        {"name": "gzip", "nats_per_token": None, "bits_per_byte": 2.6},
+    ]
+    values = {"train__loss": 5 - STEPS / 1000, "eval__a__loss": 1.0 + 0 * STEPS}
+    values |= {"eval__a__bits_per_byte": STEPS / 1000, "eval__a__loss_predict_zero": 1 + 0 * STEPS}
+    made = by_key(replace(run_with(history, **values), baseline_rows=rows))
+    for key, expected in (
+        ("loss", {"bigram&lt;": 4.5, "predicting zero": 1.0}),
+        ("validation_bits_per_byte", {"bigram&lt;": 1.4}),
+    ):
+        named = {s["name"]: s["y0"] for s in made[key].layout["shapes"] if "name" in s}
+        assert named == expected
+
+
+def test_equal_configs_are_a_mean_with_a_band(history):
+    runs = [
+        run_with(history, f"r{n}", config={"seed": n, "rate": 1}, train__loss=n + 5 - STEPS / 1000)
+        for n in (0, 2)
+    ]
+    made = by_key(*runs)["loss"]
+    band, mean = made.traces[:2]
+    assert band["band"] and mean["name"].startswith("as r0, mean of 2")
+    assert (min(band["y"]), max(band["y"])) == pytest.approx((4.0, 7.0), abs=0.05)
+    assert mean["y"][0] == pytest.approx(6.0, abs=0.05)
+    assert "bands reach from lowest to highest" in made.note
 
 
 def test_phases_are_shades_and_sessions_are_lines(history):
     run = run_with(history, train__loss=5 - STEPS / 1000)
     marks = history([0, 300], {"run/num_devices": [8, 8]}).series
     run = replace(run, history=type(run.history)({**run.history.series, **marks}))
-    shapes = loss_chart([run]).layout["shapes"]
+    shapes = loss_chart(grouped([run]), [run]).layout["shapes"]
     assert [(s["x0"], s["x1"]) for s in shapes if s["type"] == "rect"] == [(0, 200), (200, 1000)]
     assert [s["x0"] for s in shapes if s["type"] == "line"] == [300]
-    assert [a["text"] for a in loss_chart([run]).layout["annotations"]] == ["warmup", "decay"]
+    assert loss_chart(grouped([run]), [run]).note.endswith("Dashed: a session begins.")
+    assert [a["text"] for a in loss_chart(grouped([run]), [run]).layout["annotations"]] == [
+        "warmup",
+        "decay",
+    ]
 
 
 def test_a_task_has_its_standard_error_and_the_level_of_guessing(history):
@@ -72,7 +96,8 @@ def test_a_task_has_its_standard_error_and_the_level_of_guessing(history):
     arc = next(chart for chart in made.values() if chart.title == "arc: accuracy")
     assert arc.traces[0]["error_y"]["array"] == [0.02] * 5
     assert arc.layout["shapes"][0]["y0"] == 0.25
-    assert arc.note == "Bars are one standard error. Dotted: guessing."
+    assert arc.layout["shapes"][0]["name"] == "guessing"
+    assert arc.note == "Bars are one standard error."
 
 
 def test_clipped_gradients_are_counted_over_a_hundred_reports(history):
@@ -105,4 +130,4 @@ def test_other_metrics_are_grouped_by_what_their_names_share(history):
         )
     )
     titles = {chart.title for key, chart in made.items() if key.startswith("other_")}
-    assert titles == {"*/loss", "train/wiki/tower/*", "train/z"}
+    assert titles == {"Loss", "wiki tower", "Squared log-partition function (z)"}

@@ -1,5 +1,6 @@
 """The page, and in a browser where there is one: that needs Playwright and Chromium."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def test_what_files_contain_is_text(tmp_path):
 
 def test_the_latest_picture_is_shown_beside_the_first(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", "healthy_cosine")
-    assert "<h2>Pictures</h2>" not in page_of([run])
+    assert ">Pictures</h2>" not in page_of([run])
     for step in (0, 10, 20):
         write_pictures(run, step, {"faces": np.zeros((2, 2, 3), np.uint8)})
     html = page_of([run])
@@ -89,3 +90,29 @@ def test_the_page_works_in_a_browser(tmp_path, open_page, width, scheme):
     page.locator('button[data-plot="loss"][data-axis="xaxis"]').click()
     wait_until(page, "document.querySelector('#plot-loss').layout.xaxis.type == 'log'")
     assert not errors
+
+
+def test_the_table_of_runs_sorts_and_its_links_open_the_runs(tmp_path, open_page):
+    runs = [make_run(tmp_path / n, f"healthy_{n}") for n in ("triangular", "cosine", "stable")]
+    (tmp_path / "report.html").write_text(page_of(runs))
+    page, errors = open_page(tmp_path / "report.html", 1366, "light")
+    loss = page.locator(".sortable thead button", has_text="training loss")
+    for order in ("ascending", "descending"):
+        loss.click()
+        assert page.locator(f'.sortable th[aria-sort="{order}"] button').count() == 1
+        column = page.evaluate(
+            "[...document.querySelectorAll('.sortable tbody tr')].map((row) => Number("
+            "row.cells[document.querySelector('[aria-sort]').cellIndex].dataset.value))"
+        )
+        assert column == sorted(column, reverse=order == "descending") and len(set(column)) == 3
+    page.locator('a[href="#run-1"]').click()
+    wait_until(page, "document.querySelector('#run-1').open")
+    assert not errors
+
+
+def test_a_page_lists_its_sections_and_none_is_empty(tmp_path):
+    html = page_of([make_run(tmp_path / "run", "attention_logits_growing")])
+    links = re.findall(r'<a href="#([a-z-]+)">[A-Z]', html)
+    assert links[:3] == ["curves", "findings", "time"]
+    assert links == re.findall(r'<section id="([a-z-]+)"', html)
+    assert "plan" not in links and html.index('id="findings"') < html.index('id="layers"')

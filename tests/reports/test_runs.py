@@ -5,7 +5,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.reports.runs import QUIET, Run, read_run
+from jaxpretrain.reports.runs import QUIET, Run, read_run, read_runs, run_folders
 from tests.reports.conftest import make_run
 
 PLAN = Plan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
@@ -57,3 +57,34 @@ def test_earlier_forecasts_are_those_before_the_end(history):
     loss = 2 + 3 * (steps / 10) ** -0.3
     run = Run("run", history(steps, {"train/loss": loss}), PLAN, {}, {}, [], now=0.0)
     assert [one.step for one in run.earlier_forecasts] == [100, 200, 300]
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [make_run(tmp_path / n / "run", "clipping") for n in ("a", "b")]
+    assert [run.name for run in read_runs(folders)] == ["a/run", "b/run"]
+
+
+def test_runs_below_a_folder_are_found_and_each_once(tmp_path):
+    run = make_run(tmp_path / "runs" / "a", "clipping")
+    (tmp_path / "empty").mkdir()
+    found = run_folders([tmp_path / "runs", run, tmp_path / "empty"])
+    assert found == ([run], [tmp_path / "empty"])
+    with pytest.raises(InputError, match="no run has written metrics there"):
+        run_folders([tmp_path / "empty"])
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        run_folders([run, tmp_path / "nowhere"])
+
+
+def test_the_final_loss_is_the_mean_of_the_last_steps(history):
+    assert run_of(history, 0.0).final_loss == pytest.approx(5 - 97.5 / 100)
+    assert Run("a", history([], {}), PLAN, {}, {}, [], now=0.0).final_loss is None
+
+
+def test_baselines_are_read_and_a_damaged_file_is_named(tmp_path):
+    run = make_run(tmp_path / "run", "clipping")
+    rows = [{"name": "bigram", "nats_per_token": 4.8, "bits_per_byte": 1.4}]
+    (run / "baselines.json").write_text(json.dumps({"rows": rows}))
+    assert read_run(run).baselines("bits_per_byte") == {"bigram": 1.4}
+    (run / "baselines.json").write_text(json.dumps({"rows": [{"name": 3}]}))
+    with pytest.raises(InputError, match=r"baselines\.json: rows\.0\.name"):
+        read_run(run)

@@ -1,0 +1,132 @@
+"""The comparison of several runs: one table, to sort on the page or to save as CSV."""
+
+import csv
+import io
+import json
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.diagnosis.metric_names import evaluation_sets
+from jaxpretrain.display.wording import format_count, format_number, format_seconds
+from jaxpretrain.reports.groups import Group, differences, grouped, named
+from jaxpretrain.reports.runs import Run
+from jaxpretrain.reports.words import judgement, table
+
+MOST_FIELDS = 8
+"""The largest number of different fields in the table; more stand below it."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table."""
+
+    title: str
+    values: Sequence[Any]
+    """The value of each run; None where there is none."""
+    show: Callable[[Any], str] = str
+    is_loss: bool = False
+
+
+def comparison(runs: Sequence[Run]) -> str:
+    """Returns the table of the runs, the means of groups and the fields beyond the table."""
+    groups, changed = grouped(runs), differences(runs)
+    columns = [c for c in _columns(runs) if len(changed) <= MOST_FIELDS or c.title not in changed]
+    colors = {run.name: json.dumps(group.color) for group in groups for run in group.runs}
+    heads = "".join(
+        f'<th scope="col"><button title="{escape(c.title)}">{escape(_short(c.title, changed))}'
+        "</button></th>"
+        for c in columns
+    )
+    rows = ""
+    for place, run in enumerate(runs):
+        name = (
+            f'<th scope="row"><i class="dot" data-color="{escape(colors[run.name])}"></i>'
+            f'<a href="#run-{place}">{escape(run.name)}</a></th>'
+        )
+        rows += f"<tr>{name}{''.join(_cell(column, place) for column in columns[1:])}</tr>"
+    file = b64encode(as_csv(runs).encode()).decode()
+    text = (
+        f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        f'<p><a download="runs.csv" href="data:text/csv;base64,{file}">Save as CSV</a></p>'
+    )
+    if len(changed) > MOST_FIELDS:
+        fields = table(
+            ["field", *(run.name for run in runs)],
+            [[path, *map(str, values)] for path, values in changed.items()],
+        )
+        text += f"<details><summary>{len(changed)} fields differ</summary>{fields}</details>"
+    return text + _means(groups)
+
+
+def as_csv(runs: Sequence[Run]) -> str:
+    """Returns the table as CSV, with all digits and all fields in which the configs differ."""
+    columns = _columns(runs)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.title for column in columns])
+    writer.writerows(zip(*(column.values for column in columns), strict=True))
+    return text.getvalue()
+
+
+def _columns(runs: Sequence[Run]) -> list[Column]:
+    made = [Column("run", [run.name for run in runs])]
+    made += [Column(path, values) for path, values in differences(runs).items()]
+    final = [run.final_loss for run in runs]
+    made.append(Column("training loss, last 5%", final, format_number, is_loss=True))
+    for name in named(runs, evaluation_sets):
+        curves = [run.history[f"eval/{name}/loss"].finite.values for run in runs]
+        for what, pick in (("final", lambda losses: losses[-1]), ("best", np.min)):
+            values = [float(pick(losses)) if len(losses) else None for losses in curves]
+            made.append(Column(f"{name} loss, {what}", values, format_number, is_loss=True))
+    for unit in dict.fromkeys(run.history.unit for run in runs):
+        made.append(Column(unit, [r.history.last(f"train/{unit}") for r in runs], format_count))
+    spent = [run.estimate.spent if run.estimate else None for run in runs]
+    made.append(Column("time", spent, format_seconds))
+    return [*made, Column("verdict", [judgement(run) for run in runs])]
+
+
+def _short(path: str, changed: dict[str, list[Any]]) -> str:
+    """Returns the last part of a path where no other field ends in it."""
+    last = path.rpartition(".")[2]
+    return path if sum(other.rpartition(".")[2] == last for other in changed) > 1 else last
+
+
+def _cell(column: Column, place: int) -> str:
+    value = column.values[place]
+    shown = "" if value is None else column.show(value)
+    return f'<td data-value="{escape(str(value))}">{escape(shown)}</td>' if shown else "<td></td>"
+
+
+def _means(groups: Sequence[Group]) -> str:
+    """Returns the table of the mean losses of groups, with their standard deviations."""
+    losses = [
+        column
+        for column in _columns([run for group in groups for run in group.runs])
+        if column.is_loss
+    ]
+    rows, first = [], 0
+    for group in groups:
+        last = first + len(group.runs)
+        if len(group.runs) > 1:
+            spreads = [_spread(column.values[first:last]) for column in losses]
+            rows.append([group.name.rpartition(",")[0], str(len(group.runs)), *spreads])
+        first = last
+    if not rows:
+        return ""
+    head = "<h3>Equal configs: mean ± standard deviation</h3>"
+    return head + table(["config", "runs", *(column.title for column in losses)], rows)
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return ""
+    return (
+        f"{format_number(float(np.mean(known)))} ± {format_number(float(np.std(known, ddof=1)), 3)}"
+    )
