@@ -65,7 +65,7 @@ def test_a_folder_of_runs_is_reported_with_a_table_as_csv(tmp_path, capsys):
     rows = (tmp_path / "runs.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["run", "cosine", "triangular"]
     said = capsys.readouterr().out
-    assert f"{tmp_path / 'runs' / 'notes.txt'}: holds no run, left out" in said
+    assert f"{tmp_path / 'runs' / 'empty'}: holds no run, left out" in said
 
 
 def test_without_a_folder_it_says_what_to_give():

@@ -199,11 +199,11 @@ def _phase_names(spans: Spans) -> list[Json]:
     """Returns the names of the phases, between the panel of the loss and that of the rate."""
     return [
         {
-            "x": first, "y": 0.27, "yref": "paper", "text": escape(name), "showarrow": False,
-            "xanchor": "left", "yanchor": "middle", "font": {"size": 11},
+            "x": first, "y": 0.285 - 0.035 * (place % 2), "yref": "paper", "text": escape(name),
+            "showarrow": False, "xanchor": "left", "yanchor": "middle", "font": {"size": 11},
         }
-        for name, first, last in spans
-        if last - first > 0.12 * (spans[-1][2] or 1)
+        for place, (name, first, last) in enumerate(spans)
+        if last - first > 0.12 * spans[-1][2]
     ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def comparison(runs: Sequence[Run]) -> str:
     """Returns the table of the runs, the means of groups and the fields beyond the table."""
     groups, changed = grouped(runs), differences(runs)
     columns = [c for c in _columns(runs) if len(changed) <= MOST_FIELDS or c.title not in changed]
-    colors = {run.name: json.dumps(group.color) for group in groups for run in group.runs}
+    colors = {place: json.dumps(group.color) for group in groups for place in group.places}
     heads = "".join(
         f'<th scope="col"><button title="{escape(c.title)}">{escape(_short(c.title, changed))}'
         "</button></th>"
@@ -45,7 +45,7 @@ def comparison(runs: Sequence[Run]) -> str:
     rows = ""
     for place, run in enumerate(runs):
         name = (
-            f'<th scope="row"><i class="dot" data-color="{escape(colors[run.name])}"></i>'
+            f'<th scope="row"><i class="dot" data-color="{escape(colors[place])}"></i>'
             f'<a href="#run-{place}">{escape(run.name)}</a></th>'
         )
         rows += f"<tr>{name}{''.join(_cell(column, place) for column in columns[1:])}</tr>"
@@ -61,7 +61,7 @@ def comparison(runs: Sequence[Run]) -> str:
             [[path, *map(str, values)] for path, values in changed.items()],
         )
         text += f"<details><summary>{len(changed)} fields differ</summary>{fields}</details>"
-    return text + _means(groups)
+    return text + _means(groups, columns)
 
 
 def as_csv(runs: Sequence[Run]) -> str:
@@ -103,30 +103,26 @@ def _cell(column: Column, place: int) -> str:
     return f'<td data-value="{escape(str(value))}">{escape(shown)}</td>' if shown else "<td></td>"
 
 
-def _means(groups: Sequence[Group]) -> str:
+def _means(groups: Sequence[Group], columns: Sequence[Column]) -> str:
     """Returns the table of the mean losses of groups, with their standard deviations."""
-    losses = [
-        column
-        for column in _columns([run for group in groups for run in group.runs])
-        if column.is_loss
+    losses = [column for column in columns if column.is_loss]
+    rows = [
+        [
+            group.name.rpartition(", mean")[0] or "all",
+            str(len(group.runs)),
+            *(_spread([column.values[place] for place in group.places]) for column in losses),
+        ]
+        for group in groups
+        if len(group.runs) > 1
     ]
-    rows, first = [], 0
-    for group in groups:
-        last = first + len(group.runs)
-        if len(group.runs) > 1:
-            spreads = [_spread(column.values[first:last]) for column in losses]
-            rows.append([group.name.rpartition(",")[0], str(len(group.runs)), *spreads])
-        first = last
-    if not rows:
-        return ""
-    head = "<h3>Equal configs: mean ± standard deviation</h3>"
-    return head + table(["config", "runs", *(column.title for column in losses)], rows)
+    head = ["config", "runs", *(column.title for column in losses)]
+    text = f"<h3>Equal configs: mean ± standard deviation</h3>{table(head, rows)}"
+    return text if rows else ""
 
 
 def _spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return ""
-    return (
-        f"{format_number(float(np.mean(known)))} ± {format_number(float(np.std(known, ddof=1)), 3)}"
-    )
+    mean, deviation = float(np.mean(known)), float(np.std(known, ddof=1))
+    return f"{format_number(mean)} ± {format_number(deviation, 3)}"

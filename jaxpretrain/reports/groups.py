@@ -25,7 +25,9 @@ class Group:
     name: str
     """The legend of its curves; "" where there is no other group."""
     runs: list[Run]
-    color: Color = 0
+    places: list[int]
+    """The positions of the runs among all."""
+    color: Color
 
     def label(self, name: str) -> str:
         """Returns the legend of one of its curves."""
@@ -56,10 +58,10 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         shown = [f"{path.rpartition('.')[2]} {of[places[0]]}" for path, of in changed.items()]
         name = first.name if len(runs) > 1 else ""
         if len(places) > 1:
-            what = ", ".join(shown) if 0 < len(shown) <= MOST_FIELDS else f"as {first.name}"
-            name = f"{what}, mean of {len(places)}"
+            what = shown if len(shown) <= MOST_FIELDS else [f"as {first.name}"]
+            name = ", ".join([*what, f"mean of {len(places)}"])
         color = scale[number] if scale else number
-        groups.append(Group(name, [runs[place] for place in places], color))
+        groups.append(Group(name, [runs[place] for place in places], places, color))
     return groups
 
 

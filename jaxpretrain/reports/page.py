@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from importlib.resources import files
@@ -21,8 +21,6 @@ from jaxpretrain.reports.planned import planned
 from jaxpretrain.reports.runs import Run, common_folder, read_runs, run_folders
 from jaxpretrain.storage.files import relative, write_atomically
 
-Sections = dict[str, str]
-"""The HTML of sections by their headings."""
 MOST_NAMES = 3
 """The largest number of runs that the title names."""
 
@@ -66,30 +64,31 @@ def write_report(
 
 
 def page(runs: Sequence[Run]) -> str:
-    """Returns the HTML document about some runs."""
-    curves = charts(runs)
-    shown, hours = [*curves], _hours(runs)
-    sections: Sections = {}
-    if len(runs) == 1:
-        layers = layer_charts(runs[0])
+    """Returns the HTML document about some runs: the one, or their comparison and then each."""
+    curves, hours, several = charts(runs), _hours(runs), len(runs) > 1
+    bars = _plot("hours") if hours["traces"] else ""
+    sections = {"Runs": comparison(runs)} if several else {}
+    sections |= {"Curves": _grid(curves), "Time": bars}
+    shown, top, each = [*curves], "", ""
+    for place, run in enumerate(runs):
+        layers = layer_charts(run, f"run{place}_" if several else "")
         shown += layers
-        summary = words.verdict(runs[0]) + words.cards(runs[0])
-        sections["Curves"] = _grid(curves)
-        sections |= _sections(runs[0], shown, layers, hours)
-    else:
-        summary = ""
-        sections = {"Runs": comparison(runs), "Curves": _grid(curves)}
-        sections["Time"] = _plot("hours") if hours["traces"] else ""
-        sections["Each run"] = ""
-        for place, run in enumerate(runs):
-            layers = layer_charts(run, f"run{place}_")
-            shown += layers
-            parts = _sections(run, [*curves, *layers], layers, None)
-            sections["Each run"] += (
-                f'<details class="run" id="run-{place}"><summary><b>{escape(run.name)}</b> '
-                f"{words.judgement(run)}</summary>{words.verdict(run)}{words.cards(run)}"
-                f"{_body(parts, 3)}</details>"
-            )
+        top = words.verdict(run) + words.cards(run)
+        parts = {
+            "Findings": words.findings(run, [*curves, *layers]),
+            "Time": words.times(run) + ("" if several else bars),
+            "Plan": planned(run),
+            "Where the loss is going": words.forecasts(run),
+            "Layers": _grid(layers),
+            "Samples": words.samples(run),
+            "Pictures": _pictures(run.folder),
+            "Config": words.config(run),
+        }
+        each += (
+            f'<details class="run" id="run-{place}"><summary><b>{escape(run.name)}</b> '
+            f"{words.judgement(run)}</summary>{top}{_body(parts, 3)}</details>"
+        )
+        sections = sections | {"Each run": each} if several else {"Curves": _grid(curves)} | parts
     names = ", ".join(run.name for run in runs)
     title = names if len(runs) <= MOST_NAMES else f"{len(runs)} runs"
     read = datetime.fromtimestamp(runs[0].now)
@@ -97,42 +96,22 @@ def page(runs: Sequence[Run]) -> str:
     body = (
         f"<h1>{escape(title)}</h1>"
         f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>'
-        f'<nav aria-label="Contents">{links}</nav>{summary}{_body(sections, 2)}'
+        f'<nav aria-label="Contents">{links}</nav>{"" if several else top}{_body(sections, 2)}'
         "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>"
     )
-    figures = {
-        chart.key: {"traces": chart.traces, "layout": chart.layout, "linked": True}
-        for chart in shown
-    }
-    return _document(title, body, figures | ({"hours": hours} if hours["traces"] else {}))
+    figures = {c.key: {"traces": c.traces, "layout": c.layout, "linked": True} for c in shown}
+    return _document(title, body, figures | ({"hours": hours} if bars else {}))
 
 
-def _sections(
-    run: Run, shown: Sequence[Chart], layers: Sequence[Chart], hours: Json | None
-) -> Sections:
-    """Returns the texts about a run, with links into the charts that are shown."""
-    bars = _plot("hours") if hours and hours["traces"] else ""
-    return {
-        "Findings": words.findings(run, shown),
-        "Time": words.times(run) + bars,
-        "Plan": planned(run),
-        "Where the loss is going": words.forecasts(run),
-        "Layers": _grid(layers),
-        "Samples": words.samples(run),
-        "Pictures": _pictures(run.folder),
-        "Config": words.config(run),
-    }
-
-
-def _body(sections: Sections, level: int) -> str:
+def _body(sections: Mapping[str, str], level: int) -> str:
     """Returns the sections that have a text, narrow ones side by side."""
-    parts = []
-    for name, text in sections.items():
-        if text:
-            at = f' id="{_id(name)}"' if level == 2 else ""
-            narrow = ' class="narrow"' if name in _NARROW else ""
-            parts.append(f"<section{at}{narrow}><h{level}>{name}</h{level}>{text}</section>")
-    return f'<div class="sections">{"".join(parts)}</div>'
+    parts = "".join(
+        f"<section{f' id={_id(name)}' if level == 2 else ''}"
+        f"{' class=narrow' if name in _NARROW else ''}><h{level}>{name}</h{level}>{text}</section>"
+        for name, text in sections.items()
+        if text
+    )
+    return f'<div class="sections">{parts}</div>'
 
 
 def _id(name: str) -> str:

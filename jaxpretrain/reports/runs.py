@@ -132,26 +132,22 @@ class Run:
 
 
 def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Returns the folders of runs among paths and right below them, and the paths without any.
+    """Returns the folders of runs among paths and right below them, and the folders without any.
 
     Raises:
       InputError: a path does not exist, or none holds a run.
     """
-    folders: dict[Path, None] = {}
-    empty = []
+    found: dict[Path, list[Path]] = {}
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist: no run has written metrics there")
-        below = (
-            [path] if (path / METRICS).exists() else [f.parent for f in path.glob(f"*/{METRICS}")]
-        )
-        if not below:
-            empty.append(path)
-        folders |= dict.fromkeys(sorted(below))
+        below = sorted(file.parent for file in path.glob(f"*/{METRICS}"))
+        found[path] = [path] if (path / METRICS).exists() else below
+    folders = list(dict.fromkeys(folder for below in found.values() for folder in below))
     if not folders:
         names = ", ".join(map(str, paths))
         raise InputError(f"{names}: no run has written metrics there; name a run's folder")
-    return list(folders), empty
+    return folders, [path for path, below in found.items() if not below and path.is_dir()]
 
 
 def common_folder(folders: Sequence[Path]) -> Path:
