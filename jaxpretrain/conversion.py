@@ -31,10 +31,7 @@ from jaxpretrain.train.workdir import write_experiment
 
 
 def convert(flags: Namespace) -> tuple[dict[str, object], list[str]]:
-    """Converts by the flags of the command; returns a summary and notes for the user.
-
-    InputError: the input cannot be read, or not be written in that form.
-    """
+    """Converts by the flags of the command; returns a summary and notes for the user."""
     jax.config.update("jax_platforms", "cpu")  # an accelerator has no part in this
     source = _read(flags)
     writers: dict[str, Callable[[Source, Path], None]] = {

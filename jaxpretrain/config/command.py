@@ -63,10 +63,7 @@ def _has_no_reader(stream: TextIO) -> bool:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Splits the `--config.path=value` items from a command line.
-
-    Returns the other items and the (path, value) pairs, each in their order.
-    """
+    """Returns the items that are no `--config.path=value`, and the (path, value) of the others."""
     rest, overrides = [], []
     for item in argv:
         if not item.startswith(_OVERRIDE):

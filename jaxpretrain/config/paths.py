@@ -22,10 +22,7 @@ PathText = Annotated[str, _IsPath()]
 
 
 def expand(text: str, flag: str) -> Path:
-    """Returns the path in a text, with a user's home directory in place of `~`.
-
-    The InputError for an empty text, or a user that there is not, begins with `flag`.
-    """
+    """Returns the path in a text, with `~` expanded; the error for no path begins with `flag`."""
     if against := _complaint(text):
         raise InputError(f"{flag}={text}: {against}")
     return Path(text).expanduser()

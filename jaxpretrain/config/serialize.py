@@ -70,10 +70,9 @@ def diff(a: Mapping[str, object], b: Mapping[str, object]) -> list[Change]:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Returns the value of a JSON text.
+    """Returns the value of a JSON text; the ValueError for another text says what is wrong.
 
-    Whole numbers beyond 64 bits become floats, so that they are no sizes or counts. The ValueError
-    for another text says what is wrong.
+    Whole numbers beyond 64 bits become floats, so that they are no sizes or counts.
     """
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
@@ -102,10 +101,7 @@ def read_object(path: Path, advice: str = "") -> Document:
 
 
 def checked(cls: type[T], document: Mapping[str, object], where: Path | str) -> T:
-    """Returns the fields of `cls` in a document; other keys are ignored.
-
-    The InputError for a field that is missing or of another type names it and `where`.
-    """
+    """Returns the fields of `cls` in a document, without other keys; an error names `where`."""
     return from_dict(cls, document, f"{where}:", ignore_unknown=True)
 
 

@@ -61,9 +61,7 @@ class Continuer(Evaluator):
 
 
 def held_out_prompts(setting: Setting) -> list[str]:
-    """Returns the first words of the first document of each validation set; [] without a
-    tokenizer.
-    """
+    """Returns the words that each validation set begins with; [] without a tokenizer."""
     if setting.tokenizer_path is None:
         return []
     tokenizer = encoder(read_tokenizer(setting.tokenizer_path))

@@ -141,9 +141,7 @@ def fill_rows(groups: Sequence[Group], most: int) -> list[Row]:
 
 
 def _fill(groups: Sequence[Group], length: int) -> list[tuple[int, list[Group]]]:
-    """Returns rows of `length`, longer only where a group is. The largest group comes first, and
-    each goes into the row that it fills best.
-    """
+    """Returns rows of `length`, or of a longer group; each goes into the row it fills best."""
     rows: list[tuple[int, list[Group]]] = []
     by_space: dict[int, list[list[Group]]] = defaultdict(list)  # tokens that are free -> rows
     for group in sorted(groups, key=lambda group: group.num_tokens, reverse=True):
@@ -190,9 +188,7 @@ def _batch(rows: Sequence[Row], shape: Shape) -> Batch:
 
 
 def _cut(rows: Sequence[Row], batch_tokens: int, num_groups: int) -> list[tuple[list[Row], Shape]]:
-    """Returns batches of rows of one kind, the longest first, with about `batch_tokens` in each
-    group.
-    """
+    """Returns batches of one kind of row, the longest first, of `batch_tokens` in each group."""
     rows = sorted(rows, key=lambda row: (row.length, len(row.tokens)), reverse=True)
     pieces: dict[tuple[int, int], list[list[Row]]] = defaultdict(list)  # by number and length
     start = 0

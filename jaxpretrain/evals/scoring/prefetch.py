@@ -18,9 +18,8 @@ def go_on() -> None:
 def read_back(outputs: Iterable[T], between_batches: Callable[[], None] = go_on) -> Iterator[T]:
     """Yields the outputs of batches in their order, on the host.
 
-    Some more batches are asked for before the first is waited for. Values that are no arrays, such
-    as the batch that a result belongs to, come along as they are. `between_batches` is called after
-    each batch; an exception that it raises ends the evaluation.
+    Some more batches are asked for before the first is waited for. Values that are no arrays come
+    along as they are. An exception that `between_batches` raises ends the evaluation.
     """
     waiting: deque[T] = deque()
     for output in outputs:

@@ -1,6 +1,4 @@
-"""Log-likelihoods of continuations, log p(continuation | context), whatever asks for them.
-
-The head is applied once to each place after which tokens are scored.
+"""Log-likelihoods of continuations; the head runs once for each place that tokens follow.
 
 Shapes: b batch, t positions, g groups of b / g rows (as the batch is divided over devices), n
 places of each group, m tokens that are scored at them, c places of a chunk, d model width, v

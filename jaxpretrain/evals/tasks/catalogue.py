@@ -63,10 +63,7 @@ def select(names: Iterable[str]) -> Selection:
 
 
 def find_tasks(names: Iterable[str]) -> list[Callable[[], Task]]:
-    """Returns the loaders of tasks and of the tasks of groups, once each.
-
-    InputError: a name is unknown, or a file of one's own is missing or malformed.
-    """
+    """Returns the loaders of tasks and of groups' tasks, once each; InputError for a wrong name."""
     members = [member for name in names for member in GROUPS.get(name, (name,))]
     return [_find_task(name) for name in dict.fromkeys(members)]
 

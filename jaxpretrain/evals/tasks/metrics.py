@@ -67,10 +67,7 @@ class Scored:
 
 
 def task_metrics(task: Task, scored: Sequence[Scored]) -> dict[str, float]:
-    """Returns all metrics of a task by name; `primary` repeats the one that its authors report.
-
-    Accuracies come with their standard error, as `<name>_stderr`.
-    """
+    """Returns all metrics by name, standard errors too; `primary` is what its authors report."""
     gold = [s.gold() for s in scored]
     metrics = {name: _mean([g[name] for g in gold]) for name in gold[0]}
     if task.is_multiple_choice:

@@ -64,10 +64,6 @@ class _Prompt:
             parts.append(f"{self._question(shot)} {given}")
         return "\n\n".join([*parts, self._question(row)])
 
-    def continuations(self, row: Row) -> list[str]:
-        answers = _LETTERS if self.lists_answers else row["choices"]
-        return [f" {answer}" for answer in answers]
-
     def _question(self, row: Row) -> str:
         question = row["question"].strip()
         if not self.lists_answers:
@@ -99,8 +95,8 @@ def load_mmlu(task: str, variant: str, name: str) -> Task:
         for number, row in enumerate(read_arrow(folder / split, columns)):
             for i, prompt in enumerate(prompts):
                 context = prompt.text(row, shots)
-                texts = prompt.continuations(row)
-                choices = tuple(Choice(context, text, "Answer:") for text in texts)
+                answers = _LETTERS if prompt.lists_answers else row["choices"]
+                choices = tuple(Choice(context, f" {answer}", "Answer:") for answer in answers)
                 of_prompt = f"/{i}" if len(prompts) > 1 else ""
                 items.append(Item(f"{subject}/{number}{of_prompt}", choices, row["answer"]))
     return Task(name, "len_norm", tuple(items))

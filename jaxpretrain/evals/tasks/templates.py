@@ -87,12 +87,10 @@ def _basic_arithmetic(row: Row) -> _Question:
     return context, [f" {text}" for text in choices["text"]], answer, "Answer:"
 
 
-def _trivia_qa(row: Row) -> _Question:
-    return f"\nQuestion: {row['question']}\nAnswer:", [f" {row['answer']['value']}"], 0, "Answer:"
-
-
-def _natural_questions(row: Row) -> _Question:
-    return f"\nQuestion: {row['question']}\nAnswer:", [f" {row['answer'][0]}"], 0, "Answer:"
+def _open_question(row: Row) -> _Question:
+    answer = row["answer"]
+    text = answer["value"] if isinstance(answer, dict) else answer[0]
+    return f"\nQuestion: {row['question']}\nAnswer:", [f" {text}"], 0, "Answer:"
 
 
 def _joined(text: str) -> str:
@@ -102,24 +100,16 @@ def _joined(text: str) -> str:
     return re.sub(r" (['.,])", r"\1", text)
 
 
+_TRIVIA, _ARITHMETIC = "trivia_qa/rc.wikipedia.nocontext", "allenai/basic_arithmetic/none"
+
 TEMPLATES: dict[str, tuple[str, str, Metric, Callable[[Row], _Question]]] = {
     "copa": ("super_glue/copa", "premise choice1 choice2 question label", "acc", _copa),
     "rte": ("glue/rte", "sentence1 sentence2 label", "len_norm", _rte),
     "commitment_bank": ("super_glue/cb", "premise hypothesis label", "acc", _commitment_bank),
     "mrpc": ("glue/mrpc", "sentence1 sentence2 label", "f1", _mrpc),
     "sst2": ("glue/sst2", "sentence label", "acc", _sst2),
-    "basic_arithmetic": (
-        "allenai/basic_arithmetic/none",
-        "question choices answerKey",
-        "acc",
-        _basic_arithmetic,
-    ),
-    "trivia_qa_wiki_ppl": (
-        "trivia_qa/rc.wikipedia.nocontext",
-        "question answer",
-        "ce_loss",
-        _trivia_qa,
-    ),
-    "natural_qs_open_ppl": ("nq_open/none", "question answer", "ce_loss", _natural_questions),
+    "basic_arithmetic": (_ARITHMETIC, "question choices answerKey", "acc", _basic_arithmetic),
+    "trivia_qa_wiki_ppl": (_TRIVIA, "question answer", "ce_loss", _open_question),
+    "natural_qs_open_ppl": ("nq_open/none", "question answer", "ce_loss", _open_question),
 }
 """The data set of each task, its columns, its metric, and what makes a question of a row."""
