@@ -74,20 +74,16 @@ class Checkpoints:
         """Opens a folder of checkpoints, and makes it unless it is only read.
 
         A save removes all but the newest `keep_last` and those at multiples of `keep_every` steps.
-        Unless it only reads, the first process must hold the folder of the run: it removes what
-        interrupted saves have left.
-
-        Raises:
-          InputError: the directory cannot be made.
+        To write, the first process must hold the folder of the run: it removes what interrupted
+        saves have left. Raises InputError where the folder cannot be made.
         """
         self.directory = directory
         self._corrupt = directory.parent / "corrupt"
         self._keep_last, self._keep_every = keep_last, keep_every
-        self._under_way: tuple[int, saving.Save] | None = None
-        self._ended: list[saving.SaveOutcome] = []
+        self._under_way: saving.Save | None = None
+        self._ended: list[saving.Save] = []
         if not read_only and is_primary():
             saving.make_folder(directory)
-            saving.remove_leftovers(directory)
 
     def steps(self) -> list[int]:
         """Returns the steps that have a finished checkpoint, in order."""
@@ -103,11 +99,11 @@ class Checkpoints:
         sums = jax.device_get(checksums(named))
         arrays = {name: {**kind(x), "checksum": int(sums[name])} for name, x in named.items()}
         document = {**extra, "arrays": arrays}
-        self._under_way = step, saving.Save(self._folder(step), named, document, self._remove_old)
+        self._under_way = saving.Save(self._folder(step), named, document, self._remove_old)
 
-    def ended(self) -> list[saving.SaveOutcome]:
+    def ended(self) -> list[saving.Save]:
         """Returns the saves that have ended since the last call, in order; waits for nothing."""
-        if self._under_way is not None and self._under_way[1].has_ended:
+        if self._under_way is not None and not self._under_way.is_alive():
             self.wait()
         ended, self._ended = self._ended, []
         return ended
@@ -141,18 +137,15 @@ class Checkpoints:
           InputError: the checkpoint holds other arrays, or of other shapes, than `like` asks for.
           CorruptCheckpoint: it cannot be read.
         """
-        problem = named = extra = None
+        problem, named, extra = None, {}, {}
         try:
             named, extra = self._read(step, to_named(like))
         except CorruptCheckpoint as error:
             problem = str(error)
-        problem = first_problem("restore", problem)
-        if problem is not None:
+        if (problem := first_problem("restore", problem)) is not None:
             raise CorruptCheckpoint(problem)
-        assert named is not None and extra is not None
         saved = extra.pop("arrays")
-        found = jax.device_get(checksums(named))
-        for name, value in found.items():
+        for name, value in jax.device_get(checksums(named)).items():
             if int(value) != saved[name]["checksum"]:
                 raise CorruptCheckpoint(f"the checksum of {name} differs")
         return from_named(like, named), extra
@@ -171,12 +164,9 @@ class Checkpoints:
     def check_arrays(
         self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct], saved: Document
     ) -> None:
-        """Refuses a checkpoint that lacks wanted arrays, or has them in other shapes.
+        """Raises InputError where an array is missing, or of another shape or type.
 
-        `saved` are the arrays in its document.
-
-        Raises:
-          InputError: an array is missing, or of another shape or type.
+        `saved` are the arrays in the checkpoint's document.
         """
         where = f"checkpoint {self._folder(step)}"
         if missing := sorted(set(wanted) - set(saved)):
@@ -205,9 +195,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until the save under way has ended."""
         if self._under_way is not None:
-            step, save = self._under_way
-            save.wait()
-            self._ended.append(saving.SaveOutcome(step, save.problem))
+            self._under_way.join()
+            self._ended.append(self._under_way)
             self._under_way = None
 
     def _read(
@@ -216,13 +205,8 @@ class Checkpoints:
         """Returns this process's parts of the wanted arrays, and the JSON document."""
         document = self.document(step)
         self.check_arrays(step, wanted, document["arrays"])
-        restore_args = jax.tree.map(
-            lambda s: ocp.ArrayRestoreArgs(
-                sharding=s.sharding, global_shape=s.shape, dtype=s.dtype, strict=True
-            ),
-            wanted,
-        )
-        request = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+        types = ocp.checkpoint_utils.construct_restore_args(wanted)
+        request = ocp.args.PyTreeRestore(wanted, restore_args=types, partial_restore=True)
         saving.silence_orbax()
         reader = ocp.PyTreeCheckpointHandler()
         path = epath.Path(self._folder(step).absolute()) / "state"
@@ -261,6 +245,5 @@ class Checkpoints:
                     "falling back to the one before",
                     file=sys.stderr,
                 )
-        problem = first_problem("set aside", problem)  # and nobody looks before it is moved
-        if problem is not None:
+        if problem := first_problem("set aside", problem):  # nobody looks before it is moved
             raise InputError(problem)

@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -43,23 +42,11 @@ _ITEMS = {
 """Orbax's own description of the items of a checkpoint, by which its readers open one."""
 
 
-@dataclass(frozen=True)
-class SaveOutcome:
-    """The end of a save."""
+class Save(threading.Thread):
+    """A save under way, which all processes make together; it has ended when the thread has.
 
-    step: int
-    problem: str | None
-    """Reason of the failure, in one line; None: the checkpoint is there."""
-
-
-class Save:
-    """A save under way, which all processes make together.
-
-    Args:
-      folder: the folder of the checkpoint; must not exist.
-      named: the arrays by name; they are copied when this returns, and may be donated.
-      document: the JSON values beside them.
-      committed: called by the first process, in the background, once the checkpoint is there.
+    The arrays are copied when the constructor returns, and may be donated. `committed` is called by
+    the first process, in the background, once the checkpoint is in its folder, which must be new.
     """
 
     def __init__(
@@ -69,8 +56,10 @@ class Save:
         document: Mapping[str, object],
         committed: Callable[[], None],
     ) -> None:
+        super().__init__(target=self._run, args=(dict(named),), name="save")
+        self.step = int(folder.name)
         self.problem: str | None = None
-        """Reason of the failure, one line, the same in all processes; set when it has ended."""
+        """Reason of the failure, one line, the same in all processes; None where it succeeds."""
         self._folder = folder
         self._temporary = folder.with_name(folder.name + _TEMPORARY)
         self._state = epath.Path(self._temporary.absolute()) / "state"  # the kind that Orbax takes
@@ -79,18 +68,8 @@ class Save:
         self._handler = ocp.PyTreeCheckpointHandler()
         self._is_copied = threading.Event()
         silence_orbax()
-        self._thread = threading.Thread(target=self._run, args=(dict(named),), name="save")
-        self._thread.start()
+        self.start()
         self._is_copied.wait()
-
-    @property
-    def has_ended(self) -> bool:
-        """True once it is committed or has failed, in this process."""
-        return not self._thread.is_alive()
-
-    def wait(self) -> None:
-        """Waits until it has ended."""
-        self._thread.join()
 
     def _run(self, named: dict[str, jax.Array]) -> None:
         try:
@@ -107,12 +86,11 @@ class Save:
 
     def _save(self, named: dict[str, jax.Array]) -> str | None:
         """Writes and commits; returns the problem of the first process that has one."""
-        problem = first_problem("save begins", _attempt(self._make_folders, is_primary()))
-        if problem is None:
-            problem = first_problem("save is written", _attempt(lambda: self._write(named)))
-        if problem is None:
-            problem = first_problem("save is committed", _attempt(self._commit, is_primary()))
-        return problem
+        return (
+            first_problem("save begins", _attempt(self._make_folders, is_primary()))
+            or first_problem("save is written", _attempt(lambda: self._write(named)))
+            or first_problem("save is committed", _attempt(self._commit, is_primary()))
+        )
 
     def _make_folders(self) -> None:
         if self._folder.exists():
@@ -141,12 +119,18 @@ class Save:
 
 
 def make_folder(directory: Path) -> None:
-    """Makes a folder of checkpoints; raises InputError where it cannot be made."""
+    """Makes a folder of checkpoints without the remains of interrupted saves and removals.
+
+    Raises InputError where it cannot be made.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         where = f"{directory}, a link to {directory.readlink()}," if directory.is_symlink() else ""
         raise InputError(f"{where or directory} cannot be made: {error.strerror}") from error
+    for path in directory.glob(f"*{_TEMPORARY}*"):
+        if path.name.partition(_TEMPORARY)[0].isdecimal():
+            remove(path)
 
 
 def remove(folder: Path) -> None:
@@ -168,18 +152,11 @@ def remove(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Removes the remains of interrupted saves and removals from a folder of checkpoints."""
-    for path in directory.glob(f"*{_TEMPORARY}*"):
-        if path.name.partition(_TEMPORARY)[0].isdecimal():
-            remove(path)
-
-
 def move_aside(source: Path, folder: Path) -> Path:
     """Moves a checkpoint into a folder, under a new name where its own is taken; returns its path.
 
-    Where the checkpoints are a link to another file system it stays there, under a name that is no
-    checkpoint's, and the folder gets a link to it: one rename, however large it is.
+    Where they lie on two file systems it stays, under a name that is no checkpoint's, and the
+    folder gets a link to it: one rename, however large it is.
     """
     folder.mkdir(exist_ok=True)
     target, number = folder / source.name, 1

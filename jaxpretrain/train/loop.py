@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.checkpoints.saving import SaveOutcome
+from jaxpretrain.checkpoints.saving import Save
 from jaxpretrain.data.contract import TrainingData
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.diagnosis.clock import Clock
@@ -79,7 +79,7 @@ class Run:
     """True where the last session left out the evaluation of the step that it saved."""
     skipped: list[int] = field(default_factory=list)  # the newest steps, skipped in a row
     empty: list[int] = field(default_factory=list)  # all steps whose batch had nothing to predict
-    unsaved: list[SaveOutcome] = field(default_factory=list)  # the newest, failed in a row
+    unsaved: list[Save] = field(default_factory=list)  # the newest, failed in a row
 
     @property
     def experiment(self) -> Resolved:

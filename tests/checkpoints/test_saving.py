@@ -127,7 +127,7 @@ def test_nothing_counts_before_all_is_written_and_nobody_waits(
 def test_orbax_itself_reads_what_is_saved(tmp_path: Path):
     state = _state()
     save = Save(tmp_path / "7", state, {"data_position": 7}, lambda: None)
-    save.wait()
+    save.join()
     assert save.problem is None
     with ocp.CheckpointManager(tmp_path) as manager:
         assert manager.all_steps() == [7]
@@ -165,5 +165,5 @@ def test_the_reason_is_one_short_line(error: Exception, expected: str):
 
 
 def test_the_documents_are_whole(tmp_path: Path):
-    Save(tmp_path / "7", _state(), {"a": [1]}, lambda: None).wait()
+    Save(tmp_path / "7", _state(), {"a": [1]}, lambda: None).join()
     assert json.loads((tmp_path / "7" / "meta" / "metadata").read_text()) == {"a": [1]}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.checkpoints.saving import SaveOutcome
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.findings import Finding
@@ -51,7 +50,7 @@ class Recorder:
     documents: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Of the checkpoints."""
     under_way: int | None = None
-    outcomes: list[SaveOutcome] = field(default_factory=list)
+    outcomes: list[SimpleNamespace] = field(default_factory=list)
     events: list[tuple[str, Any]] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
     values: dict[int, dict[str, float | None]] = field(default_factory=dict)
@@ -99,11 +98,11 @@ class Recorder:
     def wait(self) -> None:
         if (step := self.under_way) is not None:
             self.under_way = None
-            self.outcomes.append(SaveOutcome(step, self.unsavable.get(step)))
+            self.outcomes.append(SimpleNamespace(step=step, problem=self.unsavable.get(step)))
             if step not in self.unsavable:
                 self.saved.append(step)
 
-    def ended(self) -> list[SaveOutcome]:
+    def ended(self) -> list[SimpleNamespace]:
         if not self.slow:
             self.wait()
         ended, self.outcomes = self.outcomes, []
