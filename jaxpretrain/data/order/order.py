@@ -16,7 +16,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import Positive
-from jaxpretrain.data.order.permutations import Chunked, Hashed, Listed, Permutations, Shuffled
+from jaxpretrain.data.order.permutations import Hashed, Listed, Permutations, Shuffled
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,27 @@ class Order:
     """A function from the sample numbers of a run to example indices."""
 
     permutations: Permutations
+    """The order of the chunks of each epoch."""
     epoch_size: int
-    """Number of samples of an epoch: the first positions of its permutation. The rest is left
-    out."""
+    """Number of samples of an epoch, the first of its permutation. The rest is left out."""
+    chunk: int = 1
+    """Number of consecutive examples that stay together."""
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Returns the examples, int64 [n], of the samples, int64 [n]."""
-        return self.permutations(*np.divmod(samples, self.epoch_size))
+        epochs, positions = np.divmod(samples, self.epoch_size)
+        chunks, offsets = np.divmod(positions, self.chunk)
+        return self.permutations(epochs, chunks) * self.chunk + offsets
 
     def find(self, example: int, num_samples: int) -> Iterator[int]:
         """Yields the samples among the first `num_samples` that are this example, by epoch."""
+        chunk, offset = divmod(example, self.chunk)
         for epoch in range(-(-num_samples // self.epoch_size)):
-            position = self.permutations.find(epoch, example)
-            if position is not None and position < self.epoch_size:
-                sample = epoch * self.epoch_size + position
-                if sample < num_samples:
-                    yield sample
+            found = self.permutations.find(epoch, chunk)
+            position = self.epoch_size if found is None else found * self.chunk + offset
+            sample = epoch * self.epoch_size + position
+            if position < self.epoch_size and sample < num_samples:
+                yield sample
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,8 @@ class Ordering(ABC):
     """The choice of an order, before the number of examples and the seed are known."""
 
     epoch_multiple: Annotated[int, Positive] = 1
-    """An epoch of n examples is cut to the first floor(n / epoch_multiple) * epoch_multiple
-    positions of its permutation. OLMo and OLMo-core begin an epoch with a batch: the same with the
-    batch size here."""
+    """Each epoch is cut to a multiple of this number of examples. OLMo and OLMo-core begin an epoch
+    with a batch: the same with the batch size here."""
 
     name: ClassVar[str]
 
@@ -61,15 +65,16 @@ class Ordering(ABC):
         """Returns the order of so many examples; those after the last whole chunk are left out."""
         if num_examples < 1:
             raise InputError("there are no training examples: the data holds not one full sequence")
-        num_chunks = num_examples // self.chunk_size()
-        num_examples = num_chunks * self.chunk_size()
+        chunk = self.chunk_size()
+        num_chunks = num_examples // chunk
+        num_examples = num_chunks * chunk
         epoch_size = num_examples - num_examples % self.epoch_multiple
         if not epoch_size:
             raise InputError(
                 f"data.order.epoch_multiple is {self.epoch_multiple}, and there are {num_examples}"
                 " examples: not one epoch"
             )
-        return Order(self._permutations(num_chunks, seed), epoch_size)
+        return Order(self._permutations(num_chunks, seed), epoch_size, chunk)
 
     def identity(self) -> list[object]:
         """Returns a list, JSON-like, that differs from that of every other order."""
@@ -133,8 +138,8 @@ class OlmoCoreOrder(Ordering):
     """
 
     chunk: Annotated[int, Positive] = 1
-    """Consecutive examples of a file that stay together in the order; each file is cut to a whole
-    number of them (OLMo-core: the longest sequence length of the run / seq_len)."""
+    """Consecutive examples of a file that stay together; each file is cut to a whole number of
+    them (OLMo-core: the longest sequence length of the run / seq_len)."""
 
     name = "olmo_core"
 
@@ -147,8 +152,7 @@ class OlmoCoreOrder(Ordering):
         return super().describe() + (f" of {self.chunk} at a time" if self.chunk > 1 else "")
 
     def _permutations(self, num_chunks: int, seed: int) -> Permutations:
-        chunks = Shuffled(num_chunks, seed + 1)
-        return chunks if self.chunk == 1 else Chunked(chunks, self.chunk)
+        return Shuffled(num_chunks, seed + 1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ mapped into memory. The hashed one is computed for each position and keeps nothi
 import math
 import os
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -72,11 +71,8 @@ class Shuffled(Permutations):
                 self._held[epoch] = shuffled(self.num_items, self.seed + epoch)
             return self._held[epoch]
 
-    def __getstate__(self) -> dict[str, int]:
-        return {"num_items": self.num_items, "seed": self.seed}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple[object, ...]:
+        return Shuffled, (self.num_items, self.seed)
 
 
 class Hashed(Permutations):
@@ -133,25 +129,6 @@ class Hashed(Permutations):
         return left * self._width + right
 
 
-@dataclass(frozen=True)
-class Chunked(Permutations):
-    """Every `size` consecutive items stay together: chunks are permuted, not items."""
-
-    chunks: Permutations
-    size: int
-
-    def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Returns the items of the chunks."""
-        chunks, offsets = np.divmod(positions, self.size)
-        return self.chunks(epochs, chunks) * self.size + offsets
-
-    def find(self, epoch: int, item: int) -> int | None:
-        """Returns the position, from that of the item's chunk."""
-        chunk, offset = divmod(item, self.size)
-        position = self.chunks.find(epoch, chunk)
-        return None if position is None else position * self.size + offset
-
-
 class Listed(Permutations):
     """A file of indices as epoch 0, such as OLMo's `global_indices.npy`: uint32, no header.
 
@@ -165,9 +142,8 @@ class Listed(Permutations):
         try:
             self._indices = np.memmap(path, "<u4", mode="r")
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"data.order.global_indices {path}: cannot be read ({error})"
-            ) from None
+            problem = f"data.order.global_indices {path}: cannot be read ({error})"
+            raise InputError(problem) from None
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -1,11 +1,9 @@
-"""Examples of tokens over memory-mapped token files, checked against their manifest.
-
-The files are headerless little-endian token ids; an example is a window of `seq_len` of them.
-"""
+"""Examples of tokens, which are windows over token files that are checked when they are opened."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -41,33 +39,26 @@ class TokenFile:
     """A text that other content does not have: its SHA-256 where known, else its name and size."""
 
 
+@dataclass(frozen=True)
 class TokenFiles:
     """Examples of `seq_len` token ids, by index; picklable."""
 
-    def __init__(
-        self,
-        files: Sequence[TokenFile],
-        dtype: Dtype,
-        seq_len: int,
-        vocab_size: int,
-        checked: str,
-        chunk: int = 1,
-        notes: Sequence[str] = (),
-    ):
-        self.files = tuple(files)
-        self.seq_len = seq_len
-        self.vocab_size = vocab_size
-        self.checked = checked
-        """The check of the files, in words."""
-        self.notes = tuple(notes)
-        """Lines about what was found when the files were opened."""
-        self.windows = Windows(
-            [file.path for file in files],
-            [file.num_tokens for file in files],
-            dtype,
-            seq_len,
-            chunk,
-        )
+    files: Sequence[TokenFile]
+    dtype: Dtype
+    seq_len: int
+    vocab_size: int
+    checked: str
+    """The check of the files, in words."""
+    chunk: int = 1
+    notes: tuple[str, ...] = ()
+    """Lines about what was found when the files were opened."""
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The examples before their ids are checked."""
+        paths = [file.path for file in self.files]
+        sizes = [file.num_tokens for file in self.files]
+        return Windows(paths, sizes, self.dtype, self.seq_len, self.chunk)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -89,27 +80,23 @@ class TokenFiles:
 
     def read_into(self, tokens: np.ndarray, rows: np.ndarray, indices: np.ndarray) -> None:
         """Reads examples into these rows, int64 [n], of `tokens`, int32 [m, seq_len]."""
-        # Read as unsigned, a uint32 id above 2**31 is a large number and not a negative one.
-        unsigned = tokens.view(np.uint32)
         for position, number, window, ids in self.windows.read(indices):
-            row = rows[position]
-            tokens[row] = ids
-            if int(unsigned[row].max()) >= self.vocab_size:
-                self._raise_bad_id(unsigned[row], number, window)
+            row = tokens[rows[position]]
+            row[:] = ids
+            # As unsigned, a uint32 id above 2**31 is a large number and not a negative one.
+            if int(row.view(np.uint32).max()) >= self.vocab_size:
+                column = int(np.argmax(ids >= self.vocab_size))
+                raise InputError(
+                    f"{self.files[number].path}: token {window * self.seq_len + column} is"
+                    f" {ids[column]}, outside the vocabulary of {self.vocab_size}; check the"
+                    " tokenizer, and the dtype of raw files"
+                )
 
     def places(self, indices: np.ndarray) -> list[tuple[Path, int]]:
         """Returns (file, number of its first token in the file) of each example."""
         numbers, windows = self.windows.locate(indices)
         starts = (windows * self.seq_len).tolist()
         return [(self.files[n].path, start) for n, start in zip(numbers, starts, strict=True)]
-
-    def _raise_bad_id(self, tokens: np.ndarray, number: int, window: int) -> None:
-        column = int(np.argmax(tokens >= self.vocab_size))
-        raise InputError(
-            f"{self.files[number].path}: token {window * self.seq_len + column} is"
-            f" {tokens[column]}, outside the vocabulary of {self.vocab_size}; check the tokenizer,"
-            " and the dtype of raw files"
-        )
 
 
 def open_split(
@@ -134,8 +121,7 @@ def open_split(
     files = []
     for file in described.files:
         path = root / file.name
-        size = size_of(path)
-        if size != file.num_bytes:
+        if (size := size_of(path)) != file.num_bytes:
             raise InputError(f"{path}: has {size} bytes, its manifest says {file.num_bytes}")
         if by_hash and sha256_of(path) != file.sha256:
             raise InputError(f"{path}: is damaged, its SHA-256 is not the manifest's")
@@ -173,13 +159,13 @@ def open_raw(
     """
     if flags is not None:
         check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flags)
-    itemsize = np.dtype(dtype).itemsize
     files = []
     for path in paths:
         size = size_of(path)
-        if size % itemsize:
+        num_tokens, rest = divmod(size, np.dtype(dtype).itemsize)
+        if rest:
             raise InputError(f"{path}: {size} bytes are not a whole number of {dtype} tokens")
-        files.append(TokenFile(path, size // itemsize, f"{relative(path, root)}:{size}"))
+        files.append(TokenFile(path, num_tokens, f"{relative(path, root)}:{size}"))
 
     def check(path: Path, sample: bytes) -> None:
         if sample.startswith(b"\x93NUMPY"):
@@ -189,7 +175,7 @@ def open_raw(
         if flags is not None:
             check_type(path, sample, dtype, vocab_size, flags)
 
-    notes = [*notes, *_look_into(paths, dtype, check)]
+    notes = (*notes, *_look_into(paths, dtype, check))
     sampled = "" if flags is None else f", and a sample of each looks like {dtype}"
     checked = f"no manifest: sizes are whole {dtype} tokens{sampled}"
     return TokenFiles(files, dtype, seq_len, vocab_size, checked, chunk, notes)
@@ -197,7 +183,7 @@ def open_raw(
 
 def _look_into(
     paths: Sequence[Path], dtype: Dtype, check: Callable[[Path, bytes], None] | None = None
-) -> list[str]:
+) -> tuple[str, ...]:
     """Checks a sample of each file; returns a warning where files are mostly one id."""
 
     def look(path: Path) -> tuple[int, float]:
@@ -209,13 +195,13 @@ def _look_into(
     different = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(16) as pool:  # there may be thousands, on a slow disk
         common = list(pool.map(look, different))
-    mostly = [(path, *found) for path, found in zip(different, common, strict=True)]
-    mostly = [found for found in mostly if found[2] > MOSTLY]
+    mostly = [(*found, path) for found, path in zip(common, different, strict=True)]
+    mostly = [found for found in mostly if found[1] > MOSTLY]
     if not mostly:
-        return []
-    path, token, share = max(mostly, key=lambda found: found[2])
-    return [
+        return ()
+    token, share, path = max(mostly, key=lambda found: found[1])
+    return (
         f"warning: {len(mostly):,} of {len(different):,} token files are mostly one id: in a sample"
         f" of {path}, {share:.0%} of the ids are {token}. This may be padding, or ids of another"
-        " type"
-    ]
+        " type",
+    )

@@ -7,7 +7,8 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.order import permutations
-from jaxpretrain.data.order.permutations import Chunked, Hashed, Listed, Shuffled, shuffled
+from jaxpretrain.data.order.order import Order
+from jaxpretrain.data.order.permutations import Hashed, Listed, Shuffled, shuffled
 from jaxpretrain.storage.files import TEMPORARY
 
 KINDS = [Shuffled, Hashed]
@@ -31,11 +32,11 @@ def test_every_epoch_is_a_permutation(kind, num_items: int):
 @pytest.mark.parametrize("kind", KINDS)
 def test_find_is_the_inverse(kind, num_items: int):
     for size in (1, 3):
-        permutation = Chunked(kind(num_items, seed=3), size)
-        for epoch in range(2):
-            items = _epoch(permutation, epoch, size * num_items)
-            for position in range(0, len(items), 7):
-                assert permutation.find(epoch, int(items[position])) == position
+        order = Order(kind(num_items, seed=3), size * num_items, size)
+        num_samples = 2 * size * num_items
+        examples = order(np.arange(num_samples))
+        for sample in range(0, num_samples, 7):
+            assert sample in order.find(int(examples[sample]), num_samples)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +78,7 @@ def test_more_than_32_bits_are_refused():
 
 
 def test_chunks_stay_together():
-    items = _epoch(Chunked(Shuffled(25, seed=4), 4), 1, 100).reshape(25, 4)
+    items = Order(Shuffled(25, seed=4), 100, 4)(np.arange(100, 200)).reshape(25, 4)
     np.testing.assert_array_equal(items - items[:, :1], np.tile(np.arange(4), (25, 1)))
     np.testing.assert_array_equal(items[:, 0], 4 * _epoch(Shuffled(25, seed=4), 1, 25))
 
