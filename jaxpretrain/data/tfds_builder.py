@@ -41,21 +41,15 @@ class TfdsName:
         return self.name + config + (f":{self.version}" if self.version else "")
 
 
-@dataclass(frozen=True)
-class Wording:
-    """The words of error lines for those who ask for a dataset."""
-
-    flag: str
-    """The text before the names of options: "--"."""
-    instead: str
-    """A sentence that says what may be given instead of a TFDS dataset."""
-
-
 def prepared_builder(
-    dataset: TfdsName, *, data_dir: str | None, download: bool, wording: Wording
+    dataset: TfdsName, *, data_dir: str | None, download: bool, flag: str, instead: str
 ) -> "tfds.core.DatasetBuilder":
-    """Returns the TFDS builder of a dataset, which is prepared first where that is possible."""
-    tfds = import_tfds(wording.instead)
+    """Returns the TFDS builder of a dataset, which is prepared first where that is possible.
+
+    Errors begin the names of options with `flag`, such as "--"; `instead` is their sentence about
+    what may be given instead of a TFDS dataset.
+    """
+    tfds = import_tfds(instead)
     from tensorflow_datasets.core import read_only_builder
 
     ours = [module.name for module in pkgutil.iter_modules(builders.__path__)]
@@ -82,12 +76,12 @@ def prepared_builder(
     if dataset.name not in names:
         raise InputError(
             f"{dataset.name}: no such TFDS dataset.{nearest(dataset.name, [*ours, *names])}"
-            f" {wording.instead}"
+            f" {instead}"
         )
     if not download:
         raise InputError(
             f"{dataset}: is not prepared in {data_dir or '~/tensorflow_datasets'}, and making it"
-            f" needs the network: add {wording.flag}download, or give {wording.flag}data_dir"
+            f" needs the network: add {flag}download, or give {flag}data_dir"
         )
     return _prepare(dataset, data_dir, output=sys.stderr)
 

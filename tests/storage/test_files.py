@@ -10,35 +10,26 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.storage.files import (
-    AtomicFile,
     atomic_file,
+    complete,
     only_one_process,
     relative,
     sha256_of,
     size_of,
+    unfinished,
     write_atomically,
 )
 
 
 def test_a_file_has_no_name_before_it_is_whole(tmp_path: Path):
-    file = AtomicFile(tmp_path / "x")
+    file = unfinished(tmp_path / "x").open("wb")
     file.write(b"half")
     assert not (tmp_path / "x").exists()
     file.write(b" whole")
-    file.commit()
+    complete(file, tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"half whole"
-    assert file.num_bytes == 10
-    assert file.sha256 == sha256_of(tmp_path / "x") == hashlib.sha256(b"half whole").hexdigest()
-
-
-def test_discarding_leaves_the_old_file(tmp_path: Path):
-    write_atomically(tmp_path / "x", "old")
-    file = AtomicFile(tmp_path / "x")
-    file.write(b"new")
-    file.discard()
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_text() == "old"
+    assert sha256_of(tmp_path / "x") == hashlib.sha256(b"half whole").hexdigest()
 
 
 def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path):

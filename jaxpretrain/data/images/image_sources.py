@@ -20,7 +20,6 @@ from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.folders import find_files, read_list
 from jaxpretrain.data.tfds_builder import (
     TfdsName,
-    Wording,
     features_of,
     import_tfds,
     open_data_source,
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """The suffixes of images in a folder; a list may name any file that Pillow reads."""
-
-_WORDING = Wording(
-    flag="--config.data.source.", instead="For images of your own set data.source=folder"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +132,11 @@ class Tfds:
         """Opens training and held-out images. Raises InputError for names that are not there."""
         dataset = replace(TfdsName.parse(self.name), version=self.version)
         builder = prepared_builder(
-            dataset, data_dir=self.data_dir, download=self.download, wording=_WORDING
+            dataset,
+            data_dir=self.data_dir,
+            download=self.download,
+            flag="--config.data.source.",
+            instead="For images of your own set data.source=folder",
         )
         own = [split for split in ("validation", "test") if split in builder.info.splits]
         held_out = self.validation_split or (own[0] if own else None)

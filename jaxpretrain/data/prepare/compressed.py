@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from jaxpretrain.config.errors import InputError
 
@@ -31,22 +31,36 @@ def _open_zst(path: Path, _mode: str) -> io.BufferedReader:
         import zstandard
     except ImportError:
         raise InputError(f"{path}: reading it needs `pip install zstandard`") from None
-    return io.BufferedReader(_ZstFile(path, zstandard), 2**17)
+    return io.BufferedReader(_Pieces(_frames(path, zstandard)), 2**17)
 
 
-class _ZstFile(io.RawIOBase):
-    """A reader of all frames of a .zst file.
+def _frames(path: Path, zstandard: ModuleType) -> Iterator[bytes]:
+    """Yields the content of all frames of a .zst file.
 
     The package's own reader stops after the first frame, and takes a file that was cut for one
     that has ended, both without an error.
     """
+    decompressor, frame = zstandard.ZstdDecompressor(), None
+    with path.open("rb") as file:
+        while data := file.read(2**17):
+            while data:
+                frame = frame or decompressor.decompressobj()
+                try:
+                    yield frame.decompress(data)
+                except zstandard.ZstdError as error:
+                    raise EOFError(str(error)) from None
+                data = frame.unused_data if frame.eof else b""
+                if frame.eof:
+                    frame = None
+    if frame is not None:
+        raise EOFError("the compressed file ended early")
 
-    def __init__(self, path: Path, zstandard: ModuleType):
-        self._error = zstandard.ZstdError
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._file = path.open("rb")
-        self._frame: Any = None
-        self._compressed = b""
+
+class _Pieces(io.RawIOBase):
+    """A file with the content of these pieces."""
+
+    def __init__(self, pieces: Iterator[bytes]):
+        self._pieces = pieces
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -54,28 +68,10 @@ class _ZstFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         while not self._ready:
-            self._compressed = self._compressed or self._file.read(2**17)
-            if not self._compressed:
-                if self._frame is not None:
-                    raise EOFError("the compressed file ended early")
+            if (piece := next(self._pieces, None)) is None:
                 return 0
-            self._ready = memoryview(self._decompress())
+            self._ready = memoryview(piece)
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
         return size
-
-    def _decompress(self) -> bytes:
-        self._frame = self._frame or self._decompressor.decompressobj()
-        try:
-            data = self._frame.decompress(self._compressed)
-        except self._error as error:
-            raise EOFError(str(error)) from None
-        self._compressed = self._frame.unused_data if self._frame.eof else b""
-        if self._frame.eof:
-            self._frame = None
-        return data
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -13,7 +13,6 @@ from jaxpretrain.data.folders import Found, find_files, matching_files
 from jaxpretrain.data.prepare.compressed import SUFFIXES, opened
 from jaxpretrain.data.tfds_builder import (
     TfdsName,
-    Wording,
     features_of,
     open_data_source,
     prepared_builder,
@@ -27,7 +26,6 @@ _JSON_KINDS = {
     **{type(None): "null", bool: "true or false", int: "a number", float: "a number"},
     **{str: "a text", list: "a list", dict: "an object"},
 }
-_WORDING = Wording(flag="--", instead="For your own text give --files=a.jsonl,b.txt")
 
 
 class Document(NamedTuple):
@@ -112,14 +110,18 @@ def _kind(path: Path) -> str | None:
 
 def _read(path: Path, text_key: str) -> Iterator[tuple[str, str]]:
     """Yields (place, text): the place is for messages, `path` or `path:line`."""
+
+    def decoded(content: bytes, place: str) -> str:
+        return _decode(content.removeprefix(codecs.BOM_UTF8), place)
+
     with opened(path) as file:
         if _kind(path) in TEXT:
-            yield str(path), _decode(_without_mark(file.read()), str(path))
+            yield str(path), decoded(file.read(), str(path))
             return
         for number, line in enumerate(file, 1):
             if line.strip():
                 place = f"{path}:{number}"
-                yield place, _text_of(_decode(_without_mark(line), place), text_key, place)
+                yield place, _text_of(decoded(line, place), text_key, place)
 
 
 def _text_of(line: str, text_key: str, place: str) -> str:
@@ -142,10 +144,6 @@ def _text_of(line: str, text_key: str, place: str) -> str:
             ' the line out, or write "", which is skipped'
         )
     return text
-
-
-def _without_mark(content: bytes) -> bytes:
-    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def _decode(content: bytes, place: str) -> str:
@@ -187,7 +185,11 @@ class TfdsDocuments(Documents):
         download: bool,
     ):
         self._builder = prepared_builder(
-            TfdsName.parse(dataset), data_dir=data_dir, download=download, wording=_WORDING
+            TfdsName.parse(dataset),
+            data_dir=data_dir,
+            download=download,
+            flag="--",
+            instead="For your own text give --files=a.jsonl,b.txt",
         )
         info = self._builder.info
         self.name = info.full_name

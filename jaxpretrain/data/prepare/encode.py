@@ -11,7 +11,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,18 +21,12 @@ from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer, toke
 
 _Result = tuple[np.ndarray, bool]
 
+Encoded = tuple[Document, np.ndarray, bool]
+"""A document, its token ids without the EOS, uint32 [num_tokens], and true where the bytes of the
+tokens add up to those of the normalised text."""
+
 BATCH_BYTES = 2**20
 """The size of the texts that are sent to a process at a time: enough to make the sending cheap."""
-
-
-class Encoded(NamedTuple):
-    """A document and its tokens."""
-
-    document: Document
-    tokens: np.ndarray
-    """Token ids without the EOS, uint32 [num_tokens]."""
-    byte_exact: bool
-    """True where the bytes of the tokens add up to those of the normalised text."""
 
 
 def encode(documents: Iterable[Document], tokenizer: Path, workers: int) -> Iterator[Encoded]:
@@ -43,7 +36,7 @@ def encode(documents: Iterable[Document], tokenizer: Path, workers: int) -> Iter
     """
     for batch, results in _encode_batches(_batches(documents), tokenizer, workers):
         for document, (tokens, byte_exact) in zip(batch, results, strict=True):
-            yield Encoded(document, tokens, byte_exact)
+            yield document, tokens, byte_exact
 
 
 def _encode_batches(

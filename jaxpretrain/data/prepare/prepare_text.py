@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import Between, NumIds, Positive
 from jaxpretrain.config.serialize import read_object
 from jaxpretrain.data.prepare.documents import Document, Documents, TextFiles, TfdsDocuments
-from jaxpretrain.data.prepare.encode import Encoded, encode
+from jaxpretrain.data.prepare.encode import encode
 from jaxpretrain.data.prepare.token_writer import SplitWriter
 from jaxpretrain.data.tfds_builder import TfdsName
 from jaxpretrain.data.token_files.manifest import (
@@ -97,7 +98,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; --output must be a directory")
     output.mkdir(parents=True, exist_ok=True)
-    with only_one_process(output / LOCK):
+    with only_one_process(output / LOCK), ExitStack() as stack:
         if (output / MANIFEST).exists():  # another process finished it in the meantime
             return _same_dataset(output, key)
         _claim(output, key)
@@ -108,6 +109,8 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
             split: SplitWriter(output, split, key, np.dtype(dtype), spec.part_tokens)
             for split in documents.splits
         }
+        for writer in writers.values():
+            stack.callback(writer.discard)
         _write(documents, writers, output / TOKENIZER, eos_id, spec.eos_token, workers)
         splits = {split: writer.finish() for split, writer in writers.items()}
         manifest = Manifest(
@@ -252,8 +255,8 @@ def _write(
     eos_token: str,
     workers: int,
 ) -> None:
-    """Tokenizes all documents that are not in finished parts."""
-    num_spelled = 0
+    """Tokenizes all documents that are not in finished parts; shows how many on a terminal."""
+    num_spelled = num_bytes = 0
 
     def to_encode() -> Iterator[Document]:
         nonlocal num_spelled
@@ -264,17 +267,19 @@ def _write(
             if not writers[document.split].skip(document):
                 yield document
 
-    try:
+    start, total = time.perf_counter(), documents.num_documents
+    with Progress(total, "documents", only_live=True) as progress:
         encoded = encode(to_encode(), tokenizer, workers)
-        for item in _with_progress(encoded, documents.num_documents):
-            tokens = np.append(item.tokens, eos_id)
-            writers[item.document.split].add(item.document, tokens, item.byte_exact)
-        counts = {split: writer.num_documents for split, writer in writers.items()}
-        _require_documents(counts)
-    except BaseException:
-        for writer in writers.values():
-            writer.discard()
-        raise
+        for done, (document, tokens, byte_exact) in enumerate(encoded, start=1):
+            writers[document.split].add(document, np.append(tokens, eos_id), byte_exact)
+            num_bytes += len(document.content)
+            seconds = time.perf_counter() - start
+            metrics = {"perf/megabytes_per_second": num_bytes / seconds / 1e6}
+            if total is not None:
+                metrics["perf/eta_seconds"] = seconds * max(total - done, 0) / done
+            progress.update(done, metrics)
+    counts = {split: writer.num_documents for split, writer in writers.items()}
+    _require_documents(counts)
     if num_spelled:
         _print(
             f"warning: {num_spelled:,} of {sum(counts.values()):,} documents spell {eos_token!r},"
@@ -294,17 +299,3 @@ def _require_documents(counts: Mapping[str, int]) -> None:
                 f"none of the {total} documents fell into the {split} split; change"
                 " --validation_fraction (0 makes no validation split)"
             )
-
-
-def _with_progress(encoded: Iterator[Encoded], total: int | None) -> Iterator[Encoded]:
-    """Yields the same documents and shows on a terminal how many are done."""
-    start, num_bytes = time.perf_counter(), 0
-    with Progress(total, "documents", only_live=True) as progress:
-        for done, item in enumerate(encoded, start=1):
-            yield item
-            num_bytes += len(item.document.content)
-            seconds = time.perf_counter() - start
-            metrics = {"perf/megabytes_per_second": num_bytes / seconds / 1e6}
-            if total is not None:
-                metrics["perf/eta_seconds"] = seconds * max(total - done, 0) / done
-            progress.update(done, metrics)

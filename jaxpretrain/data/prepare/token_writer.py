@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import checked, read_object
 from jaxpretrain.data.prepare.documents import Document
 from jaxpretrain.data.token_files.manifest import File, Split
-from jaxpretrain.storage.files import TEMPORARY, AtomicFile, write_atomically
+from jaxpretrain.storage.files import TEMPORARY, complete, unfinished, write_atomically
 
 _DELETE_PART = "delete it, and this part is written again"
 
@@ -52,7 +53,8 @@ class SplitWriter:
         self.num_documents = 0
         self._num_bytes = 0
         self.byte_exact = True
-        self._open: AtomicFile | None = None
+        self._open: BinaryIO | None = None
+        self._part_content = hashlib.sha256()
         self._folder = directory / split
         self._folder.mkdir(exist_ok=True)
         for left_over in self._folder.glob(f"*{TEMPORARY}*"):
@@ -77,11 +79,14 @@ class SplitWriter:
     def add(self, document: Document, tokens: np.ndarray, byte_exact: bool) -> None:
         """Appends the document's tokens, which end with the EOS."""
         if self._open is None:
-            self._open = AtomicFile(self._path(len(self.parts), "npy"))
-        self._open.write(tokens.astype(self._dtype).tobytes())
+            self._open = unfinished(self._path(len(self.parts), "npy")).open("wb")
+            self._part_content = hashlib.sha256()
+        data = tokens.astype(self._dtype).tobytes()
+        self._open.write(data)
+        self._part_content.update(data)
         self._count(document)
         self.byte_exact &= byte_exact
-        if self._open.num_bytes >= self._part_tokens * self._dtype.itemsize:
+        if self._open.tell() >= self._part_tokens * self._dtype.itemsize:
             self._finish_part(self._open)
 
     def finish(self) -> Split:
@@ -98,7 +103,8 @@ class SplitWriter:
     def discard(self) -> None:
         """Deletes the part in progress; does nothing after `finish`."""
         if self._open is not None:
-            self._open.discard()
+            self._open.close()
+            Path(self._open.name).unlink(missing_ok=True)
 
     def remove_sidecars(self) -> None:
         """Deletes the files beside the parts, once the manifest has their content."""
@@ -110,14 +116,15 @@ class SplitWriter:
         self.num_documents += 1
         self._num_bytes += len(document.content)
 
-    def _finish_part(self, file: AtomicFile) -> None:
-        file.commit()
+    def _finish_part(self, file: BinaryIO) -> None:
+        path, num_bytes = self._path(len(self.parts), "npy"), file.tell()
+        complete(file, path)
         self._open = None
-        name = file.path.relative_to(self._directory).as_posix()
-        num_tokens = file.num_bytes // self._dtype.itemsize
+        name = path.relative_to(self._directory).as_posix()
+        num_tokens = num_bytes // self._dtype.itemsize
         part = Part(
             spec_sha256=self._spec,
-            file=File(name, num_tokens, file.num_bytes, file.sha256),
+            file=File(name, num_tokens, num_bytes, self._part_content.hexdigest()),
             num_documents=self.num_documents,
             num_bytes=self._num_bytes,
             content_sha256=self._content.hexdigest(),

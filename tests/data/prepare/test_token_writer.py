@@ -6,6 +6,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.prepare.documents import Document
 from jaxpretrain.data.prepare.token_writer import SplitWriter
+from jaxpretrain.storage.files import sha256_of
 
 
 def _document(number: int) -> Document:
@@ -40,6 +41,9 @@ def test_parts_end_with_the_document_that_fills_them(tmp_path: Path):
     assert split.num_documents == 8
     assert split.num_tokens == sum(map(len, contents)) == 36
     assert split.num_bytes == 8 * len("text 0")
+    for file in split.files:
+        assert file.num_bytes == (tmp_path / file.name).stat().st_size == 2 * file.num_tokens
+        assert file.sha256 == sha256_of(tmp_path / file.name)
 
 
 def test_an_interrupted_split_ends_as_an_uninterrupted_one(tmp_path: Path):
@@ -50,6 +54,8 @@ def test_an_interrupted_split_ends_as_an_uninterrupted_one(tmp_path: Path):
     broken = _writer(tmp_path / "broken")
     _write(broken, range(7))
     broken.discard()
+    left = sorted(path.name for path in (tmp_path / "broken" / "train").glob("*.npy*"))
+    assert left == ["part-00000.npy", "part-00001.npy"]
     again = _writer(tmp_path / "broken")
     assert again.num_finished == 6
     assert _write(again, range(20)) == list(range(6, 20))
