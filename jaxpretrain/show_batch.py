@@ -7,7 +7,7 @@ Prints the files, offsets and text of the batch that update number N (from 1) us
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
-from jaxpretrain.data.text.contents import Row, TrainingSequences, read_rows
+from jaxpretrain.data.text.text import Row, TrainingSequences
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 
 if TYPE_CHECKING:
@@ -97,6 +97,40 @@ def _uses(experiment: "Resolved", where: str) -> tuple[dict[str, object], list[s
     lines = ["step {step:,}, row {row:,} (sample {sample:,})".format(**use) for use in uses]
     none = f"the run does not train on {where}"
     return {"example": where, "uses": uses}, lines or [none]
+
+
+def read_rows(
+    data: TrainingSequences,
+    samples: np.ndarray,
+    *,
+    num_tokens: int,
+    eos_id: int | None,
+    decode: Callable[[list[int]], str] | None,
+) -> list[Row]:
+    """Returns the samples, int64 [n]; `decode` makes text of the first `num_tokens` tokens."""
+    batch = data.batch(samples)
+    masked = (~batch["mask"]).sum(axis=1) if "mask" in batch else np.zeros(len(samples), int)
+    return [
+        replace(
+            row,
+            documents=None if eos_id is None else documents(tokens, eos_id),
+            num_masked=num_masked,
+            text=decode(tokens[:num_tokens].tolist()) if decode else None,
+        )
+        for row, tokens, num_masked in zip(
+            data.locate(samples), batch["tokens"], masked.tolist(), strict=True
+        )
+    ]
+
+
+def documents(tokens: np.ndarray, eos_id: int) -> list[tuple[int, int]]:
+    """Returns (first, after the last) of each document's part of a sequence [t].
+
+    An EOS belongs to the document that it ends.
+    """
+    ends = [*(np.flatnonzero(tokens == eos_id) + 1).tolist(), len(tokens)]
+    starts = [0, *ends]
+    return [(start, end) for start, end in zip(starts, ends, strict=False) if start < end]
 
 
 def _open(experiment: "Resolved") -> TrainingSequences:

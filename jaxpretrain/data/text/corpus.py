@@ -17,11 +17,9 @@ from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.folders import Found, find_files, read_list
 from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
 from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, load_manifest
-from jaxpretrain.data.token_files.masks import open_label_masks
 from jaxpretrain.data.token_files.token_sample import TypeFlags
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify, open_raw, open_split
-from jaxpretrain.data.token_files.windows import Windows
 from jaxpretrain.storage.cache import cache_dir
 
 TOKENS = ".npy"
@@ -76,7 +74,6 @@ class Corpus:
     """The path of the source in the config, for messages: "data"."""
     root: Path
     manifest: Manifest | None
-    tokenizer_path: Path | None
     seq_len: int
     vocab_size: int
     verify: Verify
@@ -92,50 +89,35 @@ class Corpus:
         root = data_root(source, flag)
         if not root.is_dir():
             raise InputError(f"{root}: no such directory; {_how_to_get(flag)}")
-        manifest = tokenizer_path = None
-        if (root / MANIFEST).exists():
-            if source.file_list:
-                raise InputError(f"{root}: has a manifest, which {flag}.file_list cannot replace")
-            manifest = load_manifest(root)
-            tokenizer_path = root / manifest.tokenizer.file
-            content = read_tokenizer(tokenizer_path).encode()
-            if hashlib.sha256(content).hexdigest() != manifest.tokenizer.sha256:
-                raise InputError(f"{tokenizer_path}: is not the tokenizer that made these files")
-        elif (root / UNFINISHED).exists():
+        manifest = load_manifest(root) if (root / MANIFEST).exists() else None
+        corpus = cls(source, flag, root, manifest, seq_len, vocab_size, verify)
+        if manifest is None and (root / UNFINISHED).exists():
             raise InputError(
                 f"{root}: is unfinished; run the same `python -m jaxpretrain.prepare` again"
             )
-        return cls(source, flag, root, manifest, tokenizer_path, seq_len, vocab_size, verify)
+        if manifest and source.file_list:
+            raise InputError(f"{root}: has a manifest, which {flag}.file_list cannot replace")
+        if manifest and (path := corpus.tokenizer_path):
+            content = read_tokenizer(path).encode()
+            if hashlib.sha256(content).hexdigest() != manifest.tokenizer.sha256:
+                raise InputError(f"{path}: is not the tokenizer that made these files")
+        return corpus
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The `tokenizer.json` of the files; None for raw ones."""
+        return self.root / self.manifest.tokenizer.file if self.manifest else None
 
     def open_train(self, chunk: int = 1) -> TokenFiles:
         """Opens the sequences to train on, at least one; a whole number of chunks of each file."""
-        files = self._open(self.source.train_split, chunk)
-        if not len(files):
-            raise InputError(
-                f"{self.root}: split {self.source.train_split} has {files.num_tokens} tokens in"
-                f" {len(files.files)} files, not one sequence of {self.seq_len}; set data.seq_len"
-            )
-        return files
+        return self._open(self.source.train_split, "set data.seq_len", chunk)
 
     def open_validation(self) -> TokenFiles | None:
         """Opens the sequences to evaluate on, at least one; None where there is no such split."""
         split = self.source.validation_split
         if split is None or (self.manifest is None and not (self.root / split).is_dir()):
             return None
-        files = self._open(split)
-        if not len(files):
-            raise InputError(
-                f"{self.root}: split {split} has {files.num_tokens} tokens, not one sequence of"
-                f" {self.seq_len}; lower data.seq_len, or set {self.flag}.validation_split=none"
-            )
-        return files
-
-    def open_label_masks(self, files: TokenFiles) -> Windows | None:
-        """Opens the label masks of the examples of these files; None where there are none."""
-        folder = self.source.label_mask
-        if folder is None:
-            return None
-        return open_label_masks(Path(folder).expanduser(), self.root, files)
+        return self._open(split, f"lower data.seq_len, or set {self.flag}.validation_split=none")
 
     def token_bytes(self) -> np.ndarray | None:
         """Returns the bytes of text of each id, int32 [vocab]; None where they are not known."""
@@ -143,20 +125,28 @@ class Corpus:
             return None
         return token_bytes(read_tokenizer(self.root / self.manifest.tokenizer.file))
 
-    def _open(self, split: str, chunk: int = 1) -> TokenFiles:
+    def _open(self, split: str, if_short: str, chunk: int = 1) -> TokenFiles:
+        """Opens a split; `if_short` is the advice where it holds not one sequence."""
         sizes = {"seq_len": self.seq_len, "vocab_size": self.vocab_size, "chunk": chunk}
         if self.manifest:
-            return open_split(self.root, self.manifest, split, verify=self.verify, **sizes)
-        if self.verify == "hash":
+            files = open_split(self.root, self.manifest, split, verify=self.verify, **sizes)
+        elif self.verify == "hash":
             raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
-        paths, notes = self._raw_paths(split)
-        raw, flag = self.source.raw or RawTokens(), f"{self.flag}.raw"
-        flags = TypeFlags(
-            dtype=f"{flag}=raw_tokens and {flag}.dtype",
-            trust=f"{flag}=raw_tokens and {flag}.trust_dtype=true",
-        )
-        flags = None if raw.trust_dtype else flags
-        return open_raw(self.root, paths, dtype=raw.dtype, flags=flags, notes=notes, **sizes)
+        else:
+            paths, notes = self._raw_paths(split)
+            raw, flag = self.source.raw or RawTokens(), f"{self.flag}.raw"
+            flags = TypeFlags(
+                dtype=f"{flag}=raw_tokens and {flag}.dtype",
+                trust=f"{flag}=raw_tokens and {flag}.trust_dtype=true",
+            )
+            flags = None if raw.trust_dtype else flags
+            files = open_raw(self.root, paths, dtype=raw.dtype, flags=flags, notes=notes, **sizes)
+        if not len(files):
+            raise InputError(
+                f"{self.root}: split {split} has {files.num_tokens} tokens in {len(files.files)}"
+                f" files, not one sequence of {self.seq_len}; {if_short}"
+            )
+        return files
 
     def _raw_paths(self, split: str) -> Found:
         source = self.source
@@ -164,12 +154,10 @@ class Corpus:
             flag = f"{self.flag}.file_list {source.file_list}"
             names = read_list(Path(source.file_list), flag)
             return Found([self.root / name for name in names], ())
-        folders = {
-            name: self.root / name for name in (source.train_split, source.validation_split) if name
-        }
-        divided = any(folder.is_dir() for folder in folders.values())
+        names = [name for name in (source.train_split, source.validation_split) if name]
         # Without such folders all files are for training; with them, only those of the split.
-        folder = folders[split] if divided else self.root
+        divided = any((self.root / name).is_dir() for name in names)
+        folder = self.root / split if divided else self.root
         if not folder.is_dir():
             raise InputError(f"{folder}: holds no token files; {_how_to_get(self.flag)}")
         return find_files(

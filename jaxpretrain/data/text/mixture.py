@@ -20,12 +20,13 @@ from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.ranges import Between, NonNegative
 from jaxpretrain.data.contract import Batch, Spec, fingerprint
 from jaxpretrain.data.order.order import OlmoOrder
-from jaxpretrain.data.text.contents import Row, TrainingSequences
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.text.mixing import Blend, quotas
 from jaxpretrain.data.text.text import (
     EvalText,
+    Row,
     TextConfig,
+    TrainingSequences,
     TrainingText,
     check_num_examples,
     empty_batch,

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
@@ -10,11 +11,10 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import SequenceLength
 from jaxpretrain.config.schema import Mark
-from jaxpretrain.data.contract import Batch, DataConfig, EvalSet, Spec, fingerprint
+from jaxpretrain.data.contract import Batch, DataConfig, EvalSet, Spec, TrainingData, fingerprint
 from jaxpretrain.data.order.order import Order, Ordering
-from jaxpretrain.data.text.contents import Row, TrainingSequences
 from jaxpretrain.data.text.corpus import Corpus, TextSource
-from jaxpretrain.data.token_files.masks import InstanceFilter
+from jaxpretrain.data.token_files.masks import InstanceFilter, open_label_masks
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify
 from jaxpretrain.data.token_files.windows import Windows
 from jaxpretrain.storage.files import relative
@@ -79,6 +79,42 @@ class TextData(TextConfig, TextSource):
         corpus = self.find_corpus(self, "data", limits)
         own = corpus.manifest.name if corpus.manifest else self.validation_split
         return open_held_out(corpus, own or "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of a batch."""
+
+    sample: int
+    """Number of the sample in the run, from 0."""
+    source: str | None
+    """Name of its source in a mixture."""
+    epoch: int
+    """Number of its epoch in the data, or in the source, from 0."""
+    example: int
+    """Index of the sequence in the data, or in the source."""
+    file: str
+    """Path relative to the root of the data, or of the source."""
+    tokens: tuple[int, int]
+    """First token in the file, and the one after the last."""
+    documents: list[tuple[int, int]] | None = None
+    """Part of each document within the row, as `tokens`; None where the EOS is not known."""
+    num_masked: int = 0
+    """Number of tokens that are left out of the loss."""
+    text: str | None = None
+    """Text of the first tokens; None without a tokenizer."""
+
+
+class TrainingSequences(TrainingData):
+    """Opened training data of which each sequence can be found in its file."""
+
+    @abstractmethod
+    def locate(self, samples: np.ndarray) -> list[Row]:
+        """Returns the places that the samples, int64 [n], come from."""
+
+    @abstractmethod
+    def find(self, example: int, num_samples: int, source: str | None = None) -> Iterator[int]:
+        """Yields the samples among the first `num_samples` that are this example of a source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +224,13 @@ def open_training(
     files = corpus.open_train(ordering.chunk_size())
     order = ordering.make(len(files), seed)
     identity = [file.identity for file in files.files]
+    masks = corpus.source.label_mask
     return TrainingText(
         corpus=corpus,
         files=files,
         ordering=ordering,
         order=order,
-        label_masks=corpus.open_label_masks(files),
+        label_masks=masks and open_label_masks(Path(masks).expanduser(), corpus.root, files),
         instance_filter=instance_filter,
         num_examples=order.epoch_size,
         fingerprint=fingerprint([identity, files.seq_len, *ordering.identity()]),
@@ -216,11 +253,8 @@ def open_held_out(corpus: Corpus, name: str) -> list[EvalText]:
     files = corpus.open_validation()
     if files is None:
         return []
-    sizes = corpus.token_bytes()
-    held_out = EvalText(
-        name=name, num_examples=len(files), notes=files.notes, files=files, token_bytes=sizes
-    )
-    return [held_out]
+    sizes = {"num_examples": len(files), "token_bytes": corpus.token_bytes()}
+    return [EvalText(name=name, notes=files.notes, files=files, **sizes)]
 
 
 def check_num_examples(declared: int | None, found: int, where: str) -> None:
