@@ -8,7 +8,6 @@ and starting in the middle costs what starting at 0 costs.
 import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -59,16 +58,14 @@ class Blend:
         self._stages: list[_Stage] = []
         for first, quotas in stages:
             before = self.counts(first) if self._stages else np.zeros_like(quotas)
-            self._stages.append(_Stage.make(first, quotas, before))
+            self._stages.append(_Stage(first, quotas, before))
 
     def __call__(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns source, int32 [n], and number within it, int64 [n], of samples, int64 [n]."""
         sources, numbers = np.empty(len(samples), np.int32), np.empty(len(samples), np.int64)
-        firsts = [stage.first for stage in self._stages]
-        which = np.searchsorted(firsts, samples, side="right") - 1
-        for number in np.unique(which):
-            here = which == number
-            sources[here], numbers[here] = self._stages[number].locate(samples[here])
+        for stage in self._stages:  # where a later one has begun, it overwrites those before it
+            here = samples >= stage.first
+            sources[here], numbers[here] = stage.locate(samples[here])
         return sources, numbers
 
     def find(self, source: int, number: int, num_samples: int) -> int | None:
@@ -88,22 +85,18 @@ class Blend:
         return self._stages[number].counts(num_samples)
 
 
-@dataclass(frozen=True)
 class _Stage:
-    first: int
-    before: np.ndarray  # int64 [num_sources]: samples of each source before this stage
-    quotas: np.ndarray  # int64 [num_sources]
-    pattern: np.ndarray  # int32 [window]: the source at each position
-    ranks: np.ndarray  # int64 [window]: how many of that source come before in the window
+    """Windows of one pattern, from sample `first` on; `before` were the counts of the sources."""
 
-    @classmethod
-    def make(cls, first: int, quotas: np.ndarray, before: np.ndarray) -> "_Stage":
-        quotas = quotas // np.gcd.reduce(quotas)  # the shortest window of these proportions
-        pattern = spread(quotas)
-        ranks = np.empty(len(pattern), np.int64)
-        for source, quota in enumerate(quotas):
-            ranks[pattern == source] = np.arange(quota)
-        return cls(first, before, quotas, pattern, ranks)
+    def __init__(self, first: int, quotas: np.ndarray, before: np.ndarray):
+        self.first = first
+        self.before = before
+        self.quotas = quotas // np.gcd.reduce(quotas)  # the shortest window of these proportions
+        self.pattern = spread(self.quotas)
+        # For each position of a window, the number of those before it that are of its source.
+        self.ranks = np.empty(len(self.pattern), np.int64)
+        for source, quota in enumerate(self.quotas):
+            self.ranks[self.pattern == source] = np.arange(quota)
 
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         windows, positions = np.divmod(samples - self.first, len(self.pattern))

@@ -96,10 +96,9 @@ class Mixture(TextConfig):
                 " several; set data.order.global_indices=none"
             )
         stages = self._stages()
-        corpora = self._find(limits)
         parts = {
             name: open_training(corpus, self.order, _seed_of(name, seed), self.instance_filter)
-            for name, corpus in corpora.items()
+            for name, corpus in self._find(limits).items()
         }
         blend = Blend([(first, self._quotas(weights)) for first, weights in stages])
         sizes = np.array([part.num_examples for part in parts.values()])
@@ -128,9 +127,8 @@ class Mixture(TextConfig):
         found = []
         for first, weights in self._stages():
             counts = self._quotas(weights)
-            counts = (counts // np.gcd.reduce(counts)).tolist()
+            shares = zip(weights, (counts // np.gcd.reduce(counts)).tolist(), strict=True)
             if first < num_samples:
-                shares = zip(weights, counts, strict=True)
                 found.append((first, {name: count for name, count in shares if count}))
         return found
 
@@ -164,15 +162,23 @@ class Mixture(TextConfig):
         stages = [(0, own)]
         _check_weights(own, "data.sources")
         for number, stage in enumerate(self.stages):
-            place = f"data.stages.{number}"
+            place, before = f"data.stages.{number}", stages[-1][0]
             if not isinstance(stage.at, int):
                 raise TypeError(f"{place}.at is {stage.at!r}: the experiment is not resolved")
-            if stage.at <= stages[-1][0]:
+            if stage.at <= before:
                 raise InputError(
                     f"{place}.at: begins with sample {stage.at:,}, not after the stage before it,"
-                    f" which begins with sample {stages[-1][0]:,}"
+                    f" which begins with sample {before:,}"
                 )
-            _check_names(stage.weights, own, place)
+            for name in stage.weights:
+                if name not in own:
+                    hint = nearest(name, own)
+                    raise InputError(f"{place}.weights.{name}: no such source.{hint}")
+            for name in own:
+                if name not in stage.weights:
+                    raise InputError(
+                        f"{place}.weights: names no weight for {name}; 0 leaves it out"
+                    )
             _check_weights(stage.weights, place)
             stages.append((stage.at, {name: stage.weights[name] for name in own}))
         for name in own:
@@ -265,18 +271,15 @@ class TrainingMixture(TrainingSequences):
 
     def epochs(self, num_samples: int) -> dict[str, float]:
         """Returns `SOURCE/epochs`: the epochs of each source in the first `num_samples` samples."""
-        counts = self.blend.counts(num_samples)
-        sizes = [part.num_examples for part in self.parts.values()]
-        epochs = zip(self.parts, counts, sizes, strict=True)
-        return {f"{name}/epochs": float(count / size) for name, count, size in epochs}
+        counts = zip(self.parts.items(), self.blend.counts(num_samples), strict=True)
+        return {
+            f"{name}/epochs": float(count / part.num_examples) for (name, part), count in counts
+        }
 
     def describe(self) -> str:
         """Returns the proportions, their changes, and a description of each source."""
-        first, *later = (_shares(weights) for _, weights in self.stages)
-        changes = "".join(
-            f"; from sample {start:,}: {shares}"
-            for (start, _), shares in zip(self.stages[1:], later, strict=True)
-        )
+        (_, first), *later = [(start, _shares(weights)) for start, weights in self.stages]
+        changes = "".join(f"; from sample {start:,}: {shares}" for start, shares in later)
         parts = "; ".join(f"{name} = {part.describe()}" for name, part in self.parts.items())
         return (
             f"mixture of {first}{changes}; exact in every {self.window:,} samples, a source repeats"
@@ -319,15 +322,6 @@ def _check_tokenizers(corpora: Mapping[str, Corpus]) -> None:
                 f"the sources {first} and {name} have different tokenizers or EOS tokens; prepare"
                 f" one with the tokenizer.json of the other, or set data.tokenizer_of={first}"
             )
-
-
-def _check_names(weights: Mapping[str, float], sources: Mapping[str, float], place: str) -> None:
-    for name in weights:
-        if name not in sources:
-            raise InputError(f"{place}.weights.{name}: no such source.{nearest(name, sources)}")
-    for name in sources:
-        if name not in weights:
-            raise InputError(f"{place}.weights: names no weight for {name}; 0 leaves it out")
 
 
 def _check_weights(weights: Mapping[str, float], place: str) -> None:
