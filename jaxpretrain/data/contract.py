@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive
 from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.order.order import OlmoOrder, OrderChoice
@@ -59,6 +60,14 @@ class DataConfig(ABC):
     def unhashed(self) -> Self:
         """Returns this config with its files checked by their sizes alone, which is quick."""
         return self
+
+    def check_num_examples(self, found: int, unit: str, where: object) -> None:
+        """Raises InputError where the config declares another number of examples than there are."""
+        if self.num_examples not in (None, found):
+            raise InputError(
+                f"data.num_examples declares {self.num_examples} {unit}, but an epoch of {where}"
+                f" has {found}; set data.num_examples={found}"
+            )
 
     @abstractmethod
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingData":

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Share = Annotated[float, Between(0, 1, "(]")]
-"""The type of a field that holds a part of a whole."""
-
 Ratio = Annotated[float, Between(0, 100, "(]")]
-"""The type of a field that holds width / height."""
 
 NUM_TRIES = 10
 NUM_DRAWS = 2 * NUM_TRIES + 3

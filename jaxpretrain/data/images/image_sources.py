@@ -75,8 +75,8 @@ class Folder:
     root: Annotated[PathText | None, Mark.NO_EFFECT] = None
     """Folder, searched with all below it for .jpg, .jpeg, .png, .webp and .bmp."""
     file_list: PathText | None = None
-    """Text file that names the images instead, one path a line, relative to `root` or else to the
-    list's folder; a repeated path counts again."""
+    """Text file that names the images instead, one path a line, relative to `root` or else to its
+    own folder; a repeated path counts again."""
     validation_root: PathText | None = None
     """Folder of held-out images; none: `validation_fraction` of those of `root`."""
 
@@ -93,11 +93,11 @@ class Folder:
             train = ImageFiles.find(Path(self.root).expanduser(), "data.source.root")
         else:
             raise InputError("data.source.root is not set: name a folder of images")
-        if self.validation_root is None:
-            return divide(train, validation_fraction)
-        root = Path(self.validation_root).expanduser()
-        held_out = ImageFiles.find(root, "data.source.validation_root", train.classes)
-        return whole(train), whole(held_out)
+        held_out = None
+        if self.validation_root is not None:
+            root = Path(self.validation_root).expanduser()
+            held_out = ImageFiles.find(root, "data.source.validation_root", train.classes)
+        return _divide(train, held_out, validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,12 @@ class Tfds:
         )
         own = [split for split in ("validation", "test") if split in builder.info.splits]
         held_out = self.validation_split or (own[0] if own else None)
-        train = TfdsImages.open(builder, self.split, self.image_key, self.label_key)
-        if held_out is None:
-            return divide(train, validation_fraction)
-        held_out = TfdsImages.open(builder, held_out, self.image_key, self.label_key)
-        return whole(train), whole(held_out)
+
+        def opened(split: str) -> TfdsImages:
+            return TfdsImages.open(builder, split, self.image_key, self.label_key)
+
+        found = opened(held_out) if held_out else None
+        return _divide(opened(self.split), found, validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -205,15 +206,11 @@ class ImageFiles(ImageSet):
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Returns the labels by folder. Raises InputError for a folder that training has not."""
         numbers = {name: number for number, name in enumerate(self.classes)}
-        labels = np.empty(len(indices), np.int32)
-        for row, index in enumerate(indices):
-            name = _class(self.names[index])
-            if name not in numbers:
-                raise InputError(
-                    f"{self.root / self.names[index]}: {name} is no class of the training images"
-                )
-            labels[row] = numbers[name]
-        return labels
+        names = [self.names[index] for index in indices]
+        for name in names:
+            if (folder := _class(name)) not in numbers:
+                raise InputError(f"{self.root / name}: {folder} is no class of the training images")
+        return np.array([numbers[_class(name)] for name in names], np.int32)
 
     def identity(self) -> str:
         """Returns a hash of the names."""
@@ -267,20 +264,19 @@ class TfdsImages(ImageSet):
         return f"{self.place} {len(self)}"
 
 
-def whole(images: ImageSet) -> Split:
-    """Returns all images of a set as a split."""
-    return images, np.arange(len(images))
+def _divide(
+    train: ImageSet, held_out: ImageSet | None, validation_fraction: float
+) -> tuple[Split, Split]:
+    """Returns the images to train on and the held-out ones.
 
-
-def divide(images: ImageSet, validation_fraction: float) -> tuple[Split, Split]:
-    """Divides images into training and held-out ones, by a hash of their names.
-
-    An image stays where it is when others are added.
+    Where the latter are no set of their own they are chosen by a hash of their names, so that an
+    image stays where it is when others are added.
     """
-    held_out = np.array(
-        [_draw(images.name(index)) < validation_fraction for index in range(len(images))]
-    )
-    return (images, np.flatnonzero(~held_out)), (images, np.flatnonzero(held_out))
+    if held_out is not None:
+        return (train, np.arange(len(train))), (held_out, np.arange(len(held_out)))
+    draws = np.array([_draw(train.name(index)) for index in range(len(train))])
+    is_held_out = draws < validation_fraction
+    return (train, np.flatnonzero(~is_held_out)), (train, np.flatnonzero(is_held_out))
 
 
 def _draw(name: str) -> float:

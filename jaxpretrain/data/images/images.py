@@ -5,8 +5,11 @@ of the data is one integer, and neither workers nor hosts change what a sample i
 """
 
 import hashlib
+import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -23,7 +26,6 @@ from jaxpretrain.data.contract import (
     fingerprint,
 )
 from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, sample_draws
-from jaxpretrain.data.images.bad_images import BadImages
 from jaxpretrain.data.images.image_codec import Undecodable, decode, import_pillow, resized
 from jaxpretrain.data.images.image_sources import Folder, ImageSet, Split, Tfds
 from jaxpretrain.data.order.order import Order
@@ -70,14 +72,11 @@ class ImageData(DataConfig):
 
     def open(self, *, seed: int, limits: Mapping[str, int]) -> "TrainingImages":
         """Opens the training images; `limits` says nothing about images."""
-        train, held_out = self._find()
-        images, indices = train
+        (images, indices), (_, held_out) = self._find()
         order = self.order.make(len(indices), seed)
-        if self.num_examples not in (None, order.epoch_size):
-            raise InputError(
-                f"data.num_examples declares {self.num_examples} images, but {images.place}"
-                f" holds {order.epoch_size}; set data.num_examples={order.epoch_size}"
-            )
+        self.check_num_examples(order.epoch_size, "images", images.place)
+        division = hashlib.sha256(indices.tobytes()).hexdigest()
+        content = [images.identity(), division, self.size, asdict(self.augment)]
         return TrainingImages(
             num_examples=order.epoch_size,
             notes=images.notes,
@@ -88,8 +87,8 @@ class ImageData(DataConfig):
             size=self.size,
             augment=self.augment,
             num_workers=self.num_workers,
-            num_held_out=len(held_out[1]),
-            fingerprint=self._fingerprint(train),
+            num_held_out=len(held_out),
+            fingerprint=fingerprint([*content, self.order.identity()]),
             bad=BadImages(self.max_undecodable),
         )
 
@@ -139,11 +138,51 @@ class ImageData(DataConfig):
             bad=BadImages(self.max_undecodable),
         )
 
-    def _fingerprint(self, train: Split) -> str:
-        images, indices = train
-        order = self.order.identity()
-        division = hashlib.sha256(indices.tobytes()).hexdigest()
-        return fingerprint([images.identity(), division, self.size, asdict(self.augment), order])
+
+class BadImages:
+    """A list of names and reasons, with each image once.
+
+    It is a temporary file with a line for each image and process, because the processes that decode
+    have nothing in common but the disk. The file is deleted with the object that made it.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._file = tempfile.NamedTemporaryFile(prefix="jaxpretrain-", suffix=".txt")  # noqa: SIM115
+        self._path = Path(self._file.name)
+        self._known: set[str] = set()
+        self._num_reported = 0
+
+    def add(self, name: str, reason: str) -> None:
+        """Adds an image. Raises InputError where it is one more than the limit."""
+        if name in self._known:
+            return
+        with self._path.open("a") as file:  # one write of one line: nothing comes between
+            file.write(json.dumps([name, reason]) + "\n")
+        self._known.add(name)
+        lines = self._lines()
+        if len(lines) > self._limit:
+            raise InputError(
+                f"{len(lines)} images cannot be decoded, the last is {lines[-1]}; repair the data,"
+                f" or raise data.max_undecodable={self._limit}"
+            )
+
+    def _lines(self) -> list[str]:
+        """Returns `name: reason` of all images, in the order in which they were found."""
+        reasons: dict[str, str] = {}
+        for line in self._path.read_text().splitlines():
+            name, reason = json.loads(line)
+            reasons.setdefault(name, reason)  # one process may put it otherwise than another
+        return [f"{name}: {' '.join(reason.split())}" for name, reason in reasons.items()]
+
+    def report(self) -> list[str]:
+        """Returns a warning for each image that is new since the last call."""
+        lines = self._lines()
+        new, self._num_reported = lines[self._num_reported :], len(lines)
+        return [f"warning: another image stands in for {line}" for line in new]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_file": None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,6 @@ from jaxpretrain.data.text.text import (
     TextConfig,
     TrainingSequences,
     TrainingText,
-    check_num_examples,
     empty_batch,
     open_held_out,
     open_training,
@@ -103,7 +102,7 @@ class Mixture(TextConfig):
         blend = Blend([(first, self._quotas(weights)) for first, weights in stages])
         sizes = np.array([part.num_examples for part in parts.values()])
         num_examples = _first_epoch(blend, sizes)
-        check_num_examples(self.num_examples, num_examples, "an epoch of the mixture")
+        self.check_num_examples(num_examples, "sequences", "the mixture")
         names = [(name, part.fingerprint) for name, part in parts.items()]
         paths = (part.tokenizer_path for part in parts.values())
         ids = (part.eos_id for part in parts.values())

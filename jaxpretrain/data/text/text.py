@@ -71,7 +71,7 @@ class TextData(TextConfig, TextSource):
         """Opens and checks the training split."""
         corpus = self.find_corpus(self, "data", limits)
         training = open_training(corpus, self.order, seed, self.instance_filter)
-        check_num_examples(self.num_examples, training.num_examples, str(corpus.root))
+        self.check_num_examples(training.num_examples, "sequences", corpus.root)
         return training
 
     def open_evals(self, *, limits: Mapping[str, int]) -> list["EvalText"]:
@@ -255,12 +255,3 @@ def open_held_out(corpus: Corpus, name: str) -> list[EvalText]:
         return []
     sizes = {"num_examples": len(files), "token_bytes": corpus.token_bytes()}
     return [EvalText(name=name, notes=files.notes, files=files, **sizes)]
-
-
-def check_num_examples(declared: int | None, found: int, where: str) -> None:
-    """Raises InputError where a config declares another number of sequences than there are."""
-    if declared not in (None, found):
-        raise InputError(
-            f"data.num_examples declares {declared} sequences, but an epoch of {where} has {found};"
-            f" set data.num_examples={found}"
-        )

@@ -12,7 +12,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.images.augment import Augment
 from jaxpretrain.data.images.image_sources import Folder
-from jaxpretrain.data.images.images import ImageData
+from jaxpretrain.data.images.images import BadImages, ImageData
 from jaxpretrain.data.loader import load_in_workers
 from jaxpretrain.data.order.order import HashedOrder, OlmoCoreOrder, OlmoOrder
 
@@ -254,3 +254,38 @@ def test_an_epoch_of_images_is_cut_as_the_order_says(data: ImageData):
     assert pairs.num_examples == whole.num_examples // 2 * 2
     first = pairs.order(np.arange(2))
     assert first[1] == first[0] + 1 and first[0] % 2 == 0
+
+
+def test_each_image_is_reported_once_whoever_finds_it():
+    bad = BadImages(limit=10)
+    elsewhere = pickle.loads(pickle.dumps(bad))
+    bad.add("a.jpg", "broken\nin two")
+    elsewhere.add("a.jpg", "broken, in other words")
+    elsewhere.add("b.jpg", "empty")
+    assert bad.report() == [
+        "warning: another image stands in for a.jpg: broken in two",
+        "warning: another image stands in for b.jpg: empty",
+    ]
+    assert bad.report() == []
+    bad.add("b.jpg", "empty")
+    assert bad.report() == []
+
+
+def test_one_more_than_the_limit_is_an_error_across_processes():
+    bad = BadImages(limit=2)
+    elsewhere = pickle.loads(pickle.dumps(bad))
+    bad.add("a.jpg", "broken")
+    bad.add("b.jpg", "broken")
+    elsewhere.add("a.jpg", "broken")
+    with pytest.raises(InputError, match=r"^3 images .* c\.jpg: empty; .*max_undecodable=2$"):
+        elsewhere.add("c.jpg", "empty")
+
+
+def test_the_file_goes_with_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bad = BadImages(limit=1)
+    copy = pickle.loads(pickle.dumps(bad))
+    del copy
+    assert len(list(tmp_path.iterdir())) == 1
+    del bad
+    assert list(tmp_path.iterdir()) == []
