@@ -16,7 +16,6 @@ from jaxpretrain.data.order.order import Order, Ordering
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.token_files.masks import InstanceFilter, open_label_masks
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify
-from jaxpretrain.data.token_files.windows import Windows
 from jaxpretrain.storage.files import relative
 
 
@@ -125,7 +124,7 @@ class TrainingText(TrainingSequences):
     files: TokenFiles
     ordering: Ordering
     order: Order
-    label_masks: Windows | None
+    label_masks: TokenFiles | None
     instance_filter: InstanceFilter | None
 
     @property
@@ -148,8 +147,7 @@ class TrainingText(TrainingSequences):
         indices = self.order(samples)
         self.files.read_into(batch["tokens"], rows, indices)
         if self.label_masks is not None:
-            for position, _, _, mask in self.label_masks.read(indices):
-                batch["mask"][rows[position]] = mask
+            batch["mask"][rows] = self.label_masks.read(indices)
         if self.instance_filter:
             batch["mask"][rows[~self.instance_filter.keeps(batch["tokens"][rows])]] = False
 

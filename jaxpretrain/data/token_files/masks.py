@@ -1,6 +1,6 @@
 """Tokens that do not count in the loss: sequences that repeat themselves, and the user's masks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +9,6 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive, at_least
 from jaxpretrain.data.token_files.tokens import TokenFiles
-from jaxpretrain.data.token_files.windows import Windows
 from jaxpretrain.storage.files import size_of
 
 
@@ -50,12 +49,12 @@ class InstanceFilter:
         return kept
 
 
-def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> Windows:
-    """Opens the masks of examples, uint8 [seq_len], 0 where a token is not to be learnt.
+def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> TokenFiles:
+    """Opens the masks of the same windows: bytes, 0 where a token is not to be learnt.
 
     For a token file `root/a/b.npy` the mask is `folder/a/b.npy`, one byte a token.
     """
-    paths = []
+    masks = []
     for file in files.files:
         if not file.path.is_relative_to(root):
             raise InputError(f"{file.path}: lies outside {root}, so it has no mask in {folder}")
@@ -65,8 +64,8 @@ def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> Windows:
                 f"{path}: has {size} bytes, and {file.path} has {file.num_tokens} tokens; a label"
                 " mask is one byte a token"
             )
-        paths.append(path)
-    return files.windows.parallel(paths, np.uint8)
+        masks.append(replace(file, path=path))
+    return replace(files, files=masks, dtype="uint8", vocab_size=256)
 
 
 def _may_repeat(tokens: np.ndarray, period: int, length: int) -> np.ndarray:

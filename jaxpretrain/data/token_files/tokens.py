@@ -1,8 +1,9 @@
 """Examples of tokens, which are windows over token files that are checked when they are opened."""
 
+import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -18,13 +19,14 @@ from jaxpretrain.data.token_files.token_sample import (
     most_common,
     read_sample,
 )
-from jaxpretrain.data.token_files.windows import Windows
 from jaxpretrain.storage.files import relative, sha256_of, size_of
 
 Verify = Literal["auto", "size", "hash"]
 
 HASHED_BY_DEFAULT = 10**9
 """The size of token files in bytes up to which `verify="auto"` compares hashes: about a second."""
+MAX_OPEN_FILES = 512
+"""The number of maps that are open at once. Each holds a file descriptor, of 1024 by default."""
 MOSTLY = 0.5
 """The share of a file's ids from which on one id is worth a warning."""
 
@@ -41,10 +43,14 @@ class TokenFile:
 
 @dataclass(frozen=True)
 class TokenFiles:
-    """Examples of `seq_len` token ids, by index; picklable."""
+    """Windows of `seq_len` token ids over memory-mapped files, as OLMo cuts them; picklable.
+
+    Windows never cross a file. Each file is cut to a whole number of runs of `chunk` windows, and
+    indices run over the files in order. Files are opened at first use.
+    """
 
     files: Sequence[TokenFile]
-    dtype: Dtype
+    dtype: str
     seq_len: int
     vocab_size: int
     checked: str
@@ -52,16 +58,17 @@ class TokenFiles:
     chunk: int = 1
     notes: tuple[str, ...] = ()
     """Lines about what was found when the files were opened."""
-
-    @cached_property
-    def windows(self) -> Windows:
-        """The examples before their ids are checked."""
-        paths = [file.path for file in self.files]
-        sizes = [file.num_tokens for file in self.files]
-        return Windows(paths, sizes, self.dtype, self.seq_len, self.chunk)
+    _opened: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return int(self._bounds[-1])
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        """The index of the first window of each file, and the number of all, int64 [files + 1]."""
+        run = self.seq_len * self.chunk
+        counts = [file.num_tokens // run * self.chunk for file in self.files]
+        return np.cumsum([0, *counts], dtype=np.int64)
 
     @property
     def num_tokens(self) -> int:
@@ -69,7 +76,7 @@ class TokenFiles:
         return sum(file.num_tokens for file in self.files)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the tokens, int32 [n, seq_len], of the examples at these indices, int64 [n].
+        """Returns the tokens, int32 [n, seq_len], of the windows at these indices, int64 [n].
 
         Raises InputError for an id outside the vocabulary: such a file was written with another
         tokenizer or type, and nothing that is learnt from it can be right.
@@ -79,24 +86,54 @@ class TokenFiles:
         return tokens
 
     def read_into(self, tokens: np.ndarray, rows: np.ndarray, indices: np.ndarray) -> None:
-        """Reads examples into these rows, int64 [n], of `tokens`, int32 [m, seq_len]."""
-        for position, number, window, ids in self.windows.read(indices):
-            row = tokens[rows[position]]
-            row[:] = ids
-            # As unsigned, a uint32 id above 2**31 is a large number and not a negative one.
-            if int(row.view(np.uint32).max()) >= self.vocab_size:
-                column = int(np.argmax(ids >= self.vocab_size))
-                raise InputError(
-                    f"{self.files[number].path}: token {window * self.seq_len + column} is"
-                    f" {ids[column]}, outside the vocabulary of {self.vocab_size}; check the"
-                    " tokenizer, and the dtype of raw files"
-                )
+        """Reads windows into these rows, int64 [n], of `tokens`, int32 [m, seq_len]."""
+        files, windows = self._locate(indices)
+        for number in np.unique(files).tolist():
+            opened = self._open(number)
+            for position in np.flatnonzero(files == number).tolist():
+                window, row = int(windows[position]), tokens[rows[position]]
+                row[:] = opened[window]
+                # As unsigned, a uint32 id above 2**31 is a large number and not a negative one.
+                ids = row.view(np.uint32)
+                if int(ids.max()) >= self.vocab_size:
+                    column = int(np.argmax(ids >= self.vocab_size))
+                    raise InputError(
+                        f"{self.files[number].path}: token {window * self.seq_len + column} is"
+                        f" {ids[column]}, outside the vocabulary of {self.vocab_size}; check the"
+                        " tokenizer, and the dtype of raw files"
+                    )
 
     def places(self, indices: np.ndarray) -> list[tuple[Path, int]]:
-        """Returns (file, number of its first token in the file) of each example."""
-        numbers, windows = self.windows.locate(indices)
+        """Returns (file, number of its first token in the file) of each window."""
+        numbers, windows = self._locate(indices)
         starts = (windows * self.seq_len).tolist()
         return [(self.files[n].path, start) for n, start in zip(numbers, starts, strict=True)]
+
+    def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (file, window within it) of each index, all int64 [n]."""
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"window {indices.min()}..{indices.max()} of {len(self)}")
+        files = np.searchsorted(self._bounds[1:], indices, side="right")
+        return files, indices - self._bounds[files]
+
+    def _open(self, number: int) -> np.ndarray:
+        """Returns the windows of one file, [num_windows, seq_len], on its memory map."""
+        if number not in self._opened:
+            file = self.files[number]
+            try:
+                with file.path.open("rb") as opened:
+                    data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{file.path}: cannot be read ({error})") from None
+            if len(self._opened) >= MAX_OPEN_FILES:
+                del self._opened[next(iter(self._opened))]
+            dtype, num_windows = np.dtype(self.dtype), file.num_tokens // self.seq_len
+            items = np.frombuffer(data, dtype.newbyteorder("<"), num_windows * self.seq_len)
+            self._opened[number] = items.reshape(num_windows, self.seq_len)
+        return self._opened[number]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": {}}
 
 
 def open_split(

@@ -109,9 +109,8 @@ def test_label_masks_lie_beside_their_tokens(files: TokenFiles, tmp_path: Path):
     first, second = _write_masks(tmp_path / "masks", 19, 8)
     masks = open_label_masks(tmp_path / "masks", tmp_path / "tokens", files)
     assert len(masks) == len(files) == 6
-    read = {position: mask for position, _, _, mask in masks.read(np.array([5, 0, 3]))}
-    for position, expected in enumerate([second[4:8], first[:4], first[12:16]]):
-        np.testing.assert_array_equal(read[position], expected)
+    expected = [second[4:8], first[:4], first[12:16]]
+    np.testing.assert_array_equal(masks.read(np.array([5, 0, 3])), expected)
 
 
 def test_label_masks_must_fit(files: TokenFiles, tmp_path: Path):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.token_files import tokens, windows
+from jaxpretrain.data.token_files import tokens
 from jaxpretrain.data.token_files.manifest import Dtype, load_manifest
 from jaxpretrain.data.token_files.token_sample import TypeFlags
-from jaxpretrain.data.token_files.tokens import TokenFiles, open_raw, open_split
+from jaxpretrain.data.token_files.tokens import TokenFile, TokenFiles, open_raw, open_split
 
 SEQ_LEN = 8
 FLAGS = TypeFlags("data.dtype", "data.trust_dtype=true")
@@ -57,22 +57,69 @@ def test_any_indices_in_any_order(tmp_path: Path):
     assert opened.read(np.array([], np.int64)).shape == (0, SEQ_LEN)
 
 
+LENGTH, SIZES = 4, [19, 3, 8, 25]
+
+
+def _counted(folder: Path, chunk: int = 1) -> TokenFiles:
+    """Files whose ids say where they are: 100 * file + position."""
+    files = [TokenFile(folder / str(n), size, "") for n, size in enumerate(SIZES)]
+    for number, file in enumerate(files):
+        (100 * number + np.arange(file.num_tokens)).astype("<u2").tofile(file.path)
+    return TokenFiles(files, "uint16", LENGTH, 1000, "", chunk)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
+def test_each_file_is_cut_to_whole_chunks(tmp_path: Path, chunk: int):
+    opened = _counted(tmp_path, chunk)
+    expected = [
+        100 * number + LENGTH * window
+        for number, size in enumerate(SIZES)
+        for window in range(size // (LENGTH * chunk) * chunk)
+    ]
+    assert len(opened) == len(expected)
+    np.testing.assert_array_equal(
+        opened.read(np.arange(len(opened))), np.add.outer(expected, np.arange(LENGTH))
+    )
+
+
+def test_no_files_are_no_windows():
+    assert len(TokenFiles([], "uint16", LENGTH, 1000, "")) == 0
+
+
+def test_the_oldest_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokens, "MAX_OPEN_FILES", 2)
+    opened = _counted(tmp_path)
+    firsts = {0: 0, 2: 4, 3: 6}  # file -> its first window; file 1 has none
+    for number, (file, first) in enumerate(firsts.items(), start=1):
+        assert opened.read(np.array([first]))[0, 0] == 100 * file
+        assert len(opened._opened) == min(number, 2)
+    assert list(opened._opened) == [2, 3]
+    assert opened.read(np.array([1])).tolist() == [[4, 5, 6, 7]]
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path):
+    opened = _counted(tmp_path)
+    opened.files[2].path.unlink()
+    with pytest.raises(InputError, match=r"2: cannot be read"):
+        opened.read(np.array([4]))
+
+
 @pytest.mark.parametrize("index", [-1, 21])
 def test_an_index_outside_is_an_error(tmp_path: Path, index: int):
     _write(tmp_path)
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="of 21"):
         _open(tmp_path).read(np.array([0, index]))
 
 
 def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(windows, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(tokens, "MAX_OPEN_FILES", 2)
     _write(tmp_path)
     opened = _open(tmp_path)
     whole = opened.read(np.arange(len(opened)))
     indices = np.random.default_rng(0).integers(0, len(opened), 200)
     for index in indices:
         np.testing.assert_array_equal(opened.read(np.array([index])), whole[[index]])
-        assert len(opened.windows._opened) <= 2
+        assert len(opened._opened) <= 2
 
 
 def test_a_pickled_copy_reads_the_same_and_carries_no_data(tmp_path: Path):
@@ -81,12 +128,15 @@ def test_a_pickled_copy_reads_the_same_and_carries_no_data(tmp_path: Path):
     before = opened.read(np.arange(len(opened)))
     pickled = pickle.dumps(opened)
     assert len(pickled) < 3000
-    np.testing.assert_array_equal(pickle.loads(pickled).read(np.arange(len(opened))), before)
+    copy = pickle.loads(pickled)
+    assert opened._opened and not copy._opened
+    np.testing.assert_array_equal(copy.read(np.arange(len(opened))), before)
 
 
 def test_places_are_where_examples_begin(tmp_path: Path):
     _write(tmp_path)
     opened = _open(tmp_path)
+    assert opened.places(np.array([], np.int64)) == []
     indices = np.array([20, 0, 7, 6])
     for (path, start), example in zip(opened.places(indices), opened.read(indices), strict=True):
         np.testing.assert_array_equal(np.fromfile(path, "<u2")[start : start + SEQ_LEN], example)
