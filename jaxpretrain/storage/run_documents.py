@@ -71,10 +71,8 @@ class BaselinesFile:
 def read_document(path: Path, kind: type) -> Document:
     """Returns the document in a file, with all its fields; those of its kind have the right types.
 
-    The config in it is upgraded to what today's version writes.
-
-    Raises:
-      InputError: the file is not there or no JSON object, or a field is missing or of another type.
+    The config in it is upgraded to what today's version writes. Raises InputError where the file is
+    not there or no JSON object, or a field is missing or of another type.
     """
     document = read_object(path)
     checked(kind, document, path)

@@ -1,7 +1,6 @@
-"""Encoded images in a folder, a list of files, or a TFDS dataset.
+"""Encoded images in a folder, a list of files, or a TFDS dataset, by index.
 
-An opened set gives the bytes of an image by its index. It pickles small, so that it can be sent to
-the processes that decode.
+Opened sets pickle small, so that they can be sent to the processes that decode.
 """
 
 import hashlib
@@ -269,8 +268,8 @@ def _divide(
 ) -> tuple[Split, Split]:
     """Returns the images to train on and the held-out ones.
 
-    Where the latter are no set of their own they are chosen by a hash of their names, so that an
-    image stays where it is when others are added.
+    Without a set of their own the latter are chosen by a hash of their names: adding images moves
+    none.
     """
     if held_out is not None:
         return (train, np.arange(len(train))), (held_out, np.arange(len(held_out)))

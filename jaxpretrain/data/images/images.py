@@ -98,10 +98,7 @@ class ImageData(DataConfig):
         return [self._fixed(self.eval_name, images, indices)] if len(indices) else []
 
     def open_labelled(self, split: Literal["train", "validation"]) -> "HeldOutImages":
-        """Opens the images of a split as evaluation sees them.
-
-        Raises InputError where they have no labels, or where there are none.
-        """
+        """Opens a split as evaluation sees it; InputError where it has no labels or no images."""
         images, indices = self._find()[split == "validation"]
         if not images.classes:
             raise InputError(
@@ -140,7 +137,7 @@ class ImageData(DataConfig):
 
 
 class BadImages:
-    """A list of names and reasons, with each image once.
+    """A list of names and reasons, with each image once, for all processes on one machine.
 
     It is a temporary file with a line for each image and process, because the processes that decode
     have nothing in common but the disk. The file is deleted with the object that made it.

@@ -1,7 +1,4 @@
-"""Documents to tokens, in parallel processes and in order.
-
-Each document is encoded alone, so its tokens do not depend on the number of processes.
-"""
+"""Documents to tokens, in parallel processes and in order: each document is encoded alone."""
 
 import multiprocessing
 import os

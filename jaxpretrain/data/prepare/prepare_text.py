@@ -85,9 +85,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
     """Makes a directory, or goes on with it, and returns its manifest.
 
     A finished directory of the same spec is left as it is. Notes and the progress go to standard
-    error.
-
-    Raises InputError for anything wrong with the corpus, the tokenizer or the directory.
+    error. Raises InputError for anything wrong with the corpus, the tokenizer or the directory.
     """
     documents = _open_documents(spec)
     _print(*documents.notes)

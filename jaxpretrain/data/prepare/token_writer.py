@@ -1,8 +1,7 @@
 """A writer of one split of token files, in parts that survive an interruption.
 
-A finished part leaves a small `part-00000.json` beside it. When the same dataset is prepared
-again, documents of finished parts are read and hashed, to be sure that they are the same ones,
-but not tokenized.
+A finished part leaves a small `part-00000.json` beside it. When the dataset is prepared again, the
+documents of such parts are hashed, to be sure that they are the same, but not tokenized.
 """
 
 import hashlib
@@ -36,10 +35,7 @@ class Part:
 
 
 class SplitWriter:
-    """A writer of documents to `<directory>/<split>/part-*.npy`.
-
-    A part ends with the document that brings it to `part_tokens` tokens.
-    """
+    """A writer of documents to parts, each of which ends with the document that fills it."""
 
     def __init__(
         self, directory: Path, split: str, spec_sha256: str, dtype: np.dtype, part_tokens: int

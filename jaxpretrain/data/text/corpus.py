@@ -1,7 +1,6 @@
 """A corpus of token files: how it is named in a config, found, checked and opened.
 
-The files are those of `python -m jaxpretrain.prepare`, with a manifest, or a directory of OLMo's
-own, which are raw token ids.
+It is a directory that `prepare` made, with a manifest, or one of OLMo's, with raw token ids.
 """
 
 import hashlib

@@ -119,10 +119,7 @@ class Mixture(TextConfig):
         )
 
     def proportions(self, num_samples: int) -> list[tuple[int, dict[str, int]]]:
-        """Returns (first sample, source -> quota in lowest terms) of the stages before a sample.
-
-        Sources without samples are left out.
-        """
+        """Returns (first sample, source -> quota in lowest terms) of the stages before a sample."""
         found = []
         for first, weights in self._stages():
             counts = self._quotas(weights)

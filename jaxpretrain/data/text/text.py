@@ -135,8 +135,7 @@ class TrainingText(TrainingSequences):
     def batch(self, samples: np.ndarray) -> Batch:
         """Returns {"tokens": int32 [n, seq_len]} of the run's samples, int64 [n].
 
-        Where there are label masks or a filter, also {"mask": bool [n, seq_len]}: the tokens to be
-        predicted.
+        With label masks or a filter, also {"mask": bool [n, seq_len]}: the tokens to be predicted.
         """
         batch = empty_batch(len(samples), self.files.seq_len, [self])
         self.fill(batch, np.arange(len(samples)), samples)
@@ -204,10 +203,7 @@ class EvalText(EvalSet):
         return {"tokens": self.files.read(indices)}
 
     def target_bytes(self, batch: Batch) -> np.ndarray | None:
-        """Returns the bytes of text behind each row's predicted tokens (all but the first).
-
-        Together with the loss on those tokens they give exact bits per byte.
-        """
+        """Returns the bytes of text behind each row's predicted tokens, all but the first."""
         if self.token_bytes is None:
             return None
         return self.token_bytes[batch["tokens"][:, 1:]].sum(axis=1, dtype=np.int64)

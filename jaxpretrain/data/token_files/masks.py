@@ -69,10 +69,7 @@ def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> TokenFiles:
 
 
 def _may_repeat(tokens: np.ndarray, period: int, length: int) -> np.ndarray:
-    """Returns true where a sequence may have `length` such tokens in a row, bool [n].
-
-    Only a few of the tokens are compared.
-    """
+    """Returns true where a sequence may have such a run, bool [n], by a few of its tokens."""
     stride = max(length // 4, 1)
     last = tokens.shape[1] - period
     probes = tokens[:, period::stride] == tokens[:, :last:stride]

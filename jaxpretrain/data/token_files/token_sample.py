@@ -103,10 +103,7 @@ def other_type(sample: bytes, dtype: Dtype, vocab_size: int) -> str | None:
 
 
 def _is_padded(words: np.ndarray, num_words: int, order: str) -> bool:
-    """Returns true where words look like parts of wider ids, `num_words` of which make up one.
-
-    The upper words of such ids are small, and the lowest are not.
-    """
+    """Returns true where words look like parts of wider ids: all but the lowest are small."""
     places = (words if order == "<" else words.byteswap()).reshape(-1, num_words)
     lowest = 0 if order == "<" else num_words - 1
     small = np.mean(places < _SMALL, axis=0)
@@ -114,10 +111,7 @@ def _is_padded(words: np.ndarray, num_words: int, order: str) -> bool:
 
 
 def _is_swapped(ids: np.ndarray) -> bool:
-    """Returns true where the upper bytes vary more than the lower ones.
-
-    In ids of a tokenizer the upper bytes are mostly small, and the lower ones are anything.
-    """
+    """Returns true where the upper bytes vary more than the lower ones, which no tokenizer's do."""
     if len(ids) < 1024:
         return False
     return _entropy(ids >> 8) > _entropy(ids & 0xFF) + 1.0

@@ -89,10 +89,7 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def read_tokenizer(path: Path) -> str:
-    """Returns the text of a `tokenizer.json`, or of the one in a folder.
-
-    Raises InputError where there is none.
-    """
+    """Returns the text of a `tokenizer.json`, or of the one in a folder; InputError without one."""
     if os.path.isfile(inside := path / "tokenizer.json"):
         path = inside
     if not os.path.exists(path):  # unlike Path's, true or false of any name
@@ -129,9 +126,8 @@ def _check_vocabulary(raw: dict[str, Any], path: Path) -> None:
 def encoder(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokenizer":
     """Returns the tokenizer of documents, prompts and tasks: it encodes the text alone, all of it.
 
-    Text that happens to spell a special token is encoded as text, so an EOS is always the end of a
-    document. Truncation, padding and special tokens around a text, which the file may ask for, are
-    off.
+    Text that spells a special token is encoded as text, so an EOS is always the end of a document.
+    Truncation, padding and special tokens around a text, which the file may ask for, are off.
     """
     from tokenizers import Tokenizer, processors
 
@@ -183,9 +179,7 @@ def vocabulary_size(tokenizer_json: str) -> int:
 def token_texts(tokenizer_json: str) -> list[bytes] | None:
     """Returns the bytes of text of each id, in UTF-8; None where it is not byte-level.
 
-    Special tokens stand for no text. In a byte-level vocabulary every character of a piece is one
-    byte of text; other added tokens are written as they are read. The concatenation over a
-    document's ids is its normalised text.
+    Special tokens stand for no text. Joined over a document's ids they are its normalised text.
     """
     raw = json.loads(tokenizer_json)
     if not _mentions(raw.get("pre_tokenizer"), "ByteLevel"):
@@ -206,8 +200,7 @@ def token_texts(tokenizer_json: str) -> list[bytes] | None:
 def token_bytes(tokenizer_json: str) -> np.ndarray | None:
     """Returns the number of bytes of text of each id, int32 [vocab]; None if not byte-level.
 
-    Sums over a document's ids give the bytes of its normalised text exactly, and so bits per
-    byte are exact.
+    Their sum over a document's ids is exact, and so bits per byte are exact.
     """
     texts = token_texts(tokenizer_json)
     return None if texts is None else np.array([len(text) for text in texts], np.int32)
@@ -230,10 +223,7 @@ def _mentions(part: object, kind: str) -> bool:
 
 @cache
 def _byte_of_character() -> dict[str, int]:
-    """Returns the byte of each of GPT-2's 256 characters.
-
-    Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256.
-    """
+    """Returns the byte of each of GPT-2's 256 characters: printable Latin-1 stands for itself."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)).difference(printable))
     shifted = {chr(256 + number): byte for number, byte in enumerate(others)}
