@@ -13,7 +13,7 @@ from typing import Any
 from jaxpretrain import __version__
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.storage.cache import cache_dir
+from jaxpretrain.storage.files import cache_dir
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "clu")
 _MIN_MEMORY_GIB = 2.0

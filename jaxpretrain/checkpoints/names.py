@@ -19,14 +19,8 @@ def from_named(like: object, named: Mapping[str, object]) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path)], like)
 
 
-def _name(path: tuple[object, ...]) -> str:
-    parts = []
-    for key in path:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(key, attribute):
-                parts.append(str(getattr(key, attribute)))
-                break
-    return "/".join(parts)
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def kind(x: Any) -> dict[str, object]:

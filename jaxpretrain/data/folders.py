@@ -8,7 +8,7 @@ import fnmatch
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ def find_files(
     `what` is the name of such files and their kinds, for messages. Raises InputError where there
     are none, with the advice `if_none`, or where most files are of other kinds, with `if_few` too.
     """
-    files, num_hidden = _walk(root)
+    files, num_hidden = files_below(root)
     paths = [path for path in files if is_read(path)]
     skipped = [path for path in files if not is_read(path)]
     counts = Counter(path.suffix.lower() or "without a suffix" for path in skipped)
@@ -55,13 +55,36 @@ def find_files(
     return Found(paths, (f"{root}: skipped {others}",) if others else ())
 
 
-def files_below(root: Path) -> list[Path]:
-    """Returns all files below a folder, sorted, with links and the files of linked folders.
+def files_below(root: Path) -> tuple[list[Path], int]:
+    """Returns all files below a folder, sorted, and the number of names that begin with a dot.
 
     A folder that can be reached in several ways counts once, by its own name rather than a link's.
     A link that leads nowhere counts as a file: reading it is an error, where skipping it is none.
     """
-    return _walk(root)[0]
+    files, entered, num_hidden = [], set(), 0
+    folders, links = [root], []
+    while folders or links:
+        # Links last, and in order, so that the names of files do not depend on the disk.
+        folder = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(folder)
+        if real in entered:
+            continue
+        entered.add(real)
+        new_links = []
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                num_hidden += 1
+            elif entry.is_dir():
+                (new_links if entry.is_symlink() else folders).append(path)
+            elif entry.is_file() or entry.is_symlink():
+                files.append(path)
+        links = sorted(links + new_links)
+    return sorted(files), num_hidden
 
 
 def read_list(file_list: Path, flag: str) -> list[str]:
@@ -88,7 +111,8 @@ def matching_files(pattern: str) -> list[Path]:
     root = Path(*parts[:first])
     if not root.is_dir():
         return []
-    return [f for f in files_below(root) if _matches(f.relative_to(root).parts, parts[first:])]
+    files, _ = files_below(root)
+    return [f for f in files if _matches(f.relative_to(root).parts, parts[first:])]
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -98,38 +122,6 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
         return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
     named = bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0])
     return named and _matches(parts[1:], pattern[1:])
-
-
-def _walk(root: Path) -> tuple[list[Path], int]:
-    """Returns the files, and the number of names that begin with a dot."""
-    files, entered, num_hidden = [], set(), 0
-    folders, links = [root], []
-    while folders or links:
-        # Links last, and in order, so that the names of files do not depend on the disk.
-        folder = folders.pop() if folders else links.pop(0)
-        real = os.path.realpath(folder)
-        if real in entered:
-            continue
-        entered.add(real)
-        new_links = []
-        for entry in _entries(folder):
-            path = folder / entry.name
-            if entry.name.startswith("."):
-                num_hidden += 1
-            elif entry.is_dir():
-                (new_links if entry.is_symlink() else folders).append(path)
-            elif entry.is_file() or entry.is_symlink():
-                files.append(path)
-        links = sorted(links + new_links)
-    return sorted(files), num_hidden
-
-
-def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
 def _is_most(skipped: list[Path], paths: list[Path]) -> bool:

@@ -7,7 +7,11 @@ have to be decoded, which takes processes.
 """
 
 import gc
+import multiprocessing
+import multiprocessing.process
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpretrain.data.contract import Batch
-from jaxpretrain.data.processes import end_with_parent
 
 if TYPE_CHECKING:
     import grain
@@ -132,3 +135,15 @@ def _start_worker(index: int, num_workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Ends this process when its parent ends: one that is killed tells its processes nothing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_exit, args=(parent,), daemon=True).start()
+
+
+def _wait_and_exit(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data import builders
-from jaxpretrain.storage.cache import cache_dir
-from jaxpretrain.storage.files import only_one_process
+from jaxpretrain.storage.files import cache_dir, only_one_process
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

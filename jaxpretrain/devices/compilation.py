@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from jaxpretrain.storage.cache import cache_dir
+from jaxpretrain.storage.files import cache_dir
 
 
 def keep_compiled() -> None:

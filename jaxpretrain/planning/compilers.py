@@ -21,8 +21,7 @@ from jaxpretrain.config.serialize import checked, read_object, to_dict
 from jaxpretrain.planning.compiled import Compiled, compile_step, eval_bytes
 from jaxpretrain.planning.machines import Machine, open_machine
 from jaxpretrain.planning.targets import Target
-from jaxpretrain.storage.cache import cache_dir
-from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.files import cache_dir, write_atomically
 from jaxpretrain.train.resolved import Resolved
 
 OnCompiled = Callable[[Resolved, Compiled], None]

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, content hashes, and a lock between processes."""
+"""Files that appear whole or not at all, content hashes, locks, and the cache folder."""
 
 import fcntl
 import hashlib
@@ -12,6 +12,12 @@ from jaxpretrain.config.errors import InputError
 
 TEMPORARY = ".unfinished-"
 """The part of a file's name that says that it is still being written."""
+
+
+def cache_dir() -> Path:
+    """Returns `$JAXPRETRAIN_CACHE`, or `~/.cache/jaxpretrain`; the folder need not exist yet."""
+    chosen = os.environ.get("JAXPRETRAIN_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "jaxpretrain"
 
 
 def unfinished(path: Path) -> Path:
@@ -52,11 +58,6 @@ def write_atomically(path: Path, text: str) -> None:
 def relative(path: Path, root: Path) -> Path:
     """Returns a path relative to `root` where it lies below it, and as it is elsewhere."""
     return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def size_of(path: Path) -> int:
-    """Returns the bytes of a file; raises InputError where it cannot be read."""
-    return stat_of(path).st_size
 
 
 def stat_of(path: Path) -> os.stat_result:

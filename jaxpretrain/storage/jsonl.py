@@ -138,11 +138,10 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
             except ValueError:
                 records = []
             if len(records) != len(lines) or not all(map(_is_record, records)):
-                records = []
-                for number, line in enumerate(lines, start=first):
-                    if (record := _parse(line)) is None:
-                        raise bad_line(path, number, 'not a JSON object with "step"')
-                    records.append(record)
+                records = [_parse(line) for line in lines]
+                if None in records:
+                    number = first + records.index(None)
+                    raise bad_line(path, number, 'not a JSON object with "step"')
             yield first, records
             first += len(lines)
             if is_torn:

@@ -30,8 +30,7 @@ from jaxpretrain.optim.schedules import (
     Triangular,
     WarmupCosine,
 )
-from jaxpretrain.storage.cache import cache_dir
-from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.files import cache_dir, write_atomically
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 
 

@@ -14,7 +14,7 @@ def _make(root: Path, *names: str, size: int = 10) -> None:
 
 
 def _below(root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in files_below(root)]
+    return [path.relative_to(root).as_posix() for path in files_below(root)[0]]
 
 
 def _find(root: Path) -> Found:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxpretrain.data.loader import PART_ROWS, load_batches, load_in_workers
+from jaxpretrain.data.loader import PART_ROWS, end_with_parent, load_batches, load_in_workers
 
 
 def test_batches_come_in_order():
@@ -179,3 +179,32 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_process_without_a_parent_goes_on():
+    end_with_parent()
+
+
+def test_a_process_ends_when_its_parent_is_killed(tmp_path):
+    """The child holds the pipe open for as long as it lives."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent("""
+            import multiprocessing, os, signal, time
+            from jaxpretrain.data.loader import end_with_parent
+
+            def work(ready):
+                end_with_parent()
+                ready.set()
+                time.sleep(600)
+
+            if __name__ == "__main__":
+                context = multiprocessing.get_context("spawn")
+                ready = context.Event()
+                context.Process(target=work, args=(ready,)).start()
+                assert ready.wait(60)
+                os.kill(os.getpid(), signal.SIGKILL)
+        """)
+    )
+    ended = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, timeout=90)
+    assert ended.returncode == -9

@@ -11,11 +11,12 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.storage.files import (
     atomic_file,
+    cache_dir,
     complete,
     only_one_process,
     relative,
     sha256_of,
-    size_of,
+    stat_of,
     unfinished,
     write_atomically,
 )
@@ -45,9 +46,9 @@ def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path):
 
 def test_names_and_sizes(tmp_path: Path):
     (tmp_path / "x").write_text("four")
-    assert size_of(tmp_path / "x") == 4
+    assert stat_of(tmp_path / "x").st_size == 4
     with pytest.raises(InputError, match="absent: cannot be read"):
-        size_of(tmp_path / "absent")
+        stat_of(tmp_path / "absent")
     assert relative(tmp_path / "a" / "b", tmp_path) == Path("a/b")
     assert relative(Path("/a"), Path("/b")) == Path("/a")
 
@@ -85,3 +86,14 @@ def test_the_lock_keeps_a_second_process_waiting(tmp_path: Path):
         other.stdin.close()  # the other process ends, and so lets go
         thread.join(timeout=10)
         assert held.is_set()
+
+
+def test_the_environment_chooses_the_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("JAXPRETRAIN_CACHE", str(tmp_path / "here"))
+    assert cache_dir() == tmp_path / "here"
+
+
+def test_the_default_lies_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("JAXPRETRAIN_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "jaxpretrain"

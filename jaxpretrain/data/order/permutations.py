@@ -13,8 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.storage.cache import cache_dir
-from jaxpretrain.storage.files import TEMPORARY, atomic_file, only_one_process
+from jaxpretrain.storage.files import TEMPORARY, atomic_file, cache_dir, only_one_process
 
 MAPPED_FROM = 10**7
 """The number of items from which on a shuffle is kept in a file rather than in memory."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.loader import end_with_parent
 from jaxpretrain.data.prepare.documents import Document
-from jaxpretrain.data.processes import end_with_parent
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer, token_bytes
 
 _Result = tuple[np.ndarray, bool]

@@ -19,7 +19,7 @@ from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, loa
 from jaxpretrain.data.token_files.token_sample import TypeFlags
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify, open_raw, open_split
-from jaxpretrain.storage.cache import cache_dir
+from jaxpretrain.storage.files import cache_dir
 
 TOKENS = ".npy"
 """The suffix of token files."""

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -211,7 +210,9 @@ class Mixture(TextConfig):
                 )
         for name, source in self.sources.items():
             if name not in found:
-                source = _with(source, tokenizer)
+                prepare = source.prepare
+                if tokenizer is not None and prepare is not None and prepare.tokenizer == "bpe":
+                    source = replace(source, prepare=replace(prepare, tokenizer=str(tokenizer)))
                 found[name] = self.find_corpus(source, f"data.sources.{name}", limits)
         _check_tokenizers(found)
         return {name: found[name] for name in self.sources}
@@ -296,13 +297,6 @@ def _seed_of(name: str, seed: int) -> int:
     """Returns the seed of a source's own order, far from those of other sources and seeds."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
-
-
-def _with(source: MixtureSource, tokenizer: Path | None) -> MixtureSource:
-    """Returns the source, prepared with a tokenizer where it would train its own."""
-    if tokenizer is None or source.prepare is None or source.prepare.tokenizer != "bpe":
-        return source
-    return replace(source, prepare=replace(source.prepare, tokenizer=str(tokenizer)))
 
 
 def _check_tokenizers(corpora: Mapping[str, Corpus]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive, at_least
 from jaxpretrain.data.token_files.tokens import TokenFiles
-from jaxpretrain.storage.files import size_of
+from jaxpretrain.storage.files import stat_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> TokenFiles:
         if not file.path.is_relative_to(root):
             raise InputError(f"{file.path}: lies outside {root}, so it has no mask in {folder}")
         path = folder / file.path.relative_to(root)
-        if (size := size_of(path)) != file.num_tokens:
+        if (size := stat_of(path).st_size) != file.num_tokens:
             raise InputError(
                 f"{path}: has {size} bytes, and {file.path} has {file.num_tokens} tokens; a label"
                 " mask is one byte a token"

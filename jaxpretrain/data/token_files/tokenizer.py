@@ -62,9 +62,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, eos_token: str) -> str:
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    smallest = 256 + 1
-    if vocab_size < smallest:
-        raise InputError(f"vocab_size is {vocab_size}, but 256 bytes and the EOS need {smallest}")
+    if vocab_size < 257:
+        raise InputError(f"vocab_size is {vocab_size}, but 256 bytes and the EOS need 257")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -145,11 +144,9 @@ def encoder(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokeniz
 def special_id(tokenizer_json: str, token: str) -> int:
     """Returns the id of a token such as the EOS; raises InputError where there is none."""
     added, vocab = _ids(json.loads(tokenizer_json))
-    known = {entry["content"]: entry["id"] for entry in added}
-    if token in known:
-        return known[token]
-    if token in vocab:
-        return vocab[token]
+    ids = vocab | {entry["content"]: entry["id"] for entry in added}
+    if token in ids:
+        return ids[token]
     specials = ", ".join(repr(entry["content"]) for entry in added if entry["special"])
     raise InputError(
         f"the tokenizer has no token {token!r} to end documents with; its special tokens are"

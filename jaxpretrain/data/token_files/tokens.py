@@ -19,7 +19,7 @@ from jaxpretrain.data.token_files.token_sample import (
     most_common,
     read_sample,
 )
-from jaxpretrain.storage.files import relative, sha256_of, size_of
+from jaxpretrain.storage.files import relative, sha256_of, stat_of
 
 Verify = Literal["auto", "size", "hash"]
 
@@ -158,7 +158,7 @@ def open_split(
     files = []
     for file in described.files:
         path = root / file.name
-        if (size := size_of(path)) != file.num_bytes:
+        if (size := stat_of(path).st_size) != file.num_bytes:
             raise InputError(f"{path}: has {size} bytes, its manifest says {file.num_bytes}")
         if by_hash and sha256_of(path) != file.sha256:
             raise InputError(f"{path}: is damaged, its SHA-256 is not the manifest's")
@@ -198,7 +198,7 @@ def open_raw(
         check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flags)
     files = []
     for path in paths:
-        size = size_of(path)
+        size = stat_of(path).st_size
         num_tokens, rest = divmod(size, np.dtype(dtype).itemsize)
         if rest:
             raise InputError(f"{path}: {size} bytes are not a whole number of {dtype} tokens")
