@@ -15,7 +15,6 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import PathText
-from jaxpretrain.data.token_files.token_sample import TypeFlags
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import open_raw
 from jaxpretrain.diagnosis.metric_names import bits_per_byte, perplexity
@@ -25,7 +24,6 @@ from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.contract import Params
 
-_FLAGS = TypeFlags("eval.perplexity.dtype", "eval.perplexity.trust_dtype=true")
 _NUM_TOKENS = "num_tokens"
 _COLUMNS = ("loss", "perplexity", "bits_per_byte", _NUM_TOKENS, "olmo_loss")
 
@@ -130,7 +128,7 @@ class FilePerplexity(Evaluator):
             dtype=dtype,
             seq_len=length,
             vocab_size=vocab_size,
-            flags=None if config.trust_dtype else _FLAGS,
+            flag=None if config.trust_dtype else "eval.perplexity",
         )
         self._notes += files.notes
         windows = []

@@ -7,6 +7,7 @@ and resuming drops the lines that the restored checkpoint does not know.
 import io
 import json
 import math
+import mmap
 import os
 import sys
 import time
@@ -87,17 +88,11 @@ def _open_repaired(path: Path) -> io.FileIO:
     """Opens `path` unbuffered at its end, after cutting what follows the last newline."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.FileIO(path, "r+" if path.exists() else "w+")
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - _BLOCK)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    file.truncate(end)
-    file.seek(end)
+    if file.seek(0, os.SEEK_END):
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            end = content.rfind(b"\n") + 1
+        file.truncate(end)
+        file.seek(end)
     return file
 
 

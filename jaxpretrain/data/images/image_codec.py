@@ -35,9 +35,12 @@ def decode(content: bytes) -> "Image.Image":
 
     Pillow's limit against decompression bombs holds: above 179 million pixels nothing is decoded.
     """
-    images, _ = import_pillow()
+    images, ops = import_pillow()
     try:
-        return _rgb(_upright(images.open(io.BytesIO(content))))
+        image = images.open(io.BytesIO(content))
+        # Almost no picture has an orientation, and exif_transpose copies those without one.
+        is_upright = image.getexif().get(_ORIENTATION, 1) == 1
+        return _rgb(image if is_upright else ops.exif_transpose(image))
     except MemoryError:
         raise
     except images.UnidentifiedImageError:  # its text is about the object that holds the bytes
@@ -70,12 +73,6 @@ def import_pillow():
             f"images need Pillow: install the extra vision, {HOW_TO_INSTALL}"
         ) from None
     return Image, ImageOps
-
-
-def _upright(image: "Image.Image") -> "Image.Image":
-    # Almost no picture has an orientation, and exif_transpose copies those without one.
-    _, ops = import_pillow()
-    return ops.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
 
 
 def _rgb(image: "Image.Image") -> "Image.Image":

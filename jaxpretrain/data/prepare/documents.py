@@ -71,7 +71,7 @@ class TextFiles(Documents):
         stats = [(path.as_posix(), stat_of(path)) for path in self.paths]
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         self.identity = {"files": files}
-        self.splits = _splits(validation_fraction)
+        self.splits = ("train", "validation") if validation_fraction else ("train",)
 
     def __iter__(self) -> Iterator[Document]:
         for path in self.paths:
@@ -160,10 +160,6 @@ def _utf8(text: str, place: str) -> bytes:
         raise InputError(f"{place}: holds half a surrogate pair, which is not text") from None
 
 
-def _splits(validation_fraction: float) -> tuple[str, ...]:
-    return ("train", "validation") if validation_fraction else ("train",)
-
-
 def _split(content: bytes, validation_fraction: float) -> str:
     """Returns a split by a hash of the content, so that adding documents moves none."""
     number = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
@@ -210,8 +206,7 @@ class TfdsDocuments(Documents):
         counts = {split: info.splits[split].num_examples for split in self._own}
         self.num_documents = sum(counts.values())
         self.identity = {"dataset": self.name, "splits": counts}
-        is_whole = len(self._own) == 1
-        self.splits = _splits(self._validation_fraction) if is_whole else tuple(self._own)
+        self.splits = ("train", "validation") if self._validation_fraction else tuple(self._own)
 
     def __iter__(self) -> Iterator[Document]:
         for own in self._own:

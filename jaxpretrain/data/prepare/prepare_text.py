@@ -111,6 +111,8 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
             stack.callback(writer.discard)
         _write(documents, writers, output / TOKENIZER, eos_id, spec.eos_token, workers)
         splits = {split: writer.finish() for split, writer in writers.items()}
+        packages = ["tokenizers", *(["tensorflow-datasets"] if spec.dataset else [])]
+        versions = {package: importlib.metadata.version(package) for package in packages}
         manifest = Manifest(
             name=_name(spec),
             tokenizer=TokenizerFile(
@@ -122,7 +124,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
             eos_id=eos_id,
             dtype=dtype,
             spec_sha256=key,
-            created_from={**made_from, "versions": _versions(spec)},
+            created_from={**made_from, "versions": versions},
             splits=splits,
         )
         save_manifest(manifest, output)
@@ -182,11 +184,6 @@ def _made_from(spec: PrepareText, documents: Mapping[str, object]) -> dict[str, 
 
 def _sha256(value: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _versions(spec: PrepareText) -> dict[str, str]:
-    packages = ["tokenizers", *(["tensorflow-datasets"] if spec.dataset else [])]
-    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def _same_dataset(output: Path, key: str) -> Manifest:
@@ -265,29 +262,18 @@ def _write(
             if not writers[document.split].skip(document):
                 yield document
 
-    start, total = time.perf_counter(), documents.num_documents
-    with Progress(total, "documents", only_live=True) as progress:
+    start, expected = time.perf_counter(), documents.num_documents
+    with Progress(expected, "documents", only_live=True) as progress:
         encoded = encode(to_encode(), tokenizer, workers)
         for done, (document, tokens, byte_exact) in enumerate(encoded, start=1):
             writers[document.split].add(document, np.append(tokens, eos_id), byte_exact)
             num_bytes += len(document.content)
             seconds = time.perf_counter() - start
             metrics = {"perf/megabytes_per_second": num_bytes / seconds / 1e6}
-            if total is not None:
-                metrics["perf/eta_seconds"] = seconds * max(total - done, 0) / done
+            if expected is not None:
+                metrics["perf/eta_seconds"] = seconds * max(expected - done, 0) / done
             progress.update(done, metrics)
     counts = {split: writer.num_documents for split, writer in writers.items()}
-    _require_documents(counts)
-    if num_spelled:
-        _print(
-            f"warning: {num_spelled:,} of {sum(counts.values()):,} documents spell {eos_token!r},"
-            " which is learnt as text and ends no document; if it stands between documents, divide"
-            " them there, one a file or a line of .jsonl each"
-        )
-
-
-def _require_documents(counts: Mapping[str, int]) -> None:
-    """Raises InputError for a split without documents."""
     total = sum(counts.values())
     if not total:
         raise InputError("the corpus is empty: it holds no document with any text")
@@ -297,3 +283,9 @@ def _require_documents(counts: Mapping[str, int]) -> None:
                 f"none of the {total} documents fell into the {split} split; change"
                 " --validation_fraction (0 makes no validation split)"
             )
+    if num_spelled:
+        _print(
+            f"warning: {num_spelled:,} of {total:,} documents spell {eos_token!r},"
+            " which is learnt as text and ends no document; if it stands between documents, divide"
+            " them there, one a file or a line of .jsonl each"
+        )

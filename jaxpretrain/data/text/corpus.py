@@ -16,7 +16,6 @@ from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.folders import Found, find_files, read_list
 from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
 from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, load_manifest
-from jaxpretrain.data.token_files.token_sample import TypeFlags
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify, open_raw, open_split
 from jaxpretrain.storage.files import cache_dir
@@ -133,13 +132,9 @@ class Corpus:
             raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
         else:
             paths, notes = self._raw_paths(split)
-            raw, flag = self.source.raw or RawTokens(), f"{self.flag}.raw"
-            flags = TypeFlags(
-                dtype=f"{flag}=raw_tokens and {flag}.dtype",
-                trust=f"{flag}=raw_tokens and {flag}.trust_dtype=true",
-            )
-            flags = None if raw.trust_dtype else flags
-            files = open_raw(self.root, paths, dtype=raw.dtype, flags=flags, notes=notes, **sizes)
+            raw = self.source.raw or RawTokens()
+            flag = None if raw.trust_dtype else f"{self.flag}.raw=raw_tokens and {self.flag}.raw"
+            files = open_raw(self.root, paths, dtype=raw.dtype, flag=flag, notes=notes, **sizes)
         if not len(files):
             raise InputError(
                 f"{self.root}: split {split} has {files.num_tokens} tokens in {len(files.files)}"

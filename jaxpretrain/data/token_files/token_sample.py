@@ -5,7 +5,6 @@ give wrong ids inside it: uint32 ids below 65,536 are uint16 pairs of an id and 
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +24,6 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class TypeFlags:
-    """The flags that say how ids are stored, for messages."""
-
-    dtype: str
-    """The flag of the type, without its value: "--token_dtype"."""
-    trust: str
-    """The flag that says that the type is right, whatever the ids look like."""
-
-
 def read_sample(path: Path) -> bytes:
     """Returns up to 24 KiB of a file, in groups of 8 bytes that begin at multiples of 8 in it."""
     try:
@@ -51,31 +40,36 @@ def read_sample(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def check_vocabulary(dtype: Dtype, vocab_size: int, where: str, flags: TypeFlags) -> None:
-    """Raises InputError for a type that cannot hold all ids of the vocabulary."""
+def check_vocabulary(dtype: Dtype, vocab_size: int, where: str, flag: str) -> None:
+    """Raises InputError for a type that cannot hold all ids of the vocabulary.
+
+    `flag` begins the names of the fields that say how ids are stored.
+    """
     if dtype == "uint16" and vocab_size > 2**16:
         raise InputError(
             f"{where}: uint16 cannot hold the ids of a vocabulary of {vocab_size:,}; set"
-            f" {flags.dtype}=uint32, or {flags.trust} where the files' own tokenizer is smaller"
+            f" {flag}.dtype=uint32, or {flag}.trust_dtype=true where the files' own tokenizer is"
+            " smaller"
         )
 
 
-def check_type(path: Path, sample: bytes, dtype: Dtype, vocab_size: int, flags: TypeFlags) -> None:
+def check_type(path: Path, sample: bytes, dtype: Dtype, vocab_size: int, flag: str) -> None:
     """Raises InputError where the sample of a file looks more like another type."""
     kind = other_type(sample, dtype, vocab_size)
     if kind is None:
         return
     if kind in ("<u2", "<u4"):
-        remedy = f"set {flags.dtype}={_NAMES[kind]}"
+        remedy = f"set {flag}.dtype={_NAMES[kind]}"
     else:
         new = "uint16" if vocab_size <= 2**16 else "uint32"
         remedy = (
             f"rewrite it, np.fromfile(file, '{kind}').astype('<u{np.dtype(new).itemsize}')"
-            f".tofile(new_file), and set {flags.dtype}={new}"
+            f".tofile(new_file), and set {flag}.dtype={new}"
         )
     raise InputError(
         f"{path}: its ids look like {_NAMES[kind]}, not like little-endian {dtype}; {remedy}. If"
-        f" they are {dtype} (a file that is mostly padding may look otherwise), set {flags.trust}"
+        f" they are {dtype} (a file that is mostly padding may look otherwise), set"
+        f" {flag}.trust_dtype=true"
     )
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files.manifest import Dtype, Manifest, Split
 from jaxpretrain.data.token_files.token_sample import (
-    TypeFlags,
     check_type,
     check_vocabulary,
     most_common,
@@ -185,17 +184,17 @@ def open_raw(
     dtype: Dtype,
     seq_len: int,
     vocab_size: int,
-    flags: TypeFlags | None,
+    flag: str | None,
     chunk: int = 1,
     notes: Sequence[str] = (),
 ) -> TokenFiles:
     """Opens token files without a manifest, in the given order; a path may occur twice.
 
     `notes` are lines about how the files were found. Raises InputError for a file whose ids look
-    like those of another type; it names the `flags`. With None the type is trusted.
+    like those of another type; it names `flag`. With None the type is trusted.
     """
-    if flags is not None:
-        check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flags)
+    if flag is not None:
+        check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flag)
     files = []
     for path in paths:
         size = stat_of(path).st_size
@@ -209,11 +208,11 @@ def open_raw(
             raise InputError(
                 f"{path}: is a NumPy file with a header; token files hold nothing but ids"
             )
-        if flags is not None:
-            check_type(path, sample, dtype, vocab_size, flags)
+        if flag is not None:
+            check_type(path, sample, dtype, vocab_size, flag)
 
     notes = (*notes, *_look_into(paths, dtype, check))
-    sampled = "" if flags is None else f", and a sample of each looks like {dtype}"
+    sampled = "" if flag is None else f", and a sample of each looks like {dtype}"
     checked = f"no manifest: sizes are whole {dtype} tokens{sampled}"
     return TokenFiles(files, dtype, seq_len, vocab_size, checked, chunk, notes)
 

@@ -54,7 +54,7 @@ def sound(data: ImageData, folder: Path, tmp_path: Path) -> ImageData:
 
 
 def _batch(data: ImageData, samples, seed: int = 0) -> np.ndarray:
-    return data.open(seed=seed, limits={}).batch(np.asarray(samples))["images"]
+    return data.open(seed=seed, limits={}).batch(np.asarray(samples, np.int64))["images"]
 
 
 def test_batches_are_as_the_spec_says(data: ImageData):

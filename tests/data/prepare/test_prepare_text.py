@@ -112,7 +112,7 @@ def test_finished_parts_are_not_tokenized_again(
 
     def counted(*args: Any):
         for item in encode(*args):
-            encoded.append(item.document.text)
+            encoded.append(item[0].text)
             yield item
 
     def fails(*args: Any) -> None:

@@ -92,7 +92,7 @@ def files(tmp_path: Path) -> TokenFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.arange(length).astype("<u2").tofile(path)
     root = tmp_path / "tokens"
-    return open_raw(root, paths, dtype="uint16", seq_len=4, vocab_size=100, flags=None, chunk=2)
+    return open_raw(root, paths, dtype="uint16", seq_len=4, vocab_size=100, flag=None, chunk=2)
 
 
 def _write_masks(folder: Path, *lengths: int) -> list[np.ndarray]:

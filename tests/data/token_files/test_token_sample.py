@@ -6,7 +6,6 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files.manifest import Dtype
 from jaxpretrain.data.token_files.token_sample import (
-    TypeFlags,
     check_type,
     check_vocabulary,
     most_common,
@@ -86,9 +85,8 @@ def test_an_id_outside_the_vocabulary_alone_is_no_other_type():
 
 
 def _message(sample: bytes, dtype: Dtype, vocab_size: int) -> str:
-    flags = TypeFlags("data.dtype", "data.trust_dtype=true")
     with pytest.raises(InputError) as error:
-        check_type(Path("a.npy"), sample, dtype, vocab_size, flags)
+        check_type(Path("a.npy"), sample, dtype, vocab_size, "data")
     return str(error.value)
 
 
@@ -107,10 +105,10 @@ def test_the_error_says_how_to_rewrite_what_cannot_be_read(tmp_path: Path):
 
 
 def test_uint16_cannot_hold_a_large_vocabulary():
-    check_vocabulary("uint16", 65_536, "tokens", TypeFlags("x", "y"))
-    check_vocabulary("uint32", 100_278, "tokens", TypeFlags("x", "y"))
-    with pytest.raises(InputError, match="tokens: uint16 cannot hold .* 65,537; set x=uint32"):
-        check_vocabulary("uint16", 65_537, "tokens", TypeFlags("x", "y"))
+    check_vocabulary("uint16", 65_536, "tokens", "x")
+    check_vocabulary("uint32", 100_278, "tokens", "x")
+    with pytest.raises(InputError, match="tokens: uint16 cannot hold .* 65,537; set x.dtype="):
+        check_vocabulary("uint16", 65_537, "tokens", "x")
 
 
 @pytest.mark.parametrize("num_ids", [0, 3, 5000, 20_001, 100_000])

@@ -9,11 +9,10 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.token_files import tokens
 from jaxpretrain.data.token_files.manifest import Dtype, load_manifest
-from jaxpretrain.data.token_files.token_sample import TypeFlags
 from jaxpretrain.data.token_files.tokens import TokenFile, TokenFiles, open_raw, open_split
 
 SEQ_LEN = 8
-FLAGS = TypeFlags("data.dtype", "data.trust_dtype=true")
+FLAG = "data"
 LENGTHS = [50, 7, 0, 16, 100, 8]  # windows: 6, 0, 0, 2, 12, 1
 
 
@@ -27,7 +26,7 @@ def _write(folder: Path, dtype: Dtype = "uint16", vocab_size: int = 1000) -> lis
 
 def _open(folder: Path, dtype: Dtype = "uint16", vocab_size: int = 1000) -> TokenFiles:
     paths = sorted(folder.glob("*.npy"))
-    return open_raw(folder, paths, dtype=dtype, seq_len=SEQ_LEN, vocab_size=vocab_size, flags=FLAGS)
+    return open_raw(folder, paths, dtype=dtype, seq_len=SEQ_LEN, vocab_size=vocab_size, flag=FLAG)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
@@ -177,7 +176,7 @@ def test_a_repeated_path_counts_again(tmp_path: Path):
     _write(tmp_path)
     path = tmp_path / "3.npy"
     opened = open_raw(
-        tmp_path, [path, path], dtype="uint16", seq_len=SEQ_LEN, vocab_size=1000, flags=FLAGS
+        tmp_path, [path, path], dtype="uint16", seq_len=SEQ_LEN, vocab_size=1000, flag=FLAG
     )
     read = opened.read(np.arange(4))
     assert len(opened) == 4
@@ -259,9 +258,9 @@ def test_a_file_of_a_wider_type_is_refused_unless_one_insists(tmp_path: Path):
     ids.astype("<u4").tofile(path)
     options: dict[str, Any] = {"seq_len": SEQ_LEN, "vocab_size": 512}
     with pytest.raises(InputError, match=r"0\.npy: its ids look like uint32, .* data\.trust_dtype"):
-        open_raw(tmp_path, [path], dtype="uint16", flags=FLAGS, **options)
-    assert open_raw(tmp_path, [path], dtype="uint32", flags=FLAGS, **options).num_tokens == 4096
-    insisted = open_raw(tmp_path, [path], dtype="uint16", flags=None, **options)
+        open_raw(tmp_path, [path], dtype="uint16", flag=FLAG, **options)
+    assert open_raw(tmp_path, [path], dtype="uint32", flag=FLAG, **options).num_tokens == 4096
+    insisted = open_raw(tmp_path, [path], dtype="uint16", flag=None, **options)
     assert insisted.num_tokens == 8192
 
 
@@ -271,7 +270,7 @@ def test_uint16_is_refused_for_a_larger_vocabulary_unless_one_insists(tmp_path: 
         _open(tmp_path, vocab_size=70_000)
     paths = sorted(tmp_path.glob("*.npy"))
     options = {"dtype": "uint16", "seq_len": SEQ_LEN, "vocab_size": 70_000}
-    assert len(open_raw(tmp_path, paths, flags=None, **options)) == 21
+    assert len(open_raw(tmp_path, paths, flag=None, **options)) == 21
 
 
 def test_files_that_are_mostly_one_id_are_told(tmp_path: Path):
