@@ -30,9 +30,8 @@ class DataConfig(ABC):
     """The config of the data of a run: what its examples are, and how they are opened."""
 
     num_examples: Annotated[int | None, Positive, Mark.NO_EFFECT] = None
-    """Declared number of examples (sequences, images) of an epoch, so that epochs resolve without
-    the data; it is verified when the data is opened. none: the data is counted where a duration is
-    in epochs. An epoch of a mixture lasts until its first source would repeat."""
+    """Declared number of examples of an epoch, which is verified when the data is opened; none: it
+    is counted. An epoch of a mixture lasts until its first source would repeat."""
     order: Annotated[OrderChoice, Mark.SAMPLE_ORDER] = OlmoOrder()
     """Order of the examples; of a mixture, within each source."""
 
@@ -156,15 +155,12 @@ class LabelledSource(Protocol):
     @property
     def eval_name(self) -> str:
         """The name of its set in metrics: `eval/<name>/...`."""
-        ...
 
     def example_spec(self) -> Spec:
         """Returns the arrays of one example."""
-        ...
 
     def open_labelled(self, split: Literal["train", "validation"]) -> LabelledSet:
         """Opens the images of a split. Raises InputError where they have no labels."""
-        ...
 
 
 def fingerprint(content: object) -> str:

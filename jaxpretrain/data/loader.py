@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ _BATCHES_AHEAD = 2
 """The number of batches that lie ready where processes read."""
 
 
-class Batches(Iterator[Batch]):
+class Batches(AbstractContextManager, Iterator[Batch]):
     """The batches of one of Grain's prefetching iterators.
 
     An exception in reading is raised at the batch it belongs to. `close` (or leaving a `with`)
@@ -56,9 +57,6 @@ class Batches(Iterator[Batch]):
         # Grain's exhausted iterators are in cycles with the last arrays. At the interpreter's exit
         # they would be reported as leaked, and complain about missing modules.
         gc.collect()
-
-    def __enter__(self) -> "Batches":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()

@@ -12,6 +12,7 @@ Read from the package `scikit-image` of the extra `vision`.
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -61,7 +62,7 @@ class SkimagePhotos(tfds.core.GeneratorBasedBuilder):
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        photographs = [_label(name) for name in PHOTOGRAPHS]
+        photographs = [Path(name).stem for name in PHOTOGRAPHS]
         config = self.builder_config.name  # pyright: ignore[reportOptionalMemberAccess]
         shape, names = {
             "crops": ((CROP_SIDE, CROP_SIDE, 3), photographs),
@@ -99,8 +100,8 @@ def _crops() -> tuple[Pictures, Pictures]:
     for name, content in _files():
         pixels = np.asarray(decode(content))
         border = pixels.shape[1] - CROP_SIDE
-        train += [(crop, _label(name)) for crop in _tiles(pixels[:, :border])]
-        validation += [(crop, _label(name)) for crop in _tiles(pixels[:, border:])]
+        train += [(crop, Path(name).stem) for crop in _tiles(pixels[:, :border])]
+        validation += [(crop, Path(name).stem) for crop in _tiles(pixels[:, border:])]
     return train, validation
 
 
@@ -115,7 +116,7 @@ def _tiles(pixels: np.ndarray) -> Iterator[bytes]:
 
 
 def _photos() -> tuple[Pictures, Pictures]:
-    photos = [(content, _label(name)) for name, content in _files()]
+    photos = [(content, Path(name).stem) for name, content in _files()]
     return photos[:-NUM_HELD_OUT_PHOTOS], photos[-NUM_HELD_OUT_PHOTOS:]
 
 
@@ -130,7 +131,3 @@ def _faces() -> tuple[Pictures, Pictures]:
 def _files() -> Iterator[tuple[str, bytes]]:
     for name, sha256 in PHOTOGRAPHS.items():
         yield name, package_file(f"skimage/data/{name}", sha256)
-
-
-def _label(name: str) -> str:
-    return name.partition(".")[0]

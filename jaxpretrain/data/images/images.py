@@ -247,10 +247,7 @@ class HeldOutImages(LabelledSet):
         return {"images": pixels}
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the numbers of the classes of the examples at these indices, int32 [n].
-
-        The label of an image that is undecodable is its own, not that of the one that stands in.
-        """
+        """Returns their classes, int32 [n]: where another image stands in, not that one's."""
         return self.images.labels(self.indices[indices])
 
     def _from(self, start: int) -> Iterable[int]:

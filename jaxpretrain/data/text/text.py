@@ -127,11 +127,6 @@ class TrainingText(TrainingSequences):
     label_masks: TokenFiles | None
     instance_filter: InstanceFilter | None
 
-    @property
-    def masks_loss(self) -> bool:
-        """True where some tokens may be left out of the loss."""
-        return self.label_masks is not None or self.instance_filter is not None
-
     def batch(self, samples: np.ndarray) -> Batch:
         """Returns {"tokens": int32 [n, seq_len]} of the run's samples, int64 [n].
 
@@ -237,7 +232,7 @@ def open_training(
 def empty_batch(num_rows: int, seq_len: int, parts: Iterable[TrainingText]) -> Batch:
     """Returns arrays for the samples of these parts to be filled in; a mask is true at first."""
     batch = {"tokens": np.empty((num_rows, seq_len), np.int32)}
-    if any(part.masks_loss for part in parts):
+    if any(part.label_masks is not None or part.instance_filter is not None for part in parts):
         batch["mask"] = np.ones((num_rows, seq_len), bool)
     return batch
 
