@@ -8,7 +8,6 @@ have to be decoded, which takes processes.
 
 import gc
 import multiprocessing
-import multiprocessing.process
 import os
 import signal
 import threading
@@ -89,14 +88,13 @@ def load_in_workers(
     module again, so a script needs its `if __name__ == "__main__"`. They never touch a device.
     """
     grain = _import_grain()
+    workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
     num_parts = max(1, -(-len(samples(last - 1)) // PART_ROWS))
     parts = (
         grain.MapDataset.range(first * num_parts, last * num_parts)
         .map(partial(_read_part, read, samples, num_parts))
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        .mp_prefetch(
-            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2), _start_worker
-        )
+        .mp_prefetch(workers, _start_worker)
     )
     batches = parts.batch(num_parts, batch_fn=_join)
     ahead = grain.experimental.ThreadPrefetchIterDataset
@@ -138,10 +136,11 @@ def _start_worker(index: int, num_workers: int) -> None:
 def end_with_parent() -> None:
     """Ends this process when its parent ends: one that is killed tells its processes nothing."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_wait_and_exit, args=(parent,), daemon=True).start()
+    if parent is None:
+        return
 
+    def wait_and_exit() -> None:
+        parent.join()
+        os._exit(1)
 
-def _wait_and_exit(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    threading.Thread(target=wait_and_exit, daemon=True).start()

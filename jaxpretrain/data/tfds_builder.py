@@ -55,6 +55,7 @@ def prepared_builder(
     if dataset.name in ours:
         importlib.import_module(f"{builders.__name__}.{dataset.name}")  # registers it with TFDS
         data_dir = data_dir or str(cache_dir() / "tfds")
+    where = data_dir or "~/tensorflow_datasets"
     try:
         return read_only_builder.builder_from_files(
             str(dataset), **({"data_dir": data_dir} if data_dir else {})
@@ -62,7 +63,6 @@ def prepared_builder(
     except tfds.core.DatasetNotFoundError:
         pass  # not prepared yet
     except Exception as error:  # TFDS and protobuf raise many kinds for a damaged file
-        where = data_dir or "~/tensorflow_datasets"
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
             f"{dataset}: its JSON files in {where} cannot be read ({reason}); prepare it again"
@@ -79,8 +79,8 @@ def prepared_builder(
         )
     if not download:
         raise InputError(
-            f"{dataset}: is not prepared in {data_dir or '~/tensorflow_datasets'}, and making it"
-            f" needs the network: add {flag}download, or give {flag}data_dir"
+            f"{dataset}: is not prepared in {where}, and making it needs the network: add"
+            f" {flag}download, or give {flag}data_dir"
         )
     return _prepare(dataset, data_dir, output=sys.stderr)
 

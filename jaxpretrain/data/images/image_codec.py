@@ -69,9 +69,7 @@ def import_pillow():
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise InputError(
-            f"images need Pillow: install the extra vision, {HOW_TO_INSTALL}"
-        ) from None
+        raise InputError(f"images need Pillow: {HOW_TO_INSTALL}") from None
     return Image, ImageOps
 
 

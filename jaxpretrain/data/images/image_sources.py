@@ -263,9 +263,7 @@ class TfdsImages(ImageSet):
         return f"{self.place} {len(self)}"
 
 
-def _divide(
-    train: ImageSet, held_out: ImageSet | None, validation_fraction: float
-) -> tuple[Split, Split]:
+def _divide(train: ImageSet, held_out: ImageSet | None, fraction: float) -> tuple[Split, Split]:
     """Returns the images to train on and the held-out ones.
 
     Without a set of their own the latter are chosen by a hash of their names: adding images moves
@@ -274,7 +272,7 @@ def _divide(
     if held_out is not None:
         return (train, np.arange(len(train))), (held_out, np.arange(len(held_out)))
     draws = np.array([_draw(train.name(index)) for index in range(len(train))])
-    is_held_out = draws < validation_fraction
+    is_held_out = draws < fraction
     return (train, np.flatnonzero(~is_held_out)), (train, np.flatnonzero(is_held_out))
 
 

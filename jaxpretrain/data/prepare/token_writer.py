@@ -40,7 +40,6 @@ class SplitWriter:
     def __init__(
         self, directory: Path, split: str, spec_sha256: str, dtype: np.dtype, part_tokens: int
     ):
-        self.split = split
         self._directory = directory
         self._spec = spec_sha256
         self._dtype = dtype.newbyteorder("<")

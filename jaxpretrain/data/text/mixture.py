@@ -103,8 +103,8 @@ class Mixture(TextConfig):
         num_examples = _first_epoch(blend, sizes)
         self.check_num_examples(num_examples, "sequences", "the mixture")
         names = [(name, part.fingerprint) for name, part in parts.items()]
-        paths = (part.tokenizer_path for part in parts.values())
-        ids = (part.eos_id for part in parts.values())
+        # The parts with a tokenizer all have the same one.
+        known = max(parts.values(), key=lambda part: part.tokenizer_path is not None)
         return TrainingMixture(
             parts=parts,
             blend=blend,
@@ -113,8 +113,8 @@ class Mixture(TextConfig):
             num_examples=num_examples,
             fingerprint=fingerprint([names, blend.proportions()]),
             notes=tuple(line for part in parts.values() for line in part.notes),
-            tokenizer_path=next((path for path in paths if path is not None), None),
-            eos_id=next((eos_id for eos_id in ids if eos_id is not None), None),
+            tokenizer_path=known.tokenizer_path,
+            eos_id=known.eos_id,
         )
 
     def proportions(self, num_samples: int) -> list[tuple[int, dict[str, int]]]:
@@ -157,24 +157,22 @@ class Mixture(TextConfig):
         stages = [(0, own)]
         _check_weights(own, "data.sources")
         for number, stage in enumerate(self.stages):
-            place, before = f"data.stages.{number}", stages[-1][0]
+            here, before = f"data.stages.{number}", stages[-1][0]
             if not isinstance(stage.at, int):
-                raise TypeError(f"{place}.at is {stage.at!r}: the experiment is not resolved")
+                raise TypeError(f"{here}.at is {stage.at!r}: the experiment is not resolved")
             if stage.at <= before:
                 raise InputError(
-                    f"{place}.at: begins with sample {stage.at:,}, not after the stage before it,"
+                    f"{here}.at: begins with sample {stage.at:,}, not after the stage before it,"
                     f" which begins with sample {before:,}"
                 )
             for name in stage.weights:
                 if name not in own:
                     hint = nearest(name, own)
-                    raise InputError(f"{place}.weights.{name}: no such source.{hint}")
+                    raise InputError(f"{here}.weights.{name}: no such source.{hint}")
             for name in own:
                 if name not in stage.weights:
-                    raise InputError(
-                        f"{place}.weights: names no weight for {name}; 0 leaves it out"
-                    )
-            _check_weights(stage.weights, place)
+                    raise InputError(f"{here}.weights: names no weight for {name}; 0 leaves it out")
+            _check_weights(stage.weights, here)
             stages.append((stage.at, {name: stage.weights[name] for name in own}))
         for name in own:
             if not any(weights[name] for _, weights in stages):
@@ -268,10 +266,8 @@ class TrainingMixture(TrainingSequences):
 
     def epochs(self, num_samples: int) -> dict[str, float]:
         """Returns `SOURCE/epochs`: the epochs of each source in the first `num_samples` samples."""
-        counts = zip(self.parts.items(), self.blend.counts(num_samples), strict=True)
-        return {
-            f"{name}/epochs": float(count / part.num_examples) for (name, part), count in counts
-        }
+        found = zip(self.parts.items(), self.blend.counts(num_samples), strict=True)
+        return {f"{name}/epochs": float(count / part.num_examples) for (name, part), count in found}
 
     def describe(self) -> str:
         """Returns the proportions, their changes, and a description of each source."""

@@ -27,7 +27,6 @@ class File:
     """Path relative to the directory of the manifest."""
     num_tokens: int
     num_bytes: int
-    """Size of the file in bytes."""
     sha256: str
 
 
@@ -85,10 +84,8 @@ def load_manifest(directory: Path) -> Manifest:
     Raises InputError where it is missing, not JSON, of another version, or contradicts itself.
     """
     path = directory / MANIFEST
-    absent = not path.exists()
-    raw = read_object(
-        path, "python -m jaxpretrain.prepare makes it" if absent else "prepare it again"
-    )
+    advice = "prepare it again" if path.exists() else "python -m jaxpretrain.prepare makes it"
+    raw = read_object(path, advice)
     version = raw.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(

@@ -106,9 +106,7 @@ def _is_padded(words: np.ndarray, num_words: int, order: str) -> bool:
 
 def _is_swapped(ids: np.ndarray) -> bool:
     """Returns true where the upper bytes vary more than the lower ones, which no tokenizer's do."""
-    if len(ids) < 1024:
-        return False
-    return _entropy(ids >> 8) > _entropy(ids & 0xFF) + 1.0
+    return len(ids) >= 1024 and _entropy(ids >> 8) > _entropy(ids & 0xFF) + 1.0
 
 
 def _entropy(values: np.ndarray) -> float:

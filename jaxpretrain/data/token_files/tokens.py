@@ -170,11 +170,10 @@ def open_split(
 
 def find_split(root: Path, manifest: Manifest, split: str) -> Split:
     """Returns a split of the manifest of a folder; raises InputError where there is none."""
-    if split not in manifest.splits:
-        raise InputError(
-            f"{root}: has no split {split!r}; its splits are {', '.join(manifest.splits)}"
-        )
-    return manifest.splits[split]
+    splits = manifest.splits
+    if split not in splits:
+        raise InputError(f"{root}: has no split {split!r}; its splits are {', '.join(splits)}")
+    return splits[split]
 
 
 def open_raw(
