@@ -155,12 +155,15 @@ class LabelledSource(Protocol):
     @property
     def eval_name(self) -> str:
         """The name of its set in metrics: `eval/<name>/...`."""
+        ...
 
     def example_spec(self) -> Spec:
         """Returns the arrays of one example."""
+        ...
 
     def open_labelled(self, split: Literal["train", "validation"]) -> LabelledSet:
         """Opens the images of a split. Raises InputError where they have no labels."""
+        ...
 
 
 def fingerprint(content: object) -> str:

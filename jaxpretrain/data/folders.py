@@ -143,7 +143,4 @@ def _stem(path: Path) -> tuple[Path, str]:
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # a link that leads nowhere
-        return 0
+    return path.stat().st_size if path.exists() else 0  # where a link leads nowhere

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import grain
 
 PART_ROWS = 16
-"""The number of rows that a process reads at a time. A whole batch of large images would take too
-much memory in each, and would come too late."""
+"""The number of rows that a process reads at a time: whole batches would take much memory."""
 _BATCHES_AHEAD = 2
 """The number of batches that lie ready where processes read."""
 

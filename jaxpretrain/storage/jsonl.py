@@ -129,7 +129,7 @@ def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
             if is_torn:
                 lines.pop()
             try:  # all lines at once, which takes half the time
-                records = parse_json(b"[" + b",".join(lines) + b"]")
+                records: list[Any] = parse_json(b"[" + b",".join(lines) + b"]")
             except ValueError:
                 records = []
             if len(records) != len(lines) or not all(map(_is_record, records)):

@@ -27,8 +27,7 @@ class ExperimentFile:
     """The fields of `experiment.json` that are read."""
 
     config: dict[str, Any] = field(default_factory=dict)
-    """The resolved config. Each reader checks the part that it needs: the rest may come from
-    another version."""
+    """The resolved config; each reader checks its part: the rest may be of another version."""
     data_fingerprint: str | None = None
     data_description: str | None = None
     eos_id: int | None = None

@@ -112,8 +112,7 @@ class Tfds:
     split: str = "train"
     """Split to train on, as TFDS writes it: `train[:90%]`."""
     validation_split: str | None = None
-    """Split that is held out; none: `validation` or else `test` if the dataset has one, or else
-    `validation_fraction` of `split`."""
+    """Split held out; none: `validation`, else `test`, else `validation_fraction` of `split`."""
     image_key: str = "image"
     """Feature that holds the image."""
     label_key: str = "label"

@@ -46,16 +46,13 @@ class ImageData(DataConfig):
     size: Annotated[int, Between(1, 16384)] = 224
     """Side of an example in pixels."""
     augment: Augment = Augment()
-    """Random changes of training images; held-out ones are cut to their middle square and resized.
-    """
+    """Random changes of training images; held-out ones are cut to their middle square."""
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
-    """Part of the images that is held out, by a hash of their names, where the source has no split
-    for that; 0: none."""
+    """Part of the images held out, by a hash of their names, without a split for that; 0: none."""
     num_workers: Annotated[int, Between(0, 1024), Mark.NO_EFFECT] = 0
     """Number of processes that read and decode; 0: a thread of the training process."""
     max_undecodable: Annotated[int, NonNegative, Mark.NO_EFFECT] = 100
-    """Number of images of one host that may be undecodable, each replaced by another; one more is
-    an error."""
+    """Number of undecodable images of a host that others stand in for; one more is an error."""
 
     @property
     def eval_name(self) -> str:

@@ -26,6 +26,7 @@ class Permutations(Protocol):
 
     def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Returns the items, int64 [n], at the positions, int64 [n], of the epochs, int64 [n]."""
+        ...
 
     def find(self, epoch: int, item: int) -> int | None:
         """Returns the position of an item in an epoch; None where the epoch lacks it."""

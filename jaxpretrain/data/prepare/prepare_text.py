@@ -59,13 +59,11 @@ class PrepareText:
     data_dir: PathText | None = None
     """Folder of TFDS datasets; none: the cache folder for our own, TFDS's for its catalogue."""
     files: tuple[PathText, ...] = ()
-    """Text files instead of a dataset: .txt, .md, .rst, .py and .jsonl, also compressed, folders
-    and globs."""
+    """Files instead of a dataset: .txt, .md, .rst, .py, .jsonl, compressed; folders and globs."""
     text_key: str = "text"
     """Feature of the dataset, or key of the JSON lines, that holds the text."""
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.05
-    """Part of the documents that is held out, by a hash of their content, where the corpus has no
-    splits of its own; 0: none."""
+    """Part of the documents held out, by a hash, where the corpus has no splits; 0: none."""
     tokenizer: PathText = "bpe"
     """Path of a tokenizer.json, or of a prepared directory with one; or `bpe`, which trains a
     byte-level BPE on the train split."""

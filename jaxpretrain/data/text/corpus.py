@@ -31,8 +31,7 @@ class RawTokens:
     dtype: Dtype = "uint16"
     """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
     trust_dtype: Annotated[bool, Mark.NO_EFFECT] = False
-    """Reads raw files as `dtype` even where a sample of their ids looks like another type, which
-    may be wrong of files that are mostly padding."""
+    """Reads raw files as `dtype` even where a sample of their ids looks like another type."""
     label_mask: PathText | None = None
     """Directory with a mask for each token file, of the same name relative to it as the token file
     has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
@@ -51,8 +50,7 @@ class TextSource:
     validation_split: str | None = "validation"
     """Split, or subdirectory of raw files, to evaluate on; none: there is no evaluation."""
     raw: RawTokens | None = None
-    """The type of ids in files without a manifest, and masks. none: uint16 ids, which are checked
-    by a sample, and no masks."""
+    """Type of ids in files without a manifest, and masks; none: uint16, checked by a sample."""
     file_list: PathText | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. none: the sorted paths."""

@@ -41,8 +41,7 @@ class MixtureSource(TextSource):
     """One of the corpora of a mixture."""
 
     weight: Annotated[float, NonNegative] = 1.0
-    """Share of the sequences, relative to the weights of other sources; 0: none, until a later
-    stage."""
+    """Share of the sequences, relative to the other weights; 0: none, until a later stage."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ class Mixture(TextConfig):
     tokenizer_of: str | None = None
     """Name of the source whose tokenizer the others take where they are prepared with `bpe`."""
     window: Annotated[int, Between(1, MAX_WINDOW)] = 1000
-    """Number of samples over which proportions are exact: weights are rounded to multiples of
-    1 / window."""
+    """Number of samples over which proportions are exact: multiples of 1 / window."""
 
     def extra_spec(self) -> Spec:
         """Returns the number of the source, and the mask of the loss where there is one."""

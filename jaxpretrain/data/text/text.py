@@ -214,12 +214,13 @@ def open_training(
     order = ordering.make(len(files), seed)
     identity = [file.identity for file in files.files]
     masks = corpus.source.label_mask
+    label_masks = open_label_masks(Path(masks).expanduser(), corpus.root, files) if masks else None
     return TrainingText(
         corpus=corpus,
         files=files,
         ordering=ordering,
         order=order,
-        label_masks=masks and open_label_masks(Path(masks).expanduser(), corpus.root, files),
+        label_masks=label_masks,
         instance_filter=instance_filter,
         num_examples=order.epoch_size,
         fingerprint=fingerprint([identity, files.seq_len, *ordering.identity()]),
