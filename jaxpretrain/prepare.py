@@ -16,8 +16,7 @@ from pathlib import Path
 from jaxpretrain.config.command import Parser, run, split_paths
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.paths import as_path, expand_paths
-from jaxpretrain.data.prepare.compressed import SUFFIXES
-from jaxpretrain.data.prepare.documents import LINES, TEXT
+from jaxpretrain.data.prepare.documents import COMPRESSED, LINES, TEXT
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.token_files.manifest import Manifest
 
@@ -42,7 +41,7 @@ def _parser() -> Parser:
     add("--output", type=as_path, required=True, help="directory to make")
     add("--dataset", help="TFDS text dataset, name or name:config; sotu_text needs no network")
     add("--data_dir", help="directory of TFDS datasets")
-    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(SUFFIXES)})"
+    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(COMPRESSED)})"
     files = f"files, folders and globs, by commas or the flag again: {kinds}"
     add("--files", action="append", default=[], help=files)
     add("--text_key", default=default.text_key, help="feature or key that holds the text")

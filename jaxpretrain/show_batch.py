@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from jaxpretrain.train.resolved import Resolved
 
 
+Decode = Callable[[list[int]], str]
+
+
 def main(argv: list[str]) -> None:
     """Runs the command."""
     rest, overrides = split_overrides(argv)
@@ -61,13 +64,10 @@ def _batch(experiment: "Resolved", flags: Namespace) -> tuple[dict[str, object],
         raise InputError(f"--step={flags.step}: the run has steps 1 to {last:,}")
     samples = experiment.timeline.pace.samples(flags.step)
     data = _open(experiment)
-    rows = read_rows(
-        data,
-        np.arange(samples.start, min(samples.stop, samples.start + flags.rows)),
-        num_tokens=flags.tokens,
-        eos_id=data.eos_id if flags.eos_id is None else flags.eos_id,
-        decode=_decoder(flags.tokenizer or data.tokenizer_path),
-    )
+    shown = np.arange(samples.start, min(samples.stop, samples.start + flags.rows))
+    eos_id = data.eos_id if flags.eos_id is None else flags.eos_id
+    decode = _decoder(flags.tokenizer or data.tokenizer_path, flags.tokens)
+    rows = read_rows(data, shown, eos_id=eos_id, decode=decode)
     document: dict[str, object] = {
         "step": flags.step,
         "samples": (samples.start, samples.stop),
@@ -100,14 +100,9 @@ def _uses(experiment: "Resolved", where: str) -> tuple[dict[str, object], list[s
 
 
 def read_rows(
-    data: TrainingSequences,
-    samples: np.ndarray,
-    *,
-    num_tokens: int,
-    eos_id: int | None,
-    decode: Callable[[list[int]], str] | None,
+    data: TrainingSequences, samples: np.ndarray, *, eos_id: int | None, decode: Decode | None
 ) -> list[Row]:
-    """Returns the samples, int64 [n]; `decode` makes text of the first `num_tokens` tokens."""
+    """Returns the samples, int64 [n]; `decode` makes the text of a row."""
     batch = data.batch(samples)
     masked = (~batch["mask"]).sum(axis=1) if "mask" in batch else np.zeros(len(samples), int)
     return [
@@ -115,7 +110,7 @@ def read_rows(
             row,
             documents=None if eos_id is None else documents(tokens, eos_id),
             num_masked=num_masked,
-            text=decode(tokens[:num_tokens].tolist()) if decode else None,
+            text=decode(tokens.tolist()) if decode else None,
         )
         for row, tokens, num_masked in zip(
             data.locate(samples), batch["tokens"], masked.tolist(), strict=True
@@ -143,11 +138,11 @@ def _open(experiment: "Resolved") -> TrainingSequences:
     return data
 
 
-def _decoder(path: Path | None) -> Callable[[list[int]], str] | None:
+def _decoder(path: Path | None, num_tokens: int) -> Decode | None:
     if path is None:
         return None
     tokenizer = encoder(read_tokenizer(path), path)
-    return lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
+    return lambda ids: tokenizer.decode(ids[:num_tokens], skip_special_tokens=False)
 
 
 def _describe_row(number: int, row: Row) -> list[str]:

@@ -7,6 +7,7 @@ mapped into memory. The hashed one is computed for each position and keeps nothi
 import math
 import os
 import threading
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -46,7 +47,7 @@ class Shuffled(Permutations):
             )
         self.num_items = num_items
         self.seed = seed
-        self._held: dict[int, np.ndarray] = {}
+        self._held = lru_cache(maxsize=2)(partial(shuffled, num_items))
         self._lock = threading.Lock()
 
     def __call__(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -63,11 +64,7 @@ class Shuffled(Permutations):
 
     def _of(self, epoch: int) -> np.ndarray:
         with self._lock:
-            if epoch not in self._held:
-                while len(self._held) >= 2:
-                    del self._held[min(self._held)]
-                self._held[epoch] = shuffled(self.num_items, self.seed + epoch)
-            return self._held[epoch]
+            return self._held(self.seed + epoch)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Shuffled, (self.num_items, self.seed)

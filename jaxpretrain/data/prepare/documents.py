@@ -1,16 +1,21 @@
-"""Documents to prepare: plain text files, JSON lines, or any TFDS text dataset."""
+"""Documents to prepare: text files or JSON lines, also compressed, or any TFDS text dataset."""
 
 import codecs
+import gzip
 import hashlib
+import io
 import json
+import lzma
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import IO, NamedTuple, cast
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data.folders import Found, find_files, matching_files
-from jaxpretrain.data.prepare.compressed import SUFFIXES, opened
 from jaxpretrain.data.tfds_builder import (
     TfdsName,
     features_of,
@@ -21,6 +26,7 @@ from jaxpretrain.storage.files import stat_of
 
 LINES = (".jsonl", ".json", ".ndjson")
 TEXT = (".txt", ".md", ".rst", ".py")
+COMPRESSED = (".gz", ".xz", ".zst")
 
 _JSON_KINDS = {
     **{type(None): "null", bool: "true or false", int: "a number", float: "a number"},
@@ -82,7 +88,7 @@ class TextFiles(Documents):
 
 def _find(pattern: str) -> Found:
     path = Path(pattern).expanduser()
-    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(SUFFIXES)})"
+    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(COMPRESSED)})"
     if path.is_dir():
         return find_files(
             path,
@@ -103,7 +109,7 @@ def _find(pattern: str) -> Found:
 def _kind(path: Path) -> str | None:
     """Returns the suffix of a file without that of its compression; None where it is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in SUFFIXES:
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return suffixes[-1] if suffixes and suffixes[-1] in LINES + TEXT else None
 
@@ -122,6 +128,68 @@ def _read(path: Path, text_key: str) -> Iterator[tuple[str, str]]:
             if line.strip():
                 place = f"{path}:{number}"
                 yield place, _text_of(decoded(line, place), text_key, place)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file and gives its decompressed content; InputError where it is damaged."""
+    openers = {".gz": gzip.open, ".xz": lzma.open, ".zst": _open_zst}
+    try:
+        with openers.get(path.suffix.lower(), open)(path, "rb") as file:
+            yield cast(IO[bytes], file)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: is damaged ({error})") from None
+
+
+def _open_zst(path: Path, _mode: str) -> io.BufferedReader:
+    try:
+        import zstandard
+    except ImportError:
+        raise InputError(f"{path}: reading it needs `pip install zstandard`") from None
+    return io.BufferedReader(_Pieces(_frames(path, zstandard)), 2**17)
+
+
+def _frames(path: Path, zstandard: ModuleType) -> Iterator[bytes]:
+    """Yields the content of all frames of a .zst file.
+
+    The package's own reader stops after the first frame, and takes a file that was cut for one
+    that has ended, both without an error.
+    """
+    decompressor, frame = zstandard.ZstdDecompressor(), None
+    with path.open("rb") as file:
+        while data := file.read(2**17):
+            while data:
+                frame = frame or decompressor.decompressobj()
+                try:
+                    yield frame.decompress(data)
+                except zstandard.ZstdError as error:
+                    raise EOFError(str(error)) from None
+                data = frame.unused_data if frame.eof else b""
+                if frame.eof:
+                    frame = None
+    if frame is not None:
+        raise EOFError("the compressed file ended early")
+
+
+class _Pieces(io.RawIOBase):
+    """A file with the content of these pieces."""
+
+    def __init__(self, pieces: Iterator[bytes]):
+        self._pieces = pieces
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        while not self._ready:
+            if (piece := next(self._pieces, None)) is None:
+                return 0
+            self._ready = memoryview(piece)
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
 
 
 def _text_of(line: str, text_key: str, place: str) -> str:

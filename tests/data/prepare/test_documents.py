@@ -1,11 +1,15 @@
 import gzip
 import json
+import lzma
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.prepare.documents import TextFiles, TfdsDocuments
+from jaxpretrain.data.prepare.documents import TextFiles, TfdsDocuments, opened
 from jaxpretrain.data.tfds_builder import TfdsName
 
 
@@ -245,3 +249,64 @@ def test_a_dataset_with_nothing_but_train_is_divided(train_only: str):
     whole = _tfds("lines", data_dir=train_only, validation_fraction=0.0)
     assert whole.splits == ("train",)
     assert {document.split for document in whole} == {"train"}
+
+
+CONTENT = b"".join(
+    b"line %d\n" % number for number in np.random.default_rng(0).integers(0, 2**40, 40_000)
+)
+
+
+def _zst(content: bytes) -> bytes:
+    return pytest.importorskip("zstandard").compress(content)
+
+
+COMPRESS = [(".gz", gzip.compress), (".xz", lzma.compress), (".zst", _zst), ("", bytes)]
+
+
+@pytest.mark.parametrize(("suffix", "compress"), COMPRESS)
+def test_content_and_lines(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(compress(CONTENT))
+    with opened(path) as file:
+        assert file.read() == CONTENT
+    with opened(path) as file:
+        assert list(file) == CONTENT.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(("suffix", "compress"), COMPRESS)
+def test_concatenated_files_are_one(
+    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
+):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(compress(CONTENT) + compress(b"") + compress(b"the end\n"))
+    with opened(path) as file:
+        assert file.read() == CONTENT + b"the end\n"
+
+
+@pytest.mark.parametrize(("suffix", "compress"), COMPRESS[:3])
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.9999])
+def test_a_cut_file_is_an_error(
+    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes], part: float
+):
+    path = tmp_path / f"a{suffix}"
+    whole = compress(CONTENT)
+    path.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(InputError, match=f"a{suffix}: is damaged"), opened(path) as file:
+        file.read()
+
+
+@pytest.mark.parametrize(("suffix", "compress"), COMPRESS[:3])
+def test_a_file_of_another_kind_is_an_error(
+    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
+):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"plain text that is not compressed")
+    with pytest.raises(InputError, match=f"a{suffix}: is damaged"), opened(path) as file:
+        file.read()
+
+
+def test_zst_without_its_package_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    (tmp_path / "a.zst").write_bytes(b"")
+    with pytest.raises(InputError, match="pip install zstandard"), opened(tmp_path / "a.zst"):
+        pass
