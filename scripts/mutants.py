@@ -36,7 +36,7 @@ CORE = (
     "jaxpretrain/data/text/mixing.py",
     "jaxpretrain/data/order/order.py",
     "jaxpretrain/data/order/permutations.py",
-    "jaxpretrain/data/token_files/windows.py",
+    "jaxpretrain/data/token_files/tokens.py",
     "jaxpretrain/models/losses.py",
     "jaxpretrain/models/masks.py",
     "jaxpretrain/diagnosis/clock.py",
