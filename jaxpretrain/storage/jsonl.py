@@ -96,22 +96,18 @@ def _open_repaired(path: Path) -> io.FileIO:
     return file
 
 
-def drop_after(path: Path, step: int) -> int:
-    """Removes the lines above `step` and lines that cannot be read; returns their number.
+def drop_after(path: Path, step: int) -> None:
+    """Removes the lines above `step` and lines that cannot be read; a missing file has none.
 
-    Neither a long file nor a crash does harm. A missing file has no lines.
+    Neither a long file nor a crash does harm.
     """
     if not path.exists():
-        return 0
-    num_dropped = 0
+        return
     with path.open("rb") as old, atomic_file(path) as new:
         for line in old:
             record = _parse(line)
             if record is not None and record["step"] <= step:
                 new.write(line)
-            else:
-                num_dropped += 1
-    return num_dropped
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
