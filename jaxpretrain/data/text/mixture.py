@@ -191,25 +191,20 @@ class Mixture(TextConfig):
 
     def _find(self, limits: Mapping[str, int]) -> dict[str, Corpus]:
         """Finds the corpus of each source, prepared first if need be; all with one tokenizer."""
-        found = {}
-        giver, tokenizer = self.tokenizer_of, None
-        if giver is not None:
-            if giver not in self.sources:
-                raise InputError(
-                    f"data.tokenizer_of is {giver!r}, no source.{nearest(giver, self.sources)}"
-                )
-            found[giver] = self.find_corpus(self.sources[giver], f"data.sources.{giver}", limits)
-            tokenizer = found[giver].tokenizer_path
-            if tokenizer is None:
+        giver, found = self.tokenizer_of, {}
+        if giver is not None and giver not in self.sources:
+            hint = nearest(giver, self.sources)
+            raise InputError(f"data.tokenizer_of is {giver!r}, no source.{hint}")
+        for name in sorted(self.sources, key=lambda name: name != giver):  # the giver first
+            source, prepare = self.sources[name], self.sources[name].prepare
+            if giver in found and prepare is not None and prepare.tokenizer == "bpe":
+                tokenizer = str(found[giver].tokenizer_path)
+                source = replace(source, prepare=replace(prepare, tokenizer=tokenizer))
+            found[name] = self.find_corpus(source, f"data.sources.{name}", limits)
+            if name == giver and found[name].tokenizer_path is None:
                 raise InputError(
                     f"data.tokenizer_of: {giver} is a directory of raw files, without a tokenizer"
                 )
-        for name, source in self.sources.items():
-            if name not in found:
-                prepare = source.prepare
-                if tokenizer is not None and prepare is not None and prepare.tokenizer == "bpe":
-                    source = replace(source, prepare=replace(prepare, tokenizer=str(tokenizer)))
-                found[name] = self.find_corpus(source, f"data.sources.{name}", limits)
         _check_tokenizers(found)
         return {name: found[name] for name in self.sources}
 
