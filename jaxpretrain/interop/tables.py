@@ -131,10 +131,7 @@ def to_theirs(
     dtype: np.dtype,
     dtypes: Mapping[str, np.dtype] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields their tensors in the order of our parameters; one that joins several comes in pieces.
-
-    `dtypes` has the types of tensors that have another type than `dtype`.
-    """
+    """Yields their tensors in our order, joined ones in pieces; some may differ from `dtype`."""
     for name, pieces in places.items():
         for piece, layer in zip(pieces, layers_of(name, params[name]), strict=True):
             yield piece.theirs, _turn(name, layer.astype((dtypes or {}).get(piece.theirs, dtype)))

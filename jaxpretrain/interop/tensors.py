@@ -144,10 +144,7 @@ def write_safetensors_folder(
     tensors: Iterable[tuple[str, np.ndarray]],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes `tensors`, in the order of `specs`, to files with the names of Hugging Face.
-
-    They are one file, or shards with an index. One tensor is in memory at a time.
-    """
+    """Writes tensors in the order of `specs`, to one file or shards; one is in memory at a time."""
     shards: list[list[str]] = [[]]
     room = shard_bytes
     for name, spec in specs.items():
@@ -171,10 +168,7 @@ def write_safetensors_folder(
 def _write_safetensors(
     path: Path, specs: Mapping[str, Spec], tensors: Iterator[tuple[str, np.ndarray]]
 ) -> None:
-    """Writes one file, tensor by tensor: the safetensors package would need all of them at once.
-
-    The format: the length of the header in 8 bytes, the header as JSON, the tensors' bytes.
-    """
+    """Writes the length of the header in 8 bytes, the header as JSON, then tensor by tensor."""
     codes = {name: code for code, name in _SAFETENSORS_TYPES.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -90,10 +90,7 @@ def attend_cached(
     *,
     kernel: AttentionKernel,
 ) -> jax.Array:
-    """Returns the output of attention of few positions to cached keys and values, like `q_btnh`.
-
-    It is computed in plain operations, in the dtype of `kernel`, which computes everything else.
-    """
+    """Returns attention of few positions to cached keys and values, in the dtype of `kernel`."""
     dtype = jnp.float32 if kernel == "xla_blocks_float32" else q_btnh.dtype
     q, k, v = (x.astype(dtype) for x in (q_btnh, k_bmsh, v_bmsh))
     return attention_kernels.cached(q, k, v, visible_bts).astype(q_btnh.dtype)

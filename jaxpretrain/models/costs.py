@@ -168,10 +168,7 @@ class Costs:
 
     @property
     def stream(self) -> Bytes:
-        """The bytes of the residual stream, once for each layer.
-
-        Devices of the mesh axis `tensor` add them up after attention, and again after the MLP.
-        """
+        """The bytes of the residual stream, which the mesh axis `tensor` adds up twice a layer."""
         return total(blocks.stream for blocks in self.blocks)
 
     @property
@@ -198,10 +195,7 @@ class Costs:
         return total((*layers, self.kept, self.kept, self.loss_traffic))
 
     def flops_by_part(self, *, causal: bool) -> dict[str, float]:
-        """Returns the FLOPs of forward and backward without recomputation, to compare models.
-
-        `causal` is that of `Model.flops_per_example`.
-        """
+        """Returns the FLOPs by part without recomputation; `causal` as in `flops_per_example`."""
         return self._by_part(
             blocks.flops(blocks.visible_pairs if causal else blocks.all_pairs)
             for blocks in self.blocks

@@ -166,10 +166,7 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of vectors, token ids [b, t] -> [b, t, d].
-
-    Ids must lie in the table: the gather would clamp silently.
-    """
+    """A table of vectors, [b, t] -> [b, t, d]. Ids must lie in it: the gather clamps silently."""
 
     rows: int
     features: int
@@ -235,10 +232,7 @@ class RMSNorm:
 
 
 class Norm(nn.Module):
-    """A norm over the last axis, computed in float32.
-
-    LayerNorm has a scale and a bias where it is affine, RMSNorm always has a scale.
-    """
+    """A norm over the last axis in float32; LayerNorm has a scale and a bias where it is affine."""
 
     choice: LayerNorm | RMSNorm
     axis: str

@@ -67,10 +67,7 @@ def _on_one_path(branches: Branches, queries: slice, keys: slice) -> jax.Array:
 
 
 def documents(tokens_bt: jax.Array, end: int, branches: Branches | None = None) -> jax.Array:
-    """Returns the document numbers of tokens, int32 [b, t]; the token `end` closes its document.
-
-    A branch continues the last document of its stem.
-    """
+    """Returns documents, int32 [b, t], that `end` closes; branches continue their stem's last."""
     is_end_bt = (tokens_bt == end).astype(jnp.int32)
     before_bt = jnp.cumsum(is_end_bt, axis=1) - is_end_bt
     if branches is None:

@@ -133,10 +133,7 @@ def seen(x_btd: jax.Array, logit: jax.Array) -> dict[str, jax.Array]:
 
 
 def largest_logit(q_btnh: jax.Array, k_bsmh: jax.Array, mask: Mask) -> jax.Array:
-    """Returns the largest logit of attention over all heads and visible pairs, float32 [].
-
-    Queries are taken in chunks, so that all pairs never exist at once.
-    """
+    """Returns the largest logit of all heads and visible pairs, float32 [], in chunks."""
     b, t, n, h = q_btnh.shape
     m = k_bsmh.shape[2]
     q_btmgh = q_btnh.reshape(b, t, m, n // m, h) * jnp.asarray(h**-0.5, q_btnh.dtype)

@@ -4,9 +4,8 @@
 it: the first update of a run uses s = 1, the last s = num_steps. A warm-up longer than the run is
 legal: the run then ends inside it.
 
-OLMo can count its schedules in tokens, those of the batch at hand included. That is s times the
-tokens of a batch, so a length in tokens becomes a length in steps, once, rounded up; a fraction of
-a step is all that can differ.
+OLMo can count its schedules in tokens, those of the batch at hand included: s times the tokens of
+a batch. Here a length in tokens becomes steps once, rounded up.
 """
 
 from dataclasses import dataclass
@@ -188,10 +187,7 @@ Plain = Triangular | WarmupCosine | WarmupStableDecay | InverseSqrt | Constant
 
 @dataclass(frozen=True)
 class LinearTail(_Segmented):
-    """Another schedule whose last steps go down linearly from where it then stands.
-
-    OLMo-core's CosWithWarmupAndLinearDecay and PowerLR end so.
-    """
+    """Another schedule that ends in a straight line, as OLMo-core's CosWithWarmupAndLinearDecay."""
 
     inner: Plain = WarmupCosine()
     """The schedule until then."""

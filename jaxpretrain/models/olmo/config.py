@@ -59,10 +59,7 @@ def initial_std(
     layer: jax.Array | int,
     num_layers: int,
 ) -> float | jax.Array:
-    """Returns the standard deviation of the weight of that name, which has `fan_in` inputs.
-
-    Names are those of the parameters; `layer` counts from the bottom, from 0.
-    """
+    """Returns the standard deviation of a parameter with `fan_in` inputs; `layer` counts from 0."""
     is_residual = name in ("output", "down")  # its product is added to the residual stream
     if isinstance(init, Normal):
         return init.std

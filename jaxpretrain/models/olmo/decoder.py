@@ -139,6 +139,7 @@ class DecoderModel(LanguageModel):
         self, params: Params, tokens_bt: jax.Array, branches: Branches | None = None
     ) -> jax.Array:
         """Returns the final normalised hidden states [b, t, d] in the compute dtype."""
+        windows = self.config.windows
         x_btd, documents_bt = self._embed(params, tokens_bt, branches)
         positions_bt = jnp.arange(tokens_bt.shape[1])[None]
         if branches is not None:
@@ -146,7 +147,7 @@ class DecoderModel(LanguageModel):
 
         def make_block(position: int) -> Callable[[jax.Array, Params], jax.Array]:
             block, rope = self._block(), self._rope(position, positions_bt)
-            mask = self._mask(position, documents_bt, branches)
+            mask = masks.Mask(True, windows[position], documents_bt, branches)
 
             def run(x_btd: jax.Array, params: Params) -> jax.Array:
                 attend = lambda q, k, v: (self._attend(q, k, v, mask), None)  # noqa: E731
@@ -154,7 +155,7 @@ class DecoderModel(LanguageModel):
 
             return layers.remat(run, self._remat, scanned=self.config.scan_layers)
 
-        blocks = [make_block(p) for p in range(len(self.config.windows))]
+        blocks = [make_block(p) for p in range(len(windows))]
         x_btd = stack.apply_stack(
             lambda x, p, position: blocks[position](x, p),
             x_btd,
@@ -166,13 +167,14 @@ class DecoderModel(LanguageModel):
     def prefill(self, params: Params, tokens_bt: jax.Array, length: int) -> tuple[jax.Array, Cache]:
         """Returns `hidden` and a cache of these tokens with room for `length` of each row."""
         b, t = tokens_bt.shape
+        windows = self.config.windows
         places_bt = jnp.broadcast_to(jnp.arange(t), (b, t))
         cache = empty_cache(self.config, b, length, self.constrain)
         cache = cache.write_tokens(tokens_bt, places_bt)
         x_btd, documents_bt = self._embed(params, tokens_bt)
 
         def look(position: int, own: Stack, layer: jax.Array) -> Attend:
-            mask = self._mask(position, documents_bt)
+            mask = masks.Mask(True, windows[position], documents_bt)
             return lambda q, k, v: (self._attend(q, k, v, mask), own.write(layer, k, v, places_bt))
 
         return self._run_with(cache, params, x_btd, places_bt, look)
@@ -228,11 +230,12 @@ class DecoderModel(LanguageModel):
 
     def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         """Returns `attention_logit/blocks` and `activation_rms/blocks` (see `stack`)."""
+        windows = self.config.windows
         x_btd, documents_bt = self._embed(params, batch["tokens"])
         positions_bt = jnp.arange(x_btd.shape[1])[None]
 
         def look(x_btd: jax.Array, params: Params, position: int) -> tuple[jax.Array, Params]:
-            mask = self._mask(position, documents_bt)
+            mask = masks.Mask(True, windows[position], documents_bt)
 
             def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
                 return self._attend(q, k, v, mask), stack.largest_logit(q, k, mask)
@@ -333,12 +336,6 @@ class DecoderModel(LanguageModel):
 
     def _block(self, layer: jax.Array | int = 0) -> Block:
         return Block(self.config, self.precision, self.constrain, layer)
-
-    def _mask(
-        self, position: int, documents_bt: jax.Array | None, branches: Branches | None = None
-    ) -> masks.Mask:
-        """Returns the mask of the layers at a position of the pattern."""
-        return masks.Mask(True, self.config.windows[position], documents_bt, branches)
 
     def _rope(self, position: int, positions_bt: jax.Array) -> RopeTable:
         c = self.config

@@ -101,10 +101,7 @@ def rope_table(
 
 
 def rotate(x_btnh: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Returns the input turned in float32, half-split as in NeoX and Hugging Face.
-
-    A table of one row serves all rows of the batch.
-    """
+    """Returns the input turned in float32, half-split as in NeoX; one row may serve the batch."""
     sin, cos = (table_bth[:, :, None, :] for table_bth in rope)
     first, second = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -135,10 +135,7 @@ class VitMae:
 
 
 class VitMaeModel(ImageModel):
-    """The masked autoencoder bound to an image size, a kernel and a layout; see `Model`.
-
-    Parameters: {"encoder", "decoder"}, see `towers`.
-    """
+    """The model bound to an image size, kernel and layout; parameters: {"encoder", "decoder"}."""
 
     def __init__(
         self,

@@ -60,10 +60,7 @@ def patch_moments(patches_blp: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def draw_orders(rng: jax.Array, rows_b: jax.Array, num_patches: int) -> jax.Array:
-    """Returns a random order of the patches of each example, int32 [b, l]; the first are seen.
-
-    An order depends on `rng` and the example's number alone, whatever batch the example is in.
-    """
+    """Returns orders of patches, int32 [b, l], each drawn by `rng` and its row alone."""
 
     def draw(row: jax.Array) -> jax.Array:
         return jnp.argsort(jax.random.uniform(jax.random.fold_in(rng, row), (num_patches,)))
