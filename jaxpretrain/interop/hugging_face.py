@@ -11,14 +11,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import read_object
 from jaxpretrain.data.token_files.tokenizer import end_id, special_tokens
-from jaxpretrain.interop import tables
-from jaxpretrain.interop.hf_config import (
-    TOKEN_IDS,
-    in_their_words,
-    read_config,
-    read_token_ids,
-    write_config,
-)
+from jaxpretrain.interop import hf_config, tables
 from jaxpretrain.interop.hf_rope import JsonObject
 from jaxpretrain.interop.source import (
     Source,
@@ -52,7 +45,7 @@ def open_hugging_face(folder: Path) -> Source:
     refuse_olmo_core(folder)
     where = folder / "config.json"
     config = read_object(where)
-    architecture, model, seq_len = read_config(config, str(where))
+    architecture, model, seq_len = hf_config.read_config(config, str(where))
     num_ids = num_token_ids(folder, model.embedding_rows)
     model = replace(model, vocab_size=num_ids or model.embedding_rows)
     if seq_len < 2:
@@ -61,7 +54,7 @@ def open_hugging_face(folder: Path) -> Source:
     try:
         shapes = param_shapes(model, data.example_spec())
     except InputError as error:
-        raise InputError(f"{where}: {in_their_words(str(error))}") from error
+        raise InputError(f"{where}: {hf_config.in_their_words(str(error))}") from error
     places = tables.place(architecture.table, shapes)
     tensors = read_safetensors_folder(folder)
     if model.tied_head and _HEAD in tensors:
@@ -76,7 +69,7 @@ def open_hugging_face(folder: Path) -> Source:
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
         origin=types_of(places, tensors)
-        | {"token_ids": read_token_ids(config, architecture, where)},
+        | {"token_ids": hf_config.read_token_ids(config, architecture, where)},
     )
 
 
@@ -87,7 +80,7 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
     """
     if not isinstance(source.model, Decoder):
         raise InputError(f"--to=hf: a {type(source.model).__name__} is no model of transformers")
-    architecture, config = write_config(source.model, _seq_len(source))
+    architecture, config = hf_config.write_config(source.model, _seq_len(source))
     dtypes = {} if dtype else source.origin.get("dtypes", {})
     dtype = dtype or source.origin.get("dtype", "float32")
     token_ids = special_ids(source)
@@ -95,7 +88,8 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
     copy_token_files(source, output)
     _write_missing(output, _tokenizer_documents(source, token_ids))
     generation = {key: value for key, value in token_ids.items() if value is not None}
-    config |= {**dict.fromkeys(TOKEN_IDS), **token_ids, "dtype": dtype, "torch_dtype": dtype}
+    config |= dict.fromkeys(hf_config.TOKEN_IDS) | token_ids
+    config |= {"dtype": dtype, "torch_dtype": dtype}
     _write_missing(output, {"config.json": config})
     if generation:
         _write_missing(output, {"generation_config.json": generation})

@@ -17,17 +17,8 @@ import numpy as np
 
 from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.interop import tables
+from jaxpretrain.interop import source, tables
 from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
-from jaxpretrain.interop.source import (
-    Source,
-    num_token_ids,
-    param_shapes,
-    refuse_olmo_core,
-    scalar,
-    text_data,
-    types_of,
-)
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
 
@@ -53,19 +44,19 @@ TABLE: Table = (
 _MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}
 
 
-def open_olmo(folder: Path) -> Source:
+def open_olmo(folder: Path) -> source.Source:
     """Opens the model of a folder; only names and shapes of its tensors are read now.
 
     Raises InputError where a file is missing, damaged or would run code, or no `Decoder` is this
     model.
     """
-    refuse_olmo_core(folder)
+    source.refuse_olmo_core(folder)
     keys = OlmoKeys(folder / "config.yaml")
     model = read_decoder(keys)
     keys.check()
-    num_token_ids(folder, model.embedding_rows)  # a tokenizer that lies there must fit
-    data = text_data(keys.size("model.max_sequence_length", 1024), model.embedding_rows)
-    shapes = param_shapes(model, data.example_spec())
+    source.num_token_ids(folder, model.embedding_rows)  # a tokenizer that lies there must fit
+    data = source.text_data(keys.size("model.max_sequence_length", 1024), model.embedding_rows)
+    shapes = source.param_shapes(model, data.example_spec())
     places = tables.place(TABLE, shapes)
     expected = tables.their_shapes(places, shapes)
 
@@ -90,15 +81,16 @@ def open_olmo(folder: Path) -> Source:
     updates = _num_updates(state, folder)
     step = _step(folder, updates or 0)
     if state:
-        optimizer |= {"adam/count": scalar(updates or step), "learning_rate/count": scalar(step)}
-    return Source(
+        optimizer["adam/count"] = source.scalar(updates or step)
+        optimizer["learning_rate/count"] = source.scalar(step)
+    return source.Source(
         model=model,
         data=data,
         step=step,
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
         optimizer=optimizer,
-        origin={**types_of(places, tensors), "token_ids": token_ids},
+        origin={**source.types_of(places, tensors), "token_ids": token_ids},
     )
 
 

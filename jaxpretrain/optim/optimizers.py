@@ -16,21 +16,8 @@ from jaxpretrain.config.durations import Steps, whole_steps
 from jaxpretrain.config.ranges import Between, Epsilon, NonNegative, Positive
 from jaxpretrain.config.schema import snake_case, value_text
 from jaxpretrain.models.contract import Params
-from jaxpretrain.optim.directions import (
-    MuonScale,
-    clip_by_layer_rms,
-    scale_by_factored_moment,
-    scale_by_layer_rms,
-    scale_by_muon,
-)
+from jaxpretrain.optim import directions, layers
 from jaxpretrain.optim.layers import PARAMETER_KINDS as PARAMETER_KINDS
-from jaxpretrain.optim.layers import (
-    ParameterKind,
-    clip_by_global_norm,
-    is_layer_matrix,
-    kind_of,
-    mask,
-)
 from jaxpretrain.optim.schedules import Schedule, Triangular
 
 Part = tuple[str, optax.GradientTransformation]
@@ -70,7 +57,7 @@ class Shared:
     """Learning rate over the run."""
     weight_decay: Annotated[float, Between(0, 1000)] = 0.1
     """Decay per unit of learning rate."""
-    decayed: tuple[ParameterKind, ...] = ("kernel",)
+    decayed: tuple[layers.ParameterKind, ...] = ("kernel",)
     """Kinds of parameters that decay: kernel (matrices, an untied head among them), embedding,
     scale (of norms), bias. OLMo 1: kernel; its 0424 edition: all; OLMo 2 and 3: all but
     embedding."""
@@ -93,7 +80,7 @@ class Shared:
         clip = optax.identity()
         if self.clip_norm is not None:
             warmup = whole_steps(self.clip_warmup)
-            clip = clip_by_global_norm(self.clip_norm, warmup, self.clip_warmup_factor)
+            clip = layers.clip_by_global_norm(self.clip_norm, warmup, self.clip_warmup_factor)
         transform = optax.named_chain(
             ("clip", clip),
             *self._parts(params),
@@ -196,12 +183,12 @@ class Adafactor(Shared):
     The paper: 1e-3, with learning rates near 1e-2. none: learning rates are near AdamW's."""
 
     def _parts(self, params: Params) -> list[Part]:
-        moment = scale_by_factored_moment(self.decay_power, self.beta2, self.min_size)
+        moment = directions.scale_by_factored_moment(self.decay_power, self.beta2, self.min_size)
         parts = [("adafactor", moment)]
         if self.clip_rms is not None:
-            parts.append(("clip_rms", clip_by_layer_rms(self.clip_rms)))
+            parts.append(("clip_rms", directions.clip_by_layer_rms(self.clip_rms)))
         if self.parameter_scale is not None:
-            parts.append(("parameter_scale", scale_by_layer_rms(self.parameter_scale)))
+            parts.append(("parameter_scale", directions.scale_by_layer_rms(self.parameter_scale)))
         if self.beta1 is not None:
             dtype = jnp.dtype(self.moment_dtype)
             momentum = optax.ema(self.beta1, debias=False, accumulator_dtype=dtype)
@@ -217,7 +204,7 @@ class Muon(Shared):
     """Decay of the momentum of matrices (Nesterov's)."""
     num_iterations: Annotated[int, Between(1, 100)] = 5
     """Newton-Schulz iterations."""
-    scale: MuonScale = "adamw_rms"
+    scale: directions.MuonScale = "adamw_rms"
     """adamw_rms: 0.2 sqrt(max(in, out)), so that AdamW's learning rates and decay carry over.
     spectral: sqrt(max(1, out / in)), with learning rates near 0.02."""
     adam_rate: Annotated[float, Between(0, 1000)] = 1.0
@@ -228,9 +215,10 @@ class Muon(Shared):
     """Adam's addition to the root of the second moment."""
 
     def _parts(self, params: Params) -> list[Part]:
-        matrices = mask(params, is_layer_matrix)
+        matrices = layers.mask(params, layers.is_layer_matrix)
         others = jax.tree.map(lambda is_matrix: not is_matrix, matrices)
-        muon = scale_by_muon(self.momentum, self.num_iterations, self.scale, self.moment_dtype)
+        how = self.num_iterations, self.scale, self.moment_dtype
+        muon = directions.scale_by_muon(self.momentum, *how)
         adam = optax.scale_by_adam(*self.betas, self.epsilon, mu_dtype=self.moment_dtype)
         return [
             ("muon", optax.masked(muon, matrices)),
@@ -243,9 +231,9 @@ class Muon(Shared):
 OptimizerChoice = AdamW | Lion | Adafactor | Muon
 
 
-def decay_mask(params: Params, decayed: tuple[ParameterKind, ...]) -> Params:
+def decay_mask(params: Params, decayed: tuple[layers.ParameterKind, ...]) -> Params:
     """Returns a tree of booleans, true where weight decay applies; InputError for other kinds."""
-    return mask(params, lambda path: kind_of(path) in decayed)
+    return layers.mask(params, lambda path: layers.kind_of(path) in decayed)
 
 
 def _always_first(adam: optax.GradientTransformation) -> optax.GradientTransformation:
