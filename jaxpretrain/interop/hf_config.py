@@ -13,15 +13,8 @@ from pathlib import Path
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.schema import snake_case
 from jaxpretrain.config.serialize import checked
-from jaxpretrain.interop.hf_rope import (
-    FULL,
-    SLIDING,
-    JsonObject,
-    RopeKeys,
-    RopeOfKinds,
-    read_rope,
-    write_yarn,
-)
+from jaxpretrain.interop import hf_rope
+from jaxpretrain.interop.hf_rope import FULL, SLIDING, JsonObject
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.models.layers import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.config import Mitchell, Normal
@@ -85,8 +78,8 @@ class _Keys:
     mlp_bias: bool | None = None
     tie_word_embeddings: bool = False
     rope_theta: float | None = None
-    rope_scaling: RopeKeys | None = None
-    rope_parameters: RopeOfKinds | None = None
+    rope_scaling: hf_rope.RopeKeys | None = None
+    rope_parameters: hf_rope.RopeOfKinds | None = None
     sliding_window: int | None = None
     layer_types: tuple[str, ...] | None = None
     bos_token_id: int | tuple[int, ...] | None = None
@@ -204,7 +197,8 @@ def read_config(config: JsonObject, where: str) -> tuple[Architecture, Decoder, 
     checked(_Keys, config, where)
     architecture = _read_architecture(config, where)
     _check_keys(config, architecture, where)
-    values = architecture.defaults | config
+    defaults = architecture.defaults
+    values = defaults | config
     _check_values(values, where)
     sizes = {ours: values[key] for key, ours in _SIZES.items()}
     head_dim = sizes["d_model"] // sizes["num_heads"]
@@ -225,7 +219,7 @@ def read_config(config: JsonObject, where: str) -> tuple[Architecture, Decoder, 
         qk_norm=architecture.fixed["qk_norm"],
         clip_qkv=None if clip_qkv is None else float(clip_qkv),
         init=Mitchell() if is_olmo_1 else Normal(),
-        rope=read_rope(config, architecture.defaults, kinds and set(kinds), head_dim, where),
+        rope=hf_rope.read_rope(config, defaults, kinds and set(kinds), head_dim, where),
         tied_head=values["tie_word_embeddings"],
         windows=_windows(kinds, values["sliding_window"], where) if kinds else (None,),
     )
@@ -256,7 +250,7 @@ def write_config(model: Decoder, seq_len: int) -> tuple[Architecture, JsonObject
     """Returns (architecture, config.json without token ids); InputError where no class is it."""
     name, architecture = _choose(model)
     rope = {"rope_type": "default", "rope_theta": model.rope.theta}
-    yarn = write_yarn(model.rope)
+    yarn = hf_rope.write_yarn(model.rope)
     config: JsonObject = {
         "architectures": [name],
         "model_type": architecture.model_type,

@@ -23,15 +23,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, Width
 from jaxpretrain.config.schema import Mark
-from jaxpretrain.models import layers
+from jaxpretrain.models import choices, layers
 from jaxpretrain.models.attention import attention, resolve_kernel
-from jaxpretrain.models.choices import (
-    AttentionChoice,
-    AttentionKernel,
-    RematChoice,
-    require_divisible,
-    require_policy,
-)
 from jaxpretrain.models.contract import (
     Batch,
     Constrain,
@@ -84,12 +77,12 @@ class VitMae:
     updated; a fresh one holds the sincos table."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The dtype of activations and matrix products; parameters, pixels and loss are float32."""
-    attention: Annotated[AttentionChoice, Mark.NO_EFFECT] = "auto"
+    attention: Annotated[choices.AttentionChoice, Mark.NO_EFFECT] = "auto"
     """The attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs and XLA
     elsewhere."""
     scan_layers: Annotated[bool, Mark.NO_EFFECT] = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
-    remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"
+    remat: Annotated[choices.RematChoice, Mark.NO_EFFECT] = "full"
     """Activations recomputed in the backward pass: none, full (all but block inputs), dots (matrix
     products and attention are kept), attention (only its output is kept), auto: the fastest."""
 
@@ -114,7 +107,7 @@ class VitMae:
 
     def _check(self, height: int, width: int) -> None:
         validate(self, "model")
-        require_divisible(
+        choices.require_divisible(
             (height, self.patch_size, "the images' height by model.patch_size"),
             (width, self.patch_size, "the images' width by model.patch_size"),
             (self.d_model, self.num_heads, "model.d_model by model.num_heads"),
@@ -141,14 +134,14 @@ class VitMaeModel(ImageModel):
         self,
         config: VitMae,
         image_shape: tuple[int, int, int],
-        kernel: AttentionKernel,
+        kernel: choices.AttentionKernel,
         precision: Precision,
         constrain: Constrain,
         shard: Shard,
     ) -> None:
         self.config = config
         self.image_shape = image_shape
-        self.kernel: AttentionKernel = kernel
+        self.kernel: choices.AttentionKernel = kernel
         self.precision = precision
         self.constrain = constrain
         height, width, channels = image_shape
@@ -160,7 +153,7 @@ class VitMaeModel(ImageModel):
         attend = partial(attention, mask=Mask(causal=False), kernel=kernel, shard=shard)
         block = partial(Block, precision=precision, attend=attend, constrain=constrain)
         positions = partial(Positions, c.positions, self.grid)
-        tower = partial(Tower, scan=c.scan_layers, remat=require_policy(c.remat))
+        tower = partial(Tower, scan=c.scan_layers, remat=choices.require_policy(c.remat))
         # torch's default for a bias; "norm" is an axis that stays whole on every device.
         bias = uniform(self._values**-0.5)
         self._encoder = tower(
