@@ -73,7 +73,7 @@ def _validation(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
     sets, made = named(runs, evaluation_sets), []
     for key in ("perplexity", "bits_per_byte"):
         metrics = {name: f"eval/{name}/{key}" for name in sets}
-        known = {n: m for n, m in metrics.items() if any(m in run.history.series for run in runs)}
+        known = {n: m for n, m in metrics.items() if any(len(r.history[m].finite) for r in runs)}
         where = f" on {', '.join(known)}" if len(known) == 1 else ""
         layout = {"shapes": _baselines(runs, key)}
         heading = f"Validation{where}: {words(key)}"
@@ -162,7 +162,7 @@ def _others(groups: Sequence[Group], runs: Sequence[Run], shown: set[str]) -> li
         if len(folders) > 1:
             heading, label = " ".join(folders).replace("_", " "), last
         else:
-            heading, label = title(name.rpartition("/")[2]), "".join(folders)
+            heading, label = f"{title(last)}, by source", "".join(folders)
         families.setdefault(heading, {})[label] = name
     made = []
     for number, (heading, names) in enumerate(sorted(families.items())):

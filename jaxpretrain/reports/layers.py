@@ -4,7 +4,8 @@ import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
 from jaxpretrain.models.stack import STACK, tower_of
-from jaxpretrain.reports.curves import Chart, Json, line
+from jaxpretrain.reports.curves import Chart, Json, chart
+from jaxpretrain.reports.groups import grouped
 from jaxpretrain.reports.points import numbers
 from jaxpretrain.reports.runs import Run
 
@@ -77,14 +78,14 @@ def _ticks(lowest: float, highest: float) -> list[float]:
 
 def _outside(run: Run, prefix: str) -> list[Chart]:
     """Returns charts of the embedding, the head and the norms, with a curve for each."""
-    made = []
+    made, groups = [], grouped([run])
     for quantity, title in _TITLES.items():
         names = run.history.names(f"signals/{quantity}/")
-        names = [name for name in names if run.history[name].values.ndim == 1]
-        traces = [
-            line(" ".join(name.split("/")[2:]), run.history[name], color, points=600)
-            for color, name in enumerate(names)
-        ]
+        curves = {
+            name.split("/", 2)[2].replace("/", " "): name
+            for name in names
+            if run.history[name].values.ndim == 1
+        }
         key, heading = f"{prefix}outside_{quantity}", f"{title} outside of layers"
-        made.append(Chart(key, heading, traces, {"yaxis": {"type": "log"}}, tuple(names)))
+        made.append(chart(groups, key, heading, curves, {"yaxis": {"type": "log"}}))
     return made

@@ -35,7 +35,7 @@ def words(name: str) -> str:
     """Returns the last part of a metric's name in words, such as `host memory, GiB`."""
     last = name.rpartition("/")[2]
     if probe := re.fullmatch(r"probe_(\d+)shot", last):
-        return f"accuracy of a linear probe, {probe[1]} images per class"
+        return f"accuracy of a linear probe, images per class: {probe[1]}"
     by_v2 = last.removesuffix("_v2")
     if by_v2 != last:
         return f"{words(by_v2)}, first space counted"

@@ -161,7 +161,7 @@ def _place(chart: Chart, *, wide: bool) -> str:
     note = f'<p class="soft">{escape(chart.note)}</p>' if chart.note else ""
     return (
         f'<div class="chart{" wide" if wide else ""}" id="chart-{chart.key}">'
-        f'<div class="head"><h4>{escape(chart.title)}</h4>'
+        f'<div class="head"><h3>{escape(chart.title)}</h3>'
         f'<div class="buttons">{buttons}</div></div>'
         f"{note}{_plot(chart.key, chart.layout.get('height', 300))}</div>"
     )

@@ -135,4 +135,4 @@ def test_other_metrics_are_grouped_by_what_their_names_share(history):
         )
     )
     titles = {chart.title for key, chart in made.items() if key.startswith("other_")}
-    assert titles == {"Loss", "wiki tower", "Squared log-partition function (z)"}
+    assert titles == {"Loss, by source", "wiki tower", "Squared log-partition function (z)"}

@@ -9,7 +9,7 @@ from jaxpretrain.reports.names import tick_format, title, words
         ("perf/host_memory_gib", "Host memory, GiB"),
         ("train/z", "Squared log-partition function (z)"),
         ("train/wiki/loss", "Loss of wiki"),
-        ("eval/digits/probe_10shot", "Accuracy of a linear probe, 10 images per class of digits"),
+        ("eval/digits/probe_10shot", "Accuracy of a linear probe, images per class: 10 of digits"),
         ("perf/mfu", "Model FLOPs utilisation"),
     ],
 )

@@ -77,7 +77,7 @@
     if (!first) {
       for (const axis of ["xaxis", "yaxis"]) {
         const { type, range, autorange } = div.layout[axis];
-        Object.assign(layout[axis], { type, range: [...range], autorange });
+        Object.assign(layout[axis], { type, range: [...range], autorange }, formats(figures[id].layout[axis], type === "log"));
       }
     }
     Plotly.react(div, traces, layout, { responsive: true, displaylogo: false, displayModeBar: "hover",
