@@ -15,10 +15,12 @@ def main(argv: list[str]) -> None:
     add = parser.add_argument
     folder = "folder of a run, or a folder that holds folders of runs"
     add("folders", metavar="DIR", type=as_path, nargs="*", help=folder)
-    add("--workdir", type=as_path, action="append", default=[], help="a DIR more; repeatable")
-    where = "by default report.html in the folder of the run or, of several runs, the one above"
-    add("--output", type=as_path, help=where)
-    add("--csv", type=as_path, help="file for the table of the runs, which the page can save too")
+    further = "a further DIR; repeatable"
+    add("--workdir", metavar="DIR", type=as_path, action="append", default=[], help=further)
+    where = "by default report.html in the run's folder, or in the one that holds all runs"
+    add("--output", metavar="FILE", type=as_path, help=where)
+    table = "writes the table of the runs as CSV too; a link on the page saves the same"
+    add("--csv", metavar="FILE", type=as_path, help=table)
     flags = parser.parse_args(argv)
     if not (workdirs := [*flags.folders, *flags.workdir]):
         raise InputError("give the folder of a run, such as runs/quickstart")

@@ -10,7 +10,7 @@ from jaxpretrain.reports.points import numbers
 from jaxpretrain.reports.runs import Run
 
 COLUMNS = 200
-"""The largest number of steps of a map."""
+"""The largest number of steps of a map, or of those of all runs together."""
 _TITLES = {
     "grad_norm": "Gradient norm",
     "param_norm": "Weight norm",
@@ -20,17 +20,18 @@ _TITLES = {
 }
 
 
-def layer_charts(run: Run, prefix: str = "") -> list[Chart]:
+def layer_charts(run: Run, prefix: str = "", columns: int = COLUMNS) -> list[Chart]:
     """Returns the charts of all signals of a run; `prefix` begins their keys."""
-    return [chart for chart in [*_maps(run, prefix), *_outside(run, prefix)] if chart.traces]
+    made = [*_maps(run, prefix, columns), *_outside(run, prefix)]
+    return [chart for chart in made if chart.traces]
 
 
-def _maps(run: Run, prefix: str) -> list[Chart]:
+def _maps(run: Run, prefix: str, columns: int) -> list[Chart]:
     made = []
     for quantity, title in _TITLES.items():
         # Encoder before decoder.
         for name in sorted(run.history.names(f"signals/{quantity}/", STACK), reverse=True):
-            trace, layout = _map(run.history[name])
+            trace, layout = _map(run.history[name], columns)
             note = "Bottom layer below; colours are logarithmic."
             heading = f"{title} by {tower_of(name)} layer".replace("  ", " ")
             made.append(
@@ -39,9 +40,9 @@ def _maps(run: Run, prefix: str) -> list[Chart]:
     return made
 
 
-def _map(series: Series) -> tuple[Json, Json]:
+def _map(series: Series, columns: int) -> tuple[Json, Json]:
     """Returns the trace and the layout of a map: the largest value of each stretch, by layer."""
-    starts = np.unique(np.linspace(0, len(series), COLUMNS + 1).astype(int)[:-1])
+    starts = np.unique(np.linspace(0, len(series), columns + 1).astype(int)[:-1])
     highest = np.fmax.reduceat(series.values, starts, axis=0).T
     smallest = np.min(highest, where=highest > 0, initial=np.inf)
     powers = np.log10(np.maximum(highest, smallest))

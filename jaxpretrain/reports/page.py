@@ -16,14 +16,15 @@ from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import charts
 from jaxpretrain.reports.comparison import as_csv, comparison
 from jaxpretrain.reports.curves import Chart, Json
-from jaxpretrain.reports.layers import layer_charts
+from jaxpretrain.reports.layers import COLUMNS, layer_charts
 from jaxpretrain.reports.planned import planned
 from jaxpretrain.reports.runs import Run, common_folder, read_runs, run_folders
 from jaxpretrain.storage.files import relative, write_atomically
 
+FEWEST_COLUMNS = 20
+"""The smallest number of steps of a map of layers, however many runs there are."""
 MOST_NAMES = 3
 """The largest number of runs that the title names."""
-
 MOST_PICTURES = 24
 """The largest number of pictures."""
 MOST_PICTURE_BYTES = 4_000_000
@@ -49,9 +50,8 @@ def write_report(
     folders, empty = run_folders(workdirs)
     runs = read_runs(folders)
     output = output or relative(common_folder(folders) / "report.html", Path.cwd())
-    document = page(runs)
-    files = {output: document} | ({table: as_csv(runs)} if table else {})
-    for path, text in files.items():
+    texts = {output: page(runs)} | ({table: as_csv(runs)} if table else {})
+    for path, text in texts.items():
         try:
             write_atomically(path, text)
         except OSError as error:
@@ -60,18 +60,17 @@ def write_report(
     for run in runs:
         titles = [finding.title.lower() for finding in run.findings if not finding.is_over]
         lines.append(f"{run.name}: {', '.join(titles) or 'nothing stands out'}")
-    return [*lines, *(f"{path}: {len(text.encode()) / 1e6:.1f} MB" for path, text in files.items())]
+    return [*lines, *(f"{path}: {len(text.encode()) / 1e6:.1f} MB" for path, text in texts.items())]
 
 
 def page(runs: Sequence[Run]) -> str:
     """Returns the HTML document about some runs: the one, or their comparison and then each."""
     curves, hours, several = charts(runs), _hours(runs), len(runs) > 1
     bars = _plot("hours") if hours["traces"] else ""
-    sections = {"Runs": comparison(runs)} if several else {}
-    sections |= {"Curves": _grid(curves), "Time": bars}
-    shown, top, each = [*curves], "", ""
+    shown, top, each, parts = [*curves], "", "", {}
+    columns = max(COLUMNS // len(runs), FEWEST_COLUMNS)
     for place, run in enumerate(runs):
-        layers = layer_charts(run, f"run{place}_" if several else "")
+        layers = layer_charts(run, f"run{place}_" if several else "", columns)
         shown += layers
         top = words.verdict(run) + words.cards(run)
         parts = {
@@ -88,7 +87,11 @@ def page(runs: Sequence[Run]) -> str:
             f'<details class="run" id="run-{place}"><summary><b>{escape(run.name)}</b> '
             f"{words.judgement(run)}</summary>{top}{_body(parts, 3)}</details>"
         )
-        sections = sections | {"Each run": each} if several else {"Curves": _grid(curves)} | parts
+    sections = {"Curves": _grid(curves)} | parts
+    if several:
+        top = ""
+        sections = {"Runs": comparison(runs), "Curves": _grid(curves), "Time": bars}
+        sections["Each run"] = each
     names = ", ".join(run.name for run in runs)
     title = names if len(runs) <= MOST_NAMES else f"{len(runs)} runs"
     read = datetime.fromtimestamp(runs[0].now)
@@ -96,7 +99,7 @@ def page(runs: Sequence[Run]) -> str:
     body = (
         f"<h1>{escape(title)}</h1>"
         f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>'
-        f'<nav aria-label="Contents">{links}</nav>{"" if several else top}{_body(sections, 2)}'
+        f'<nav aria-label="Contents">{links}</nav>{top}{_body(sections, 2)}'
         "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>"
     )
     figures = {c.key: {"traces": c.traces, "layout": c.layout, "linked": True} for c in shown}

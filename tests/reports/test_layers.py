@@ -36,6 +36,8 @@ def test_a_long_map_shows_the_largest_value_of_each_stretch(history):
     assert len(trace["x"]) == COLUMNS and trace["x"][100] == 501
     assert trace["customdata"][1][100] == 100.0 and trace["z"][1][100] == 2.0
     assert sum(map(sum, trace["customdata"])) == 3 * COLUMNS + 99
+    (narrow,) = layer_charts(signals(history, grad_norm__blocks=values), columns=20)
+    assert len(narrow.traces[0]["x"]) == 20
 
 
 def test_the_encoder_comes_before_the_decoder(history):
