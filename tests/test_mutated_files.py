@@ -263,6 +263,7 @@ from pathlib import Path
 def get_config():
     return World(Path(__file__).parent).experiment()
 """
+BASELINE = {"name": "bigram", "nats_per_token": 4.8, "bits_per_byte": 1.4}
 PLAN = {
     "target": "local",
     "fits": True,
@@ -308,6 +309,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (root / "task.jsonl").write_text("".join(json.dumps(item) + "\n" for item in TASK))
     assert train_experiment(resolve(made.experiment()), made.run)
     (made.run / "plan.json").write_text(json.dumps(PLAN))
+    (made.run / "baselines.json").write_text(json.dumps({"rows": [BASELINE]}))
     source = open_source(made.run)
     write_hugging_face(source, root / "hf")
     with pytest.MonkeyPatch.context() as patch:
@@ -484,6 +486,7 @@ TARGETS = (
     Target("run/signals.jsonl", LINES, (report, resume), many=80),
     Target("run/samples.jsonl", LINES, (report, resume), many=60),
     Target("run/plan.json", DOCUMENT, (report,)),
+    Target("run/baselines.json", DOCUMENT, (report,)),
     Target("run/tokenizer.json", DOCUMENT, (load_run, convert_run, resume), many=30),
     Target(f"{STEP}/meta/metadata", DOCUMENT, (load_run, convert_run, resume), many=80),
     Target(f"{STEP}/_CHECKPOINT_METADATA", DOCUMENT, (load_run, convert_run, resume), many=30),

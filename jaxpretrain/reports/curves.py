@@ -137,18 +137,18 @@ def framed(chart: Chart) -> Chart:
     rows = [(x, y) for t in drawn for x, y in zip(t["x"], t["y"], strict=True) if y is not None]
     steps, values = np.array(rows or [(0, 0)], float).T
     late = values[steps > FIRST_PART * steps.max()]
-    if axis.keys() & {"type", "range", "rangemode"} or len(late) < 2 or np.ptp(late) == 0:
+    if axis.keys() & {"type", "range", "rangemode"} or len(late) < 2 or late.min() == late.max():
         return chart
-    low, high = late.min(), late.max()
+    low, high = float(late.min()), float(late.max())
     if high > LOGARITHMIC * low > 0:
         axis["type"] = "log"
         return chart
-    if np.ptp(values) <= FLATTENED * (high - low):
+    if float(values.max()) - float(values.min()) <= FLATTENED * (high - low):
         return chart
     levels = [s["y0"] for s in chart.layout.get("shapes", ()) if s.get("xref") == "paper"]
     near = [level for level in levels if low - (high - low) <= level <= high + (high - low)]
     low, high = min([low, *near]), max([high, *near])
     space = 0.05 * (high - low)
-    axis["range"] = [float(low - space), float(high + space)]
+    axis["range"] = [low - space, high + space]
     note = f"{chart.note} The first steps lie outside; a double click shows them.".strip()
     return replace(chart, note=note)

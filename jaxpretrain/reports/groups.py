@@ -67,13 +67,14 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 def _scale(fields: list[list[Any]]) -> list[Color]:
     """Returns the places of groups on the scale of colours; [] unless one number differs."""
-    numeric = [of for of in fields if all(type(value) in (int, float) for value in of)]
-    if len(fields) != 1 or not numeric or len(numeric[0]) < 2:
+    if len(fields) != 1 or not {*map(type, fields[0])} <= {int, float}:
         return []
-    values = np.array(numeric[0], float)
+    values = np.array(fields[0], float)
     values = np.log(values) if values.min() > 0 else values
-    places = (values - values.min()) / np.ptp(values)
-    return [{"at": round(place, 3)} for place in places.tolist()]
+    span = float(values.max()) - float(values.min())
+    if not 0 < span < np.inf:
+        return []
+    return [{"at": round((value - values.min()) / span, 3)} for value in values.tolist()]
 
 
 def shared(curves: Sequence[Series]) -> tuple[Series, np.ndarray]:

@@ -106,7 +106,7 @@ class Run:
         if metric == "loss":
             for name in self.history.names("eval/", "/loss_predict_zero"):
                 known["predicting zero"] = self.history.last(name)
-        return {name: value for name, value in known.items() if value is not None}
+        return {name: x for name, x in known.items() if x is not None and np.isfinite(x)}
 
     @property
     def is_finished(self) -> bool:

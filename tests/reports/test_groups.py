@@ -28,6 +28,11 @@ def test_runs_that_differ_in_several_fields_or_in_words_have_colours_of_the_pale
     assert [group.color for group in grouped(words)] == [0, 1]
 
 
+def test_a_number_that_is_not_finite_has_no_place_on_the_scale(history):
+    runs = runs_of(history, {"a": 1.0}, {"a": float("inf")}, {"a": 2.0})
+    assert [group.color for group in grouped(runs)] == [0, 1, 2]
+
+
 def test_a_single_run_needs_no_name_and_runs_without_a_config_are_not_alike(history):
     one, two = (run_with(history, name) for name in "ab")
     assert [group.label("training") for group in grouped([one])] == ["training"]
