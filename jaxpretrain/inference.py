@@ -1,10 +1,8 @@
 """Trained checkpoints put to use: the work of the commands `evaluate` and `sample`."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
@@ -12,6 +10,7 @@ from jaxpretrain.config.command import split_paths
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
 from jaxpretrain.devices.compilation import keep_compiled
+from jaxpretrain.display.progress import activity, say
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.evals.generation.generator import Generated, Generator
@@ -46,10 +45,13 @@ def evaluate(flags: Namespace) -> Iterator[Outcome]:
         find_tokenizer(str(flags.tokenizer))
     evaluators = None
     for path in _checkpoints(flags.checkpoint, flags.steps):
-        trained = load_trained(path, flags.weights)
+        with activity("reading the checkpoint"):
+            trained = load_trained(path, flags.weights)
         if evaluators is None:
-            evaluators = _build(trained, flags, named)
-        results = [evaluator(trained.params) for evaluator in evaluators]
+            with activity("opening and compiling the evaluations"):
+                evaluators = _build(trained, flags, named)
+        with activity(f"evaluating step {trained.step:,}"):
+            results = [evaluator(trained.params) for evaluator in evaluators]
         if flags.pictures is not None:
             for result in results:
                 write_pictures(flags.pictures, trained.step, result.images)
@@ -60,7 +62,8 @@ def continue_texts(flags: Namespace) -> tuple[Trained, list[Generated]]:
     """Returns the checkpoint of `sample` and the continuations of its prompts."""
     sampling = Sampling(flags.temperature, flags.top_k, flags.top_p, flags.seed)
     keep_compiled()
-    trained = load_trained(flags.checkpoint, flags.weights)
+    with activity("reading the checkpoint"):
+        trained = load_trained(flags.checkpoint, flags.weights)
     if trained.tokenizer_path is None:
         raise InputError(
             f"{flags.checkpoint} has no tokenizer.json, so it cannot read a prompt; convert "
@@ -69,7 +72,8 @@ def continue_texts(flags: Namespace) -> tuple[Trained, list[Generated]]:
     parts = trained.model, trained.layout, trained.tokenizer_path
     generator = Generator(*parts, end_ids=trained.end_ids)
     asked = flags.prompt, flags.num_tokens, sampling, flags.stop
-    return trained, generator(trained.params, *asked)
+    with activity("generating"):
+        return trained, generator(trained.params, *asked)
 
 
 def _named(flags: Namespace) -> Eval | None:
@@ -121,7 +125,7 @@ def _build(trained: Trained, flags: Namespace, named: Eval | None) -> list[Evalu
         evaluators = evals.build(setting)
     except InputError as error:
         raise InputError(_in_flags(str(error))) from error
-    compile_evaluators(evaluators, partial(print, file=sys.stderr))
+    compile_evaluators(evaluators, say)
     return evaluators
 
 

@@ -1,28 +1,37 @@
-"""Trains: python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=runs/nano
+"""Trains a model, or goes on with a run where it stopped.
 
-Any field of the config can be set on the command line: --config.optim.schedule.peak=1e-3.
-The same command on the same folder goes on where it stopped. Started by SLURM, Open MPI,
-Kubernetes or on the hosts of a TPU pod, its processes find each other; see docs/distributed.md.
+    python -m jaxpretrain.main --config=olmo_nano --workdir=runs/nano
+    python -m jaxpretrain.main --config=my/config.py --workdir=runs/mine --config.seed=1
+
+Started by SLURM, Open MPI, Kubernetes or on the hosts of a TPU pod, its processes find each other.
 """
+
+import textwrap
 
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.describe import describe, format_help
-from jaxpretrain.config.files import load_config
+from jaxpretrain.config.files import load_config, packaged_configs
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.huge_pages import use_huge_pages
 
+_EXIT_CODES = {
+    0: "the run is complete",
+    1: "the last state could not be saved",
+    2: "a flag, a setting or the data is wrong; nothing was lost",
+    3: "the run stopped itself: a loss is not finite, or monitor.stop_on names a finding",
+    75: "asked to stop; the state is saved, and the same command goes on from there",
+}
+"""Exit code of the command -> its meaning."""
+
 
 def main(argv: list[str]) -> int:
-    """Trains; returns the exit code.
-
-    0 done; 1 the last state could not be saved; 2 bad input; 3 the run judged itself: a loss that
-    is no number, or a finding of `monitor.stop_on`; 75 asked to stop, saved, run again to go on.
-    """
+    """Trains, or prints help; returns an exit code of `_EXIT_CODES`."""
     rest, overrides = split_overrides(argv)
     flags = _parser().parse_args(rest)
-    if flags.help_config:
-        print(format_help(describe(apply_overrides(load_config(flags.config), overrides))))
+    if flags.help_config is not None:
+        config = apply_overrides(load_config(flags.config), overrides)
+        print(format_help(describe(config), flags.help_config))
         return 0
     from jaxpretrain.planning.launch import launch  # after the flags: it imports JAX
 
@@ -37,25 +46,53 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m jaxpretrain.main", description="Trains a model.")
-    parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
-    parser.add_argument("--workdir", type=as_path, help="folder of the run")
-    parser.add_argument("--help_config", action="store_true", help="explain every config field")
-    parser.add_argument(
+    parser = Parser(
+        prog="python -m jaxpretrain.main",
+        usage="%(prog)s --config=CONFIG --workdir=DIR [--config.PATH=VALUE ...] [FLAGS]",
+        description=__doc__,
+        epilog=_epilog(),
+    )
+    add = parser.add_argument
+    add(
+        "--config",
+        required=True,
+        metavar="CONFIG",
+        help="a packaged config, or the path of a file of your own; CONFIG:ARGUMENT where the "
+        "config takes an argument",
+    )
+    add("--workdir", type=as_path, metavar="DIR", help="the folder of the run")
+    add(
+        "--help_config",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="explain every field of the config, or those below PATH, such as optim, and exit",
+    )
+    add(
         "--allow_config_change",
         action="store_true",
-        help="go on in a folder whose run had another config",
+        help="go on with a run whose config was different",
     )
-    parser.add_argument(
+    add(
         "--preflight_only",
         action="store_true",
-        help="compile, say what the run takes of the devices' memory, and do not train",
+        help="compile the step, print the memory that it needs, and exit",
     )
-    many = parser.add_argument_group("several processes, where no launcher tells of them")
-    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached")
-    many.add_argument("--num_processes", type=int, help="how many there are")
-    many.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    many = parser.add_argument_group("several processes that no launcher starts")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="the address of process 0")
+    many.add_argument("--num_processes", type=int, help="the number of processes")
+    many.add_argument("--process_id", type=int, help="the number of this process, from 0")
     return parser
+
+
+def _epilog() -> str:
+    names = textwrap.fill(", ".join(packaged_configs()), 76, break_on_hyphens=False)
+    codes = "\n".join(f"  {code:<3} {meaning}" for code, meaning in _EXIT_CODES.items())
+    return (
+        "settings:\n  --config.PATH=VALUE  set any field of the config, for example\n"
+        "                       --config.optim.schedule.peak=1e-3\n\n"
+        f"packaged configs:\n{textwrap.indent(names, '  ')}\n\nexit codes:\n{codes}"
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m jaxpretrain.show_batch", description=__doc__)
+    usage = "%(prog)s --config=... (--step=N | --find=INDEX) [FLAGS]"
+    parser = Parser(prog="python -m jaxpretrain.show_batch", usage=usage, description=__doc__)
     add = parser.add_argument
     add("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
     what = parser.add_mutually_exclusive_group(required=True)

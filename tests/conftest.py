@@ -31,6 +31,8 @@ os.environ |= {
     # collectives at once would take them all, and wait for ever.
     "NPROC": "32",
     "HF_HUB_OFFLINE": "1",
+    # Lines are not wrapped, so that tests find their texts whole.
+    "COLUMNS": "10000",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 if not _IS_WORKER:

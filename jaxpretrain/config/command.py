@@ -4,15 +4,22 @@ import argparse
 import errno
 import os
 import select
+import shlex
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from jaxpretrain import __version__
 from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, closest
+from jaxpretrain.config.paths import as_path
 
 _OVERRIDE = "--config."
+_MAX_COLUMNS = 100
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
 """Errors that the disk or the rights of a folder cause, never this program."""
 
@@ -62,6 +69,17 @@ def _has_no_reader(stream: TextIO) -> bool:
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
+def console_command() -> str:
+    """Returns the console command `jaxpretrain` of this environment, to be printed for copying."""
+    script = Path(sys.prefix, "bin", "jaxpretrain")
+    if shutil.which("jaxpretrain") == str(script):
+        return "jaxpretrain"
+    if not script.exists():
+        return f"{shlex.quote(sys.executable)} -m jaxpretrain"
+    here = Path.cwd()
+    return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
+
+
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns the items that are no `--config.path=value`, and the (path, value) of the others."""
     rest, overrides = [], []
@@ -91,11 +109,47 @@ def split_paths(text: str) -> list[str]:
     return paths
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps paragraphs, keeps indented lines, and names the default of each flag that has one."""
+
+    def __init__(self, prog: str) -> None:
+        columns = min(shutil.get_terminal_size().columns, _MAX_COLUMNS)
+        super().__init__(prog, max_help_position=22, width=columns - 1)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = textwrap.dedent(text).strip().split("\n\n")
+        return "\n\n".join(
+            paragraph if "\n " in f"\n{paragraph}" else textwrap.fill(paragraph, width)
+            for paragraph in paragraphs
+        )
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        known = {int: "N", float: "X", as_path: "PATH"}
+        return known.get(action.type, "TEXT")  # pyright: ignore[reportArgumentType]
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        has_default = action.default not in (None, "", False, argparse.SUPPRESS, [])
+        return text + " (default: %(default)s)" * (has_default and "default" not in text)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser without abbreviations that raises InputError."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(
+            *args, **{"allow_abbrev": False, "formatter_class": _HelpFormatter, **kwargs}
+        )
+        self.add_argument(
+            "--version", action="version", version=__version__, help="print the version and exit"
+        )
+
+    def format_help(self) -> str:
+        """Returns the help; its first line has the required flags alone, unless `usage` is set."""
+        if self.usage is None:
+            required = (action.option_strings[0] for action in self._actions if action.required)
+            self.usage = " ".join(["%(prog)s", *(f"{flag}=..." for flag in required), "[FLAGS]"])
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raises the InputError for a bad command line; argparse would print and exit."""

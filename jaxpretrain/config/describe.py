@@ -12,9 +12,10 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from jaxpretrain.config import schema
+from jaxpretrain.config.errors import InputError, nearest
 
-_WIDTH = 100
-_TYPE_COLUMN = 52
+_WIDTH = 79
+_INDENT = " " * 6
 
 _fill = functools.partial(
     textwrap.fill, width=_WIDTH, break_long_words=False, break_on_hyphens=False
@@ -39,22 +40,31 @@ def describe(config: object) -> list[FieldInfo]:
     return list(_describe(config, type(config)))
 
 
-def format_help(infos: Iterable[FieldInfo]) -> str:
-    """Returns the fields as text for a terminal of 100 columns, one section for each group."""
-    sections: dict[str, list[str]] = {"": ["Any of these can be set by --config.PATH=VALUE.", ""]}
-    for info in infos:
+def format_help(infos: Iterable[FieldInfo], part: str = "") -> str:
+    """Returns the fields as text for a terminal of 80 columns, one section for each group.
+
+    `part` leaves out all fields but the one at this path and those below it.
+
+    Raises:
+      InputError: the config has nothing at this path.
+    """
+    infos = list(infos)
+    shown = [info for info in infos if f"{info.path}.".startswith(f"{part}.") or not part]
+    if not shown:
+        hint = nearest(part, {info.path for info in infos})
+        raise InputError(f"--help_config={part}: the config has no such field.{hint}")
+    sections: dict[str, list[str]] = {"": ["Set any of these by --config.PATH=VALUE.", ""]}
+    for info in shown:
         if not info.type_text:
             title = f"{info.path}: {info.meaning}" if info.meaning else info.path
             sections[info.path] = [_fill(title, subsequent_indent="  "), ""]
             continue
         group = info.path.rpartition(".")[0]
         section = sections.setdefault(group, [group, ""])
-        setting = f"  {info.path} = {info.value_text or '(empty)'}"
-        first, others = f"{setting:<{_TYPE_COLUMN - 2}}  ", " " * _TYPE_COLUMN
-        section.append(_fill(info.type_text, initial_indent=first, subsequent_indent=others))
-        if info.meaning:
-            indent = " " * 6
-            section.append(_fill(info.meaning, initial_indent=indent, subsequent_indent=indent))
+        setting = f"{info.path} = {info.value_text or '(empty)'}"
+        section.append(_fill(setting, initial_indent="  ", subsequent_indent=_INDENT))
+        meaning = f"{info.type_text}. {info.meaning}"
+        section.append(_fill(meaning, initial_indent=_INDENT, subsequent_indent=_INDENT))
     return "\n\n".join("\n".join(lines).rstrip() for lines in sections.values()) + "\n"
 
 

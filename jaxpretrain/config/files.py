@@ -47,18 +47,24 @@ def load_config(spec: str) -> Any:
     return config
 
 
+def packaged_configs() -> dict[str, Path]:
+    """Returns the file of each config that the package brings, by name, sorted."""
+    folders = importlib.import_module("jaxpretrain.configs").__path__
+    files = [file for folder in folders for file in Path(folder).glob("[a-z]*.py")]
+    return {file.stem: file for file in sorted(files)}
+
+
 def _locate(name: str) -> Path:
     """Returns the file of a packaged config; a path is that of a file as it is."""
     if "/" in name or name.endswith(".py") or not name:
         return expand(name, "--config")
-    folders = importlib.import_module("jaxpretrain.configs").__path__
-    packaged = {file.stem: file for folder in folders for file in Path(folder).glob("[a-z]*.py")}
+    packaged = packaged_configs()
     if name in packaged:
         return packaged[name]
     if Path(f"{name}.py").is_file():
         hint = f" A file of your own needs its ending: {name}.py"
     else:
-        hint = nearest(name, packaged) or f" The package brings {', '.join(sorted(packaged))}."
+        hint = nearest(name, packaged) or f" The package brings {', '.join(packaged)}."
     raise InputError(f"--config={name}: no such config.{hint}")
 
 

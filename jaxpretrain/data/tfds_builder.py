@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data import builders
+from jaxpretrain.display.progress import say
 from jaxpretrain.storage.files import cache_dir, only_one_process
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def prepared_builder(
             f"{dataset}: its JSON files in {where} cannot be read ({reason}); prepare it again"
         ) from error
     if dataset.name in ours:
-        print(f"preparing the dataset {dataset} in {data_dir}, once", file=sys.stderr)
+        say(f"preparing the dataset {dataset} in {data_dir}, once")
         with open(os.devnull, "w") as nowhere:  # it would speak of a download
             return _prepare(dataset, data_dir, output=nowhere)
     names = tfds.list_builders(with_community_datasets=False)  # those need the network

@@ -44,6 +44,16 @@ def standard_error(name: str) -> str:
     return name + _STDERR
 
 
+def untrained(name: str) -> str:
+    """Returns the name of a metric of an untrained model, beside that of the trained one."""
+    return name + _UNTRAINED
+
+
+def is_companion(name: str) -> bool:
+    """Returns whether a metric goes with another: its error, or its value without training."""
+    return name.endswith((_STDERR, _UNTRAINED))
+
+
 def improvements(history: History, first: float) -> dict[str, float]:
     """Returns for each evaluation curve the probability of its trend if there is none.
 

@@ -9,11 +9,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self, TextIO
 
-from jaxpretrain.display.wording import format_count, format_finish, format_number, format_seconds
+from jaxpretrain.display.wording import (
+    format_count,
+    format_finish,
+    format_number,
+    format_seconds,
+    wrap,
+)
 
+MAX_SILENCE = 5.0
+"""Seconds of long work after which plain output gets a line."""
+_MINUTE = 60.0
+_MAX_COLUMNS = 100
 _REDRAW_SECONDS = 0.2
 _RATES = {
     "perf/tokens_per_second": "tok/s",
@@ -88,10 +99,43 @@ class Progress:
             elif now - self._drawn_at >= _REDRAW_SECONDS:
                 self._draw(now)
 
+    @contextmanager
+    def activity(self, text: str) -> Iterator[None]:
+        """Shows how long the work inside takes: a live line, or a plain one every five seconds."""
+        began, is_over = time.monotonic(), threading.Event()
+
+        def show() -> None:
+            wait = 1 if self._is_live else MAX_SILENCE
+            while not is_over.wait(wait):
+                seconds = time.monotonic() - began
+                with self._lock:
+                    line = f"{text}: {format_seconds(seconds)} so far"
+                    if is_over.is_set():
+                        return
+                    if self._is_live:
+                        self._write(f"\r{line[: _columns(self._stream) - 1]}\x1b[K")
+                    else:
+                        self._write(f"{line}\n")
+                        wait = MAX_SILENCE if seconds < _MINUTE else _MINUTE
+
+        thread = threading.Thread(target=show, daemon=True)
+        if self._is_open:
+            thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                is_over.set()
+                if self._is_live:
+                    self._write("\r\x1b[K")
+                    if self._step is not None:
+                        self._draw(self._now())
+
     def message(self, text: str) -> None:
-        """Prints lines of text, above the live line where there is one."""
+        """Prints lines of text, wrapped, above the live line where there is one."""
         with self._lock:
-            self._write(("\r\x1b[K" if self._is_live else "") + text.rstrip("\n") + "\n")
+            text = wrap(text, _text_columns(self._stream) - 1)
+            self._write(("\r\x1b[K" if self._is_live else "") + text + "\n")
             if self._is_live and self._step is not None:
                 self._draw(self._now())
 
@@ -163,6 +207,25 @@ def progress_line(
             break
         fields.pop(name, None)
     return "  ".join(fields.values())[:width]
+
+
+@contextmanager
+def activity(text: str, *, is_shown: bool = True) -> Iterator[None]:
+    """Shows on standard error how long the work inside takes, unless that is below a second."""
+    with Progress(None, is_shown=is_shown) as progress, progress.activity(text):
+        yield
+
+
+def say(*lines: str) -> None:
+    """Prints lines on standard error, wrapped."""
+    for line in lines:
+        Progress(None).message(line)
+
+
+def _text_columns(stream: TextIO) -> int:
+    """Returns the width of running text; COLUMNS in the environment sets it."""
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() else min(_columns(stream), _MAX_COLUMNS)
 
 
 def _columns(stream: TextIO) -> int:

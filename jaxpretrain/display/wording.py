@@ -1,12 +1,16 @@
 """Numbers, durations and times in words, for the terminal and reports."""
 
 import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from jaxpretrain.storage.jsonl import to_number
 
 EVAL_DIGITS = 5
 """The significant digits of evaluation results."""
+_LABEL_COLUMNS = 11
 _PLAIN = 6  # numbers below this power of ten have no exponent
 _YEAR = 365 * 86_400.0
 _CENTURY = 100 * _YEAR
@@ -64,3 +68,40 @@ def format_finish(finish: float, now: float) -> str:
     end = datetime.fromtimestamp(finish)
     is_today = end.date() == datetime.fromtimestamp(now).date()
     return f"{end:%H:%M}" if is_today else f"{end:%Y-%m-%d %H:%M}"
+
+
+def count(number: int, unit: str) -> str:
+    """Returns a number with a regular noun, such as "1 device" and "8 devices"."""
+    ending = "es" if unit.endswith(("s", "ch")) else "s"
+    return f"{number:,} {unit}{'' if number == 1 else ending}"
+
+
+def align(facts: Mapping[str, Sequence[str]], indent: str = "") -> str:
+    """Returns a line for each fact, behind a column with the labels, each label once."""
+    width = max(_LABEL_COLUMNS, *map(len, facts))
+    return "\n".join(
+        f"{indent}{'' if index else label:<{width}} {text}"
+        for label, texts in facts.items()
+        for index, text in enumerate(texts)
+    )
+
+
+def wrap(text: str, columns: int) -> str:
+    """Returns lines of at most so many columns; what hangs over stands below the line's text.
+
+    The text of a line begins after its indentation, or after a label and two spaces or more.
+    Long words, such as paths, stay whole.
+    """
+    lines = []
+    for line in text.splitlines():
+        column = re.match(r" *(?:\S+(?: \S+)?  +)?", line)
+        indent = " " * (column.end() if column and column.end() < columns / 2 else 2)
+        lines += textwrap.wrap(
+            line,
+            columns,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        ) or [""]
+    return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,16 @@ from jaxpretrain.devices.chips import GIB
 from jaxpretrain.devices.memory import peak_memory
 from jaxpretrain.diagnosis.clock import Clock, Rate
 from jaxpretrain.diagnosis.findings import Finding
-from jaxpretrain.diagnosis.metric_names import perplexity
+from jaxpretrain.diagnosis.metric_names import (
+    is_companion,
+    lower_is_better,
+    perplexity,
+    standard_error,
+    untrained,
+)
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress
-from jaxpretrain.display.wording import EVAL_DIGITS, format_number
+from jaxpretrain.display.wording import EVAL_DIGITS, align, format_number
 from jaxpretrain.monitor.hosts import Hosts
 from jaxpretrain.monitor.writers import Writers
 
@@ -162,8 +169,7 @@ class Reporter:
         found = []
         if scalars:
             self._writers.scalars(step, scalars)
-            for line in _by_subject(scalars):
-                self.message(f"eval at step {step:,}: {line}")
+            self.message(f"eval at step {step:,}\n{align(_by_subject(scalars), '  ')}")
             found = self._judge(step, scalars)
         if texts:
             self._writers.texts(step, texts)
@@ -174,8 +180,12 @@ class Reporter:
         return found
 
     def message(self, text: str) -> None:
-        """Shows a line on the terminal."""
+        """Shows lines on the terminal."""
         self._progress.message(text)
+
+    def activity(self, text: str) -> AbstractContextManager[None]:
+        """Shows on the terminal how long the work inside takes."""
+        return self._progress.activity(text)
 
     def _judge(self, step: int, metrics: Mapping[str, float | None]) -> list[Finding]:
         """Shows the news about the run; returns the findings that are new."""
@@ -195,15 +205,26 @@ class Reporter:
         return waited / passed if passed > 0 else 0.0
 
 
-def _by_subject(scalars: Mapping[str, float | None]) -> Iterator[str]:
-    """Yields a line for each set or task, such as `sotu: loss 2.5000  perplexity 12.182`."""
+def _by_subject(scalars: Mapping[str, float | None]) -> dict[str, list[str]]:
+    """Returns the results of each set or task in words: measures of quality, then the others.
+
+    A measure with a standard error has a line of its own: `arc easy 41.2 % +- 1.0`.
+    """
     subjects: dict[str, list[str]] = {}
     for name, value in scalars.items():
         subject, _, metric = name.removeprefix("eval/").rpartition("/")
-        if value is not None:
-            subjects.setdefault(subject, []).append(f"{metric} {format_number(value, EVAL_DIGITS)}")
-    for subject, shown in subjects.items():
-        yield f"{subject}: {'  '.join(shown)}"
+        if value is None or is_companion(name):
+            continue
+        error, chance = scalars.get(standard_error(name)), scalars.get(untrained(name))
+        text, lines = f"{metric.replace('_', ' ')} ", subjects.setdefault(subject, [])
+        if error is None:
+            text += format_number(value, EVAL_DIGITS)
+            lines[-1:] = [", ".join([*lines[-1:], text])]
+            continue
+        scale, unit = (1, "") if lower_is_better(name) else (100, " %")
+        text += f"{scale * value:.1f}{unit} +- {scale * error:.1f}"
+        lines.append(text if chance is None else f"{text}, random {scale * chance:.1f}")
+    return subjects
 
 
 def num_left(step: int, total: int, every: int) -> int:

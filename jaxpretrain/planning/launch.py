@@ -5,6 +5,7 @@ from its last save with a smaller microbatch, once.
 """
 
 import gc
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from pathlib import Path
 import jax
 from jax.errors import JaxRuntimeError
 
+from jaxpretrain.config.command import console_command
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.devices.memory import is_out_of_memory, use_most_memory
+from jaxpretrain.display.progress import say
+from jaxpretrain.display.wording import align
 from jaxpretrain.parallel import distributed
 from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in, step_down
 from jaxpretrain.planning.table import compilation
@@ -66,7 +70,8 @@ def launch(
                 )
                 break
             except Ended as error:
-                _say(f"error: {error}")
+                if distributed.is_primary():
+                    print(f"error: {error}", file=sys.stderr)
                 return error.exit_code
             except JaxRuntimeError as error:
                 if not is_out_of_memory(error):
@@ -77,6 +82,7 @@ def launch(
             gc.collect()
             experiment = chosen = _with_smaller_microbatch(experiment, chosen, reason)
         if is_finished:
+            _say(_next_steps(workdir))
             return 0
         _say("stopped and saved; run the same command to go on")
         return _EXIT_PREEMPTED
@@ -126,6 +132,20 @@ def _with_smaller_microbatch(experiment: Resolved, chosen: Resolved, reason: str
     return smaller
 
 
+def _next_steps(workdir: Path) -> str:
+    """Returns lines with the commands that look at a finished run, to copy."""
+    program, folder = console_command(), shlex.quote(str(workdir))
+    return align(
+        {
+            "done. Next:": [
+                f"{program} report {folder}",
+                f"{program} evaluate --checkpoint={folder}",
+                f"tensorboard --logdir={folder}",
+            ]
+        }
+    )
+
+
 def _say(line: str) -> None:
     if distributed.is_primary():
-        print(line, file=sys.stderr)
+        say(line)

@@ -174,9 +174,11 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
             ema = run.experiment.train.ema
             params = state.ema if ema is not None and ema.evaluate else state.params
             results = []
-            for evaluator in run.evaluators:
+            for number, evaluator in enumerate(run.evaluators, 1):
                 interrupt(run.stop)
-                results.append(evaluator(params))
+                which = f" ({number} of {len(run.evaluators)})" if run.evaluators[1:] else ""
+                with run.reporter.activity(f"evaluating step {step:,}{which}"):
+                    results.append(evaluator(params))
     except Interrupted:
         run.reporter.message(
             f"asked to stop: the evaluation of step {step:,} is left out; the same command runs it "
@@ -218,7 +220,8 @@ def save(
         run.checkpoints.save(step, state, document)
         is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
         if is_decisive:
-            run.checkpoints.wait()
+            with run.reporter.activity(f"saving step {step:,}"):
+                run.checkpoints.wait()
     report_saves(run)
     if is_decisive and run.unsaved:
         count = len(run.unsaved)

@@ -35,7 +35,7 @@ class Memory:
         """Returns one line, in GiB."""
         parts = ("parameters", "optimizer", "gradients", "activations", "other")
         listed = ", ".join(f"{part} {getattr(self, part) / GIB:.2f}" for part in parts)
-        return f"{self.total / GIB:.2f} GiB a device ({listed})"
+        return f"{self.total / GIB:.2f} GiB per device ({listed})"
 
 
 def measured(program: Program, compiled: jax.stages.Compiled) -> Memory:

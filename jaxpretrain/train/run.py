@@ -19,7 +19,8 @@ from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.watch import Watch
-from jaxpretrain.display.progress import Progress
+from jaxpretrain.display.progress import Progress, activity
+from jaxpretrain.display.wording import align, format_seconds
 from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
@@ -64,14 +65,12 @@ class Opened:
         return self.stages.program.experiment
 
     def describe(self) -> list[str]:
-        """Returns lines for start-up."""
-        lines = [*self.stages.program.describe(), self.data.describe(), *self.changes]
-        found = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
-        lines += dict.fromkeys(found)
-        lines += self.stages.describe()
+        """Returns lines for start-up: facts by their subject, then changes and notes."""
+        facts = self.stages.describe() | {"data": [self.data.describe()]}
         if has_huge_pages():
-            lines.append("host: large allocations take huge pages (GLIBC_TUNABLES)")
-        return lines
+            facts["host"] = ["large allocations use huge pages (GLIBC_TUNABLES)"]
+        notes = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
+        return [align(facts), *self.changes, *dict.fromkeys(notes)]
 
 
 def open_run(
@@ -150,12 +149,16 @@ def train_experiment(
             _describe_start(opened, start, reporter)
             with clock.measure("compile"), distributed.fail_together("compile"):
                 stage = opened.stages.at(start.first + 1)
-                memory = require_fit(stage.program, stage.train_step)
-                reporter.message(f"memory of the step: {memory.describe()}")
+                about = format_seconds(stage.program.compile_seconds())
+                with reporter.activity(f"compiling the step, about {about}"):
+                    memory = require_fit(stage.program, stage.train_step)
+                reporter.message(align({"memory": [memory.describe()]}))
                 first, state = start.first, start.state
                 if state is None:
-                    first, state = _begin(opened.stages.program, reporter)
-                compile_evaluators(opened.evaluators, reporter.message)
+                    with reporter.activity("creating the initial state"):
+                        first, state = _begin(opened.stages.program, reporter)
+                with reporter.activity("compiling the evaluations"):
+                    compile_evaluators(opened.evaluators, reporter.message)
             if distributed.is_primary():
                 _write_down(opened, workdir, memory, first, start.saved)
             run = loop.Run(
@@ -213,7 +216,10 @@ def _locked(
 ) -> Iterator[Opened]:
     """Opens a run, the same in all processes, and keeps others out of its folder."""
     with ExitStack() as held:
-        with distributed.fail_together("start") as same:
+        with (
+            distributed.fail_together("start") as same,
+            activity("opening the folder and the data", is_shown=distributed.is_primary()),
+        ):
             opened = open_run(
                 experiment,
                 workdir,
@@ -252,7 +258,10 @@ class _Start:
 def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
     """Restores the state and the clock from the newest checkpoint that is sound."""
     experiment = opened.experiment
-    with distributed.fail_together("restore"):
+    with (
+        distributed.fail_together("restore"),
+        activity("reading the newest checkpoint", is_shown=distributed.is_primary()),
+    ):
         checkpoints = Checkpoints(
             workdir / "checkpoints",
             keep_last=experiment.checkpoint.keep_last,

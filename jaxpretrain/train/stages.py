@@ -99,9 +99,10 @@ class Stages:
         batch, num_pieces = data.batch(self.local_samples(step)), self.at(step).num_pieces
         return batch if num_pieces == 1 else _cut(batch, num_pieces)
 
-    def describe(self) -> list[str]:
-        """Returns a line for each stage where there are several."""
-        return [stage.describe() for stage in self.stages] if self.stages[1:] else []
+    def describe(self) -> dict[str, list[str]]:
+        """Returns facts about the run, by their subject; those of each stage where it has some."""
+        stages = [stage.describe() for stage in self.stages] if self.stages[1:] else []
+        return self.program.describe() | ({"stages": stages} if stages else {})
 
 
 def make_stages(experiment: Resolved, devices: Sequence[Any]) -> Stages:

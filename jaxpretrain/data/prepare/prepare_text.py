@@ -10,7 +10,6 @@ The output is the same, byte for byte, whatever the number of processes and inte
 import hashlib
 import importlib.metadata
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -42,7 +41,7 @@ from jaxpretrain.data.token_files.tokenizer import (
     train_bpe,
     vocabulary_size,
 )
-from jaxpretrain.display.progress import Progress
+from jaxpretrain.display.progress import Progress, activity, say
 from jaxpretrain.storage.files import only_one_process, write_atomically
 
 TOKENIZER = "tokenizer.json"
@@ -86,7 +85,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
     error. Raises InputError for anything wrong with the corpus, the tokenizer or the directory.
     """
     documents = _open_documents(spec)
-    _print(*documents.notes)
+    say(*documents.notes)
     made_from = _made_from(spec, documents.identity)
     key = _sha256(made_from)
     if (output / MANIFEST).exists():
@@ -220,11 +219,12 @@ def _make_tokenizer(spec: PrepareText, documents: Documents, output: Path) -> st
     if path.exists():
         return read_tokenizer(path)
     if spec.tokenizer == "bpe":
-        _print("training the tokenizer")
+        say("training the tokenizer")
         texts = (document.text for document in documents if document.split == "train")
-        text = train_bpe(texts, spec.vocab_size, spec.eos_token)
+        with activity("training the tokenizer"):
+            text = train_bpe(texts, spec.vocab_size, spec.eos_token)
         if (num_ids := vocabulary_size(text)) < spec.vocab_size:
-            _print(
+            say(
                 f"the tokenizer has {num_ids:,} ids, not the {spec.vocab_size:,} of --vocab_size:"
                 " the text has no more pieces to merge"
             )
@@ -233,11 +233,6 @@ def _make_tokenizer(spec: PrepareText, documents: Documents, output: Path) -> st
     special_id(text, spec.eos_token)
     write_atomically(path, text)
     return text
-
-
-def _print(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
 
 
 def _write(
@@ -282,7 +277,7 @@ def _write(
                 " --validation_fraction (0 makes no validation split)"
             )
     if num_spelled:
-        _print(
+        say(
             f"warning: {num_spelled:,} of {total:,} documents spell {eos_token!r},"
             " which is learnt as text and ends no document; if it stands between documents, divide"
             " them there, one a file or a line of .jsonl each"
