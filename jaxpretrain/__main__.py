@@ -1,11 +1,16 @@
 """Runs a command by name: `jaxpretrain train ...`, which is `python -m jaxpretrain train ...`."""
 
+import argparse
 import importlib
 import sys
+
+import shtab
 
 from jaxpretrain import __version__
 from jaxpretrain.config.command import run
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.files import packaged_configs
+from jaxpretrain.config.paths import as_path
 
 COMMANDS = {
     "train": ("main", "train a model, or go on with a run"),
@@ -20,6 +25,21 @@ COMMANDS = {
 }
 """Command -> the module with its `main`, and what the command does."""
 
+_SPLIT_AT_EQUALS = r"""
+# Bash makes three words of --flag=value; the completions expect two.
+_jaxpretrain() {
+  local words=() index current=$COMP_CWORD
+  for index in "${!COMP_WORDS[@]}"; do
+    if [[ ${COMP_WORDS[index]} != "=" ]]; then words+=("${COMP_WORDS[index]}")
+    elif (( index == COMP_CWORD )); then words+=("")
+    elif (( index < COMP_CWORD )); then (( current-- )); fi
+  done
+  COMP_WORDS=("${words[@]}") COMP_CWORD=$current
+  _shtab_jaxpretrain
+}
+complete -o bashdefault -F _jaxpretrain jaxpretrain
+"""
+
 
 def main(argv: list[str]) -> int | None:
     """Runs the command that the first argument names; returns its exit code.
@@ -33,6 +53,9 @@ def main(argv: list[str]) -> int | None:
         return 0
     if name == "--version":
         print(__version__)
+        return 0
+    if name == "completion":
+        print(completion(rest[0] if rest else ""))
         return 0
     module = "main" if name == "main" else COMMANDS.get(name, (None,))[0]
     if module is None:
@@ -52,8 +75,31 @@ def _help() -> str:
             "",
             "`jaxpretrain COMMAND --help` explains the flags of a command.",
             "`jaxpretrain --version` prints the version.",
+            '`eval "$(jaxpretrain completion bash)"` completes commands and flags; also zsh, tcsh.',
         ]
     )
+
+
+def completion(shell: str) -> str:
+    """Returns a script for a shell that completes commands, flags, packaged configs and paths.
+
+    Raises:
+      InputError: there are no completions for such a shell.
+    """
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise InputError(f"completion needs a shell: {', '.join(shtab.SUPPORTED_SHELLS)}")
+    root = argparse.ArgumentParser(prog="jaxpretrain")
+    commands = root.add_subparsers()
+    for name, (module, purpose) in COMMANDS.items():
+        parser = importlib.import_module(f"jaxpretrain.{module}").make_parser()
+        for action in parser._actions:
+            if action.dest == "config":
+                action.choices = list(packaged_configs())
+            elif action.type is as_path:
+                action.complete = shtab.FILE
+        commands.add_parser(name, parents=[parser], add_help=False, help=purpose)
+    script = shtab.complete(root, shell)
+    return script + _SPLIT_AT_EQUALS if shell == "bash" else script
 
 
 def start() -> None:

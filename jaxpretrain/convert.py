@@ -20,7 +20,7 @@ from jaxpretrain.config.paths import as_path, expand
 
 def main(argv: list[str]) -> int:
     """Converts, then prints one line, or one JSON document, about what was written."""
-    parser = _parser()
+    parser = make_parser()
     flags = parser.parse_args(argv)
     _require_consistent(parser, flags)
     from jaxpretrain.conversion import convert  # after the flags: it imports JAX
@@ -32,7 +32,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.convert", description=__doc__)
     add = parser.add_argument
     add("--input", type=as_path, help="folder to read")

@@ -24,9 +24,7 @@ _ACCELERATORS = {"/dev/nvidia0": "gpu", "/dev/accel0": "tpu", "/dev/vfio/0": "tp
 
 def main(argv: list[str]) -> int:
     """Prints what was found and a verdict; returns 0 where training can start, 1 otherwise."""
-    parser = Parser(prog="python -m jaxpretrain.doctor", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    flags = parser.parse_args(argv)
+    flags = make_parser().parse_args(argv)
     found, problems = examine()
     if flags.json:
         print(json.dumps(found | {"problems": problems}))
@@ -41,6 +39,13 @@ def main(argv: list[str]) -> int:
         print(f"problem: {problem}")
     print("verdict: not ready" if problems else "verdict: ready to train")
     return 1 if problems else 0
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
+    parser = Parser(prog="python -m jaxpretrain.doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:

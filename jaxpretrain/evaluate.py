@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # imported after the flags: it imports JAX
 
 def main(argv: list[str]) -> int:
     """Evaluates one checkpoint or several of a run; prints tables and writes the files."""
-    flags = _parser().parse_args(argv)
+    flags = make_parser().parse_args(argv)
     _check(flags)
     from jaxpretrain.inference import evaluate
 
@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.evaluate", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=as_path, required=True, help="a run, one of its steps, or a HF folder")

@@ -28,7 +28,7 @@ _EXIT_CODES = {
 def main(argv: list[str]) -> int:
     """Trains, or prints help; returns an exit code of `_EXIT_CODES`."""
     rest, overrides = split_overrides(argv)
-    flags = _parser().parse_args(rest)
+    flags = make_parser().parse_args(rest)
     if flags.help_config is not None:
         config = apply_overrides(load_config(flags.config), overrides)
         print(format_help(describe(config), flags.help_config))
@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
     )
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
     parser = Parser(
         prog="python -m jaxpretrain.main",
         usage="%(prog)s --config=CONFIG --workdir=DIR [--config.PATH=VALUE ...] [FLAGS]",

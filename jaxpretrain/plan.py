@@ -20,7 +20,7 @@ from jaxpretrain.storage.files import write_atomically
 def main(argv: list[str]) -> int:
     """Exit codes: 0 planned, whether it fits or not; 1 --check found what does not; 2 bad input."""
     rest, given = split_overrides(argv)
-    parser = _parser()
+    parser = make_parser()
     flags = parser.parse_args(rest)
     _require_consistent(parser, flags, given)
     if flags.target:
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.plan", description=__doc__)
     add = parser.add_argument
     add("--config", help="FILE.py or FILE.py:ARGUMENT; --config.path=value as in training")

@@ -23,7 +23,7 @@ from jaxpretrain.data.token_files.manifest import Manifest
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    flags = _parser().parse_args(argv)
+    flags = make_parser().parse_args(argv)
     flags.files = tuple(name for value in flags.files for name in split_paths(value))
     spec = PrepareText(**{field.name: getattr(flags, field.name) for field in fields(PrepareText)})
     validate(spec, "--")
@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
     print(json.dumps(summary) if flags.json else _describe(summary))
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
     default = PrepareText()
     parser = Parser(prog="python -m jaxpretrain.prepare", description=__doc__)
     add = parser.add_argument

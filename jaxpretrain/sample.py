@@ -1,4 +1,7 @@
-"""Continues texts: python -m jaxpretrain.sample --checkpoint=DIR --prompt=TEXT."""
+"""Lets a model continue texts.
+
+    python -m jaxpretrain.sample --checkpoint=runs/nano --prompt="Fellow-Citizens"
+"""
 
 import json
 import sys
@@ -9,18 +12,7 @@ from jaxpretrain.config.paths import as_path
 
 def main(argv: list[str]) -> int:
     """Prints the prompts with their continuations, or one JSON document."""
-    parser = Parser(prog="python -m jaxpretrain.sample", description="Continues texts.")
-    add = parser.add_argument
-    add("--checkpoint", type=as_path, required=True, help="a run, or one of its steps")
-    add("--prompt", required=True, action="append", help="text to continue; can be repeated")
-    add("--num_tokens", type=int, default=100, help="tokens to add, at most")
-    add("--temperature", type=float, default=0.8, help="0 takes the likeliest")
-    add("--top_k", type=int, help="draw from so many tokens, the likeliest")
-    add("--top_p", type=float, help="draw from the fewest tokens of this much probability")
-    add("--stop", action="append", default=[], help="text to end before; can be repeated")
-    add("--seed", type=int, default=0, help="seed of the draws")
-    add("--weights", choices=("plain", "average"), help="default: those that the run evaluates")
-    add("--json", action="store_true", help="print one JSON document")
+    parser = make_parser()
     flags = parser.parse_args(argv)
     if flags.num_tokens < 1:
         parser.error("--num_tokens must be at least 1")
@@ -45,6 +37,23 @@ def main(argv: list[str]) -> int:
             print(f"step {trained.step:,}, {trained.weights} weights", file=sys.stderr)
         print("\n\n".join(sample["prompt"] + sample["continuation"] for sample in samples))
     return 0
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
+    parser = Parser(prog="python -m jaxpretrain.sample", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", type=as_path, required=True, help="a run, or one of its steps")
+    add("--prompt", required=True, action="append", help="text to continue; can be repeated")
+    add("--num_tokens", type=int, default=100, help="tokens to add, at most")
+    add("--temperature", type=float, default=0.8, help="0 takes the likeliest")
+    add("--top_k", type=int, help="draw from so many tokens, the likeliest")
+    add("--top_p", type=float, help="draw from the fewest tokens of this much probability")
+    add("--stop", action="append", default=[], help="text to end before; can be repeated")
+    add("--seed", type=int, default=0, help="seed of the draws")
+    add("--weights", choices=("plain", "average"), help="default: those that the run evaluates")
+    add("--json", action="store_true", help="print one JSON document")
+    return parser
 
 
 if __name__ == "__main__":

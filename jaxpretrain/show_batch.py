@@ -31,7 +31,7 @@ Decode = Callable[[list[int]], str]
 def main(argv: list[str]) -> None:
     """Runs the command."""
     rest, overrides = split_overrides(argv)
-    flags = _parser().parse_args(rest)
+    flags = make_parser().parse_args(rest)
     config = apply_overrides(load_config(flags.config), overrides)
 
     from jaxpretrain.train.resolved import resolve  # after the flags: it imports JAX
@@ -42,7 +42,8 @@ def main(argv: list[str]) -> None:
     print(json.dumps(document, ensure_ascii=False) if flags.json else "\n".join(lines))
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Returns the parser of the command."""
     usage = "%(prog)s --config=... (--step=N | --find=INDEX) [FLAGS]"
     parser = Parser(prog="python -m jaxpretrain.show_batch", usage=usage, description=__doc__)
     add = parser.add_argument

@@ -39,4 +39,27 @@ def test_another_command_is_an_error(name: str, message: str):
 def test_a_command_runs_from_any_folder_on_a_packaged_config(tmp_path):
     command = [sys.executable, "-m", "jaxpretrain", "train", "--config=olmo_nano", "--help_config"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "model.d_model = 128 " in done.stdout
+    assert "model.d_model = 128\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ev", ["evaluate"]),
+        ("train --work", ["--workdir"]),
+        ("train --config olmo_nano_", ["olmo_nano_mixture"]),
+        ("train --config = olmo_nano_", ["olmo_nano_mixture"]),  # bash makes three words of it
+        ("train --config = olmo_nano --preflight", ["--preflight_only"]),
+    ],
+)
+def test_bash_completes_commands_flags_and_configs(typed: str, offered: list[str]):
+    words = f'COMP_WORDS=(jaxpretrain {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))'
+    script = f'{commands.completion("bash")}\n{words}; _jaxpretrain; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == offered
+
+
+def test_completion_needs_a_shell_that_is_known():
+    assert "#compdef jaxpretrain" in commands.completion("zsh")
+    with pytest.raises(InputError, match="completion needs a shell: bash, zsh"):
+        commands.completion("fish")
