@@ -1,6 +1,6 @@
 """Lets a model continue texts.
 
-    python -m jaxpretrain.sample --checkpoint=runs/nano --prompt="Fellow-Citizens"
+python -m jaxpretrain.sample --checkpoint=runs/nano --prompt="Fellow-Citizens"
 """
 
 import json

@@ -53,7 +53,7 @@ def test_a_command_runs_from_any_folder_on_a_packaged_config(tmp_path):
     ],
 )
 def test_bash_completes_commands_flags_and_configs(typed: str, offered: list[str]):
-    words = f'COMP_WORDS=(jaxpretrain {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))'
+    words = f"COMP_WORDS=(jaxpretrain {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))"
     script = f'{commands.completion("bash")}\n{words}; _jaxpretrain; echo "${{COMPREPLY[@]}}"'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == offered
