@@ -46,7 +46,7 @@ class Row:
     seq_len: int
     microbatch: int
     published: float
-    """Tokens/s a device."""
+    """Tokens/s per device."""
     remat: RematPolicy
     accumulation: int = 1
     tensor: int = 1

@@ -62,4 +62,4 @@ def test_bash_completes_commands_flags_and_configs(typed: str, offered: list[str
 def test_completion_needs_a_shell_that_is_known():
     assert "#compdef jaxpretrain" in commands.completion("zsh")
     with pytest.raises(InputError, match="completion needs a shell: bash, zsh"):
-        commands.completion("fish")
+        commands.completion("cmd")

@@ -189,7 +189,7 @@ def test_told_to_stop_both_save_one_step_and_leave(preempted: Any):
 
 def test_only_the_first_process_prints(preempted: Any):
     _, ((_, first), (_, second)) = preempted
-    assert "2 process(es), by flags" in first
+    assert "2 processes, by flags" in first
     assert "stopped and saved; run the same command to go on" in first
     assert "sample at step 0: The |" in first
     assert [line for line in second.splitlines() if not line.startswith("WARNING:absl")] == []
@@ -349,7 +349,7 @@ def test_bad_input_ends_both_processes_with_one_line(
     assert (code, other_code) == (2, 2), error + other_error
     assert other_error == ""
     start, *lines = error.splitlines()
-    assert start.startswith("2 process(es), by flags, coordinator 127.0.0.1:")
+    assert start.startswith("2 processes, by flags, coordinator 127.0.0.1:")
     assert len(lines) == 1 and lines[0].startswith(message)
     assert not (tmp_path / "run" / "experiment.json").exists()
 

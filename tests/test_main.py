@@ -384,7 +384,7 @@ def test_the_preflight_says_what_the_run_takes_and_leaves_nothing(
     code, output, error = command(f"--config={config}", f"--workdir={workdir}", *flags)
     assert (code, output) == (0, "")
     assert "auto: train.microbatch_size=2, " in error
-    assert "the run fits: its step takes 0.00 GiB a device (parameters 0.00," in error
+    assert "the run fits: its step takes 0.00 GiB per device (parameters 0.00," in error
     assert not workdir.exists()
 
 

@@ -70,7 +70,7 @@ def format_finish(finish: float, now: float) -> str:
     return f"{end:%H:%M}" if is_today else f"{end:%Y-%m-%d %H:%M}"
 
 
-def count(number: int, unit: str) -> str:
+def count_of(number: int, unit: str) -> str:
     """Returns a number with a regular noun, such as "1 device" and "8 devices"."""
     ending = "es" if unit.endswith(("s", "ch")) else "s"
     return f"{number:,} {unit}{'' if number == 1 else ending}"

@@ -1,6 +1,7 @@
 """The reporter: makes named metrics of what the loop hands over, for the files and the terminal."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -216,7 +217,8 @@ def _by_subject(scalars: Mapping[str, float | None]) -> dict[str, list[str]]:
         if value is None or is_companion(name):
             continue
         error, chance = scalars.get(standard_error(name)), scalars.get(untrained(name))
-        text, lines = f"{metric.replace('_', ' ')} ", subjects.setdefault(subject, [])
+        text = re.sub(r"probe_(\d+)shot", r"\1-shot probe", metric).replace("_", " ") + " "
+        lines = subjects.setdefault(subject, [])
         if error is None:
             text += format_number(value, EVAL_DIGITS)
             lines[-1:] = [", ".join([*lines[-1:], text])]

@@ -20,6 +20,7 @@ from jax._src import cloud_tpu_init  # no public name tells a TPU host before it
 from jax._src.distributed import global_state  # nor is there one for the coordination service
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.display.wording import count_of
 
 PATIENCE_SECONDS = 600
 """Seconds that a process waits for the others where all must agree; one may read data slowly."""
@@ -60,7 +61,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         source = launcher.name if launcher else "flags"
         where = global_state.coordinator_address
         count = global_state.num_processes
-        print(f"{count} process(es), by {source}, coordinator {where}", file=sys.stderr)
+        print(f"{count_of(count, 'process')}, by {source}, coordinator {where}", file=sys.stderr)
 
 
 def find_launcher(environment: Mapping[str, str]) -> Launcher | None:

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive
 from jaxpretrain.devices.memory import Device
-from jaxpretrain.display.wording import count
+from jaxpretrain.display.wording import count_of
 from jaxpretrain.models.contract import Axes, Params, is_axes
 
 AXES = ("replica", "fsdp", "tensor")
@@ -184,7 +184,7 @@ class Layout:
         sizes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         device = self.mesh.devices.flat[0]
         kind = getattr(device, "device_kind", "?")
-        return f"{self.mesh.size} x {kind} as {sizes}, {count(jax.process_count(), 'process')}"
+        return f"{self.mesh.size} x {kind} as {sizes}, {count_of(jax.process_count(), 'process')}"
 
     def _ways(self, name: str | None) -> int:
         """Returns the number of devices over which a logical axis is divided."""

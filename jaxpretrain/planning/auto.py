@@ -122,5 +122,5 @@ def _reason(experiment: Resolved, best: Trial, limit: int, start: float) -> str:
     seconds = time.monotonic() - start
     return (
         f"auto: {_named(experiment, best.experiment)}, {best.total / GIB:.2f} of "
-        f"{limit / GIB:.2f} GiB a device (found in {seconds:.0f} s)"
+        f"{limit / GIB:.2f} GiB per device (found in {seconds:.0f} s)"
     )

@@ -57,7 +57,7 @@ def plan_config(
 
         def on_configured(trial: Trial, is_fitting: bool) -> None:
             verdict = "fits" if is_fitting else "does not fit"
-            total = f"{trial.total / GIB:.2f} GiB a device"
+            total = f"{trial.total / GIB:.2f} GiB per device"
             progress.message(f"as configured it {verdict}: {total}")
 
         if not machine.compiles:

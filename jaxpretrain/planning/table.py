@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from jaxpretrain.devices.chips import GIB
+from jaxpretrain.display.wording import count_of
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.planner import Plan
 from jaxpretrain.planning.search import Trial
@@ -18,7 +19,7 @@ def compilation(experiment: Resolved, compiled: Compiled, num_devices: int) -> s
     return (
         f"compiled microbatch {'of the whole share' if size is None else size}, "
         f"remat {experiment.model.remat}, mesh {_mesh(experiment, num_devices)}: "
-        f"{compiled.total / GIB:.2f} GiB a device{refused} ({compiled.seconds:.0f} s)"
+        f"{compiled.total / GIB:.2f} GiB per device{refused} ({compiled.seconds:.0f} s)"
     )
 
 
@@ -66,7 +67,7 @@ def make_table(plan: Plan, price: float | None) -> str:
 def _head(plan: Plan) -> list[str]:
     chip, count = plan.machine.chip, len(plan.machine.devices)
     lines = [
-        f"{count} x {chip.device_kind}, {plan.machine.num_hosts} host(s): "
+        f"{count} x {chip.device_kind}, {count_of(plan.machine.num_hosts, 'host')}: "
         f"{plan.limit / GIB:.2f} GiB of {chip.memory_bytes / GIB:.2f} a device for the step; "
         f"memory is {plan.source}",
     ]
@@ -74,7 +75,7 @@ def _head(plan: Plan) -> list[str]:
         verdict = "fits" if plan.fits_as_configured else "DOES NOT FIT"
         known = "" if plan.configured.compiled else " (estimated)"
         lines.append(
-            f"as configured: {verdict}, {plan.configured.total / GIB:.2f} GiB a device{known}"
+            f"as configured: {verdict}, {plan.configured.total / GIB:.2f} GiB per device{known}"
         )
     if plan.best is None:
         more = f"; {plan.sufficient_target} would do (estimated)" if plan.sufficient_target else ""
@@ -89,7 +90,7 @@ def _memory(plan: Plan) -> list[str]:
     lines = [
         "",
         f"memory with microbatch {trial.size}, remat {trial.experiment.model.remat}, mesh "
-        f"{_mesh(trial.experiment, len(plan.machine.devices))}; GiB a device",
+        f"{_mesh(trial.experiment, len(plan.machine.devices))}; GiB per device",
     ]
     for name, size in asdict(trial.memory).items():
         lines.append(f"  {name:<14}{size / GIB:8.2f}  {_bar(size / plan.limit)}".rstrip())
@@ -112,7 +113,7 @@ def _frontier_lines(plan: Plan) -> list[str]:
         "",
         "what fits and is faster than all that takes less memory",
         f"  microbatch  remat      mesh (replica x fsdp x tensor)      GiB  "
-        f"{unit + '/s a device':>18}     MFU  bound by",
+        f"{unit + '/s per device':>18}     MFU  bound by",
     ]
     for trial in plan.frontier:
         note = "more may fit" if trial.compiled else "estimated"

@@ -21,7 +21,7 @@ def planned(run: Run) -> str:
             for place in ("device", "host")
             if (peak := run.history.last(f"perf/{place}_memory_gib")) is not None
         ]
-    shown = table(["memory of the compiled step", "GiB a device"], parts) if parts else ""
+    shown = table(["memory of the compiled step", "GiB per device"], parts) if parts else ""
     rows = list(_compared(run))
     return shown + (table(["", "planned", "measured"], rows) if rows else "")
 

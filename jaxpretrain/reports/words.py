@@ -9,7 +9,7 @@ from jaxpretrain.diagnosis.clock import PARTS
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.forecast import Forecast
 from jaxpretrain.diagnosis.metric_names import evaluation_sets
-from jaxpretrain.display.wording import format_count, format_number, format_seconds
+from jaxpretrain.display.wording import count_of, format_count, format_number, format_seconds
 from jaxpretrain.reports.curves import Chart
 from jaxpretrain.reports.runs import Run
 
@@ -145,10 +145,10 @@ def times(run: Run) -> str:
         return ""
     cost = f"{format_seconds(time.total)}, {format_count(time.device_hours)} device-hours"
     if run.is_finished:
-        text = f"<p>The run took {cost} on {time.num_devices} device(s).</p>"
+        text = f"<p>The run took {cost} on {count_of(time.num_devices, 'device')}.</p>"
     else:
         text = (
-            f"<p>{format_seconds(time.spent)} so far on {time.num_devices} device(s); "
+            f"<p>{format_seconds(time.spent)} so far on {count_of(time.num_devices, 'device')}; "
             f"{format_seconds(time.remaining)} to go, between {format_seconds(time.low)} and "
             f"{format_seconds(time.high)}, if it goes on at its mean pace. The whole run takes "
             f"{cost}, {time.factor:.1f} times the time so far.</p>"

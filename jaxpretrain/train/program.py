@@ -13,7 +13,7 @@ import jax
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import EvalSet, TrainingData
-from jaxpretrain.display.wording import count
+from jaxpretrain.display.wording import count_of
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.models.contract import Batch, Model, Params
 from jaxpretrain.optim.optimizers import Optimizer
@@ -140,8 +140,8 @@ class Program:
                 f"{num_params:,} parameters, {state_bytes / 2**20:,.0f} MiB of state per device",
             ],
             "batch": [
-                f"{train.batch_size} = {count(num_data, 'device')} x "
-                f"{count(self.num_microbatches, 'microbatch')} x "
+                f"{train.batch_size} = {count_of(num_data, 'device')} x "
+                f"{count_of(self.num_microbatches, 'microbatch')} x "
                 f"{self.microbatch_size}",
                 f"{train.batch_size * per_example:,} {unit} per step, {num_steps:,} steps, "
                 f"{num_steps * train.batch_size * per_example:,} {unit}",

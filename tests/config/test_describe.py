@@ -1,7 +1,10 @@
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal
 
+import pytest
+
 from jaxpretrain.config.describe import FieldInfo, describe, format_help
+from jaxpretrain.config.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -112,15 +115,15 @@ def test_a_class_without_source_has_fields_without_meanings():
 
 def test_help_has_a_section_for_each_group_with_whole_paths():
     text = format_help(describe(Experiment()))
-    assert "\n\noptim: How gradients become updates.\n\n  optim.schedule = triangular  " in text
-    assert "\n\noptim.schedule\n\n  optim.schedule.peak = 0.0003  " in text
-    assert "\n\nsources.1\n\n  sources.1.path = (empty)  " in text
-    assert text.count("\n  seed = none ") == 1
+    assert "\n\noptim: How gradients become updates.\n\n  optim.schedule = triangular\n" in text
+    assert "\n\noptim.schedule\n\n  optim.schedule.peak = 0.0003\n      float. " in text
+    assert "\n\nsources.1\n\n  sources.1.path = (empty)\n" in text
+    assert text.count("\n  seed = none\n") == 1
     # Fields of a group stay together even where another group stands between them.
     assert text.index("  optim.moment =") < text.index("\noptim.schedule\n")
 
 
-def test_help_fits_100_columns():
+def test_help_fits_80_columns():
     infos = [
         FieldInfo("data", "", "", "word " * 50),
         FieldInfo(
@@ -129,10 +132,21 @@ def test_help_fits_100_columns():
         FieldInfo("data.long", "str", "folder/" * 10, "Stays on one line."),
     ]
     text = format_help(infos)
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
     assert text.count("choice_") == 20
 
 
 def test_help_never_breaks_a_value():
     value = "/long" * 40
-    assert f"path = {value}  str\n" in format_help([FieldInfo("path", "str", value, "Folder.")])
+    text = format_help([FieldInfo("path", "str", value, "Folder.")])
+    assert f"\n      {value}\n      str. Folder.\n" in text
+
+
+def test_help_of_a_part_has_that_field_and_those_below_it():
+    infos = describe(Experiment())
+    text = format_help(infos, "optim.schedule")
+    assert "optim.schedule.peak" in text and "optim.schedule =" in text
+    assert "optim.moment" not in text and "seed" not in text
+    assert "optim.moment" in format_help(infos, "optim.moment")
+    with pytest.raises(InputError, match="--help_config=optm: .* Did you mean 'optim'?"):
+        format_help(infos, "optm")

@@ -1,10 +1,12 @@
 import io
 import math
 import re
+import time
 from datetime import datetime
 
 import pytest
 
+from jaxpretrain.display import progress as progress_module
 from jaxpretrain.display.progress import Progress, progress_line
 
 NOON = datetime(2024, 3, 5, 12, 0).timestamp()
@@ -130,7 +132,49 @@ def test_a_line_that_does_not_stay_is_erased_at_the_end(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with Progress(9, "compiled", stream=stream, stays=False, now=lambda: NOON) as progress:
-        progress.message("4.00 GiB a device")
+        progress.message("4.00 GiB per device")
         progress.update(1)
     assert "compiled 1/9  11.1%" in stream.getvalue()
-    assert shown(stream.getvalue()) == ["4.00 GiB a device", ""]
+    assert shown(stream.getvalue()) == ["4.00 GiB per device", ""]
+
+
+def test_long_work_is_shown_again_and_again(monkeypatch):
+    monkeypatch.setattr(progress_module, "MAX_SILENCE", 0.05)
+    stream = io.StringIO()
+    with Progress(10, stream=stream) as progress:
+        with progress.activity("compiling"):
+            while stream.getvalue().count("\n") < 3:
+                time.sleep(0.01)
+        lines = stream.getvalue().splitlines()
+        time.sleep(0.2)
+    assert stream.getvalue().splitlines() == lines == ["compiling: 0s so far"] * len(lines)
+
+
+def test_a_terminal_shows_long_work_in_place_and_then_the_step_again(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(10, stream=stream, now=lambda: NOON) as progress:
+        progress.update(5)
+        with progress.activity("evaluating"):
+            while "evaluating: 1s so far" not in stream.getvalue():
+                time.sleep(0.01)
+    assert shown(stream.getvalue()) == ["step 5/10  50.0%", ""]
+
+
+def test_short_work_and_hidden_work_are_not_shown():
+    stream = io.StringIO()
+    with Progress(10, stream=stream) as progress, progress.activity("short"):
+        pass
+    with Progress(10, stream=stream, is_shown=False) as progress, progress.activity("hidden"):
+        pass
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(("columns", "lines"), [("40", 4), ("200", 1)])
+def test_messages_are_wrapped_at_the_width_of_the_environment(monkeypatch, columns, lines):
+    monkeypatch.setenv("COLUMNS", columns)
+    stream = io.StringIO()
+    Progress(None, stream=stream).message("data        " + "word " * 16)
+    shown_lines = stream.getvalue().splitlines()
+    assert len(shown_lines) == lines
+    assert all(line.startswith(" " * 12 + "word") for line in shown_lines[1:])

@@ -4,7 +4,15 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from jaxpretrain.display.wording import format_count, format_finish, format_number, format_seconds
+from jaxpretrain.display.wording import (
+    align,
+    count_of,
+    format_count,
+    format_finish,
+    format_number,
+    format_seconds,
+    wrap,
+)
 
 NOON = datetime(2024, 3, 5, 12, 0).timestamp()
 
@@ -88,3 +96,32 @@ def test_the_finish_has_its_date_only_when_that_is_not_today():
     assert format_finish(NOON + 3600, NOON) == "13:00"
     assert format_finish(NOON + 86_400, NOON) == "2024-03-06 12:00"
     assert format_finish(math.nan, NOON) == format_finish(NOON + 1e15, NOON) == "?"
+
+
+def test_a_count_has_the_singular_for_one_alone():
+    counted = [count_of(number, "process") for number in (0, 1, 2_000)]
+    assert counted == ["0 processes", "1 process", "2,000 processes"]
+    assert count_of(2, "microbatch") == "2 microbatches" and count_of(1, "device") == "1 device"
+
+
+def test_facts_stand_behind_their_label_which_stands_once():
+    text = align({"model": ["one", "two"], "much longer label": ["three"]}, "  ")
+    assert text.splitlines() == [
+        "  model             one",
+        "                    two",
+        "  much longer label three",
+    ]
+
+
+def test_wrapped_lines_hang_below_the_text_and_long_words_stay_whole():
+    path = "/a/path/that/is/longer/than/the/line"
+    text = wrap(f"model       a b c d e f g h i j k l m n o p\nno label {path}\n\nend", 25)
+    assert text.splitlines() == [
+        "model       a b c d e f g",
+        "            h i j k l m n",
+        "            o p",
+        "no label",
+        f"  {path}",
+        "",
+        "end",
+    ]

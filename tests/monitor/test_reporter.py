@@ -169,13 +169,17 @@ def test_a_resumed_run_is_not_credited_with_earlier_steps():
 def test_results_are_written_and_shown_without_the_unknown():
     reporter, sink = _reporter(Time())
     scalars = {"eval/sotu/loss": 2.5, "eval/sotu/bits_per_byte": None, "eval/./own.jsonl/acc": 0.25}
-    scalars |= {"eval/sotu/perplexity": 12.18249}
+    scalars |= {"eval/sotu/perplexity": 12.18249, "eval/digits/probe_10shot": 0.7734}
+    scalars |= {"eval/digits/probe_10shot_stderr": 0.0211}
+    scalars |= {"eval/digits/probe_10shot_random_init": 0.375}
     reporter.results(1000, scalars, {"samples/0": "Fellow|\n citizens"}, {})
     assert sink.lines == [(1000, scalars)]
     assert sink.texts_ == [(1000, {"samples/0": "Fellow|\n citizens"})]
     assert sink.messages == [
-        "eval at step 1,000: sotu: loss 2.5000  perplexity 12.182",
-        "eval at step 1,000: ./own.jsonl: acc 0.2500",
+        "eval at step 1,000\n"
+        "  sotu        loss 2.5000, perplexity 12.182\n"
+        "  ./own.jsonl acc 0.2500\n"
+        "  digits      10-shot probe 77.3 % +- 2.1, random 37.5",
         "sample at step 1,000: Fellow| citizens",
     ]
 

@@ -204,7 +204,5 @@ def test_constraints_place_activations_and_leave_values_alone():
 
 
 def test_the_description_names_devices_and_axes():
-    assert _layout(2, 2, 2).describe() == (
-        "8 x cpu as replica 2 x fsdp 2 x tensor 2, 1 process(es)"
-    )
+    assert _layout(2, 2, 2).describe() == ("8 x cpu as replica 2 x fsdp 2 x tensor 2, 1 process")
     assert _layout(num_devices=1).describe().startswith("1 x cpu as replica 1 x fsdp 1 x tensor 1")

@@ -50,7 +50,7 @@ def test_only_what_is_auto_is_chosen(decoder, here):
     assert isinstance(size, int)
     assert chosen == changed(decoder, train__microbatch_size=size)
     assert f"auto: train.microbatch_size={size}, " in why
-    assert "GiB a device" in why
+    assert "GiB per device" in why
 
 
 def test_less_memory_gives_a_smaller_microbatch_of_the_same_batch(decoder, one, here):

@@ -25,7 +25,7 @@ def test_a_program_can_be_bound_to_devices_without_a_compiler(name, decoder):
     # All weights but norms lie on all devices: each holds its share.
     params = jax.tree.leaves(program.state.params)
     assert sharded_bytes(params) == sum(4 * p.size for p in params) // target.num_devices
-    assert any("cudnn" in line or "splash" in line for line in program.describe())
+    assert any("cudnn" in line or "splash" in line for line in program.describe()["model"])
 
 
 def test_the_devices_at_hand_are_a_machine(decoder):

@@ -18,7 +18,7 @@ def test_all_parts_are_in_the_total_and_in_the_line():
     parts = Memory(8 * GIB, 4 * GIB, 2 * GIB, GIB, GIB // 2)
     assert parts.total == 15.5 * GIB
     assert parts.describe() == (
-        "15.50 GiB a device (parameters 8.00, optimizer 4.00, gradients 2.00, activations 1.00, "
+        "15.50 GiB per device (parameters 8.00, optimizer 4.00, gradients 2.00, activations 1.00, "
         "other 0.50)"
     )
 
@@ -78,6 +78,6 @@ def test_a_step_is_refused_from_the_first_byte_that_is_too_much(
     monkeypatch.setattr(memory, "memory_limit", lambda device: None)
     assert require_fit(program, compiled).total == needed
     monkeypatch.setattr(memory, "memory_limit", lambda device: needed - 1)
-    message = r"does not fit: it takes 3\.0\d GiB a device .* of the 3\.0\d GiB there are"
+    message = r"does not fit: it takes 3\.0\d GiB per device .* of the 3\.0\d GiB there are"
     with pytest.raises(InputError, match=message):
         require_fit(program, compiled)

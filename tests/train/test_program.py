@@ -38,22 +38,24 @@ def test_a_program_holds_no_memory(experiment: Experiment):
 
 
 def test_the_description_says_what_is_active(experiment: Experiment):
-    lines = _program(experiment, ("train.microbatch_size", "1")).describe()
-    assert lines[0] == "devices: 8 x cpu as replica 1 x fsdp 8 x tensor 1, 1 process(es)"
+    facts = _program(experiment, ("train.microbatch_size", "1")).describe()
+    assert facts["devices"] == ["8 x cpu as replica 1 x fsdp 8 x tensor 1, 1 process"]
     # Two layers of 4 d^2 + 3 d d_ff, and embedding and head of 64 d.
     num_params = 2 * (4 * 32**2 + 3 * 32 * 64) + 2 * 64 * 32
-    assert any(line.startswith(f"{num_params:,} parameters, ") for line in lines)
-    assert (
-        "batch 16 = 8 device(s) x 2 microbatch(es) x 1, 256 tokens a step; 5 steps, 1,280 tokens"
-        in lines
-    )
-    assert "learning rate Triangular: peak 0.01, phases warmup from 0, decay from 2" in lines
-    assert not any("not sharded" in line for line in lines)
+    assert any(line.startswith(f"{num_params:,} parameters, ") for line in facts["model"])
+    assert facts["batch"] == [
+        "16 = 8 devices x 2 microbatches x 1",
+        "256 tokens per step, 5 steps, 1,280 tokens",
+    ]
+    rate = "learning rate Triangular: peak 0.01, phases warmup from 0, decay from 2"
+    assert facts["optimizer"][1] == rate
+    assert not any("not sharded" in line for line in facts["model"])
+    assert "warning" not in facts
 
 
 def test_what_the_mesh_does_not_divide_is_told(experiment: Experiment):
-    lines = _program(experiment, ("model.embedding_rows", "61"), ("mesh.tensor", "2")).describe()
-    (line,) = [line for line in lines if line.startswith("not sharded")]
+    facts = _program(experiment, ("model.embedding_rows", "61"), ("mesh.tensor", "2")).describe()
+    (line,) = [line for line in facts["model"] if line.startswith("not sharded")]
     assert "embed/embedding" in line and "head/kernel" in line and "query" not in line
 
 
@@ -79,8 +81,18 @@ def test_what_does_not_fit_together_is_one_line(experiment: Experiment, override
 def test_a_run_may_end_inside_its_warm_up(experiment: Experiment):
     schedule = replace(experiment.optim.schedule, warmup="1000 steps")
     experiment = replace(experiment, optim=replace(experiment.optim, schedule=schedule))
-    lines = _program(experiment).describe()
-    assert any(line.endswith("phases warmup from 0") for line in lines)
+    facts = _program(experiment).describe()
+    assert facts["optimizer"][1].endswith("phases warmup from 0")
+    assert facts["warning"] == ["the run ends inside its warm-up, before the learning rate peaks"]
+
+
+def test_more_operations_take_longer_to_compile(experiment: Experiment):
+    few, many, scanned = (
+        _program(experiment, ("model.num_layers", layers), ("model.scan_layers", scan))
+        for layers, scan in (("1", "false"), ("8", "false"), ("8", "true"))
+    )
+    assert few.compile_seconds() < many.compile_seconds() / 2
+    assert scanned.compile_seconds() < many.compile_seconds() / 2
 
 
 def test_looking_changes_nothing(experiment: Experiment, tmp_path: Path):

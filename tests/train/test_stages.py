@@ -47,7 +47,7 @@ def test_a_step_lies_in_the_stage_that_ends_with_it(experiment: Experiment):
     assert [stages.at(step).last for step in (1, 2, 3, 5, 6, 8, 9)] == [2, 2, 5, 5, 8, 8, 8]
     assert [stages.at(step).batch_size for step in (1, 3, 6)] == [4, 16, 16]
     assert stages.program is stages.at(8).program
-    assert stages.describe() == [
+    assert stages.describe()["stages"] == [
         "steps 1 to 2: batch 4 x 16 = 64 tokens",
         "steps 3 to 5: batch 16 x 8 = 128 tokens",
         "steps 6 to 8: batch 16 x 16 = 256 tokens",
