@@ -31,8 +31,6 @@ os.environ |= {
     # collectives at once would take them all, and wait for ever.
     "NPROC": "32",
     "HF_HUB_OFFLINE": "1",
-    # Lines are not wrapped, so that tests find their texts whole.
-    "COLUMNS": "10000",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 if not _IS_WORKER:
@@ -75,6 +73,14 @@ def _is_local(host: Any) -> bool:
     """Whether a name or address means this machine; None and "" are its own addresses."""
     host = host.decode() if isinstance(host, bytes) else host
     return not host or host in ("localhost", "::1") or host.startswith("127.")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _unwrapped_lines() -> Iterator[None]:
+    """Tests find the texts of messages whole, on one line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "10000")
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -121,7 +121,7 @@ def test_wrapped_lines_hang_below_the_text_and_long_words_stay_whole():
         "            h i j k l m n",
         "            o p",
         "no label",
-        f"  {path}",
+        path,
         "",
         "end",
     ]
