@@ -125,8 +125,7 @@ def level(value: float, name: str) -> Json:
     return {
         "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value,
         "line": {"dash": "dot", "width": 1, "color": "#888"}, "name": escape(name),
-        "label": {"text": escape(name), "textposition": "end", "yanchor": "bottom",
-                  "font": {"size": 11}},
+        "label": {"text": escape(name), "textposition": "end", "font": {"size": 11}},
     }  # fmt: skip
 
 
@@ -136,6 +135,9 @@ def framed(chart: Chart) -> Chart:
     drawn = [trace for trace in chart.traces if trace["yaxis"] == "y"]
     rows = [(x, y) for t in drawn for x, y in zip(t["x"], t["y"], strict=True) if y is not None]
     steps, values = np.array(rows or [(0, 0)], float).T
+    levels = [shape for shape in chart.layout.get("shapes", ()) if "label" in shape]
+    for shape in levels:  # a label above the highest value would be cut off
+        shape["label"]["yanchor"] = "top" if shape["y0"] >= values.max() else "bottom"
     late = values[steps > FIRST_PART * steps.max()]
     if axis.keys() & {"type", "range", "rangemode"} or len(late) < 2 or late.min() == late.max():
         return chart
@@ -145,8 +147,8 @@ def framed(chart: Chart) -> Chart:
         return chart
     if float(values.max()) - float(values.min()) <= FLATTENED * (high - low):
         return chart
-    levels = [s["y0"] for s in chart.layout.get("shapes", ()) if s.get("xref") == "paper"]
-    near = [level for level in levels if low - (high - low) <= level <= high + (high - low)]
+    heights = [shape["y0"] for shape in levels]
+    near = [height for height in heights if 2 * low - high <= height <= 2 * high - low]
     low, high = min([low, *near]), max([high, *near])
     space = 0.05 * (high - low)
     axis["range"] = [low - space, high + space]

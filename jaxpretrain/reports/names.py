@@ -27,7 +27,6 @@ _WORDS = {
     "weight": "positions that count in the loss",
     "z": "squared log-partition function (z)",
 }
-_UNITS = {"_gib": ", GiB", "_seconds": ", seconds"}
 _SHARES = ("_fraction", "_spread", "mfu", "mfu_full_attention")
 
 
@@ -39,11 +38,7 @@ def words(name: str) -> str:
     by_v2 = last.removesuffix("_v2")
     if by_v2 != last:
         return f"{words(by_v2)}, first space counted"
-    text = _WORDS.get(last, last)
-    for ending, unit in _UNITS.items():
-        if text.endswith(ending):
-            text = text.removesuffix(ending) + unit
-    return text.replace("_", " ")
+    return re.sub("_gib$", ", GiB", _WORDS.get(last, last)).replace("_", " ")
 
 
 def title(name: str) -> str:

@@ -31,6 +31,12 @@ def test_a_level_nearby_is_in_the_first_view_and_one_far_away_is_not(history):
         assert (made.layout["yaxis"]["range"][1] > height) == is_inside
 
 
+def test_the_name_of_a_level_above_the_curve_is_below_its_line(history):
+    for height, anchor in ((2000.0, "top"), (500.0, "bottom")):
+        made = framed(chart_of(history, 1.0 * STEPS, {"shapes": [level(height, "bigram")]}))
+        assert made.layout["shapes"][0]["label"]["yanchor"] == anchor
+
+
 def test_values_of_many_magnitudes_are_on_a_logarithmic_axis(history):
     made = framed(chart_of(history, 10.0 ** (STEPS / 200)))
     assert made.layout["yaxis"] == {"type": "log"}
