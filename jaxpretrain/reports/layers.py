@@ -1,5 +1,7 @@
 """The charts of layers: maps of layers by steps, and curves of the parts outside of layers."""
 
+import re
+
 import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
@@ -83,7 +85,7 @@ def _outside(run: Run, prefix: str) -> list[Chart]:
     for quantity, title in _TITLES.items():
         names = run.history.names(f"signals/{quantity}/")
         curves = {
-            name.split("/", 2)[2].replace("/", " "): name
+            re.sub("[/_]", " ", name.split("/", 2)[2]): name
             for name in names
             if run.history[name].values.ndim == 1
         }

@@ -122,12 +122,15 @@ def findings(run: Run, charts: Sequence[Chart]) -> str:
 def _finding(finding: Finding, charts: Sequence[Chart]) -> str:
     chart = next((c for c in charts if finding.signal in c.signals), None)
     steps = f"steps {finding.first:,} to {finding.last:,}"
+    if finding.first == finding.last:
+        steps = f"step {finding.first:,}"
     if chart is not None:
         steps = (
             f'<a href="#chart-{chart.key}" data-plot="{chart.key}" data-first="{finding.first}" '
             f'data-last="{finding.last}">{steps}</a>'
         )
-    evidence = ", ".join(f"{name} {value:.4g}" for name, value in finding.evidence.items())
+    numbers = (f"{name} {value:.4g}" for name, value in finding.evidence.items())
+    evidence = ", ".join(numbers).replace("_", " ")
     state = " over" if finding.is_over else ""
     kind = "note" if finding.severity == "info" else finding.severity
     return (

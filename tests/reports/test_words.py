@@ -1,8 +1,9 @@
 import numpy as np
 
 from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.reports.runs import Run
-from jaxpretrain.reports.words import cards, verdict
+from jaxpretrain.reports.runs import Run, read_run
+from jaxpretrain.reports.words import cards, findings, verdict
+from tests.reports.conftest import make_run
 
 PLAN = Plan(20, [], lambda s: 0 * np.asarray(s) + 1e-3)
 
@@ -17,3 +18,9 @@ def test_a_short_run_is_shown_with_the_loss_it_has_come_to_in_a_few_digits(histo
     )
     assert run.severity == "error"
     assert "The loss has risen from" in verdict(run)
+
+
+def test_the_evidence_of_a_finding_is_in_words(tmp_path):
+    shown = findings(read_run(make_run(tmp_path / "run", "divergence")), [])
+    assert "relative error 0.0" in shown and "relative_error" not in shown
+    assert "; step 185<" in shown and "; steps 168 to 176<" in shown
