@@ -105,7 +105,7 @@ def completion(shell: str) -> str:
 def start() -> None:
     """Starts the console command `jaxpretrain`; exits with the code of the command."""
     if sys.argv[1:2] in (["train"], ["main"], ["evaluate"]):
-        from jaxpretrain.devices.huge_pages import use_huge_pages  # only where a model computes
+        from jaxpretrain.devices.startup import use_huge_pages  # only where a model computes
 
         use_huge_pages()
     run(main)

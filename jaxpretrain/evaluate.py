@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
-from jaxpretrain.devices.huge_pages import use_huge_pages
+from jaxpretrain.devices.startup import use_huge_pages
 from jaxpretrain.storage.files import write_atomically
 
 if TYPE_CHECKING:  # imported after the flags: it imports JAX

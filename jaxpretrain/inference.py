@@ -9,7 +9,7 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.command import split_paths
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
-from jaxpretrain.devices.compilation import keep_compiled
+from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.display.progress import activity, say
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Evaluator, compile_evaluators
@@ -20,7 +20,7 @@ from jaxpretrain.evals.output import Outcome
 from jaxpretrain.evals.perplexity import Perplexity
 from jaxpretrain.evals.tasks.catalogue import find_tasks
 from jaxpretrain.evals.tasks.package import find_tokenizer
-from jaxpretrain.monitor.pictures import write_pictures
+from jaxpretrain.monitor.writers import write_pictures
 from jaxpretrain.train.program import build_model
 from jaxpretrain.train.trained import Trained, load_trained
 

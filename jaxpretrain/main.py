@@ -13,7 +13,7 @@ from jaxpretrain.config.describe import describe, format_help
 from jaxpretrain.config.files import load_config, packaged_configs
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
-from jaxpretrain.devices.huge_pages import use_huge_pages
+from jaxpretrain.devices.startup import use_huge_pages
 
 _EXIT_CODES = {
     0: "the run is complete",

@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
-from jaxpretrain.planning.environment import prepare_environment
+from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.storage.files import write_atomically
 
 

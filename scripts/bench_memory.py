@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(name: str, length: int, microbatch: int, remat: str) -> dict[str, object]:
-    from jaxpretrain.devices.memory import use_most_memory
+    from jaxpretrain.devices.startup import use_most_memory
 
     use_most_memory()
     import jax

@@ -21,7 +21,7 @@ import numpy as np
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.devices.huge_pages import use_huge_pages
+from jaxpretrain.devices.startup import use_huge_pages
 
 
 class Times:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.devices.huge_pages import use_huge_pages
+from jaxpretrain.devices.startup import use_huge_pages
 
 SIZES = {
     "d_model": 512,

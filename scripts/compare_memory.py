@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.planning.environment import prepare_environment
+from jaxpretrain.devices.startup import prepare_environment
 
 # Size, devices, microbatch, accumulation, tokens or pixels a side, fields of the model, mesh.
 CASES: tuple[tuple[str, int, int, int, int, dict[str, Any], dict[str, int]], ...] = (
@@ -63,10 +63,9 @@ def main(argv: list[str]) -> None:
 
 def compare(target_name: str, case: Any) -> dict[str, Any]:
     """Compiles and estimates a case; returns the bytes of a device and the error."""
-    from jaxpretrain.planning.analytic_memory import estimate_memory
     from jaxpretrain.planning.compiled import compile_step
-    from jaxpretrain.planning.machines import open_machine
-    from jaxpretrain.planning.targets import parse_target
+    from jaxpretrain.planning.estimates import estimate_memory
+    from jaxpretrain.planning.machines import open_machine, parse_target
     from jaxpretrain.train.program import make_program
 
     name, num_devices, microbatch, accumulation, size, overrides, mesh = case

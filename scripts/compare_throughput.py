@@ -27,8 +27,8 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.planning.estimates import StepTime, estimate_time
 from jaxpretrain.planning.machines import placeholder_devices
-from jaxpretrain.planning.time_model import StepTime, estimate_time
 from jaxpretrain.train.experiment import Experiment, Train
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import resolve

@@ -24,7 +24,7 @@ from jaxpretrain.api import (
     load_config,
     resolve,
 )
-from jaxpretrain.planning.targets import parse_target
+from jaxpretrain.planning.machines import parse_target
 from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program, make_program
 

@@ -174,7 +174,7 @@ from jaxpretrain.diagnosis.findings import Finding
 def third_step(history, plan):
     """Yields a finding at step 3."""
     if history.step >= 3:
-        yield Finding("third_step", "info", 3, 3, "Step 3 was made.", "Nothing to do.", {})
+        yield Finding("third_step", 3, 3, "Step 3 was made.", "Nothing to do.", {}, "info")
 '''
 
 CHIP = """_ROWS = (
@@ -183,8 +183,8 @@ CHIP = """_ROWS = (
         platform="gpu",
         device_kind="Abacus",
         peak_bf16_flops=1e12,
-        efficiency=_A100_SHARES,
-        cores=_AMPERE,
+        efficiency=_A100.efficiency,
+        cores=_A100.cores,
         memory_bytes=2**30,
         usable=0.9,
         memory_bandwidth=1e11,

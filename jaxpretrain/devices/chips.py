@@ -5,18 +5,15 @@ the vendor's own hosts, one adapter a GPU. TPUs: memory as libtpu 0.0.42 grants 
 links are half of the bidirectional figures; hosts of slices with several hosts have four chips.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-GIB = 2**30
+from jaxpretrain.devices.startup import MEMORY_FRACTION
 
-MEMORY_FRACTION = 0.9
-"""Share of a GPU's memory that JAX is told to take. Its default of 0.75 would leave 20 GB of an
-H100 idle. What stays outside: the CUDA context, NCCL's buffers, the handles of cuBLAS and cuDNN,
-2 to 5 GB together. NVIDIA's JAX-Toolbox sets 0.9 too."""
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -33,20 +30,13 @@ class Efficiency:
 class GpuCores:
     """The numbers that XLA's GPU compiler asks for beyond memory; from OpenXLA's target configs."""
 
-    capability: tuple[int, int]
-    """CUDA compute capability, major and minor."""
-    num_cores: int
-    """Streaming multiprocessors."""
-    fpus_per_core: int
-    """Floating-point units of a multiprocessor."""
+    capability: tuple[int, int]  # of CUDA, major and minor
+    num_cores: int  # streaming multiprocessors
+    fpus_per_core: int  # floating-point units of a multiprocessor
     clock_ghz: float
-    """Clock rate in GHz."""
     l2_bytes: int
-    """Size of the L2 cache in bytes."""
-    shared_per_core: int
-    """Shared memory of a multiprocessor in bytes."""
-    shared_per_block: int
-    """Largest shared memory that a block may ask for, in bytes."""
+    shared_per_core: int  # bytes of shared memory of a multiprocessor
+    shared_per_block: int  # bytes of it that a block may ask for
 
 
 @dataclass(frozen=True)
@@ -99,131 +89,102 @@ class Chip:
         return self.peak_bf16_flops / 2 if is_tf32 else self.peak_bf16_flops
 
 
-_AMPERE = GpuCores((8, 0), 108, 64, 1.41, 41_943_040, 167_936, 166_912)
-_HOPPER = GpuCores((9, 0), 132, 128, 1.98, 52_428_800, 233_472, 232_448)
-_BLACKWELL = GpuCores((10, 0), 148, 128, 1.965, 132_644_864, 233_472, 232_448)
-
-_A100_SHARES = Efficiency(products=0.77, attention=0.28)
-_HOPPER_SHARES = Efficiency(products=0.67, attention=0.52)
-_TPU_SHARES = Efficiency(products=0.85, attention=0.17)
-
+_A100 = Chip(
+    name="a100-40gb",
+    platform="gpu",
+    device_kind="NVIDIA A100-SXM4-40GB",
+    peak_bf16_flops=312e12,
+    efficiency=Efficiency(products=0.77, attention=0.28),
+    cores=GpuCores((8, 0), 108, 64, 1.41, 41_943_040, 167_936, 166_912),
+    memory_bytes=42_298_834_944,
+    usable=MEMORY_FRACTION,
+    memory_bandwidth=1.555e12,
+    link_bandwidth=300e9,
+    network_bandwidth=25e9,
+    devices_per_host=8,
+    source="NVIDIA A100 data sheet; DGX A100: 8 x 200 Gb/s; memory: OpenXLA's a100_sxm_40",
+)
+_H100 = Chip(
+    name="h100-80gb",
+    platform="gpu",
+    device_kind="NVIDIA H100 80GB HBM3",
+    peak_bf16_flops=989.5e12,
+    efficiency=Efficiency(products=0.67, attention=0.52),
+    cores=GpuCores((9, 0), 132, 128, 1.98, 52_428_800, 233_472, 232_448),
+    memory_bytes=84_942_979_072,
+    usable=MEMORY_FRACTION,
+    memory_bandwidth=3.352e12,
+    link_bandwidth=450e9,
+    network_bandwidth=50e9,
+    devices_per_host=8,
+    source="NVIDIA H100 data sheet; DGX H100: 8 x 400 Gb/s; memory: OpenXLA's h100_sxm",
+)
+_V5E = Chip(
+    name="tpu-v5e",
+    platform="tpu",
+    device_kind="TPU v5 lite",
+    peak_bf16_flops=197e12,
+    efficiency=Efficiency(products=0.85, attention=0.17),
+    memory_bytes=int(15.75 * GIB),
+    usable=1.0,
+    memory_bandwidth=819e9,
+    link_bandwidth=200e9,
+    network_bandwidth=3.125e9,
+    devices_per_host=4,
+    source="Cloud TPU documentation, TPU v5e: 400 GB/s of links, 6.4 Tb/s of network a pod",
+)
 _ROWS = (
-    Chip(
-        name="a100-40gb",
-        platform="gpu",
-        device_kind="NVIDIA A100-SXM4-40GB",
-        peak_bf16_flops=312e12,
-        efficiency=_A100_SHARES,
-        cores=_AMPERE,
-        memory_bytes=42_298_834_944,
-        usable=MEMORY_FRACTION,
-        memory_bandwidth=1.555e12,
-        link_bandwidth=300e9,
-        network_bandwidth=25e9,
-        devices_per_host=8,
-        source="NVIDIA A100 data sheet; DGX A100: 8 x 200 Gb/s; memory: OpenXLA's a100_sxm_40",
-    ),
-    Chip(
+    _A100,
+    replace(
+        _A100,
         name="a100-80gb",
-        platform="gpu",
         device_kind="NVIDIA A100-SXM4-80GB",
-        peak_bf16_flops=312e12,
-        efficiency=_A100_SHARES,
-        cores=_AMPERE,
         memory_bytes=85_100_068_864,
-        usable=MEMORY_FRACTION,
         memory_bandwidth=2.039e12,
-        link_bandwidth=300e9,
-        network_bandwidth=25e9,
-        devices_per_host=8,
         source="NVIDIA A100 data sheet; DGX A100: 8 x 200 Gb/s; memory: OpenXLA's a100_sxm_80",
     ),
-    Chip(
-        name="h100-80gb",
-        platform="gpu",
-        device_kind="NVIDIA H100 80GB HBM3",
-        peak_bf16_flops=989.5e12,
-        efficiency=_HOPPER_SHARES,
-        cores=_HOPPER,
-        memory_bytes=84_942_979_072,
-        usable=MEMORY_FRACTION,
-        memory_bandwidth=3.352e12,
-        link_bandwidth=450e9,
-        network_bandwidth=50e9,
-        devices_per_host=8,
-        source="NVIDIA H100 data sheet; DGX H100: 8 x 400 Gb/s; memory: OpenXLA's h100_sxm",
-    ),
-    Chip(
+    _H100,
+    replace(
+        _H100,
         name="h200",
-        platform="gpu",
         device_kind="NVIDIA H200",
-        peak_bf16_flops=989.5e12,
-        efficiency=_HOPPER_SHARES,
-        cores=_HOPPER,
         memory_bytes=int(139.8 * GIB),
-        usable=MEMORY_FRACTION,
         memory_bandwidth=4.8e12,
-        link_bandwidth=450e9,
-        network_bandwidth=50e9,
-        devices_per_host=8,
         source="NVIDIA H200 data sheet; DGX H200: 8 x 400 Gb/s; memory: what CUDA reports",
     ),
-    Chip(
+    replace(
+        _H100,
         name="b200",
-        platform="gpu",
         device_kind="NVIDIA B200",
         peak_bf16_flops=2250e12,
-        efficiency=_HOPPER_SHARES,
-        cores=_BLACKWELL,
+        cores=GpuCores((10, 0), 148, 128, 1.965, 132_644_864, 233_472, 232_448),
         memory_bytes=191_514_411_008,
-        usable=MEMORY_FRACTION,
         memory_bandwidth=7.672e12,
         link_bandwidth=900e9,
-        network_bandwidth=50e9,
-        devices_per_host=8,
         source="NVIDIA DGX B200 data sheet: 8 x 400 Gb/s; memory: OpenXLA's b200",
     ),
-    Chip(
-        name="tpu-v5e",
-        platform="tpu",
-        device_kind="TPU v5 lite",
-        peak_bf16_flops=197e12,
-        efficiency=_TPU_SHARES,
-        memory_bytes=int(15.75 * GIB),
-        usable=1.0,
-        memory_bandwidth=819e9,
-        link_bandwidth=200e9,
-        network_bandwidth=3.125e9,
-        devices_per_host=4,
-        source="Cloud TPU documentation, TPU v5e: 400 GB/s of links, 6.4 Tb/s of network a pod",
-    ),
-    Chip(
+    _V5E,
+    replace(
+        _V5E,
         name="tpu-v5p",
-        platform="tpu",
         device_kind="TPU v5",
         peak_bf16_flops=459e12,
-        efficiency=_TPU_SHARES,
         memory_bytes=int(95.74 * GIB),
-        usable=1.0,
         memory_bandwidth=2.765e12,
         link_bandwidth=600e9,
         network_bandwidth=6.25e9,
-        devices_per_host=4,
         slice_axes=3,
         source="Cloud TPU documentation, TPU v5p: 1,200 GB/s of links, 50 Gb/s of network a chip",
     ),
-    Chip(
+    replace(
+        _V5E,
         name="tpu-v6e",
-        platform="tpu",
         device_kind="TPU v6 lite",
         peak_bf16_flops=918e12,
-        efficiency=_TPU_SHARES,
         memory_bytes=int(31.25 * GIB),
-        usable=1.0,
         memory_bandwidth=1.638e12,
         link_bandwidth=400e9,
         network_bandwidth=12.5e9,
-        devices_per_host=4,
         source="Cloud TPU documentation, TPU v6e: 800 GB/s of links, 25.6 Tb/s of network a pod",
     ),
 )

@@ -9,8 +9,6 @@ from typing import Protocol
 
 import jax
 
-from jaxpretrain.devices.chips import MEMORY_FRACTION
-
 
 class Device(Protocol):
     """A device as JAX shows it, or one that is described to the compiler alone."""
@@ -21,12 +19,6 @@ class Device(Protocol):
     def memory_stats(self) -> Mapping[str, int] | None:
         """Returns the account of its own memory; None where it keeps none."""
         ...
-
-
-def use_most_memory() -> None:
-    """Sets JAX's share of a GPU's memory unless the user has. Call it before JAX starts."""
-    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
-        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
 
 
 def memory_limit(device: Device) -> int | None:

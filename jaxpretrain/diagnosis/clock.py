@@ -119,13 +119,7 @@ class Rate:
         """Returns the expected seconds to the end of the run; None while nothing is known.
 
         Right after a resume, the mean rate of the earlier sessions counts. Evaluations and saves
-        are expected to take the mean time of those so far.
-
-        Args:
-          units: the tokens or images so far.
-          total_units: the tokens or images of the whole run.
-          num_evals: the number of evaluations still to come.
-          num_saves: the number of saves still to come.
+        that are still to come are expected to take the mean time of those so far.
         """
         rate = self.units_per_second()
         if rate is None and self._earlier_seconds > 0:

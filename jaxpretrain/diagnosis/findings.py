@@ -14,7 +14,6 @@ class Finding:
 
     name: str
     """The name of the rule that made it."""
-    severity: Severity
     first: int
     """The first step that shows it."""
     last: int
@@ -25,6 +24,7 @@ class Finding:
     """The advice, which may be to do nothing."""
     evidence: Mapping[str, float]
     """The numbers that support it, by name."""
+    severity: Severity = "warning"
     signal: str = "train/loss"
     """The metric whose curve shows it."""
     subject: str = ""

@@ -21,36 +21,21 @@ from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.statistics import noise
 
-GRID = 4096
-"""The number of steps of the run at which the law is tabulated."""
-FRESH = 0.3
-"""The first part of the known steps, which the fit leaves out: early learning is faster."""
-NUM_BINS = 24
-"""The number of bins into which the loss is averaged before the fit."""
-ALPHAS = np.geomspace(0.05, 1.5, 40)
-"""The values of alpha, over which the forecast is averaged."""
-ALPHA_PRIOR = (0.32, 0.2)
-"""The median of alpha and the deviation of its logarithm."""
-FLOOR_PRIOR = (0.55, 0.15)
-"""The mean and the deviation of E, relative to the last bin of the loss."""
-RATE_PRIOR = (0.095, 0.03)
-"""The mean and the deviation of B, relative to the last bin of the loss."""
-LAW_ERROR = 0.004
-"""The error of the law itself, relative to the loss."""
-DELAY = 0.12
-"""The delay with which the loss follows the learning rate, as a part of the run."""
-SMALLEST_PART = 0.1
-"""The part of the run before which a forecast is doubtful."""
-LEARNT = 2 / 3
-"""The loss, relative to the first, above which a forecast is doubtful: learning is still fast."""
-WIDEST = 0.06
-"""The half width of the interval relative to the loss above which a forecast is doubtful."""
-MISFIT = 3.0
-"""The misfit of the law in standard errors above which a forecast is doubtful."""
-QUANTILE = 1.645
-"""The half width of a 90% interval in standard deviations."""
-LONGER = (0.5, 2.0, 4.0)
-"""The multiples of the run's length for which the loss is forecast too."""
+GRID = 4096  # number of steps of the run at which the law is tabulated
+FRESH = 0.3  # first part of the known steps, which the fit leaves out: early learning is faster
+NUM_BINS = 24  # number of bins into which the loss is averaged before the fit
+ALPHAS = np.geomspace(0.05, 1.5, 40)  # values of alpha, over which the forecast is averaged
+ALPHA_PRIOR = (0.32, 0.2)  # median of alpha and the deviation of its logarithm
+FLOOR_PRIOR = (0.55, 0.15)  # mean and the deviation of E, relative to the last bin of the loss
+RATE_PRIOR = (0.095, 0.03)  # mean and the deviation of B, relative to the last bin of the loss
+LAW_ERROR = 0.004  # error of the law itself, relative to the loss
+DELAY = 0.12  # delay with which the loss follows the learning rate, as a part of the run
+SMALLEST_PART = 0.1  # part of the run before which a forecast is doubtful
+LEARNT = 2 / 3  # loss relative to the first above which a forecast is doubtful: it falls fast
+WIDEST = 0.06  # half width of the interval relative to the loss above which a forecast is doubtful
+MISFIT = 3.0  # misfit of the law in standard errors above which a forecast is doubtful
+QUANTILE = 1.645  # half width of a 90% interval in standard deviations
+LONGER = (0.5, 2.0, 4.0)  # multiples of the run's length for which the loss is forecast too
 
 
 @dataclass(frozen=True)

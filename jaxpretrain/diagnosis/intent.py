@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -12,8 +13,7 @@ from jaxpretrain.diagnosis.history import History
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import Phases
 
-TABLE = 16_384
-"""The number of steps at which a schedule is tabulated; between them it is a straight line."""
+TABLE = 16_384  # number of steps at which a schedule is tabulated; it is straight between them
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,8 @@ def plan_of(
     grid = grid[(grid >= 1) & (grid <= max(total_steps, 1))]
     rate = optim.learning_rate(total_steps, batch_size)
     rates = np.asarray(rate(grid.astype(np.float32)), np.float64) * np.ones(len(grid))
-    return Plan(
-        total_steps,
-        phases,
-        lambda steps: np.interp(steps, grid, rates),
-        optim.clip_norm,
-        tuple(stage_ends),
-    )
+    learning_rate = partial(np.interp, xp=grid, fp=rates)
+    return Plan(total_steps, phases, learning_rate, optim.clip_norm, tuple(stage_ends))
 
 
 @dataclass(frozen=True)
@@ -92,11 +87,7 @@ def plan_in(document: Document, history: History) -> Plan:
         ends = accumulate(stage.duration for stage in train.stages)
         return plan_of(planned.optim, train.duration, train.batch_size, ends)
     except (InputError, KeyError, TypeError):
-        return plan_from(history)
-
-
-def plan_from(history: History) -> Plan:
-    """Returns a guess at an unknown plan: the run ends here, with the learning rates it had."""
-    rates = history["train/learning_rate"].finite
-    steps, values = (rates.steps, rates.values) if len(rates) else ([0.0], [0.0])
-    return Plan(history.step, [], lambda x: np.interp(x, steps, values))
+        # A guess: the run ends here, with the learning rates it had.
+        rates = history["train/learning_rate"].finite
+        steps, values = (rates.steps, rates.values) if len(rates) else ([0.0], [0.0])
+        return Plan(history.step, [], lambda x: np.interp(x, steps, values))

@@ -13,10 +13,8 @@ from jaxpretrain.diagnosis.clock import PARTS
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.statistics import student_quantile
 
-NUM_BLOCKS = 16
-"""The number of blocks of rows whose paces are compared."""
-CHECKED = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""The parts of the run after which an early estimate is checked."""
+NUM_BLOCKS = 16  # number of blocks of rows whose paces are compared
+CHECKED = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # parts of the run after which estimates are checked
 
 
 @dataclass(frozen=True)

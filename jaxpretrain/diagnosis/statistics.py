@@ -5,16 +5,11 @@ from types import ModuleType
 
 import numpy as np
 
-NUM_BINS = 16
-"""The number of bins into which a long curve is averaged before its trend is computed."""
-BLOCK = 32
-"""The number of rows whose median is a level of the curve."""
-SIGNIFICANT = 0.01
-"""The probability of chance below which a trend counts; it is low because runs are judged often."""
-SIGMA = 1.4826
-"""The ratio of a standard deviation to the median of absolute deviations."""
-MEDIAN_ERROR = 1.2533
-"""The ratio of the standard error of a median to that of a mean."""
+NUM_BINS = 16  # number of bins into which a long curve is averaged before its trend is computed
+BLOCK = 32  # number of rows whose median is a level of the curve
+SIGNIFICANT = 0.01  # probability of chance below which a trend counts: runs are judged often
+SIGMA = 1.4826  # ratio of a standard deviation to the median of absolute deviations
+MEDIAN_ERROR = 1.2533  # ratio of the standard error of a median to that of a mean
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""The live diagnosis of a run: a finding is reported once when it appears and once when it ends.
+"""The diagnosis of a run on its way: live, and looked back upon for a report about the whole run.
 
-Memory is bounded: long histories lose every second one of their older rows, which keeps the noise
-of single rows as it is. Time is bounded too: judging takes at most a hundredth of it.
+Live, a finding is reported once when it appears and once when it ends. Memory is bounded: long
+histories lose every second one of their older rows, which keeps the noise of single rows as it is.
+Time is bounded too: judging takes at most a hundredth of it.
 """
 
 import time
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,10 +17,10 @@ from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.rules import BY_NAME, diagnose
 
-ROWS = 4096
-"""The largest number of values of one metric, over all of its layers, that are kept."""
-SHARE = 0.01
-"""The largest share of the time that judging takes."""
+ROWS = 4096  # largest number of values of one metric, over all of its layers, that are kept
+SHARE = 0.01  # largest share of the time that judging takes
+NUM_LOOKS = 60  # number of times at which a report looks back on the run
+REPLAYED_ROWS = 8192  # largest number of rows of a series that it looks at
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,7 @@ class News:
 
 
 class Watch:
-    """Judges a run as its metrics come in.
-
-    Args:
-      plan: the plan of the run.
-      history: the history of earlier sessions.
-      now: a clock of seconds.
-    """
+    """Judges a run as its metrics come in; it knows the history of earlier sessions."""
 
     def __init__(
         self,
@@ -66,7 +60,8 @@ class Watch:
         self._next = -np.inf
         if history is not None:
             for name, series in history.series.items():
-                self._columns[name] = _Column.of(series)
+                for row in zip(series.steps, series.times, series.values, strict=True):
+                    self._columns.setdefault(name, _Column()).append(*row)
             self._remember()
 
     def begin(self, step: int, seconds: float, mark: Mapping[str, float]) -> None:
@@ -116,9 +111,8 @@ class Watch:
                 news.append(News(finding, step, has_come_up=True))
             elif finding.is_over and not before.is_over:
                 news.append(News(finding, step, has_come_up=False))
-        for key, finding in self._known.items():
-            if key not in now and not finding.is_over:
-                news.append(News(finding, step, has_come_up=False))
+        gone = [f for key, f in self._known.items() if key not in now and not f.is_over]
+        news += [News(finding, step, has_come_up=False) for finding in gone]
         self._known = now
         return [piece for piece in news if self._is_worth_a_line(piece)]
 
@@ -142,13 +136,6 @@ class _Column:
         self._steps, self._times, self._values = array("d"), array("d"), array("d")
         self._shape: tuple[int, ...] = ()
 
-    @classmethod
-    def of(cls, series: Series) -> Self:
-        column = cls()
-        for row in zip(series.steps, series.times, series.values, strict=True):
-            column.append(*row)
-        return column
-
     def append(self, step: float, seconds: float, value: float | np.ndarray) -> None:
         value = np.asarray(value, np.float64)
         width, self._shape = value.size, value.shape
@@ -164,3 +151,31 @@ class _Column:
     def series(self) -> Series:
         steps, times, values = map(np.array, (self._steps, self._times, self._values))
         return Series(steps.astype(np.int64), times, values.reshape(-1, *self._shape))
+
+
+def findings_over_time(history: History, plan: Plan) -> list[Finding]:
+    """Returns the findings at the end of a history, and those of earlier times, which are over.
+
+    Notes of earlier times are left out: they were about the state of that time.
+    """
+    found = {finding.key: finding for finding in diagnose(history, plan)}
+    past: dict[tuple[str, str], Finding] = {}
+    thinned = _thinned(history)
+    for step in np.unique(np.linspace(0, history.step, NUM_LOOKS + 1).astype(int))[1:-1]:
+        for finding in diagnose(thinned.until(int(step)), plan):
+            is_note = finding.severity == "info"
+            if not is_note and BY_NAME[finding.name].is_replayed and finding.key not in found:
+                first = past.get(finding.key, finding).first
+                past[finding.key] = replace(finding, first=min(first, finding.first), is_over=True)
+    return sorted([*found.values(), *past.values()], key=lambda finding: finding.first)
+
+
+def _thinned(history: History) -> History:
+    """Returns every n-th row of long series, and the last."""
+    return History(
+        {
+            name: series[(len(series) - 1) % stride :: stride]
+            for name, series in history.series.items()
+            if (stride := -(-len(series) // REPLAYED_ROWS))
+        }
+    )

@@ -19,12 +19,7 @@ SECONDS_APART = 10.0
 
 
 class Hosts:
-    """Compares the processes of a run.
-
-    Args:
-      clock: the clock of this process.
-      now: a clock of seconds.
-    """
+    """Compares the processes of a run, each by its own clock."""
 
     def __init__(self, clock: Clock, now: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -54,12 +49,7 @@ class Hosts:
 
 
 def spread(own: dict[int, float], step_seconds: float) -> dict[str, float]:
-    """Returns the metrics.
-
-    Args:
-      own: the seconds of a step that each process spends on its own.
-      step_seconds: the seconds of a whole step.
-    """
+    """Returns the metrics, from the seconds of a step that each process spends on its own."""
     slowest = max(own, key=lambda host: own[host])
     others = [seconds for host, seconds in own.items() if host != slowest]
     if not others:

@@ -55,10 +55,7 @@ class Work:
 
 
 class Reporter:
-    """Reports steps and the results of evaluations.
-
-    Reported are every `every`-th step, the first and the last.
-    """
+    """Reports every `every`-th step, the first and the last, and the results of evaluations."""
 
     def __init__(
         self,
@@ -114,8 +111,7 @@ class Reporter:
         if finite and not first_or_last and (self._every < 1 or step % self._every):
             self._progress.update(step)
             return self._look(step, values) if step == self._first else []
-        work = self._work
-        units = work.units(step)
+        work, units = self._work, self._work.units(step)
         self._rate.tick(units)
         metrics: dict[str, float | None] = {f"train/{n}": v for n, v in values.items()}
         if work.unit == "tokens":
@@ -130,16 +126,12 @@ class Reporter:
                 metrics[f"perf/{name}"] = flops / work.peak_flops
         metrics["perf/data_wait_fraction"] = self._data_wait_fraction()
         total = work.total_steps
-        metrics["perf/eta_seconds"] = self._rate.eta(
-            units,
-            work.units(total),
-            num_evals=num_left(step, total, work.eval_every),
-            num_saves=num_left(step, total, work.save_every),
-        )
+        evals, saves = (num_left(step, total, x) for x in (work.eval_every, work.save_every))
+        eta = self._rate.eta(units, work.units(total), num_evals=evals, num_saves=saves)
+        metrics["perf/eta_seconds"] = eta
         metrics |= {f"perf/{name}_memory_gib": n / GIB for name, n in peak_memory().items()}
         metrics |= self._hosts.compare(step)
-        for part, seconds in self._clock.seconds().items():
-            metrics[f"time/{part}_seconds"] = seconds
+        metrics |= {f"time/{part}_seconds": s for part, s in self._clock.seconds().items()}
         self._writers.scalars(step, metrics)
         self._progress.update(step, metrics)
         return self._judge(step, metrics)
@@ -200,9 +192,8 @@ class Reporter:
 
     def _data_wait_fraction(self) -> float:
         """Returns the share of the train time since the last report that steps waited for data."""
-        now = self._waited()
-        waited, passed = (b - a for a, b in zip(self._window, now, strict=True))
-        self._window = now
+        before, self._window = self._window, self._waited()
+        waited, passed = (b - a for a, b in zip(before, self._window, strict=True))
         return waited / passed if passed > 0 else 0.0
 
 
@@ -231,9 +222,6 @@ def _by_subject(scalars: Mapping[str, float | None]) -> dict[str, list[str]]:
 
 def num_left(step: int, total: int, every: int) -> int:
     """Returns the number of multiples of `every` after `step`; the end of the run counts too."""
-    if step >= total:
-        return 0
-    if every < 1:
-        return 1
-    multiples = total // every - step // every
-    return multiples + (1 if total % every else 0)
+    if step >= total or every < 1:
+        return int(step < total)
+    return -(-total // every) - step // every

@@ -12,7 +12,6 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from jaxpretrain.storage.files import atomic_file
 
@@ -20,10 +19,8 @@ from jaxpretrain.storage.files import atomic_file
 class TensorBoard:
     """Calls the methods of a CLU metric writer in order, on a background thread.
 
-    Args:
-      logdir: the folder of the event files.
-      message: shows the user one line of text; the thread calls it too.
-      make_writer: builds the writer for `logdir`, on the thread.
+    The thread builds the writer for the folder `logdir`, and calls `message` too, which shows the
+    user one line of text.
     """
 
     def __init__(
@@ -124,18 +121,13 @@ def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:
     A record is the length of the event in 8 bytes, 4 bytes of checksum, the event, 4 of checksum.
     """
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         while len(header := file.read(12)) == 12:
-            (length,) = struct.unpack_from("<Q", header)
-            event = _read(file, length + 4)
-            if event is None:
+            length = struct.unpack_from("<Q", header)[0] + 4
+            if length > size - file.tell():
                 return
+            event = file.read(length)
             yield header + event, event[:-4]
-
-
-def _read(file: BinaryIO, length: int) -> bytes | None:
-    """Returns the next bytes; None where the file has fewer."""
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    return file.read(length) if length <= left else None
 
 
 def _step_of(event: bytes) -> int:

@@ -3,41 +3,39 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
-from jaxpretrain.monitor.pictures import write_pictures
+from jaxpretrain.data.images.image_codec import encode_png
 from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
+from jaxpretrain.storage.files import atomic_file
 from jaxpretrain.storage.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 
 FileName = Literal["metrics", "signals", "samples"]
 """The names of the `.jsonl` files: numbers, numbers of single layers, texts."""
+PICTURES = "pictures"
+"""The name of the folder of pictures in the folder of a run."""
 
 
 class Writers:
     """Writes a run's results; no method waits for more than one line of a file.
 
     A failure never ends the run: it becomes one warning. Without files and TensorBoard the methods
-    do nothing, as in all processes but the first.
-
-    Args:
-      message: shows the user one line of text; it is called from other threads too.
-      files: the `.jsonl` files by name.
-      pictures: the folder that gets the folder of pictures.
-      tensorboard: the event files.
+    do nothing, as in all processes but the first. `message` shows the user one line of text; it is
+    called from other threads too. The folder `workdir` gets the pictures.
     """
 
     def __init__(
         self,
         message: Callable[[str], None],
         files: Mapping[FileName, JsonlWriter] | None = None,
-        pictures: Path | None = None,
+        workdir: Path | None = None,
         tensorboard: TensorBoard | None = None,
     ) -> None:
         self._message = message
         self._files = files or {}
-        self._pictures = pictures
+        self._workdir = workdir
         self._tensorboard = tensorboard
         self._has_warned = False
 
@@ -81,9 +79,9 @@ class Writers:
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes pictures, uint8 [height, width, channels], by their names."""
-        if self._pictures is not None:
+        if self._workdir is not None:
             try:
-                write_pictures(self._pictures, step, images)
+                write_pictures(self._workdir, step, images)
             except OSError as error:
                 self._message(f"warning: the pictures of step {step} are not kept: {error}")
         self._show("write_images", step, dict(images))
@@ -124,16 +122,11 @@ def open_writers(
 ) -> Writers:
     """Returns the writers of the run in a folder.
 
-    Args:
-      workdir: the folder, which gets the `.jsonl` files, `pictures/` and the event files.
-      message: shows the user one line of text; it is called from other threads too.
-      resume_step: the step of the restored checkpoint, after which the lines and events of these
-        files are dropped. None drops all, which an attempt without a checkpoint has left.
-      tensorboard: writes event files too. That costs nothing at the start: see `tensorboard.py`.
+    Lines and events after `resume_step`, the step of the restored checkpoint, are dropped; None
+    drops all, which an attempt without a checkpoint has left.
     """
-    names: tuple[FileName, ...] = ("metrics", "signals", "samples")
     files: dict[FileName, JsonlWriter] = {}
-    for name in names:
+    for name in get_args(FileName):
         path = workdir / f"{name}.jsonl"
         if resume_step is None:
             path.unlink(missing_ok=True)
@@ -143,3 +136,12 @@ def open_writers(
     drop_events_after(workdir, resume_step)
     events = TensorBoard(workdir, message) if tensorboard else None
     return Writers(message, files, workdir, events)
+
+
+def write_pictures(folder: Path, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Writes images, uint8 [height, width, 3], as `pictures/<name>/<step>.png` in the folder."""
+    for name, pixels in images.items():
+        path = folder / PICTURES / name / f"{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(encode_png(pixels))

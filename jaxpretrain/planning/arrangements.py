@@ -4,7 +4,6 @@ The microbatch, rematerialisation, the mesh and the kernels change memory and ti
 neither the data nor the updates, rounding aside.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,9 +12,8 @@ from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.schema import value_text
 from jaxpretrain.config.serialize import diff, to_dict
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.planning.analytic_memory import estimate_memory
+from jaxpretrain.planning.estimates import StepTime, estimate_memory, estimate_time
 from jaxpretrain.planning.machines import Machine
-from jaxpretrain.planning.time_model import StepTime, estimate_time
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.resolved import Resolved
@@ -59,22 +57,16 @@ class Arrangement:
         return estimate_time(self._program(size), machine.chip, num_hosts=machine.num_hosts)
 
     def _program(self, size: int) -> Program:
-        experiment = self.program.experiment
-        share = experiment.train.batch_size // self.program.layout.num_data
-        train = replace(experiment.train, microbatch_size=size)
-        return replace(
-            self.program,
-            experiment=replace(experiment, train=train),
-            num_microbatches=share // size,
-        )
+        program, experiment = self.program, self.program.experiment
+        share = experiment.train.batch_size // program.layout.num_data
+        changed = replace(experiment, train=replace(experiment.train, microbatch_size=size))
+        return replace(program, experiment=changed, num_microbatches=share // size)
 
 
 def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """Returns the dimensions to search.
+    """Returns the dimensions to search, by their short names; [] for microbatch, remat and mesh.
 
-    Args:
-      searched: short names from the command line; [] for microbatch, remat and mesh.
-      given: paths of the fields that the user has set; by default they are not searched.
+    The fields whose paths are `given`, which the user has set, are not searched.
 
     Raises:
       InputError: a name is unknown, or that dimension was given too.
@@ -83,8 +75,8 @@ def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[st
     by_user = {("mesh" if path in MESH else path): path for path in given}
     for name in searched:
         if name not in short:
-            known = f" known: {', '.join(short)}"
-            raise InputError(f"--search={name}:{nearest(name, short) or known}")
+            hint = nearest(name, short) or f" known: {', '.join(short)}"
+            raise InputError(f"--search={name}:{hint}")
         if path := by_user.get(short[name]):
             raise InputError(f"--search={name}, but --config.{path} says what it is")
     names = [short[name] for name in searched] or [MICROBATCH, REMAT, "mesh"]
@@ -94,11 +86,7 @@ def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[st
 def list_arrangements(
     experiment: Resolved, machine: Machine, searched: Sequence[str]
 ) -> list[Arrangement]:
-    """Lists the arrangements that mesh, batch and model allow, over all values searched.
-
-    Raises:
-      InputError: there is none.
-    """
+    """Lists the arrangements that mesh, batch and model allow; InputError where there is none."""
     found, refused = [], None
     for candidate in _candidates(experiment, len(machine.devices), searched):
         whole = replace(candidate.train, microbatch_size=None)
@@ -131,11 +119,8 @@ def list_overrides(base: Resolved, chosen: Resolved) -> list[str]:
 def _candidates(
     experiment: Resolved, num_devices: int, searched: Sequence[str]
 ) -> Iterator[Resolved]:
-    names = [
-        name
-        for name in _VALUES
-        if name in searched or (name == REMAT and experiment.model.remat == "auto")
-    ]
+    is_open = {REMAT} if experiment.model.remat == "auto" else set()
+    names = [name for name in _VALUES if name in is_open.union(searched)]
     meshes = list(_meshes(num_devices)) if "mesh" in searched else [experiment.mesh]
     for mesh, *values in product(meshes, *(_VALUES[name] for name in names)):
         fields = {name.partition(".")[2]: value for name, value in zip(names, values, strict=True)}
@@ -150,5 +135,4 @@ def _meshes(num_devices: int) -> Iterator[Mesh]:
 
 
 def _divisors(number: int) -> tuple[int, ...]:
-    low = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    return tuple(sorted({*low, *(number // d for d in low)}))
+    return tuple(d for d in range(1, number + 1) if number % d == 0)

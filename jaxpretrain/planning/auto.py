@@ -15,13 +15,12 @@ import jax
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import from_dict, to_dict
 from jaxpretrain.devices.chips import GIB, Chip
-from jaxpretrain.devices.compilation import keep_compiled
+from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.parallel.distributed import exchange
 from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
-from jaxpretrain.planning.compilers import InProcessCompiler, OnCompiled
-from jaxpretrain.planning.machines import Machine, open_machine
-from jaxpretrain.planning.search import Trial, search
-from jaxpretrain.planning.targets import parse_target
+from jaxpretrain.planning.compiled import InProcessCompiler, OnCompiled
+from jaxpretrain.planning.machines import Machine, open_machine, parse_target
+from jaxpretrain.planning.search import search
 from jaxpretrain.train.resolved import Resolved
 from jaxpretrain.train.workdir import trained_here
 
@@ -58,21 +57,15 @@ def chosen_before(experiment: Resolved, workdir: Path) -> tuple[Resolved, str] |
 def choose(experiment: Resolved, on_compiled: OnCompiled) -> tuple[Resolved, str]:
     """Returns the experiment with its choices made, and a line that gives them with the reason.
 
-    Args:
-      experiment: a config that may leave choices open.
-      on_compiled: called after each compilation.
-
-    Raises:
-      InputError: nothing fits.
+    Raises InputError where nothing fits.
     """
     keep_compiled()
     machine = _machine(experiment.model.dtype)
     start = time.monotonic()
     # Among several processes, none may stop searching before the others.
     deadline = start + _MAX_SECONDS if jax.process_count() == 1 else math.inf
-    limit = machine.limit
+    limit, compiler = machine.limit, InProcessCompiler(machine, on_compiled)
     found = list_arrangements(experiment, machine, open_choices(experiment))
-    compiler = InProcessCompiler(machine, on_compiled)
     trials = search(found, limit, compiler, goal="fastest", deadline=deadline)
     if not trials:
         least = min(a.memory(a.sizes[0]).total for a in found)
@@ -81,7 +74,10 @@ def choose(experiment: Resolved, on_compiled: OnCompiled) -> tuple[Resolved, str
             f"takes about {least / GIB:.2f} GiB. python -m jaxpretrain.plan finds a machine"
         )
     best = trials[0]
-    return _as(experiment, best.experiment), _reason(experiment, best, limit, start)
+    return _as(experiment, best.experiment), (
+        f"auto: {_named(experiment, best.experiment)}, {best.total / GIB:.2f} of "
+        f"{limit / GIB:.2f} GiB per device (found in {time.monotonic() - start:.0f} s)"
+    )
 
 
 def step_down(experiment: Resolved, chosen: Resolved) -> Resolved | None:
@@ -116,11 +112,3 @@ def _as(experiment: Resolved, chosen: Resolved) -> Resolved:
 def _named(experiment: Resolved, chosen: Resolved) -> str:
     values = {MICROBATCH: chosen.train.microbatch_size, REMAT: chosen.model.remat}
     return ", ".join(f"{name}={values[name]}" for name in open_choices(experiment))
-
-
-def _reason(experiment: Resolved, best: Trial, limit: int, start: float) -> str:
-    seconds = time.monotonic() - start
-    return (
-        f"auto: {_named(experiment, best.experiment)}, {best.total / GIB:.2f} of "
-        f"{limit / GIB:.2f} GiB per device (found in {seconds:.0f} s)"
-    )

@@ -17,12 +17,13 @@ from jaxpretrain.config.command import console_command
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.devices.memory import is_out_of_memory, use_most_memory
+from jaxpretrain.devices.memory import is_out_of_memory
+from jaxpretrain.devices.startup import use_most_memory
 from jaxpretrain.display.progress import say
 from jaxpretrain.display.wording import align
 from jaxpretrain.parallel import distributed
 from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in, step_down
-from jaxpretrain.planning.table import compilation
+from jaxpretrain.planning.console import compilation
 from jaxpretrain.train.loop import Ended
 from jaxpretrain.train.resolved import Resolved, resolve
 from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
@@ -113,11 +114,7 @@ def _choose(
 
 
 def _with_smaller_microbatch(experiment: Resolved, chosen: Resolved, reason: str) -> Resolved:
-    """Returns what a run goes on with after an out-of-memory for that reason.
-
-    Raises:
-      InputError: the microbatch is not `auto`, or is as small as can be.
-    """
+    """Returns what a run goes on with after an out-of-memory; InputError where that is nothing."""
     smaller = None if jax.process_count() > 1 else step_down(experiment, chosen)
     if smaller is None:
         raise InputError(

@@ -1,25 +1,56 @@
-"""Described machines: devices that compile but do not run, so none has to be there.
+"""Machines by name, `h100-80gb:2x8`, `tpu-v5p:8x8x8`, `cpu:8` or `local`, and their devices.
 
-The compilers come with `jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Without them,
+GPUs are counted, or written as hosts x GPUs of each. TPUs are written by the shape of their slice,
+as in the cloud's consoles. Their devices are described: they compile but do not run, so none has to
+be there. The compilers come with `jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Without them,
 placeholder devices make up the mesh and nothing can be compiled.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
+from jax.typing import DTypeLike
 
-from jaxpretrain.config.errors import InputError
-from jaxpretrain.devices.chips import Chip
-from jaxpretrain.planning.local_chip import find_chip
-from jaxpretrain.planning.targets import Target
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
+from jaxpretrain.devices.memory import memory_limit
 
 HEADROOM = 0.05
 """The share of a device's usable memory that a plan leaves free: for fragments, for buffers of
 collectives, and for what the compiler does not count."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine to plan for."""
+
+    name: str
+    """The name that `parse_target` reads."""
+    platform: str
+    """The platform: gpu, tpu, cpu, or local for the devices at hand."""
+    chip: Chip | None
+    """The row of the table; None for local and cpu, whose chips are looked up or measured."""
+    shape: tuple[int, ...]
+    """Hosts and devices of each, or the shape of a TPU slice; () for local."""
+
+    @property
+    def num_devices(self) -> int:
+        """The devices of the whole machine; meaningless for local, which only JAX can count."""
+        return math.prod(self.shape)
+
+    @property
+    def num_hosts(self) -> int:
+        """The hosts with a network between them; a TPU slice counts as one, for it has links."""
+        return self.shape[0] if self.platform in ("gpu", "cpu") else 1
 
 
 @dataclass(frozen=True)
@@ -53,28 +84,70 @@ class PlaceholderDevice:
     process_index: int = 0
 
 
+def parse_target(text: str) -> Target:
+    """Reads the name of a machine; InputError where there is none, or none of that shape."""
+    kind, colon, size = text.partition(":")
+    if kind == "local":
+        if colon:
+            raise InputError(f"--target={text}: local takes no size: it is what is at hand")
+        return Target(text, "local", None, ())
+    names = ["local", "cpu", *CHIPS]
+    if kind not in names:
+        if known := _chip_meant(kind):
+            return parse_target(f"{known}{colon}{size}")
+        parts = [f"'{name}'" for name in names if kind and kind in name]
+        hint = f" Did you mean {' or '.join(parts)}?" if parts else nearest(kind, names)
+        hint = hint or f" Known are {', '.join(names)}."
+        raise InputError(f"--target={text}: no such machine.{hint}")
+    chip = CHIPS.get(kind)  # None: a CPU
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
+        raise InputError(f"--target={text}: needs a size, as {_example(chip)}")
+    sizes = tuple(int(part) for part in size.split("x"))
+    if chip is None:
+        if len(sizes) > 1:
+            raise InputError(f"--target={text}: cpu takes a number of virtual devices, as cpu:8")
+        return Target(text, "cpu", None, (1, *sizes))
+    if chip.platform == "gpu":
+        return Target(text, "gpu", chip, _hosts_and_gpus(text, chip, sizes))
+    if len(sizes) != chip.slice_axes:
+        raise InputError(f"--target={text}: its slices have shapes as {_example(chip)}")
+    return Target(text, "tpu", chip, sizes)
+
+
+def next_larger(target: Target) -> Target:
+    """Returns the machine of the same kind with twice the devices."""
+    if target.platform == "tpu":
+        smallest = target.shape.index(min(target.shape))
+        shape = tuple(2 * n if i == smallest else n for i, n in enumerate(target.shape))
+    else:
+        hosts, per_host = target.shape
+        full = target.chip is None or per_host >= target.chip.devices_per_host
+        shape = (2 * hosts, per_host) if full else (hosts, 2 * per_host)
+    kind = target.name.partition(":")[0]
+    return replace(target, name=f"{kind}:{'x'.join(map(str, shape))}", shape=shape)
+
+
 def open_machine(target: Target, dtype: str) -> Machine:
     """Returns the machine that the target names; `prepare_environment` was called for it before.
 
     Raises:
-      InputError: the TPU slice has a shape that does not exist.
+      InputError: the TPU slice has a shape that does not exist, or an accelerator at hand is not in
+        the table.
     """
     if target.platform in ("local", "cpu"):
         devices = jax.devices()
         chip = find_chip(devices[0], jax.local_device_count(), dtype)
         return Machine(target, devices, chip, jax.process_count(), compiles=True)
-    assert target.chip is not None
-    if target.platform == "gpu":
-        devices = _gpus(target) if find_spec("jax_cuda13_plugin") else None
-        # Autotuning times kernels on a device, and there is none here.
-        options: dict[str, bool | str | int] = {"xla_gpu_autotune_level": "0"}
-    else:
-        devices = _tpus(target) if find_spec("libtpu") else None
-        options = {}
-    if devices is not None:
-        return Machine(target, devices, target.chip, target.num_hosts, True, options)
-    devices = placeholder_devices(target.chip, target.num_devices)
-    return Machine(target, devices, target.chip, target.num_hosts, compiles=False)
+    chip = target.chip
+    assert chip is not None
+    is_gpu = chip.platform == "gpu"
+    if find_spec("jax_cuda13_plugin" if is_gpu else "libtpu") is None:
+        devices = placeholder_devices(chip, target.num_devices)
+        return Machine(target, devices, chip, target.num_hosts, compiles=False)
+    devices = _gpus(target, chip) if is_gpu else _tpus(target)
+    # Autotuning times kernels on a device, and there is none here.
+    options: dict[str, bool | str | int] = {"xla_gpu_autotune_level": "0"} if is_gpu else {}
+    return Machine(target, devices, chip, target.num_hosts, True, options)
 
 
 def placeholder_devices(chip: Chip, num_devices: int) -> list[PlaceholderDevice]:
@@ -82,24 +155,117 @@ def placeholder_devices(chip: Chip, num_devices: int) -> list[PlaceholderDevice]
     return [PlaceholderDevice(i, chip.platform, chip.device_kind) for i in range(num_devices)]
 
 
-def _gpus(target: Target) -> Sequence[object]:
-    assert target.chip is not None
+def find_chip(
+    device: jax.Device,  # pyright: ignore[reportInvalidTypeForm] - jaxlib comes without stubs
+    num_devices: int,
+    dtype: DTypeLike,
+) -> Chip:
+    """Returns the chip of a device at hand, for a host whose `num_devices` all work at once.
+
+    A GPU or TPU is looked up, InputError where the table lacks it, and asked for its memory; a CPU
+    is measured.
+    """
+    if device.platform == "cpu":
+        return measure_local(num_devices, dtype)
+    for chip in CHIPS.values():
+        if chip.device_kind == device.device_kind:
+            limit = memory_limit(device)
+            return chip if limit is None else replace(chip, memory_bytes=limit, usable=1.0)
+    known = ", ".join(chip.device_kind for chip in CHIPS.values())
+    raise InputError(f"cannot plan for devices of kind {device.device_kind}; known are {known}")
+
+
+def measure_local(num_devices: int, dtype: DTypeLike) -> Chip:
+    """Measures this host's CPU as `num_devices` devices that share it; takes about a second."""
+    memory = memory_limit(jax.local_devices(backend="cpu")[0])
+    assert memory is not None  # known for every CPU
+    rows = jnp.ones((1024, 1024), dtype)
+    product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
+    flops = 2.0 * 1024**3 / _seconds(lambda: product(rows, rows))
+    numbers = np.ones(2**25, np.float32)
+    copied = np.empty_like(numbers)
+    bandwidth = 2.0 * numbers.nbytes / _seconds(lambda: np.copyto(copied, numbers))
+    return Chip(
+        name="cpu",
+        platform="cpu",
+        device_kind="cpu",
+        peak_bf16_flops=flops / num_devices,
+        # Shares of the rate of one product alone; docs/benchmarks.md has the steps behind them.
+        efficiency=Efficiency(products=0.9, attention=0.5),
+        memory_bytes=memory,
+        usable=0.9,  # the rest is for Python, data and the page cache
+        memory_bandwidth=bandwidth / num_devices,
+        # A collective between virtual devices reads and writes the same memory.
+        link_bandwidth=bandwidth / 2 / num_devices,
+        network_bandwidth=bandwidth / 2 / num_devices,
+        devices_per_host=num_devices,
+        source="measured on this host",
+    )
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """Returns the shortest time of a call among those of 0.4 seconds, after two more."""
+    for _ in range(2):
+        jax.block_until_ready(run())
+    times = []
+    end = time.perf_counter() + 0.4
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _chip_meant(kind: str) -> str | None:
+    """Returns the chip that a name such as h100, h100-sxm or a100-sxm4-80gb means, if just one.
+
+    All GPUs in the table have the SXM form; a name with another form means none of them.
+    """
+    plain = re.sub(r"-sxm\d?(?=-|$)", "", kind.lower())
+    meant = [name for name in CHIPS if name == plain or name.startswith(f"{plain}-")]
+    return meant[0] if len(meant) == 1 else None
+
+
+def _hosts_and_gpus(text: str, chip: Chip, sizes: Sequence[int]) -> tuple[int, ...]:
+    per_host = chip.devices_per_host
+    if len(sizes) > 2:
+        raise InputError(f"--target={text}: a GPU machine is HOSTSxGPUS, as {chip.name}:2x8")
+    if len(sizes) == 2 and sizes[1] > per_host:
+        raise InputError(f"--target={text}: hosts have at most {per_host} GPUs")
+    if len(sizes) == 2 or sizes[0] <= per_host:
+        return (1, *sizes)[-2:]
+    if sizes[0] % per_host:
+        raise InputError(
+            f"--target={text}: hosts have {per_host} GPUs, so {sizes[0]} is no number of them; "
+            f"HOSTSxGPUS says otherwise"
+        )
+    return sizes[0] // per_host, per_host
+
+
+def _example(chip: Chip | None) -> str:
+    """Returns the name of a machine of such devices, for error messages."""
+    if chip is None:
+        return "cpu:8"
+    if chip.platform == "gpu":
+        return f"{chip.name}:8 or {chip.name}:2x8"
+    return f"{chip.name}:{'8x8' if chip.slice_axes == 2 else '4x4x4'}"
+
+
+def _gpus(target: Target, chip: Chip) -> Sequence[object]:
     jax.devices()  # The plugin registers its topologies when JAX starts.
     num_hosts, per_host = target.shape
     return topologies.get_topology_desc(
         platform="cuda",
-        topology_name=target.chip.name,
-        target_config=_target_config(target.chip),
+        topology_name=chip.name,
+        target_config=_target_config(chip),
         topology=f"1x{num_hosts}x{per_host}",  # partitions x hosts x GPUs
     ).devices
 
 
 def _tpus(target: Target) -> Sequence[object]:
-    generation, _, shape = target.name.removeprefix("tpu-").partition(":")
+    name = target.name.removeprefix("tpu-")
     try:
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{generation}:{shape}"
-        ).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except JaxRuntimeError as error:
         if "INVALID_ARGUMENT" not in str(error):
             raise

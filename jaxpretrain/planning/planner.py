@@ -9,18 +9,16 @@ from dataclasses import dataclass, replace
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.planning.analytic_memory import estimate_memory
 from jaxpretrain.planning.arrangements import (
     MAX_TENSOR,
     Arrangement,
     list_arrangements,
     list_overrides,
 )
-from jaxpretrain.planning.compilers import Compiler
-from jaxpretrain.planning.machines import Machine, placeholder_devices
+from jaxpretrain.planning.compiled import Compiler
+from jaxpretrain.planning.estimates import estimate_memory
+from jaxpretrain.planning.machines import Machine, Target, next_larger, placeholder_devices
 from jaxpretrain.planning.search import Trial, make_trial, search
-from jaxpretrain.planning.targets import Target, next_larger
-from jaxpretrain.planning.time_model import RunTime, estimate_run
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.resolved import Resolved
 
@@ -83,10 +81,6 @@ class Plan:
         """Returns the flags that turn the experiment into that trial's."""
         return list_overrides(self.experiment, trial.experiment)
 
-    def run_time(self, trial: Trial, price: float | None = None) -> RunTime:
-        """Estimates the whole run, and its cost at a price of a device-hour."""
-        return estimate_run(trial.experiment, trial.time, price)
-
 
 def make_plan(
     experiment: Resolved,
@@ -98,16 +92,12 @@ def make_plan(
     max_seconds: float,
     on_configured: Callable[[Trial, bool], None] = lambda trial, is_fitting: None,
 ) -> Plan:
-    """Plans a resolved experiment.
+    """Plans a resolved experiment on a machine.
 
-    Args:
-      experiment: the experiment to train.
-      machine: the machine to train it on.
-      compiler: the compiler for the machine; with None, memory is estimated.
-      searched: dimensions that may change, see `arrangements.DIMENSIONS`; () for none.
-      limit: bytes of a device for the step; by default those usable, less the headroom.
-      max_seconds: seconds after which nothing more is compiled.
-      on_configured: called before the search with the trial of the experiment as configured.
+    Without a compiler, memory is estimated. The dimensions `searched` may change, see
+    `arrangements.DIMENSIONS`. `limit` is in bytes of a device; by default those usable, less the
+    headroom. `on_configured` is called before the search with the trial of the experiment as
+    configured, and whether it fits.
 
     Raises:
       InputError: mesh, batch and model do not fit together.
@@ -117,20 +107,19 @@ def make_plan(
     configured = _configured(experiment, machine, compiler, limit)
     if configured is not None:
         on_configured(configured, configured.fits(limit))
-    is_searched = bool(searched) or configured is None
+    is_searched = searched or configured is None
     found = list_arrangements(experiment, machine, searched) if is_searched else []
     trials = search(found, limit, compiler, deadline=start + max_seconds)
     if configured is not None and configured.fits(limit):
         trials = _with(trials, configured)
-    is_small = bool(searched) and not trials
-    best = trials[0].experiment if trials else None
+    is_small = searched and not trials
     return Plan(
         machine=machine,
         experiment=experiment,
         limit=limit,
         configured=configured,
         trials=trials,
-        eval_bytes=None if compiler is None or best is None else compiler.eval_bytes(best),
+        eval_bytes=compiler.eval_bytes(trials[0].experiment) if compiler and trials else None,
         sufficient_target=_sufficient(experiment, machine.target, limit) if is_small else None,
         seconds=time.monotonic() - start,
     )
@@ -142,9 +131,8 @@ def _configured(
     if "auto" in (experiment.train.microbatch_size, experiment.model.remat):
         return None
     program = make_program(experiment, machine.devices)
-    size = program.microbatch_size
+    size, compiled = program.microbatch_size, None
     arrangement = Arrangement(program, machine, (size,))
-    compiled = None
     # Compiling a step that is far too large takes long and tells nothing new.
     if compiler is not None and arrangement.memory(size).total < _HOPELESS * limit:
         (compiled,) = compiler.compile([experiment])
@@ -160,8 +148,8 @@ def _with(trials: list[Trial], configured: Trial) -> list[Trial]:
         return trial.size, replace(trial.experiment, train=train)
 
     others = [trial for trial in trials if identity(trial) != identity(configured)]
-    same = [trial for trial in trials if trial not in others]
-    configured = replace(configured, is_largest=any(trial.is_largest for trial in same))
+    is_largest = any(trial.is_largest for trial in trials if trial not in others)
+    configured = replace(configured, is_largest=is_largest)
     faster = [t for t in others if t.time.expected < 0.995 * configured.time.expected]
     return [*faster, configured, *(trial for trial in others if trial not in faster)]
 

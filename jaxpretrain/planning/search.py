@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxpretrain.planning.arrangements import Arrangement
-from jaxpretrain.planning.compiled import Compiled
-from jaxpretrain.planning.compilers import Compiler
-from jaxpretrain.planning.time_model import StepTime
+from jaxpretrain.planning.compiled import Compiled, Compiler
+from jaxpretrain.planning.estimates import StepTime
 from jaxpretrain.train.memory import Memory
 from jaxpretrain.train.resolved import Resolved
 
@@ -47,8 +46,7 @@ def make_trial(
     arrangement: Arrangement, size: int, compiled: Compiled | None, *, is_largest: bool
 ) -> Trial:
     """Returns the trial of an arrangement at a microbatch size; estimated if not compiled."""
-    memory = None if compiled is None else compiled.memory
-    memory = arrangement.memory(size) if memory is None else memory
+    memory = (compiled and compiled.memory) or arrangement.memory(size)
     total = memory.total if compiled is None else compiled.total
     experiment, seconds = arrangement.experiment(size), arrangement.time(size)
     return Trial(experiment, size, total, memory, seconds, compiled, is_largest)
@@ -62,17 +60,15 @@ def search(
     goal: Literal["frontier", "fastest"] = "frontier",
     deadline: float,
 ) -> list[Trial]:
-    """Returns the trials that fit, the fastest first; [] where none fits.
+    """Returns the trials that fit `limit` bytes of a device, the fastest first; [] where none does.
 
-    Args:
-      found: the arrangements to choose among.
-      limit: bytes that a device has for the step.
-      compiler: the compiler of the machine; with None the estimates are the result.
-      goal: "frontier" tries every remat policy; "fastest" stops when no other estimate is faster
-        than a trial that fits.
-      deadline: the time, by `time.monotonic`, after which nothing more is compiled.
+    Without a compiler the estimates are the result. The goal "frontier" tries every remat policy;
+    "fastest" stops when no other estimate is faster than a trial that fits. Nothing more is
+    compiled after the deadline, a time of `time.monotonic`.
     """
-    estimated = [pair for a in found if (pair := _estimated(a, limit)) is not None]
+    trials_of = [(arrangement, _estimated(arrangement, limit)) for arrangement in found]
+    hopeless = [arrangement for arrangement, trial in trials_of if trial is None]
+    estimated = [(arrangement, trial) for arrangement, trial in trials_of if trial is not None]
     estimated.sort(key=lambda pair: _rank(pair[1]))
     if compiler is None:
         return [trial for _, trial in estimated]
@@ -83,7 +79,6 @@ def search(
             break
         trials += _largest_that_fits(arrangement, limit, compiler, deadline)
     # Estimates may be too high. Where nothing else fits, the least of the others is tried.
-    hopeless = [a for a in found if all(a is not b for b, _ in estimated)]
     if hopeless and not trials and time.monotonic() <= deadline:
         least = min(hopeless, key=lambda a: a.memory(a.sizes[0]).total)
         trials += _largest_that_fits(least, limit, compiler, deadline)
@@ -106,12 +101,12 @@ def _chosen(ranked: Sequence[tuple[Arrangement, Trial]]) -> list[tuple[Arrangeme
     return [ranked[rank] for rank in sorted([*first, *others][:_NUM_COMPILED])]
 
 
-def _estimated(arrangement: Arrangement, limit: int) -> tuple[Arrangement, Trial] | None:
-    """Returns the trial at the largest microbatch that should fit, with its arrangement."""
+def _estimated(arrangement: Arrangement, limit: int) -> Trial | None:
+    """Returns the trial at the largest microbatch that should fit."""
     for size in reversed(arrangement.sizes):
         if arrangement.memory(size).total <= limit:
             is_largest = size == arrangement.sizes[-1]
-            return arrangement, make_trial(arrangement, size, None, is_largest=is_largest)
+            return make_trial(arrangement, size, None, is_largest=is_largest)
     return None
 
 
@@ -120,10 +115,13 @@ def _largest_that_fits(
 ) -> list[Trial]:
     """Returns the trial at the largest microbatch that fits; [] where the smallest does not."""
     sizes = arrangement.sizes
+    estimates = [arrangement.memory(size).total for size in sizes]
     results: dict[int, Compiled] = {}  # by index of the size
     low, high = -1, len(sizes)  # the size at `low` fits, the size at `high` does not
     while high - low > 1 and time.monotonic() < deadline:
-        guess = _guess(arrangement, limit, results, low, high)
+        between = range(low + 1, high)
+        fitting = [i for i in between if _corrected(estimates, results, i) <= limit]
+        guess = max(fitting, default=low + 1)
         indices = [i for i in (guess, guess + 1) if i < high][: compiler.num_workers]
         compiled = compiler.compile([arrangement.experiment(sizes[i]) for i in indices])
         results |= dict(zip(indices, compiled, strict=True))
@@ -137,27 +135,12 @@ def _largest_that_fits(
     return [make_trial(arrangement, sizes[low], results[low], is_largest=high - low == 1)]
 
 
-def _guess(
-    arrangement: Arrangement, limit: int, results: dict[int, Compiled], low: int, high: int
-) -> int:
-    """Returns the index between `low` and `high` of the largest size that should fit."""
-    fitting = [
-        index for index in range(low + 1, high) if _corrected(arrangement, results, index) <= limit
-    ]
-    return max(fitting, default=low + 1)
-
-
-def _corrected(arrangement: Arrangement, results: dict[int, Compiled], index: int) -> float:
+def _corrected(estimates: Sequence[int], results: dict[int, Compiled], index: int) -> float:
     """Returns the estimate for a size, corrected by the nearest compiled ones."""
-
-    def estimate(i: int) -> float:
-        return float(arrangement.memory(arrangement.sizes[i]).total)
-
     if not results:
-        return estimate(index)
+        return estimates[index]
     near = sorted(results, key=lambda i: abs(i - index))[:2]
-    at = results[near[0]].total
-    slope = 1.0
-    if len(near) > 1 and (span := estimate(near[1]) - estimate(near[0])):
-        slope = (results[near[1]].total - at) / span
-    return at + slope * (estimate(index) - estimate(near[0]))
+    first, second = near[0], near[-1]
+    at, span = results[first].total, estimates[second] - estimates[first]
+    slope = (results[second].total - at) / span if span else 1.0
+    return at + slope * (estimates[index] - estimates[first])

@@ -11,7 +11,7 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.monitor.pictures import FOLDER
+from jaxpretrain.monitor.writers import PICTURES
 from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import charts
 from jaxpretrain.reports.comparison import as_csv, comparison
@@ -194,7 +194,7 @@ def _hours(runs: Sequence[Run]) -> Json:
 def _pictures(workdir: Path) -> str:
     """Returns the latest picture of each name beside the first, which shows the progress."""
     shown, size = [], 0
-    folder = workdir / FOLDER
+    folder = workdir / PICTURES
     for place in sorted({path.parent for path in folder.rglob("*.png")}):
         steps = sorted(place.glob("*.png"))
         for path in dict.fromkeys([steps[-1], steps[0]]):

@@ -16,7 +16,7 @@ from jaxpretrain.diagnosis.forecast import Forecast, forecast
 from jaxpretrain.diagnosis.history import History, read_history
 from jaxpretrain.diagnosis.intent import Plan, plan_in
 from jaxpretrain.diagnosis.remaining import Check, Estimate, checks, estimate
-from jaxpretrain.diagnosis.replay import findings_over_time
+from jaxpretrain.diagnosis.watch import findings_over_time
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import (
     BaselinesFile,

@@ -137,8 +137,7 @@ class Experiment:
 def num_microbatches(train: Train, num_data: int) -> int:
     """Returns the number of microbatches that each of `num_data` data-parallel devices computes.
 
-    Raises:
-      InputError: the batch does not divide, or the microbatch is still `auto`.
+    Raises InputError where the batch does not divide, or the microbatch is still `auto`.
     """
     if train.microbatch_size == "auto":
         raise InputError("train.microbatch_size=auto: jaxpretrain.main and .plan choose; set it")

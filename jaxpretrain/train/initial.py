@@ -41,11 +41,7 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
 
 
 def require_initial_state(program: Program) -> None:
-    """Checks before anything is compiled that `initial_state` will find what it needs.
-
-    Raises:
-      InputError: the checkpoint is missing, another model's, or lacks what is asked for.
-    """
+    """Raises InputError, before anything is compiled, where `initial_state` would."""
     if (path := program.experiment.init_from) is not None:
         require_arrays(Path(path), _wanted(program), flag=_FLAG)
 

@@ -248,11 +248,7 @@ def report_saves(run: Run) -> None:
 
 
 def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
-    """Waits for a dispatched step, and checks and reports it.
-
-    Raises:
-      NonFinite: the loss or the gradient norm is not finite, or too many steps were skipped.
-    """
+    """Waits for a dispatched step and reports it; NonFinite where it ends the run."""
     if in_flight is None:
         return
     step, metrics = in_flight

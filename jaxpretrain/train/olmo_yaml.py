@@ -81,13 +81,15 @@ def _model(keys: OlmoKeys) -> Decoder:
     keys.only("model.emb_init_std", None)
     for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
         keys.only(f"model.{name}", 0.0, default=0.1)
-    return replace(
-        read_decoder(keys),
-        remat="auto",
-        document_end=_document_end(keys),
-        z_loss=_z_loss(keys),
-        **_precision(keys),
-    )
+    decoder, document_end = read_decoder(keys), None
+    if keys.take("data.generate_doc_lengths", False):
+        document_end = keys.number("model.eos_token_id", 50256)
+    else:
+        keys.skip("model.eos_token_id", "attention crosses the ends of documents")
+    # The fused loss always has the z-loss.
+    is_on = [keys.take(key, False) for key in ("softmax_auxiliary_loss", "fused_loss")]
+    parts: dict[str, Any] = {"document_end": document_end, "z_loss": 1e-4 if any(is_on) else 0.0}
+    return replace(decoder, remat="auto", **parts, **_precision(keys))
 
 
 def _precision(keys: OlmoKeys) -> dict[str, Any]:
@@ -102,19 +104,6 @@ def _precision(keys: OlmoKeys) -> dict[str, Any]:
         "dtype": "float32" if precision == "fp32" else "bfloat16",
         "residual_dtype": None if is_sharded else "float32",
     }
-
-
-def _document_end(keys: OlmoKeys) -> int | None:
-    if keys.take("data.generate_doc_lengths", False):
-        return keys.number("model.eos_token_id", 50256)
-    keys.skip("model.eos_token_id", "attention crosses the ends of documents")
-    return None
-
-
-def _z_loss(keys: OlmoKeys) -> float:
-    """Returns the weight of the z-loss, which the fused loss always has."""
-    is_on = [keys.take(key, False) for key in ("softmax_auxiliary_loss", "fused_loss")]
-    return 1e-4 if any(is_on) else 0.0
 
 
 def _data(keys: OlmoKeys) -> TextData:

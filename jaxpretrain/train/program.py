@@ -181,11 +181,7 @@ def build_model(experiment: Experiment, layout: Layout) -> Model:
 
 
 def make_program(experiment: Resolved, devices: Sequence[Any]) -> Program:
-    """Binds a resolved experiment to devices, real or described.
-
-    Raises:
-      InputError: mesh, batch or model sizes do not fit together.
-    """
+    """Binds an experiment to devices, real or described; InputError where sizes do not fit."""
     layout = Layout(experiment.mesh.build(devices))
     microbatches = num_microbatches(experiment.train, layout.num_data)
     data = experiment.data

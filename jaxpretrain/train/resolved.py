@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import TypedDict
 
@@ -70,12 +70,10 @@ def resolve(experiment: Experiment) -> Resolved:
     if (traced := experiment.monitor.profile) and traced[0] > traced[1]:
         raise InputError(f"--config.monitor.profile={traced}: must be a first and a last step")
     unit, per_example = experiment.data.units_per_example()
-    counted: list[int] = []
 
+    @cache
     def count() -> int:
-        if not counted:
-            counted.append(_count_examples(experiment, units))
-        return counted[0]
+        return _count_examples(experiment, units)
 
     declared = experiment.data.num_examples
     units: _Units = {
@@ -83,11 +81,21 @@ def resolve(experiment: Experiment) -> Resolved:
         "num_examples": count if declared is None else declared,
     }
     # Stages first: they say how many steps any other duration takes.
-    train = _with_stages_in_steps(experiment.train, units)
+    train = experiment.train
+    stages = tuple(
+        resolve_durations(
+            stage,
+            batch_size=stage.batch_size or train.batch_size,
+            path=f"--config.train.stages.{index}",
+            **units,
+        )
+        for index, stage in enumerate(train.stages)
+    )
+    train = replace(train, stages=stages)
     experiment = replace(experiment, train=train)
     experiment = resolve_durations(experiment, batch_size=pace_of(train), **units)
-    if counted:
-        experiment = replace(experiment, data=replace(experiment.data, num_examples=counted[0]))
+    if count.cache_info().currsize:  # it was needed
+        experiment = replace(experiment, data=replace(experiment.data, num_examples=count()))
     return Resolved(**{field.name: getattr(experiment, field.name) for field in fields(experiment)})
 
 
@@ -104,19 +112,6 @@ class _Units(TypedDict):
 
     tokens_per_example: int | None
     num_examples: int | Callable[[], int] | None
-
-
-def _with_stages_in_steps(train: Train, units: _Units) -> Train:
-    stages = [
-        resolve_durations(
-            stage,
-            batch_size=stage.batch_size or train.batch_size,
-            path=f"--config.train.stages.{index}",
-            **units,
-        )
-        for index, stage in enumerate(train.stages)
-    ]
-    return replace(train, stages=tuple(stages))
 
 
 def _count_examples(experiment: Experiment, units: _Units) -> int:

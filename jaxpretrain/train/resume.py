@@ -1,14 +1,16 @@
 """The checkpoint that a run goes on from, and the check that its config goes on there.
 
-The position of a run in its data is a number of samples. A config gives one to each step, by the
-batch sizes before it. A run goes on only where its config gives the position of the checkpoint, so
-that no sample is read twice or left out. Stages can say what the batches were until then.
+The position of a run in its data is a number of samples, which a config gives to each step. A run
+goes on only where its config gives the position of the checkpoint, so that no sample is read twice
+or left out. Stages can say what the batches were until then.
 """
 
 import math
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,7 @@ from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import Mark, marks_at, snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, Document, diff, from_dict, to_dict
-from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.data.text.mixture import Mixture
-from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import (
     BoltOnWarmup,
     LinearTail,
@@ -37,18 +37,8 @@ from jaxpretrain.train.workdir import saved_document
 _SAME_RATE = 0.01
 """Relative difference of learning rates that needs no line."""
 
-
 _Portion = tuple[int, int, int | None]
 """Steps with the same batch: (number of steps, batch size, sequence length)."""
-
-
-@dataclass(frozen=True)
-class _Before:
-    """The parts of an earlier config that decide the samples and the learning rates."""
-
-    data: DataChoice
-    optim: OptimizerChoice
-    train: Train
 
 
 @dataclass(frozen=True)
@@ -66,25 +56,32 @@ class Point:
 
     def before(self, now: Resolved) -> Resolved:
         """Returns `now` with the data, the optimizer and the batches of until then."""
-        names = ("data", "optim", "train")
-        before = from_dict(_Before, {name: self.config[name] for name in names})
-        return replace(now, data=before.data, optim=before.optim, train=before.train)
+        before = {name: self.config[name] for name in ("data", "optim", "train")}
+        return from_dict(Resolved, to_dict(now) | before)
 
 
 def newest_point(workdir: Path) -> Point | None:
     """Returns the newest checkpoint of a folder whose document can be read; None without one."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     for step in reversed(checkpoints.steps()):
-        try:
+        with suppress(CorruptCheckpoint):  # told when its arrays are restored
             return point_of(workdir, step, checkpoints.document(step))
-        except CorruptCheckpoint:
-            continue  # told when its arrays are restored
     return None
 
 
-def point_of(workdir: Path, step: int, document: Document) -> Point:
-    """Returns the checkpoint of a step in a run's folder, with the saved document."""
-    return _point(f"--workdir={workdir}", workdir, step, document)
+def point_of(folder: Path, step: int, document: Document, flag: str | None = None) -> Point:
+    """Returns the checkpoint of a step in a run's folder, with its document.
+
+    `flag` is the one by which the user has named it; None: --workdir.
+    """
+    saved = saved_document(folder)
+    samples = document.get("data_position", step)
+    if samples == step:
+        # Checkpoints once counted steps there. The two are the same where a batch is one sample.
+        train = from_dict(Train, saved["config"]["train"])
+        samples = int(pace_of(train).examples(step))
+    flag = flag or f"--workdir={folder}"
+    return Point(flag, folder, step, samples, saved["config"], saved["data_fingerprint"])
 
 
 def taken_point(experiment: Resolved) -> Point | None:
@@ -99,7 +96,7 @@ def taken_point(experiment: Resolved) -> Point | None:
     found = checkpoint_behind(Path(experiment.init_from), flag)
     if found is None or "data_position" not in found[2]:
         return None  # converted weights, which know no position and no moments
-    return _point(f"{flag}={experiment.init_from}", *found)
+    return point_of(*found, flag=f"{flag}={experiment.init_from}")
 
 
 def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: str) -> None:
@@ -112,8 +109,7 @@ def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: s
     if not point.samples:
         return
     before = point.before(experiment)
-    changes = _reordered(point, experiment, data_fingerprint)
-    if changes:
+    if changes := _reordered(point, experiment, data_fingerprint):
         raise InputError(
             f"{point.flag}: {'; '.join(changes)}: samples get other numbers, so that some of the "
             f"{point.samples:,} seen until step {point.step:,} would come again and others never; "
@@ -128,13 +124,12 @@ def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: s
         meant = replace(meant, train=replace(meant.train, stages=stages))
     if meant == experiment:
         return
+    problem = f"the mixture of the first {point.samples:,} samples was another"
     if expected != point.samples:
         problem = (
             f"step {point.step:,} has seen {point.samples:,} samples, and with this config it "
             f"would have seen {expected:,}"
         )
-    else:
-        problem = f"the mixture of the first {point.samples:,} samples was another"
     longer = ""
     if point.step >= experiment.timeline.num_steps:
         longer = f", and train.duration beyond step {point.step:,}"
@@ -153,16 +148,6 @@ def describe_changes(point: Point, experiment: Resolved, data_fingerprint: str) 
             f"{point.samples:,} of what it is now"
         )
     return lines + _rate_change(point, experiment)
-
-
-def _point(flag: str, folder: Path, step: int, document: Document) -> Point:
-    saved = saved_document(folder)
-    samples = document.get("data_position", step)
-    if samples == step:
-        # Checkpoints once counted steps there. The two are the same where a batch is one sample.
-        train = from_dict(Train, saved["config"]["train"])
-        samples = int(pace_of(train).examples(step))
-    return Point(flag, folder, step, samples, saved["config"], saved["data_fingerprint"])
 
 
 def _reordered(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
@@ -204,14 +189,10 @@ def _stages(point: Point, before: Resolved, now: Resolved) -> tuple[Stage, ...]:
             )
         past = [(point.step, batch_size, None)]
     end = max((*now.timeline.stage_ends, point.step))
-    merged: list[_Portion] = []
-    for steps, *batch in [*past, *_portions(now, point.step, end)]:
-        if merged and list(merged[-1][1:]) == batch:
-            steps += merged.pop()[0]
-        merged.append((steps, *batch))
-    while merged and merged[-1][1:] == (now.train.batch_size, None):
-        merged.pop()
-    return tuple(Stage(*portion) for portion in merged)
+    runs = groupby([*past, *_portions(now, point.step, end)], key=lambda portion: portion[1:])
+    merged = [Stage(sum(steps for steps, *_ in same), *batch) for batch, same in runs]
+    rest = now.train.batch_size, None
+    return tuple(merged[:-1] if (merged[-1].batch_size, merged[-1].seq_len) == rest else merged)
 
 
 def _portions(run: Resolved, first: int, last: int) -> Iterable[_Portion]:
@@ -220,11 +201,10 @@ def _portions(run: Resolved, first: int, last: int) -> Iterable[_Portion]:
     stages = zip(pace.stages, run.train.stages, strict=True)
     portions = [(steps, batch_size, stage.seq_len) for (steps, batch_size), stage in stages]
     for length, batch_size, seq_len in [*portions, (max(last, 1), pace.batch_size, None)]:
-        end = at + length
-        steps = min(end, last) - max(at, first)
+        steps = min(at + length, last) - max(at, first)
         if steps > 0:
             yield steps, batch_size, seq_len
-        at = end
+        at += length
 
 
 def _flags(before: Resolved, now: Resolved, meant: Resolved) -> Iterable[str]:
@@ -267,13 +247,12 @@ def _new_run(point: Point) -> str:
 
 def _rate_change(point: Point, experiment: Resolved) -> list[str]:
     """Returns a line where the learning rate neither goes on as planned nor stays as it was."""
-    before, total = point.before(experiment), experiment.timeline.num_steps
-    total_before, step = before.timeline.num_steps, point.step
-    if not step < total:
+    before, step = point.before(experiment), point.step
+    total_before, total = before.timeline.num_steps, experiment.timeline.num_steps
+    if step >= total:
         return []
     planned = before.optim.learning_rate(total_before, before.train.batch_size)
-    rates = np.asarray(planned(np.array([step, step + 1])))
-    last, expected = np.broadcast_to(rates, 2).tolist()
+    last, expected = np.broadcast_to(planned(np.array([step, step + 1])), 2).tolist()
     rate = experiment.optim.learning_rate(total, experiment.train.batch_size)
     new = float(np.asarray(rate(step + 1)))
     if any(math.isclose(new, rate, rel_tol=_SAME_RATE) for rate in (expected, last)):
@@ -310,9 +289,6 @@ def _tail_flags(path: str, inner: Triangular | WarmupCosine, length: int) -> Ite
     """Yields the flags that put a linear descent to 0 after a schedule."""
     yield _flag(path, snake_case(LinearTail))
     yield _flag(f"{path}.inner", snake_case(type(inner)))
-    default = type(inner)()
-    for field in fields(inner):
-        value = getattr(inner, field.name)
-        if value != getattr(default, field.name):
-            yield _flag(f"{path}.inner.{field.name}", value)
+    for name, _, value in diff(to_dict(type(inner)()), to_dict(inner)):
+        yield _flag(f"{path}.inner.{name}", value)
     yield _flag(f"{path}.length", f"{length} steps")

@@ -13,8 +13,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.contract import EvalSet, TrainingData
 from jaxpretrain.devices.chips import peak_flops
-from jaxpretrain.devices.compilation import keep_compiled
-from jaxpretrain.devices.huge_pages import has_huge_pages
+from jaxpretrain.devices.startup import has_huge_pages, keep_compiled
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
@@ -84,6 +83,10 @@ def open_run(
 ) -> Opened:
     """Opens and checks all that `train_experiment` needs before it compiles anything.
 
+    `given` are the paths of config fields that this very start sets: checkpoints that the last
+    session kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among
+    them. `earlier` is the same run as it was opened before; its data is not opened again.
+
     Raises:
       InputError: something that was given is wrong.
     """
@@ -123,60 +126,56 @@ def train_experiment(
     given: Collection[str] = (),
     earlier: Opened | None = None,
 ) -> bool:
-    """Trains a run from its beginning or its newest checkpoint.
+    """Trains a run from its beginning or its newest checkpoint; see `open_run` for the arguments.
 
     Returns true when it got to its end, false when it was asked to stop.
-
-    Args:
-      experiment: the experiment to run.
-      workdir: the folder of the run.
-      allow_config_change: lets the run go on in a folder whose run had another config.
-      given: paths of config fields that this very start sets. Checkpoints that the last session
-        kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among them.
-      earlier: the same run as it was opened before; its data is not opened again.
 
     Raises:
       InputError: something that was given is wrong; nothing was lost.
       loop.Ended: the run has ended itself.
     """
     clock = Clock()
-    with (
-        stop_requests() as stop,
-        _locked(experiment, workdir, allow_config_change, given, earlier, stop) as opened,
-    ):
-        start = _restore(opened, workdir, clock)
-        with _open_reporter(opened.stages, workdir, clock, start.saved) as reporter:
-            _describe_start(opened, start, reporter)
-            with clock.measure("compile"), distributed.fail_together("compile"):
-                stage = opened.stages.at(start.first + 1)
-                about = format_seconds(stage.program.compile_seconds())
-                with reporter.activity(f"compiling the step, about {about}"):
-                    memory = require_fit(stage.program, stage.train_step)
-                reporter.message(align({"memory": [memory.describe()]}))
-                first, state = start.first, start.state
-                if state is None:
-                    with reporter.activity("creating the initial state"):
-                        first, state = _begin(opened.stages.program, reporter)
-                with reporter.activity("compiling the evaluations"):
-                    compile_evaluators(opened.evaluators, reporter.message)
-            if distributed.is_primary():
-                _write_down(opened, workdir, memory, first, start.saved)
-            run = loop.Run(
-                stages=opened.stages,
-                workdir=workdir,
-                data=opened.data,
-                evaluators=opened.evaluators,
-                checkpoints=start.checkpoints,
-                clock=clock,
-                reporter=reporter,
+    with stop_requests() as stop, ExitStack() as held:
+        with (
+            distributed.fail_together("start") as same,
+            activity("opening the folder and the data", is_shown=distributed.is_primary()),
+        ):
+            opened = open_run(
+                experiment,
+                workdir,
+                allow_config_change=allow_config_change,
+                given=given,
                 stop=stop,
-                is_evaluation_due=start.is_evaluation_due,
+                earlier=earlier,
             )
-            try:
-                return loop.train(run, state, first)
-            finally:
-                run.checkpoints.wait()
-                loop.report_saves(run)
+            same |= {"config": to_dict(opened.experiment), "data": opened.data.fingerprint}
+            if distributed.is_primary():  # which keeps other runs out of the folder
+                held.enter_context(folder.lock(workdir))
+        start = _restore(opened, workdir, clock)
+        reporter = held.enter_context(_open_reporter(opened.stages, workdir, clock, start.saved))
+        for line in [*opened.describe(), *start.changes]:
+            reporter.message(line)
+        reporter.begin(start.first, to_dict(opened.experiment))
+        with clock.measure("compile"), distributed.fail_together("compile"):
+            memory, first, state = _compile(opened, start, reporter)
+        if distributed.is_primary():
+            _write_down(opened, workdir, memory, first, start.saved)
+        run = loop.Run(
+            stages=opened.stages,
+            workdir=workdir,
+            data=opened.data,
+            evaluators=opened.evaluators,
+            checkpoints=start.checkpoints,
+            clock=clock,
+            reporter=reporter,
+            stop=stop,
+            is_evaluation_due=start.is_evaluation_due,
+        )
+        try:
+            return loop.train(run, state, first)
+        finally:
+            run.checkpoints.wait()
+            loop.report_saves(run)
 
 
 def preflight(experiment: Resolved) -> Memory:
@@ -205,49 +204,15 @@ def _check_document_end(experiment: Resolved, data: TrainingData) -> None:
         )
 
 
-@contextmanager
-def _locked(
-    experiment: Resolved,
-    workdir: Path,
-    allow_config_change: bool,
-    given: Collection[str],
-    earlier: Opened | None,
-    stop: Stop,
-) -> Iterator[Opened]:
-    """Opens a run, the same in all processes, and keeps others out of its folder."""
-    with ExitStack() as held:
-        with (
-            distributed.fail_together("start") as same,
-            activity("opening the folder and the data", is_shown=distributed.is_primary()),
-        ):
-            opened = open_run(
-                experiment,
-                workdir,
-                allow_config_change=allow_config_change,
-                given=given,
-                earlier=earlier,
-                stop=stop,
-            )
-            same |= {"config": to_dict(opened.experiment), "data": opened.data.fingerprint}
-            if distributed.is_primary():
-                held.enter_context(folder.lock(workdir))
-        yield opened
-
-
 @dataclass(frozen=True)
 class _Start:
-    """The state that a session begins with."""
+    """The state that a session begins with, and lines about changes since it was saved."""
 
     checkpoints: Checkpoints
-    point: Point | None
-    state: TrainState | None
-    """The state of the newest checkpoint; None where the folder has none."""
+    first: int = 0  # finished steps
+    changes: Sequence[str] = ()
+    state: TrainState | None = None  # of the newest checkpoint; None where the folder has none
     is_evaluation_due: bool = False
-
-    @property
-    def first(self) -> int:
-        """The number of finished steps."""
-        return 0 if self.point is None else self.point.step
 
     @property
     def saved(self) -> int | None:
@@ -257,7 +222,7 @@ class _Start:
 
 def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
     """Restores the state and the clock from the newest checkpoint that is sound."""
-    experiment = opened.experiment
+    experiment, point = opened.experiment, opened.point
     with (
         distributed.fail_together("restore"),
         activity("reading the newest checkpoint", is_shown=distributed.is_primary()),
@@ -268,22 +233,32 @@ def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
             keep_every=experiment.timeline.keep_every,
         )
         found = checkpoints.restore_newest(opened.stages.program.state)
-        if found is None:
-            return _Start(checkpoints, opened.point, None)
-        step, state, document = found
-        point = point_of(workdir, step, document)
-        require_same_samples(point, experiment, opened.data.fingerprint)
+        step, state, document = found or (0, None, {})
+        if found is not None:
+            point = point_of(workdir, step, document)
+            require_same_samples(point, experiment, opened.data.fingerprint)
     clock.restore(document.get("clock", {}))
-    return _Start(checkpoints, point, state, document.get("evaluation_due", False))
+    if point is None:
+        return _Start(checkpoints)
+    changes = describe_changes(point, experiment, opened.data.fingerprint)
+    is_evaluation_due = document.get("evaluation_due", False)
+    return _Start(checkpoints, point.step, changes, state, is_evaluation_due)
 
 
-def _describe_start(opened: Opened, start: _Start, reporter: Reporter) -> None:
-    lines = opened.describe()
-    if start.point is not None:
-        lines += describe_changes(start.point, opened.experiment, opened.data.fingerprint)
-    for line in lines:
-        reporter.message(line)
-    reporter.begin(start.first, to_dict(opened.experiment))
+def _compile(opened: Opened, start: _Start, reporter: Reporter) -> tuple[Memory, int, TrainState]:
+    """Compiles the step and the evaluations; returns memory, finished steps and the state."""
+    stage = opened.stages.at(start.first + 1)
+    about = format_seconds(stage.program.compile_seconds())
+    with reporter.activity(f"compiling the step, about {about}"):
+        memory = require_fit(stage.program, stage.train_step)
+    reporter.message(align({"memory": [memory.describe()]}))
+    first, state = start.first, start.state
+    if state is None:
+        with reporter.activity("creating the initial state"):
+            first, state = _begin(opened.stages.program, reporter)
+    with reporter.activity("compiling the evaluations"):
+        compile_evaluators(opened.evaluators, reporter.message)
+    return memory, first, state
 
 
 def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:
@@ -323,38 +298,34 @@ def _open_reporter(
 ) -> Iterator[Reporter]:
     """Yields the reporter to the terminal and to files, which only the first process has."""
     experiment = stages.program.experiment
-    is_primary = distributed.is_primary()
-    work = _work(stages)
-    with Progress(work.total_steps, is_shown=is_primary) as progress:
-        writers = Writers(progress.message)
-        if is_primary:
-            writers = open_writers(
-                workdir,
-                progress.message,
-                resume_step=resume_step,
-                tensorboard=experiment.monitor.tensorboard,
-            )
-        with writers:
-            watch = _watch(experiment, workdir) if is_primary else None
-            yield Reporter(work, writers, progress, clock, experiment.timeline.log_every, watch)
-
-
-def _watch(experiment: Resolved, workdir: Path) -> Watch:
-    """Returns the watch over the run, which knows the metrics of earlier sessions."""
-    timeline = experiment.timeline
-    plan = plan_of(
-        experiment.optim, timeline.num_steps, experiment.train.batch_size, timeline.stage_ends
-    )
-    path = workdir / "metrics.jsonl"
-    return Watch(plan, read_history(path) if path.exists() else None)
+    work, timeline = _work(stages), experiment.timeline
+    if not distributed.is_primary():
+        with Progress(work.total_steps, is_shown=False) as progress:
+            yield Reporter(work, Writers(progress.message), progress, clock, timeline.log_every)
+        return
+    with (
+        Progress(work.total_steps) as progress,
+        open_writers(
+            workdir,
+            progress.message,
+            resume_step=resume_step,
+            tensorboard=experiment.monitor.tensorboard,
+        ) as writers,
+    ):
+        plan = plan_of(
+            experiment.optim, timeline.num_steps, experiment.train.batch_size, timeline.stage_ends
+        )
+        path = workdir / "metrics.jsonl"
+        # The watch knows the metrics of earlier sessions.
+        watch = Watch(plan, read_history(path) if path.exists() else None)
+        yield Reporter(work, writers, progress, clock, timeline.log_every, watch)
 
 
 def _work(stages: Stages) -> Work:
-    program = stages.program
-    experiment = program.experiment
+    program, timeline = stages.program, stages.program.experiment.timeline
     unit, per_example = program.model.units_per_example()
-    device = program.layout.mesh.devices.flat[0]
-    peak = peak_flops(device.device_kind, experiment.model.dtype)
+    mesh = program.layout.mesh
+    peak = peak_flops(mesh.devices.flat[0].device_kind, program.experiment.model.dtype)
 
     def flops_per_unit(step: int, causal: bool) -> float:
         model = stages.at(step).program.model
@@ -363,11 +334,11 @@ def _work(stages: Stages) -> Work:
     return Work(
         unit=unit,
         units_per_example=per_example,
-        pace=experiment.timeline.pace,
+        pace=timeline.pace,
         flops_per_unit=flops_per_unit,
-        peak_flops=None if peak is None else peak * program.layout.mesh.size,
-        total_steps=experiment.timeline.num_steps,
-        num_devices=program.layout.mesh.size,
-        eval_every=experiment.timeline.eval_every,
-        save_every=experiment.timeline.save_every,
+        peak_flops=None if peak is None else peak * mesh.size,
+        total_steps=timeline.num_steps,
+        num_devices=mesh.size,
+        eval_every=timeline.eval_every,
+        save_every=timeline.save_every,
     )

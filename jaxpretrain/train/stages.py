@@ -5,9 +5,9 @@ sample that a step begins with depends on the batch sizes before it alone. A sta
 when it begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -55,20 +55,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class LocalSamples:
-    """The samples of each step that this process reads. It can be sent to other processes."""
-
-    pace: Pace
-    rows: dict[int, np.ndarray]
-    """This process's rows of a step, by the number of samples of the step."""
-
-    def __call__(self, step: int) -> np.ndarray:
-        """Returns the samples of update number `step`, int64 [n]."""
-        samples = self.pace.samples(step)
-        return samples.start + self.rows[len(samples)]
-
-
-@dataclass(frozen=True)
 class Stages:
     """The stages of a run in order, of which the last is the run as configured."""
 
@@ -80,11 +66,14 @@ class Stages:
         return self.stages[-1].program
 
     @cached_property
-    def local_samples(self) -> LocalSamples:
-        """The samples of each step that this process reads."""
+    def local_samples(self) -> Callable[[int], np.ndarray]:
+        """The function from an update number to the samples that this process reads, int64 [n].
+
+        It can be sent to other processes.
+        """
         pace, layout = self.program.experiment.timeline.pace, self.program.layout
         sizes = {size for _, size in pace.stages} | {pace.batch_size}
-        return LocalSamples(pace, {size: layout.local_rows(size) for size in sizes})
+        return partial(_samples_of, pace, {size: layout.local_rows(size) for size in sizes})
 
     def at(self, step: int) -> Stage:
         """Returns the stage of update number `step`, counted from 1."""
@@ -106,11 +95,7 @@ class Stages:
 
 
 def make_stages(experiment: Resolved, devices: Sequence[Any]) -> Stages:
-    """Makes the programs of all stages of an experiment.
-
-    Raises:
-      InputError: sizes of a stage do not fit together, or the run ends before the last stage.
-    """
+    """Makes the programs of all stages; InputError where they do not fit, or the run is shorter."""
     final = make_program(experiment, devices)
     stages, first, timeline = [], 0, experiment.timeline
     for index, last in enumerate(timeline.stage_ends):
@@ -128,6 +113,12 @@ def make_stages(experiment: Resolved, devices: Sequence[Any]) -> Stages:
         stages.append(Stage(first, last, num_pieces, program))
         first = last
     return Stages((*stages, Stage(first, timeline.num_steps, 1, final)))
+
+
+def _samples_of(pace: Pace, rows: Mapping[int, np.ndarray], step: int) -> np.ndarray:
+    """Returns the samples of a step that lie in those rows, by the number of its samples."""
+    samples = pace.samples(step)
+    return samples.start + rows[len(samples)]
 
 
 def _experiment_of(experiment: Resolved, index: int, num_data: int) -> tuple[int, Resolved]:

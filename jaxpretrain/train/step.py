@@ -18,7 +18,7 @@ from jaxpretrain.optim.layers import norms
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.optim.outliers import all_finite, is_outlier, record, select
 from jaxpretrain.parallel.mesh import Layout
-from jaxpretrain.train.experiment import Train
+from jaxpretrain.train.experiment import Skip, Train
 from jaxpretrain.train.state import TrainState
 
 Metrics = dict[str, Any]
@@ -65,14 +65,12 @@ def make_train_step(
         metrics = _means(sums, weight, sources) | _norms(grads, updates, state.params)
         rate = optimizer.learning_rate(state.step + 1)
         metrics["learning_rate"] = jnp.asarray(rate, jnp.float32)
-        new_state = replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            optimizer=optimizer_state,
-            ema={} if train.ema is None else _average(state.ema, params, train.ema.decay),
-        )
-        return _keep_if_bad(train, state, new_state, metrics, is_empty)
+        new_state = replace(state, step=state.step + 1, params=params, optimizer=optimizer_state)
+        if train.ema is not None:
+            old, new = train.ema.decay, 1.0 - train.ema.decay
+            ema = jax.tree.map(lambda e, p: old * e + new * p, state.ema, params)
+            new_state = replace(new_state, ema=ema)
+        return _keep_if_bad(train.skip, state, new_state, metrics, is_empty)
 
     return train_step
 
@@ -137,21 +135,24 @@ def _norms(grads: Params, updates: Any, params: Params) -> Metrics:
 
 
 def _keep_if_bad(
-    train: Train, old: TrainState, new: TrainState, metrics: Metrics, is_empty: jax.Array | None
+    skip: Skip, old: TrainState, new: TrainState, metrics: Metrics, is_empty: jax.Array | None
 ) -> tuple[TrainState, Metrics]:
     """Returns the new state; after an empty or a bad step, with the old weights and moments.
 
     The learning rate and the warm-up of clipping go on even then: they depend on the step alone, as
     the data does.
     """
-    can_be_bad = train.skip.not_finite or train.skip.outliers is not None
+    can_be_bad = skip.not_finite or skip.outliers is not None
     if is_empty is None and not can_be_bad:
         return new, metrics  # choosing between two states takes memory
     kept = jnp.bool_(False) if is_empty is None else is_empty
-    if train.skip.outliers is not None:
+    finite = all_finite(metrics)
+    bad = ~finite if skip.not_finite else jnp.bool_(False)
+    if skip.outliers is not None:
+        bad |= finite & is_outlier(old.history, metrics, skip.outliers)
         new = replace(new, history=record(old.history, metrics))
     if can_be_bad:
-        skipped = _is_bad(train, old, metrics) & ~kept
+        skipped = bad & ~kept
         kept |= skipped
         metrics = metrics | {"skipped": skipped.astype(jnp.float32)}
     unchanged = replace(
@@ -162,18 +163,6 @@ def _keep_if_bad(
     )
     metrics = metrics | {"update_norm": jnp.where(kept, 0.0, metrics["update_norm"])}
     return select(kept, unchanged, new), metrics
-
-
-def _is_bad(train: Train, old: TrainState, metrics: Metrics) -> jax.Array:
-    finite = all_finite(metrics)
-    bad = ~finite if train.skip.not_finite else jnp.bool_(False)
-    if train.skip.outliers is not None:
-        bad |= finite & is_outlier(old.history, metrics, train.skip.outliers)
-    return bad
-
-
-def _average(ema: Params, params: Params, decay: float) -> Params:
-    return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
 
 
 def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:

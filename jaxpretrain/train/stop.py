@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,25 +23,6 @@ from jaxpretrain.parallel.distributed import first_problem
 
 _PATIENCE_SECONDS = 3.0
 """Seconds in which a process may end by itself after a second Ctrl-C."""
-
-
-class Stop(Protocol):
-    """Requests to stop, which the loop checks after each step and between evaluation batches."""
-
-    def reached(self) -> bool:
-        """Returns true where the run is to save and leave now.
-
-        The answer is the same in all processes, which ask equally often.
-        """
-        ...
-
-    def request_stop(self, why: str) -> None:
-        """Requests a stop from inside the run; all processes leave after one of the next steps."""
-        ...
-
-    def alarm(self) -> str | None:
-        """Returns the reason of a request from inside, in any process; all must ask together."""
-        ...
 
 
 class StopRequest:
@@ -58,7 +38,7 @@ class StopRequest:
         return self.reason is not None
 
     def reached(self) -> bool:
-        """Returns true once a stop was requested."""
+        """Returns true where the run is to save and leave now."""
         self.was_asked = True
         return bool(self)
 
@@ -85,7 +65,7 @@ class Preemption:
         self._alarm: str | None = None
 
     def reached(self) -> bool:
-        """Returns true from the time on at which all processes leave."""
+        """Returns true from the time on at which all processes leave; all ask equally often."""
         self._num_asked += 1
         self._reached |= multihost_utils.reached_preemption_sync_point(self._num_asked)
         return self._reached
@@ -99,6 +79,10 @@ class Preemption:
     def alarm(self) -> str | None:
         """Returns the reason of a request from inside any process. It waits for all processes."""
         return first_problem("alarm", self._alarm)
+
+
+Stop = StopRequest | Preemption
+"""Requests to stop, which the loop checks after each step and between evaluation batches."""
 
 
 @contextmanager

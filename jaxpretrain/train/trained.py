@@ -73,33 +73,32 @@ def load_trained(path: Path, weights: Weights | None = None) -> Trained:
     Raises:
       InputError: there is no such checkpoint, it is damaged, or it has no average.
     """
-    found = _find(path, "--checkpoint")
-    experiment = found.experiment()
-    layout = Layout(Mesh().build(jax.devices()))
-    model = build_model(experiment, layout)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    like = {
-        "params": jax.tree.map(
-            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-            shapes,
-            layout.tree(model.axes(), shapes),
+    with _opened(path, "--checkpoint") as found:
+        experiment = found.experiment()
+        layout = Layout(Mesh().build(jax.devices()))
+        model = build_model(experiment, layout)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        like = {
+            "params": jax.tree.map(
+                lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+                shapes,
+                layout.tree(model.axes(), shapes),
+            )
+        }
+        weights = found.choose(weights)
+        stored = _AVERAGE if weights == "average" else _PARAMS
+        named = found.load(to_named(like), f"--checkpoint={path}", stored)
+        tokenizer = found.folder / "tokenizer.json"
+        return Trained(
+            experiment=experiment,
+            step=found.step,
+            layout=layout,
+            model=model,
+            params=from_named(like, named)["params"],
+            tokenizer_path=tokenizer if tokenizer.exists() else None,
+            end_ids=found.source(weights).end_ids(),
+            weights=weights,
         )
-    }
-    weights = found.choose(weights)
-    stored = _AVERAGE if weights == "average" else _PARAMS
-    named = found.load(to_named(like), f"--checkpoint={path}", stored)
-    params = from_named(like, named)["params"]
-    tokenizer = found.folder / "tokenizer.json"
-    return Trained(
-        experiment=experiment,
-        step=found.step,
-        layout=layout,
-        model=model,
-        params=params,
-        tokenizer_path=tokenizer if tokenizer.exists() else None,
-        end_ids=found.source(weights).end_ids(),
-        weights=weights,
-    )
 
 
 def load_arrays(
@@ -111,25 +110,23 @@ def load_arrays(
       InputError: there is no such checkpoint, it is damaged, or it has other arrays. The line names
         the path by `flag`.
     """
-    found = _find(path, flag)
-    return found.step, found.load(wanted, f"{flag}={path}")
+    with _opened(path, flag) as found:
+        return found.step, found.load(wanted, f"{flag}={path}")
 
 
 def require_arrays(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], *, flag: str) -> None:
     """Raises InputError where `load_arrays` would, except for damage that only reading finds."""
-    _find(path, flag).check(wanted, f"{flag}={path}")
+    with _opened(path, flag) as found:
+        found.check(wanted, f"{flag}={path}")
 
 
 def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, Document] | None:
     """Returns (folder of the run, step, document) of the checkpoint at a path.
 
-    None stands for a Hugging Face folder.
-
-    Raises:
-      InputError: there is no such checkpoint, or it is damaged. The line names the path by `flag`.
+    None stands for a Hugging Face folder. Raises as `load_arrays` does.
     """
-    found = _find(path, flag)
-    return found.named() if isinstance(found, _Saved) else None
+    with _opened(path, flag) as found:
+        return (found.folder, found.step, found.document()) if isinstance(found, _Saved) else None
 
 
 def open_source(path: Path, weights: Weights | None = None) -> Source:
@@ -138,21 +135,13 @@ def open_source(path: Path, weights: Weights | None = None) -> Source:
     Raises:
       InputError: there is no such checkpoint, it has no average, or (also later) it is damaged.
     """
-    found = _find(path, "--input")
-    return found.source(found.choose(weights))
+    with _opened(path, "--input") as found:
+        return found.source(found.choose(weights))
 
 
 def experiment_of(source: Source) -> Resolved:
     """Returns the model and data of weights as an experiment; all about training is default."""
     return resolve(Experiment(model=source.model, data=source.data, optim=AdamW()))
-
-
-def _check_all_used(names: Iterable[str], wanted: Mapping[str, object], where: str) -> None:
-    """Raises InputError where there are parameters that the model does not have."""
-    unused = [name for name in names if name.startswith(_PARAMS) and name not in wanted]
-    if unused:
-        more = f" and {len(unused) - 1} more" if unused[1:] else ""
-        raise InputError(f"{where} is another model's: it has {unused[0]}{more}")
 
 
 class _HuggingFace:
@@ -176,10 +165,7 @@ class _HuggingFace:
         return self._source
 
     def load(
-        self,
-        wanted: Mapping[str, jax.ShapeDtypeStruct],
-        where: str,
-        stored: str = _PARAMS,
+        self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str, stored: str = _PARAMS
     ) -> dict[str, jax.Array]:
         arrays = self.check(wanted, where)
         # An array at a time: on the host, none is held beside the one that goes to the devices.
@@ -204,7 +190,7 @@ class _HuggingFace:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A checkpoint of a run."""
+    """A checkpoint of a run. Its methods raise CorruptCheckpoint where it is damaged."""
 
     folder: Path
     step: int
@@ -213,15 +199,12 @@ class _Saved:
     def experiment(self) -> Resolved:
         return read_experiment(self.folder)
 
-    def named(self) -> tuple[Path, int, Document]:
-        with self._naming_damage():
-            return self.folder, self.step, self.checkpoints.document(self.step)
+    def document(self) -> Document:
+        return self.checkpoints.document(self.step)
 
     def choose(self, weights: Weights | None) -> Weights | None:
         """Returns the wanted weights, or else the weights that the run evaluates."""
-        with self._naming_damage():
-            names = self.checkpoints.document(self.step)["arrays"]
-        if any(name.startswith(_AVERAGE) for name in names):
+        if any(name.startswith(_AVERAGE) for name in self.document()["arrays"]):
             ema = self.experiment().train.ema
             return weights or ("average" if ema is not None and ema.evaluate else "plain")
         if weights == "average":
@@ -233,69 +216,71 @@ class _Saved:
 
     def source(self, weights: Weights | None) -> Source:
         experiment, stored = self.experiment(), _AVERAGE if weights == "average" else _PARAMS
-        with self._naming_damage():
-            arrays = self.checkpoints.stream(self.step)
-            origin = self.checkpoints.document(self.step).get("origin", {})
         return Source(
             model=experiment.model,
             data=experiment.data,
             step=self.step,
             params={
                 name.removeprefix(stored): self._guarded(array)
-                for name, array in arrays.items()
+                for name, array in self.checkpoints.stream(self.step).items()
                 if name.startswith(stored)
             },
             folder=self.folder,
-            origin=origin,
+            origin=self.document().get("origin", {}),
             eos_id=read_eos_id(self.folder),
             weights=weights,
         )
 
     def load(
-        self,
-        wanted: Mapping[str, jax.ShapeDtypeStruct],
-        where: str,
-        stored: str = _PARAMS,
+        self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str, stored: str = _PARAMS
     ) -> dict[str, jax.Array]:
         """Returns the arrays; parameters are read from names with the prefix `stored`."""
         places = {name: name.replace(_PARAMS, stored, 1) for name in wanted}
         there = {places[name]: leaf for name, leaf in wanted.items()}
-        self._check_names(wanted, where)
-        with self._naming_damage():
-            arrays = self.checkpoints.restore(self.step, there)[0]  # which checks the arrays
+        _check_all_used(self.document()["arrays"], wanted, where)
+        arrays = self.checkpoints.restore(self.step, there)[0]  # which checks the arrays
         return {name: arrays[place] for name, place in places.items()}
 
     def check(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> None:
-        arrays = self._check_names(wanted, where)
-        self.checkpoints.check_arrays(self.step, wanted, arrays)
-
-    def _check_names(self, wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> Document:
-        """Returns the arrays in the document; refuses names that nobody wants."""
-        with self._naming_damage():
-            arrays = self.checkpoints.document(self.step)["arrays"]
+        arrays = self.document()["arrays"]
         _check_all_used(arrays, wanted, where)
-        return arrays
+        self.checkpoints.check_arrays(self.step, wanted, arrays)
 
     def _guarded(self, array: Streamed) -> Streamed:
         def parts() -> Iterator[np.ndarray]:
-            with self._naming_damage():
+            with _naming_damage(self):
                 yield from array.parts()
 
         return replace(array, parts=parts)
 
-    @contextmanager
-    def _naming_damage(self) -> Iterator[None]:
-        try:
-            yield
-        except CorruptCheckpoint as error:
-            where = f"checkpoint {self.step} of {self.folder}"
-            raise InputError(f"{where} is damaged: {error}") from error
+
+def _check_all_used(names: Iterable[str], wanted: Mapping[str, object], where: str) -> None:
+    """Raises InputError where there are parameters that the model does not have."""
+    unused = [name for name in names if name.startswith(_PARAMS) and name not in wanted]
+    if unused:
+        more = f" and {len(unused) - 1} more" if unused[1:] else ""
+        raise InputError(f"{where} is another model's: it has {unused[0]}{more}")
 
 
-def _find(path: Path, flag: str) -> _Saved | _HuggingFace:
+@contextmanager
+def _naming_damage(found: _Saved | _HuggingFace) -> Iterator[None]:
+    try:
+        yield
+    except CorruptCheckpoint as error:
+        where = f"checkpoint {found.step} of {found.folder}"
+        raise InputError(f"{where} is damaged: {error}") from error
+
+
+@contextmanager
+def _opened(path: Path, flag: str) -> Iterator[_Saved | _HuggingFace]:
+    """Yields what lies at a path; damage that is found inside is an InputError."""
     refuse_olmo_core(path)
-    if is_hugging_face(path):
-        return _HuggingFace(path)
+    found = _HuggingFace(path) if is_hugging_face(path) else _find_saved(path, flag)
+    with _naming_damage(found):
+        yield found
+
+
+def _find_saved(path: Path, flag: str) -> _Saved:
     if not path.is_dir():
         raise InputError(f"{flag}={path}: no such folder")
     if (path / "experiment.json").exists():
@@ -307,8 +292,6 @@ def _find(path: Path, flag: str) -> _Saved | _HuggingFace:
             f"{flag}={path} is neither a run's folder (with experiment.json) nor one of its "
             "checkpoints/<step> nor a Hugging Face folder (with config.json)"
         )
-    if not (workdir / "checkpoints").is_dir():
-        raise InputError(f"{workdir} has no finished checkpoint yet")
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     if not steps:

@@ -37,8 +37,7 @@ _PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 def lock(workdir: Path) -> Iterator[None]:
     """Makes the folder, and keeps other processes of this machine from training in it.
 
-    Raises:
-      InputError: it cannot be made, or another process trains in it.
+    Raises InputError where it cannot be made, or another process trains in it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -59,13 +58,11 @@ def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) ->
     Raises:
       InputError: the folder holds another run.
     """
-    path = workdir / "experiment.json"
-    if not path.exists():
+    if _find(workdir) is None:
         if any((workdir / "checkpoints").glob("*")):
             raise InputError(f"--workdir={workdir} has checkpoints but no experiment.json")
         return []
-    saved = saved_document(workdir)["config"]
-    changes = diff(saved, to_dict(experiment))
+    changes = diff(saved_document(workdir)["config"], to_dict(experiment))
     changes = [change for change in changes if not _is_of_group(change, changes)]
     identity, other = identity_changes(changes)
     if identity and not allow_change:
@@ -92,19 +89,17 @@ def kept_before(
     A field among the `given` paths stays as it is. Also returns lines about checkpoints that are
     kept against the config.
     """
-    path = workdir / "experiment.json"
-    kept = experiment.checkpoint
-    if not path.exists():
+    document, kept = _find(workdir), experiment.checkpoint
+    if document is None:
         return experiment, []
-    stored = _load(path)["config"].get("checkpoint", {})
+    stored = document["config"].get("checkpoint", {})
     last, every = stored.get("keep_last", kept.keep_last), stored.get("keep_every")
     if "checkpoint.keep_last" not in given and kept.keep_last is not None:
         kept = replace(kept, keep_last=None if last is None else max(last, kept.keep_last))
     if "checkpoint.keep_every" not in given:
         # Multiples of either number are multiples of their greatest common divisor.
-        kept = replace(
-            kept, keep_every=gcd(every or 0, experiment.timeline.keep_every or 0) or None
-        )
+        common = gcd(every or 0, experiment.timeline.keep_every or 0)
+        kept = replace(kept, keep_every=common or None)
     lines = [
         f"checkpoint.{name} is {now}, as in the last session, and not {configured}: no checkpoint "
         f"that it kept is deleted; --config.checkpoint.{name}={configured} changes it"
@@ -133,8 +128,7 @@ def write_experiment(
     A session begins with `first_step` finished steps; None: no session begins. `last_saved` is the
     step of the newest checkpoint.
     """
-    path = workdir / "experiment.json"
-    sessions = _sessions(workdir) if path.exists() else []
+    sessions = _sessions(workdir)
     if first_step is not None:
         start = datetime.now(UTC).isoformat(timespec="seconds")
         sessions = [*sessions, {"start": start, "first_step": first_step, **describe_program()}]
@@ -148,22 +142,21 @@ def write_experiment(
         **describe_program(),
         "sessions": sessions,
     }
-    _write(path, document)
+    _write(workdir, document)
 
 
 def note_saved(workdir: Path, step: int) -> None:
     """Notes in `experiment.json` that a step is saved, so that a loss is noticed later."""
-    path = workdir / "experiment.json"
     with suppress(OSError, InputError):  # a note is not worth the run, whose state is saved
-        if path.exists():
-            _write(path, _load(path) | {"last_saved": step})
+        if (document := _find(workdir)) is not None:
+            _write(workdir, document | {"last_saved": step})
 
 
 def describe_program() -> Document:
     """Returns the command, the versions of packages, the git revision and the devices."""
     return {
         "command": sys.argv,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **installed_versions(_PACKAGES)},
         "git_revision": _git_revision(),
         "devices": describe_devices(),
     }
@@ -171,9 +164,9 @@ def describe_program() -> Document:
 
 def program_changes(workdir: Path) -> list[str]:
     """Returns a line about versions and devices that differ from the last session in the folder."""
-    if not (workdir / "experiment.json").exists():
+    there, here = _find(workdir), describe_program()
+    if there is None:
         return []
-    there, here = _load(workdir / "experiment.json"), describe_program()
     changes = [
         change
         for name in ("versions", "git_revision", "devices")
@@ -184,58 +177,59 @@ def program_changes(workdir: Path) -> list[str]:
 
 
 def require_nothing_lost(workdir: Path) -> None:
-    """Checks that a folder without checkpoints has not lost them.
+    """Raises InputError where there were checkpoints, and they are gone.
 
     A run that ended before its first save has no checkpoints either, and begins again.
-
-    Raises:
-      InputError: there were checkpoints, and they are gone.
     """
     if finished_steps(workdir / "checkpoints"):
         return
     step = _steps_known(workdir)
     if step is None:
         return
-    checkpoints = workdir / "checkpoints"
-    aside = finished_steps(workdir / "corrupt")
-    shown = ", ".join(map(str, aside))
-    damaged = f" ({workdir / 'corrupt'} has damaged ones, of step {shown})" if aside else ""
+    aside = ", ".join(map(str, finished_steps(workdir / "corrupt")))
+    damaged = f" ({workdir / 'corrupt'} has damaged ones, of step {aside})" if aside else ""
     raise InputError(
-        f"--workdir={workdir} holds a run that got to step {step}, and {checkpoints} has no "
-        f"checkpoint now{damaged}; nothing was changed. Put a checkpoint back to go on; to begin "
-        "again, take another folder or delete this one"
+        f"--workdir={workdir} holds a run that got to step {step}, and {workdir / 'checkpoints'} "
+        f"has no checkpoint now{damaged}; nothing was changed. Put a checkpoint back to go on; to "
+        "begin again, take another folder or delete this one"
     )
 
 
 def read_experiment(workdir: Path) -> Resolved:
     """Returns the experiment of a run's folder."""
-    path = workdir / "experiment.json"
-    return from_dict(Resolved, _load(path)["config"], f"{path}: config")
+    return from_dict(Resolved, _load(workdir)["config"], f"{_path(workdir)}: config")
 
 
 def read_eos_id(workdir: Path) -> int | None:
     """Returns the token that ends the documents of the run's data; None where it is not known."""
-    return _load(workdir / "experiment.json").get("eos_id")  # folders of older versions have none
+    return _load(workdir).get("eos_id")  # folders of older versions have none
 
 
 def trained_here(workdir: Path) -> Resolved | None:
     """Returns the experiment of the folder where it last ran on devices like those at hand."""
-    path = workdir / "experiment.json"
-    if not path.exists() or _load(path).get("devices") != describe_devices():
-        return None
-    return read_experiment(workdir)
+    document = _find(workdir) or {}
+    return read_experiment(workdir) if document.get("devices") == describe_devices() else None
 
 
 def saved_document(workdir: Path) -> Document:
-    """Returns the document `experiment.json`. Fields that its config lacks have their defaults.
+    """Returns the document `experiment.json`; InputError without one.
 
-    Raises:
-      InputError: there is none, or it cannot be read.
+    Fields that its config lacks have their defaults.
     """
-    document = _load(workdir / "experiment.json")
+    document = _load(workdir)
     with suppress(InputError):  # one of another version is compared as it is
         document["config"] = to_dict(from_dict(Experiment, document["config"]))
     return document
+
+
+@functools.cache
+def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    versions = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def describe_devices() -> str:
@@ -251,12 +245,8 @@ def check_data(
     *,
     allow_change: bool,
 ) -> None:
-    """Checks that the data is the data that the run began with.
-
-    Raises:
-      InputError: the fingerprint differs from the saved one.
-    """
-    if not (workdir / "experiment.json").exists() or allow_change:
+    """Raises InputError where the fingerprint is not that of the data that the run began with."""
+    if _find(workdir) is None or allow_change:
         return
     saved = saved_document(workdir)
     if saved.get("data_fingerprint") == data_fingerprint:
@@ -281,16 +271,12 @@ def keep_tokenizer(workdir: Path, tokenizer: Path | None) -> None:
             file.write(tokenizer.read_bytes())
 
 
-def _write(path: Path, document: Document) -> None:
-    write_atomically(path, json.dumps(document, indent=2) + "\n")
-
-
 def _sessions(workdir: Path) -> list[Document]:
     """Returns the sessions in `experiment.json`; older folders only know the last one."""
-    document = _load(workdir / "experiment.json")
+    document = _find(workdir) or {"sessions": []}
     if (sessions := document.get("sessions")) is not None:
         return sessions
-    modified = datetime.fromtimestamp((workdir / "experiment.json").stat().st_mtime, UTC)
+    modified = datetime.fromtimestamp(_path(workdir).stat().st_mtime, UTC)
     lines = read_lines(workdir / "metrics.jsonl")
     marks = [line["step"] for line in lines if "run/num_devices" in line]
     known = {name: document.get(name) for name in describe_program()}
@@ -300,8 +286,7 @@ def _sessions(workdir: Path) -> list[Document]:
 
 def _steps_known(workdir: Path) -> int | None:
     """Returns a step that must have had a checkpoint; None where there may have been none."""
-    path = workdir / "experiment.json"
-    document = _load(path) if path.exists() else {}
+    document = _find(workdir) or {}
     aside = max(finished_steps(workdir / "corrupt"), default=None)
     if "last_saved" in document:
         return aside if document["last_saved"] is None else document["last_saved"]
@@ -316,24 +301,28 @@ def _steps_known(workdir: Path) -> int | None:
     return trained if trained >= first_save else aside
 
 
-def _load(path: Path) -> Document:
-    if not path.exists():
-        raise InputError(f"{path.parent} is no run: it has no experiment.json")
-    document = read_document(path, ExperimentFile)
+def _path(workdir: Path) -> Path:
+    return workdir / "experiment.json"
+
+
+def _find(workdir: Path) -> Document | None:
+    """Returns the document `experiment.json`; None where there is none."""
+    if not _path(workdir).exists():
+        return None
+    document = read_document(_path(workdir), ExperimentFile)
     if "config" not in document:
-        raise InputError(f"{path}: config: is missing")
+        raise InputError(f"{_path(workdir)}: config: is missing")
     return document
 
 
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def _load(workdir: Path) -> Document:
+    if (document := _find(workdir)) is None:
+        raise InputError(f"{workdir} is no run: it has no experiment.json")
+    return document
+
+
+def _write(workdir: Path, document: Document) -> None:
+    write_atomically(_path(workdir), json.dumps(document, indent=2) + "\n")
 
 
 @functools.cache

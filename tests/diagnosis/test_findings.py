@@ -4,7 +4,7 @@ from jaxpretrain.diagnosis.findings import Finding, worst
 
 
 def finding(name: str, severity: Any = "info", **changes: Any) -> Finding:
-    return Finding(name, severity, 1, 3, "It is bad.", "Nothing.", {}, **changes)
+    return Finding(name, 1, 3, "It is bad.", "Nothing.", {}, severity, **changes)
 
 
 def test_a_title_is_the_name_in_words_with_its_subject():

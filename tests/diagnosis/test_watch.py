@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.diagnosis.watch import ROWS, Watch
+from jaxpretrain.diagnosis.watch import ROWS, Watch, findings_over_time
 
 PLAN = Plan(1000, [("warmup", 0), ("decay", 40)], lambda s: 0 * np.asarray(s) + 1e-3, None)
 
@@ -127,3 +127,27 @@ def test_memory_is_bounded_and_the_whole_run_is_kept():
     assert values[0] == 1 and values[-1] == 20 * ROWS - 1
     assert np.all(np.diff(values) > 0)
     assert values[-200:].tolist() == pytest.approx(np.arange(20 * ROWS - 200, 20 * ROWS))
+
+
+def test_what_has_passed_is_told_as_past(history):
+    plan = Plan(600, [], lambda s: 0 * np.asarray(s) + 1e-3)
+    steps = np.arange(1, 601)
+    loss = 5 - 0.002 * steps + 0.02 * np.random.default_rng(0).normal(size=600)
+    loss[200:320] += 4
+    found = findings_over_time(history(steps, {"train/loss": loss}), plan)
+    (finding,) = (one for one in found if one.name == "divergence")
+    assert (finding.severity, finding.is_over) == ("error", True)
+    assert 160 <= finding.first <= 201
+
+
+def test_notes_of_the_past_are_left_out(recorded):
+    history, plan = recorded("healthy_triangular")
+    assert [f.name for f in findings_over_time(history.until(50), plan)] == ["warmup_ended"]
+    assert findings_over_time(history, plan) == []
+
+
+def test_what_holds_is_told_once(recorded):
+    history, plan = recorded("clipping")
+    findings = findings_over_time(history, plan)
+    assert [f.name for f in findings if not f.is_over] == ["always_clipping"]
+    assert len({f.key for f in findings}) == len(findings)

@@ -3,8 +3,9 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxpretrain.monitor.writers import Writers, open_writers
+from jaxpretrain.monitor.writers import Writers, open_writers, write_pictures
 from jaxpretrain.storage.jsonl import JsonlWriter, read_lines
 
 
@@ -90,3 +91,14 @@ def test_pictures_that_cannot_be_written_are_a_warning(tmp_path):
         writers.images(3, {"faces": np.zeros((2, 2, 3), np.uint8)})
     assert len(messages) == 1
     assert messages[0].startswith("warning: the pictures of step 3 are not kept")
+
+
+def test_pictures_are_kept_by_name_and_step(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    for step in (0, 20):
+        write_pictures(tmp_path, step, {"faces/reconstructions": pixels + step})
+    folder = tmp_path / "pictures" / "faces" / "reconstructions"
+    assert [path.name for path in sorted(folder.iterdir())] == ["00000000.png", "00000020.png"]
+    with image_module.open(folder / "00000020.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels + 20)

@@ -16,11 +16,9 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.planning.arrangements import MICROBATCH
-from jaxpretrain.planning.compiled import Compiled
-from jaxpretrain.planning.compilers import InProcessCompiler
-from jaxpretrain.planning.machines import Machine
+from jaxpretrain.planning.compiled import Compiled, InProcessCompiler
+from jaxpretrain.planning.machines import Machine, parse_target
 from jaxpretrain.planning.planner import Plan, make_plan
-from jaxpretrain.planning.targets import parse_target
 from jaxpretrain.train.experiment import Experiment, Train
 from jaxpretrain.train.resolved import resolve
 

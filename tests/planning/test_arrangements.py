@@ -4,7 +4,6 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.planning.analytic_memory import estimate_memory
 from jaxpretrain.planning.arrangements import (
     MICROBATCH,
     REMAT,
@@ -12,7 +11,7 @@ from jaxpretrain.planning.arrangements import (
     list_arrangements,
     list_overrides,
 )
-from jaxpretrain.planning.time_model import estimate_time
+from jaxpretrain.planning.estimates import estimate_memory, estimate_time
 from jaxpretrain.train.program import make_program
 from tests.planning.conftest import changed
 

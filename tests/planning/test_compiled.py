@@ -1,11 +1,17 @@
-"""What compiling tells is what the compiled training step takes."""
+"""What compiling tells is what the compiled training step takes, elsewhere too, and only once."""
 
 import dataclasses
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
+import jax
 import pytest
 
-from jaxpretrain.planning.compiled import compile_step, eval_bytes
-from jaxpretrain.planning.machines import Machine
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.planning import compiled as compiling
+from jaxpretrain.planning.compiled import Buffer, ProcessPoolCompiler, compile_step, eval_bytes
+from jaxpretrain.planning.machines import Machine, parse_target
 from jaxpretrain.train.memory import measured
 from jaxpretrain.train.program import make_program
 from tests.planning.conftest import changed
@@ -70,3 +76,46 @@ def test_other_errors_of_compilers_are_not_taken_for_a_lack_of_memory(decoder, o
     wrong = dataclasses.replace(one, compiler_options={"xla_no_such_option": True})
     with pytest.raises(Exception, match="xla_no_such_option"):
         compile_step(decoder, wrong)
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXPRETRAIN_CACHE", str(tmp_path))
+
+
+def test_other_processes_compile_the_same_and_only_once(decoder, eight: Machine, cached):
+    experiments = [changed(decoder, train__microbatch_size=size) for size in (1, 2)]
+    told = []
+    # The processes inherit the eight virtual devices of the tests.
+    target = parse_target(f"cpu:{jax.device_count()}")
+    setup = target, "float32", 1, lambda experiment, result: told.append((experiment, result))
+    with ProcessPoolCompiler(*setup) as workers:
+        first = workers.compile(experiments)
+        with pytest.raises(InputError, match="microbatch_size=3 does not divide"):
+            workers.compile([changed(decoder, train__microbatch_size=3)])
+    assert told == list(zip(experiments, first, strict=True))
+    assert [c.memory for c in first] == [compile_step(e, eight).memory for e in experiments]
+    with ProcessPoolCompiler(*setup) as none_started:
+        assert none_started.compile(experiments) == first
+        assert not none_started._executor._processes
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"total": "1"}'])
+def test_a_damaged_result_counts_as_none(decoder, one: Machine, tmp_path: Path, content: str):
+    # A program that comes out of the compilation cache tells no buffers.
+    compiled = replace(compile_step(decoder, one), buffers=(Buffer(2**20, "parameter 0"),))
+    (tmp_path / "whole.json").write_text(json.dumps(asdict(compiled)))
+    assert compiling._kept(tmp_path / "whole.json") == compiled
+    (tmp_path / "damaged.json").write_text(content)
+    assert compiling._kept(tmp_path / "damaged.json") is None
+
+
+def test_results_belong_to_what_they_depend_on(decoder, cached, monkeypatch: pytest.MonkeyPatch):
+    eight, four = parse_target("cpu:8"), parse_target("cpu:4")
+    paths = {
+        compiling._path(decoder, eight),
+        compiling._path(decoder, four),
+        compiling._path(changed(decoder, model__remat="dots"), eight),
+    }
+    monkeypatch.setattr(compiling, "_code", lambda: "changed")
+    assert len(paths | {compiling._path(decoder, eight)}) == 4

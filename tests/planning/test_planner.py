@@ -6,10 +6,9 @@ import pytest
 
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
-from jaxpretrain.planning.machines import Machine, placeholder_devices
+from jaxpretrain.planning.console import make_table
+from jaxpretrain.planning.machines import Machine, parse_target, placeholder_devices
 from jaxpretrain.planning.planner import make_plan
-from jaxpretrain.planning.table import make_table
-from jaxpretrain.planning.targets import parse_target
 from tests.planning.conftest import changed, plan, total
 
 

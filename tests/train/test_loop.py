@@ -380,7 +380,7 @@ def test_layers_are_looked_at_at_their_interval_and_reported_with_their_step(
 
 
 def _finding(name: Any) -> Finding:
-    return Finding(name, "warning", 1, 3, "It is bad.", "Nothing.", {})
+    return Finding(name, 1, 3, "It is bad.", "Nothing.", {})
 
 
 def test_a_finding_ends_the_run_only_where_the_config_says_so(program: Program, tmp_path: Path):

@@ -11,42 +11,24 @@ from jaxpretrain.diagnosis.metric_names import improvements
 from jaxpretrain.diagnosis.statistics import BLOCK, MEDIAN_ERROR, SIGNIFICANT, levels, noise, trend
 from jaxpretrain.display.wording import format_number
 
-PLATEAU_FRACTION = 0.1
-"""The part of the run that must pass without improvement."""
-PLATEAU_IMPROVEMENT = 0.01
-"""The relative fall of the loss over that part that would be an improvement."""
-PLATEAU_CERTAINTY = 0.999
-"""The probability with which such a fall must be ruled out; the test is repeated at each report."""
-PLATEAU_POWER = 4.0
-"""The number of standard errors in such a fall; where there are fewer, noise hides it."""
-PLATEAU_ROWS = 24
-"""The fewest reports that are tested."""
-PLATEAU_RATE = 0.1
-"""The learning rate relative to its peak below which a loss flattens by design."""
-SPIKE_SIGMAS = 8.0
-"""The least height of a spike in standard deviations of the noise."""
-SPIKE_RISE = 0.03
-"""The least height of a spike relative to the level before it."""
-SPIKE_WARNS = 3
-"""The number of high reports in a row that makes a spike a warning."""
-MOST_SPIKES = 20
-"""The number of spikes that are kept: the tallest."""
-EMPTY_SHARE = 0.05
-"""The least share of empty batches among the reported ones."""
-EMPTY_ROWS = 4
-"""The fewest empty batches."""
-DIVERGENCE_RISE = 0.1
-"""The least rise relative to the lowest level; smaller blocks need more."""
-DIVERGENCE_SIGMAS = 6.0
-"""The least rise in standard errors of a level."""
-DIVERGENCE_BLOCKS = 6
-"""The number of blocks into which a short curve is cut."""
-DIVERGENCE_NOISE_ROWS = 8
-"""The fewest reports that show how noisy the loss is."""
-DIVERGENCE_FACTOR = 2.5
-"""The ratio to the lowest level that is a divergence however noisy the loss is."""
-DIVERGENCE_OVER = 0.05
-"""The relative distance to the lowest level at which a loss has come back."""
+PLATEAU_FRACTION = 0.1  # part of the run that must pass without improvement
+PLATEAU_IMPROVEMENT = 0.01  # relative fall of the loss over that part that would be an improvement
+PLATEAU_CERTAINTY = 0.999  # probability with which it must be ruled out, as reports are many
+PLATEAU_POWER = 4.0  # number of standard errors in such a fall; with fewer, noise hides it
+PLATEAU_ROWS = 24  # fewest reports that are tested
+PLATEAU_RATE = 0.1  # learning rate relative to its peak below which a loss flattens by design
+SPIKE_SIGMAS = 8.0  # least height of a spike in standard deviations of the noise
+SPIKE_RISE = 0.03  # least height of a spike relative to the level before it
+SPIKE_WARNS = 3  # number of high reports in a row that makes a spike a warning
+MOST_SPIKES = 20  # number of spikes that are kept: the tallest
+EMPTY_SHARE = 0.05  # least share of empty batches among the reported ones
+EMPTY_ROWS = 4  # fewest empty batches
+DIVERGENCE_RISE = 0.1  # least rise relative to the lowest level; smaller blocks need more
+DIVERGENCE_SIGMAS = 6.0  # least rise in standard errors of a level
+DIVERGENCE_BLOCKS = 6  # number of blocks into which a short curve is cut
+DIVERGENCE_NOISE_ROWS = 8  # fewest reports that show how noisy the loss is
+DIVERGENCE_FACTOR = 2.5  # ratio to the lowest level that is a divergence however noisy the loss is
+DIVERGENCE_OVER = 0.05  # relative distance to the lowest level at which a loss has come back
 
 
 def not_finite(history: History, plan: Plan) -> Iterator[Finding]:
@@ -62,7 +44,6 @@ def not_finite(history: History, plan: Plan) -> Iterator[Finding]:
     before = f" It was {format_number(known[-1])} at the report before." if len(known) else ""
     yield Finding(
         "not_finite",
-        "error",
         step,
         step,
         f"The loss or the gradient of step {step:,} is no number.{before} The step was not saved.",
@@ -70,6 +51,7 @@ def not_finite(history: History, plan: Plan) -> Iterator[Finding]:
         "fault: look at it, or leave such steps out with train.on_bad_step=skip. If it comes "
         "at another step, lower the peak learning rate or lengthen the warm-up.",
         {"step": step},
+        severity="error",
     )
 
 
@@ -83,7 +65,6 @@ def skipped_steps(history: History, plan: Plan) -> Iterator[Finding]:
     share = len(steps) / len(skipped)
     yield Finding(
         "skipped_steps",
-        "warning",
         int(steps[0]),
         int(steps[-1]),
         f"{len(steps):,} reported steps changed no weights ({share:.2%}), the last of them "
@@ -105,7 +86,6 @@ def empty_batches(history: History, plan: Plan) -> Iterator[Finding]:
         return
     yield Finding(
         "empty_batches",
-        "error" if share > 0.5 else "warning",
         int(steps[0]),
         int(steps[-1]),
         f"Nothing counts in the batches of {len(steps):,} reported steps ({share:.0%}), which "
@@ -114,6 +94,7 @@ def empty_batches(history: History, plan: Plan) -> Iterator[Finding]:
         "shows what counts in a batch.",
         {"empty": len(steps), "share": share},
         signal="train/weight",
+        severity="error" if share > 0.5 else "warning",
     )
 
 
@@ -152,7 +133,6 @@ def divergence(history: History, plan: Plan) -> Iterator[Finding]:
     first = int(loss.steps[level.rows[best] + level.size - 1])
     yield Finding(
         "divergence",
-        "error",
         first,
         int(loss.steps[-1]),
         f"The loss has risen from {format_number(lowest)} around step {first:,} {course}.",
@@ -160,6 +140,7 @@ def divergence(history: History, plan: Plan) -> Iterator[Finding]:
         "longer warm-up or stronger clipping. Where the data changed at that step, by plan, "
         "the two levels do not compare and nothing is wrong.",
         {"lowest": lowest, "now": now, "factor": now / lowest, "relative_error": error},
+        severity="error",
     )
 
 
@@ -199,7 +180,6 @@ def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Fi
     back = f"It was back after {last - first + 1:,} steps." if is_over else "It has not come back."
     return Finding(
         "spike",
-        "warning" if rows_high >= SPIKE_WARNS and not is_over else "info",
         first,
         last,
         f"The loss rose from {format_number(before)} to {format_number(before + rise)} at step "
@@ -211,6 +191,7 @@ def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Fi
         {"before": before, "rise": rise, "reports": rows_high},
         subject=f"step {first:,}",
         is_over=is_over,
+        severity="warning" if rows_high >= SPIKE_WARNS and not is_over else "info",
     )
 
 
@@ -235,7 +216,6 @@ def plateau(history: History, plan: Plan) -> Iterator[Finding]:
     others = f", and none of {len(judged)} evaluation curves improves" if judged else ""
     yield Finding(
         "plateau",
-        "warning",
         int(loss.steps[0]),
         last,
         f"The loss has not fallen over {PLATEAU_FRACTION:.0%} of the run: its trend from step "

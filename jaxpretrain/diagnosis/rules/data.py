@@ -5,19 +5,15 @@ from math import ceil
 
 import numpy as np
 
-from jaxpretrain.diagnosis.findings import Finding, Severity
+from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.statistics import SIGMA
 
-GOOD_EPOCHS = 4.0
-"""The number of epochs up to which text is nearly worth as much as new (arXiv 2305.16264)."""
-LONGEST_CURVE = 4096
-"""The number of last reports that are searched for a period."""
-SMALLEST_LAG = 4
-"""The shortest period in reports."""
-CORRELATION_SIGMAS = 6.0
-"""The height above its neighbours, in standard errors, of the correlation at a period."""
+GOOD_EPOCHS = 4.0  # epochs up to which text is nearly worth as much as new (arXiv 2305.16264)
+LONGEST_CURVE = 4096  # number of last reports that are searched for a period
+SMALLEST_LAG = 4  # shortest period in reports
+CORRELATION_SIGMAS = 6.0  # correlation at a period above its neighbours, in standard errors
 
 
 def epochs(history: History, plan: Plan) -> Iterator[Finding]:
@@ -30,18 +26,21 @@ def epochs(history: History, plan: Plan) -> Iterator[Finding]:
             continue
         num_epochs, source = float(curve.values[-1]), name.split("/")[1]
         source = "" if source == "epochs" else source
-        severity, advice = _advice(num_epochs)
+        are_many = num_epochs > GOOD_EPOCHS
         yield Finding(
             "repeated_data",
-            severity,
             int(curve.steps[np.searchsorted(curve.values, 1.0, side="right")]),
             int(curve.steps[-1]),
             f"{source or 'The data'} is being read for the {_ordinal(ceil(num_epochs))} time "
             f"({num_epochs:.2f} epochs).",
-            advice,
+            f"More than {GOOD_EPOCHS:g} epochs teach little that is new: watch the validation "
+            "loss, add data, or lower the source's share."
+            if are_many
+            else f"Nothing: up to {GOOD_EPOCHS:g} epochs are nearly worth as much as new data.",
             {"epochs": num_epochs},
             signal=name,
             subject=source,
+            severity="warning" if are_many else "info",
         )
 
 
@@ -49,15 +48,6 @@ def _ordinal(number: int) -> str:
     """Returns a number as 2nd, 3rd, 4th, 11th or 21st."""
     teens = 10 < number % 100 < 20
     return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
-
-
-def _advice(num_epochs: float) -> tuple[Severity, str]:
-    if num_epochs > GOOD_EPOCHS:
-        return "warning", (
-            f"More than {GOOD_EPOCHS:g} epochs teach little that is new: watch the validation "
-            "loss, add data, or lower the source's share."
-        )
-    return "info", f"Nothing: up to {GOOD_EPOCHS:g} epochs are nearly worth as much as new data."
 
 
 def repetition(history: History, plan: Plan) -> Iterator[Finding]:
@@ -83,7 +73,6 @@ def repetition(history: History, plan: Plan) -> Iterator[Finding]:
     period = lag * every
     yield Finding(
         "repeated_batches",
-        "warning",
         int(loss.steps[0]),
         int(loss.steps[-1]),
         f"The losses repeat every {period:,} steps (correlation {correlation[lag]:.2f}, "

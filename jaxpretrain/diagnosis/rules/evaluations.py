@@ -16,20 +16,13 @@ from jaxpretrain.diagnosis.metric_names import (
 from jaxpretrain.diagnosis.statistics import SIGNIFICANT, noise, trend
 from jaxpretrain.display.wording import format_number
 
-OVERFITTING_RISE = 0.01
-"""The least rise of a validation loss above its lowest value, relative to that value."""
-OVERFITTING_POINTS = 2
-"""The number of last evaluations that must all show the rise."""
-OVERFITTING_SIGMAS = 3.0
-"""The least rise in standard deviations of the noise of the validation loss."""
-MOST_WITHIN = 2.0
-"""The number of standard errors up to which a difference is noise."""
-DISAGREEMENT_FALL = 0.01
-"""The least relative fall of the validation losses that tasks should follow."""
-DISAGREEMENT_POINTS = 3
-"""The fewest evaluations that show such a fall."""
-WORSE = -3.0
-"""The change of the tasks, in standard errors, below which they have got worse."""
+OVERFITTING_RISE = 0.01  # least rise of a validation loss relative to its lowest value
+OVERFITTING_POINTS = 2  # number of last evaluations that must all show the rise
+OVERFITTING_SIGMAS = 3.0  # least rise in standard deviations of the noise of the validation loss
+MOST_WITHIN = 2.0  # number of standard errors up to which a difference is noise
+DISAGREEMENT_FALL = 0.01  # least relative fall of the validation losses that tasks should follow
+DISAGREEMENT_POINTS = 3  # fewest evaluations that show such a fall
+WORSE = -3.0  # change of the tasks, in standard errors, below which they have got worse
 
 
 def overfitting(history: History, plan: Plan) -> Iterator[Finding]:
@@ -40,7 +33,8 @@ def overfitting(history: History, plan: Plan) -> Iterator[Finding]:
             continue
         best = int(np.argmin(curve.values))
         later = curve.values[best + 1 :] - curve.values[best]
-        error = max(_error(history, f"eval/{name}/loss"), OVERFITTING_RISE * curve.values[best])
+        chance = OVERFITTING_SIGMAS * noise(curve.values[len(curve) // 2 :])
+        error = max(chance, OVERFITTING_RISE * curve.values[best])
         if len(later) < OVERFITTING_POINTS or np.any(later[-OVERFITTING_POINTS:] < error):
             continue
         since = int(curve.steps[best])
@@ -59,7 +53,6 @@ def _overfitting(history: History, name: str, curve: Series, best: int, fall: fl
     train = float(np.median(history.loss.values[-16:]))
     return Finding(
         "overfitting",
-        "warning",
         since,
         int(curve.steps[-1]),
         f"The loss on {name} was lowest at step {since:,} ({format_number(curve.values[best])}) "
@@ -95,7 +88,6 @@ def disagreement(history: History, plan: Plan) -> Iterator[Finding]:
     state = "got worse" if gets_worse else "did not move"
     yield Finding(
         "disagreement",
-        "warning" if gets_worse else "info",
         int(first),
         history.step,
         f"Since step {int(first):,} validation losses fell by {np.mean(falls):.1%} while the "
@@ -107,6 +99,7 @@ def disagreement(history: History, plan: Plan) -> Iterator[Finding]:
         "the tasks' answers show progress earlier.",
         {"fall": float(np.mean(falls)), "standard_errors": together, "visible": visible},
         signal=next(iter(moves)),
+        severity="warning" if gets_worse else "info",
     )
 
 
@@ -122,7 +115,6 @@ def within_noise(history: History, plan: Plan) -> Iterator[Finding]:
     error = float(np.mean([error for _, error in moves.values()]))
     yield Finding(
         "evaluation_within_noise",
-        "info",
         int(curve.steps[-2]),
         int(curve.steps[-1]),
         f"Between the last two evaluations no task metric has moved by more than "
@@ -131,6 +123,7 @@ def within_noise(history: History, plan: Plan) -> Iterator[Finding]:
         "Nothing: do not read anything into these differences.",
         {"largest": float(np.abs(scores).max()), "visible": MOST_WITHIN * error},
         signal=next(iter(moves)),
+        severity="info",
     )
 
 
@@ -149,10 +142,3 @@ def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, t
         error = float(np.hypot(errors.values[0], errors.values[-1]))
         moves[name] = (float(-gain if lower_is_better(name) else gain), error)
     return moves
-
-
-def _error(history: History, name: str) -> float:
-    """Returns the rise of an evaluation curve that may be due to chance."""
-    curve = history[name].finite
-    late = curve.values[len(curve) // 2 :]
-    return OVERFITTING_SIGMAS * noise(late)

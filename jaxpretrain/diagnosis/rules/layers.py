@@ -9,18 +9,12 @@ from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.models.stack import STACK, tower_of
 
-LOGIT_LIMIT = 100.0
-"""The attention logit above which a softmax keeps almost nothing but its largest entry."""
-LOGIT_GROWTH = 1.5
-"""The growth of a high logit since the middle of the run that makes a warning."""
-UNSTABLE_LOGIT = 1e4
-"""The attention logit at which training became unstable in arXiv 2309.14322."""
-LATE = 3
-"""The number of last rows whose median is the level of a layer."""
-ROWS = 8
-"""The number of rows before them that show the usual level."""
-BLOW_UP = 4.0
-"""The growth of a layer, relative to its own past and to the other layers, that is a blow-up."""
+LOGIT_LIMIT = 100.0  # attention logit above which a softmax keeps little but its largest entry
+LOGIT_GROWTH = 1.5  # growth of a high logit since the middle of the run that makes a warning
+UNSTABLE_LOGIT = 1e4  # attention logit at which training became unstable in arXiv 2309.14322
+LATE = 3  # number of last rows whose median is the level of a layer
+ROWS = 8  # number of rows before them that show the usual level
+BLOW_UP = 4.0  # growth of a layer, relative to its past and to other layers, that is a blow-up
 
 
 def attention_logits(history: History, plan: Plan) -> Iterator[Finding]:
@@ -37,7 +31,6 @@ def attention_logits(history: History, plan: Plan) -> Iterator[Finding]:
         high = logits.values[:, layer] > LOGIT_LIMIT
         yield Finding(
             "attention_logits_growing",
-            "warning",
             int(logits.steps[np.argmax(high)]),
             int(logits.steps[-1]),
             f"The largest attention logit of {_title(name, layer)} has grown from "
@@ -67,7 +60,6 @@ def blow_up(history: History, plan: Plan) -> Iterator[Finding]:
         what = name.split("/")[1].replace("_", " ").replace("rms", "size")
         yield Finding(
             "layer_blow_up",
-            "warning",
             int(values.steps[-LATE]),
             int(values.steps[-1]),
             f"The {what} of {_title(name, layer)} is {growth[layer]:.0f} times what it was, "

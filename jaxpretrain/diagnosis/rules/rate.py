@@ -12,28 +12,17 @@ from jaxpretrain.diagnosis.rules.layers import update_ratios
 from jaxpretrain.diagnosis.statistics import BLOCK, levels, trend
 from jaxpretrain.display.wording import format_number, format_seconds
 
-FLATTENING_LASTS = 5
-"""The multiple of the warm-up's length until which its end explains a flat curve."""
-FLATTENING_FRACTION = 0.05
-"""The part of the run after the warm-up for which its end explains a flat curve, at most."""
-FEWEST_STEPS = 300
-"""The fewest steps of a run in which the end of the warm-up is worth a note."""
-TOO_HIGH_RISE = 0.01
-"""The least rise of the loss during the warm-up relative to its lowest level."""
-TOO_HIGH_SIGMAS = 6.0
-"""The least rise of the loss during the warm-up in standard errors of a level."""
-SMALLEST_MOVE = 0.1
-"""The move of the weights over a whole run, relative to their norm, below which it is too small."""
-SPENT_RATE = 0.01
-"""The learning rate relative to its peak below which it is spent."""
-SPENT_LEFT = 0.1
-"""The least part of the run that must still come when the learning rate is spent."""
-RATE_TOLERANCE = 0.01
-"""The largest relative difference between the learning rate that was used and the planned one."""
-CLIPPED_SHARE = 0.9
-"""The least share of clipped gradients."""
-CLIPPED_FAR = 2.0
-"""The ratio of a typical norm to the limit above which clipping changes the gradients much."""
+FLATTENING_LASTS = 5  # multiple of the warm-up's length until which its end explains a flat curve
+FLATTENING_FRACTION = 0.05  # part of the run for which that explains a flat curve, at most
+FEWEST_STEPS = 300  # fewest steps of a run in which the end of the warm-up is worth a note
+TOO_HIGH_RISE = 0.01  # least rise of the loss during the warm-up relative to its lowest level
+TOO_HIGH_SIGMAS = 6.0  # least rise of the loss during the warm-up in standard errors of a level
+SMALLEST_MOVE = 0.1  # relative move of the weights over a whole run below which it is too small
+SPENT_RATE = 0.01  # learning rate relative to its peak below which it is spent
+SPENT_LEFT = 0.1  # least part of the run that must still come when the learning rate is spent
+RATE_TOLERANCE = 0.01  # largest relative difference of the learning rate to the planned one
+CLIPPED_SHARE = 0.9  # least share of clipped gradients
+CLIPPED_FAR = 2.0  # ratio of a typical norm to the limit that changes the gradients much
 
 
 def warmup_ended(history: History, plan: Plan) -> Iterator[Finding]:
@@ -57,13 +46,13 @@ def warmup_ended(history: History, plan: Plan) -> Iterator[Finding]:
         )
     yield Finding(
         "warmup_ended",
-        "info",
         end,
         step,
         reading,
         "Nothing. Leave the learning rate to its schedule, and judge by validation sets and "
         "tasks too.",
         evidence,
+        severity="info",
     )
 
 
@@ -115,7 +104,6 @@ def too_high(history: History, plan: Plan) -> Iterator[Finding]:
         grown += f" An update moves a layer by up to {ratios[1]:.1%} of its weights."
     yield Finding(
         "learning_rate_too_high",
-        "warning",
         at,
         history.step,
         f"The loss was lowest at step {at:,}, in the warm-up at a learning rate of {good:.2g}: "
@@ -149,7 +137,6 @@ def too_low(history: History, plan: Plan) -> Iterator[Finding]:
         layers = f", from {of_layers[0]:.1e} to {of_layers[1]:.1e} by layer"
     yield Finding(
         "learning_rate_too_low",
-        "warning",
         max(plan.warmup_end, int(rates.steps[0])),
         history.step,
         f"An update is {np.median(ratio):.1e} of the weights' norm{layers}. If "
@@ -174,7 +161,6 @@ def spent_early(history: History, plan: Plan) -> Iterator[Finding]:
         return
     yield Finding(
         "learning_rate_spent",
-        "warning",
         int(low[0]),
         step,
         f"The learning rate has been below {SPENT_RATE:.0%} of its peak since step "
@@ -201,7 +187,6 @@ def off_schedule(history: History, plan: Plan) -> Iterator[Finding]:
     first = int(rates.steps[np.flatnonzero(~off)[-1] + 1]) if not off.all() else rates.steps[0]
     yield Finding(
         "learning_rate_off_schedule",
-        "warning",
         int(first),
         int(rates.steps[-1]),
         f"Step {int(rates.steps[-1]):,} used a learning rate of {rates.values[-1]:.3g}; the "
@@ -225,7 +210,6 @@ def clipping(history: History, plan: Plan) -> Iterator[Finding]:
     typical = float(np.median(late.values))
     yield Finding(
         "always_clipping",
-        "warning" if typical > CLIPPED_FAR * plan.clip_norm else "info",
         int(late.steps[0]),
         int(late.steps[-1]),
         f"{clipped.mean():.0%} of the last {len(late)} reported gradients were clipped: their "
@@ -235,4 +219,5 @@ def clipping(history: History, plan: Plan) -> Iterator[Finding]:
         "learning rate if the norm has grown since the warm-up.",
         {"share": float(clipped.mean()), "norm": typical, "limit": plan.clip_norm},
         signal="train/grad_norm",
+        severity="warning" if typical > CLIPPED_FAR * plan.clip_norm else "info",
     )

@@ -10,16 +10,11 @@ from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.statistics import MEDIAN_ERROR, noise
 from jaxpretrain.display.wording import format_number
 
-ROWS = 16
-"""The number of reports on each side that are compared."""
-JUMP_SIGMAS = 6.0
-"""The least jump of the loss in standard errors of its median."""
-JUMP_RISE = 0.03
-"""The least jump of the loss relative to the loss before."""
-CHANGE = 0.02
-"""The least relative change of a learning rate or a batch."""
-SMALLEST_RATE = 1e-3
-"""The least change of the learning rate relative to the highest one."""
+ROWS = 16  # number of reports on each side that are compared
+JUMP_SIGMAS = 6.0  # least jump of the loss in standard errors of its median
+JUMP_RISE = 0.03  # least jump of the loss relative to the loss before
+CHANGE = 0.02  # least relative change of a learning rate or a batch
+SMALLEST_RATE = 1e-3  # least change of the learning rate relative to the highest one
 
 Jump = tuple[str, dict[str, float]]
 """A jump in words, and the numbers of it by name."""
@@ -38,7 +33,6 @@ def _finding(history: History, step: int, jumps: list[Jump]) -> Finding:
     since = history["train/loss"].between(step + 1, history.step)
     return Finding(
         "resume_discontinuity",
-        "warning",
         step,
         int(since.steps[min(len(since), ROWS) - 1]),
         f"The run did not go on at step {step:,} as it had stopped: {texts}.",

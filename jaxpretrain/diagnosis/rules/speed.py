@@ -10,24 +10,15 @@ from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.diagnosis.remaining import spent
 
-LATE = 16
-"""The fewest last reports that show the present speed."""
-SUSTAINED = 30.0
-"""The fewest seconds of training in those reports, because machines stumble now and then."""
-WAIT_FRACTION = 0.1
-"""The least share of the time that steps wait for data."""
-SLOWER = 1.5
-"""The least ratio of the present time of a step to the time before."""
-UNEVEN = 3.0
-"""The ratio to the usual time above which a step is slow."""
-UNEVEN_COST = 0.1
-"""The least share of the training time that slow steps cost."""
-HOST_ROWS = 4
-"""The number of last comparisons of the hosts that count."""
-HOST_SHARE = 0.75
-"""The least share of them that must name the same host."""
-HOST_SPREAD = 0.1
-"""The least part of a step that this host must cost."""
+LATE = 16  # fewest last reports that show the present speed
+SUSTAINED = 30.0  # fewest seconds of training in them, because machines stumble now and then
+WAIT_FRACTION = 0.1  # least share of the time that steps wait for data
+SLOWER = 1.5  # least ratio of the present time of a step to the time before
+UNEVEN = 3.0  # ratio to the usual time above which a step is slow
+UNEVEN_COST = 0.1  # least share of the training time that slow steps cost
+HOST_ROWS = 4  # number of last comparisons of the hosts that count
+HOST_SHARE = 0.75  # least share of them that must name the same host
+HOST_SPREAD = 0.1  # least part of a step that this host must cost
 
 
 def input_bound(history: History, plan: Plan) -> Iterator[Finding]:
@@ -40,7 +31,6 @@ def input_bound(history: History, plan: Plan) -> Iterator[Finding]:
         return
     yield Finding(
         "input_bound",
-        "warning",
         int(late.steps[0]),
         int(late.steps[-1]),
         f"Training waits for data during {share:.0%} of its time.",
@@ -66,7 +56,6 @@ def slow_steps(history: History, plan: Plan) -> Iterator[Finding]:
         return
     yield Finding(
         "slow_steps",
-        "warning",
         pace.late_since,
         int(pace.steps[-1]),
         f"Steps take {now / usual:.2f} times as long as before, data wait aside.",
@@ -90,7 +79,6 @@ def uneven_steps(history: History, plan: Plan) -> Iterator[Finding]:
         return
     yield Finding(
         "uneven_steps",
-        "info",
         int(steps[slow][0]),
         int(steps[slow][-1]),
         f"{slow.mean():.1%} of the reports took more than {UNEVEN:g} times the usual time; "
@@ -99,6 +87,7 @@ def uneven_steps(history: History, plan: Plan) -> Iterator[Finding]:
         "the interval of these steps.",
         {"share": float(slow.mean()), "cost": cost},
         signal=f"perf/{history.unit}_per_second",
+        severity="info",
     )
 
 
@@ -115,7 +104,6 @@ def slow_host(history: History, plan: Plan) -> Iterator[Finding]:
         return
     yield Finding(
         "slow_host",
-        "warning",
         int(late.steps[0]),
         int(late.steps[-1]),
         f"Process {host} keeps the others waiting for {cost:.0%} of each step: it takes that "

@@ -1,21 +1,24 @@
-"""The time of a step and of a run on a machine, by arithmetic alone.
+"""The memory and the time of a step on a machine, by arithmetic alone.
 
-There are three resources: arithmetic, memory, and the links between devices. `optimistic` lets all
-of them work at once and at the vendor's rates, so the slowest decides. `expected` adds them up, for
-kernels mostly run one after another; arithmetic has the efficiency that explains published
-throughputs best. docs/planning.md has formulas, sources and errors.
+Memory: without a compiler this is the answer; with one, it says what is worth compiling. State and
+batch are exact. Activations peak in the loss or in the backward pass of the largest layer.
+
+Time: arithmetic, memory and the links between devices take their parts. docs/planning.md has the
+formulas, their sources and their errors.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpretrain.devices.chips import Chip
 from jaxpretrain.models.costs import Costs
+from jaxpretrain.models.stack import place_of
+from jaxpretrain.optim.layers import name_of
 from jaxpretrain.parallel.mesh import sharded_bytes
-from jaxpretrain.planning.analytic_memory import weights_on_device
+from jaxpretrain.train.memory import Memory, num_gradients, state_bytes
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.resolved import Resolved
 
@@ -27,9 +30,10 @@ class StepTime:
     """The seconds of one optimizer step, and the rates that follow."""
 
     optimistic: float
-    """Seconds at the vendor's rates, all resources working at once."""
+    """Seconds at the vendor's rates, all resources working at once: the slowest decides."""
     expected: float
-    """Seconds at the rates that programs reach, one resource after another."""
+    """Seconds at the rates that programs reach, one resource after another, as kernels mostly run;
+    arithmetic has the efficiency that explains published throughputs best."""
     parts: dict[str, float]
     """The summands of `expected` in seconds: arithmetic by part, `memory`, `network`."""
     bound_by: Resource
@@ -63,13 +67,26 @@ class RunTime:
     """The cost in the currency of the price; None without a price."""
 
 
-def estimate_time(program: Program, chip: Chip, *, num_hosts: int) -> StepTime:
-    """Estimates the time of the program's step; the estimate itself takes milliseconds.
+def estimate_memory(program: Program) -> Memory:
+    """Estimates the memory of one device at the peak of the program's step.
 
-    Args:
-      program: the training program; its devices may be placeholders.
-      chip: the kind of its devices.
-      num_hosts: groups of devices with fast links inside: hosts of GPUs, or TPU slices.
+    The error against XLA's compilers is 10 to 20 %, see docs/planning.md.
+    """
+    parameters, optimizer = state_bytes(program)
+    return Memory(
+        parameters=parameters,
+        optimizer=optimizer,
+        gradients=parameters * num_gradients(program),
+        activations=round(_activations(program)),
+        other=sharded_bytes(program.batch.values()),
+    )
+
+
+def estimate_time(program: Program, chip: Chip, *, num_hosts: int) -> StepTime:
+    """Estimates the time of the program's step on chips of a kind, which may be placeholders.
+
+    `num_hosts` is the number of groups of devices with fast links inside: hosts of GPUs, or TPU
+    slices.
     """
     experiment, costs = program.experiment, program.model.costs()
     num_devices, examples = program.layout.mesh.size, experiment.train.batch_size
@@ -80,11 +97,8 @@ def estimate_time(program: Program, chip: Chip, *, num_hosts: int) -> StepTime:
     }
     memory = _memory_bytes(program, costs) / chip.memory_bandwidth
     network = _network_seconds(program, costs, chip, num_hosts)
-    totals: dict[Resource, float] = {
-        "compute": sum(arithmetic.values()),
-        "memory": memory,
-        "network": network,
-    }
+    compute = sum(arithmetic.values())
+    totals: dict[Resource, float] = {"compute": compute, "memory": memory, "network": network}
     shares = dict.fromkeys(arithmetic, chip.efficiency.products)
     shares["attention"] = chip.efficiency.attention
     parts = {part: seconds / shares[part] for part, seconds in arithmetic.items()}
@@ -117,13 +131,61 @@ def estimate_run(experiment: Resolved, step: StepTime, price: float | None = Non
     return RunTime(steps, seconds / 86400, device_hours, cost)
 
 
+class Weights(NamedTuple):
+    """Numbers of parameters that a device works with: divided by the mesh axis `tensor` alone."""
+
+    layers: float
+    """The parameters of all layers together."""
+    largest_group: float
+    """The parameters of the largest group of layers that `scan` takes at a time. A group has one
+    layer for each position of the pattern, and XLA may gather all of its weights at once."""
+    ends: float
+    """The parameters outside the layers: embedding, head, norms."""
+
+
+def weights_on_device(program: Program) -> Weights:
+    """Counts the parameters that a device works with, once sharded weights are gathered."""
+    ends = layers = 0.0
+    groups: dict[str, float] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(program.state.params):
+        size = leaf.size / _tensor_ways(program, leaf)
+        if (place := place_of(name_of(path))) is not None:
+            groups[place.stack] = groups.get(place.stack, 0.0) + size / leaf.shape[0]
+            layers += size
+        else:
+            ends += size
+    return Weights(layers, max(groups.values(), default=0.0), ends)
+
+
+def _tensor_ways(program: Program, leaf: jax.ShapeDtypeStruct) -> int:
+    """Returns the number of devices over which the mesh axis `tensor` divides an array."""
+    sharding = leaf.sharding
+    assert isinstance(sharding, jax.sharding.NamedSharding)
+    is_divided = any(
+        "tensor" in ((part,) if isinstance(part, str) else part or ()) for part in sharding.spec
+    )
+    return program.layout.mesh.shape["tensor"] if is_divided else 1
+
+
+def _activations(program: Program) -> float:
+    """Returns the bytes that forward and backward passes hold at once, gradients not counted."""
+    costs: Costs = program.model.costs()
+    num_tensor, num_fsdp = (program.layout.mesh.shape[axis] for axis in ("tensor", "fsdp"))
+    examples = program.microbatch_size
+    weights = weights_on_device(program)
+    # Weights are rounded to the compute dtype and, where sharded, gathered. Then their gradients
+    # are whole too, in float32, until they are scattered.
+    copies = jnp.dtype(program.experiment.model.dtype).itemsize + (4 if num_fsdp > 1 else 0)
+    loss = examples * costs.loss.on_device(num_tensor) + copies * weights.ends
+    layer = examples * costs.working.on_device(num_tensor) + copies * weights.largest_group
+    return examples * costs.kept.on_device(num_tensor) + max(loss, layer)
+
+
 def _memory_bytes(program: Program, costs: Costs) -> float:
     """Returns the bytes that a device reads and writes in a step, matrix products not counted."""
     num_tensor = program.layout.mesh.shape["tensor"]
     itemsize = jnp.dtype(program.experiment.model.dtype).itemsize
-    state = program.state
-    parameters = sharded_bytes(jax.tree.leaves(state.params))
-    moments = sharded_bytes(jax.tree.leaves((state.optimizer, state.ema)))
+    parameters, moments = state_bytes(program)
     examples = program.microbatch_size * program.num_microbatches
     # Parameters and moments are read and written once; gradients are written, and read twice: by
     # their norm and by the update.
@@ -150,26 +212,11 @@ def _network_seconds(program: Program, costs: Costs, chip: Chip, num_hosts: int)
     replica, fsdp, tensor = (mesh.shape[axis] for axis in ("replica", "fsdp", "tensor"))
     weights = weights_on_device(program)
     itemsize = jnp.dtype(program.experiment.model.dtype).itemsize
-    shards = itemsize * sharded_bytes(jax.tree.leaves(program.state.params)) / 4
+    shards = itemsize * state_bytes(program)[0] / 4
     stream = program.microbatch_size * costs.stream.on_device(tensor)
     num_sums = 4 if program.experiment.model.remat in ("none", "dots") else 6
-    # Neighbours share the axis `tensor`, then `fsdp`; copies are farthest apart.
-    ring = _Ring(chip, mesh.size // num_hosts)
-    return program.num_microbatches * (
-        ring.seconds(3 * itemsize * (weights.layers + weights.ends), fsdp, stride=tensor)
-        + ring.seconds(2 * shards, replica, stride=tensor * fsdp)
-        + ring.seconds(2 * num_sums * stream, tensor, stride=1)
-    )
 
-
-@dataclass(frozen=True)
-class _Ring:
-    """Gathers among devices that are numbered host by host."""
-
-    chip: Chip
-    per_host: int
-
-    def seconds(self, num_bytes: float, size: int, *, stride: int) -> float:
+    def gather(num_bytes: float, size: int, stride: int) -> float:
         """Returns the time for `num_bytes` to reach all of a group: `size` devices, `stride` apart.
 
         Each device gets a part 1 - 1/size of the bytes from others, over the links inside a host.
@@ -178,7 +225,14 @@ class _Ring:
         """
         if size == 1:
             return 0.0
-        members = max(1, min(size, self.per_host // stride))  # devices of the group in a host
+        members = max(1, min(size, mesh.size // num_hosts // stride))  # of the group in a host
         hosts = -(-size // members)
-        inside = num_bytes * (1 - 1 / size) / self.chip.link_bandwidth if members > 1 else 0.0
-        return max(inside, num_bytes * (1 - 1 / hosts) / (members * self.chip.network_bandwidth))
+        inside = num_bytes * (1 - 1 / size) / chip.link_bandwidth if members > 1 else 0.0
+        return max(inside, num_bytes * (1 - 1 / hosts) / (members * chip.network_bandwidth))
+
+    # Neighbours share the axis `tensor`, then `fsdp`; copies are farthest apart.
+    return program.num_microbatches * (
+        gather(3 * itemsize * (weights.layers + weights.ends), fsdp, stride=tensor)
+        + gather(2 * shards, replica, stride=tensor * fsdp)
+        + gather(2 * num_sums * stream, tensor, stride=1)
+    )
