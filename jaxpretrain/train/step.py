@@ -146,12 +146,13 @@ def _keep_if_bad(
     if is_empty is None and not can_be_bad:
         return new, metrics  # choosing between two states takes memory
     kept = jnp.bool_(False) if is_empty is None else is_empty
-    finite = all_finite(metrics)
-    bad = ~finite if skip.not_finite else jnp.bool_(False)
     if skip.outliers is not None:
-        bad |= finite & is_outlier(old.history, metrics, skip.outliers)
         new = replace(new, history=record(old.history, metrics))
     if can_be_bad:
+        finite = all_finite(metrics)
+        bad = ~finite if skip.not_finite else jnp.bool_(False)
+        if skip.outliers is not None:
+            bad |= finite & is_outlier(old.history, metrics, skip.outliers)
         skipped = bad & ~kept
         kept |= skipped
         metrics = metrics | {"skipped": skipped.astype(jnp.float32)}
