@@ -74,6 +74,8 @@ def main(argv: list[str]) -> None:
     else:
         print(f"{root}, {flags.split}: {len(held_out):,} tokens, {num_bytes:,} bytes")
         print(_table(rows))
+        if flags.run:
+            print(_verdict(rows[:-1], rows[-1]))
 
 
 def ngram_nats(train: np.ndarray, held_out: np.ndarray, vocab_size: int) -> dict[str, np.ndarray]:
@@ -171,6 +173,14 @@ def _table(rows: list[Baseline]) -> str:
     return "\n".join(
         [head, *(f"{r.name:<32}{cell(r.nats_per_token)}{cell(r.bits_per_byte)}" for r in rows)]
     )
+
+
+def _verdict(baselines: list[Row], trained: Row) -> str:
+    """Returns a sentence on what the run is better than."""
+    beaten = [row.name for row in baselines if row.bits_per_byte > trained.bits_per_byte]
+    others = [row.name for row in baselines if row.name not in beaten]
+    text = f"\nThe model beats {', '.join(beaten) or 'none of these'}"
+    return f"{text}, and not yet {', '.join(others)}." if others and beaten else f"{text}."
 
 
 if __name__ == "__main__":
