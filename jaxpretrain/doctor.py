@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxpretrain import __version__
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.errors import InputError, install
 from jaxpretrain.storage.files import cache_dir
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "clu")
@@ -66,8 +66,8 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         for path, extra in _ACCELERATORS.items():
             if Path(path).exists() and devices[0].platform == "cpu":
                 problems.append(
-                    f"{path} is an accelerator that JAX does not use: install "
-                    f"'jaxpretrain[{extra}]', or check its driver"
+                    f"{path} is an accelerator that JAX does not use: {install(extra)}, or check "
+                    "its driver"
                 )
     except RuntimeError as error:
         device_text = "none"

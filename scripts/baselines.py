@@ -175,9 +175,10 @@ def _table(rows: list[Baseline]) -> str:
     )
 
 
-def _verdict(baselines: list[Row], trained: Row) -> str:
+def _verdict(baselines: list[Baseline], trained: Baseline) -> str:
     """Returns a sentence on what the run is better than."""
-    beaten = [row.name for row in baselines if row.bits_per_byte > trained.bits_per_byte]
+    reached = trained.bits_per_byte or math.inf
+    beaten = [row.name for row in baselines if (row.bits_per_byte or 0) > reached]
     others = [row.name for row in baselines if row.name not in beaten]
     text = f"\nThe model beats {', '.join(beaten) or 'none of these'}"
     return f"{text}, and not yet {', '.join(others)}." if others and beaten else f"{text}."

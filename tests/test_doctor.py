@@ -48,7 +48,7 @@ def test_an_accelerator_that_jax_does_not_use_is_a_problem(
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(doctor, "_ACCELERATORS", {str(tmp_path / "nvidia0"): "gpu"})
     assert doctor.main([]) == 1
-    assert "install 'jaxpretrain[gpu]', or check its driver" in capsys.readouterr().out
+    assert "does not use: pip install 'jax[cuda13]', or check its driver" in capsys.readouterr().out
 
 
 def test_extras_tell_what_they_lack(monkeypatch: pytest.MonkeyPatch):

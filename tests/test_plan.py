@@ -54,7 +54,7 @@ def test_without_a_compiler_the_answer_is_an_estimate_and_says_so(
     code, output, error = command(*flags)
     assert code == 0, error
     assert "memory is analytic" in output
-    assert "pip install 'jaxpretrain[plan-gpu]'" in error
+    assert "pip install 'jax[cuda13]'" in error
     code, output, _ = command(*flags, "--json")
     answer = json.loads(output)
     assert (answer["source"], answer["fits"]) == ("analytic", True)

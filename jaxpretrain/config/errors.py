@@ -1,6 +1,9 @@
-"""The error that a user can cause, and the hint at what they meant."""
+"""The error that a user can cause, and hints at what they meant or what they need."""
 
 import difflib
+import importlib.metadata
+import re
+import shlex
 from collections.abc import Iterable
 
 
@@ -22,3 +25,13 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """Returns a question that ends an error line; "" where no candidate is close."""
     match = closest(name, candidates)
     return f" Did you mean '{match}'?" if match else ""
+
+
+def install(extra: str) -> str:
+    """Returns the command that installs what an extra of this package requires."""
+    wanted = [
+        requirement.partition(";")[0].strip()
+        for requirement in importlib.metadata.requires("jaxpretrain") or []
+        if re.search(rf"extra == ['\"]{extra}['\"]", requirement)
+    ]
+    return f"pip install {' '.join(map(shlex.quote, wanted))}"

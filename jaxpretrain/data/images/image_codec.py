@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.package_files import HOW_TO_INSTALL
+from jaxpretrain.config.errors import InputError, install
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +68,7 @@ def import_pillow():
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise InputError(f"images need Pillow: {HOW_TO_INSTALL}") from None
+        raise InputError(f"images need Pillow: {install('vision')}") from None
     return Image, ImageOps
 
 

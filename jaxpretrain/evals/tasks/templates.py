@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.errors import InputError, install
 from jaxpretrain.evals.tasks.package import package_folder
 from jaxpretrain.evals.tasks.task import Choice, Item, Metric, Task
 
@@ -20,7 +20,7 @@ def read_arrow(folder: Path, columns: list[str]) -> list[Row]:
     try:
         import pyarrow.ipc  # imported here: only these tasks need it
     except ImportError:
-        raise InputError("this task is an Arrow file: pip install pyarrow to read it") from None
+        raise InputError(f"this task is an Arrow file: {install('evals')}") from None
     files = sorted(folder.glob("*.arrow"))
     if not files:
         raise InputError(f"{folder}: the data set is not there")
