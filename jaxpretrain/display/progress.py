@@ -32,7 +32,7 @@ _RATES = {
     "perf/megabytes_per_second": "MB/s",
 }
 # The fields that a line leaves out where it is too long, in this order.
-_DISPENSABLE = ("learning_rate", "mfu", "percent", "rate", "loss")
+_DISPENSABLE = ("percent", "learning_rate", "mfu", "rate", "loss")
 
 
 class Progress:
@@ -95,7 +95,8 @@ class Progress:
                 self._finish = None if eta is None else now + eta
             if not self._is_live:
                 if metrics is not None:
-                    self._write(self._line(now) + "\n")
+                    columns = _text_columns(self._stream)
+                    self._write(self._line(now, columns - 1) + "\n")
             elif now - self._drawn_at >= _REDRAW_SECONDS:
                 self._draw(now)
 
