@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,6 +141,9 @@ class Recorder:
 
     def message(self, text: str) -> None:
         self.messages.append(text)
+
+    def activity(self, text: str) -> nullcontext[None]:
+        return nullcontext()
 
     def train(self, program: Program, workdir: Path, **changes: dict[str, Any]) -> bool:
         experiment = program.experiment
