@@ -3,8 +3,9 @@
     python scripts/docs_test.py
     python scripts/docs_test.py --pages=docs/data.md --folder=/tmp/docs
 
-Each ```sh block runs by `bash -e` in a folder with a copy of what the pages use. README.md comes
-first: later pages use its results, such as runs/quickstart. Marks stand behind `sh`:
+Each ```sh block runs by `bash -e` in a folder with a copy of what the pages use, or in the folder
+where the block before it ended. README.md comes first: later pages use its results, such as
+runs/quickstart. Marks stand behind `sh`:
 
     sh           run as printed
     sh short     run with few steps and few items (SHORTER below); flags that follow the mark are
@@ -34,6 +35,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from jaxpretrain.storage.cache import cache_dir
 
 from jaxpretrain.config.command import Parser, run, split_overrides, split_paths
 from jaxpretrain.config.errors import InputError
@@ -113,8 +116,9 @@ def main(argv: list[str]) -> int:
         _fill(folder)
         failures = []
         for page in chosen:
+            shell = Shell(folder)
             for block in read_page(page, (ROOT / page).read_text()):
-                reason = _check(block, folder)
+                reason = shell.check(block)
                 failures += [Failure(block, reason)] if reason else []
     for failure in failures:
         print(f"\nFAILED  {failure.block.title}\n{failure.reason}")
@@ -173,65 +177,84 @@ def _fill(folder: Path) -> None:
         (folder / ".venv").symlink_to(sys.prefix)
 
 
-def _check(block: Block, folder: Path) -> str:
-    """Runs or checks a block; returns what is wrong with it."""
-    try:
-        if block.kind == "python":
-            compile(block.text, f"{block.page}:{block.line}", "exec")
-            return ""
-        if block.kind == "notebook":
-            return _execute(block, folder, [sys.executable, "-c", block.text], block.text)
-        commands = split_commands(block.text)
-        local = [c for c in commands if block.kind != "parse" and not c.startswith(NETWORK)]
-        for command in commands:
-            if command not in local:
-                _check_command(command, folder)
-                print(f"     parsed  {block.page}:{block.line}  {first_words(command)}", flush=True)
-        if block.kind not in ("run", "short", "fails", "setup", "parse"):
-            raise InputError(f"unknown mark '{block.kind}'")
-        return _run(block, local, folder) if local else ""
-    except (InputError, SyntaxError, ValueError) as error:
-        return f"{error}"
+class Shell:
+    """Runs the blocks of a page. Each has a shell of its own, in the folder where the last ended.
 
+    The home directory is a folder of the working folder.
+    """
 
-def _run(block: Block, commands: list[str], folder: Path) -> str:
-    """Runs commands in one shell, which reports each that is done on its descriptor 3."""
-    marks = [f"{command}\necho {number} >&3\n" for number, command in enumerate(commands)]
-    shorter = SHORTER.replace("EXTRA", block.flags) if block.kind == "short" else ""
-    script = shorter + "".join(marks)
-    return _execute(block, folder, ["bash", "-e", "-c", script], *commands)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cwd = folder
 
+    def check(self, block: Block) -> str:
+        """Runs or checks a block; returns what is wrong with it."""
+        try:
+            if block.kind == "python":
+                compile(block.text, f"{block.page}:{block.line}", "exec")
+                return ""
+            if block.kind == "notebook":
+                return self._execute(block, [sys.executable, "-c", block.text], [block.text])
+            if block.kind not in ("run", "short", "fails", "setup", "parse"):
+                return f"unknown mark '{block.kind}'"
+            commands = split_commands(block.text)
+            local = [c for c in commands if block.kind != "parse" and not c.startswith(NETWORK)]
+            for command in commands:
+                if command not in local:
+                    _check_command(command, self._folder)
+                    _print_line("   parsed", block, command)
+            return self._run(block, local) if local else ""
+        except (InputError, SyntaxError, ValueError) as error:
+            return f"{error}"
 
-def _execute(block: Block, folder: Path, argv: list[str], *commands: str) -> str:
-    """Runs a program, prints a line for each command that is done, returns what is wrong."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "VIRTUAL_ENV": sys.prefix,
-        "MPLBACKEND": "agg",
-    }
-    with tempfile.TemporaryFile("w+") as output, tempfile.NamedTemporaryFile("r") as done:
-        started = last = time.monotonic()
-        program = subprocess.Popen(
-            ["bash", "-c", 'exec 3>"$0" "$@"', done.name, *argv],
-            cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        code = None
-        while code is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = program.wait(0.2)
-            now = time.monotonic()
-            for line in done.read().split():
-                _report(now - last, block, commands[int(line)])
-                last = now
-            if now - started > MAX_SECONDS:
-                os.killpg(program.pid, signal.SIGKILL)
-                return f"took more than {MAX_SECONDS} seconds"
-        if block.kind in ("fails", "notebook"):
-            _report(now - last, block, commands[-1])
-        output.seek(0)
-        return _judge(block, code, output.read())
+    def _run(self, block: Block, commands: list[str]) -> str:
+        """Runs commands in one shell, which reports on descriptor 3 what is done and where."""
+        marks = [f'{command}\necho "{i} $PWD" >&3\n' for i, command in enumerate(commands)]
+        shorter = SHORTER.replace("EXTRA", block.flags) if block.kind == "short" else ""
+        return self._execute(block, ["bash", "-e", "-c", shorter + "".join(marks)], commands)
+
+    def _execute(self, block: Block, argv: list[str], commands: list[str]) -> str:
+        """Runs a program, prints a line for each command that is done, returns what is wrong."""
+        with tempfile.TemporaryFile("w+") as output, tempfile.NamedTemporaryFile("r") as done:
+            started = last = time.monotonic()
+            program = subprocess.Popen(
+                ["bash", "-c", 'exec 3>"$0" "$@"', done.name, *argv],
+                cwd=self._cwd,
+                env=self._environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            code = None
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = program.wait(0.2)
+                now = time.monotonic()
+                for line in done.read().splitlines():
+                    number, _, cwd = line.partition(" ")
+                    self._cwd = Path(cwd)
+                    _print_line(f"{now - last:7.1f} s", block, commands[int(number)])
+                    last = now
+                if now - started > MAX_SECONDS:
+                    os.killpg(program.pid, signal.SIGKILL)
+                    return f"took more than {MAX_SECONDS} seconds"
+            if block.kind in ("fails", "notebook"):
+                _print_line(f"{now - last:7.1f} s", block, commands[-1])
+            output.seek(0)
+            return _judge(block, code, output.read())
+
+    def _environment(self) -> dict[str, str]:
+        home = self._folder / "home"
+        home.mkdir(exist_ok=True)
+        return os.environ | {
+            "HOME": str(home),
+            "JAXPRETRAIN_CACHE": str(cache_dir()),
+            "PATH": f"{Path(sys.prefix, 'bin')}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "VIRTUAL_ENV": sys.prefix,
+            "MPLBACKEND": "agg",
+        }
 
 
 def _judge(block: Block, code: int, output: str) -> str:
@@ -327,8 +350,8 @@ def _check_target(target: str, folder: Path) -> None:
         raise InputError(f"the Makefile has no target {target}")
 
 
-def _report(seconds: float, block: Block, command: str) -> None:
-    print(f"{seconds:9.1f} s  {block.page}:{block.line}  {first_words(command)}", flush=True)
+def _print_line(start: str, block: Block, command: str) -> None:
+    print(f"{start}  {block.page}:{block.line}  {first_words(command)}", flush=True)
 
 
 def first_words(command: str) -> str:
