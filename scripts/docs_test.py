@@ -36,13 +36,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxpretrain.storage.cache import cache_dir
-
 from jaxpretrain.config.command import Parser, run, split_overrides, split_paths
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
+from jaxpretrain.storage.files import cache_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("configs", "docs", "notebooks", "scripts", "Makefile", "README.md", "pyproject.toml")
