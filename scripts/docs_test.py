@@ -153,14 +153,16 @@ def read_page(page: str, text: str) -> Iterator[Block]:
 
 
 def notebook_script(text: str) -> str:
-    """Returns the code cells of a notebook as one script; `!COMMAND` is run by a shell."""
+    """Returns the code cells of a notebook as one script; a shell runs those with %%bash."""
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-    lines = [line for cell in cells for line in "".join(cell["source"]).splitlines()]
-    command = "subprocess.run({!r}, shell=True, check=True)"
-    return "\n".join(
-        ["import subprocess"]
-        + [command.format(line[1:]) if line.startswith("!") else line for line in lines]
-    )
+    script = ["import subprocess"]
+    for cell in cells:
+        code = "".join(cell["source"])
+        first, _, commands = code.partition("\n")
+        is_shell = first == "%%bash"
+        run_shell = f"subprocess.run(['bash', '-e', '-c', {commands!r}], check=True)"
+        script.append(run_shell if is_shell else code)
+    return "\n".join(script)
 
 
 def _fill(folder: Path) -> None:
