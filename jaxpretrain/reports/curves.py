@@ -41,6 +41,8 @@ class Chart:
     """The metrics that the chart shows."""
     note: str = ""
     """A sentence below the title."""
+    is_over_steps: bool = True
+    """True where the horizontal axis has steps, which are the same in all such charts."""
 
 
 def line(

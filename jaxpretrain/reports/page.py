@@ -19,6 +19,8 @@ from jaxpretrain.reports.curves import Chart, Json
 from jaxpretrain.reports.layers import COLUMNS, layer_charts
 from jaxpretrain.reports.planned import planned
 from jaxpretrain.reports.runs import Run, common_folder, read_runs, run_folders
+from jaxpretrain.reports.sweep import FILE as SWEEP
+from jaxpretrain.reports.sweep import sweep_sections
 from jaxpretrain.storage.files import relative, write_atomically
 
 FEWEST_COLUMNS = 20
@@ -47,20 +49,37 @@ def write_report(
     Raises:
       InputError: no folder holds a run, or a file cannot be written.
     """
+    if len(workdirs) == 1 and (workdirs[0] / SWEEP).exists():
+        return _write_sweep(workdirs[0], output)
     folders, empty = run_folders(workdirs)
     runs = read_runs(folders)
     output = output or relative(common_folder(folders) / "report.html", Path.cwd())
     texts = {output: page(runs)} | ({table: as_csv(runs)} if table else {})
-    for path, text in texts.items():
-        try:
-            write_atomically(path, text)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    written = [_write(path, text) for path, text in texts.items()]
     lines = [f"{path}: holds no run, left out" for path in empty]
     for run in runs:
         titles = [finding.title.lower() for finding in run.findings if not finding.is_over]
         lines.append(f"{run.name}: {', '.join(titles) or 'nothing stands out'}")
-    return [*lines, *(f"{path}: {len(text.encode()) / 1e6:.1f} MB" for path, text in texts.items())]
+    return [*lines, *written]
+
+
+def _write(path: Path, text: str) -> str:
+    """Writes a file; returns a line with its size."""
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    return f"{path}: {len(text.encode()) / 1e6:.1f} MB"
+
+
+def _write_sweep(folder: Path, output: Path | None) -> list[str]:
+    """Writes the page about a sweep; returns a line with its size."""
+    top, parts = sweep_sections(folder)
+    shown = [chart for part in parts.values() if not isinstance(part, str) for chart in part]
+    sections = {name: p if isinstance(p, str) else _grid(p) for name, p in parts.items()}
+    name = folder.resolve().name
+    body = _framed(name, datetime.now(), sections, top)
+    return [_write(output or folder / "report.html", _document(name, body, _figures(shown)))]
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -94,16 +113,30 @@ def page(runs: Sequence[Run]) -> str:
         sections["Each run"] = each
     names = ", ".join(run.name for run in runs)
     title = names if len(runs) <= MOST_NAMES else f"{len(runs)} runs"
-    read = datetime.fromtimestamp(runs[0].now)
+    body = _framed(title, datetime.fromtimestamp(runs[0].now), sections, top)
+    return _document(title, body, _figures(shown) | ({"hours": hours} if bars else {}))
+
+
+def _figures(shown: Sequence[Chart]) -> Json:
+    return {
+        chart.key: {
+            "traces": chart.traces,
+            "layout": chart.layout,
+            "linked": chart.is_over_steps,
+        }
+        for chart in shown
+    }
+
+
+def _framed(title: str, read: datetime, sections: Mapping[str, str], top: str) -> str:
+    """Returns the body of the page, with the links to its sections."""
     links = "".join(f'<a href="#{_id(name)}">{name}</a>' for name, text in sections.items() if text)
-    body = (
+    return (
         f"<h1>{escape(title)}</h1>"
         f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>'
         f'<nav aria-label="Contents">{links}</nav>{top}{_body(sections, 2)}'
         "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>"
     )
-    figures = {c.key: {"traces": c.traces, "layout": c.layout, "linked": True} for c in shown}
-    return _document(title, body, figures | ({"hours": hours} if bars else {}))
 
 
 def _body(sections: Mapping[str, str], level: int) -> str:
@@ -155,7 +188,8 @@ def _plot(key: str, height: int = 200) -> str:
 def _place(chart: Chart, *, wide: bool) -> str:
     """Returns the place of a chart, with its title and its buttons."""
     is_map = any(trace["type"] == "heatmap" for trace in chart.traces)
-    axes = () if is_map else (("xaxis", "steps"), ("yaxis", "values"))
+    has_buttons = chart.is_over_steps and not is_map
+    axes = (("xaxis", "steps"), ("yaxis", "values")) if has_buttons else ()
     buttons = "".join(
         f'<button data-plot="{chart.key}" data-axis="{axis}" aria-pressed="'
         f'{str(chart.layout.get(axis, {}).get("type") == "log").lower()}">log {label}</button> '

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxpretrain.monitor.pictures import write_pictures
 
+from jaxpretrain.monitor.writers import write_pictures
 from jaxpretrain.reports import page as page_module
 from tests.reports.conftest import make_run, page_of
 
