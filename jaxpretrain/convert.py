@@ -1,12 +1,12 @@
-"""Checkpoints of other programs to a run's folder, and back.
+"""Converts checkpoints of other programs to a run's folder, and back.
 
-    python -m jaxpretrain.convert --from=hf --input=OLMo-2-1B --output=runs/olmo2
-    python -m jaxpretrain.convert --from=olmo --input=step1000-unsharded --output=runs/olmo
-    python -m jaxpretrain.convert --to=hf --input=runs/mine --output=mine-hf
-    python -m jaxpretrain.convert --from=sapiens --input=sapiens_1b.pth --output=runs/sapiens
-    python -m jaxpretrain.convert --merge=runs/a,runs/b,runs/c --output=runs/soup
+    jaxpretrain convert --from=hf --input=OLMo-2-1B --output=runs/olmo2
+    jaxpretrain convert --from=olmo --input=step1000-unsharded --output=runs/olmo
+    jaxpretrain convert --to=hf --input=runs/mine --output=mine-hf
+    jaxpretrain convert --from=sapiens --input=sapiens_1b.pth --output=runs/sapiens
+    jaxpretrain convert --merge=runs/a,runs/b,runs/c --output=runs/soup
 
-Weights pass through memory an array or a layer at a time. The output appears whole or not at all.
+Only one array or layer is in memory at a time. The output appears completely or not at all.
 """
 
 import argparse
@@ -36,28 +36,36 @@ def make_parser() -> Parser:
     """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.convert", description=__doc__)
     add = parser.add_argument
-    add("--input", type=as_path, help="folder to read")
-    add("--output", type=as_path, required=True, help="folder to make")
-    forms = "form of the input: what other commands take as --checkpoint, a Hugging Face folder, "
+    add("--input", type=as_path, help="folder or file to read")
+    add("--output", type=as_path, required=True, help="folder to create")
+    forms = "form of the input: a run or what else --checkpoint accepts, a Hugging Face folder, "
     forms += "an unsharded checkpoint of OLMo's trainer, or a .pth file of Sapiens"
     choices = ("checkpoint", "hf", "olmo", "sapiens")
     add("--from", dest="source", choices=choices, default=choices[0], help=forms)
     forms = "form of the output: a run's folder, a Hugging Face folder, or a folder with a "
-    forms += "sapiens.pth: the encoder, as it is released, or the whole model"
+    forms += "sapiens.pth, which has the encoder (sapiens) or the whole model (sapiens_training)"
     choices = ("checkpoint", "hf", "sapiens", "sapiens_training")
     add("--to", choices=choices, default=choices[0], help=forms)
-    dtype = "type of the weights, with --to=hf; default: the type that they once had"
+    dtype = "with --to=hf: type of the weights (default: their original type)"
     add("--dtype", choices=("bfloat16", "float32"), help=dtype)
-    add("--image_size", type=int, help="with --from=sapiens: resize its positions to such images")
-    decoder = "with --from=sapiens: an encoder without a decoder is refused, or gets a fresh one"
+    add(
+        "--image_size",
+        type=int,
+        help="with --from=sapiens: resize the positions to images of N pixels",
+    )
+    decoder = "with --from=sapiens: refuse an encoder without a decoder, or add a random decoder"
     add("--decoder", choices=("required", "fresh"), default="required", help=decoder)
-    weights = "weights of a run that keeps an average; default: those that it evaluates"
+    weights = "which weights of a run with an average (default: as in its evaluation)"
     add("--weights", choices=("plain", "average"), help=weights)
-    add("--tokenizer", help="tokenizer.json, a folder with one, or one that make evals brings")
-    add("--eos_id", type=int, help="token that ends documents, where the input does not tell it")
+    add("--tokenizer", help="tokenizer.json, a folder with one, or one that make evals installs")
+    add(
+        "--eos_id",
+        type=int,
+        help="id of the token that ends a document, if the input does not name it",
+    )
     merge = "checkpoints to average, instead of --input"
     add("--merge", type=_split_merge, metavar="A,B,...", help=merge)
-    add("--json", action="store_true", help="one JSON document on standard output")
+    add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
 
 

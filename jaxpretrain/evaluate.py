@@ -1,6 +1,10 @@
-"""A checkpoint to scores: python -m jaxpretrain.evaluate --checkpoint=DIR --tasks=arc_easy,piqa
+"""Evaluates a checkpoint on tasks and validation data.
 
-Without --tasks, --harness and --perplexity: what the run itself evaluates, on its own data.
+    jaxpretrain evaluate --checkpoint=runs/nano
+    jaxpretrain evaluate --checkpoint=runs/nano --tasks=arc_easy,piqa --limit=200
+    jaxpretrain evaluate --checkpoint=olmo-hf --perplexity=c4=c4.npy
+
+Without --tasks, --harness and --perplexity, it evaluates what the run itself evaluates.
 """
 
 import argparse
@@ -48,27 +52,35 @@ def make_parser() -> Parser:
     """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.evaluate", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=as_path, required=True, help="a run, one of its steps, or a HF folder")
-    add("--steps", help="steps of a run: all, FIRST:LAST, or some by commas")
-    add("--tasks", default="", help="tasks, groups and FILE.jsonl, by commas")
-    add("--limit", type=int, help="largest number of items of each task")
-    add("--subset_seed", type=int, help="draw the items of --limit; default: the first ones")
-    add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... raw token ids")
-    add("--harness", default="", help="tasks of lm-evaluation-harness, by commas")
-    add("--harness_folder", type=as_path, help="YAML files of more such tasks")
-    add("--num_fewshot", type=int, help="examples before their questions; default: the task's")
-    add("--pictures", type=as_path, help="folder for the pictures that a run itself makes")
-    tokenizer = "tokenizer.json, or one that make evals brings; default: the model's"
+    add("--checkpoint", type=as_path, required=True, help="run, DIR/checkpoints/STEP, or HF folder")
+    add("--steps", help="steps of a run: all, FIRST:LAST, or comma-separated")
+    add("--tasks", default="", help="tasks, groups and FILE.jsonl, comma-separated")
+    add("--limit", type=int, help="maximum number of items per task")
+    add("--subset_seed", type=int, help="seed to draw the items of --limit (default: the first)")
+    add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... of raw token ids")
+    add("--harness", default="", help="tasks of lm-evaluation-harness, comma-separated")
+    add("--harness_folder", type=as_path, help="folder of YAML files with more such tasks")
+    add("--num_fewshot", type=int, help="examples before each question (default: as in the task)")
+    add("--pictures", type=as_path, help="folder for the reconstructions of images")
+    tokenizer = "tokenizer.json, or one that make evals installs (default: that of the model)"
     add("--tokenizer", type=as_path, help=tokenizer)
-    add("--weights", choices=("plain", "average"), help="default: those that the run evaluates")
-    add("--dtype", choices=("bfloat16", "float32"), help="compute in it; default: as trained")
-    add("--token_dtype", choices=("uint16", "uint32"), help="of FILE.npy; default: the smallest")
-    trust = "read it so, whatever the ids look like: for files that are mostly padding"
+    add("--weights", choices=("plain", "average"), help="which weights (default: as in the run)")
+    add(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="type of the computation (default: as trained)",
+    )
+    add(
+        "--token_dtype",
+        choices=("uint16", "uint32"),
+        help="type of FILE.npy (default: the smallest)",
+    )
+    trust = "do not check the type of FILE.npy; for files that are mostly padding"
     add("--trust_token_dtype", action="store_true", default=None, help=trust)
-    add("--batch_tokens", type=int, default=4096, help="tokens of a batch, a device")
-    add("--output", type=as_path, help="FILE.json to write; FILE.csv appears beside it")
-    add("--predictions", type=as_path, help="FILE.jsonl to write, a line an item")
-    add("--json", action="store_true", help="one JSON document on standard output")
+    add("--batch_tokens", type=int, default=4096, help="tokens per batch and device")
+    add("--output", type=as_path, help="FILE.json to write, and FILE.csv next to it")
+    add("--predictions", type=as_path, help="FILE.jsonl to write, one line per item")
+    add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
 
 

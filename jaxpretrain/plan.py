@@ -1,8 +1,11 @@
-"""Memory, time and the best batch on a machine that need not be there.
+"""Plans a run for a machine that need not exist here: memory, time and the best batch.
 
-python -m jaxpretrain.plan --config=configs/olmo7b.py --target=h100-80gb:8 compiles the training
-step of the config for eight H100s and says what it takes, what would be faster, and how long the
-whole run would be. --check plans configs on the hardware that their docstrings state.
+    jaxpretrain plan --config=olmo_nano --target=local
+    jaxpretrain plan --config=olmo7b --target=h100-80gb:8 --price=2
+    jaxpretrain plan --check configs/*.py
+
+Compiles the training step of the config for the target. Shows the memory that it requires, which
+settings are faster, and how long the whole run takes.
 """
 
 import argparse
@@ -42,27 +45,35 @@ def make_parser() -> Parser:
     """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.plan", description=__doc__)
     add = parser.add_argument
-    add("--config", help="FILE.py or FILE.py:ARGUMENT; --config.path=value as in training")
-    add("--target", help="h100-80gb:8, h100-80gb:2x8, tpu-v5p:8x8x8, cpu:8, local, ...")
+    add("--config", help="packaged config or FILE.py; --config.PATH=VALUE sets a field")
+    add("--target", help="machine: h100-80gb:8, h100-80gb:2x8, tpu-v5p:8x8x8, cpu:8, local, ...")
     add(
         "--search",
         default="",
-        help="what may change, by commas: microbatch_size, remat, mesh, "
-        "attention, scan_layers; default: the first three, unless given; none: nothing",
+        help="fields that may change, comma-separated: microbatch_size, remat, mesh, attention, "
+        "scan_layers, or none (default: the first three, except those that are set by --config...)",
     )
-    add("--memory_gib", type=float, help="for the step, of a device; default: usable less 5 %%")
+    add(
+        "--memory_gib",
+        type=float,
+        help="memory per device for the step (default: the usable memory less 5 %%)",
+    )
     add(
         "--max_seconds",
         type=float,
         default=150.0,
-        help="nothing more is compiled after them",
+        help="seconds after which no further compilation starts",
     )
-    add("--num_workers", type=int, help="compilations at a time; default: cores, at most 2")
-    add("--price", type=float, help="price of a device-hour, for the cost of the run")
-    add("--json", action="store_true", help="one JSON document on standard output")
-    output = "file for the document; the report of a run shows its WORKDIR/plan.json"
+    add(
+        "--num_workers",
+        type=int,
+        help="parallel compilations (default: number of cores, at most 2)",
+    )
+    add("--price", type=float, help="price per device-hour, to compute the cost of the run")
+    add("--json", action="store_true", help="print one JSON document on standard output")
+    output = "file for the JSON document; a report shows WORKDIR/plan.json"
     add("--output", type=as_path, help=output)
-    check = "plan these, and fail where one does not fit the hardware that it states"
+    check = "plan each of these on the hardware in its docstring; exit code 1 if one does not fit"
     add("--check", nargs="+", type=as_path, metavar="CONFIG.py", help=check)
     return parser
 

@@ -1,10 +1,11 @@
-"""Text to token files.
+"""Turns text into token files.
 
-    python -m jaxpretrain.prepare --output=DIR --dataset=sotu_text
-    python -m jaxpretrain.prepare --output=DIR --files=a.jsonl.gz,b.txt --tokenizer=tokenizer.json
+    jaxpretrain prepare --output=data/books --files=books/ --vocab_size=4096
+    jaxpretrain prepare --output=data/notes --files=a.jsonl.gz,b.txt --tokenizer=tokenizer.json
+    jaxpretrain prepare --output=data/sotu --dataset=sotu_text
 
-Writes raw token files, the tokenizer and a manifest; the directory is then `data.root` of a run.
-Run the same command again to go on after an interruption.
+Writes raw token files, the tokenizer and a manifest. Use the folder as `data.root` of a run. After
+an interruption, run the same command again; it continues.
 """
 
 import json
@@ -39,22 +40,34 @@ def make_parser() -> Parser:
     default = PrepareText()
     parser = Parser(prog="python -m jaxpretrain.prepare", description=__doc__)
     add = parser.add_argument
-    add("--output", type=as_path, required=True, help="directory to make")
-    add("--dataset", help="TFDS text dataset, name or name:config; sotu_text needs no network")
-    add("--data_dir", help="directory of TFDS datasets")
+    add("--output", type=as_path, required=True, help="folder to create")
+    add("--dataset", help="TFDS text dataset, NAME or NAME:CONFIG; sotu_text requires no network")
+    add("--data_dir", help="folder of TFDS datasets")
     kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(COMPRESSED)})"
-    files = f"files, folders and globs, by commas or the flag again: {kinds}"
+    files = f"files, folders and globs, comma-separated; repeatable. Kinds: {kinds}"
     add("--files", action="append", default=[], help=files)
-    add("--text_key", default=default.text_key, help="feature or key that holds the text")
-    add("--validation_fraction", type=float, default=default.validation_fraction)
-    add("--tokenizer", default=default.tokenizer, help="tokenizer.json, or bpe to train one")
-    add("--vocab_size", type=int, default=default.vocab_size, help="of a trained tokenizer")
-    add("--eos_token", default=default.eos_token, help="token that ends every document")
-    add("--name", help="short name for evaluations; default: the dataset's")
-    add("--part_tokens", type=int, default=default.part_tokens, help="tokens a file")
-    add("--download", action="store_true", help="let TFDS download a dataset")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="tokenizing processes")
-    add("--json", action="store_true", help="one JSON document on standard output")
+    add("--text_key", default=default.text_key, help="feature or key of the text")
+    fraction = "part of the documents that is kept for validation, if the corpus has no splits"
+    add("--validation_fraction", type=float, default=default.validation_fraction, help=fraction)
+    add(
+        "--tokenizer",
+        default=default.tokenizer,
+        help="tokenizer.json, a prepared folder, or bpe to train one",
+    )
+    add(
+        "--vocab_size",
+        type=int,
+        default=default.vocab_size,
+        help="size of the vocabulary of a trained tokenizer",
+    )
+    add("--eos_token", default=default.eos_token, help="token at the end of every document")
+    add("--name", help="short name for evaluations (default: that of the dataset)")
+    add("--part_tokens", type=int, default=default.part_tokens, help="tokens per file")
+    add("--download", action="store_true", help="let TFDS download the dataset")
+    add(
+        "--workers", type=int, default=os.cpu_count() or 1, help="number of processes that tokenize"
+    )
+    add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
 
 

@@ -1,6 +1,9 @@
-"""Lets a model continue texts.
+"""Continues texts with a model.
 
-python -m jaxpretrain.sample --checkpoint=runs/nano --prompt="Fellow-Citizens"
+    jaxpretrain sample --checkpoint=runs/nano --prompt="Fellow-Citizens" --num_tokens=48
+    jaxpretrain sample --checkpoint=runs/nano --prompt="The" --temperature=0
+
+Prints each prompt with its continuation.
 """
 
 import json
@@ -43,16 +46,21 @@ def make_parser() -> Parser:
     """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.sample", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=as_path, required=True, help="a run, or one of its steps")
-    add("--prompt", required=True, action="append", help="text to continue; can be repeated")
-    add("--num_tokens", type=int, default=100, help="tokens to add, at most")
-    add("--temperature", type=float, default=0.8, help="0 takes the likeliest")
-    add("--top_k", type=int, help="draw from so many tokens, the likeliest")
-    add("--top_p", type=float, help="draw from the fewest tokens of this much probability")
-    add("--stop", action="append", default=[], help="text to end before; can be repeated")
+    add("--checkpoint", type=as_path, required=True, help="run, DIR/checkpoints/STEP, or HF folder")
+    add("--prompt", required=True, action="append", help="text to continue; repeatable")
+    add("--num_tokens", type=int, default=100, help="maximum number of tokens to add")
+    add(
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="temperature of the draws; 0 takes the likeliest token",
+    )
+    add("--top_k", type=int, help="draw from the N likeliest tokens")
+    add("--top_p", type=float, help="draw from the fewest tokens whose probabilities sum to X")
+    add("--stop", action="append", default=[], help="end before this text; repeatable")
     add("--seed", type=int, default=0, help="seed of the draws")
-    add("--weights", choices=("plain", "average"), help="default: those that the run evaluates")
-    add("--json", action="store_true", help="print one JSON document")
+    add("--weights", choices=("plain", "average"), help="which weights (default: as in the run)")
+    add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
 
 

@@ -1,7 +1,9 @@
-"""Shows the batch of a step: python -m jaxpretrain.show_batch --config=FILE --step=N
+"""Shows the batch of a step, or the steps that use an example.
 
-Prints the files, offsets and text of the batch that update number N (from 1) uses. Or, with
---find=INDEX, the steps that use an example of the data (--find=SOURCE:INDEX in a mixture).
+    jaxpretrain show_batch --config=olmo_nano --step=500 --rows=2
+    jaxpretrain show_batch --config=olmo_nano --find=8633
+
+Prints files, offsets and text. Set the fields of the run as in training (--config.PATH=VALUE).
 """
 
 import json
@@ -47,15 +49,23 @@ def make_parser() -> Parser:
     usage = "%(prog)s --config=... (--step=N | --find=INDEX) [FLAGS]"
     parser = Parser(prog="python -m jaxpretrain.show_batch", usage=usage, description=__doc__)
     add = parser.add_argument
-    add("--config", required=True, help="FILE.py or FILE.py:ARGUMENT")
+    add(
+        "--config",
+        required=True,
+        help="packaged config or FILE.py; --config.PATH=VALUE sets a field",
+    )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--step", type=int, help="number of the update, from 1")
-    what.add_argument("--find", metavar="INDEX", help="an example, or SOURCE:INDEX of a mixture")
-    add("--rows", type=int, default=8, help="sequences to show")
-    add("--tokens", type=int, default=32, help="tokens of each to show as text")
-    add("--tokenizer", type=as_path, help="tokenizer.json of raw files")
-    add("--eos_id", type=int, help="token that ends each document of raw files")
-    add("--json", action="store_true", help="one JSON document on standard output")
+    what.add_argument("--step", type=int, help="show the batch of update N, from 1")
+    what.add_argument(
+        "--find",
+        metavar="INDEX",
+        help="show the steps that use this example; SOURCE:INDEX in a mixture",
+    )
+    add("--rows", type=int, default=8, help="number of sequences to show")
+    add("--tokens", type=int, default=32, help="number of tokens per sequence to show as text")
+    add("--tokenizer", type=as_path, help="tokenizer.json, for raw token files")
+    add("--eos_id", type=int, help="id of the token that ends a document, for raw token files")
+    add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
 
 
