@@ -48,21 +48,13 @@ def make_parser() -> Parser:
     add("--to", choices=choices, default=choices[0], help=forms)
     dtype = "with --to=hf: type of the weights (default: their original type)"
     add("--dtype", choices=("bfloat16", "float32"), help=dtype)
-    add(
-        "--image_size",
-        type=int,
-        help="with --from=sapiens: resize the positions to images of N pixels",
-    )
+    add("--image_size", type=int, help="with --from=sapiens: resize positions to N pixels")
     decoder = "with --from=sapiens: refuse an encoder without a decoder, or add a random decoder"
     add("--decoder", choices=("required", "fresh"), default="required", help=decoder)
     weights = "which weights of a run with an average (default: as in its evaluation)"
     add("--weights", choices=("plain", "average"), help=weights)
     add("--tokenizer", help="tokenizer.json, a folder with one, or one that make evals installs")
-    add(
-        "--eos_id",
-        type=int,
-        help="id of the token that ends a document, if the input does not name it",
-    )
+    add("--eos_id", type=int, help="token that ends documents, if the input has none")
     merge = "checkpoints to average, instead of --input"
     add("--merge", type=_split_merge, metavar="A,B,...", help=merge)
     add("--json", action="store_true", help="print one JSON document on standard output")

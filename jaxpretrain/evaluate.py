@@ -56,20 +56,16 @@ def make_parser() -> Parser:
     add("--steps", help="steps of a run: all, FIRST:LAST, or comma-separated")
     add("--tasks", default="", help="tasks, groups and FILE.jsonl, comma-separated")
     add("--limit", type=int, help="maximum number of items per task")
-    add("--subset_seed", type=int, help="seed to draw the items of --limit (default: the first)")
+    add("--subset_seed", type=int, help="seed to draw the items of --limit (default: first)")
     add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... of raw token ids")
     add("--harness", default="", help="tasks of lm-evaluation-harness, comma-separated")
     add("--harness_folder", type=as_path, help="folder of YAML files with more such tasks")
-    add("--num_fewshot", type=int, help="examples before each question (default: as in the task)")
+    add("--num_fewshot", type=int, help="examples per question (default: as in the task)")
     add("--pictures", type=as_path, help="folder for the reconstructions of images")
     tokenizer = "tokenizer.json, or one that make evals installs (default: that of the model)"
     add("--tokenizer", type=as_path, help=tokenizer)
     add("--weights", choices=("plain", "average"), help="which weights (default: as in the run)")
-    add(
-        "--dtype",
-        choices=("bfloat16", "float32"),
-        help="type of the computation (default: as trained)",
-    )
+    add("--dtype", choices=("bfloat16", "float32"), help="type to compute in (default: as trained)")
     add(
         "--token_dtype",
         choices=("uint16", "uint32"),

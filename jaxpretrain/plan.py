@@ -45,30 +45,22 @@ def make_parser() -> Parser:
     """Returns the parser of the command."""
     parser = Parser(prog="python -m jaxpretrain.plan", description=__doc__)
     add = parser.add_argument
-    add("--config", help="packaged config or FILE.py; --config.PATH=VALUE sets a field")
-    add("--target", help="machine: h100-80gb:8, h100-80gb:2x8, tpu-v5p:8x8x8, cpu:8, local, ...")
+    add("--config", help="packaged config or FILE.py; --config.PATH=VALUE sets fields")
+    add("--target", help="machine: h100-80gb:8, tpu-v5p:8x8x8, cpu:8, local, ...")
     add(
         "--search",
         default="",
         help="fields that may change, comma-separated: microbatch_size, remat, mesh, attention, "
         "scan_layers, or none (default: the first three, except those that are set by --config...)",
     )
-    add(
-        "--memory_gib",
-        type=float,
-        help="memory per device for the step (default: the usable memory less 5 %%)",
-    )
+    add("--memory_gib", type=float, help="limit per device (default: what is usable, less 5 %%)")
     add(
         "--max_seconds",
         type=float,
         default=150.0,
         help="seconds after which no further compilation starts",
     )
-    add(
-        "--num_workers",
-        type=int,
-        help="parallel compilations (default: number of cores, at most 2)",
-    )
+    add("--num_workers", type=int, help="parallel compilations (default: 1 per core, at most 2)")
     add("--price", type=float, help="price per device-hour, to compute the cost of the run")
     add("--json", action="store_true", help="print one JSON document on standard output")
     output = "file for the JSON document; a report shows WORKDIR/plan.json"

@@ -41,7 +41,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="python -m jaxpretrain.prepare", description=__doc__)
     add = parser.add_argument
     add("--output", type=as_path, required=True, help="folder to create")
-    add("--dataset", help="TFDS text dataset, NAME or NAME:CONFIG; sotu_text requires no network")
+    add("--dataset", help="TFDS text dataset, NAME[:CONFIG]; sotu_text requires no network")
     add("--data_dir", help="folder of TFDS datasets")
     kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(COMPRESSED)})"
     files = f"files, folders and globs, comma-separated; repeatable. Kinds: {kinds}"
@@ -49,24 +49,13 @@ def make_parser() -> Parser:
     add("--text_key", default=default.text_key, help="feature or key of the text")
     fraction = "part of the documents that is kept for validation, if the corpus has no splits"
     add("--validation_fraction", type=float, default=default.validation_fraction, help=fraction)
-    add(
-        "--tokenizer",
-        default=default.tokenizer,
-        help="tokenizer.json, a prepared folder, or bpe to train one",
-    )
-    add(
-        "--vocab_size",
-        type=int,
-        default=default.vocab_size,
-        help="size of the vocabulary of a trained tokenizer",
-    )
+    add("--tokenizer", default=default.tokenizer, help="tokenizer.json or folder; bpe trains one")
+    add("--vocab_size", type=int, default=default.vocab_size, help="size of a trained tokenizer")
     add("--eos_token", default=default.eos_token, help="token at the end of every document")
-    add("--name", help="short name for evaluations (default: that of the dataset)")
+    add("--name", help="name in evaluations (default: that of the dataset)")
     add("--part_tokens", type=int, default=default.part_tokens, help="tokens per file")
     add("--download", action="store_true", help="let TFDS download the dataset")
-    add(
-        "--workers", type=int, default=os.cpu_count() or 1, help="number of processes that tokenize"
-    )
+    add("--workers", type=int, default=os.cpu_count() or 1, help="tokenizing processes")
     add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
 

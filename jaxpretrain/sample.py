@@ -49,14 +49,9 @@ def make_parser() -> Parser:
     add("--checkpoint", type=as_path, required=True, help="run, DIR/checkpoints/STEP, or HF folder")
     add("--prompt", required=True, action="append", help="text to continue; repeatable")
     add("--num_tokens", type=int, default=100, help="maximum number of tokens to add")
-    add(
-        "--temperature",
-        type=float,
-        default=0.8,
-        help="temperature of the draws; 0 takes the likeliest token",
-    )
+    add("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     add("--top_k", type=int, help="draw from the N likeliest tokens")
-    add("--top_p", type=float, help="draw from the fewest tokens whose probabilities sum to X")
+    add("--top_p", type=float, help="draw from the fewest tokens of probability X together")
     add("--stop", action="append", default=[], help="end before this text; repeatable")
     add("--seed", type=int, default=0, help="seed of the draws")
     add("--weights", choices=("plain", "average"), help="which weights (default: as in the run)")

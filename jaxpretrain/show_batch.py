@@ -52,19 +52,15 @@ def make_parser() -> Parser:
     add(
         "--config",
         required=True,
-        help="packaged config or FILE.py; --config.PATH=VALUE sets a field",
+        help="packaged config or FILE.py; --config.PATH=VALUE sets fields",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--step", type=int, help="show the batch of update N, from 1")
-    what.add_argument(
-        "--find",
-        metavar="INDEX",
-        help="show the steps that use this example; SOURCE:INDEX in a mixture",
-    )
+    what.add_argument("--find", metavar="INDEX", help="find an example; SOURCE:INDEX in a mixture")
     add("--rows", type=int, default=8, help="number of sequences to show")
     add("--tokens", type=int, default=32, help="number of tokens per sequence to show as text")
     add("--tokenizer", type=as_path, help="tokenizer.json, for raw token files")
-    add("--eos_id", type=int, help="id of the token that ends a document, for raw token files")
+    add("--eos_id", type=int, help="token that ends documents, for raw token files")
     add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
 
