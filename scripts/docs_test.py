@@ -49,7 +49,7 @@ NETWORK = ("git clone ", "pip install ", "make evals", "make install")
 MAX_SECONDS = 900
 """A block that takes longer has failed."""
 
-_BLOCKS = re.compile(r"^```(.*)\n((?:.*\n)*?)```$|^<!-- setup\n((?:.*\n)*?)-->$", re.M)
+_BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)```$|^<!-- setup\n((?:.*\n)*?)-->$", re.M)
 
 SHORTER = r"""
 train_shorter=(--config.train.duration="12 steps" --config.eval.max_examples=16 EXTRA)
@@ -135,10 +135,8 @@ def read_page(page: str, text: str) -> Iterator[Block]:
     if page.endswith(".ipynb"):
         yield Block(page, 1, "notebook", notebook_script(text))
         return
-    blocks = list(
-        re.finditer(r"^```(.*)\n((?:.*\n)*?)```$|^<!-- setup\n((?:.*\n)*?)-->$", text, re.M)
-    )
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    blocks = list(_BLOCK.finditer(text))
+    for number, block in enumerate(blocks):
         line = text.count("\n", 0, block.start()) + 1
         if block[3] is not None:
             yield Block(page, line, "setup", block[3])
@@ -146,7 +144,7 @@ def read_page(page: str, text: str) -> Iterator[Block]:
         language, *words = (block[1] or "").split(maxsplit=2) or [""]
         if language == "sh":
             mark, flags = [*(words or ["run"]), ""][:2]
-            expected = following[2] if mark == "fails" and following else ""
+            expected = blocks[number + 1][2] if mark == "fails" else ""
             yield Block(page, line, mark, block[2], flags, expected)
         elif language == "python":
             yield Block(page, line, "python", block[2])

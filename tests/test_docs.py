@@ -1,0 +1,77 @@
+"""README.md, docs/ and the notebooks: their blocks can be run, their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from scripts import docs_test
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+PAGE = """# Title
+<!-- setup
+touch a
+-->
+```sh short --config.seed=1
+jaxpretrain train --config=olmo_nano
+```
+```sh fails
+false
+```
+```
+error: no ... here
+```
+```python
+a = 1
+```
+```
+only text
+```
+"""
+
+
+def test_the_blocks_of_a_page_are_read_with_their_marks() -> None:
+    setup, short, fails, python = docs_test.read_page("a.md", PAGE)
+    assert (setup.kind, setup.text) == ("setup", "touch a\n")
+    assert (short.kind, short.flags, short.line) == ("short", "--config.seed=1", 5)
+    assert (fails.kind, fails.expected) == ("fails", "error: no ... here\n")
+    assert (python.kind, python.text) == ("python", "a = 1\n")
+
+
+def test_a_script_is_split_into_whole_commands() -> None:
+    script = "# first\na \\\n  b\nfor i in 1 2; do\n    c\ndone\ncat <<'END'\nd\nEND\n"
+    commands = docs_test.split_commands(script)
+    assert [command.splitlines()[-1] for command in commands] == ["  b", "done", "END"]
+    with pytest.raises(InputError):
+        docs_test.split_commands("if true; then\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_has_blocks_that_can_run_and_links_that_exist(page: Path) -> None:
+    text = page.read_text()
+    for block in docs_test.read_page(page.name, text):
+        assert block.kind in ("run", "short", "parse", "fails", "setup", "python"), block.title
+        if block.kind == "python":
+            compile(block.text, block.title, "exec")
+    for target in re.findall(r"\]\((?!https?:)([^)]*)\)", text):
+        name, _, heading = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not heading or heading in anchors(file.read_text()), target
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of the headings of a page, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", prose, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_a_notebook_is_one_script_without_stored_outputs() -> None:
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        text = notebook.read_text()
+        compile(docs_test.notebook_script(text), notebook.name, "exec")
+        assert '"outputs": []' in text
