@@ -58,7 +58,7 @@ def test_the_page_begins_with_the_answer_and_escapes_names(tmp_path: Path):
     assert "&lt;b&gt;wide&lt;/b&gt; is better." in top and 'class="verdict warning"' in top
     assert "&lt;no space&gt;" in parts["Runs"] and "<no space>" not in parts["Runs"]
     assert "<td>better</td>" in parts["Arms"] and "<td>control</td>" in parts["Arms"]
-    assert "<td>-0.12 to -0.08</td>" in parts["Arms"]
+    assert "<td>-0.12 to -0.080</td>" in parts["Arms"]
     assert "parameters are 2.1 times" in parts["What differs"]
     assert "<td>1.25</td>" in parts["Cost"] and "<td>tokens</td>" in parts["Cost"]
 
@@ -120,7 +120,7 @@ def test_report_knows_the_folder_of_a_sweep(tmp_path: Path):
     (line,) = write_report([tmp_path], None)
     assert line.startswith(f"{tmp_path / 'report.html'}: ")
     text = (tmp_path / "report.html").read_text()
-    assert 'id=differences-to-the-control' in text and '"linked":false' in text
+    assert "id=differences-to-the-control" in text and '"linked":false' in text
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(InputError, match=r"sweep\.json"):
         write_report([tmp_path], None)
