@@ -1,4 +1,4 @@
-"""Plans a run for a machine that need not exist here: memory, time and the best batch.
+"""Plans a run for a machine that is not present: memory, time and the best batch.
 
     jaxpretrain plan --config=olmo_nano --target=local
     jaxpretrain plan --config=olmo7b --target=h100-80gb:8 --price=2
