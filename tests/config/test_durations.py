@@ -13,6 +13,7 @@ from jaxpretrain.config.durations import (
     resolve_durations,
 )
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.overrides import validate
 
 
 def steps_of(
@@ -213,3 +214,18 @@ def test_an_unresolvable_duration_is_named_by_its_path(config, message):
         resolve_durations(config, batch_size=8, tokens_per_example=tokens)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class _Longest:
+    steps: Steps = 1
+    examples: Examples = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("steps", 2_147_483_647), ("examples", 9_223_372_036_854_775_807)]
+)
+def test_durations_end_where_devices_and_arrays_stop_counting(name: str, most: int):
+    validate(_Longest(**{name: most}))
+    with pytest.raises(InputError, match=name):
+        validate(_Longest(**{name: most + 1}))

@@ -258,3 +258,10 @@ def test_what_no_order_does_any_more_is_refused():
 def test_an_old_flag_says_what_is_written_now(path: str, message: str):
     with pytest.raises(InputError, match=message):
         apply_overrides(Saved(TextData()), [(path, "2")])
+
+
+def test_the_identity_of_a_list_is_that_of_its_first_mib(tmp_path: Path):
+    first = bytes(range(256)) * 4096
+    (tmp_path / "long").write_bytes(first + b"rest")
+    digest = hashlib.sha256(first).hexdigest()
+    assert OlmoOrder(1, str(tmp_path / "long")).identity()[-1] == digest
