@@ -43,10 +43,8 @@ def describe(config: object) -> list[FieldInfo]:
 def format_help(infos: Iterable[FieldInfo], part: str = "") -> str:
     """Returns the fields as text for a terminal of 80 columns, one section for each group.
 
-    `part` leaves out all fields but the one at this path and those below it.
-
-    Raises:
-      InputError: the config has nothing at this path.
+    `part` leaves out all fields but the one at this path and those below it; InputError where the
+    config has nothing there.
     """
     infos = list(infos)
     shown = [info for info in infos if f"{info.path}.".startswith(f"{part}.") or not part]

@@ -111,9 +111,8 @@ class _Columns:
     def add(self, records: Iterable[Mapping[str, object]]) -> None:
         """Adds records in order, or none of them.
 
-        Raises:
-          ValueError: a record has no "step" or "time", a value is not a number, or the value of
-            layers is not a list of numbers of the same length as before.
+        Raises ValueError where a record has no "step" or "time", a value is not a number, or the
+        value of layers is not a list of numbers of the same length as before.
         """
         groups: dict[tuple[str, ...], list[tuple[object, ...]]] = {}
         number = self._num_records
@@ -147,8 +146,7 @@ class _Columns:
 def read_history(path: Path) -> History:
     """Returns the history in a `metrics.jsonl` and the `signals.jsonl` beside it, if there is one.
 
-    Raises:
-      InputError: the file is missing, or a complete line is no line of metrics.
+    Raises InputError where the file is missing, or a complete line is no line of metrics.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: no run has written metrics there")

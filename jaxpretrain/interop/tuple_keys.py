@@ -22,8 +22,7 @@ _NOTHING = {"PROTO", "FRAME", "STOP"}
 def decode_key(key: str, where: str) -> tuple[tuple[str | int, ...], bool]:
     """Returns (path through nested dicts, true if the value is a pickle) of a key.
 
-    Raises:
-      InputError: the key is anything else; `where` names the file.
+    Raises InputError, which names the file by `where`, for any other key.
     """
     try:
         value = _read(base64.urlsafe_b64decode(key))

@@ -149,12 +149,9 @@ def first_problem(name: str, problem: str | None) -> str | None:
 def fail_together(name: str) -> Iterator[dict[str, object]]:
     """Ends all processes where one of them raises InputError inside, so that none waits for it.
 
-    Yields a dict for the JSON values, by name, that must be the same in all processes.
-
-    Raises:
-      AgreedError: in the first process, with the problem of any of them, or with a value that
-        differs.
-      SystemExit: in the others, with the same exit code.
+    Yields a dict for the JSON values, by name, that must be the same in all processes. The first
+    process raises AgreedError, with the problem of any of them or a value that differs; the others
+    raise SystemExit, with the same exit code.
     """
     same: dict[str, object] = {}
     if global_state.client is None:

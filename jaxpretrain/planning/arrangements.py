@@ -66,10 +66,8 @@ class Arrangement:
 def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
     """Returns the dimensions to search, by their short names; [] for microbatch, remat and mesh.
 
-    The fields whose paths are `given`, which the user has set, are not searched.
-
-    Raises:
-      InputError: a name is unknown, or that dimension was given too.
+    The fields whose paths are `given`, which the user has set, are not searched. InputError: a name
+    is unknown, or that dimension was given too.
     """
     short = {name.rpartition(".")[2]: name for name in DIMENSIONS}
     by_user = {("mesh" if path in MESH else path): path for path in given}

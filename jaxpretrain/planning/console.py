@@ -36,10 +36,8 @@ def plan_config(
 ) -> tuple[str, dict[str, object]]:
     """Plans a config by the flags of the command; returns the table and the JSON document.
 
-    Each compilation is a line on standard error.
-
-    Raises:
-      InputError: a flag is wrong, or mesh, batch and model do not fit together.
+    Each compilation is a line on standard error. InputError: a flag is wrong, or mesh, batch and
+    model do not fit together.
     """
     target = parse_target(flags.target)
     experiment = resolve(apply_overrides(load_config(flags.config), overrides))

@@ -42,10 +42,8 @@ def launch(
 ) -> int:
     """Trains a config, or compiles it for a preflight, and returns the exit code.
 
-    `processes` are the arguments of `distributed.start`.
-
-    Raises:
-      InputError: something that was given is wrong, or there was no room.
+    `processes` are the arguments of `distributed.start`. InputError: something that was given is
+    wrong, or there was no room.
     """
     use_most_memory()
     distributed.start(*processes)

@@ -130,9 +130,8 @@ def next_larger(target: Target) -> Target:
 def open_machine(target: Target, dtype: str) -> Machine:
     """Returns the machine that the target names; `prepare_environment` was called for it before.
 
-    Raises:
-      InputError: the TPU slice has a shape that does not exist, or an accelerator at hand is not in
-        the table.
+    Raises InputError where a TPU slice has a shape that does not exist, or the table lacks an
+    accelerator at hand.
     """
     if target.platform in ("local", "cpu"):
         devices = jax.devices()

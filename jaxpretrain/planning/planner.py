@@ -97,10 +97,7 @@ def make_plan(
     Without a compiler, memory is estimated. The dimensions `searched` may change, see
     `arrangements.DIMENSIONS`. `limit` is in bytes of a device; by default those usable, less the
     headroom. `on_configured` is called before the search with the trial of the experiment as
-    configured, and whether it fits.
-
-    Raises:
-      InputError: mesh, batch and model do not fit together.
+    configured, and whether it fits. InputError: mesh, batch and model do not fit together.
     """
     start = time.monotonic()
     limit = limit or machine.limit

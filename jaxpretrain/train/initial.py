@@ -21,8 +21,7 @@ _SCHEDULES = ("optimizer/learning_rate/", "optimizer/clip/")
 def initial_state(program: Program) -> tuple[int, TrainState]:
     """Returns (finished steps, state) of a new run, as `init_from` and `init_with` say.
 
-    Raises:
-      InputError: the checkpoint is missing, damaged, another model's, or lacks what is asked for.
+    InputError: the checkpoint is missing, damaged, another model's, or lacks what is asked for.
     """
     experiment = program.experiment
     if experiment.init_from is None:

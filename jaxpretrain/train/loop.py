@@ -90,10 +90,7 @@ class Run:
 def train(run: Run, state: TrainState, first: int) -> bool:
     """Trains from `first` finished steps to the end of the run; true when it got there.
 
-    Raises:
-      NonFinite: a loss or gradient norm was not finite.
-      NotSaved: the last save failed, or several in a row.
-      Alarm: a finding of `monitor.stop_on` ends the run.
+    Raises NonFinite, NotSaved (the last save failed, or several in a row) or Alarm.
     """
     timeline = run.experiment.timeline
     last = timeline.num_steps
@@ -204,10 +201,7 @@ def save(
     """Starts to save the state, the clock and the number of samples seen; the loop goes on.
 
     The last save of a run is waited for, and so is one whose failure would end the run: all
-    processes learn at the same step that it ends.
-
-    Raises:
-      NotSaved: a save that was waited for has failed.
+    processes learn at the same step that it ends. NotSaved: a save that was waited for has failed.
     """
     with run.clock.measure("save"):
         run.checkpoints.wait()

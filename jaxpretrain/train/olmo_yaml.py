@@ -44,8 +44,7 @@ class OlmoYaml(NamedTuple):
 def read_olmo_yaml(file: Path, ignored: Collection[str] = ()) -> OlmoYaml:
     """Returns the run that a file describes; the keys in `ignored` are left out.
 
-    Raises:
-      InputError: the file cannot be read, or asks for something that is not supported.
+    InputError: the file cannot be read, or asks for something that is not supported.
     """
     keys = OlmoKeys(file, ignored)
     _refuse_other_beginnings(keys)

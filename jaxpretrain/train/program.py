@@ -53,10 +53,8 @@ class Program:
         """Compiles the training step, (state, batch) -> (state, metrics). The state is donated.
 
         `options` of the compiler come on top of those of the experiment. The result refuses other
-        shapes and layouts, so nothing is ever compiled a second time.
-
-        Raises:
-          InputError: the compiler does not know an option, or does not take its value.
+        shapes and layouts, so nothing is ever compiled a second time. InputError: the compiler does
+        not know an option, or does not take its value.
         """
         chosen: dict[str, Any] = {**self.experiment.train.compiler_options, **(options or {})}
         try:

@@ -59,11 +59,8 @@ def resolve(experiment: Experiment) -> Resolved:
     """Turns durations into whole steps, once, rounded up, and expands `~` in paths.
 
     Durations in epochs need `data.num_examples`. Where the config does not declare it, the data is
-    opened and counted, and the result declares the number.
-
-    Raises:
-      InputError: a value lies outside the range of its field, values do not go together, or the
-        data cannot be counted.
+    opened and counted, and the result declares the number. InputError: a value lies outside the
+    range of its field, values do not go together, or the data cannot be counted.
     """
     validate(experiment)
     experiment = expand_paths(experiment)

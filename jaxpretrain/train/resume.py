@@ -87,8 +87,7 @@ def point_of(folder: Path, step: int, document: Document, flag: str | None = Non
 def taken_point(experiment: Resolved) -> Point | None:
     """Returns the checkpoint of `init_from` whose step a new run goes on from; None without one.
 
-    Raises:
-      InputError: there is no such checkpoint, or it is damaged.
+    Raises InputError where there is no such checkpoint, or it is damaged.
     """
     if experiment.init_from is None or experiment.init_with != "everything":
         return None
@@ -102,9 +101,8 @@ def taken_point(experiment: Resolved) -> Point | None:
 def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: str) -> None:
     """Checks that the config goes on with the sample that comes next.
 
-    Raises:
-      InputError: samples would be read twice or left out. The line has the flags that make the
-        config go on where the checkpoint ends, if there are any.
+    Raises InputError where samples would be read twice or left out. The line has the flags that
+    make the config go on where the checkpoint ends, if there are any.
     """
     if not point.samples:
         return

@@ -86,9 +86,7 @@ def open_run(
     `given` are the paths of config fields that this very start sets: checkpoints that the last
     session kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among
     them. `earlier` is the same run as it was opened before; its data is not opened again.
-
-    Raises:
-      InputError: something that was given is wrong.
+    InputError: something that was given is wrong.
     """
     experiment, kept = folder.kept_before(workdir, experiment, given)
     keep_compiled()
@@ -128,11 +126,8 @@ def train_experiment(
 ) -> bool:
     """Trains a run from its beginning or its newest checkpoint; see `open_run` for the arguments.
 
-    Returns true when it got to its end, false when it was asked to stop.
-
-    Raises:
-      InputError: something that was given is wrong; nothing was lost.
-      loop.Ended: the run has ended itself.
+    Returns true when it got to its end, false when it was asked to stop. Raises InputError where
+    something that was given is wrong and nothing was lost; loop.Ended: the run has ended itself.
     """
     clock = Clock()
     with stop_requests() as stop, ExitStack() as held:
@@ -181,8 +176,7 @@ def train_experiment(
 def preflight(experiment: Resolved) -> Memory:
     """Compiles the steps of the run and returns the memory of the largest; no data is read.
 
-    Raises:
-      InputError: something that was given is wrong, or a step does not fit the devices.
+    Raises InputError where something that was given is wrong, or a step does not fit the devices.
     """
     with distributed.fail_together("preflight"):
         keep_compiled()

@@ -68,10 +68,8 @@ def load_trained(path: Path, weights: Weights | None = None) -> Trained:
     """Loads a run's newest checkpoint, one of its `checkpoints/<step>`, or a Hugging Face folder.
 
     Only the parameters are read, onto the devices at hand. Without `weights`, they are the weights
-    that the run evaluates (`train.ema.evaluate`).
-
-    Raises:
-      InputError: there is no such checkpoint, it is damaged, or it has no average.
+    that the run evaluates (`train.ema.evaluate`). InputError: there is no such checkpoint, it is
+    damaged, or it has no average.
     """
     with _opened(path, "--checkpoint") as found:
         experiment = found.experiment()
@@ -106,9 +104,8 @@ def load_arrays(
 ) -> tuple[int, dict[str, jax.Array]]:
     """Returns (step, wanted arrays) of the checkpoint at a path, on the devices that are wanted.
 
-    Raises:
-      InputError: there is no such checkpoint, it is damaged, or it has other arrays. The line names
-        the path by `flag`.
+    Raises InputError, which names the path by `flag`, where there is no such checkpoint, it is
+    damaged, or it has other arrays.
     """
     with _opened(path, flag) as found:
         return found.step, found.load(wanted, f"{flag}={path}")
@@ -132,8 +129,7 @@ def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, Document] | Non
 def open_source(path: Path, weights: Weights | None = None) -> Source:
     """Opens the weights of the checkpoint at a path, to be read an array at a time.
 
-    Raises:
-      InputError: there is no such checkpoint, it has no average, or (also later) it is damaged.
+    InputError: there is no such checkpoint, it has no average, or (also later) it is damaged.
     """
     with _opened(path, "--input") as found:
         return found.source(found.choose(weights))

@@ -53,11 +53,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
-    """Checks that the folder is free or belongs to this run; returns lines about accepted changes.
-
-    Raises:
-      InputError: the folder holds another run.
-    """
+    """Returns lines about accepted changes; InputError where the folder holds another run."""
     if _find(workdir) is None:
         if any((workdir / "checkpoints").glob("*")):
             raise InputError(f"--workdir={workdir} has checkpoints but no experiment.json")
