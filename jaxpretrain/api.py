@@ -31,11 +31,11 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.data.text.text import TextData as TextData
     from jaxpretrain.data.token_files.masks import InstanceFilter as InstanceFilter
     from jaxpretrain.evals.config import Eval as Eval
-    from jaxpretrain.evals.continuations import Continuations as Continuations
     from jaxpretrain.evals.harness import Harness as Harness
     from jaxpretrain.evals.linear_probe import LinearProbe as LinearProbe
     from jaxpretrain.evals.perplexity import Perplexity as Perplexity
-    from jaxpretrain.evals.reconstructions import Reconstructions as Reconstructions
+    from jaxpretrain.evals.samples import Continuations as Continuations
+    from jaxpretrain.evals.samples import Reconstructions as Reconstructions
     from jaxpretrain.models.layers import LayerNorm as LayerNorm
     from jaxpretrain.models.layers import RMSNorm as RMSNorm
     from jaxpretrain.models.olmo.config import FullMegatron as FullMegatron
@@ -45,9 +45,8 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.models.olmo.rotary import Rope as Rope
     from jaxpretrain.models.olmo.rotary import Yarn as Yarn
     from jaxpretrain.models.olmo.variants import OLMO_SIZES as OLMO_SIZES
+    from jaxpretrain.models.sapiens.model import SAPIENS_SIZES as SAPIENS_SIZES
     from jaxpretrain.models.sapiens.model import VitMae as VitMae
-    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES as SAPIENS_SIZES
-    from jaxpretrain.monitor.config import Monitor as Monitor
     from jaxpretrain.optim.optimizers import Adafactor as Adafactor
     from jaxpretrain.optim.optimizers import AdamW as AdamW
     from jaxpretrain.optim.optimizers import Lion as Lion
@@ -64,11 +63,12 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.train.experiment import Checkpoint as Checkpoint
     from jaxpretrain.train.experiment import Ema as Ema
     from jaxpretrain.train.experiment import Experiment as Experiment
+    from jaxpretrain.train.experiment import Monitor as Monitor
     from jaxpretrain.train.experiment import Skip as Skip
     from jaxpretrain.train.experiment import Stage as Stage
     from jaxpretrain.train.experiment import Train as Train
+    from jaxpretrain.train.experiment import resolve as resolve
     from jaxpretrain.train.olmo_yaml import read_olmo_yaml as read_olmo_yaml
-    from jaxpretrain.train.resolved import resolve as resolve
 
 
 def _homes() -> dict[str, str | None]:

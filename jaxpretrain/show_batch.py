@@ -24,7 +24,7 @@ from jaxpretrain.data.text.text import Row, TrainingSequences
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 
 if TYPE_CHECKING:
-    from jaxpretrain.train.resolved import Resolved
+    from jaxpretrain.train.experiment import Resolved
 
 
 Decode = Callable[[list[int]], str]
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     flags = make_parser().parse_args(rest)
     config = apply_overrides(load_config(flags.config), overrides)
 
-    from jaxpretrain.train.resolved import resolve  # after the flags: it imports JAX
+    from jaxpretrain.train.experiment import resolve  # after the flags: it imports JAX
 
     experiment = resolve(config)
     shown = _batch(experiment, flags) if flags.find is None else _uses(experiment, flags.find)

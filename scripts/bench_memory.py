@@ -55,8 +55,7 @@ def _measure(name: str, length: int, microbatch: int, remat: str) -> dict[str, o
     import numpy as np
 
     from jaxpretrain.devices.memory import peak_memory
-    from jaxpretrain.train.memory import measured
-    from jaxpretrain.train.program import make_program
+    from jaxpretrain.train.program import make_program, measured
 
     # With two microbatches, accumulation is measured too.
     program = make_program(_experiment(name, length, microbatch, remat), jax.devices()[:1])
@@ -85,10 +84,9 @@ def _experiment(name: str, length: int, microbatch: int, remat: str):
     from jaxpretrain.data.images.images import ImageData
     from jaxpretrain.data.text.text import TextData
     from jaxpretrain.models.olmo.variants import OLMO_SIZES
-    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
+    from jaxpretrain.models.sapiens.model import SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import AdamW
-    from jaxpretrain.train.experiment import Experiment, Train
-    from jaxpretrain.train.resolved import resolve
+    from jaxpretrain.train.experiment import Experiment, Train, resolve
 
     is_image = name in SAPIENS_SIZES
     model = replace((SAPIENS_SIZES if is_image else OLMO_SIZES)[name], remat=remat)

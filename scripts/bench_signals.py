@@ -52,8 +52,8 @@ def main(argv: list[str]) -> None:
 
     import jax
 
+    from jaxpretrain.train.experiment import resolve
     from jaxpretrain.train.program import make_program
-    from jaxpretrain.train.resolved import resolve
 
     experiment = resolve(apply_overrides(load_config(flags.config), overrides))
     program = make_program(experiment, jax.devices())

@@ -186,7 +186,7 @@ def make_program(flags: argparse.Namespace, dtype: str) -> Any:
     from jaxpretrain.models.olmo.decoder import Decoder
     from jaxpretrain.models.olmo.variants import OLMO_SIZES
     from jaxpretrain.optim.optimizers import AdamW
-    from jaxpretrain.train import experiment, program, resolved
+    from jaxpretrain.train import experiment, program
 
     sizes: dict[str, Any] = {
         "vocab_size": flags.vocab_size,
@@ -211,7 +211,7 @@ def make_program(flags: argparse.Namespace, dtype: str) -> Any:
             duration=10_000, batch_size=flags.batch_size, microbatch_size=flags.microbatch_size
         ),
     )
-    return program.make_program(resolved.resolve(config), jax.devices())
+    return program.make_program(experiment.resolve(config), jax.devices())
 
 
 def ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:

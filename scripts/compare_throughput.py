@@ -29,9 +29,8 @@ from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.estimates import StepTime, estimate_time
 from jaxpretrain.planning.machines import placeholder_devices
-from jaxpretrain.train.experiment import Experiment, Train
+from jaxpretrain.train.experiment import Experiment, Train, resolve
 from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.resolved import resolve
 
 
 @dataclass(frozen=True)

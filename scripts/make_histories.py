@@ -25,9 +25,9 @@ from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.data.text.text import TrainingText
 from jaxpretrain.parallel.mesh import Layout
 from jaxpretrain.storage.jsonl import read_lines
+from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import Program
-from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
 
 ROOT = Path(__file__).resolve().parent.parent

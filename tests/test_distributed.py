@@ -21,8 +21,7 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.files import load_config
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.storage.jsonl import drop_after, read_lines
-from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.run import train_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +32,10 @@ LIMIT_SECONDS = 120
 CONFIG = """
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.continuations import Continuations
+from jaxpretrain.evals.samples import Continuations
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.config import Normal
-from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.train.experiment import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Constant
 from jaxpretrain.parallel.mesh import Mesh
@@ -253,10 +252,10 @@ SLOW = """
 import sys
 import time
 
-from jaxpretrain.monitor import hosts
+from jaxpretrain.monitor import reporter
 from jaxpretrain.parallel.mesh import Layout
 
-hosts.SECONDS_APART = 0.0
+reporter.SECONDS_APART = 0.0
 put = Layout.put
 if "--process_id=1" in sys.argv:
     Layout.put = lambda *args: (time.sleep(0.3), put(*args))[1]

@@ -15,8 +15,7 @@ from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.evaluate import main
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.workdir import keep_tokenizer, write_experiment
 
 QUESTIONS = [

@@ -225,8 +225,8 @@ EDITS: dict[str, dict[str, Edit]] = {
         "jaxpretrain/evals/census.py": new(EVALUATOR),
         "jaxpretrain/evals/config.py": both(
             replaced(
-                "from jaxpretrain.evals.continuations",
-                "from jaxpretrain.evals.census import Census\nfrom jaxpretrain.evals.continuations",
+                "from jaxpretrain.evals.samples",
+                "from jaxpretrain.evals.census import Census\nfrom jaxpretrain.evals.samples",
             ),
             replaced(
                 "\n    def build(",

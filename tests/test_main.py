@@ -27,8 +27,8 @@ from jaxpretrain.data.token_files.manifest import Manifest
 from jaxpretrain.main import main
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train import loop
+from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.program import make_program
-from jaxpretrain.train.resolved import resolve
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 120
@@ -38,7 +38,7 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.config import Normal
-from jaxpretrain.monitor.config import Monitor
+from jaxpretrain.train.experiment import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
@@ -391,7 +391,7 @@ def test_the_preflight_says_what_the_run_takes_and_leaves_nothing(
 def test_a_run_that_cannot_fit_is_refused_before_it_begins(
     command: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("jaxpretrain.train.memory.memory_limit", lambda device: 200_000)
+    monkeypatch.setattr("jaxpretrain.train.program.memory_limit", lambda device: 200_000)
     message = "error: the step does not fit: it takes "
     for flags in (["--preflight_only"], [f"--workdir={tmp_path / 'run'}"]):
         code, output, error = command(f"--config={config}", *flags)

@@ -30,9 +30,9 @@ from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokenizer, token_bytes
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.continuations import Continuations
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.held_out import HeldOut
+from jaxpretrain.evals.samples import Continuations
 from jaxpretrain.evals.tasks.task import load_own
 from jaxpretrain.interop import hugging_face
 from jaxpretrain.interop.hugging_face import write_hugging_face
@@ -40,15 +40,13 @@ from jaxpretrain.interop.tensors import INDEX, write_safetensors_folder
 from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder, DecoderModel
-from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.reports.page import page
 from jaxpretrain.reports.runs import read_run, read_runs
 from jaxpretrain.train import run as running
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
-from jaxpretrain.train.memory import Memory
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Monitor, Train, resolve
+from jaxpretrain.train.program import Memory
 from jaxpretrain.train.run import open_run, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
 

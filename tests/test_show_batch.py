@@ -16,7 +16,7 @@ from jaxpretrain.data.text.mixture import Mixture, MixtureSource
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.show_batch import documents, main, read_rows
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.stages import make_stages
 
 SEQ_LEN, BATCH_SIZE, NUM_STEPS = 32, 8, 40

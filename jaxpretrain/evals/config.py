@@ -6,14 +6,13 @@ from typing import Annotated
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import Positive
-from jaxpretrain.evals.continuations import Continuations
 from jaxpretrain.evals.contract import Evaluation, Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
 from jaxpretrain.evals.harness import Harness
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.evals.linear_probe import LinearProbe
 from jaxpretrain.evals.perplexity import Perplexity
-from jaxpretrain.evals.reconstructions import Reconstructions
+from jaxpretrain.evals.samples import Continuations, Reconstructions
 from jaxpretrain.evals.tasks.package import find_tokenizer
 
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import DataConfig, EvalSet
-from jaxpretrain.evals.scoring.prefetch import go_on
-from jaxpretrain.evals.scoring.scorer import Scorer
+from jaxpretrain.evals.scoring.scorer import Scorer, go_on
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.parallel.mesh import Layout
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxpretrain.data.contract import EvalSet
 from jaxpretrain.diagnosis.metric_names import bits_per_byte, perplexity
 from jaxpretrain.evals.contract import Evaluator, Results, Setting
-from jaxpretrain.evals.scoring.prefetch import read_back
+from jaxpretrain.evals.scoring.scorer import read_back
 from jaxpretrain.models.contract import LanguageModel, Params
 
 

@@ -19,7 +19,7 @@ from jaxpretrain.config.ranges import Between, Positive
 from jaxpretrain.data.contract import LabelledSet, LabelledSource
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.evals.contract import Evaluation, Evaluator, Results, Setting
-from jaxpretrain.evals.scoring.prefetch import read_back
+from jaxpretrain.evals.scoring.scorer import read_back
 from jaxpretrain.models.contract import Batch, ImageModel, Params
 
 

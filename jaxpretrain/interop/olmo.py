@@ -5,6 +5,9 @@ Source: allenai/OLMo `olmo/model.py`, `olmo/config.py`, `olmo/checkpoint.py` (Fu
 maybe `optim.pt` or `optim.safetensors`.
 """
 
+import base64
+import binascii
+import pickletools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +21,6 @@ from jaxpretrain.interop import source, tables
 from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
 from jaxpretrain.interop.tables import Row, Table
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
-from jaxpretrain.interop.tuple_keys import decode_key
 
 _BLOCK = "transformer.blocks.{}."
 TABLE: Table = (
@@ -153,3 +155,58 @@ def _step(folder: Path, otherwise: int) -> int:
     if (folder / "train.pt").exists():
         return int(read_torch(folder / "train.pt")["global_step"])
     return otherwise
+
+
+_MARK = object()
+
+_PUSHES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1"}
+_CONSTANTS = {"NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_NOTHING = {"PROTO", "FRAME", "STOP"}
+
+
+def decode_key(key: str, where: str) -> tuple[tuple[str | int, ...], bool]:
+    """Returns (path through nested dicts, true if the value is a pickle) of a key of safetensors.
+
+    A key is base64 of a pickled tuple. InputError, which names the file by `where`, for others.
+    """
+    try:
+        value = _unpickled(base64.urlsafe_b64decode(key))
+        path, is_pickled = value
+        if not isinstance(path, tuple) or not isinstance(is_pickled, bool):
+            raise ValueError("it is not (path, is_pickled)")
+    except (ValueError, TypeError, IndexError, KeyError, binascii.Error) as error:
+        raise InputError(f"{where}: the key {key[:40]}... was not read: {error}") from error
+    return path, is_pickled
+
+
+def _unpickled(content: bytes) -> Any:
+    """Returns the value of a pickle of nested tuples of strings, numbers and booleans.
+
+    A pickle is a program, and running one from a file is running the file: nothing is run here, and
+    no more is understood than what OLMo writes.
+    """
+    stack: list[object] = []
+    memo: dict[object, object] = {}
+    for opcode, argument, _ in pickletools.genops(content):
+        name = opcode.name
+        if name in _PUSHES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            count = _TUPLES[name]
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name == "TUPLE":
+            start = len(stack) - 1 - stack[::-1].index(_MARK)
+            stack[start:] = [tuple(stack[start + 1 :])]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name not in _NOTHING:
+            raise ValueError(f"it is a pickle with {name}, which is never run")
+    (value,) = stack
+    return value

@@ -24,8 +24,11 @@ from jaxpretrain.diagnosis.metric_names import (
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress
 from jaxpretrain.display.wording import EVAL_DIGITS, align, format_number
-from jaxpretrain.monitor.hosts import Hosts
 from jaxpretrain.monitor.writers import Writers
+from jaxpretrain.parallel import distributed
+
+SECONDS_APART = 10.0
+"""The fewest seconds between two comparisons of processes; one takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -225,3 +228,48 @@ def num_left(step: int, total: int, every: int) -> int:
     if step >= total or every < 1:
         return int(step < total)
     return -(-total // every) - step // every
+
+
+class Hosts:
+    """Compares the processes of a run, each by its own clock, which finds one that others wait for.
+
+    All devices work in step, so a slow host makes every step slow in all processes. What differs is
+    the time that a process spends on its own, reading data and handing steps to its devices. Each
+    process publishes that time, and the first one reads what is published; no process waits.
+    """
+
+    def __init__(self, clock: Clock, now: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._now = now
+        self._last: tuple[int, float, float, float] | None = None
+
+    def compare(self, step: int) -> dict[str, float]:
+        """Returns `perf/slowest_host` and `perf/host_spread`, or nothing between two comparisons.
+
+        The spread is the time that the slowest process spends on its own beyond the usual time,
+        relative to a step. A single process is never compared.
+        """
+        if not distributed.has_others():
+            return {}
+        here = step, self._now(), self._clock.train_seconds(), self._clock.waited
+        if self._last is None:
+            self._last = here
+        steps, apart, training, waited = (b - a for a, b in zip(self._last, here, strict=True))
+        if apart < SECONDS_APART or not steps or not training:
+            return {}
+        self._last = here
+        distributed.publish("own_seconds", f"{(training - waited) / steps:.6f}")
+        if not distributed.is_primary():
+            return {}
+        own = {host: float(text) for host, text in distributed.published("own_seconds").items()}
+        return spread(own, training / steps)
+
+
+def spread(own: dict[int, float], step_seconds: float) -> dict[str, float]:
+    """Returns the metrics, from the seconds of a step that each process spends on its own."""
+    slowest = max(own, key=lambda host: own[host])
+    others = [seconds for host, seconds in own.items() if host != slowest]
+    if not others:
+        return {}
+    excess = own[slowest] - float(np.median(others))
+    return {"perf/slowest_host": float(slowest), "perf/host_spread": excess / step_seconds}

@@ -17,11 +17,10 @@ from jaxpretrain.config.serialize import from_dict, to_dict
 from jaxpretrain.devices.chips import GIB, Chip
 from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.parallel.distributed import exchange
-from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
 from jaxpretrain.planning.compiled import InProcessCompiler, OnCompiled
 from jaxpretrain.planning.machines import Machine, open_machine, parse_target
-from jaxpretrain.planning.search import search
-from jaxpretrain.train.resolved import Resolved
+from jaxpretrain.planning.search import MICROBATCH, REMAT, list_arrangements, search
+from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.workdir import trained_here
 
 _MAX_SECONDS = 180.0

@@ -29,9 +29,8 @@ from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.parallel.mesh import sharded_bytes
 from jaxpretrain.planning.machines import Machine, Target, open_machine
 from jaxpretrain.storage.files import cache_dir, write_atomically
-from jaxpretrain.train.memory import Memory, measured
-from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.resolved import Resolved
+from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.program import Memory, Program, make_program, measured
 from jaxpretrain.train.workdir import installed_versions
 
 _NUM_BUFFERS = 12

@@ -18,13 +18,12 @@ from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.devices.chips import GIB
 from jaxpretrain.display.progress import Progress
 from jaxpretrain.display.wording import count_of
-from jaxpretrain.planning.arrangements import choose_dimensions
 from jaxpretrain.planning.compiled import Compiled, open_compiler
 from jaxpretrain.planning.estimates import estimate_run
 from jaxpretrain.planning.machines import open_machine, parse_target
 from jaxpretrain.planning.planner import Plan, make_plan
-from jaxpretrain.planning.search import Trial
-from jaxpretrain.train.resolved import Resolved, resolve
+from jaxpretrain.planning.search import Trial, choose_dimensions
+from jaxpretrain.train.experiment import Resolved, resolve
 
 _MOSTLY_COMPILED = 9
 """The usual number of compilations of a plan, for the progress bar."""

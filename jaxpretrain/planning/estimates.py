@@ -18,9 +18,8 @@ from jaxpretrain.models.costs import Costs
 from jaxpretrain.models.stack import place_of
 from jaxpretrain.optim.layers import name_of
 from jaxpretrain.parallel.mesh import sharded_bytes
-from jaxpretrain.train.memory import Memory, num_gradients, state_bytes
-from jaxpretrain.train.program import Program
-from jaxpretrain.train.resolved import Resolved
+from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.program import Memory, Program, num_gradients, state_bytes
 
 Resource = Literal["compute", "memory", "network"]
 

@@ -24,8 +24,8 @@ from jaxpretrain.display.wording import align
 from jaxpretrain.parallel import distributed
 from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in, step_down
 from jaxpretrain.planning.console import compilation
+from jaxpretrain.train.experiment import Resolved, resolve
 from jaxpretrain.train.loop import Ended
-from jaxpretrain.train.resolved import Resolved, resolve
 from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
 
 _EXIT_PREEMPTED = 75

@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.planning.arrangements import (
-    MAX_TENSOR,
-    Arrangement,
-    list_arrangements,
-    list_overrides,
-)
 from jaxpretrain.planning.compiled import Compiler
 from jaxpretrain.planning.estimates import estimate_memory
 from jaxpretrain.planning.machines import Machine, Target, next_larger, placeholder_devices
-from jaxpretrain.planning.search import Trial, make_trial, search
+from jaxpretrain.planning.search import (
+    MAX_TENSOR,
+    Arrangement,
+    Trial,
+    list_arrangements,
+    list_overrides,
+    make_trial,
+    search,
+)
+from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import make_program
-from jaxpretrain.train.resolved import Resolved
 
 _HOPELESS = 1.5
 """A step that is estimated to take this many times the limit is not compiled."""
@@ -95,7 +97,7 @@ def make_plan(
     """Plans a resolved experiment on a machine.
 
     Without a compiler, memory is estimated. The dimensions `searched` may change, see
-    `arrangements.DIMENSIONS`. `limit` is in bytes of a device; by default those usable, less the
+    `search.DIMENSIONS`. `limit` is in bytes of a device; by default those usable, less the
     headroom. `on_configured` is called before the search with the trial of the experiment as
     configured, and whether it fits. InputError: mesh, batch and model do not fit together.
     """

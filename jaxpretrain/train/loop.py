@@ -26,7 +26,7 @@ from jaxpretrain.evals.contract import Evaluator, Interrupted
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.distributed import is_primary
-from jaxpretrain.train.resolved import Resolved
+from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.stages import Stages
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop

@@ -1,8 +1,9 @@
-"""The checkpoint that a run goes on from, and the check that its config goes on there.
+"""Where a run begins or goes on: its first state, and the check that its config fits the position.
 
 The position of a run in its data is a number of samples, which a config gives to each step. A run
 goes on only where its config gives the position of the checkpoint, so that no sample is read twice
-or left out. Stages can say what the batches were until then.
+or left out. Stages can say what the batches were until then. What is taken from a checkpoint of
+another run is never made first, so that a model is in memory once.
 """
 
 import math
@@ -13,8 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
@@ -29,9 +33,10 @@ from jaxpretrain.optim.schedules import (
     WarmupCosine,
     WarmupStableDecay,
 )
-from jaxpretrain.train.experiment import Experiment, Stage, Train
-from jaxpretrain.train.resolved import Resolved, pace_of
-from jaxpretrain.train.trained import checkpoint_behind
+from jaxpretrain.train.experiment import Experiment, Resolved, Stage, Train, pace_of
+from jaxpretrain.train.program import Program
+from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.trained import checkpoint_behind, load_arrays, require_arrays
 from jaxpretrain.train.workdir import saved_document
 
 _SAME_RATE = 0.01
@@ -290,3 +295,58 @@ def _tail_flags(path: str, inner: Triangular | WarmupCosine, length: int) -> Ite
     for name, _, value in diff(to_dict(type(inner)()), to_dict(inner)):
         yield _flag(f"{path}.inner.{name}", value)
     yield _flag(f"{path}.length", f"{length} steps")
+
+
+_FLAG = "--config.init_from"
+_SCHEDULES = ("optimizer/learning_rate/", "optimizer/clip/")
+"""Counts of the optimizer for schedules; the rest of its state belongs to the weights."""
+
+
+def initial_state(program: Program) -> tuple[int, TrainState]:
+    """Returns (finished steps, state) of a new run, as `init_from` and `init_with` say.
+
+    InputError: the checkpoint is missing, damaged, another model's, or lacks what is asked for.
+    """
+    experiment = program.experiment
+    if experiment.init_from is None:
+        return 0, program.create_state()
+    step, taken = load_arrays(Path(experiment.init_from), _wanted(program), flag=_FLAG)
+    # The average begins with the weights: a copy, because the step writes into both.
+    params = {name.removeprefix("params/"): x for name, x in taken.items() if name[:7] == "params/"}
+    if program.state.ema:
+        taken |= {f"ema/{name}": jnp.copy(x) for name, x in params.items()}
+    named = taken | _fresh(program, without=set(taken))
+    if experiment.init_with == "everything":
+        counts = [name for name in named if name == "step" or name.startswith(_SCHEDULES)]
+        named |= {name: jnp.full_like(named[name], step) for name in counts}
+    first = step if experiment.init_with == "everything" else 0
+    return first, from_named(program.state, named)
+
+
+def require_initial_state(program: Program) -> None:
+    """Raises InputError, before anything is compiled, where `initial_state` would."""
+    if (path := program.experiment.init_from) is not None:
+        require_arrays(Path(path), _wanted(program), flag=_FLAG)
+
+
+def _wanted(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the arrays that are taken from the checkpoint."""
+    everything = program.experiment.init_with != "weights"
+    prefixes = ("params/", "optimizer/") if everything else ("params/",)
+    return {
+        name: leaf
+        for name, leaf in to_named(program.state).items()
+        if name.startswith(prefixes) and not name.startswith(_SCHEDULES)
+    }
+
+
+def _fresh(program: Program, without: set[str]) -> dict[str, jax.Array]:
+    """Returns the arrays of a fresh state without some names."""
+    like = {name: x for name, x in to_named(program.state).items() if name not in without}
+
+    def rest(seed: jax.Array) -> dict[str, jax.Array]:
+        named = to_named(program.init(seed))
+        return {name: named[name] for name in like}
+
+    shardings = {name: leaf.sharding for name, leaf in like.items()}
+    return jax.jit(rest, out_shardings=shardings)(program.experiment.seed)

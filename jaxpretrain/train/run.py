@@ -27,15 +27,15 @@ from jaxpretrain.monitor.writers import Writers, open_writers
 from jaxpretrain.parallel import distributed
 from jaxpretrain.train import loop
 from jaxpretrain.train import workdir as folder
-from jaxpretrain.train.initial import initial_state, require_initial_state
-from jaxpretrain.train.memory import Memory, require_fit
-from jaxpretrain.train.program import Program
-from jaxpretrain.train.resolved import Resolved
+from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.program import Memory, Program, require_fit
 from jaxpretrain.train.resume import (
     Point,
     describe_changes,
+    initial_state,
     newest_point,
     point_of,
+    require_initial_state,
     require_same_samples,
     taken_point,
 )

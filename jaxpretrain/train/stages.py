@@ -16,8 +16,8 @@ import numpy as np
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import Batch, TrainingData
+from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import Probe, Program, make_program
-from jaxpretrain.train.resolved import Resolved
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 from jaxpretrain.train.program import build_model
-from jaxpretrain.train.resolved import Resolved, resolve
 from jaxpretrain.train.workdir import read_eos_id, read_experiment
 
 _PARAMS, _AVERAGE = "params/", "ema/"

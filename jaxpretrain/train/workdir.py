@@ -26,9 +26,8 @@ from jaxpretrain.config.serialize import ABSENT, Change, Document, diff, from_di
 from jaxpretrain.storage.files import atomic_file, write_atomically
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
-from jaxpretrain.train.experiment import Experiment, identity_changes
-from jaxpretrain.train.memory import Memory
-from jaxpretrain.train.resolved import Resolved
+from jaxpretrain.train.experiment import Experiment, Resolved, identity_changes
+from jaxpretrain.train.program import Memory
 
 _PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 

@@ -20,10 +20,9 @@ from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
-from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Monitor, Train
 from tests.evals.generation.models import VOCAB_SIZE as TEXT_VOCAB_SIZE
 from tests.evals.generation.models import make_layout, make_model
 

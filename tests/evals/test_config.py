@@ -8,11 +8,10 @@ from jaxpretrain.config.overrides import apply_overrides, validate
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import from_dict, to_dict
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.continuations import Continuations
 from jaxpretrain.evals.harness import Harness
 from jaxpretrain.evals.linear_probe import LinearProbe
 from jaxpretrain.evals.perplexity import Perplexity
-from jaxpretrain.evals.reconstructions import Reconstructions
+from jaxpretrain.evals.samples import Continuations, Reconstructions
 
 
 @dataclass(frozen=True)

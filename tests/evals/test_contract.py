@@ -15,8 +15,7 @@ from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.perplexity import Perplexity
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.trained import load_trained
 

@@ -11,8 +11,7 @@ from jaxpretrain import evaluate
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.harness import Harness
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.run import train_experiment
 
 TASK = {

@@ -25,8 +25,7 @@ from jaxpretrain.evals.harness_model import HarnessModel
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
-from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.trained import load_trained
 from jaxpretrain.train.workdir import keep_tokenizer, write_experiment
 from tests.evals.conftest import CONTEXT, DECODER, EXAMPLE, TEXT, VOCAB_SIZE

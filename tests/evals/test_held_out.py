@@ -9,7 +9,7 @@ import pytest
 
 from jaxpretrain.evals.contract import Interrupted, Setting
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.evals.scoring.prefetch import go_on
+from jaxpretrain.evals.scoring.scorer import go_on
 from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh

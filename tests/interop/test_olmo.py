@@ -1,4 +1,5 @@
 import base64
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from safetensors.numpy import save_file
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.hugging_face import open_hugging_face
-from jaxpretrain.interop.olmo import open_olmo
+from jaxpretrain.interop.olmo import decode_key, open_olmo
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
@@ -212,3 +213,48 @@ def test_a_sharded_checkpoint_of_olmo_core_is_refused(tmp_path: Path):
     (tmp_path / "model_and_optim").mkdir()
     with pytest.raises(InputError, match="sharded checkpoint or a run of OLMo-core, which is"):
         open_olmo(tmp_path)
+
+
+def _encoded(value: object, protocol: int = pickle.DEFAULT_PROTOCOL) -> str:
+    return base64.urlsafe_b64encode(pickle.dumps(value, protocol)).decode()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "key",
+    [
+        (("transformer.wte.weight",), False),
+        (("state", "transformer.wte.weight", "exp_avg"), False),
+        (("state", 7, "step", "step"), True),
+        ((), False),
+        (("ü" * 300, 70000, -1), True),
+    ],
+)
+def test_what_pickle_writes_is_read(key: object, protocol: int):
+    assert decode_key(_encoded(key, protocol), "file") == key
+
+
+class _Executes:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        _encoded(((_Executes(),), False)),
+        _encoded((["a"], False)),
+        _encoded("transformer"),
+        _encoded((("a",), "b")),
+        _encoded((("a",), False))[:12],
+        "transformer.wte.weight",
+        "",
+    ],
+)
+def test_anything_else_is_refused_and_not_run(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"file: the key .* was not read"):
+        decode_key(key, "file")
+    assert not list(tmp_path.iterdir())

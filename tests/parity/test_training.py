@@ -8,9 +8,9 @@ import pytest
 
 from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.interop.olmo import TABLE
+from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.olmo_yaml import read_olmo_yaml
 from jaxpretrain.train.program import make_program
-from jaxpretrain.train.resolved import resolve
 from scripts.make_golden_olmo import RUNS, Arrays, write_run
 from tests.parity.models import Names, Reference
 

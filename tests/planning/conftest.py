@@ -15,12 +15,11 @@ from jaxpretrain.devices.chips import Chip, Efficiency
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
-from jaxpretrain.planning.arrangements import MICROBATCH
 from jaxpretrain.planning.compiled import Compiled, InProcessCompiler
 from jaxpretrain.planning.machines import Machine, parse_target
 from jaxpretrain.planning.planner import Plan, make_plan
-from jaxpretrain.train.experiment import Experiment, Train
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.planning.search import MICROBATCH
+from jaxpretrain.train.experiment import Experiment, Train, resolve
 
 TRAIN = Train(
     duration="10 steps",

@@ -12,8 +12,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.planning import compiled as compiling
 from jaxpretrain.planning.compiled import Buffer, ProcessPoolCompiler, compile_step, eval_bytes
 from jaxpretrain.planning.machines import Machine, parse_target
-from jaxpretrain.train.memory import measured
-from jaxpretrain.train.program import make_program
+from jaxpretrain.train.program import make_program, measured
 from tests.planning.conftest import changed
 
 

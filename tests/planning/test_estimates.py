@@ -11,7 +11,7 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
-from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
+from jaxpretrain.models.sapiens.model import SAPIENS_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.estimates import (
@@ -22,10 +22,8 @@ from jaxpretrain.planning.estimates import (
     weights_on_device,
 )
 from jaxpretrain.planning.machines import placeholder_devices
-from jaxpretrain.train.experiment import Ema, Experiment, Stage, Train
-from jaxpretrain.train.memory import Memory, measured
-from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Ema, Experiment, Stage, Train, resolve
+from jaxpretrain.train.program import Memory, Program, make_program, measured
 from scripts import compare_throughput as published
 
 DECODER = Decoder(

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.planning.arrangements import MICROBATCH, REMAT, list_arrangements
 from jaxpretrain.planning.console import make_table
 from jaxpretrain.planning.machines import Machine, parse_target, placeholder_devices
 from jaxpretrain.planning.planner import make_plan
+from jaxpretrain.planning.search import MICROBATCH, REMAT, list_arrangements
 from tests.planning.conftest import changed, plan, total
 
 

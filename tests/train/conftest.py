@@ -10,12 +10,10 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Monitor, Train, resolve
 from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
 
 VOCAB_SIZE = 61

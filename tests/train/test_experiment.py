@@ -1,7 +1,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from jaxpretrain.config import schema
+from jaxpretrain.config.durations import Pace
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides, validate
@@ -16,15 +17,45 @@ from jaxpretrain.config.ranges import Between
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.config.serialize import diff, from_dict, to_dict
+from jaxpretrain.data.text.mixture import Mixture, MixtureSource, MixtureStage
+from jaxpretrain.diagnosis.rules import NAMES
 from jaxpretrain.train.experiment import (
     Ema,
     Experiment,
+    Monitor,
+    Resolved,
     Skip,
+    Stage,
+    Timeline,
     Train,
     identity_changes,
     num_microbatches,
+    resolve,
 )
-from jaxpretrain.train.resolved import resolve
+
+
+@dataclass(frozen=True)
+class Config:
+    """The group of an experiment that this test needs."""
+
+    monitor: Monitor = field(default_factory=Monitor)
+
+
+def test_which_attention_counts_is_no_choice_any_more():
+    """Saved configs lose the field; on the command line, the error says where both figures are."""
+    old = {"monitor": {"every": "5 steps", "mfu_attention": "full"}}
+    assert from_dict(Config, upgraded(old)) == Config(Monitor(every="5 steps"))
+    with pytest.raises(InputError, match=r"monitor.mfu_attention .* perf/mfu_full_attention"):
+        apply_overrides(Config(), [("monitor.mfu_attention", "full")])
+
+
+def test_what_ends_a_run_is_named_as_findings_are():
+    chosen = apply_overrides(Monitor(), [("stop_on", "plateau,divergence")])
+    assert chosen.stop_on == ("plateau", "divergence")
+    assert set(chosen.stop_on) < set(NAMES)
+    assert apply_overrides(Monitor(), [("stop_on", ",".join(NAMES))]).stop_on == NAMES
+    with pytest.raises(InputError, match="Did you mean 'plateau'"):
+        apply_overrides(Monitor(), [("stop_on", "divergence,plateu")])
 
 
 def _changed(experiment: Experiment, *overrides: tuple[str, str]) -> Experiment:
@@ -410,3 +441,132 @@ def test_paths_are_expanded_before_they_are_kept(
 def test_an_empty_path_is_refused(experiment: Experiment, path: str):
     with pytest.raises(InputError, match=f"--config.{path}=: is empty: write a path, or none"):
         _changed(experiment, (path, ""))
+
+
+def test_durations_become_whole_steps_rounded_up(experiment: Experiment):
+    """A step is 16 sequences of 16 tokens."""
+    resolved = resolve(
+        _changed(
+            experiment,
+            ("train.duration", "1e6 tokens"),
+            ("optim.schedule.warmup", "1025 tokens"),
+            ("eval.every", "100 sequences"),
+            ("checkpoint.every", "7 steps"),
+            ("checkpoint.keep_every", "2 epochs"),
+            ("data.num_examples", "40"),
+        )
+    )
+    assert resolved.train.duration == 3907  # 1e6 / 256 = 3906.25
+    assert resolved.optim.schedule.warmup == 5
+    assert resolved.eval.every == 7
+    assert resolved.checkpoint.every == 7
+    assert resolved.checkpoint.keep_every == 5
+
+
+def test_two_trillion_tokens_of_olmo_7b(experiment: Experiment):
+    big = _changed(
+        experiment,
+        ("train.duration", "2e12 tokens"),
+        ("train.batch_size", "2048"),
+        ("data.seq_len", "2048"),
+    )
+    assert resolve(big).train.duration == 476_838
+
+
+def test_resolving_changes_nothing_else_and_is_final(experiment: Experiment):
+    resolved = resolve(experiment)
+    paths = [path for path, _, _ in diff(to_dict(experiment), to_dict(resolved))]
+    assert paths == [
+        "checkpoint.every",
+        "eval.every",
+        "monitor.every",
+        "monitor.signals_every",
+        "optim.schedule.warmup",
+        "train.duration",
+    ]
+    assert resolve(resolved) == resolved
+    assert from_dict(Resolved, to_dict(resolved)) == resolved
+
+
+def test_the_timeline_holds_what_the_config_says_in_steps(experiment: Experiment):
+    changes = {
+        "train.duration": "20 steps",
+        "train.stages.0.duration": "2 steps",
+        "train.stages.0.batch_size": "4",
+        "train.stages.1.duration": "24 sequences",
+        "train.stages.1.batch_size": "8",
+        "eval.every": "0 steps",
+        "checkpoint.every": "72 sequences",
+        "checkpoint.keep_every": "0 steps",
+        "monitor.every": "9 steps",
+        "monitor.signals_every": "11 steps",
+    }
+    timeline = resolve(_changed(experiment, *changes.items())).timeline
+    assert timeline == Timeline(
+        num_steps=20,
+        pace=Pace(16, ((2, 4), (3, 8))),
+        stage_ends=(2, 5),
+        eval_every=0,
+        save_every=8,  # 2 x 4 + 3 x 8 + 2.5 x 16
+        log_every=9,
+        signals_every=11,
+        keep_every=None,
+    )
+    assert [list(timeline.pace.samples(step)) for step in (2, 3)] == [
+        [*range(4, 8)],
+        [*range(8, 16)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("train.batch_size", "0"), "--config.train.batch_size=0: must be from 1 to 16777216"),
+        (
+            ("train.microbatch_size", "-1"),
+            "--config.train.microbatch_size=-1: must be from 1 to 16777216",
+        ),
+        (("eval.max_examples", "0"), "--config.eval.max_examples=0: must be positive"),
+        (("checkpoint.keep_last", "0"), "--config.checkpoint.keep_last=0: must be positive"),
+        (("data.seq_len", "0"), "--config.data.seq_len=0: must be from 2 to 134217728"),
+    ],
+)
+def test_what_cannot_be_is_one_line(experiment: Experiment, override, message: str):
+    with pytest.raises(InputError, match=message):
+        resolve(_changed(experiment, override))
+
+
+def test_epochs_are_counted_where_the_data_declares_no_number(experiment: Experiment):
+    num_examples = experiment.data.open(seed=0, limits={"tokens": 64}).num_examples
+    epochs = _changed(experiment, ("train.duration", "2 epochs"), ("eval.every", "0.5 epochs"))
+    resolved = resolve(epochs)
+    assert resolved.train.duration == -(-2 * num_examples // 16)
+    assert resolved.eval.every == -(-num_examples // 32)
+    assert resolved.data.num_examples == num_examples
+    assert resolve(resolved) == resolved
+    assert resolve(experiment).data.num_examples is None  # nothing asked for it
+
+
+def test_declared_epochs_need_no_data(experiment: Experiment):
+    elsewhere = ("data.root", "nowhere"), ("train.duration", "2 epochs")
+    declared = resolve(_changed(experiment, *elsewhere, ("data.num_examples", "40")))
+    assert declared.train.duration == 5
+    with pytest.raises(
+        InputError, match="--config.train.duration: .*set data.num_examples.*nowhere"
+    ):
+        resolve(_changed(experiment, *elsewhere))
+
+
+def test_epochs_of_a_mixture_are_counted_with_its_stages(experiment: Experiment):
+    source = MixtureSource(root=experiment.data.root)
+    late = MixtureStage(at="3 steps", weights={"a": 0.5, "b": 1.0})
+    data = Mixture(sources={"a": source, "b": source}, stages=(late,), seq_len=16, window=30)
+    mixed = replace(experiment, data=data, train=replace(experiment.train, duration="2 epochs"))
+    resolved = resolve(mixed)
+    stages = (replace(late, at=48),)
+    counted = replace(data, stages=stages).open(seed=0, limits={"tokens": 64}).num_examples
+    assert resolved.data.stages == stages and resolved.data.num_examples == counted
+    assert resolved.train.duration == -(-2 * counted // 16)
+    train = replace(mixed.train, stages=(Stage("1 epochs", 8),))
+    with pytest.raises(InputError, match=r"train\.stages\.0\.duration.* need data.num_examples"):
+        resolve(replace(mixed, train=train))

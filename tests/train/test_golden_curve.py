@@ -18,9 +18,8 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular, WarmupCosine
-from jaxpretrain.train.experiment import Experiment, Train
+from jaxpretrain.train.experiment import Experiment, Train, resolve
 from jaxpretrain.train.program import make_program
-from jaxpretrain.train.resolved import resolve
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

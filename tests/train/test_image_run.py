@@ -13,16 +13,14 @@ from jaxpretrain.data.images.image_sources import Folder
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.linear_probe import LinearProbe
-from jaxpretrain.evals.reconstructions import Reconstructions
+from jaxpretrain.evals.samples import Reconstructions
 from jaxpretrain.models.sapiens.model import VitMae
-from jaxpretrain.monitor.config import Monitor
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import WarmupCosine
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
+from jaxpretrain.train.experiment import Checkpoint, Experiment, Monitor, Train, resolve
 from jaxpretrain.train.program import make_program
-from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.stages import Stage
 from jaxpretrain.train.trained import load_trained

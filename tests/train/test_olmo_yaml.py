@@ -15,9 +15,8 @@ from jaxpretrain.optim.schedules import (
     Triangular,
     WarmupCosine,
 )
-from jaxpretrain.train.experiment import Experiment
+from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.olmo_yaml import OlmoYaml, read_olmo_yaml
-from jaxpretrain.train.resolved import resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -17,10 +17,9 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.optim.schedules import Constant
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Ema, Experiment
+from jaxpretrain.train.experiment import Ema, Experiment, resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import make_program
-from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.run import open_run, train_experiment
 
 

@@ -10,8 +10,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.optim.optimizers import RateScaling
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Experiment, Stage
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Experiment, Stage, resolve
 from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.stages import make_stages
 

@@ -13,9 +13,8 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.optim.optimizers import Adafactor
 from jaxpretrain.optim.outliers import record
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.train.experiment import Ema, Experiment, Skip
+from jaxpretrain.train.experiment import Ema, Experiment, Skip, resolve
 from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
 
 

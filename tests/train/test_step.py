@@ -13,9 +13,8 @@ from jaxpretrain.data.text.mixture import Mixture, MixtureSource
 from jaxpretrain.optim.optimizers import Adafactor, Lion, Muon, OptimizerChoice
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.parallel.mesh import Mesh
-from jaxpretrain.train.experiment import Ema, Experiment, Skip
+from jaxpretrain.train.experiment import Ema, Experiment, Skip, resolve
 from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.resolved import resolve
 from jaxpretrain.train.state import TrainState
 
 BATCH_SIZE, SEQ_LEN = 16, 16

@@ -13,11 +13,10 @@ from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.tokenizer import special_id, train_bpe
 from jaxpretrain.evals.config import Eval
-from jaxpretrain.evals.continuations import Continuations
+from jaxpretrain.evals.samples import Continuations
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train.experiment import Ema, Experiment
-from jaxpretrain.train.resolved import resolve
+from jaxpretrain.train.experiment import Ema, Experiment, resolve
 from jaxpretrain.train.run import open_run, train_experiment
 from jaxpretrain.train.trained import load_trained, open_source
 

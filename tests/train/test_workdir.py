@@ -11,8 +11,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.order.order import OlmoOrder
 from jaxpretrain.data.text.text import TextData
 from jaxpretrain.train import workdir as folder
-from jaxpretrain.train.experiment import Experiment
-from jaxpretrain.train.resolved import Resolved, resolve
+from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 
 
 @pytest.fixture

@@ -138,12 +138,8 @@ class Tfds:
         )
         own = [split for split in ("validation", "test") if split in builder.info.splits]
         held_out = self.validation_split or (own[0] if own else None)
-
-        def opened(split: str) -> TfdsImages:
-            return TfdsImages.open(builder, split, self.image_key, self.label_key)
-
-        found = opened(held_out) if held_out else None
-        return _divide(opened(self.split), found, validation_fraction)
+        found = TfdsImages.open(builder, held_out, self) if held_out else None
+        return _divide(TfdsImages.open(builder, self.split, self), found, validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -221,15 +217,13 @@ class TfdsImages(ImageSet):
 
     records: Sequence[Any] = field(repr=False)
     """The examples, with encoded images, in random access."""
-    image_key: str
-    label_key: str
+    source: Tfds
 
     @classmethod
-    def open(
-        cls, builder: "tfds.core.DatasetBuilder", split: str, image_key: str, label_key: str
-    ) -> "TfdsImages":
+    def open(cls, builder: "tfds.core.DatasetBuilder", split: str, source: Tfds) -> "TfdsImages":
         """Opens a split. Raises InputError where there is no such split or no such image."""
         tfds = import_tfds()
+        image_key = source.image_key
         name, features = builder.info.full_name, features_of(builder)
         images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
         if image_key not in images:
@@ -238,9 +232,9 @@ class TfdsImages(ImageSet):
                 f"); set data.source.image_key.{nearest(image_key, images)}"
             )
         records = open_data_source(builder, split, {image_key: tfds.decode.SkipDecoding()})
-        label = features.get(label_key)
+        label = features.get(source.label_key)
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
-        return cls(records, image_key, label_key, place=f"{name} {split}", classes=classes)
+        return cls(records, source, place=f"{name} {split}", classes=classes)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -251,11 +245,12 @@ class TfdsImages(ImageSet):
 
     def read(self, index: int) -> bytes:
         """Returns the image as it is in the dataset."""
-        return self.records[int(index)][self.image_key]
+        return self.records[int(index)][self.source.image_key]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Returns the labels of the examples, whose images are not decoded."""
-        return np.array([self.records[int(i)][self.label_key] for i in indices], np.int32)
+        key = self.source.label_key
+        return np.array([self.records[int(i)][key] for i in indices], np.int32)
 
     def identity(self) -> str:
         """Returns name, config and version of the dataset, and the split."""

@@ -5,8 +5,10 @@ places of each group, m tokens that are scored at them, c places of a chunk, d m
 vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,33 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.packing import Batch, Packed, Shape
-from jaxpretrain.evals.scoring.prefetch import go_on, read_back
 from jaxpretrain.models.contract import Branches, LanguageModel, Model, Params
 from jaxpretrain.parallel.mesh import Layout
+
+T = TypeVar("T")
+
+_MAX_IN_FLIGHT = 4
+
+
+def go_on() -> None:
+    """Never interrupts an evaluation."""
+
+
+def read_back(outputs: Iterable[T], between_batches: Callable[[], None] = go_on) -> Iterator[T]:
+    """Yields the outputs of batches in their order, on the host.
+
+    Some more batches are asked for before the first is waited for. Values that are no arrays come
+    along as they are. An exception that `between_batches` raises ends the evaluation.
+    """
+    waiting: deque[T] = deque()
+    for output in outputs:
+        waiting.append(output)
+        between_batches()
+        if len(waiting) > _MAX_IN_FLIGHT:
+            yield jax.device_get(waiting.popleft())
+    while waiting:
+        yield jax.device_get(waiting.popleft())
+
 
 _LOGITS_AT_ONCE = 512
 """Places of a group whose logits exist at once."""
