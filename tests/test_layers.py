@@ -39,6 +39,7 @@ LAYERS = (
     "conversion",
     "inference",
     "planning",
+    "sweeps",
 )
 # Each may import from every layer, and from no other command.
 COMMANDS = (

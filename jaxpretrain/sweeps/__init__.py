@@ -1,0 +1,1 @@
+"""Sweeps: arms that differ in named settings, run with the same seeds, compared and told."""
