@@ -87,6 +87,10 @@ class Sweep:
             for point in self.points
         )
 
+    def experiment(self, run: Run) -> Any:
+        """Returns the config of a run, its durations as written."""
+        return apply_overrides(self._loaded, run.overrides)
+
     def configured(self, overrides: Iterable[Override]) -> Any:
         """Returns the config with the shared settings and some others."""
         return apply_overrides(self._loaded, classes_first((*self.shared, *overrides)))

@@ -120,7 +120,7 @@ def parse_sweep(
     for item in items:
         flag, equals, text = item.partition("=")
         kind, _, path = flag.removeprefix("--").partition(".")
-        if not text and (kind == "arm" or not equals) or not (path or kind == "arm"):
+        if not (text if kind == "arm" else path and equals):
             raise InputError(f"{item} is not complete: see --help")
         if kind == "arm":
             if text in arms:
