@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -174,6 +174,11 @@ class Reporter:
         if images:
             self._writers.images(step, images)
         return found
+
+    def items(self, step: int, items: Iterable[Mapping[str, object]]) -> None:
+        """Takes the items that the last evaluation has scored; their texts are left out."""
+        kept = ({k: v for k, v in item.items() if k != "continuations"} for item in items)
+        self._writers.items({"step": step, **item} for item in kept)
 
     def message(self, text: str) -> None:
         """Shows lines on the terminal."""

@@ -1,7 +1,7 @@
 """The files of a run's results: numbers, signals of layers, texts, pictures, TensorBoard events."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -9,13 +9,15 @@ import numpy as np
 
 from jaxpretrain.data.images.image_codec import encode_png
 from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
-from jaxpretrain.storage.files import atomic_file
+from jaxpretrain.storage.files import atomic_file, write_atomically
 from jaxpretrain.storage.jsonl import JsonlWriter, drop_after, to_number, to_numbers
 
 FileName = Literal["metrics", "signals", "samples"]
 """The names of the `.jsonl` files: numbers, numbers of single layers, texts."""
 PICTURES = "pictures"
 """The name of the folder of pictures in the folder of a run."""
+ITEMS = "items.jsonl"
+"""The name of the file with the items of the last evaluation."""
 
 
 class Writers:
@@ -23,7 +25,8 @@ class Writers:
 
     A failure never ends the run: it becomes one warning. Without files and TensorBoard the methods
     do nothing, as in all processes but the first. `message` shows the user one line of text; it is
-    called from other threads too. The folder `workdir` gets the pictures.
+    called from other threads too. The folder `workdir` gets the pictures and
+    the items of tasks.
     """
 
     def __init__(
@@ -85,6 +88,15 @@ class Writers:
             except OSError as error:
                 self._message(f"warning: the pictures of step {step} are not kept: {error}")
         self._show("write_images", step, dict(images))
+
+    def items(self, items: Iterable[Mapping[str, object]]) -> None:
+        """Writes the file of the items of an evaluation, a line each; without items, none."""
+        if self._workdir is None or not (lines := [json.dumps(item) for item in items]):
+            return
+        try:
+            write_atomically(self._workdir / ITEMS, "\n".join(lines) + "\n")
+        except OSError as error:
+            self._message(f"warning: the items of the last evaluation are not kept: {error}")
 
     def hparams(self, hparams: Mapping[str, object]) -> None:
         """Shows a nested config in TensorBoard, under names such as `optim.peak`."""

@@ -67,12 +67,11 @@ def parse_range(text: str) -> Range:
     ValueError: the text is no range, or no number lies in it.
     """
     ends, _, scale = text.partition(":")
-    first, dots, last = ends.partition("..")
     try:
-        low, high = float(first), float(last)
+        low, high = map(float, ends.split(".."))
     except ValueError:
-        dots = ""
-    if not dots or scale not in ("", "log", "linear") or not math.isfinite(high - low):
+        low = high = math.nan
+    if scale not in ("", "log", "linear") or not math.isfinite(high - low):
         raise ValueError("expected LOW..HIGH, LOW..HIGH:log or LOW..HIGH:linear")
     if low >= high:
         raise ValueError("the range is empty: its lower end must be below the upper one")

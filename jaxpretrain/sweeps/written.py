@@ -178,8 +178,7 @@ def packaged_sweeps() -> dict[str, Path]:
 
 
 def _overrides(settings: Mapping[str, object] | Iterable[Override]) -> tuple[Override, ...]:
-    items = settings.items() if isinstance(settings, Mapping) else settings
-    return tuple((path, schema.value_text(value)) for path, value in items)
+    return tuple((path, schema.value_text(value)) for path, value in dict(settings).items())
 
 
 def _texts(

@@ -186,6 +186,9 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
         _stop_if_configured(
             run, run.reporter.results(step, result.scalars, result.texts, result.images)
         )
+    details = [result.items for result in results if result.items is not None]
+    if details and step == run.experiment.timeline.num_steps:
+        run.reporter.items(step, (item for items in details for item in items.predictions))
     return True
 
 

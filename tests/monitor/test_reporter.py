@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +32,9 @@ class Sink:
 
     def texts(self, step: int, texts: dict[str, str]) -> None:
         self.texts_.append((step, texts))
+
+    def items(self, items: Iterable[dict[str, Any]]) -> None:
+        self.items_ = list(items)
 
     def update(self, step: int, metrics: dict[str, Any] | None = None) -> None:
         self.updates.append((step, metrics is not None))
@@ -184,6 +188,12 @@ def test_results_are_written_and_shown_without_the_unknown():
         "  digits      10-shot probe 77.3 % +- 2.1, random 37.5",
         "sample at step 1,000: Fellow| citizens",
     ]
+
+
+def test_items_are_kept_without_their_texts():
+    reporter, sink = _reporter(Time())
+    reporter.items(20, [{"task": "a", "item": "0", "continuations": [" x"]}])
+    assert sink.items_ == [{"step": 20, "task": "a", "item": "0"}]
 
 
 def test_each_session_leaves_a_mark_with_its_devices():

@@ -1,4 +1,5 @@
 import errno
+import json
 import math
 
 import jax.numpy as jnp
@@ -102,3 +103,23 @@ def test_pictures_are_kept_by_name_and_step(tmp_path):
     assert [path.name for path in sorted(folder.iterdir())] == ["00000000.png", "00000020.png"]
     with image_module.open(folder / "00000020.png") as image:
         np.testing.assert_array_equal(np.asarray(image), pixels + 20)
+
+
+def test_items_are_a_file_that_is_written_whole(tmp_path):
+    file = tmp_path / "items.jsonl"
+    with open_writers(tmp_path, print, resume_step=None, tensorboard=False) as writers:
+        writers.items([])
+        assert not file.exists()
+        writers.items([{"step": 1, "item": "a"}, {"step": 1, "item": "b"}])
+        writers.items({"step": 2, "item": name} for name in "ab")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert lines == [{"step": 2, "item": "a"}, {"step": 2, "item": "b"}]
+
+
+def test_items_that_cannot_be_written_are_a_warning(tmp_path):
+    messages = []
+    (tmp_path / "items.jsonl").mkdir()
+    writers = Writers(messages.append, workdir=tmp_path)
+    writers.items([{"step": 1}])
+    assert len(messages) == 1
+    assert messages[0].startswith("warning: the items of the last evaluation are not kept")

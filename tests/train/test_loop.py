@@ -1,5 +1,5 @@
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.display.progress import Progress
-from jaxpretrain.evals.contract import Results
+from jaxpretrain.evals.contract import Items, Results
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.writers import open_writers
@@ -59,6 +59,8 @@ class Recorder:
     found: dict[int, list[Finding]] = field(default_factory=dict)
     """What comes up with the reports of steps."""
     stop_request: StopRequest = field(default_factory=StopRequest)
+    scored: Items | None = None
+    """What each evaluation tells of its items."""
 
     def train_step(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         assert batch["tokens"].shape == (16, 16)
@@ -121,7 +123,7 @@ class Recorder:
         if step == self.interrupted_at:
             self.stop_request.reason = "SIGTERM"
             loop.interrupt(self.stop_request)
-        return Results({"eval/x/loss": 1.0})
+        return Results({"eval/x/loss": 1.0}, self.scored)
 
     def start(self, step: int) -> None:
         self.events.append(("start", step))
@@ -138,6 +140,9 @@ class Recorder:
     def results(self, step: int, *results: Any) -> list[Finding]:
         self.events.append(("eval", step))
         return []
+
+    def items(self, step: int, items: Iterable[Any]) -> None:
+        self.events.append(("items", (step, list(items))))
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -217,6 +222,13 @@ def test_saves_and_evaluations_come_at_their_interval_and_at_the_end(
     assert recorder.saved == expected
     assert [step for name, step in recorder.events if name == "eval"] == [0, *expected]
     assert list(recorder.values) == list(range(1, 8))
+
+
+def test_the_items_of_the_last_evaluation_are_kept(program: Program, tmp_path: Path):
+    recorder = Recorder(num_steps=4, scored=Items({}, [], [{"item": "a"}]))
+    recorder.train(program, tmp_path, eval={"every": 2})
+    kept = [event for event in recorder.events if event[0] == "items"]
+    assert kept == [("items", (4, [{"item": "a"}]))]
 
 
 SKIPPED = {"skipped": 1.0, "loss": float("nan")}

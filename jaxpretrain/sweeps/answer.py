@@ -1,0 +1,147 @@
+"""The answer of a sweep: each arm beside the control, with what the noise allows to say."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpretrain.config.serialize import Document
+from jaxpretrain.diagnosis.metric_names import lower_is_better
+from jaxpretrain.sweeps.outcomes import (
+    Outcome,
+    Side,
+    judged,
+    metric_names,
+    read_outcome,
+    shared_items,
+)
+from jaxpretrain.sweeps.statistics import (
+    SIGNIFICANT,
+    Difference,
+    bootstrap_items,
+    holm,
+    independent_difference,
+    paired_difference,
+    seeds_for,
+    smallest_detectable,
+)
+
+Verdict = Literal["better", "worse", "no_difference"]
+SMALL = 1e-3
+"""The part of the control's mean for which the number of seeds is told."""
+
+
+def answer(document: Document, folder: Path) -> Document:
+    """Returns the document of `sweep.json` with the metrics of the runs that are done.
+
+    It gains `metric`, the name of the main one, `warnings`, and for each arm `tuned`, the best
+    values of its nuisance settings, and `metrics` by name: `mean`, `stderr` and `n`; beside the
+    control also `difference`, `low`, `high`, `p`, `p_holm`, `verdict`, `pairs`, `detectable` (the
+    smallest true difference that such runs show in four of five sweeps) and
+    `seeds_for_0.1_percent`. None stands for what is not known. The verdict follows `p_holm`, which
+    is corrected for the number of arms; `low` and `high` are not.
+
+    Raises:
+      InputError: a file of a run that is done cannot be read.
+    """
+    outcomes = {
+        run["folder"]: read_outcome(folder / run["folder"])
+        for arm in document["arms"]
+        for run in arm["runs"]
+        if run["state"] == "done"
+    }
+    names = metric_names(outcomes.values())
+    sides = {
+        arm["name"]: judged(arm, document["seeds"], outcomes, names[0] if names else "")
+        for arm in document["arms"]
+    }
+    metrics: dict[str, Document] = {name: {} for name in sides}
+    for name in names:
+        for arm, found in _compared(name, sides, document["control"]).items():
+            metrics[arm][name] = found
+    arms = [
+        arm | {"tuned": sides[arm["name"]].tuned, "metrics": metrics[arm["name"]]}
+        for arm in document["arms"]
+    ]
+    warnings = [side.warning for side in sides.values() if side.warning]
+    for arm in document["arms"]:
+        states = [run["state"] for run in arm["runs"]]
+        if failed := states.count("failed"):
+            warnings.append(f"{arm['name']}: {failed} of its {len(states)} runs failed")
+    return document | {"metric": names[0] if names else None, "warnings": warnings, "arms": arms}
+
+
+def _compared(metric: str, sides: Mapping[str, Side], control: str) -> dict[str, Document]:
+    """Returns what is known about a metric in each arm that has it."""
+    known = {
+        arm: {seed: run for seed, run in side.runs.items() if metric in run.values}
+        for arm, side in sides.items()
+    }
+    others = [arm for arm, runs in known.items() if arm != control and runs]
+    found = {arm: _mean([r.values[metric] for r in runs.values()]) for arm, runs in known.items()}
+    differences = {
+        arm: _difference(metric, known[arm], known[control], len(others)) for arm in others
+    }
+    tested = [arm for arm in others if not math.isnan(differences[arm].p)]
+    corrected = dict(zip(tested, holm([differences[arm].p for arm in tested]), strict=True))
+    variances = [(d.n - 1, d.sd**2) for d in differences.values() if d.n > 1 and d.sd == d.sd]
+    freedom = sum(n for n, _ in variances)
+    sd = math.sqrt(sum(n * square for n, square in variances) / freedom) if freedom else math.nan
+    level = abs(found[control]["mean"] or 0.0) if known[control] else 0.0
+    for arm, found_difference in differences.items():
+        numbers = asdict(found_difference)
+        seen = {name: _finite(numbers[name]) for name in ("low", "high", "p")}
+        p_holm, n = corrected.get(arm), found_difference.n
+        enough = freedom and n > 1
+        least = smallest_detectable(sd, n, comparisons=len(others)) if enough else math.nan
+        wanted = seeds_for(sd, SMALL * level, comparisons=len(others)) if enough and level else None
+        found[arm] |= {
+            "difference": _finite(found_difference.mean),
+            **seen,
+            "p_holm": p_holm,
+            "verdict": _verdict(metric, found_difference.mean, p_holm),
+            "pairs": n,
+            "detectable": _finite(np.fmax(least, found_difference.smallest)),
+            "seeds_for_0.1_percent": wanted,
+        }
+    return {arm: document for arm, document in found.items() if known[arm]}
+
+
+def _difference(
+    metric: str, arm: Mapping[int, Outcome], control: Mapping[int, Outcome], comparisons: int
+) -> Difference:
+    """Returns the difference over the seeds that both have, with the noise of a task's items."""
+    seeds = [seed for seed in arm if seed in control]
+    ours, theirs = [arm[seed] for seed in seeds], [control[seed] for seed in seeds]
+    difference = paired_difference(
+        [run.values[metric] for run in ours], [run.values[metric] for run in theirs]
+    )
+    if len(seeds) < 2:
+        return difference
+    items = shared_items(metric, ours, theirs)
+    if items is not None:
+        return difference.wider(bootstrap_items(*items, seed=comparisons))
+    errors = [run.errors[metric] for run in (*ours, *theirs) if metric in run.errors]
+    if errors and difference.sd == 0:  # the same shares by chance: the seeds do not show the noise
+        error = math.sqrt(2) * float(np.mean(errors))
+        return difference.wider(independent_difference(difference.mean, error, len(seeds)))
+    return difference
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    n = len(values)
+    stderr = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
+    return {"mean": float(np.mean(values)) if n else None, "stderr": stderr, "n": n}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _verdict(metric: str, difference: float, p_holm: float | None) -> Verdict:
+    if p_holm is None or not p_holm < SIGNIFICANT:
+        return "no_difference"
+    return "better" if (difference < 0) == lower_is_better(metric) else "worse"

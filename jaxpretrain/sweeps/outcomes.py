@@ -1,0 +1,137 @@
+"""The results of finished runs, and those by which an arm is judged."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.serialize import Document
+from jaxpretrain.diagnosis.history import read_history
+from jaxpretrain.diagnosis.metric_names import lower_is_better, standard_error, task_metrics
+from jaxpretrain.monitor.writers import ITEMS
+
+TRAINING = "train/loss"
+"""The name of the training loss, whose value is the mean over the last tenth of the steps."""
+_LATE = 0.9
+
+Point = tuple[tuple[str, str], ...]
+"""A value of each nuisance setting."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results of a run at its end."""
+
+    values: Mapping[str, float]
+    """The metrics by name; those that are not finite are left out."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """The standard errors of metrics of tasks, by the names of the metrics."""
+    items: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    """For a metric of a task that is a share of right answers: whether each item is right."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """The runs of an arm that are compared."""
+
+    runs: Mapping[int, Outcome]
+    """The finished runs by their seeds; with nuisance settings, those that did not choose them."""
+    tuned: Point = ()
+    """The best values of the nuisance settings."""
+    warning: str = ""
+    """The reason to doubt these values."""
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """Returns the results of a finished run.
+
+    Raises:
+      InputError: the folder has no metrics, or a file that cannot be read.
+    """
+    history = read_history(folder / "metrics.jsonl")
+    late = history.loss.between(_LATE * history.step, history.step).values
+    values = {TRAINING: float(late.mean())} if len(late) else {}
+    tasks = task_metrics(history)
+    for name in (*history.names("eval/", "/loss"), *tasks):
+        newest = history[name].values[-1:]
+        values |= {name: float(newest[0])} if np.isfinite(newest).all() else {}
+    found = {name: history.last(standard_error(name)) for name in tasks}
+    errors = {name: error for name, error in found.items() if error is not None}
+    return Outcome(values, errors, _items(folder / ITEMS))
+
+
+def _items(path: Path) -> dict[str, dict[str, bool]]:
+    if not path.exists():
+        return {}
+    items: dict[str, dict[str, bool]] = {}
+    for row in map(json.loads, path.read_text().splitlines()):
+        for metric, choice in (row["chosen"] or {}).items():
+            of_task = items.setdefault(f"eval/{row['task']}/{metric}", {})
+            of_task[row["item"]] = choice == row["answer"]
+    return items
+
+
+def metric_names(outcomes: Iterable[Outcome]) -> list[str]:
+    """Returns the names of all metrics, that of the main one first: a held-out loss, if any."""
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.values)
+    return sorted(names, key=lambda name: (name == TRAINING, not name.endswith("/loss")))
+
+
+def judged(
+    arm: Document, seeds: Sequence[int], outcomes: Mapping[str, Outcome], metric: str
+) -> Side:
+    """Returns the runs by which an arm is judged.
+
+    With nuisance settings, the first half of the seeds chooses the point with the best mean of the
+    metric, and the other half judges it: a value that looked best by luck gains nothing from it.
+    """
+    by_point: dict[Point, dict[int, Outcome]] = {}
+    for run in arm["runs"]:
+        point = tuple((path, text) for path, text in run.get("tuned", ()))
+        finished = by_point.setdefault(point, {})
+        if run["folder"] in outcomes:
+            finished[run["seed"]] = outcomes[run["folder"]]
+    if len(by_point) < 2:
+        return Side(next(iter(by_point.values()), {}))
+    choosing = seeds[: max(1, len(seeds) // 2)]
+    sign = 1 if lower_is_better(metric) else -1
+    costs: dict[Point, float] = {}
+    for point, runs in by_point.items():
+        values = [runs[seed].values.get(metric) for seed in choosing if seed in runs]
+        known = [value for value in values if value is not None]
+        if len(known) == len(choosing):
+            costs[point] = sign * float(np.mean(known))
+    if not costs:
+        return Side({}, (), f"{arm['name']}: no nuisance setting has finished on all of its seeds")
+    best = min(costs, key=costs.__getitem__)
+    runs = {seed: run for seed, run in by_point[best].items() if seed not in choosing}
+    return Side(runs, best, _at_edge(arm["name"], best, by_point))
+
+
+def _at_edge(arm: str, best: Point, points: Iterable[Point]) -> str:
+    """Returns the warning that a best value is the smallest or the largest one; "" where none."""
+    tried: dict[str, dict[float, str]] = {}
+    for path, text in (setting for point in points for setting in point):
+        try:
+            tried.setdefault(path, {})[float(text)] = text
+        except ValueError:
+            continue
+    for path, text in best:
+        numbers = tried.get(path, {})
+        if len(numbers) > 1 and text in (numbers[min(numbers)], numbers[max(numbers)]):
+            side = "smallest" if text == numbers[min(numbers)] else "largest"
+            return f"{arm}: its best {path}={text} is the {side} value tried; try values beyond it"
+    return ""
+
+
+def shared_items(metric: str, arm: Sequence[Outcome], control: Sequence[Outcome]) -> Any:
+    """Returns the scores [seeds, items] of both arms; None where runs have not the same items."""
+    sides = [[outcome.items.get(metric, {}) for outcome in side] for side in (arm, control)]
+    names = set(sides[0][0]) if sides[0] else set()
+    if not names or any(set(items) != names for side in sides for items in side):
+        return None
+    order = sorted(names)
+    return [np.array([[items[n] for n in order] for items in side], float) for side in sides]

@@ -1,0 +1,170 @@
+"""The answer of a sweep in words, as a table for the terminal, and as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from jaxpretrain.config.serialize import Document
+from jaxpretrain.display.wording import count_of, format_number
+from jaxpretrain.evals.output import align
+
+COLUMNS = 100
+"""The largest number of columns of the table."""
+_MOST_SENTENCES = 8
+_FIELDS = (
+    "mean",
+    "stderr",
+    "n",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "verdict",
+    "pairs",
+    "detectable",
+    "seeds_for_0.1_percent",
+)
+
+
+def words(document: Document) -> list[str]:
+    """Returns the answer in sentences: the verdicts, what could have been seen, and warnings."""
+    metric, control = document["metric"], document["control"]
+    others = [arm for arm in document["arms"] if arm["name"] != control]
+    known = [arm for arm in others if metric in arm["metrics"]]
+    if not known:
+        return ["No comparison yet: no arm and the control have finished runs.", *_notes(document)]
+    reason = document.get("control_reason")
+    lines = [f"Compared with {control}{f' ({reason})' if reason else ''} by {metric}."]
+    verdicts = [arm["metrics"][metric]["verdict"] for arm in known]
+    if "better" not in verdicts:
+        lines.append("No arm is better than the control by more than the noise.")
+    order = ("better", "worse", "no_difference")
+    known.sort(key=lambda arm: order.index(arm["metrics"][metric]["verdict"]))
+    lines += [_sentence(arm, metric, document) for arm in known[:_MOST_SENTENCES]]
+    if hidden := known[_MOST_SENTENCES:]:
+        kinds = [arm["metrics"][metric]["verdict"] for arm in hidden]
+        counts = [f"{kinds.count(k)} {k.replace('_', ' ')}" for k in order if k in kinds]
+        lines.append(f"And {count_of(len(hidden), 'arm')} more: {', '.join(counts)}.")
+    lines += [*_other_metrics(known, metric), *_sight(known, metric, document)]
+    return [*lines, *_notes(document)]
+
+
+def _sentence(arm: Document, metric: str, document: Document) -> str:
+    """Returns the verdict about an arm, with what else is not equal."""
+    name, found = arm["name"], arm["metrics"][metric]
+    difference, control = found["difference"], document["control"]
+    if found["p_holm"] is None:
+        text = f"{name} has {count_of(found['pairs'], 'pair')} of runs, too few for an interval"
+    else:
+        seen = (
+            f"{_signed(difference)} (95 % interval {_signed(found['low'])} to "
+            f"{_signed(found['high'])}, p {_p(found['p_holm'])})"
+        )
+        text = f"{name} is {found['verdict']} than {control}: {seen}"
+        if found["verdict"] == "no_difference":
+            size = format_number(found["detectable"], 3)
+            text = f"{name}: no difference larger than {size} could be seen: {seen}"
+    tuned = ", ".join(f"{path}={value}" for path, value in arm["tuned"])
+    text += f"; at its best {tuned}" if tuned else ""
+    unequal = [line.partition(": ")[2] for line in _unequal(name, document)]
+    return f"{text}; {'; '.join(unequal)}." if unequal else f"{text}."
+
+
+def _unequal(arm: str, document: Document) -> list[str]:
+    lines = document.get("differences", [])
+    return [line for line in lines if line.startswith((f"{arm}:", f"{arm}/"))]
+
+
+def _other_metrics(arms: Sequence[Document], metric: str) -> list[str]:
+    names = dict.fromkeys(name for arm in arms for name in arm["metrics"] if name != metric)
+    lines = []
+    for name in names:
+        for verdict in ("better", "worse"):
+            of = [a["name"] for a in arms if a["metrics"].get(name, {}).get("verdict") == verdict]
+            if of:
+                shown = ", ".join(of[:_MOST_SENTENCES]) + ", ..." * (len(of) > _MOST_SENTENCES)
+                lines.append(f"By {name}, {verdict}: {shown}.")
+    return lines
+
+
+def _sight(arms: Sequence[Document], metric: str, document: Document) -> list[str]:
+    """Returns the sentence about the differences that these seeds could show."""
+    rows = [arm["metrics"][metric] for arm in arms]
+    sizes = [row["detectable"] for row in rows if row["detectable"] is not None]
+    if not sizes:
+        return []
+    level = next(a for a in document["arms"] if a["name"] == document["control"])["metrics"]
+    mean, pairs = level[metric]["mean"], max(row["pairs"] for row in rows)
+    part = f", {max(sizes) / abs(mean):.2%} of the control's" if mean else ""
+    text = (
+        f"{pairs} pairs of runs show a difference of {format_number(max(sizes), 3)}{part}, in four "
+        "of five sweeps"
+    )
+    needed = [row["seeds_for_0.1_percent"] for row in rows if row["seeds_for_0.1_percent"]]
+    return [f"{text}; 0.1 % would take {max(needed):,} seeds." if needed else f"{text}."]
+
+
+def _notes(document: Document) -> list[str]:
+    return [f"Warning: {line}." for line in document.get("warnings", [])]
+
+
+def table(document: Document) -> str:
+    """Returns a block of lines for each metric, with a row for each arm that has it."""
+    names = dict.fromkeys(name for arm in document["arms"] for name in arm["metrics"])
+    return "\n\n".join("\n".join(_block(name, document)) for name in names)
+
+
+def _block(metric: str, document: Document) -> list[str]:
+    rows: list[Sequence[str]] = [
+        (metric, "mean", "stderr", "n", "difference", "95 % interval", "p", "verdict")
+    ]
+    for arm in document["arms"]:
+        found = arm["metrics"].get(metric)
+        if found is None:
+            continue
+        cells = [format_number(found["mean"], 5), format_number(found["stderr"], 2)]
+        cells.append(str(found["n"]))
+        if arm["name"] == document["control"]:
+            cells += ["", "", "", "control"]
+        elif found["p_holm"] is None:
+            cells += [_signed(found["difference"]), "", "", "too few runs"]
+        else:
+            interval = f"{_signed(found['low'])} to {_signed(found['high'])}"
+            verdict = found["verdict"].replace("no_difference", "none seen")
+            cells += [_signed(found["difference"]), interval, _p(found["p_holm"]), verdict]
+        rows.append((arm["name"], *cells))
+    rest = max(map(len, align([("", *row[1:]) for row in rows])))
+    return list(align([(_cut(row[0], COLUMNS - rest), *row[1:]) for row in rows]))
+
+
+def _cut(name: str, width: int) -> str:
+    """Returns a name without its middle where it is too long."""
+    if len(name) <= width:
+        return name
+    end = (width - 3) // 2
+    return f"{name[: width - 3 - end]}...{name[-end:]}"
+
+
+def to_csv(document: Document) -> str:
+    """Returns a row for each arm and metric, with all digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["arm", "overrides", "metric", *_FIELDS])
+    for arm in document["arms"]:
+        settings = [*arm["overrides"], *arm.get("tuned", ())]
+        shown = " ".join(f"{path}={value}" for path, value in settings)
+        for name, found in arm.get("metrics", {}).items():
+            values: list[Any] = [found.get(field) for field in _FIELDS]
+            writer.writerow([arm["name"], shown, name, *values])
+    return text.getvalue()
+
+
+def _signed(value: float | None) -> str:
+    text = format_number(value, 3)
+    return text if value is None or value <= 0 else f"+{text}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
