@@ -37,14 +37,15 @@ def words(document: Document) -> list[str]:
         return ["No comparison yet: no arm and the control have finished runs.", *_notes(document)]
     reason = document.get("control_reason")
     lines = [f"Compared with {control}{f' ({reason})' if reason else ''} by {metric}."]
-    verdicts = [arm["metrics"][metric]["verdict"] for arm in known]
-    if "better" not in verdicts:
+    if not any(arm["metrics"][metric]["verdict"] == "better" for arm in known):
         lines.append("No arm is better than the control by more than the noise.")
     order = ("better", "worse", "no_difference")
-    known.sort(key=lambda arm: order.index(arm["metrics"][metric]["verdict"]))
+    found = {arm["name"]: arm["metrics"][metric] for arm in known}
+    known.sort(key=lambda arm: -abs(found[arm["name"]]["difference"] or 0.0))
+    known.sort(key=lambda arm: order.index(found[arm["name"]]["verdict"]))
     lines += [_sentence(arm, metric, document) for arm in known[:_MOST_SENTENCES]]
     if hidden := known[_MOST_SENTENCES:]:
-        kinds = [arm["metrics"][metric]["verdict"] for arm in hidden]
+        kinds = [found[arm["name"]]["verdict"] for arm in hidden]
         counts = [f"{kinds.count(k)} {k.replace('_', ' ')}" for k in order if k in kinds]
         lines.append(f"And {count_of(len(hidden), 'arm')} more: {', '.join(counts)}.")
     lines += [*_other_metrics(known, metric), *_sight(known, metric, document)]
@@ -64,7 +65,7 @@ def _sentence(arm: Document, metric: str, document: Document) -> str:
         )
         text = f"{name} is {found['verdict']} than {control}: {seen}"
         if found["verdict"] == "no_difference":
-            size = format_number(found["detectable"], 3)
+            size = format_number(found["detectable"], 4)
             text = f"{name}: no difference larger than {size} could be seen: {seen}"
     tuned = ", ".join(f"{path}={value}" for path, value in arm["tuned"])
     text += f"; at its best {tuned}" if tuned else ""
@@ -99,7 +100,7 @@ def _sight(arms: Sequence[Document], metric: str, document: Document) -> list[st
     mean, pairs = level[metric]["mean"], max(row["pairs"] for row in rows)
     part = f", {max(sizes) / abs(mean):.2%} of the control's" if mean else ""
     text = (
-        f"{pairs} pairs of runs show a difference of {format_number(max(sizes), 3)}{part}, in four "
+        f"{pairs} pairs of runs show a difference of {format_number(max(sizes), 4)}{part}, in four "
         "of five sweeps"
     )
     needed = [row["seeds_for_0.1_percent"] for row in rows if row["seeds_for_0.1_percent"]]
@@ -124,7 +125,7 @@ def _block(metric: str, document: Document) -> list[str]:
         found = arm["metrics"].get(metric)
         if found is None:
             continue
-        cells = [format_number(found["mean"], 5), format_number(found["stderr"], 2)]
+        cells = [format_number(found["mean"], 5), format_number(found["stderr"], 3)]
         cells.append(str(found["n"]))
         if arm["name"] == document["control"]:
             cells += ["", "", "", "control"]
@@ -162,7 +163,7 @@ def to_csv(document: Document) -> str:
 
 
 def _signed(value: float | None) -> str:
-    text = format_number(value, 3)
+    text = format_number(value, 4)
     return text if value is None or value <= 0 else f"+{text}"
 
 

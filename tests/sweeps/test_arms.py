@@ -76,7 +76,11 @@ def test_a_control_that_is_named_stays_when_seeds_are_added():
             {"seeds": 3},
             r"off peak=1e-3 and off peak=0.001 are the same run",
         ),
-        (SWEEP, {"seeds": 2, "shared": (("modle.d_ff", "1"),)}, r"Did you mean 'model'\?"),
+        (
+            SWEEP,
+            {"seeds": 2, "shared": (("modle.d_ff", "1"),)},
+            r"Did you mean --config.model.d_ff\?",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(sweep, changes, message):
