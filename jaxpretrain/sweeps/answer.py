@@ -28,6 +28,7 @@ from jaxpretrain.sweeps.statistics import (
     seeds_for,
     smallest_detectable,
 )
+from jaxpretrain.sweeps.told import words
 
 Verdict = Literal["better", "worse", "no_difference"]
 SMALL = 1e-3
@@ -37,10 +38,10 @@ SMALL = 1e-3
 def answer(document: Document, folder: Path) -> Document:
     """Returns the document of `sweep.json` with the metrics of the runs that are done.
 
-    It gains `metric`, the name of the main one, `warnings`, and for each arm `tuned`, the best
-    values of its nuisance settings, and `metrics` by name: `mean`, `stderr` and `n`; beside the
-    control also `difference`, `low`, `high`, `p`, `p_holm`, `verdict`, `pairs`, `detectable` (the
-    smallest true difference that such runs show in four of five sweeps) and
+    It gains `metric`, the name of the main one, `answer`, sentences, `warnings`, and for each arm
+    `tuned`, the best values of its nuisance settings, and `metrics` by name: `mean`, `stderr` and
+    `n`; beside the control also `difference`, `low`, `high`, `p`, `p_holm`, `verdict`, `pairs`,
+    `detectable` (the smallest true difference that such runs show in four of five sweeps) and
     `seeds_for_0.1_percent`. None stands for what is not known. The verdict follows `p_holm`, which
     is corrected for the number of arms; `low` and `high` are not.
 
@@ -71,7 +72,9 @@ def answer(document: Document, folder: Path) -> Document:
         states = [run["state"] for run in arm["runs"]]
         if failed := states.count("failed"):
             warnings.append(f"{arm['name']}: {failed} of its {len(states)} runs failed")
-    return document | {"metric": names[0] if names else None, "warnings": warnings, "arms": arms}
+    document = document | {"metric": names[0] if names else None, "warnings": warnings}
+    document["arms"] = arms
+    return document | {"answer": words(document)}
 
 
 def _compared(metric: str, sides: Mapping[str, Side], control: str) -> dict[str, Document]:

@@ -26,7 +26,7 @@ def document(make_arm, make_document, tmp_path):
 
 
 def test_the_answer_in_words(document):
-    lines = words(document)
+    lines = document["answer"]
     assert lines[0] == "Compared with control (the config as it stands) by eval/a/loss."
     assert lines[1].startswith("better is better than control: -0.100 (95 % interval -0.104")
     assert lines[1].endswith("; 12.0% more FLOPs than control.")
