@@ -15,16 +15,11 @@ from jaxpretrain.checkpoints.streamed import write_streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
 from jaxpretrain.evals.tasks.package import find_tokenizer
+from jaxpretrain.interop import source as sources
 from jaxpretrain.interop.hugging_face import open_hugging_face, special_ids, write_hugging_face
 from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
-from jaxpretrain.interop.source import (
-    Source,
-    copy_token_files,
-    merge,
-    types_before,
-    with_tokens,
-)
+from jaxpretrain.interop.source import Source
 from jaxpretrain.storage.files import unfinished
 from jaxpretrain.train.trained import experiment_of, open_source
 from jaxpretrain.train.workdir import write_experiment
@@ -46,7 +41,7 @@ def convert(flags: Namespace) -> tuple[dict[str, object], list[str]]:
         "output": str(flags.output),
         "step": source.step,
         "num_parameters": sum(math.prod(array.shape) for array in source.params.values()),
-        "source_dtype": " and ".join(types_before(source.origin)),
+        "source_dtype": " and ".join(sources.types_before(source.origin)),
         "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
     }
     if source.weights is not None:
@@ -62,7 +57,7 @@ def _read(flags: Namespace) -> Source:
         "checkpoint": partial(open_source, weights=flags.weights),
     }
     if flags.merge:
-        source = merge([open_source(path, flags.weights) for path in flags.merge])
+        source = sources.merge([open_source(path, flags.weights) for path in flags.merge])
     else:
         source = readers[flags.source](flags.input)
     if flags.tokenizer is None and flags.eos_id is None:
@@ -72,7 +67,7 @@ def _read(flags: Namespace) -> Source:
         path = expand(flags.tokenizer, "--tokenizer")
         is_folder = (path / "tokenizer.json").is_file()  # other files may lie beside it
         tokenizer = path if is_folder else find_tokenizer(str(path))
-    return with_tokens(source, tokenizer, flags.eos_id)
+    return sources.with_tokens(source, tokenizer, flags.eos_id)
 
 
 @contextmanager
@@ -99,7 +94,7 @@ def write_workdir(source: Source, folder: Path) -> None:
     """Writes the folder of a run with one checkpoint."""
     folder.mkdir()
     write_experiment(folder, experiment_of(source), "", eos_id=source.eos_id)
-    copy_token_files(source, folder)
+    sources.copy_token_files(source, folder)
     parts = {"params": source.params, "optimizer": source.optimizer}
     arrays = {
         f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()

@@ -301,7 +301,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (root / "more.jsonl").write_text("".join(lines[60:]))
     prepare_text(_prepared(root), root / "tokens", workers=1)
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(preparing, "save_manifest", partial(_interrupt))
+        patch.setattr(preparing.manifests, "save_manifest", partial(_interrupt))
         prepare_text(_prepared(root), root / "unfinished", workers=1)
     (root / "config.py").write_text(CONFIG)
     (root / "task.jsonl").write_text("".join(json.dumps(item) + "\n" for item in TASK))

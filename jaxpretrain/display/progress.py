@@ -13,13 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self, TextIO
 
-from jaxpretrain.display.wording import (
-    format_count,
-    format_finish,
-    format_number,
-    format_seconds,
-    wrap,
-)
+from jaxpretrain.display import wording
 
 MAX_SILENCE = 5.0
 """Seconds of long work after which plain output gets a line."""
@@ -110,7 +104,7 @@ class Progress:
             while not is_over.wait(wait):
                 seconds = time.monotonic() - began
                 with self._lock:
-                    line = f"{text}: {format_seconds(seconds)} so far"
+                    line = f"{text}: {wording.format_seconds(seconds)} so far"
                     if is_over.is_set():
                         return
                     if self._is_live:
@@ -135,7 +129,7 @@ class Progress:
     def message(self, text: str) -> None:
         """Prints lines of text, wrapped, above the live line where there is one."""
         with self._lock:
-            text = wrap(text, _text_columns(self._stream) - 1)
+            text = wording.wrap(text, _text_columns(self._stream) - 1)
             self._write(("\r\x1b[K" if self._is_live else "") + text + "\n")
             if self._is_live and self._step is not None:
                 self._draw(self._now())
@@ -193,16 +187,18 @@ def progress_line(
     if total is not None:
         fields["percent"] = f"{100 * step / max(total, 1):.1f}%"
     if (loss := metrics.get("train/loss")) is not None:
-        fields["loss"] = f"loss {format_number(loss)}"
+        fields["loss"] = f"loss {wording.format_number(loss)}"
     if (learning_rate := metrics.get("train/learning_rate")) is not None:
         fields["learning_rate"] = f"lr {learning_rate:.2e}"
     for name, shown in _RATES.items():
         if (rate := metrics.get(name)) is not None:
-            fields["rate"] = f"{format_count(rate)} {shown}"
+            fields["rate"] = f"{wording.format_count(rate)} {shown}"
     if (mfu := metrics.get("perf/mfu")) is not None:
         fields["mfu"] = f"mfu {mfu:.1%}"
     if finish is not None:
-        fields["eta"] = f"eta {format_seconds(finish - now)} ({format_finish(finish, now)})"
+        fields["eta"] = (
+            f"eta {wording.format_seconds(finish - now)} ({wording.format_finish(finish, now)})"
+        )
     for name in _DISPENSABLE:
         if width is None or len("  ".join(fields.values())) <= width:
             break

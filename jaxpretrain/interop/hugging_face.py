@@ -12,16 +12,9 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import read_object
 from jaxpretrain.data.token_files.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import hf_config, tables
+from jaxpretrain.interop import source as sources
 from jaxpretrain.interop.hf_rope import JsonObject
-from jaxpretrain.interop.source import (
-    Source,
-    copy_token_files,
-    num_token_ids,
-    param_shapes,
-    refuse_olmo_core,
-    text_data,
-    types_of,
-)
+from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tensors import Tensor, read_safetensors_folder, write_safetensors_folder
 from jaxpretrain.models.olmo.decoder import Decoder
 
@@ -42,17 +35,17 @@ def open_hugging_face(folder: Path) -> Source:
     Raises InputError where the config is of another architecture, a file is missing or damaged, a
     tensor is missing, superfluous or of another shape, or the tokenizer does not fit.
     """
-    refuse_olmo_core(folder)
+    sources.refuse_olmo_core(folder)
     where = folder / "config.json"
     config = read_object(where)
     architecture, model, seq_len = hf_config.read_config(config, str(where))
-    num_ids = num_token_ids(folder, model.embedding_rows)
+    num_ids = sources.num_token_ids(folder, model.embedding_rows)
     model = replace(model, vocab_size=num_ids or model.embedding_rows)
     if seq_len < 2:
         raise InputError(f"{where}: max_position_embeddings={seq_len}: must be 2 or more")
-    data = text_data(seq_len, model.embedding_rows)
+    data = sources.text_data(seq_len, model.embedding_rows)
     try:
-        shapes = param_shapes(model, data.example_spec())
+        shapes = sources.param_shapes(model, data.example_spec())
     except InputError as error:
         raise InputError(f"{where}: {hf_config.in_their_words(str(error))}") from error
     places = tables.place(architecture.table, shapes)
@@ -68,7 +61,7 @@ def open_hugging_face(folder: Path) -> Source:
         step=0,
         params=tables.to_ours(places, shapes, tensors),
         folder=folder,
-        origin=types_of(places, tensors)
+        origin=sources.types_of(places, tensors)
         | {"token_ids": hf_config.read_token_ids(config, architecture, where)},
     )
 
@@ -85,7 +78,7 @@ def write_hugging_face(source: Source, output: Path, dtype: str | None = None) -
     dtype = dtype or source.origin.get("dtype", "float32")
     token_ids = special_ids(source)
     output.mkdir()
-    copy_token_files(source, output)
+    sources.copy_token_files(source, output)
     _write_missing(output, _tokenizer_documents(source, token_ids))
     generation = {key: value for key, value in token_ids.items() if value is not None}
     config |= dict.fromkeys(hf_config.TOKEN_IDS) | token_ids

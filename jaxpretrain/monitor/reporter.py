@@ -12,15 +12,9 @@ import numpy as np
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.devices.chips import GIB
 from jaxpretrain.devices.memory import peak_memory
+from jaxpretrain.diagnosis import metric_names
 from jaxpretrain.diagnosis.clock import Clock, Rate
 from jaxpretrain.diagnosis.findings import Finding
-from jaxpretrain.diagnosis.metric_names import (
-    is_companion,
-    lower_is_better,
-    perplexity,
-    standard_error,
-    untrained,
-)
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress
 from jaxpretrain.display.wording import EVAL_DIGITS, align, format_number
@@ -119,7 +113,7 @@ class Reporter:
         metrics: dict[str, float | None] = {f"train/{n}": v for n, v in values.items()}
         if work.unit == "tokens":
             loss = values["loss"]
-            metrics["train/perplexity"] = None if loss is None else perplexity(loss)
+            metrics["train/perplexity"] = None if loss is None else metric_names.perplexity(loss)
         metrics[f"train/{work.unit}"] = units
         rate = self._rate.units_per_second()
         metrics[f"perf/{work.unit}_per_second"] = rate
@@ -213,16 +207,19 @@ def _by_subject(scalars: Mapping[str, float | None]) -> dict[str, list[str]]:
     subjects: dict[str, list[str]] = {}
     for name, value in scalars.items():
         subject, _, metric = name.removeprefix("eval/").rpartition("/")
-        if value is None or is_companion(name):
+        if value is None or metric_names.is_companion(name):
             continue
-        error, chance = scalars.get(standard_error(name)), scalars.get(untrained(name))
+        error, chance = (
+            scalars.get(metric_names.standard_error(name)),
+            scalars.get(metric_names.untrained(name)),
+        )
         text = re.sub(r"probe_(\d+)shot", r"\1-shot probe", metric).replace("_", " ") + " "
         lines = subjects.setdefault(subject, [])
         if error is None:
             text += format_number(value, EVAL_DIGITS)
             lines[-1:] = [", ".join([*lines[-1:], text])]
             continue
-        scale, unit = (1, "") if lower_is_better(name) else (100, " %")
+        scale, unit = (1, "") if metric_names.lower_is_better(name) else (100, " %")
         text += f"{scale * value:.1f}{unit} +- {scale * error:.1f}"
         lines.append(text if chance is None else f"{text}, random {scale * chance:.1f}")
     return subjects

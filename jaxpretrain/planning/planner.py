@@ -9,18 +9,10 @@ from dataclasses import dataclass, replace
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.planning import search
 from jaxpretrain.planning.compiled import Compiler
 from jaxpretrain.planning.estimates import estimate_memory
 from jaxpretrain.planning.machines import Machine, Target, next_larger, placeholder_devices
-from jaxpretrain.planning.search import (
-    MAX_TENSOR,
-    Arrangement,
-    Trial,
-    list_arrangements,
-    list_overrides,
-    make_trial,
-    search,
-)
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import make_program
 
@@ -38,9 +30,9 @@ class Plan:
     """The experiment as configured."""
     limit: int
     """Bytes of a device that the step may take."""
-    configured: Trial | None
+    configured: search.Trial | None
     """The trial of the experiment as configured; None where it leaves something to choose."""
-    trials: list[Trial]
+    trials: list[search.Trial]
     """The trials that fit, the fastest first."""
     eval_bytes: int | None
     """Bytes of a device while the best trial evaluates held-out loss; None where nothing fits, or
@@ -51,19 +43,19 @@ class Plan:
     """Seconds that the plan took."""
 
     @property
-    def best(self) -> Trial | None:
+    def best(self) -> search.Trial | None:
         """The fastest trial that fits."""
         return self.trials[0] if self.trials else None
 
     @property
-    def shown(self) -> Trial | None:
+    def shown(self) -> search.Trial | None:
         """The trial to describe: the best one, or the experiment as configured if nothing fits."""
         return self.best or self.configured
 
     @property
-    def frontier(self) -> list[Trial]:
+    def frontier(self) -> list[search.Trial]:
         """The trials that are faster than all with less memory, the fastest first."""
-        kept: list[Trial] = []
+        kept: list[search.Trial] = []
         for trial in self.trials:
             if not kept or trial.total < kept[-1].total:
                 kept.append(trial)
@@ -79,9 +71,9 @@ class Plan:
         """The source of the memory's numbers: compiled or analytic."""
         return "compiled" if self.machine.compiles else "analytic"
 
-    def overrides(self, trial: Trial) -> list[str]:
+    def overrides(self, trial: search.Trial) -> list[str]:
         """Returns the flags that turn the experiment into that trial's."""
-        return list_overrides(self.experiment, trial.experiment)
+        return search.list_overrides(self.experiment, trial.experiment)
 
 
 def make_plan(
@@ -92,7 +84,7 @@ def make_plan(
     searched: Sequence[str],
     limit: int | None = None,
     max_seconds: float,
-    on_configured: Callable[[Trial, bool], None] = lambda trial, is_fitting: None,
+    on_configured: Callable[[search.Trial, bool], None] = lambda trial, is_fitting: None,
 ) -> Plan:
     """Plans a resolved experiment on a machine.
 
@@ -107,8 +99,8 @@ def make_plan(
     if configured is not None:
         on_configured(configured, configured.fits(limit))
     is_searched = searched or configured is None
-    found = list_arrangements(experiment, machine, searched) if is_searched else []
-    trials = search(found, limit, compiler, deadline=start + max_seconds)
+    found = search.list_arrangements(experiment, machine, searched) if is_searched else []
+    trials = search.search(found, limit, compiler, deadline=start + max_seconds)
     if configured is not None and configured.fits(limit):
         trials = _with(trials, configured)
     is_small = searched and not trials
@@ -126,23 +118,23 @@ def make_plan(
 
 def _configured(
     experiment: Resolved, machine: Machine, compiler: Compiler | None, limit: int
-) -> Trial | None:
+) -> search.Trial | None:
     if "auto" in (experiment.train.microbatch_size, experiment.model.remat):
         return None
     program = make_program(experiment, machine.devices)
     size, compiled = program.microbatch_size, None
-    arrangement = Arrangement(program, machine, (size,))
+    arrangement = search.Arrangement(program, machine, (size,))
     # Compiling a step that is far too large takes long and tells nothing new.
     if compiler is not None and arrangement.memory(size).total < _HOPELESS * limit:
         (compiled,) = compiler.compile([experiment])
-    trial = make_trial(arrangement, size, compiled, is_largest=False)
+    trial = search.make_trial(arrangement, size, compiled, is_largest=False)
     return replace(trial, experiment=experiment)
 
 
-def _with(trials: list[Trial], configured: Trial) -> list[Trial]:
+def _with(trials: list[search.Trial], configured: search.Trial) -> list[search.Trial]:
     """Adds the experiment as configured, before all trials that are not clearly faster."""
 
-    def identity(trial: Trial) -> tuple[int, Resolved]:
+    def identity(trial: search.Trial) -> tuple[int, Resolved]:
         train = replace(trial.experiment.train, microbatch_size=None)
         return trial.size, replace(trial.experiment, train=train)
 
@@ -166,7 +158,7 @@ def _sufficient(experiment: Resolved, target: Target, limit: int) -> str | None:
     for _ in range(_MAX_DOUBLINGS):
         target = next_larger(target)
         devices = placeholder_devices(chip, target.num_devices)
-        for tensor in (1, MAX_TENSOR):
+        for tensor in (1, search.MAX_TENSOR):
             mesh = Mesh(fsdp=-1, tensor=tensor)
             least = replace(experiment, train=train, model=model, mesh=mesh)
             try:

@@ -20,16 +20,9 @@ from jaxpretrain.data.token_files.masks import InstanceFilter
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.optim import schedules
 from jaxpretrain.optim.layers import ParameterKind
 from jaxpretrain.optim.optimizers import AdamW, Lion
-from jaxpretrain.optim.schedules import (
-    Constant,
-    CosineShape,
-    InverseSqrt,
-    Schedule,
-    Triangular,
-    WarmupCosine,
-)
 from jaxpretrain.storage.files import cache_dir, write_atomically
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Train
 
@@ -182,7 +175,7 @@ def _optimizer(keys: OlmoKeys, horizon: str | None) -> AdamW | Lion:
     return AdamW(epsilon=epsilon, bias_correction="by_step", **shared)
 
 
-_SHAPES: dict[str, CosineShape] = {
+_SHAPES: dict[str, schedules.CosineShape] = {
     "cosine_with_warmup": "cosine",
     "cosine_linear_envelope": "cosine_linear",
     "max_scheduler": "cosine_or_inverse_sqrt",
@@ -191,7 +184,7 @@ _OTHERS = ("linear_with_warmup", "inverse_sqrt_with_warmup", "constant", "consta
 """OLMo's names of schedulers: those with a cosine and its shape, and the others."""
 
 
-def _schedule(keys: OlmoKeys, horizon: str | None) -> Schedule:
+def _schedule(keys: OlmoKeys, horizon: str | None) -> schedules.Schedule:
     peak = keys.number("optimizer.learning_rate", 1e-4)
     name = keys.only("scheduler.name", *_SHAPES, *_OTHERS, default="cosine_with_warmup")
     start = keys.number("scheduler.warmup_min_lr")
@@ -205,13 +198,17 @@ def _schedule(keys: OlmoKeys, horizon: str | None) -> Schedule:
             keys.skip(f"scheduler.{key}", f"{name} has no end")
         if name == "constant":
             keys.skip("scheduler.t_warmup", "constant has no warm-up")
-            return Constant(start=float(peak), peak=float(peak), warmup="0 steps")
-        return Constant(**rise) if name == "constant_with_warmup" else InverseSqrt(**rise)
+            return schedules.Constant(start=float(peak), peak=float(peak), warmup="0 steps")
+        return (
+            schedules.Constant(**rise)
+            if name == "constant_with_warmup"
+            else schedules.InverseSqrt(**rise)
+        )
     end = _share(keys.number("scheduler.alpha_f", 0.1), peak)
     horizon = _amount(keys, "scheduler.t_max", None) or horizon
     if name == "linear_with_warmup":
-        return Triangular(**rise, end=end, horizon=horizon)
-    return WarmupCosine(**rise, end=end, horizon=horizon, shape=_SHAPES[name])
+        return schedules.Triangular(**rise, end=end, horizon=horizon)
+    return schedules.WarmupCosine(**rise, end=end, horizon=horizon, shape=_SHAPES[name])
 
 
 def _share(part: float, peak: float) -> float:

@@ -25,14 +25,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import Mark, marks_at, snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, Document, diff, from_dict, to_dict
 from jaxpretrain.data.text.mixture import Mixture
-from jaxpretrain.optim.schedules import (
-    BoltOnWarmup,
-    LinearTail,
-    Schedule,
-    Triangular,
-    WarmupCosine,
-    WarmupStableDecay,
-)
+from jaxpretrain.optim import schedules
 from jaxpretrain.train.experiment import Experiment, Resolved, Stage, Train, pace_of
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.state import TrainState
@@ -267,19 +260,22 @@ def _rate_change(point: Point, experiment: Resolved) -> list[str]:
     return [line]
 
 
-def _kept(schedule: Schedule, step: int, total_before: int, total: int) -> str:
+def _kept(schedule: schedules.Schedule, step: int, total_before: int, total: int) -> str:
     """Returns advice that keeps the planned descent, or descends from the current rate."""
     path = "optim.schedule"
-    while isinstance(schedule, BoltOnWarmup):
+    while isinstance(schedule, schedules.BoltOnWarmup):
         path, schedule = f"{path}.inner", schedule.inner
-    if isinstance(schedule, Triangular | WarmupCosine) and schedule.horizon is None:
+    if (
+        isinstance(schedule, schedules.Triangular | schedules.WarmupCosine)
+        and schedule.horizon is None
+    ):
         horizon = _flag(f"{path}.horizon", f"{total_before} steps")
         tail = _tail_flags(path, replace(schedule, horizon=total_before), total - step)
         return (
             f". To keep the old descent, add --allow_config_change {horizon}. To anneal from "
             f"there to 0 at step {total:,}, add --allow_config_change {' '.join(tail)}"
         )
-    if isinstance(schedule, WarmupStableDecay | LinearTail):
+    if isinstance(schedule, schedules.WarmupStableDecay | schedules.LinearTail):
         name, first = schedule.phases(total_before)[-1]
         return (
             f". Its {name} began at step {first:,}: to go on as if it had not, move the later "
@@ -288,9 +284,11 @@ def _kept(schedule: Schedule, step: int, total_before: int, total: int) -> str:
     return ""
 
 
-def _tail_flags(path: str, inner: Triangular | WarmupCosine, length: int) -> Iterable[str]:
+def _tail_flags(
+    path: str, inner: schedules.Triangular | schedules.WarmupCosine, length: int
+) -> Iterable[str]:
     """Yields the flags that put a linear descent to 0 after a schedule."""
-    yield _flag(path, snake_case(LinearTail))
+    yield _flag(path, snake_case(schedules.LinearTail))
     yield _flag(f"{path}.inner", snake_case(type(inner)))
     for name, _, value in diff(to_dict(type(inner)()), to_dict(inner)):
         yield _flag(f"{path}.inner.{name}", value)

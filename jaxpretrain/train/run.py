@@ -25,20 +25,10 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import Writers, open_writers
 from jaxpretrain.parallel import distributed
-from jaxpretrain.train import loop
+from jaxpretrain.train import loop, resume
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import Memory, Program, require_fit
-from jaxpretrain.train.resume import (
-    Point,
-    describe_changes,
-    initial_state,
-    newest_point,
-    point_of,
-    require_initial_state,
-    require_same_samples,
-    taken_point,
-)
 from jaxpretrain.train.stages import Stages, make_stages
 from jaxpretrain.train.state import TrainState
 from jaxpretrain.train.stop import Stop, stop_requests
@@ -55,7 +45,7 @@ class Opened:
     """The evaluators, not compiled."""
     changes: list[str]
     """Lines about what has changed since the folder was last used."""
-    point: Point | None
+    point: resume.Point | None
     """The checkpoint that the run goes on from, unless it proves damaged."""
 
     @property
@@ -107,12 +97,12 @@ def open_run(
     evaluators = experiment.eval.build(setting)
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_config_change)
-    point = newest_point(workdir)
+    point = resume.newest_point(workdir)
     if point is None:
-        require_initial_state(stages.program)
-        point = taken_point(experiment)
+        resume.require_initial_state(stages.program)
+        point = resume.taken_point(experiment)
     if point is not None:
-        require_same_samples(point, experiment, data.fingerprint)
+        resume.require_same_samples(point, experiment, data.fingerprint)
     return Opened(stages, data, eval_sets, evaluators, changes + kept, point)
 
 
@@ -229,12 +219,12 @@ def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
         found = checkpoints.restore_newest(opened.stages.program.state)
         step, state, document = found or (0, None, {})
         if found is not None:
-            point = point_of(workdir, step, document)
-            require_same_samples(point, experiment, opened.data.fingerprint)
+            point = resume.point_of(workdir, step, document)
+            resume.require_same_samples(point, experiment, opened.data.fingerprint)
     clock.restore(document.get("clock", {}))
     if point is None:
         return _Start(checkpoints)
-    changes = describe_changes(point, experiment, opened.data.fingerprint)
+    changes = resume.describe_changes(point, experiment, opened.data.fingerprint)
     is_evaluation_due = document.get("evaluation_due", False)
     return _Start(checkpoints, point.step, changes, state, is_evaluation_due)
 
@@ -257,7 +247,7 @@ def _compile(opened: Opened, start: _Start, reporter: Reporter) -> tuple[Memory,
 
 def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:
     """Returns the finished steps and the state of a run without a checkpoint of its own."""
-    first, state = initial_state(program)
+    first, state = resume.initial_state(program)
     experiment = program.experiment
     if experiment.init_from is not None:
         sample = int(experiment.timeline.pace.examples(first))

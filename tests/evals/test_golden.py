@@ -71,7 +71,7 @@ def test_what_is_run_once_for_many_requests_changes_no_score(
     """All questions of a few tasks."""
     tasks = ("arc_easy", "openbookqa", "winogrande")
     shared = _results(folder, None, tasks)
-    monkeypatch.setattr(packing, "share", lambda queries: ([], list(queries)))
+    monkeypatch.setattr(packing.sharing, "share", lambda queries: ([], list(queries)))
     for a, b in zip(shared, _results(folder, None, tasks), strict=True):
         assert len(a.scored) >= 500
         np.testing.assert_allclose(_sums(a), _sums(b), atol=1e-4, err_msg=a.task.name)

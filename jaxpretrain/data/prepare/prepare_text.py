@@ -27,14 +27,7 @@ from jaxpretrain.data.prepare.documents import Document, Documents, TextFiles, T
 from jaxpretrain.data.prepare.encode import encode
 from jaxpretrain.data.prepare.token_writer import SplitWriter
 from jaxpretrain.data.tfds_builder import TfdsName
-from jaxpretrain.data.token_files.manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    Manifest,
-    TokenizerFile,
-    load_manifest,
-    save_manifest,
-)
+from jaxpretrain.data.token_files import manifest as manifests
 from jaxpretrain.data.token_files.tokenizer import (
     read_tokenizer,
     special_id,
@@ -78,7 +71,7 @@ class PrepareText:
     """Lets TFDS download a dataset that is not prepared yet."""
 
 
-def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
+def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> manifests.Manifest:
     """Makes a directory, or goes on with it, and returns its manifest.
 
     A finished directory of the same spec is left as it is. Notes and the progress go to standard
@@ -88,13 +81,13 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
     say(*documents.notes)
     made_from = _made_from(spec, documents.identity)
     key = _sha256(made_from)
-    if (output / MANIFEST).exists():
+    if (output / manifests.MANIFEST).exists():
         return _same_dataset(output, key)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; --output must be a directory")
     output.mkdir(parents=True, exist_ok=True)
     with only_one_process(output / LOCK), ExitStack() as stack:
-        if (output / MANIFEST).exists():  # another process finished it in the meantime
+        if (output / manifests.MANIFEST).exists():  # another process finished it in the meantime
             return _same_dataset(output, key)
         _claim(output, key)
         tokenizer = _make_tokenizer(spec, documents, output)
@@ -110,9 +103,9 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
         splits = {split: writer.finish() for split, writer in writers.items()}
         packages = ["tokenizers", *(["tensorflow-datasets"] if spec.dataset else [])]
         versions = {package: importlib.metadata.version(package) for package in packages}
-        manifest = Manifest(
+        manifest = manifests.Manifest(
             name=_name(spec),
-            tokenizer=TokenizerFile(
+            tokenizer=manifests.TokenizerFile(
                 file=TOKENIZER,
                 sha256=hashlib.sha256(tokenizer.encode()).hexdigest(),
                 byte_exact=all(writer.byte_exact for writer in writers.values()),
@@ -124,7 +117,7 @@ def prepare_text(spec: PrepareText, output: Path, *, workers: int) -> Manifest:
             created_from={**made_from, "versions": versions},
             splits=splits,
         )
-        save_manifest(manifest, output)
+        manifests.save_manifest(manifest, output)
         for writer in writers.values():
             writer.remove_sidecars()
         (output / UNFINISHED).unlink()
@@ -175,7 +168,7 @@ def _made_from(spec: PrepareText, documents: Mapping[str, object]) -> dict[str, 
         "tokenizer": tokenizer,
         "eos_token": spec.eos_token,
         "part_tokens": spec.part_tokens,
-        "format_version": FORMAT_VERSION,
+        "format_version": manifests.FORMAT_VERSION,
     }
 
 
@@ -183,8 +176,8 @@ def _sha256(value: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _same_dataset(output: Path, key: str) -> Manifest:
-    manifest = load_manifest(output)
+def _same_dataset(output: Path, key: str) -> manifests.Manifest:
+    manifest = manifests.load_manifest(output)
     if manifest.spec_sha256 != key:
         raise InputError(
             f"{output}: holds another dataset, {manifest.name!r}, or one of other options or"

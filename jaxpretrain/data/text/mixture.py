@@ -19,18 +19,9 @@ from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.ranges import Between, NonNegative
 from jaxpretrain.data.contract import Batch, Spec, fingerprint
 from jaxpretrain.data.order.order import OlmoOrder
+from jaxpretrain.data.text import text
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.text.mixing import Blend, quotas
-from jaxpretrain.data.text.text import (
-    EvalText,
-    Row,
-    TextConfig,
-    TrainingSequences,
-    TrainingText,
-    empty_batch,
-    open_held_out,
-    open_training,
-)
 
 MAX_WINDOW = 100_000
 """The largest window: laying it out takes a second."""
@@ -55,7 +46,7 @@ class MixtureStage:
 
 
 @dataclass(frozen=True)
-class Mixture(TextConfig):
+class Mixture(text.TextConfig):
     """Sequences of text tokens from several sources, mixed by weight."""
 
     sources: dict[str, MixtureSource] = field(default_factory=dict)
@@ -93,7 +84,7 @@ class Mixture(TextConfig):
             )
         stages = self._stages()
         parts = {
-            name: open_training(corpus, self.order, _seed_of(name, seed), self.instance_filter)
+            name: text.open_training(corpus, self.order, _seed_of(name, seed), self.instance_filter)
             for name, corpus in self._find(limits).items()
         }
         blend = Blend([(first, self._quotas(weights)) for first, weights in stages])
@@ -137,10 +128,12 @@ class Mixture(TextConfig):
         changes = tuple(MixtureStage(at, weights) for at, weights in later)
         return replace(self, sources=sources, stages=changes, window=before.window)
 
-    def open_evals(self, *, limits: Mapping[str, int]) -> list[EvalText]:
+    def open_evals(self, *, limits: Mapping[str, int]) -> list[text.EvalText]:
         """Opens the validation splits of the sources, each under the name of its source."""
         corpora = self._find(limits).items()
-        return [held_out for name, corpus in corpora for held_out in open_held_out(corpus, name)]
+        return [
+            held_out for name, corpus in corpora for held_out in text.open_held_out(corpus, name)
+        ]
 
     def _stages(self) -> list[tuple[int, dict[str, float]]]:
         """Returns (first sample, source -> weight) of each stage, from sample 0 on, checked."""
@@ -210,10 +203,10 @@ class Mixture(TextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingMixture(TrainingSequences):
+class TrainingMixture(text.TrainingSequences):
     """The training splits of all sources, mixed. An epoch ends where a source would repeat."""
 
-    parts: dict[str, TrainingText]
+    parts: dict[str, text.TrainingText]
     blend: Blend
     stages: tuple[tuple[int, dict[str, float]], ...]
     """(first sample, source -> weight)."""
@@ -227,13 +220,13 @@ class TrainingMixture(TrainingSequences):
         """
         sources, numbers = self.blend(samples)
         parts = self.parts.values()
-        batch = empty_batch(len(samples), next(iter(parts)).files.seq_len, parts)
+        batch = text.empty_batch(len(samples), next(iter(parts)).files.seq_len, parts)
         for source, part in enumerate(parts):
             rows = np.flatnonzero(sources == source)
             part.fill(batch, rows, numbers[rows])
         return batch | {"source": sources}
 
-    def locate(self, samples: np.ndarray) -> list[Row]:
+    def locate(self, samples: np.ndarray) -> list[text.Row]:
         """Returns the places that the samples, int64 [n], come from."""
         names, rows = list(self.parts), []
         for sample, source, number in zip(samples.tolist(), *self.blend(samples), strict=True):

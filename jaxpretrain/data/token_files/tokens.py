@@ -11,13 +11,8 @@ from typing import Literal
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files import token_sample
 from jaxpretrain.data.token_files.manifest import Dtype, Manifest, Split
-from jaxpretrain.data.token_files.token_sample import (
-    check_type,
-    check_vocabulary,
-    most_common,
-    read_sample,
-)
 from jaxpretrain.storage.files import relative, sha256_of, stat_of
 
 Verify = Literal["auto", "size", "hash"]
@@ -193,7 +188,9 @@ def open_raw(
     like those of another type; it names `flag`. With None the type is trusted.
     """
     if flag is not None:
-        check_vocabulary(dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flag)
+        token_sample.check_vocabulary(
+            dtype, vocab_size, str(paths[0] if len(paths) == 1 else root), flag
+        )
     files = []
     for path in paths:
         size = stat_of(path).st_size
@@ -208,7 +205,7 @@ def open_raw(
                 f"{path}: is a NumPy file with a header; token files hold nothing but ids"
             )
         if flag is not None:
-            check_type(path, sample, dtype, vocab_size, flag)
+            token_sample.check_type(path, sample, dtype, vocab_size, flag)
 
     notes = (*notes, *_look_into(paths, dtype, check))
     sampled = "" if flag is None else f", and a sample of each looks like {dtype}"
@@ -222,10 +219,10 @@ def _look_into(
     """Checks a sample of each file; returns a warning where files are mostly one id."""
 
     def look(path: Path) -> tuple[int, float]:
-        sample = read_sample(path)
+        sample = token_sample.read_sample(path)
         if check is not None:
             check(path, sample)
-        return most_common(sample, dtype)
+        return token_sample.most_common(sample, dtype)
 
     different = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(16) as pool:  # there may be thousands, on a slow disk

@@ -4,15 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxpretrain.diagnosis import metric_names
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
 from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.diagnosis.metric_names import (
-    evaluation_sets,
-    lower_is_better,
-    standard_error,
-    task_metrics,
-)
 from jaxpretrain.diagnosis.statistics import SIGNIFICANT, noise, trend
 from jaxpretrain.display.wording import format_number
 
@@ -27,7 +22,7 @@ WORSE = -3.0  # change of the tasks, in standard errors, below which they have g
 
 def overfitting(history: History, plan: Plan) -> Iterator[Finding]:
     """Finds validation losses that rise while the training loss falls."""
-    for name in evaluation_sets(history):
+    for name in metric_names.evaluation_sets(history):
         curve = history[f"eval/{name}/loss"].finite
         if len(curve) < OVERFITTING_POINTS + 1:
             continue
@@ -71,7 +66,7 @@ def disagreement(history: History, plan: Plan) -> Iterator[Finding]:
     first = max(plan.warmup_end, history.step / 2)
     sets = [
         history[f"eval/{n}/loss"].finite.between(first, history.step)
-        for n in evaluation_sets(history)
+        for n in metric_names.evaluation_sets(history)
     ]
     falls = [1 - s.values[-1] / s.values[0] for s in sets if len(s) >= DISAGREEMENT_POINTS]
     moves = _moves(history, first)
@@ -133,12 +128,12 @@ def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, t
     Where `points` is given, only the last points count.
     """
     moves = {}
-    for name in task_metrics(history):
-        curve, errors = history[name].finite, history[standard_error(name)].finite
+    for name in metric_names.task_metrics(history):
+        curve, errors = history[name].finite, history[metric_names.standard_error(name)].finite
         curve, errors = (s.between(first, history.step)[-points:] for s in (curve, errors))
         if len(curve) < 2 or len(curve) != len(errors) or not np.all(errors.values > 0):
             continue
         gain = curve.values[-1] - curve.values[0]
         error = float(np.hypot(errors.values[0], errors.values[-1]))
-        moves[name] = (float(-gain if lower_is_better(name) else gain), error)
+        moves[name] = (float(-gain if metric_names.lower_is_better(name) else gain), error)
     return moves

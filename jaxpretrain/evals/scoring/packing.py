@@ -14,15 +14,8 @@ from itertools import repeat
 
 import numpy as np
 
+from jaxpretrain.evals.scoring import sharing
 from jaxpretrain.evals.scoring.encode import Request
-from jaxpretrain.evals.scoring.sharing import (
-    ROW_LENGTHS,
-    Group,
-    Query,
-    find_queries,
-    round_up,
-    share,
-)
 from jaxpretrain.models.contract import Branches
 
 _ATTENTION = 2048
@@ -44,13 +37,13 @@ class Row:
     owners: list[int] = field(default_factory=list)  # ... for this request
 
     @classmethod
-    def of_query(cls, query: Query, length: int) -> "Row":
+    def of_query(cls, query: sharing.Query, length: int) -> "Row":
         """Returns a row of that length with one query."""
         row = cls(length, query.tokens.tolist())
         row._score(query, query.positions)
         return row
 
-    def add(self, group: Group) -> None:
+    def add(self, group: sharing.Group) -> None:
         """Appends the stem of a group and its branches. Stems count from 1, as padding has 0."""
         number = self.numbers[-1][0] + 1 if self.numbers else 1
         begin, stem = len(self.tokens), range(group.stem)
@@ -64,7 +57,7 @@ class Row:
             self.numbers += zip(repeat(number), repeat(branch), positions, strict=False)
             self._score(query, [p + (begin if p in stem else shifted) for p in query.positions])
 
-    def _score(self, query: Query, indices: Sequence[int]) -> None:
+    def _score(self, query: sharing.Query, indices: Sequence[int]) -> None:
         self.after += [self.places.setdefault(index, len(self.places)) for index in indices]
         self.targets += query.targets
         self.owners += query.owners
@@ -107,9 +100,9 @@ class Packed:
         num_data: int = 1,
     ) -> None:
         self.num_requests = len(requests)
-        queries, self.truncated = find_queries(requests, context_length)
-        groups, alone = share(queries)
-        lengths = (min(context_length, round_up(len(query.tokens))) for query in alone)
+        queries, self.truncated = sharing.find_queries(requests, context_length)
+        groups, alone = sharing.share(queries)
+        lengths = (min(context_length, sharing.round_up(len(query.tokens))) for query in alone)
         single = [Row.of_query(query, length) for query, length in zip(alone, lengths, strict=True)]
         on_device = batch_tokens // num_data
         shared = fill_rows(groups, on_device)
@@ -128,9 +121,9 @@ class Packed:
         return (_batch(rows, shape) for rows, shape in self.batches)
 
 
-def fill_rows(groups: Sequence[Group], most: int) -> list[Row]:
+def fill_rows(groups: Sequence[sharing.Group], most: int) -> list[Row]:
     """Returns the groups in rows of the length, up to `most`, that costs least."""
-    lengths = {min(length, most) for length in ROW_LENGTHS}
+    lengths = {min(length, most) for length in sharing.ROW_LENGTHS}
     filled = min((_fill(groups, length) for length in sorted(lengths)), key=_cost)
     rows = []
     for length, in_row in filled:
@@ -140,15 +133,17 @@ def fill_rows(groups: Sequence[Group], most: int) -> list[Row]:
     return rows
 
 
-def _fill(groups: Sequence[Group], length: int) -> list[tuple[int, list[Group]]]:
+def _fill(groups: Sequence[sharing.Group], length: int) -> list[tuple[int, list[sharing.Group]]]:
     """Returns rows of `length`, or of a longer group; each goes into the row it fills best."""
-    rows: list[tuple[int, list[Group]]] = []
-    by_space: dict[int, list[list[Group]]] = defaultdict(list)  # tokens that are free -> rows
+    rows: list[tuple[int, list[sharing.Group]]] = []
+    by_space: dict[int, list[list[sharing.Group]]] = defaultdict(
+        list
+    )  # tokens that are free -> rows
     for group in sorted(groups, key=lambda group: group.num_tokens, reverse=True):
         size = group.num_tokens
         space = next((free for free in range(size, length + 1) if by_space[free]), None)
         if space is None:
-            space = length if size <= length else round_up(size)
+            space = length if size <= length else sharing.round_up(size)
             rows.append((space, []))
             by_space[space].append(rows[-1][1])
         row = by_space[space].pop()
@@ -157,7 +152,7 @@ def _fill(groups: Sequence[Group], length: int) -> list[tuple[int, list[Group]]]
     return rows
 
 
-def _cost(rows: Sequence[tuple[int, list[Group]]]) -> int:
+def _cost(rows: Sequence[tuple[int, list[sharing.Group]]]) -> int:
     return sum(length * (_ATTENTION + length) for length, _ in rows)
 
 

@@ -119,7 +119,7 @@ def test_finished_parts_are_not_tokenized_again(
         raise OSError("the disk is full")
 
     monkeypatch.setattr(module, "encode", counted)
-    monkeypatch.setattr(module, "save_manifest", fails)
+    monkeypatch.setattr(module.manifests, "save_manifest", fails)
     with pytest.raises(OSError, match="disk is full"):
         _prepare(spec, tmp_path / "out")
     num_documents = len(encoded)
