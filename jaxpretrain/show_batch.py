@@ -127,10 +127,7 @@ def read_rows(
 
 
 def documents(tokens: np.ndarray, eos_id: int) -> list[tuple[int, int]]:
-    """Returns (first, after the last) of each document's part of a sequence [t].
-
-    An EOS belongs to the document that it ends.
-    """
+    """Returns (first, after the last) of each document with its EOS in a sequence [t]."""
     ends = [*(np.flatnonzero(tokens == eos_id) + 1).tolist(), len(tokens)]
     starts = [0, *ends]
     return [(start, end) for start, end in zip(starts, ends, strict=False) if start < end]

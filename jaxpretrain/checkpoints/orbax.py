@@ -158,10 +158,7 @@ class Checkpoints:
     def check_arrays(
         self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct], saved: Document
     ) -> None:
-        """Raises InputError where an array is missing, or of another shape or type.
-
-        `saved` are the arrays in the checkpoint's document.
-        """
+        """Raises InputError where an array is not among the `saved` ones, or is another there."""
         where = f"checkpoint {self._folder(step)}"
         if missing := sorted(set(wanted) - set(saved)):
             others = f" and {len(missing) - 1} more that are needed" if missing[1:] else ""

@@ -74,10 +74,7 @@ def wrong_type(
 def unknown_field(
     keys: schema.Keys, cls: type, elsewhere: Sequence[str] = (), root: str = "--config"
 ) -> InputError:
-    """Returns the error for a path whose last key is no field of `cls`.
-
-    `elsewhere` are the paths of fields with that name in the config.
-    """
+    """Returns the error for an unknown last key; `elsewhere` are the paths of fields named so."""
     fields = schema.field_types(cls)
     there_is = f"; there is {' and '.join(flag([path]) for path in elsewhere)}" if elsewhere else ""
     hint = nearest(keys[-1], fields)

@@ -13,10 +13,7 @@ from jaxpretrain.config.schema import Rule
 
 @dataclass(frozen=True)
 class Between(Rule):
-    """The numbers between two ends.
-
-    A number must also lie in the range as devices hold it: 0.99999999999 is 1 in float32.
-    """
+    """The numbers between two ends, also as devices hold them: 0.99999999999 is 1 in float32."""
 
     low: float
     """The lower end."""

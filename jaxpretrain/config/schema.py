@@ -64,10 +64,7 @@ class Mark(Enum):
 
 
 def snake_case(cls: type) -> str:
-    """WarmupCosine -> warmup_cosine, HFTokenizer -> hf_tokenizer, AdamW -> adamw.
-
-    A single capital at the end stays with its word.
-    """
+    """WarmupCosine -> warmup_cosine, HFTokenizer -> hf_tokenizer, AdamW -> adamw."""
     boundary = r"(?<=[a-z0-9])(?=[A-Z][A-Za-z0-9])|(?<=[A-Z])(?=[A-Z][a-z])"
     return re.sub(boundary, "_", cls.__name__).lower()
 

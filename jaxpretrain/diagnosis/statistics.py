@@ -71,10 +71,7 @@ def trend(steps: np.ndarray, values: np.ndarray) -> Trend | None:
 
 
 def noise(values: np.ndarray) -> float:
-    """Returns the standard deviation of the noise on a curve, which spikes do not disturb.
-
-    It comes from the differences of neighbours.
-    """
+    """Returns the deviation of the noise on a curve, by differences of neighbours, past spikes."""
     if len(values) < 3:
         return 0.0
     differences = np.diff(values)

@@ -59,10 +59,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_finish(finish: float, now: float) -> str:
-    """Returns the local time of `finish`, with its date unless that is today.
-
-    Both arguments are unix seconds.
-    """
+    """Returns the local time of `finish`, unix seconds, with its date unless that is today."""
     if not finish - now < _CENTURY:  # NaN too
         return "?"
     end = datetime.fromtimestamp(finish)

@@ -18,10 +18,7 @@ from jaxpretrain.evals.tasks.package import find_tokenizer
 
 @dataclass(frozen=True)
 class Eval:
-    """Evaluation while training: before the first step, at intervals and at the end.
-
-    The command `evaluate` runs the same on a checkpoint.
-    """
+    """Evaluation before the first step, at intervals and at the end, and by `evaluate`."""
 
     every: Steps = "1000 steps"
     """Interval; 0: only before the first step and at the end."""

@@ -98,10 +98,7 @@ class Reporter:
         self._window = self._waited()
 
     def step(self, step: int, values: Mapping[str, float | None]) -> list[Finding]:
-        """Takes the metrics of a step; returns the findings that are new, often none.
-
-        The means of a batch in which nothing counts are None.
-        """
+        """Takes the metrics of a step, None for unknown means; returns new findings, often none."""
         judged = [values.get(name, 0.0) for name in ("loss", "grad_norm")]
         finite = all(value is not None and math.isfinite(value) for value in judged)
         first_or_last = step in (1, self._work.total_steps)

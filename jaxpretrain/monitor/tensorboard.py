@@ -47,10 +47,7 @@ class TensorBoard:
             self._thread.start()
 
     def close(self, patience: float = 2.0, timeout: float = 120.0) -> None:
-        """Waits until everything is written, for `timeout` seconds at most.
-
-        A message says so after `patience` seconds.
-        """
+        """Waits up to `timeout` seconds until all is written, and says so after `patience`."""
         if self._thread is None:
             return
         self._calls.put(("close", ()))

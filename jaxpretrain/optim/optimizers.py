@@ -150,10 +150,7 @@ class AdamW(Shared):
 
 @dataclass(frozen=True)
 class Lion(Shared):
-    """The sign of a momentum (arXiv 2302.06675).
-
-    Wants a third to a tenth of AdamW's learning rate and a weight decay larger by as much.
-    """
+    """The sign of a momentum (arXiv 2302.06675), at 3 to 10 times less rate and more decay."""
 
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Weight of the momentum in the sign that is taken (the gradient has the rest), and decay of

@@ -31,10 +31,7 @@ class AgreedError(InputError):
 
 
 class Launcher(NamedTuple):
-    """The program that started the processes: its name, and JAX's name for it.
-
-    With None, JAX looks for the other processes itself.
-    """
+    """The program that started the processes, and its name in JAX; None: JAX finds them itself."""
 
     name: str
     method: str | None

@@ -111,10 +111,7 @@ class Layout:
         self.batch = NamedSharding(mesh, PartitionSpec(DATA_AXES))
 
     def sharding(self, axes: Axes, shape: tuple[int, ...]) -> NamedSharding:
-        """Returns the sharding of an array.
-
-        A dimension that its mesh axes do not divide is replicated.
-        """
+        """Returns the sharding of an array; dimensions that axes do not divide are replicated."""
         parts = []
         for name, size in zip(axes, shape, strict=True):
             ways = self._ways(name)

@@ -43,10 +43,7 @@ def stand_in(experiment: Resolved) -> Resolved:
 
 
 def chosen_before(experiment: Resolved, workdir: Path) -> tuple[Resolved, str] | None:
-    """Returns the earlier choice of the run in the folder, and a line about it.
-
-    None where the run was never on devices like these.
-    """
+    """Returns the run's earlier choice on devices like these, if any, and a line about it."""
     before = trained_here(workdir)
     if before is None:
         return None
@@ -54,10 +51,7 @@ def chosen_before(experiment: Resolved, workdir: Path) -> tuple[Resolved, str] |
 
 
 def choose(experiment: Resolved, on_compiled: OnCompiled) -> tuple[Resolved, str]:
-    """Returns the experiment with its choices made, and a line that gives them with the reason.
-
-    Raises InputError where nothing fits.
-    """
+    """Returns the experiment with its choices made, and a line why; InputError: nothing fits."""
     keep_compiled()
     machine = _machine(experiment.model.dtype)
     start = time.monotonic()

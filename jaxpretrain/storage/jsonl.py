@@ -97,10 +97,7 @@ def _open_repaired(path: Path) -> io.FileIO:
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Removes the lines above `step` and lines that cannot be read; a missing file has none.
-
-    Neither a long file nor a crash does harm.
-    """
+    """Removes lines above `step` and unreadable ones; a crash, or a missing file, does no harm."""
     if not path.exists():
         return
     with path.open("rb") as old, atomic_file(path) as new:

@@ -67,10 +67,7 @@ class Stages:
 
     @cached_property
     def local_samples(self) -> Callable[[int], np.ndarray]:
-        """The function from an update number to the samples that this process reads, int64 [n].
-
-        It can be sent to other processes.
-        """
+        """The function, to be sent to processes, from an update to its samples here, int64 [n]."""
         pace, layout = self.program.experiment.timeline.pace, self.program.layout
         sizes = {size for _, size in pace.stages} | {pace.batch_size}
         return partial(_samples_of, pace, {size: layout.local_rows(size) for size in sizes})

@@ -55,10 +55,7 @@ def make_init(
 def abstract_state(
     model: Model, layout: Layout, init: Callable[[jax.typing.ArrayLike], TrainState]
 ) -> TrainState:
-    """Returns the shapes, dtypes and shardings of the state that `init` makes.
-
-    The state of the optimizer is sharded as its parameters are.
-    """
+    """Returns the sharded shapes of the state that `init` makes, moments as their parameters."""
     shapes = jax.eval_shape(init, 0)
     param_shardings = layout.tree(model.axes(), shapes.params)
     sharded: Any = TrainState  # the same fields hold shardings here

@@ -207,10 +207,7 @@ def trained_here(workdir: Path) -> Resolved | None:
 
 
 def saved_document(workdir: Path) -> Document:
-    """Returns the document `experiment.json`; InputError without one.
-
-    Fields that its config lacks have their defaults.
-    """
+    """Returns `experiment.json` with defaults for what its config lacks; InputError without one."""
     document = _load(workdir)
     with suppress(InputError):  # one of another version is compared as it is
         document["config"] = to_dict(from_dict(Experiment, document["config"]))

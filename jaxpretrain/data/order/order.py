@@ -90,10 +90,7 @@ class Ordering(ABC):
 
 @dataclass(frozen=True)
 class OlmoOrder(Ordering):
-    """OLMo's order: epoch e, from 0, is `arange(n, uint32)` shuffled by PCG64(seed + e).
-
-    Source: olmo/data/iterable_dataset.py.
-    """
+    """OLMo's order (olmo/data/iterable_dataset.py): PCG64(seed + e) shuffles epoch e, from 0."""
 
     global_indices: PathText | None = None
     """OLMo's `global_indices.npy`, one uint32 an example: replaces the first epoch."""
@@ -132,10 +129,7 @@ class OlmoOrder(Ordering):
 
 @dataclass(frozen=True)
 class OlmoCoreOrder(Ordering):
-    """OLMo-core's order: the shuffles of OLMo with epochs from 1, of single examples or chunks.
-
-    Source: olmo_core/data/data_loader.py.
-    """
+    """OLMo-core's order (olmo_core/data/data_loader.py): OLMo's shuffles, with epochs from 1."""
 
     chunk: Annotated[int, Positive] = 1
     """Consecutive examples of a file that stay together; each file is cut to a whole number of

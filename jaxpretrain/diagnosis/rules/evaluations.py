@@ -123,10 +123,7 @@ def within_noise(history: History, plan: Plan) -> Iterator[Finding]:
 
 
 def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, tuple[float, float]]:
-    """Returns the gain of each task metric since a step, with its standard error.
-
-    Where `points` is given, only the last points count.
-    """
+    """Returns (gain, standard error) of each task metric since a step, over its last `points`."""
     moves = {}
     for name in metric_names.task_metrics(history):
         curve, errors = history[name].finite, history[metric_names.standard_error(name)].finite
