@@ -28,7 +28,7 @@ from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.distributed import is_primary
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.stages import Stages
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import Stop
 from jaxpretrain.train.workdir import note_saved
 

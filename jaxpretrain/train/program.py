@@ -21,8 +21,7 @@ from jaxpretrain.models.contract import Batch, Model, Params
 from jaxpretrain.optim.optimizers import Optimizer
 from jaxpretrain.parallel.mesh import Layout, sharded_bytes
 from jaxpretrain.train.experiment import Experiment, Resolved, num_microbatches
-from jaxpretrain.train.state import TrainState, abstract_state, make_init
-from jaxpretrain.train.step import make_train_step
+from jaxpretrain.train.step import TrainState, abstract_state, make_init, make_train_step
 
 _COMPILE_SECONDS = 2e-3
 """Seconds of compilation per traced operation: 1.3e-3 to 5e-3 on two CPU cores."""

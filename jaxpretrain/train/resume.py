@@ -28,7 +28,7 @@ from jaxpretrain.data.text.mixture import Mixture
 from jaxpretrain.optim import schedules
 from jaxpretrain.train.experiment import Experiment, Resolved, Stage, Train, pace_of
 from jaxpretrain.train.program import Program
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.trained import checkpoint_behind, load_arrays, require_arrays
 from jaxpretrain.train.workdir import saved_document
 

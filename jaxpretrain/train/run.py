@@ -30,7 +30,7 @@ from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import Memory, Program, require_fit
 from jaxpretrain.train.stages import Stages, make_stages
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import Stop, stop_requests
 
 

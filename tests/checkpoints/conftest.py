@@ -12,7 +12,7 @@ import pytest
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.parallel.mesh import Layout, Mesh
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.mesh import Layout
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from tests.checkpoints.conftest import (
     assert_equal,
     data_files,

@@ -9,7 +9,7 @@ import pytest
 from jaxpretrain.checkpoints.names import to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, write_streamed
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from tests.checkpoints.conftest import (
     assert_equal,
     data_files,

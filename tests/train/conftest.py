@@ -14,7 +14,7 @@ from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Monitor, Train, resolve
 from jaxpretrain.train.program import Program, make_program
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 
 VOCAB_SIZE = 61
 

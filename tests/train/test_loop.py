@@ -25,7 +25,7 @@ from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import _work
 from jaxpretrain.train.stages import Stage, Stages
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import StopRequest
 
 

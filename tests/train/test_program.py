@@ -15,7 +15,7 @@ from jaxpretrain.train import program as program_module
 from jaxpretrain.train.experiment import Experiment, resolve
 from jaxpretrain.train.program import Memory, Program, make_program, measured, require_fit
 from jaxpretrain.train.run import train_experiment
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.trained import load_trained
 
 

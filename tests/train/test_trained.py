@@ -12,7 +12,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop.hugging_face import write_hugging_face
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.train.program import Program
-from jaxpretrain.train.state import TrainState
+from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.trained import experiment_of, load_arrays, load_trained, open_source
 from jaxpretrain.train.workdir import write_experiment
 

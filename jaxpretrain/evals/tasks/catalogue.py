@@ -11,10 +11,15 @@ from functools import partial
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
-from jaxpretrain.evals.tasks.mmlu import MMLU, MMLU_VARIANTS, load_mmlu
 from jaxpretrain.evals.tasks.package import load_rendered, rendered_variants
 from jaxpretrain.evals.tasks.task import Task, load_own, take
-from jaxpretrain.evals.tasks.templates import TEMPLATES, load_template
+from jaxpretrain.evals.tasks.templates import (
+    MMLU,
+    MMLU_VARIANTS,
+    TEMPLATES,
+    load_mmlu,
+    load_template,
+)
 
 _DEFAULT = "rc_0shot"
 

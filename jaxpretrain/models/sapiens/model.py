@@ -39,8 +39,7 @@ from jaxpretrain.models.layers import Precision, choose_precision
 from jaxpretrain.models.masks import Mask
 from jaxpretrain.models.sapiens import patches
 from jaxpretrain.models.sapiens.patches import Positions, PositionsKind
-from jaxpretrain.models.sapiens.towers import Tower, init_parts
-from jaxpretrain.models.sapiens.vit import Block, linear, uniform
+from jaxpretrain.models.sapiens.towers import Block, Tower, init_parts, linear, uniform
 from jaxpretrain.models.stack import STACK
 
 MLP_RATIO = 4

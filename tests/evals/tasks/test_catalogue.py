@@ -4,9 +4,8 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.tasks.catalogue import GROUPS, select
-from jaxpretrain.evals.tasks.mmlu import MMLU, MMLU_VARIANTS
 from jaxpretrain.evals.tasks.task import Choice, Task
-from jaxpretrain.evals.tasks.templates import TEMPLATES
+from jaxpretrain.evals.tasks.templates import MMLU, MMLU_VARIANTS, TEMPLATES
 
 
 def load_task(name: str) -> Task:
