@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,13 @@ class Difference:
     """The standard deviation of the differences of pairs."""
 
     def wider(self, other: "Difference") -> "Difference":
-        """Returns this difference with the noise of two sources: the wider end, the larger p."""
-        return Difference(
-            self.mean,
-            min(self.low, other.low),
-            max(self.high, other.high),
-            max(self.p, other.p),
-            self.n,
-            max(self.smallest, other.smallest),
-            self.sd,
+        """Returns this difference with a second source of noise: what is less certain counts."""
+        return replace(
+            self,
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
+            p=max(self.p, other.p),
+            smallest=max(self.smallest, other.smallest),
         )
 
 
@@ -127,11 +125,11 @@ def bootstrap_items(arm_items: np.ndarray, control_items: np.ndarray, seed: int)
     return Difference(mean, low, high, p, n, _by_normal(float(means.std())))
 
 
-def independent_difference(mean: float, error: float, n: int) -> Difference:
+def independent_difference(mean: float, error: float) -> Difference:
     """Returns a difference whose standard error is known from elsewhere, by the normal curve."""
     half = float(-_special().ndtri(SIGNIFICANT / 2)) * error
     p = 2 * float(_special().ndtr(-abs(mean) / error)) if error else float(mean == 0)
-    return Difference(mean, mean - half, mean + half, p, n, _by_normal(error))
+    return Difference(mean, mean - half, mean + half, p, 1, _by_normal(error))
 
 
 def _by_normal(error: float) -> float:
