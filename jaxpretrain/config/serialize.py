@@ -75,8 +75,9 @@ def parse_json(content: str | bytes) -> Any:
     Whole numbers beyond 64 bits become floats, so that they are no sizes or counts.
     """
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    whole = lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits)  # noqa: E731
     try:
-        value = json.loads(text, parse_int=_whole_number)
+        value = json.loads(text, parse_int=whole)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # half a character is no text
     except RecursionError:
@@ -182,7 +183,3 @@ def _flatten(value: object, keys: schema.Keys = ()) -> dict[schema.Keys, Any]:
 
 def _by_number_or_name(keys: schema.Keys) -> list[tuple[int, str]]:
     return [(int(key) if key.isdecimal() else -1, key) for key in keys]
-
-
-def _whole_number(text: str) -> int | float:
-    return int(text) if len(text) <= _DIGITS else float(text)

@@ -92,7 +92,7 @@ class Triangular(_Warmed):
     """Step at which the descent ends, counted from the start of the run; none: the last step."""
 
     def _after(self, warmup: int, num_steps: int) -> list[Segment]:
-        length = _horizon(self.horizon, num_steps) - warmup
+        length = whole_steps(self.horizon or num_steps) - warmup
         return [Segment("decay", warmup, _line(self.peak, self.end, length))]
 
 
@@ -118,7 +118,7 @@ class WarmupCosine(_Warmed):
     whose learning rate is the whole cosine's peak; here `peak` is the one that is reached)."""
 
     def _after(self, warmup: int, num_steps: int) -> list[Segment]:
-        length = max(_horizon(self.horizon, num_steps) - warmup, 1)
+        length = max(whole_steps(self.horizon or num_steps) - warmup, 1)
 
         def rate(t):
             p = jnp.clip(t / length, 0.0, 1.0)
@@ -241,10 +241,6 @@ class BoltOnWarmup(_Segmented):
 
 
 Schedule = Plain | LinearTail | BoltOnWarmup
-
-
-def _horizon(horizon: int | str | None, num_steps: int) -> int:
-    return num_steps if horizon is None else whole_steps(horizon)
 
 
 def _begun_by(step: int, segment: Segment) -> Segment:

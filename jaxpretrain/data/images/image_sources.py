@@ -261,14 +261,11 @@ def _divide(train: ImageSet, held_out: ImageSet | None, fraction: float) -> tupl
     """
     if held_out is not None:
         return (train, np.arange(len(train))), (held_out, np.arange(len(held_out)))
-    draws = np.array([_draw(train.name(index)) for index in range(len(train))])
+    names = (train.name(index) for index in range(len(train)))
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    draws = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
     is_held_out = draws < fraction
     return (train, np.flatnonzero(~is_held_out)), (train, np.flatnonzero(is_held_out))
-
-
-def _draw(name: str) -> float:
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def _class(name: str) -> str:

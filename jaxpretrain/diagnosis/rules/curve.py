@@ -199,7 +199,8 @@ def plateau(history: History, plan: Plan) -> Iterator[Finding]:
     """Finds a tenth of the run in which no signal improves although the learning rate is high."""
     last = history.step
     first = last - PLATEAU_FRACTION * plan.total_steps
-    if first < plan.warmup_end or not _moves(history, plan):
+    rate, peak = plan.learning_rate(np.array([max(last, 1), max(plan.warmup_end, 1)]))
+    if first < plan.warmup_end or rate < PLATEAU_RATE * peak:
         return
     loss = history.loss.between(first, last)
     if len(loss) < PLATEAU_ROWS:
@@ -226,12 +227,6 @@ def plateau(history: History, plan: Plan) -> Iterator[Finding]:
         "or that the weights do not move. Compare with a run at a third of the learning rate.",
         {"change": fall.change, "error": fall.error, "p_fall": fall.falls, "others": len(judged)},
     )
-
-
-def _moves(history: History, plan: Plan) -> bool:
-    """Returns whether the learning rate is high enough that a flat loss is a finding."""
-    rate = plan.learning_rate(np.array([max(history.step, 1), max(plan.warmup_end, 1)]))
-    return bool(rate[0] >= PLATEAU_RATE * rate[1])
 
 
 def _runs(high: np.ndarray) -> list[np.ndarray]:

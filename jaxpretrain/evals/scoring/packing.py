@@ -199,12 +199,8 @@ def _cut(rows: Sequence[Row], batch_tokens: int, num_groups: int) -> list[tuple[
         dealt = [piece[group::num_groups] for piece in same for group in range(num_groups)]
         num_places = max(sum(len(row.places) for row in group) for group in dealt)
         num_scored = max(sum(len(row.targets) for row in group) for group in dealt)
-        groups = ((num_groups, _round_up(number)) for number in (num_places, num_scored))
+        # Multiples of 64, so that shapes are few.
+        groups = ((num_groups, -(-number // 64) * 64) for number in (num_places, num_scored))
         shape = Shape(size, *groups, has_branches=bool(rows[0].numbers))
         batches += [(piece, shape) for piece in same]
     return batches
-
-
-def _round_up(number: int) -> int:
-    """Returns the next multiple of 64, so that numbers of places and targets are few."""
-    return -(-number // 64) * 64
