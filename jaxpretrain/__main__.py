@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": ("convert", "read and write checkpoints of Hugging Face, OLMo and Sapiens"),
     "doctor": ("doctor", "say what this machine offers for training"),
     "report": ("report", "write the page about a run, or about several"),
+    "sweep": ("sweep", "compare settings over several seeds, and say what is more than noise"),
 }
 """Command -> the module with its `main`, and what the command does."""
 

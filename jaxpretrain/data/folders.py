@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxpretrain.config.errors import InputError
 
@@ -19,8 +20,14 @@ _CONTAINERS = (
 )
 """The suffixes of files that may hold a whole corpus."""
 
-Found = tuple[list[Path], tuple[str, ...]]
-"""The files of a folder that can be read, sorted, and a line about those skipped, if any."""
+
+class Found(NamedTuple):
+    """The files of a folder that can be read, and a line about the others."""
+
+    paths: list[Path]
+    """Sorted."""
+    notes: tuple[str, ...]
+    """One line about the files that were skipped; () where there were none."""
 
 
 def find_files(
@@ -45,7 +52,7 @@ def find_files(
             f"{root}: most of it would be skipped ({others}), and {len(paths):,} would be read as"
             f" {what}; move or convert the others, or {if_few}"
         )
-    return paths, (f"{root}: skipped {others}",) if others else ()
+    return Found(paths, (f"{root}: skipped {others}",) if others else ())
 
 
 def files_below(root: Path) -> tuple[list[Path], int]:

@@ -53,7 +53,8 @@ class Compiled:
     total: int
     """Bytes that a device holds at its peak."""
     memory: Memory | None
-    """The parts of the total; None where the compiler refused the step, giving only the total."""
+    """The parts of the total; None where the compiler refused the step as too large. Then `total`
+    is the number that it gave."""
     buffers: tuple[Buffer, ...]
     """The largest buffers besides parameters and moments; () where the compiler lists none."""
     seconds: float

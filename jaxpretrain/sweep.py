@@ -1,0 +1,94 @@
+r"""Compares settings of a config: plans the runs, trains them with several seeds, and answers.
+
+    python -m jaxpretrain.sweep --config=olmo_nano --workdir=runs/qk --grid.model.qk_norm=true,false
+    python -m jaxpretrain.sweep --config=olmo_nano --workdir=runs/lr \
+        --random=8 --range.optim.schedule.peak=1e-3..3e-2 --seeds=5 --jobs=2
+
+The same command goes on with a sweep that was stopped; more seeds, arms or values extend it.
+"""
+
+import json
+import os
+
+from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.paths import as_path
+
+_EXIT_CODES = {
+    0: "all runs are complete",
+    1: "a run failed; the others are complete",
+    2: "a flag, a setting or the data is wrong, or the arms are not equal",
+    75: "stopped; the same command goes on",
+}
+"""Exit code of the command -> its meaning."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs a sweep, or plans it; returns an exit code of `_EXIT_CODES`."""
+    from jaxpretrain.sweeps.written import split_sweep
+
+    rest, items = split_sweep(argv)
+    parser = make_parser()
+    flags = parser.parse_args(rest)
+    if (flags.config is None) == (flags.sweep is None):
+        parser.error("give --config and what is varied, or --sweep")
+    if flags.workdir is None and not flags.plan_only:
+        parser.error("--workdir is required: the folder of the sweep; or --plan_only")
+    if flags.jobs < 1:
+        parser.error(f"--jobs={flags.jobs}: must be positive")
+    from jaxpretrain.devices.startup import prepare_environment
+    from jaxpretrain.sweeps.launcher import visible_gpus
+
+    environment, gpus = dict(os.environ), visible_gpus()
+    is_here = flags.target in (None, "local")
+    if gpus or not is_here:  # the runs get the GPUs, and this process none of their memory
+        prepare_environment("cpu" if is_here else flags.target)
+    from jaxpretrain.sweeps.console import run_sweep  # after the flags: it imports JAX
+
+    code, document = run_sweep(flags, items, environment, gpus)
+    if flags.json:
+        print(json.dumps(document))
+    return code
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command, without the flags that name fields of the config."""
+    codes = "\n".join(f"  {code:<3} {meaning}" for code, meaning in _EXIT_CODES.items())
+    parser = Parser(
+        prog="python -m jaxpretrain.sweep",
+        usage="%(prog)s --config=CONFIG --workdir=DIR --grid.PATH=A,B [FLAGS]",
+        description=__doc__,
+        epilog=_VARIED + f"\n\nexit codes:\n{codes}",
+    )
+    add = parser.add_argument
+    add("--config", metavar="CONFIG", help="the config, as in training")
+    add("--sweep", metavar="FILE", help="a file with get_sweep(), or a packaged sweep")
+    add("--workdir", type=as_path, metavar="DIR", help="the folder of the sweep")
+    add("--seeds", type=int, help="runs of each arm: the seed of the config and those after it")
+    add("--random", type=int, default=0, help="arms that are taken from the ranges")
+    add("--control", metavar="ARM", help="the arm that the others are compared with")
+    add(
+        "--equal",
+        choices=("tokens", "flops", "time"),
+        help="gives all arms durations with the control's tokens (or images), FLOPs or time",
+    )
+    add("--unequal", action="store_true", help="go on where arms differ in tokens or evaluation")
+    add("--target", metavar="MACHINE", help="machine to plan for, as in plan; compiles the steps")
+    add("--jobs", type=int, default=1, help="runs at a time, on equal shares of GPUs and cores")
+    add("--retry_failed", action="store_true", help="run again what failed before")
+    add("--plan_only", action="store_true", help="say what the runs take, and exit")
+    add("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+_VARIED = """\
+what is varied:
+  --grid.PATH=A,B,C        an arm for each value, or combination of values
+  --range.PATH=LOW..HIGH   arms from a range, --random=N of them; :log or :linear after it
+  --arm=NAME               an arm with the --config.PATH=VALUE up to the next --arm
+  --tune.PATH=A,B,C        each arm is compared at its own best of these
+  --config.PATH=VALUE      a setting of all arms, before the first --arm
+"""
+
+
+if __name__ == "__main__":
+    run(main)

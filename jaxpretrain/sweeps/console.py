@@ -1,0 +1,227 @@
+"""The sweep command after its flags are parsed: plans, runs, answers, and prints all of it."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from jaxpretrain.config.command import split_overrides
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import Document
+from jaxpretrain.devices.chips import CHIPS, GIB
+from jaxpretrain.display.progress import activity
+from jaxpretrain.display.wording import count_of, format_count, format_number, format_seconds
+from jaxpretrain.planning.machines import Target, parse_target
+from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.sweeps.answer import answer
+from jaxpretrain.sweeps.arms import Sweep, with_changes
+from jaxpretrain.sweeps.board import Board
+from jaxpretrain.sweeps.cost import (
+    Comparison,
+    Cost,
+    EqualBy,
+    compare,
+    costs,
+    equalised,
+    first_setting,
+    setting_of,
+)
+from jaxpretrain.sweeps.launcher import LocalLauncher
+from jaxpretrain.sweeps.runner import OnChange, last_line, log_of, run_all
+from jaxpretrain.sweeps.state import (
+    FILE,
+    State,
+    SweepFile,
+    find_states,
+    make_document,
+    read_earlier,
+    require_extension,
+    write_document,
+)
+from jaxpretrain.sweeps.told import table, to_csv
+from jaxpretrain.sweeps.written import DEFAULT_SEEDS, load_sweep, parse_sweep
+from jaxpretrain.train.workdir import lock
+
+_EXIT_FAILED = 1
+_EXIT_STOPPED = 75
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A sweep whose runs are known, with what they take."""
+
+    sweep: Sweep
+    target: Target | None
+    """The machine that it is planned for; None where that is not known."""
+    costs: dict[str, Cost]
+    comparison: Comparison
+    equal_by: EqualBy | None
+
+    def document(self, states: Mapping[str, State]) -> Document:
+        """Returns the content of `sweep.json` before there are metrics."""
+        return make_document(self.sweep, states, self.costs, self.comparison, self.equal_by)
+
+
+def run_sweep(
+    flags: Namespace,
+    items: Sequence[str],
+    environment: Mapping[str, str],
+    gpus: Sequence[tuple[str, str]],
+) -> tuple[int, Document]:
+    """Plans a sweep, runs it and answers; returns the exit code and the content of `sweep.json`.
+
+    Args:
+      flags: the flags of the command.
+      items: the flags that say what is varied, in their order.
+      environment: the environment of the runs.
+      gpus: the number and the name of each GPU that the runs may use.
+
+    Raises:
+      InputError: something that was given is wrong, or the arms are not equal.
+    """
+    out = sys.stderr if flags.json else sys.stdout
+    sweep, target = _sweep(flags, items), _target(flags, gpus)
+    if flags.plan_only:
+        plan = _planned(sweep, target, flags, None)
+        _show(plan, out, is_refused=not flags.unequal)
+        return 0, plan.document({})
+    folder: Path = flags.workdir
+    with lock(folder):
+        earlier = read_earlier(folder)
+        plan = _planned(sweep, target, flags, earlier)
+        sweep = plan.sweep
+        if earlier is not None:
+            require_extension(folder, earlier, sweep)
+        _show(plan, out, is_refused=not flags.unequal)
+        states = find_states(folder, sweep, earlier, plan.costs, retry_failed=flags.retry_failed)
+        launcher = LocalLauncher(flags.jobs, environment, [number for number, _ in gpus])
+        states = run_all(sweep, folder, launcher, states, _follow(plan, folder))
+        document = answer(_with_problems(plan.document(states), folder), folder)
+        write_document(folder, document)
+        write_atomically(folder / "sweep.csv", to_csv(document))
+        from jaxpretrain.reports.page import write_report  # takes a second
+
+        (page,) = write_report([folder], None)
+    if "done" in states.values():
+        print("", table(document), "", *document["answer"], "", sep="\n", file=out)
+    print(f"{folder / FILE}, {folder / 'sweep.csv'}, {page}", file=out)
+    return _exit_code(states), document
+
+
+def _follow(plan: _Plan, folder: Path) -> OnChange:
+    """Returns the function that shows the runs and keeps their states in `sweep.json`."""
+    runs = plan.sweep.runs()
+    board = Board(folder, {run.folder: plan.costs[setting_of(run)].steps for run in runs})
+    written: dict[str, State] = {}
+
+    def on_change(states: Mapping[str, State], message: str | None) -> None:
+        if message is not None:
+            board.message(message)
+        if states != written:
+            written.update(states)
+            write_document(folder, plan.document(states))
+        board.update(states)
+
+    return on_change
+
+
+def _sweep(flags: Namespace, items: Sequence[str]) -> Sweep:
+    if flags.sweep is None:
+        seeds = DEFAULT_SEEDS if flags.seeds is None else flags.seeds
+        return parse_sweep(
+            flags.config, items, random=flags.random, seeds=seeds, control=flags.control
+        )
+    others, shared = split_overrides(items)
+    if others:
+        raise InputError(f"--sweep says what is varied; leave out {others[0]}")
+    return with_changes(
+        load_sweep(flags.sweep), shared=shared, seeds=flags.seeds, control=flags.control
+    )
+
+
+def _target(flags: Namespace, gpus: Sequence[tuple[str, str]]) -> Target | None:
+    """Returns the machine to plan for: the one that is named, or what a run gets here."""
+    if flags.target not in (None, "local"):
+        return parse_target(flags.target)
+    if not gpus:
+        return parse_target("local")
+    names = [chip.name for chip in CHIPS.values() if chip.device_kind == gpus[0][1]]
+    share = max(len(gpus) // flags.jobs, 1)
+    return parse_target(f"{names[0]}:{share}") if names else None
+
+
+def _planned(
+    sweep: Sweep, target: Target | None, flags: Namespace, earlier: SweepFile | None
+) -> _Plan:
+    """Returns the sweep, its arms made equal where that is asked for, with the cost of each."""
+    with activity("planning the runs"):
+        found = costs(sweep, target, compiles=bool(flags.target) and not flags.equal)
+        if flags.equal:
+            arms = earlier.arms if earlier and earlier.equal_by == flags.equal else ()
+            durations = {arm.name: dict(arm.overrides).get("train.duration") for arm in arms}
+            known = {name: text for name, text in durations.items() if text is not None}
+            sweep = equalised(sweep, flags.equal, found, known)
+            found = costs(sweep, target, compiles=bool(flags.target))
+    comparison = compare(found, first_setting(sweep, sweep.control), flags.equal)
+    return _Plan(sweep, target, found, comparison, flags.equal)
+
+
+def _show(plan: _Plan, out: TextIO, *, is_refused: bool) -> None:
+    """Prints the plan; raises InputError where the arms are not equal and that is refused."""
+    print(_plan_text(plan), file=out, flush=True)
+    if plan.comparison.refused and is_refused:
+        hint = "--equal=tokens makes them equal, --unequal goes on"
+        raise InputError(f"the arms are not equal: {'; '.join(plan.comparison.refused)}; {hint}")
+
+
+def _with_problems(document: Document, folder: Path) -> Document:
+    """Adds the last line of its log to each run that failed, as `problem`."""
+    for arm in document["arms"]:
+        for run in arm["runs"]:
+            if run["state"] == "failed":
+                run["problem"] = last_line(log_of(folder, run["folder"]))
+    return document
+
+
+def _exit_code(states: Mapping[str, State]) -> int:
+    if {"stopped", "waiting"} & set(states.values()):
+        return _EXIT_STOPPED
+    return _EXIT_FAILED if "failed" in states.values() else 0
+
+
+def _plan_text(plan: _Plan) -> str:
+    """Returns the table of the runs with what they take, and what is equal over them."""
+    sweep, found, comparison = plan.sweep, plan.costs, plan.comparison
+    runs = sweep.runs()
+    unit = found[first_setting(sweep, sweep.control)].unit
+    width = min(max(map(len, found)), 48)
+    lines = [
+        f"{count_of(len(runs), 'run')}: {count_of(len(sweep.arms), 'arm')}"
+        + (f" x {len(sweep.points)} tuned values" if sweep.tune else "")
+        + f" x {count_of(len(sweep.seeds), 'seed')} from {sweep.seeds[0]}; the control is "
+        f"{sweep.control} ({sweep.control_reason})",
+        f"  {'':<{width}}  parameters  {unit:>8}   FLOPs  batch      GiB    hours",
+    ]
+    for setting, cost in found.items():
+        memory = "?" if cost.memory_bytes is None else f"{cost.memory_bytes / GIB:.2f}"
+        lines.append(
+            f"  {setting:<{width}}  {format_count(cost.parameters):>10}  "
+            f"{format_count(cost.units):>8}  {cost.flops:>6.1e}  {cost.batch_size:>5}  "
+            f"{memory:>7}  {format_number(cost.hours, 3):>7}"
+        )
+    flops = sum(found[setting_of(run)].flops for run in runs)
+    hours = [found[setting_of(run)].device_hours for run in runs]
+    known = [value for value in hours if value is not None]
+    took = format_seconds(3600 * sum(known)) if len(known) == len(runs) else "an unknown time"
+    where = f" ({plan.target.name})" if plan.target else ""
+    programs = len({cost.program for cost in found.values()})
+    lines.append(
+        f"in all {flops:.1e} FLOPs, {took} of a device{where}, evaluation and start-up aside; "
+        f"{count_of(programs, 'program')} to compile"
+    )
+    same = [name.replace("_", " ") for name in comparison.equal]
+    lines.append(f"equal over the arms: {', '.join(same) or 'nothing'}")
+    lines += [f"not equal: {line}" for line in comparison.refused + comparison.named]
+    return "\n".join(lines)
