@@ -30,16 +30,11 @@ _DISPENSABLE = ("percent", "learning_rate", "mfu", "rate", "loss")
 
 
 class Progress:
-    """Shows the progress of one piece of work. Threads may share it.
+    """Shows the progress of work of `total` steps (None: not known), each called a `unit`.
 
-    Args:
-      total: the steps of the whole work; None where it is not known.
-      unit: the name of a step on the line.
-      stream: where to write; standard error by default.
-      is_shown: False shows nothing, as in the other processes of a run.
-      only_live: True shows nothing where no line can be redrawn.
-      stays: False erases the live line at the end.
-      now: a clock of unix seconds.
+    Threads may share it. Nothing is shown without `is_shown`, as in the other processes of a run,
+    or with `only_live` where no line can be redrawn. The live line is erased at the end unless it
+    `stays`. `stream` is standard error by default, `now` a clock of unix seconds.
     """
 
     def __init__(
@@ -174,14 +169,9 @@ def progress_line(
 ) -> str:
     """Returns a line: `step 1,200/2,000  60.0%  loss 3.412  12.3k tok/s  eta 3m12s (14:05)`.
 
-    Args:
-      step: the number of finished steps.
-      total: the steps of the whole work; None where it is not known.
-      metrics: values by their names in `metrics.jsonl`; those that are None are left out.
-      finish: the expected end in unix seconds; None where it is not known.
-      now: the time in unix seconds.
-      width: the columns of the terminal.
-      unit: the name of a step.
+    `step` of `total` steps (None: not known) are finished. Values of `metrics`, by their names in
+    `metrics.jsonl`, are left out where they are None. `finish`, the expected end if it is known,
+    and `now` are unix seconds, `width` the columns of the terminal.
     """
     fields = {"step": f"{unit} {step:,}" + ("" if total is None else f"/{total:,}")}
     if total is not None:
