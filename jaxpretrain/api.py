@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.config.errors import InputError as InputError
     from jaxpretrain.config.errors import nearest as nearest
     from jaxpretrain.config.files import load_config as load_config
-    from jaxpretrain.data.images.augment import Augment as Augment
     from jaxpretrain.data.images.image_sources import Folder as Folder
     from jaxpretrain.data.images.image_sources import Tfds as Tfds
+    from jaxpretrain.data.images.images import Augment as Augment
     from jaxpretrain.data.images.images import ImageData as ImageData
     from jaxpretrain.data.order.order import HashedOrder as HashedOrder
     from jaxpretrain.data.order.order import OlmoCoreOrder as OlmoCoreOrder

@@ -10,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from jaxpretrain.config.errors import InputError
 
@@ -20,14 +19,8 @@ _CONTAINERS = (
 )
 """The suffixes of files that may hold a whole corpus."""
 
-
-class Found(NamedTuple):
-    """The files of a folder that can be read, and a line about the others."""
-
-    paths: list[Path]
-    """Sorted."""
-    notes: tuple[str, ...]
-    """One line about the files that were skipped; () where there were none."""
+Found = tuple[list[Path], tuple[str, ...]]
+"""The files of a folder that can be read, sorted, and a line about those skipped, if any."""
 
 
 def find_files(
@@ -52,7 +45,7 @@ def find_files(
             f"{root}: most of it would be skipped ({others}), and {len(paths):,} would be read as"
             f" {what}; move or convert the others, or {if_few}"
         )
-    return Found(paths, (f"{root}: skipped {others}",) if others else ())
+    return paths, (f"{root}: skipped {others}",) if others else ()
 
 
 def files_below(root: Path) -> tuple[list[Path], int]:

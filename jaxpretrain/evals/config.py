@@ -25,13 +25,11 @@ class Eval:
     max_examples: Annotated[int, Positive] | None = None
     """Largest number of examples of each validation set, the first ones; none: all."""
     tasks: tuple[str, ...] = ()
-    """Tasks and groups of tasks, such as core_small, that are scored at each evaluation; their data
-    comes by `make evals`."""
+    """Tasks and groups such as core_small for each evaluation; `make evals` brings their data."""
     task_items: Annotated[int, Positive] | None = None
     """Largest number of items of each task, the first ones in OLMo's order; none: all."""
     tokenizer: PathText | None = None
-    """Tokenizer of tasks: a tokenizer.json, or the name of one that `make evals` brings; none: the
-    tokenizer of the data."""
+    """Tokenizer of tasks: a tokenizer.json, or a name of `make evals`; none: that of the data."""
     samples: Continuations | Reconstructions | None = None
     """Samples that are logged: continued texts, or pictures of images that are painted."""
     probe: LinearProbe | None = None

@@ -73,8 +73,7 @@ class Source:
     tokenizer: Path | None = None
     """A tokenizer.json, or a folder with one, that replaces the one in `folder`."""
     eos_id: int | None = None
-    """The token that ends documents, where the data or the user names it; files with another one
-    are wrong."""
+    """The token that ends documents by the data or the user; files with another one are wrong."""
     weights: str | None = None
     """The kind of the weights, `plain` or `average`, of a run that also keeps their average."""
 

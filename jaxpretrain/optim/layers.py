@@ -23,8 +23,7 @@ ParameterKind = Literal["kernel", "embedding", "scale", "bias"]
 PARAMETER_KINDS: tuple[ParameterKind, ...] = ("kernel", "embedding", "scale", "bias")
 
 CONSTANT = "constant"
-"""Last name of an array that is kept with the parameters and never changes, such as a table of
-positions."""
+"""Last name of an array among the parameters that never changes, such as a table of positions."""
 
 Path = tuple[Any, ...]
 """Keys from the root of the parameters to one of them, as `jax.tree_util` gives them."""

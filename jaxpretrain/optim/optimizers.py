@@ -153,8 +153,7 @@ class Lion(Shared):
     """The sign of a momentum (arXiv 2302.06675), at 3 to 10 times less rate and more decay."""
 
     betas: tuple[Decay, Decay] = (0.9, 0.99)
-    """Weight of the momentum in the sign that is taken (the gradient has the rest), and decay of
-    the momentum."""
+    """Weight of the momentum in the sign (the gradient has the rest), and its decay."""
 
     def _parts(self, params: Params) -> list[Part]:
         lion = optax.scale_by_lion(*self.betas, mu_dtype=self.moment_dtype)

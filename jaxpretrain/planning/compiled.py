@@ -53,8 +53,7 @@ class Compiled:
     total: int
     """Bytes that a device holds at its peak."""
     memory: Memory | None
-    """The parts of the total; None where the compiler refused the step as too large. Then `total`
-    is the number that it gave."""
+    """The parts of the total; None where the compiler refused the step, giving only the total."""
     buffers: tuple[Buffer, ...]
     """The largest buffers besides parameters and moments; () where the compiler lists none."""
     seconds: float

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,6 @@ from jaxpretrain.sweeps.statistics import (
     independent_difference,
     paired_difference,
     seeds_for,
-    smallest_detectable,
 )
 from jaxpretrain.sweeps.told import words
 
@@ -79,38 +77,33 @@ def answer(document: Document, folder: Path) -> Document:
 
 def _compared(metric: str, sides: Mapping[str, Side], control: str) -> dict[str, Document]:
     """Returns what is known about a metric in each arm that has it."""
-    known = {
-        arm: {seed: run for seed, run in side.runs.items() if metric in run.values}
-        for arm, side in sides.items()
-    }
-    others = [arm for arm, runs in known.items() if arm != control and runs]
+    known: dict[str, dict[int, Outcome]] = {}
+    for arm, side in sides.items():
+        if runs := {seed: run for seed, run in side.runs.items() if metric in run.values}:
+            known[arm] = runs
     found = {arm: _mean([r.values[metric] for r in runs.values()]) for arm, runs in known.items()}
-    differences = {
-        arm: _difference(metric, known[arm], known[control], len(others)) for arm in others
-    }
-    tested = [arm for arm in others if not math.isnan(differences[arm].p)]
+    others = [arm for arm in known if arm != control]
+    base, number = known.get(control, {}), len(others)
+    differences = {arm: _difference(metric, known[arm], base, number) for arm in others}
+    tested = [arm for arm in others if differences[arm].n > 1]
     corrected = dict(zip(tested, holm([differences[arm].p for arm in tested]), strict=True))
-    variances = [(d.n - 1, d.sd**2) for d in differences.values() if d.n > 1 and d.sd == d.sd]
-    freedom = sum(n for n, _ in variances)
-    sd = math.sqrt(sum(n * square for n, square in variances) / freedom) if freedom else math.nan
-    level = abs(found[control]["mean"] or 0.0) if known[control] else 0.0
-    for arm, found_difference in differences.items():
-        numbers = asdict(found_difference)
-        seen = {name: _finite(numbers[name]) for name in ("low", "high", "p")}
-        p_holm, n = corrected.get(arm), found_difference.n
-        enough = freedom and n > 1
-        least = smallest_detectable(sd, n, comparisons=len(others)) if enough else math.nan
-        wanted = seeds_for(sd, SMALL * level, comparisons=len(others)) if enough and level else None
+    small = SMALL * abs(found[control]["mean"]) if base else 0.0
+    for arm, difference in differences.items():
+        p_holm = corrected.get(arm)
         found[arm] |= {
-            "difference": _finite(found_difference.mean),
-            **seen,
+            "difference": _finite(difference.mean),
+            "low": _finite(difference.low),
+            "high": _finite(difference.high),
+            "p": _finite(difference.p),
             "p_holm": p_holm,
-            "verdict": _verdict(metric, found_difference.mean, p_holm),
-            "pairs": n,
-            "detectable": _finite(np.fmax(least, found_difference.smallest)),
-            "seeds_for_0.1_percent": wanted,
+            "verdict": _verdict(metric, difference.mean, p_holm),
+            "pairs": difference.n,
+            "detectable": _finite(difference.smallest),
+            "seeds_for_0.1_percent": seeds_for(difference.sd, small, number)
+            if arm in corrected and small
+            else None,
         }
-    return {arm: document for arm, document in found.items() if known[arm]}
+    return found
 
 
 def _difference(
@@ -120,24 +113,24 @@ def _difference(
     seeds = [seed for seed in arm if seed in control]
     ours, theirs = [arm[seed] for seed in seeds], [control[seed] for seed in seeds]
     difference = paired_difference(
-        [run.values[metric] for run in ours], [run.values[metric] for run in theirs]
+        [run.values[metric] for run in ours], [run.values[metric] for run in theirs], comparisons
     )
     if len(seeds) < 2:
         return difference
     items = shared_items(metric, ours, theirs)
     if items is not None:
-        return difference.wider(bootstrap_items(*items, seed=comparisons))
+        return difference.wider(bootstrap_items(*items, seed=seeds[0]))
     errors = [run.errors[metric] for run in (*ours, *theirs) if metric in run.errors]
     if errors and difference.sd == 0:  # the same shares by chance: the seeds do not show the noise
         error = math.sqrt(2) * float(np.mean(errors))
-        return difference.wider(independent_difference(difference.mean, error, len(seeds)))
+        return difference.wider(independent_difference(difference.mean, error))
     return difference
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:
     n = len(values)
     stderr = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
-    return {"mean": float(np.mean(values)) if n else None, "stderr": stderr, "n": n}
+    return {"mean": float(np.mean(values)), "stderr": stderr, "n": n}
 
 
 def _finite(value: float) -> float | None:

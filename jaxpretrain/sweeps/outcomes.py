@@ -1,6 +1,5 @@
 """The results of finished runs, and those by which an arm is judged."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.metric_names import lower_is_better, standard_error, task_metrics
 from jaxpretrain.monitor.writers import ITEMS
+from jaxpretrain.storage.jsonl import read_lines
 
 TRAINING = "train/loss"
 """The name of the training loss, whose value is the mean over the last tenth of the steps."""
@@ -29,8 +29,8 @@ class Outcome:
     """The metrics by name; those that are not finite are left out."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """The standard errors of metrics of tasks, by the names of the metrics."""
-    items: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
-    """For a metric of a task that is a share of right answers: whether each item is right."""
+    items: Mapping[str, Sequence[tuple[str, bool]]] = field(default_factory=dict)
+    """The items of a metric that is a share of right answers: name, and true where it is right."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,12 @@ def read_outcome(folder: Path) -> Outcome:
     return Outcome(values, errors, _items(folder / ITEMS))
 
 
-def _items(path: Path) -> dict[str, dict[str, bool]]:
-    if not path.exists():
-        return {}
-    items: dict[str, dict[str, bool]] = {}
-    for row in map(json.loads, path.read_text().splitlines()):
-        for metric, choice in (row["chosen"] or {}).items():
-            of_task = items.setdefault(f"eval/{row['task']}/{metric}", {})
-            of_task[row["item"]] = choice == row["answer"]
+def _items(path: Path) -> dict[str, list[tuple[str, bool]]]:
+    items: dict[str, list[tuple[str, bool]]] = {}
+    for row in read_lines(path):
+        for metric, choice in (row.get("chosen") or {}).items():
+            of_metric = items.setdefault(f"eval/{row['task']}/{metric}", [])
+            of_metric.append((row["item"], choice == row["answer"]))
     return items
 
 
@@ -129,9 +127,8 @@ def _at_edge(arm: str, best: Point, points: Iterable[Point]) -> str:
 
 def shared_items(metric: str, arm: Sequence[Outcome], control: Sequence[Outcome]) -> Any:
     """Returns the scores [seeds, items] of both arms; None where runs have not the same items."""
-    sides = [[outcome.items.get(metric, {}) for outcome in side] for side in (arm, control)]
-    names = set(sides[0][0]) if sides[0] else set()
-    if not names or any(set(items) != names for side in sides for items in side):
+    sides = [[outcome.items.get(metric, ()) for outcome in side] for side in (arm, control)]
+    names = {tuple(name for name, _ in items) for side in sides for items in side}
+    if len(names) != 1 or names == {()}:
         return None
-    order = sorted(names)
-    return [np.array([[items[n] for n in order] for items in side], float) for side in sides]
+    return [np.array([[right for _, right in items] for items in side], float) for side in sides]

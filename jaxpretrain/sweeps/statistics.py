@@ -1,8 +1,9 @@
 """Differences between arms and their noise: intervals, corrections, and what could be seen."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,15 +39,13 @@ class Difference:
     """The standard deviation of the differences of pairs."""
 
     def wider(self, other: "Difference") -> "Difference":
-        """Returns this difference with the noise of two sources: the wider end, the larger p."""
-        return Difference(
-            self.mean,
-            min(self.low, other.low),
-            max(self.high, other.high),
-            max(self.p, other.p),
-            self.n,
-            max(self.smallest, other.smallest),
-            self.sd,
+        """Returns this difference with a second source of noise: what is less certain counts."""
+        return replace(
+            self,
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
+            p=max(self.p, other.p),
+            smallest=max(self.smallest, other.smallest),
         )
 
 
@@ -73,11 +72,10 @@ def paired_difference(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p-values corrected for their number, step by step from the smallest (Holm, 1979)."""
-    adjusted = np.ones(len(p_values))
-    largest = 0.0
-    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.arange(len(order), 0, -1) * np.take(p_values, order)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted.tolist()
 
 
@@ -94,16 +92,11 @@ def smallest_detectable(sd: float, n: int, power: float = POWER, comparisons: in
 
 def seeds_for(sd: float, difference: float, comparisons: int = 1) -> int:
     """Returns the number of seeds that show a difference with probability `POWER`."""
-    low, high = 1, 2
-    while smallest_detectable(sd, high, comparisons=comparisons) > difference:
-        if high >= MOST_SEEDS:
-            return MOST_SEEDS
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        is_enough = smallest_detectable(sd, middle, comparisons=comparisons) <= difference
-        low, high = (low, middle) if is_enough else (middle, high)
-    return high
+
+    def is_enough(n: int) -> bool:
+        return smallest_detectable(sd, n, comparisons=comparisons) <= difference
+
+    return 2 + bisect_left(range(2, MOST_SEEDS), True, key=is_enough)
 
 
 def bootstrap_items(arm_items: np.ndarray, control_items: np.ndarray, seed: int) -> Difference:
@@ -127,11 +120,11 @@ def bootstrap_items(arm_items: np.ndarray, control_items: np.ndarray, seed: int)
     return Difference(mean, low, high, p, n, _by_normal(float(means.std())))
 
 
-def independent_difference(mean: float, error: float, n: int) -> Difference:
+def independent_difference(mean: float, error: float) -> Difference:
     """Returns a difference whose standard error is known from elsewhere, by the normal curve."""
     half = float(-_special().ndtri(SIGNIFICANT / 2)) * error
     p = 2 * float(_special().ndtr(-abs(mean) / error)) if error else float(mean == 0)
-    return Difference(mean, mean - half, mean + half, p, n, _by_normal(error))
+    return Difference(mean, mean - half, mean + half, p, 1, _by_normal(error))
 
 
 def _by_normal(error: float) -> float:

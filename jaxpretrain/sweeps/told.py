@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from statistics import median, median_high
 from typing import Any
 
 from jaxpretrain.config.serialize import Document
@@ -98,13 +99,14 @@ def _sight(arms: Sequence[Document], metric: str, document: Document) -> list[st
         return []
     level = next(a for a in document["arms"] if a["name"] == document["control"])["metrics"]
     mean, pairs = level[metric]["mean"], max(row["pairs"] for row in rows)
-    part = f", {max(sizes) / abs(mean):.2%} of the control's" if mean else ""
+    size = median(sizes)
+    part = f", {size / abs(mean):.2%} of the control's {format_number(mean, 5)}" if mean else ""
     text = (
-        f"{pairs} pairs of runs show a difference of {format_number(max(sizes), 4)}{part}, in four "
-        "of five sweeps"
+        f"Such {count_of(pairs, 'pair')} of runs show a difference of {format_number(size)}{part}"
     )
     needed = [row["seeds_for_0.1_percent"] for row in rows if row["seeds_for_0.1_percent"]]
-    return [f"{text}; 0.1 % would take {max(needed):,} seeds." if needed else f"{text}."]
+    more = f"; 0.1 % would take {median_high(needed):,} seeds" if needed else ""
+    return [f"{text}, in four of five sweeps{more}."]
 
 
 def _notes(document: Document) -> list[str]:

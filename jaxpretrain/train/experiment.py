@@ -76,8 +76,7 @@ class Ema:
     decay: Annotated[float, Between(0, 1, "()")] = 0.999
     """Weight of the average so far; each step adds 1 - decay of the new weights."""
     evaluate: bool = False
-    """Evaluates the average instead of the weights themselves, in the run and by `evaluate`,
-    `sample` and `convert`."""
+    """Takes the average for evaluations of the run, and for `evaluate`, `sample` and `convert`."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,7 @@ class Train:
     ema: Ema | None = None
     """An average of the weights over steps; none: there is no average."""
     on_bad_step: Skip | Literal["stop"] = "stop"
-    """The effect of a bad step. stop: a loss or gradient that is not finite ends the run. skip: bad
-    steps change no weights."""
+    """stop: a loss or gradient that is not finite ends the run. skip: such steps change nothing."""
     compiler_options: dict[str, bool | str] = field(default_factory=dict)
     """XLA options of the training step, by name; an unknown one is an error. On GPUs,
     xla_gpu_deterministic_ops=true gives sums a fixed order, so that runs repeat bit for bit, which

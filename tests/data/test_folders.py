@@ -62,17 +62,17 @@ def test_names_that_begin_with_a_dot_are_left_out(tmp_path: Path):
     root = tmp_path / ".cache"  # what is named is taken, whatever its name
     _make(root, "a.txt", "._a.txt", ".hidden/f.txt")
     assert _below(root) == ["a.txt"]
-    assert _find(root).notes == (f"{root}: skipped 2 hidden",)
+    assert _find(root)[1] == (f"{root}: skipped 2 hidden",)
 
 
 def test_what_is_skipped_is_counted_by_kind(tmp_path: Path):
     _make(tmp_path, "a.txt", "b.txt", "c.txt", "d.txt.bz2", "e.PARQUET", "LICENSE", size=1)
     found = _find(tmp_path)
-    assert [path.name for path in found.paths] == ["a.txt", "b.txt", "c.txt"]
-    assert found.notes == (f"{tmp_path}: skipped 1 .bz2, 1 .parquet, 1 without a suffix",)
+    assert [path.name for path in found[0]] == ["a.txt", "b.txt", "c.txt"]
+    assert found[1] == (f"{tmp_path}: skipped 1 .bz2, 1 .parquet, 1 without a suffix",)
     (tmp_path / "only").mkdir()
     _make(tmp_path / "only", "a.txt")
-    assert _find(tmp_path / "only").notes == ()
+    assert _find(tmp_path / "only")[1] == ()
 
 
 @pytest.mark.parametrize("num_bytes", [1, 1000])
@@ -87,13 +87,13 @@ def test_a_folder_that_is_mostly_of_other_kinds_is_refused(tmp_path: Path, num_b
 def test_large_files_that_hold_no_corpus_are_no_reason_to_refuse(tmp_path: Path):
     _make(tmp_path, "a.txt", "b.txt")
     _make(tmp_path, "c.png", size=1000)
-    assert _find(tmp_path).notes == (f"{tmp_path}: skipped 1 .png",)
+    assert _find(tmp_path)[1] == (f"{tmp_path}: skipped 1 .png",)
 
 
 def test_files_that_describe_others_of_their_name_are_no_reason_to_refuse(tmp_path: Path):
     _make(tmp_path, "1.txt", "2.txt")
     _make(tmp_path, "1.json", "2.json", "1.xml", "2.csv.gz", "2.xml", size=1000)
-    assert _find(tmp_path).notes == (f"{tmp_path}: skipped 1 .gz, 2 .json, 2 .xml",)
+    assert _find(tmp_path)[1] == (f"{tmp_path}: skipped 1 .gz, 2 .json, 2 .xml",)
 
 
 def test_a_folder_without_such_files_says_what_it_holds(tmp_path: Path):

@@ -40,7 +40,13 @@ def make_arm(tmp_path: Path) -> Callable[..., Document]:
             writer.write(20, {"eval/a/loss": loss, **(metrics[seed] if metrics else {})})
             if right:
                 rows = [
-                    {"task": "t", "item": str(i), "answer": 1, "chosen": {"acc": int(letter)}}
+                    {
+                        "step": 20,
+                        "task": "t",
+                        "item": str(i),
+                        "answer": 1,
+                        "chosen": {"acc": int(letter)},
+                    }
                     for i, letter in enumerate(right[seed])
                 ]
                 text = "\n".join(map(json.dumps, rows)) + "\n"

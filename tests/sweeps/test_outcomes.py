@@ -23,7 +23,7 @@ def test_the_training_loss_is_the_mean_of_the_last_tenth(make_arm, tmp_path):
     found = read_outcome(tmp_path / "x/seed0")
     assert found.values == {"train/loss": 2.5, "eval/a/loss": 2.0, "eval/t/acc": 0.5}
     assert found.errors == {"eval/t/acc": 0.1}
-    assert found.items == {"eval/t/acc": {"0": True, "1": False}}
+    assert found.items == {"eval/t/acc": [("0", True), ("1", False)]}
     assert metric_names([found]) == ["eval/a/loss", "eval/t/acc", "train/loss"]
 
 
@@ -86,11 +86,11 @@ def test_best_is_lowest_for_losses_and_highest_for_accuracies(make_arm, tmp_path
 
 
 def test_items_are_compared_where_all_runs_have_the_same():
-    one = Outcome({}, items={"m": {"a": True, "b": False}})
-    other = Outcome({}, items={"m": {"b": True, "a": True}})
+    one = Outcome({}, items={"m": [("a", True), ("a", False)]})
+    other = Outcome({}, items={"m": [("a", True), ("a", True)]})
     arm, control = shared_items("m", [one, one], [other, other])
     np.testing.assert_array_equal(arm, [[1, 0], [1, 0]])
     np.testing.assert_array_equal(control, [[1, 1], [1, 1]])
-    assert shared_items("m", [one], [Outcome({}, items={"m": {"a": True}})]) is None
+    assert shared_items("m", [one], [Outcome({}, items={"m": [("a", True)]})]) is None
     assert shared_items("other", [one], [other]) is None
     assert shared_items("m", [], []) is None

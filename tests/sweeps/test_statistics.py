@@ -95,7 +95,7 @@ def test_the_number_of_seeds_is_the_smallest_that_suffices():
 
 def test_the_wider_of_two_noises_counts():
     seeds = paired_difference([0.5, 0.5], [0.4, 0.4])
-    items = independent_difference(seeds.mean, 0.08, 2)
+    items = independent_difference(seeds.mean, 0.08)
     both = seeds.wider(items)
     assert seeds.p < 0.05 < both.p == items.p == pytest.approx(2 * stats.norm.sf(0.1 / 0.08))
     assert (both.low, both.high) == (items.low, items.high)

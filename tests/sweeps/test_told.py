@@ -35,7 +35,7 @@ def test_the_answer_in_words(document):
     assert lines[3] == "few has 1 pair of runs, too few for an interval."
     assert lines[4].startswith("same: no difference larger than 0.0")
     assert lines[5:7] == ["By train/loss, better: better.", "By train/loss, worse: worse."]
-    assert lines[7].startswith("3 pairs of runs show a difference of 0.0")
+    assert lines[7].startswith("Such 3 pairs of runs show a difference of 0.0")
     assert lines[7].endswith("seeds.")
     assert lines[8:] == ["Warning: few: 2 of its 3 runs failed."]
 

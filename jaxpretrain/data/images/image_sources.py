@@ -149,16 +149,16 @@ class ImageFiles(ImageSet):
         """Finds all images below a folder, in the order of their names."""
         if not root.is_dir():
             raise InputError(f"{flag} {root}: no such folder")
-        found = find_files(
+        paths, notes = find_files(
             root,
             lambda path: path.name.lower().endswith(SUFFIXES),
             what=f"images ({', '.join(SUFFIXES)})",
             if_none=f"set {flag} to a folder of images",
             if_few="name the images in data.source.file_list",
         )
-        names = sorted(path.relative_to(root).as_posix() for path in found.paths)
+        names = sorted(path.relative_to(root).as_posix() for path in paths)
         classes = _classes(names) if classes is None else classes
-        return cls(root, names, place=str(root), classes=classes, notes=found.notes)
+        return cls(root, names, place=str(root), classes=classes, notes=notes)
 
     @classmethod
     def listed(cls, file_list: Path, root: str | None) -> "ImageFiles":

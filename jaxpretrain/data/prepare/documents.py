@@ -67,8 +67,8 @@ class TextFiles(Documents):
         self._text_key = text_key
         self._validation_fraction = validation_fraction
         found = [_find(pattern) for pattern in patterns]
-        self.paths = list(dict.fromkeys(path for part in found for path in part.paths))
-        self.notes = tuple(line for part in found for line in part.notes)
+        self.paths = list(dict.fromkeys(path for paths, _ in found for path in paths))
+        self.notes = tuple(line for _, notes in found for line in notes)
         stats = [(path.as_posix(), stat_of(path)) for path in self.paths]
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         self.identity = {"files": files}
@@ -98,7 +98,7 @@ def _find(pattern: str) -> Found:
     for match in matches:
         if not _kind(match):
             raise InputError(f"{match}: unknown kind of file; known are {kinds}")
-    return Found(matches, ())
+    return matches, ()
 
 
 def _kind(path: Path) -> str | None:

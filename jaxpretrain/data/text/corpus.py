@@ -145,7 +145,7 @@ class Corpus:
         if source.file_list and split == source.train_split:
             flag = f"{self.flag}.file_list {source.file_list}"
             names = read_list(Path(source.file_list), flag)
-            return Found([self.root / name for name in names], ())
+            return [self.root / name for name in names], ()
         names = [name for name in (source.train_split, source.validation_split) if name]
         # Without such folders all files are for training; with them, only those of the split.
         divided = any((self.root / name).is_dir() for name in names)

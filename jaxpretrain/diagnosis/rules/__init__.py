@@ -28,8 +28,7 @@ class Rule:
     judge: Callable[[History, Plan], Iterator[Finding]]
     """The function that looks for them."""
     outweighs: tuple[str, ...] = ()
-    """The findings that are dropped while one of this rule holds: they would say that all is well,
-    or the same thing again."""
+    """The findings that are dropped while one of this rule holds: they would deny or repeat it."""
     end_is_news: Literal["always", "warnings", "never"] = "warnings"
     """The findings whose end the log reports; `never` is for things that have happened."""
     is_replayed: bool = True

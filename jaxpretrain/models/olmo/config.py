@@ -97,8 +97,7 @@ class DecoderConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The dtype of activations and matrix products; parameters and sums are float32."""
     residual_dtype: Literal["bfloat16", "float32"] | None = None
-    """The dtype of the residual stream; none: that of `dtype`. OLMo's trainer keeps float32 without
-    FSDP."""
+    """The dtype of the residual stream; none: `dtype`. OLMo without FSDP keeps float32."""
     vocab_size: NumIds = 50280
     """The number of token ids."""
     embedding_rows: NumIds = 50304
@@ -119,8 +118,7 @@ class DecoderConfig:
     """The positions that the loss is averaged over: the tokens that are predicted and count, or
     all, as in OLMo's trainer. Evaluation always averages over the former."""
     attention: Annotated[AttentionChoice, Mark.NO_EFFECT] = "auto"
-    """The attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16 (without documents), splash
-    on TPUs and XLA elsewhere."""
+    """The kernel; auto: cuDNN on GPUs in bfloat16 (no documents), splash on TPUs, else XLA."""
     scan_layers: Annotated[bool, Mark.NO_EFFECT] = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
     remat: Annotated[RematChoice, Mark.NO_EFFECT] = "full"

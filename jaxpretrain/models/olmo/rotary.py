@@ -39,8 +39,7 @@ class Yarn:
     beta_fast: Annotated[float, Positive] = 32.0
     """Channels that turn this often within original_length, or more often, stay as they are."""
     beta_slow: Annotated[float, Positive] = 1.0
-    """Channels that turn this often, or less often, are slowed down by the factor; those between
-    the two, partly."""
+    """Channels that turn this often or less are slowed by the factor; those in between, partly."""
 
     def check(self, num_channels: int) -> None:
         """Raises InputError where YaRN is not defined, or not the same in every program."""

@@ -77,8 +77,7 @@ class VitMae:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The dtype of activations and matrix products; parameters, pixels and loss are float32."""
     attention: Annotated[choices.AttentionChoice, Mark.NO_EFFECT] = "auto"
-    """The attention kernel; auto takes cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs and XLA
-    elsewhere."""
+    """The attention kernel; auto: cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs, else XLA."""
     scan_layers: Annotated[bool, Mark.NO_EFFECT] = True
     """Fold over the layers (short compilation) or unroll them; the results are the same."""
     remat: Annotated[choices.RematChoice, Mark.NO_EFFECT] = "full"

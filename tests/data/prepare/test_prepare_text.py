@@ -162,8 +162,8 @@ def test_other_options_are_another_dataset(
 
 def test_unfinished_parts_of_another_dataset_are_kept(spec: PrepareText, tmp_path: Path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(module, "save_manifest")
-        with pytest.raises(NameError):
+        patch.delattr(module.manifests, "save_manifest")
+        with pytest.raises(AttributeError):
             _prepare(spec, tmp_path / "out")
     before = _files(tmp_path / "out")
     with pytest.raises(InputError, match="unfinished parts of another dataset"):
