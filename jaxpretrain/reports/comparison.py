@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,8 +14,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.metric_names import evaluation_sets
 from jaxpretrain.display.wording import format_count, format_number, format_seconds
-from jaxpretrain.reports.groups import Group, differences, grouped, named
-from jaxpretrain.reports.runs import Run
+from jaxpretrain.reports.runs import Group, Run, differences, grouped, named
 from jaxpretrain.reports.words import judgement, table
 
 MOST_FIELDS = 8
@@ -31,24 +31,30 @@ class Column:
     show: Callable[[Any], str] = str
     is_loss: bool = False
 
+    def cell(self, value: Any) -> str:
+        """Returns a value as a cell that is sorted by all its digits."""
+        shown = "" if value is None else escape(self.show(value))
+        return f'<td data-value="{escape(str(value))}">{shown}</td>' if shown else "<td></td>"
+
 
 def comparison(runs: Sequence[Run]) -> str:
     """Returns the table of the runs, the means of groups and the fields beyond the table."""
     groups, changed = grouped(runs), differences(runs)
     columns = [c for c in _columns(runs) if len(changed) <= MOST_FIELDS or c.title not in changed]
+    endings = Counter(path.rpartition(".")[2] for path in changed)
+    heads = ""
+    for path in (column.title for column in columns):
+        last = path.rpartition(".")[2]
+        text = escape(path if endings[last] > 1 else last)
+        heads += f'<th scope="col"><button title="{escape(path)}">{text}</button></th>'
     colors = {place: json.dumps(group.color) for group in groups for place in group.places}
-    heads = "".join(
-        f'<th scope="col"><button title="{escape(c.title)}">{escape(_short(c.title, changed))}'
-        "</button></th>"
-        for c in columns
-    )
-    rows = ""
-    for place, run in enumerate(runs):
-        name = (
-            f'<th scope="row"><i class="dot" data-color="{escape(colors[place])}"></i>'
-            f'<a href="#run-{place}">{escape(run.name)}</a></th>'
-        )
-        rows += f"<tr>{name}{''.join(_cell(column, place) for column in columns[1:])}</tr>"
+    names = [
+        f'<th scope="row"><i class="dot" data-color="{escape(colors[place])}"></i>'
+        f'<a href="#run-{place}">{escape(run.name)}</a></th>'
+        for place, run in enumerate(runs)
+    ]
+    cells = zip(names, *(map(column.cell, column.values) for column in columns[1:]), strict=True)
+    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     file = b64encode(as_csv(runs).encode()).decode()
     text = (
         f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>'
@@ -56,10 +62,8 @@ def comparison(runs: Sequence[Run]) -> str:
         f'<p><a download="runs.csv" href="data:text/csv;base64,{file}">Save as CSV</a></p>'
     )
     if len(changed) > MOST_FIELDS:
-        fields = table(
-            ["field", *(run.name for run in runs)],
-            [[path, *map(str, values)] for path, values in changed.items()],
-        )
+        names = ["field", *(run.name for run in runs)]
+        fields = table(names, [[path, *map(str, values)] for path, values in changed.items()])
         text += f"<details><summary>{len(changed)} fields differ</summary>{fields}</details>"
     return text + _means(groups, columns)
 
@@ -67,10 +71,9 @@ def comparison(runs: Sequence[Run]) -> str:
 def as_csv(runs: Sequence[Run]) -> str:
     """Returns the table as CSV, with all digits and all fields in which the configs differ."""
     columns = _columns(runs)
+    rows = zip(*([column.title, *column.values] for column in columns), strict=True)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.title for column in columns])
-    writer.writerows(zip(*(column.values for column in columns), strict=True))
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
@@ -91,38 +94,18 @@ def _columns(runs: Sequence[Run]) -> list[Column]:
     return [*made, Column("verdict", [judgement(run) for run in runs])]
 
 
-def _short(path: str, changed: dict[str, list[Any]]) -> str:
-    """Returns the last part of a path where no other field ends in it."""
-    last = path.rpartition(".")[2]
-    return path if sum(other.rpartition(".")[2] == last for other in changed) > 1 else last
-
-
-def _cell(column: Column, place: int) -> str:
-    value = column.values[place]
-    shown = "" if value is None else column.show(value)
-    return f'<td data-value="{escape(str(value))}">{escape(shown)}</td>' if shown else "<td></td>"
-
-
 def _means(groups: Sequence[Group], columns: Sequence[Column]) -> str:
     """Returns the table of the mean losses of groups, with their standard deviations."""
-    losses = [column for column in columns if column.is_loss]
-    rows = [
-        [
-            group.name.rpartition(", mean")[0] or "all",
-            str(len(group.runs)),
-            *(_spread([column.values[place] for place in group.places]) for column in losses),
-        ]
-        for group in groups
-        if len(group.runs) > 1
-    ]
-    head = ["config", "runs", *(column.title for column in losses)]
-    text = f"<h3>Equal configs: mean ± standard deviation</h3>{table(head, rows)}"
-    return text if rows else ""
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return ""
-    mean, deviation = float(np.mean(known)), float(np.std(known, ddof=1))
-    return f"{format_number(mean)} ± {format_number(deviation, 3)}"
+    losses, rows = [column for column in columns if column.is_loss], []
+    for group in groups:
+        row = [group.name.rpartition(", mean")[0] or "all", str(len(group.runs))]
+        for column in losses:
+            known = [x for place in group.places if (x := column.values[place]) is not None]
+            text = ""
+            if len(known) > 1:
+                mean, deviation = float(np.mean(known)), float(np.std(known, ddof=1))
+                text = f"{format_number(mean)} ± {format_number(deviation, 3)}"
+            row.append(text)
+        rows += [row] if len(group.runs) > 1 else []
+    fields = table(["config", "runs", *(column.title for column in losses)], rows)
+    return f"<h3>Equal configs: mean ± standard deviation</h3>{fields}" if rows else ""

@@ -1,4 +1,4 @@
-"""The parts of charts: a figure with its heading, curves of groups of runs, levels, first views."""
+"""The parts of charts: a figure with its heading, curves of few points, levels, first views."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +9,15 @@ import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
 from jaxpretrain.diagnosis.metric_names import standard_error
-from jaxpretrain.reports.groups import Color, Group, shared
-from jaxpretrain.reports.points import POINTS, extremes, numbers, smoothed
-from jaxpretrain.reports.runs import Run
+from jaxpretrain.reports.runs import Color, Group, Run, shared
+from jaxpretrain.storage.jsonl import rounded
 
 Metric = str | Callable[[Run], Series]
 """The name of a metric, or a function of a run to it."""
 Json = dict[str, Any]
 """A trace, a layout or another part of a figure."""
+POINTS = 3000
+"""The largest number of points of a curve, for all runs of a page together."""
 FIRST_PART = 0.05
 """The part of the steps that may lie outside of the first view of a chart."""
 FLATTENED = 3.0
@@ -41,13 +42,18 @@ class Chart:
     """The metrics that the chart shows."""
     note: str = ""
     """A sentence below the title."""
-    is_over_steps: bool = True
-    """True where the horizontal axis has steps, which are the same in all such charts."""
+
+    @property
+    def is_over_steps(self) -> bool:
+        """True where the horizontal axis has steps, as it has without a title of its own."""
+        return "title" not in self.layout.get("xaxis", {})
 
 
-def line(
-    name: str, series: Series, color: Color, *, axis: str = "y", points: int = POINTS, **style: Any
-) -> Json:
+Section = str | list[Chart]
+"""A part of a page: its HTML, or charts side by side."""
+
+
+def line(name: str, series: Series, color: Color, points: int = POINTS, **style: Any) -> Json:
     """Returns the trace of a curve over steps."""
     shown = extremes(series, points)
     return {
@@ -56,7 +62,7 @@ def line(
         "name": escape(name),
         "x": numbers(shown.steps),
         "y": numbers(shown.values),
-        "yaxis": axis,
+        "yaxis": "y",
         "color": color,
         **style,
     }
@@ -104,14 +110,14 @@ def curve(
     if not len(mean):
         return []
     if len(mean) <= _SMOOTH_FROM.get(str(metric), points):
-        drawn, behind = line(label, mean, color, points=points, **look), []
+        drawn, behind = line(label, mean, color, points, **look), []
         errors = runs[0].history[standard_error(str(metric))].finite
         if len(known) == 1 and len(errors) == len(mean):
             drawn["error_y"] = {"array": numbers(errors.values), "thickness": 1, "width": 2}
     else:
         thick = {"width": 2, "mode": "lines", **look}
-        drawn = line(label, smoothed(mean), color, points=points, **thick)
-        behind = [line(label, mean, color, points=points, **_RAW)] * (len(known) == 1)
+        drawn = line(label, smoothed(mean), color, points, **thick)
+        behind = [line(label, mean, color, points, **_RAW)] * (len(known) == 1)
     if len(known) > 1:
         ends = [Series(mean.steps, mean.times, end(values, axis=0)) for end in (np.min, np.max)]
         low, high = (smoothed(end) if "width" in drawn else extremes(end, points) for end in ends)
@@ -128,6 +134,14 @@ def level(value: float, name: str) -> Json:
         "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value,
         "line": {"dash": "dot", "width": 1, "color": "#888"}, "name": escape(name),
         "label": {"text": escape(name), "textposition": "end", "font": {"size": 11}},
+    }  # fmt: skip
+
+
+def upright(step: float, dash: str, color: str) -> Json:
+    """Returns a vertical line."""
+    return {
+        "type": "line", "yref": "paper", "x0": step, "x1": step, "y0": 0, "y1": 1,
+        "line": {"dash": dash, "width": 1, "color": color},
     }  # fmt: skip
 
 
@@ -149,10 +163,44 @@ def framed(chart: Chart) -> Chart:
         return chart
     if float(values.max()) - float(values.min()) <= FLATTENED * (high - low):
         return chart
-    heights = [shape["y0"] for shape in levels]
-    near = [height for height in heights if 2 * low - high <= height <= 2 * high - low]
+    near = [s["y0"] for s in levels if 2 * low - high <= s["y0"] <= 2 * high - low]
     low, high = min([low, *near]), max([high, *near])
     space = 0.05 * (high - low)
     axis["range"] = [low - space, high + space]
     note = f"{chart.note} The first steps lie outside; a double click shows them.".strip()
     return replace(chart, note=note)
+
+
+def extremes(series: Series, points: int = POINTS) -> Series:
+    """Returns about `points` rows: the lowest and the highest of each stretch, and the ends."""
+    known = series.finite
+    if len(known) <= points:
+        return known
+    edges = np.linspace(0, len(known), points // 2).astype(int)[:-1]
+    stretches = np.split(known.values, edges[1:])
+    lowest = edges + [stretch.argmin() for stretch in stretches]
+    highest = edges + [stretch.argmax() for stretch in stretches]
+    return known[np.unique(np.r_[0, lowest, highest, len(known) - 1])]
+
+
+def smoothed(series: Series, points: int = 300) -> Series:
+    """Returns means over stretches that grow with the step, because curves flatten."""
+    known = series.finite
+    if len(known) < 8:
+        return known
+    edges = np.unique(np.geomspace(1, len(known), min(points, len(known) // 2)).astype(int)) - 1
+    edges = np.unique(np.r_[edges[edges < len(known) - 8], len(known)])
+    if len(edges) < 3:
+        return known
+    starts, counts = edges[:-1], np.diff(edges)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(x[starts[0] :], starts - starts[0]) / counts
+
+    return Series(mean(known.steps).round().astype(np.int64), mean(known.times), mean(known.values))
+
+
+def numbers(values: np.ndarray) -> list[float | None]:
+    """Returns values for JSON, with five digits; NaN becomes null."""
+    is_whole = values.dtype.kind in "iu"
+    return values.tolist() if is_whole else [rounded(value, 5) for value in values.tolist()]

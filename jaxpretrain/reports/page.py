@@ -13,11 +13,9 @@ from plotly.offline import get_plotlyjs
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.monitor.writers import PICTURES
 from jaxpretrain.reports import words
-from jaxpretrain.reports.charts import charts
+from jaxpretrain.reports.charts import COLUMNS, charts, hours_chart, layer_charts
 from jaxpretrain.reports.comparison import as_csv, comparison
-from jaxpretrain.reports.curves import Chart, Json
-from jaxpretrain.reports.layers import COLUMNS, layer_charts
-from jaxpretrain.reports.planned import planned
+from jaxpretrain.reports.curves import Chart, Section
 from jaxpretrain.reports.runs import Run, common_folder, read_runs, run_folders
 from jaxpretrain.reports.sweep import FILE as SWEEP
 from jaxpretrain.reports.sweep import sweep_sections
@@ -49,115 +47,80 @@ def write_report(
     Raises:
       InputError: no folder holds a run, or a file cannot be written.
     """
-    if len(workdirs) == 1 and (workdirs[0] / SWEEP).exists():
-        return _write_sweep(workdirs[0], output)
-    folders, empty = run_folders(workdirs)
-    runs = read_runs(folders)
-    output = output or relative(common_folder(folders) / "report.html", Path.cwd())
-    texts = {output: page(runs)} | ({table: as_csv(runs)} if table else {})
-    written = [_write(path, text) for path, text in texts.items()]
-    lines = [f"{path}: holds no run, left out" for path in empty]
-    for run in runs:
-        titles = [finding.title.lower() for finding in run.findings if not finding.is_over]
-        lines.append(f"{run.name}: {', '.join(titles) or 'nothing stands out'}")
-    return [*lines, *written]
-
-
-def _write(path: Path, text: str) -> str:
-    """Writes a file; returns a line with its size."""
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    return f"{path}: {len(text.encode()) / 1e6:.1f} MB"
-
-
-def _write_sweep(folder: Path, output: Path | None) -> list[str]:
-    """Writes the page about a sweep; returns a line with its size."""
-    top, parts = sweep_sections(folder)
-    shown = [chart for part in parts.values() if not isinstance(part, str) for chart in part]
-    sections = {name: p if isinstance(p, str) else _grid(p) for name, p in parts.items()}
-    name = folder.resolve().name
-    body = _framed(name, datetime.now(), sections, top)
-    return [_write(output or folder / "report.html", _document(name, body, _figures(shown)))]
+    first, lines = workdirs[0], []
+    if len(workdirs) == 1 and (first / SWEEP).exists():
+        top, sections = sweep_sections(first)
+        text = _document(first.resolve().name, datetime.now(), top, sections)
+        texts = {output or first / "report.html": text}
+    else:
+        folders, empty = run_folders(workdirs)
+        runs = read_runs(folders)
+        output = output or relative(common_folder(folders) / "report.html", Path.cwd())
+        texts = {output: page(runs)} | ({table: as_csv(runs)} if table else {})
+        lines += [f"{path}: holds no run, left out" for path in empty]
+        for run in runs:
+            titles = [finding.title.lower() for finding in run.findings if not finding.is_over]
+            lines.append(f"{run.name}: {', '.join(titles) or 'nothing stands out'}")
+    for path, text in texts.items():
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        lines.append(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
+    return lines
 
 
 def page(runs: Sequence[Run]) -> str:
     """Returns the HTML document about some runs: the one, or their comparison and then each."""
-    curves, hours, several = charts(runs), _hours(runs), len(runs) > 1
-    bars = _plot("hours") if hours["traces"] else ""
-    shown, top, each, parts = [*curves], "", "", {}
+    curves, hours, several = charts(runs), hours_chart(runs), len(runs) > 1
+    bars = _plot("hours") if hours.traces else ""
+    inner = [hours] if bars else []
+    top, each, parts = "", "", {}
     columns = max(COLUMNS // len(runs), FEWEST_COLUMNS)
     for place, run in enumerate(runs):
         layers = layer_charts(run, f"run{place}_" if several else "", columns)
-        shown += layers
         top = words.verdict(run) + words.cards(run)
-        parts = {
+        parts: dict[str, Section] = {
             "Findings": words.findings(run, [*curves, *layers]),
             "Time": words.times(run) + ("" if several else bars),
-            "Plan": planned(run),
+            "Plan": words.planned(run),
             "Where the loss is going": words.forecasts(run),
-            "Layers": _grid(layers),
+            "Layers": layers,
             "Samples": words.samples(run),
             "Pictures": _pictures(run.folder),
             "Config": words.config(run),
         }
-        each += (
-            f'<details class="run" id="run-{place}"><summary><b>{escape(run.name)}</b> '
-            f"{words.judgement(run)}</summary>{top}{_body(parts, 3)}</details>"
-        )
-    sections = {"Curves": _grid(curves)} | parts
+        if several:
+            inner += layers
+            each += (
+                f'<details class="run" id="run-{place}"><summary><b>{escape(run.name)}</b> '
+                f"{words.judgement(run)}</summary>{top}{_body(parts, 3)}</details>"
+            )
+    sections = {"Curves": curves} | parts
     if several:
         top = ""
-        sections = {"Runs": comparison(runs), "Curves": _grid(curves), "Time": bars}
-        sections["Each run"] = each
-    names = ", ".join(run.name for run in runs)
-    title = names if len(runs) <= MOST_NAMES else f"{len(runs)} runs"
-    body = _framed(title, datetime.fromtimestamp(runs[0].now), sections, top)
-    return _document(title, body, _figures(shown) | ({"hours": hours} if bars else {}))
+        sections = {"Runs": comparison(runs), "Curves": curves, "Time": bars, "Each run": each}
+    title = ", ".join(run.name for run in runs) if len(runs) <= MOST_NAMES else f"{len(runs)} runs"
+    return _document(title, datetime.fromtimestamp(runs[0].now), top, sections, inner)
 
 
-def _figures(shown: Sequence[Chart]) -> Json:
-    return {
-        chart.key: {
-            "traces": chart.traces,
-            "layout": chart.layout,
-            "linked": chart.is_over_steps,
-        }
-        for chart in shown
+def _document(
+    title: str,
+    read: datetime,
+    top: str,
+    sections: Mapping[str, Section],
+    inner: Sequence[Chart] = (),
+) -> str:
+    """Returns the document; the texts of its sections contain the places of the inner charts."""
+    shown = [chart for part in sections.values() if isinstance(part, list) for chart in part]
+    figures = {
+        chart.key: {"traces": chart.traces, "layout": chart.layout, "linked": chart.is_over_steps}
+        for chart in [*shown, *inner]
     }
-
-
-def _framed(title: str, read: datetime, sections: Mapping[str, str], top: str) -> str:
-    """Returns the body of the page, with the links to its sections."""
-    links = "".join(f'<a href="#{_id(name)}">{name}</a>' for name, text in sections.items() if text)
-    return (
-        f"<h1>{escape(title)}</h1>"
-        f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>'
-        f'<nav aria-label="Contents">{links}</nav>{top}{_body(sections, 2)}'
-        "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>"
-    )
-
-
-def _body(sections: Mapping[str, str], level: int) -> str:
-    """Returns the sections that have a text, narrow ones side by side."""
-    parts = "".join(
-        f"<section{f' id={_id(name)}' if level == 2 else ''}"
-        f"{' class=narrow' if name in _NARROW else ''}><h{level}>{name}</h{level}>{text}</section>"
-        for name, text in sections.items()
-        if text
-    )
-    return f'<div class="sections">{parts}</div>'
-
-
-def _id(name: str) -> str:
-    return name.lower().replace(" ", "-")
-
-
-def _document(title: str, body: str, figures: Json) -> str:
-    assets = files("jaxpretrain.reports") / "assets"
     # "<" would end a script early, were it part of "</script>".
     data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    assets = files("jaxpretrain.reports") / "assets"
+    links = "".join(f'<a href="#{_id(name)}">{name}</a>' for name, part in sections.items() if part)
     return "".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -166,7 +129,10 @@ def _document(title: str, body: str, figures: Json) -> str:
             '<meta name="color-scheme" content="light dark">',
             f"<title>{escape(title)}</title>",
             f"<style>{(assets / 'style.css').read_text()}</style></head><body>",
-            body,
+            f"<h1>{escape(title)}</h1>",
+            f'<p class="soft">Read {read:%Y-%m-%d %H:%M}. Steps count finished updates.</p>',
+            f'<nav aria-label="Contents">{links}</nav>{top}{_body(sections, 2)}',
+            "<footer class='soft'>Charts by Plotly.js (MIT licence).</footer>",
             f'<script type="application/json" id="figures">{data}</script>',
             f"<script>{get_plotlyjs()}</script>",
             f"<script>{(assets / 'script.js').read_text()}</script>",
@@ -175,54 +141,46 @@ def _document(title: str, body: str, figures: Json) -> str:
     )
 
 
+def _body(sections: Mapping[str, Section], level: int) -> str:
+    """Returns the sections that are not empty, narrow ones side by side."""
+    parts = "".join(
+        f"<section{f' id={_id(name)}' if level == 2 else ''}"
+        f"{' class=narrow' if name in _NARROW else ''}><h{level}>{name}</h{level}>"
+        f"{part if isinstance(part, str) else _grid(part)}</section>"
+        for name, part in sections.items()
+        if part
+    )
+    return f'<div class="sections">{parts}</div>'
+
+
+def _id(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
 def _grid(shown: Sequence[Chart]) -> str:
-    """Returns charts side by side; "" without any."""
-    places = "".join(_place(chart, wide=chart.key == "loss") for chart in shown)
-    return f'<div class="charts">{places}</div>' if shown else ""
+    return f'<div class="charts">{"".join(map(_place, shown))}</div>'
 
 
 def _plot(key: str, height: int = 200) -> str:
     return f'<div class="plot" id="plot-{key}" style="min-height:{height}px"></div>'
 
 
-def _place(chart: Chart, *, wide: bool) -> str:
+def _place(chart: Chart) -> str:
     """Returns the place of a chart, with its title and its buttons."""
     is_map = any(trace["type"] == "heatmap" for trace in chart.traces)
-    has_buttons = chart.is_over_steps and not is_map
-    axes = (("xaxis", "steps"), ("yaxis", "values")) if has_buttons else ()
+    axes = {"xaxis": "steps", "yaxis": "values"} if chart.is_over_steps and not is_map else {}
     buttons = "".join(
         f'<button data-plot="{chart.key}" data-axis="{axis}" aria-pressed="'
         f'{str(chart.layout.get(axis, {}).get("type") == "log").lower()}">log {label}</button> '
-        for axis, label in axes
+        for axis, label in axes.items()
     )
     note = f'<p class="soft">{escape(chart.note)}</p>' if chart.note else ""
     return (
-        f'<div class="chart{" wide" if wide else ""}" id="chart-{chart.key}">'
+        f'<div class="chart{" wide" if chart.key == "loss" else ""}" id="chart-{chart.key}">'
         f'<div class="head"><h3>{escape(chart.title)}</h3>'
         f'<div class="buttons">{buttons}</div></div>'
         f"{note}{_plot(chart.key, chart.layout.get('height', 300))}</div>"
     )
-
-
-def _hours(runs: Sequence[Run]) -> Json:
-    """Returns the figure of the hours of each part, with a bar for each run."""
-    parts = {run.name: dict(words.hours(run)) for run in runs}
-    names = dict.fromkeys(name for of in parts.values() for name, seconds in of.items() if seconds)
-    traces = [
-        {
-            "type": "bar", "orientation": "h", "name": name, "color": color,
-            "x": [float(f"{seconds.get(name, 0.0) / 3600:.5g}") for seconds in parts.values()],
-            "y": [escape(run) for run in parts], "hovertemplate": "%{x:.3g} h",
-        }
-        for color, name in enumerate(names)
-    ]  # fmt: skip
-    layout = {
-        "barmode": "stack", "height": 150 + 34 * len(runs), "hovermode": "closest",
-        "margin": {"l": 10, "r": 14, "t": 30, "b": 40}, "legend": {"traceorder": "normal"},
-        "xaxis": {"title": {"text": "hours spent"}},
-        "yaxis": {"showticklabels": len(runs) > 1, "autorange": "reversed"},
-    }  # fmt: skip
-    return {"traces": traces, "layout": layout, "linked": False}
 
 
 def _pictures(workdir: Path) -> str:

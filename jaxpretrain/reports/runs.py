@@ -1,29 +1,25 @@
-"""A run as a report needs it: the files of its folder and what follows from them."""
+"""Runs as a report needs them: what their files say, how they differ, and which are alike."""
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import Document
+from jaxpretrain.config.serialize import Document, diff
 from jaxpretrain.diagnosis.findings import Finding, Severity, worst
 from jaxpretrain.diagnosis.forecast import Forecast, forecast
-from jaxpretrain.diagnosis.history import History, read_history
+from jaxpretrain.diagnosis.history import EMPTY, History, Series, read_history
 from jaxpretrain.diagnosis.intent import Plan, plan_in
-from jaxpretrain.diagnosis.remaining import Check, Estimate, checks, estimate
+from jaxpretrain.diagnosis.remaining import Estimate, estimate
 from jaxpretrain.diagnosis.watch import findings_over_time
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.storage.run_documents import (
-    BaselinesFile,
-    ExperimentFile,
-    PlanFile,
-    read_document,
-)
+from jaxpretrain.storage.run_documents import BaselinesFile, ExperimentFile, PlanFile, read_document
 
 METRICS = "metrics.jsonl"
 """The file that makes a folder a run."""
@@ -34,6 +30,12 @@ QUIET = 600.0
 """The seconds without a line after which a run may have stopped."""
 QUIET_REPORTS = 20
 """The number of reports whose usual time must pass too before a run may have stopped."""
+MOST_FIELDS = 3
+"""The largest number of fields in the name of a group."""
+# Changes of these fields repeat a run with other random numbers or are about its files alone.
+_REPEATED = ("seed", "checkpoint.", "monitor.")
+Color = int | dict[str, float]
+"""A place in the palette of the page or, as `{"at": x}`, on its scale from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,6 @@ class Run:
         return estimate(self.history, self.plan.total_steps)
 
     @cached_property
-    def checks(self) -> list[Check]:
-        """The earlier estimates of the time beside the actual time."""
-        return checks(self.history)
-
-    @cached_property
     def forecast(self) -> Forecast | None:
         """The forecast of the final loss."""
         return forecast(self.history, self.plan)
@@ -85,9 +82,8 @@ class Run:
     def earlier_forecasts(self) -> list[Forecast]:
         """The forecasts that could have been made earlier in the run."""
         steps = [part * self.plan.total_steps for part in FORECAST_PARTS]
-        known = [self.history.until(step) for step in steps if step < self.history.step]
-        made = [forecast(history, self.plan) for history in known]
-        return [one for one in made if one is not None]
+        known = (self.history.until(step) for step in steps if step < self.history.step)
+        return [one for history in known if (one := forecast(history, self.plan)) is not None]
 
     @property
     def final_loss(self) -> float | None:
@@ -122,10 +118,7 @@ class Run:
 
     @property
     def lost_seconds(self) -> float:
-        """The seconds between the first and the last line that the clock does not count.
-
-        They are work that was repeated after a restart and the pauses between sessions.
-        """
+        """The seconds of pauses between sessions and of work that was repeated after them."""
         first, last = self.history.span
         known = self.estimate.spent if self.estimate else 0.0
         return max(last - first - known, 0.0) if self.history.resumed else 0.0
@@ -156,21 +149,13 @@ def common_folder(folders: Sequence[Path]) -> Path:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Returns the runs in some folders.
-
-    Raises:
-      InputError: a folder has no metrics, or a file that cannot be read.
-    """
+    """Returns the runs in some folders; InputError: one has no metrics or an unreadable file."""
     root = common_folder(folders)
     return [read_run(f, os.path.relpath(f, root) if len(folders) > 1 else "") for f in folders]
 
 
 def read_run(workdir: Path, name: str = "") -> Run:
-    """Returns the run in a folder, by default under the folder's name.
-
-    Raises:
-      InputError: the folder has no metrics, or a file that cannot be read.
-    """
+    """Returns the run in a folder, as it is called; InputError as for `read_runs`."""
     history = read_history(workdir / METRICS)
     document = _read(workdir / "experiment.json", ExperimentFile)
     return Run(
@@ -188,3 +173,77 @@ def read_run(workdir: Path, name: str = "") -> Run:
 
 def _read(path: Path, kind: type) -> Document:
     return read_document(path, kind) if path.exists() else {}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one config, drawn as one curve: the seeds and what is saved may differ."""
+
+    name: str
+    """The legend of its curves; "" where there is no other group."""
+    runs: list[Run]
+    places: list[int]
+    """The positions of the runs among all."""
+    color: Color
+
+    def label(self, name: str) -> str:
+        """Returns the legend of one of its curves."""
+        return ": ".join(part for part in (self.name, name) if part)
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Returns the fields in which the configs of runs differ, each with the value of each run."""
+    first = runs[0].document.get("config", {})
+    found: dict[str, list[Any]] = {}
+    for place, run in enumerate(runs[1:], start=1):
+        for path, left, right in diff(first, run.document.get("config", {})):
+            found.setdefault(path, [left] * len(runs))[place] = right
+    return found
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """Returns the runs in groups, coloured by the value of the only number that differs, if any."""
+    changed = {path: v for path, v in differences(runs).items() if not path.startswith(_REPEATED)}
+    members: dict[object, list[int]] = {}
+    for place, run in enumerate(runs):
+        values = tuple(str(values[place]) for values in changed.values())
+        members.setdefault(values if run.document.get("config") else place, []).append(place)
+    scale = _scale([[of[places[0]] for places in members.values()] for of in changed.values()])
+    groups = []
+    for number, places in enumerate(members.values()):
+        first = runs[places[0]]
+        shown = [f"{path.rpartition('.')[2]} {of[places[0]]}" for path, of in changed.items()]
+        name = first.name if len(runs) > 1 else ""
+        if len(places) > 1:
+            what = shown if len(shown) <= MOST_FIELDS else [f"as {first.name}"]
+            name = ", ".join([*what, f"mean of {len(places)}"])
+        color = scale[number] if scale else number
+        groups.append(Group(name, [runs[place] for place in places], places, color))
+    return groups
+
+
+def _scale(fields: list[list[Any]]) -> list[Color]:
+    """Returns the places of groups on the scale of colours; [] unless one number differs."""
+    if len(fields) != 1 or not {*map(type, fields[0])} <= {int, float}:
+        return []
+    values = np.array(fields[0], float)
+    values = np.log(values) if values.min() > 0 else values
+    span = float(values.max()) - float(values.min())
+    if not 0 < span < np.inf:
+        return []
+    return [{"at": round((value - values.min()) / span, 3)} for value in values.tolist()]
+
+
+def shared(curves: Sequence[Series]) -> tuple[Series, np.ndarray]:
+    """Returns the mean of curves at the steps that all have, and their values [n, steps]."""
+    steps = reduce(np.intersect1d, (curve.steps for curve in curves)) if curves else EMPTY.steps
+    rows = [curve[np.isin(curve.steps, steps)] for curve in curves]
+    if not len(steps) or any(len(row) != len(steps) for row in rows):
+        return EMPTY, np.zeros((0, 0))
+    values = np.array([row.values for row in rows])
+    return Series(steps, rows[0].times, values.mean(axis=0)), values
+
+
+def named(runs: Sequence[Run], names: Callable[[History], Iterable[str]]) -> list[str]:
+    """Returns names in the histories of runs, each once."""
+    return list(dict.fromkeys(name for run in runs for name in names(run.history)))

@@ -1,46 +1,77 @@
-"""The texts of a report: verdict, figures of a run, findings, times, forecasts, configs."""
+"""The texts of a report: verdict, figures of a run, findings, times, configs, names of metrics."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 
+import numpy as np
+
 from jaxpretrain.config.serialize import diff
-from jaxpretrain.diagnosis.clock import PARTS
-from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.devices.chips import GIB
 from jaxpretrain.diagnosis.forecast import Forecast
 from jaxpretrain.diagnosis.metric_names import evaluation_sets
+from jaxpretrain.diagnosis.remaining import checks
 from jaxpretrain.display.wording import count_of, format_count, format_number, format_seconds
 from jaxpretrain.reports.curves import Chart
 from jaxpretrain.reports.runs import Run
 
 _CLASS = {None: "good", "info": "good", "warning": "warning", "error": "error"}
 _JUDGEMENT = {None: "Healthy", "info": "Healthy", "warning": "Needs a look", "error": "In trouble"}
-_PART_NAMES = {"data_wait": "waiting for data", "eval": "evaluation", "save": "saving"}
+
+_WORDS = {
+    "acc": "accuracy",
+    "acc_uncond": "accuracy by pointwise mutual information",
+    "bpb": "bits per byte of the right answer",
+    "ce_loss": "nats per character of the right answer",
+    "data_wait_fraction": "time spent waiting for data",
+    "epochs": "epochs of the data",
+    "f1": "F1 score",
+    "host_spread": "time of the slowest process beyond the usual one, as a part of a step",
+    "len_norm": "accuracy by likelihood per character",
+    "loss_predict_zero": "loss of predicting zero",
+    "max": "maximum",
+    "mfu": "model FLOPs utilisation",
+    "mfu_full_attention": "model FLOPs utilisation, all pairs of attention counted",
+    "pmi_dc": "accuracy relative to the unconditional likelihood",
+    "primary": "accuracy that the authors report",
+    "rms": "root mean square",
+    "skipped": "skipped steps",
+    "slowest_host": "number of the slowest process",
+    "soft": "probability of the right answer",
+    "soft_log": "log-probability of the right answer",
+    "weight": "positions that count in the loss",
+    "z": "squared log-partition function (z)",
+}
+_SHARES = ("_fraction", "_spread", "mfu", "mfu_full_attention")
 
 
 def verdict(run: Run) -> str:
     """Returns the state of the run in a few sentences."""
     step, total = run.history.step, run.plan.total_steps
-    phase = run.plan.phase(step)
+    phase, time, end = run.plan.phase(step), run.estimate, run.forecast
     where = f"Step {step:,} of {total:,} ({step / max(total, 1):.1%})"
     where += f", in the {escape(phase)} phase. " if phase and not run.is_finished else ". "
+    if time and not run.is_finished:
+        finish = datetime.fromtimestamp(time.finish)
+        left, low, high = map(format_seconds, (time.remaining, time.low, time.high))
+        where += f"{left} to go (between {low} and {high}), until {finish:%Y-%m-%d %H:%M} "
+        where += "if it goes on without a stop."
+    if end and not (end.doubts or run.is_finished or run.severity == "error"):
+        where += f" {_expected(end)}"
     holding = [finding for finding in run.findings if not finding.is_over]
     pressing = [f for f in holding if f.severity != "info"] or holding
     said = " ".join(f"<b>{escape(f.title)}:</b> {escape(f.reading)}" for f in pressing[:3])
-    more = f" And {len(pressing) - 3} more findings below." if len(pressing) > 3 else ""
-    advice = f" What to do: {escape(pressing[0].advice)}" if pressing else "Nothing to do."
-    advice += _past(run)
+    said += f" And {len(pressing) - 3} more findings below." if len(pressing) > 3 else ""
+    said += f" What to do: {escape(pressing[0].advice)}" if pressing else "Nothing to do."
+    # A good end must not hide warnings that are over.
+    past = [f.title.lower() for f in run.findings if f.is_over and f.severity != "info"]
+    names = escape(", ".join(dict.fromkeys(past)))
+    said += f" Over, but worth knowing: {names}; see the findings below." if past else ""
     return (
         f'<div class="verdict {_CLASS[run.severity]}"><strong>{judgement(run)}</strong>'
-        f"<p>{where}{_time_left(run)}{_end(run)}</p><p>{said}{more}{advice}</p></div>"
+        f"<p>{where}</p><p>{said}</p></div>"
     )
-
-
-def _past(run: Run) -> str:
-    """Returns a sentence about warnings that are over; a good end must not hide them."""
-    titles = [f.title.lower() for f in run.findings if f.is_over and f.severity != "info"]
-    names = escape(", ".join(dict.fromkeys(titles)))
-    return f" Over, but worth knowing: {names}; see the findings below." if names else ""
 
 
 def judgement(run: Run) -> str:
@@ -54,91 +85,63 @@ def judgement(run: Run) -> str:
     return f"{text}; stopped, it seems: nothing was written for {silence}"
 
 
-def _time_left(run: Run) -> str:
-    time = run.estimate
-    if time is None or run.is_finished:
-        return ""
-    finish = datetime.fromtimestamp(time.finish)
-    return (
-        f"{format_seconds(time.remaining)} to go (between {format_seconds(time.low)} and "
-        f"{format_seconds(time.high)}), until {finish:%Y-%m-%d %H:%M} if it goes on without a stop."
-    )
-
-
-def _end(run: Run) -> str:
-    one = run.forecast
-    if one is None or one.doubts or run.is_finished or run.severity == "error":
-        return ""
-    return f" {_expected(one)}"
-
-
 def cards(run: Run) -> str:
     """Returns the most important numbers of a run."""
-    history, time = run.history, run.estimate
-    shown: list[tuple[str, str]] = []
+    history, time, unit = run.history, run.estimate, run.history.unit
+    shown: dict[str, str] = {}
     if len(history.loss):  # the last one, as in the terminal
         at = f"training loss at step {history.loss.steps[-1]:,}"
-        shown.append((at, format_number(history.loss.values[-1])))
+        shown[at] = format_number(history.loss.values[-1])
     for name in evaluation_sets(history)[:3]:
         if (bits := history.last(f"eval/{name}/bits_per_byte")) is not None:
-            shown.append((f"bits per byte on {name}", format_number(bits)))
+            shown[f"bits per byte on {name}"] = format_number(bits)
         elif (loss := history.last(f"eval/{name}/loss")) is not None:
-            shown.append((f"loss on {name}", format_number(loss)))
-    if (units := history.last(f"train/{history.unit}")) is not None:
-        shown.append((f"{history.unit} seen", format_count(units)))
-    if (rate := history.last(f"perf/{history.unit}_per_second")) is not None:
-        shown.append((f"{history.unit} a second", format_count(rate)))
-    if (mfu := history.last("perf/mfu")) is not None:
-        shown.append(("MFU", f"{mfu:.1%}"))
+            shown[f"loss on {name}"] = format_number(loss)
+    for label, name, show in (
+        (f"{unit} seen", f"train/{unit}", format_count),
+        (f"{unit} a second", f"perf/{unit}_per_second", format_count),
+        ("MFU", "perf/mfu", "{:.1%}".format),
+    ):
+        if (value := history.last(name)) is not None:
+            shown[label] = show(value)
     if time is not None:
-        shown.append(("time so far", format_seconds(time.spent)))
-        shown.append(("device-hours in all", format_count(time.device_hours)))
+        shown["time so far"] = format_seconds(time.spent)
+        shown["device-hours in all"] = format_count(time.device_hours)
         # Training without waiting for data, relative to all time since the first line.
         goodput = (history.last("time/train_seconds") or 0.0) / (time.spent + run.lost_seconds)
-        shown.append(("goodput", f"{goodput:.0%}"))
+        shown["goodput"] = f"{goodput:.0%}"
     body = "".join(
         f'<div class="card"><span class="soft">{escape(name)}</span><b>{escape(value)}</b></div>'
-        for name, value in shown
+        for name, value in shown.items()
     )
     return f'<div class="cards">{body}</div>'
 
 
-def hours(run: Run) -> list[tuple[str, float]]:
-    """Returns the seconds of each part of the time."""
-    parts = [(part, run.history.last(f"time/{part}_seconds")) for part in PARTS]
-    found = [(_PART_NAMES.get(p, p), seconds) for p, seconds in parts if seconds is not None]
-    return [*found, ("lost to restarts", run.lost_seconds)] if found else []
-
-
 def findings(run: Run, charts: Sequence[Chart]) -> str:
-    """Returns all findings of a run, each with a link into a curve; those that hold come first.
-
-    Returns "" without findings.
-    """
-    ordered = sorted(run.findings, key=lambda f: (f.is_over, -f.first))
-    return "".join(_finding(finding, charts) for finding in ordered)
-
-
-def _finding(finding: Finding, charts: Sequence[Chart]) -> str:
-    chart = next((c for c in charts if finding.signal in c.signals), None)
-    steps = f"steps {finding.first:,} to {finding.last:,}"
-    if finding.first == finding.last:
-        steps = f"step {finding.first:,}"
-    if chart is not None:
-        steps = (
-            f'<a href="#chart-{chart.key}" data-plot="{chart.key}" data-first="{finding.first}" '
-            f'data-last="{finding.last}">{steps}</a>'
+    """Returns the findings of a run with links into the curves; those that hold come first."""
+    text = ""
+    for finding in sorted(run.findings, key=lambda f: (f.is_over, -f.first)):
+        steps = f"steps {finding.first:,} to {finding.last:,}"
+        if finding.first == finding.last:
+            steps = f"step {finding.first:,}"
+        if key := next((c.key for c in charts if finding.signal in c.signals), ""):
+            steps = (
+                f'<a href="#chart-{key}" data-plot="{key}" data-first="{finding.first}" '
+                f'data-last="{finding.last}">{steps}</a>'
+            )
+        numbers = (f"{name} {value:.4g}" for name, value in finding.evidence.items())
+        evidence = ", ".join(numbers).replace("_", " ")
+        kind = "note" if finding.severity == "info" else finding.severity
+        color = _CLASS[finding.severity]
+        if finding.is_over:
+            kind, color = f"{kind}, over", f"{color} over"
+        text += (
+            f'<div class="finding {color}"><h3>{escape(finding.title)}</h3>'
+            f'<p class="soft">{kind}; {steps}</p>'
+            f"<p>{escape(finding.reading)}</p><p>What to do: {escape(finding.advice)}</p>"
+            f'<p class="soft">{escape(evidence)}</p></div>'
         )
-    numbers = (f"{name} {value:.4g}" for name, value in finding.evidence.items())
-    evidence = ", ".join(numbers).replace("_", " ")
-    state = " over" if finding.is_over else ""
-    kind = "note" if finding.severity == "info" else finding.severity
-    return (
-        f'<div class="finding {_CLASS[finding.severity]}{state}"><h3>{escape(finding.title)}</h3>'
-        f'<p class="soft">{kind}{", over" if finding.is_over else ""}; {steps}</p>'
-        f"<p>{escape(finding.reading)}</p><p>What to do: {escape(finding.advice)}</p>"
-        f'<p class="soft">{escape(evidence)}</p></div>'
-    )
+    return text
 
 
 def times(run: Run) -> str:
@@ -146,62 +149,75 @@ def times(run: Run) -> str:
     time = run.estimate
     if time is None:
         return ""
+    devices = count_of(time.num_devices, "device")
     cost = f"{format_seconds(time.total)}, {format_count(time.device_hours)} device-hours"
     if run.is_finished:
-        text = f"<p>The run took {cost} on {count_of(time.num_devices, 'device')}.</p>"
+        text = f"<p>The run took {cost} on {devices}.</p>"
     else:
+        left, low, high = map(format_seconds, (time.remaining, time.low, time.high))
         text = (
-            f"<p>{format_seconds(time.spent)} so far on {count_of(time.num_devices, 'device')}; "
-            f"{format_seconds(time.remaining)} to go, between {format_seconds(time.low)} and "
-            f"{format_seconds(time.high)}, if it goes on at its mean pace. The whole run takes "
-            f"{cost}, {time.factor:.1f} times the time so far.</p>"
+            f"<p>{format_seconds(time.spent)} so far on {devices}; {left} to go, between {low} and "
+            f"{high}, if it goes on at its mean pace. The whole run takes {cost}, "
+            f"{time.factor:.1f} times the time so far.</p>"
         )
-    rows = [
-        [
-            f"{c.step:,}",
-            f"{c.until:,}",
-            *map(format_seconds, (c.predicted, c.actual)),
-            f"{c.error:+.1%}",
-        ]
-        for c in run.checks
-    ]
+    rows = []
+    for one in checks(run.history):
+        estimate, actual = format_seconds(one.predicted), format_seconds(one.actual)
+        rows.append([f"{one.step:,}", f"{one.until:,}", estimate, actual, f"{one.error:+.1%}"])
     if rows:
         text += "<p>Early estimates of the time, beside the actual time:</p>"
         text += table(["at step", "of the time until", "estimate", "actual", "error"], rows)
     return text
 
 
+def planned(run: Run) -> str:
+    """Returns tables of the step's memory and of the numbers in `plan.json`; "" without either."""
+    history, before, unit = run.history, run.planned, run.history.unit
+    peaks = {place: history.last(f"perf/{place}_memory_gib") for place in ("device", "host")}
+    text, rows = "", []
+    if memory := run.document.get("memory"):
+        sizes = {**memory, "in all": sum(memory.values())}
+        parts = [[name, f"{size / GIB:.2f}"] for name, size in sizes.items()]
+        known = {place: f"{peak:.2f}" for place, peak in peaks.items() if peak is not None}
+        parts += [[f"most that was held on the {place}", peak] for place, peak in known.items()]
+        text = table(["memory of the compiled step", "GiB per device"], parts)
+    if rate := before.get(f"{unit}_per_second"):
+        rates = history[f"perf/{unit}_per_second"].finite.values
+        came = format_count(float(np.median(rates))) if len(rates) else "?"
+        rows.append([f"{unit} a second", format_count(rate), came])
+    if (hours := before.get("device_hours")) is not None:
+        came = "?" if run.estimate is None else format_count(run.estimate.device_hours)
+        rows.append(["device-hours of the whole run", format_count(hours), came])
+    if (size := before.get("memory_bytes_per_device")) is not None:
+        came = "?" if peaks["device"] is None else f"{peaks['device']:.2f}"
+        rows.append(["GiB of a device", f"{size / GIB:.2f}", came])
+    return text + (table(["", "planned", "measured"], rows) if rows else "")
+
+
 def forecasts(run: Run) -> str:
     """Returns the expected final loss, and earlier forecasts beside it."""
     text = ""
-    if run.forecast is not None and not run.is_finished:
-        text = f"<p>{_expected(run.forecast)}</p>" + table(
-            ["a run of", "would end at"],
-            [[f"{n:g} times the length", format_number(loss)] for n, loss in run.forecast.longer],
-        )
-    end = ""
+    if (end := run.forecast) and not run.is_finished:
+        longer = [[f"{n:g} times the length", format_number(loss)] for n, loss in end.longer]
+        text = f"<p>{_expected(end)}</p>{table(['a run of', 'would end at'], longer)}"
+    ended = ""
     if run.is_finished and run.final_loss is not None:
-        end = f"; it ended at {format_number(run.final_loss)}, the mean of the last 5%"
-    rows = [
-        [f"{one.step:,}", format_number(one.loss), _interval(one, "to"), "; ".join(one.doubts)]
-        for one in run.earlier_forecasts
-    ]
+        ended = f"; it ended at {format_number(run.final_loss)}, the mean of the last 5%"
+    rows = []
+    for one in run.earlier_forecasts:
+        loss, low, high = map(format_number, (one.loss, one.low, one.high))
+        rows.append([f"{one.step:,}", loss, f"{low} to {high}", "; ".join(one.doubts)])
     if rows:
-        text += f"<p>Earlier forecasts of the final training loss{end}:</p>"
+        text += f"<p>Earlier forecasts of the final training loss{ended}:</p>"
         text += table(["at step", "loss", "90% interval", "doubts"], rows)
     return text
 
 
 def _expected(one: Forecast) -> str:
     doubts = f" Do not trust it yet: {'; '.join(one.doubts)}." if one.doubts else ""
-    return (
-        f"The training loss should end near {format_number(one.loss)}, between "
-        f"{_interval(one, 'and')} with 90% probability.{doubts}"
-    )
-
-
-def _interval(one: Forecast, word: str) -> str:
-    return f"{format_number(one.low)} {word} {format_number(one.high)}"
+    loss, low, high = map(format_number, (one.loss, one.low, one.high))
+    where = f"near {loss}, between {low} and {high} with 90% probability"
+    return f"The training loss should end {where}.{doubts}"
 
 
 def config(run: Run) -> str:
@@ -219,15 +235,13 @@ def config(run: Run) -> str:
 
 def samples(run: Run) -> str:
     """Returns the sampled texts, the latest first."""
-    parts = []
+    text = ""
     for record in reversed(run.samples):
-        texts = [value for value in record.values() if isinstance(value, str)]
-        is_open = " open" if not parts else ""
-        body = "".join(f"<pre>{escape(text)}</pre>" for text in texts)
-        parts.append(
-            f"<details{is_open}><summary>step {record['step']:,}</summary>{body}</details>"
-        )
-    return "".join(parts)
+        values = (value for value in record.values() if isinstance(value, str))
+        texts = "".join(f"<pre>{escape(value)}</pre>" for value in values)
+        is_open = "" if text else " open"
+        text += f"<details{is_open}><summary>step {record['step']:,}</summary>{texts}</details>"
+    return text
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -237,3 +251,26 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def words(name: str) -> str:
+    """Returns the last part of a metric's name in words, such as `host memory, GiB`."""
+    last = name.rpartition("/")[2]
+    if probe := re.fullmatch(r"probe_(\d+)shot", last):
+        return f"accuracy of a linear probe, images per class: {probe[1]}"
+    by_v2 = last.removesuffix("_v2")
+    if by_v2 != last:
+        return f"{words(by_v2)}, first space counted"
+    return re.sub("_gib$", ", GiB", _WORDS.get(last, last)).replace("_", " ")
+
+
+def title(name: str) -> str:
+    """Returns the title of a chart of one metric, such as `Loss of wiki` for `train/wiki/loss`."""
+    text = words(name)
+    of = " ".join(name.split("/")[1:-1]).replace("_", " ")
+    return text[:1].upper() + text[1:] + (f" of {of}" if of else "")
+
+
+def tick_format(name: str) -> str:
+    """Returns the format of the values of a metric, in the notation of D3: shares are percent."""
+    return ".3~%" if name.endswith(_SHARES) else ""

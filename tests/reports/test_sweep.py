@@ -82,6 +82,11 @@ def test_one_varied_number_is_a_curve_with_a_fitted_minimum(tmp_path: Path):
     assert f"lowest at {0.002 * 2 ** (1 / 6):.3g}" in chart.note
 
 
+def test_arms_with_the_same_number_are_two_points(tmp_path: Path):
+    (chart,) = _sections(tmp_path, *_rates("1e-3", "0.001"))[1]["Varied values"]
+    assert chart.traces[0]["x"] == [0.001, 0.001]
+
+
 def test_no_minimum_is_told_where_the_best_value_lies_at_an_end(tmp_path: Path):
     (chart,) = _sections(tmp_path, *_rates("1e-3", "2e-3"))[1]["Varied values"]
     assert "lowest" not in chart.note
