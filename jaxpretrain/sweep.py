@@ -39,9 +39,8 @@ def main(argv: list[str]) -> int:
     from jaxpretrain.sweeps.launcher import visible_gpus
 
     environment, gpus = dict(os.environ), visible_gpus()
-    is_here = flags.target in (None, "local")
-    if gpus or not is_here:  # the runs get the GPUs, and this process none of their memory
-        prepare_environment("cpu" if is_here else flags.target)
+    # The runs get the accelerators, and this process only plans for them.
+    prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
     from jaxpretrain.sweeps.console import run_sweep  # after the flags: it imports JAX
 
     code, document = run_sweep(flags, items, environment, gpus)

@@ -142,11 +142,14 @@ def _sweep(flags: Namespace, items: Sequence[str]) -> Sweep:
 
 
 def _target(flags: Namespace, gpus: Sequence[tuple[str, str]]) -> Target | None:
-    """Returns the machine to plan for: the one that is named, or what a run gets here."""
+    """Returns the machine to plan for: the one that is named, or what a run gets here.
+
+    None where that is a TPU, whose name only its own process can ask for, or a GPU without a name.
+    """
     if flags.target not in (None, "local"):
         return parse_target(flags.target)
     if not gpus:
-        return parse_target("local")
+        return None if any(Path("/dev").glob("accel[0-9]*")) else parse_target("local")
     names = [chip.name for chip in CHIPS.values() if chip.device_kind == gpus[0][1]]
     share = max(len(gpus) // flags.jobs, 1)
     return parse_target(f"{names[0]}:{share}") if names else None

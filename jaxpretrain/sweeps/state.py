@@ -16,7 +16,7 @@ from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.sweeps.arms import Sweep
 from jaxpretrain.sweeps.cost import Comparison, Cost, setting_of
 from jaxpretrain.train.experiment import Resolved
-from jaxpretrain.train.workdir import saved_document
+from jaxpretrain.train.workdir import lock, saved_document
 
 FILE = "sweep.json"
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -145,14 +145,16 @@ def find_states(
     """Returns the state of each run before any is started: done, failed, stopped or waiting.
 
     Raises:
-      InputError: the folder of a run holds another one than the sweep would run.
+      InputError: the folder of a run holds another one than the sweep would run, or a process
+        still trains there.
     """
     noted = {run.folder: run.state for arm in earlier.arms for run in arm.runs} if earlier else {}
     states: dict[str, State] = {}
     for run in sweep.runs():
         state, workdir = noted.get(run.folder, "waiting"), folder / run.folder
         if (workdir / "experiment.json").exists():
-            document = saved_document(workdir)
+            with lock(workdir):  # refuses what still trains, after a sweep that was killed
+                document = saved_document(workdir)
             experiment = costs[setting_of(run)].experiment
             _require_unchanged(workdir, document["config"], replace(experiment, seed=run.seed))
             if state == "done" and document.get("last_saved") == experiment.timeline.num_steps:

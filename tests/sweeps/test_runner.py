@@ -104,6 +104,21 @@ def test_a_second_signal_ends_all_at_once(sweep, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_that_was_ignored_stays_so(sweep, tmp_path):
+    class Hangs(Ended):
+        def poll(self):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return super().poll()
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        states, messages, _ = start(sweep, tmp_path, Scripted({FIRST: Hangs(0)}))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert set(states.values()) == {"done"}
+    assert messages == []
+
+
 def test_an_error_of_ours_leaves_no_run_behind(sweep, tmp_path):
     handle = Ended(0, polls=100)
 

@@ -14,6 +14,7 @@ from jaxpretrain.sweeps.state import (
     write_document,
 )
 from jaxpretrain.sweeps.written import make_sweep
+from jaxpretrain.train.workdir import lock
 from tests.sweeps.tiny import tiny_sweep
 
 
@@ -156,4 +157,11 @@ def test_another_seed_in_a_run_is_refused(sweep, tmp_path):
     first, *_ = sweep.runs()
     train(sweep, tmp_path, replace(first, seed=5))
     with pytest.raises(InputError, match="seed is 5 there, and the sweep has 6198"):
+        states_of(sweep, tmp_path, None)
+
+
+def test_a_run_that_still_trains_is_refused(sweep, tmp_path):
+    first, *_ = sweep.runs()
+    train(sweep, tmp_path, first)
+    with lock(tmp_path / first.folder), pytest.raises(InputError, match="another process trains"):
         states_of(sweep, tmp_path, None)
