@@ -13,15 +13,15 @@ from jaxpretrain.config.files import packaged_configs
 from jaxpretrain.config.paths import as_path
 
 COMMANDS = {
-    "train": ("main", "train a model, or go on with a run"),
+    "train": ("main", "train a model, or continue a run"),
     "prepare": ("prepare", "turn text into token files"),
     "show_batch": ("show_batch", "show the files, offsets and text in the batch of a step"),
-    "plan": ("plan", "say whether a run fits, how fast it is and what it costs"),
+    "plan": ("plan", "predict memory, time and cost of a run"),
     "evaluate": ("evaluate", "score a checkpoint on tasks and held-out data"),
-    "sample": ("sample", "let a model continue texts"),
+    "sample": ("sample", "generate text with a model"),
     "convert": ("convert", "read and write checkpoints of Hugging Face, OLMo and Sapiens"),
-    "doctor": ("doctor", "say what this machine offers for training"),
-    "report": ("report", "write the page about a run, or about several"),
+    "doctor": ("doctor", "check this machine: devices, memory, packages"),
+    "report": ("report", "write one HTML page about one or more runs"),
     "sweep": ("sweep", "compare settings over several seeds, and say what is more than noise"),
 }
 """Command -> the module with its `main`, and what the command does."""

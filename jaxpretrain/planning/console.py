@@ -175,7 +175,7 @@ def _head(plan: Plan) -> list[str]:
     chip, count = plan.machine.chip, len(plan.machine.devices)
     lines = [
         f"{count} x {chip.device_kind}, {count_of(plan.machine.num_hosts, 'host')}: "
-        f"{plan.limit / GIB:.2f} GiB of {chip.memory_bytes / GIB:.2f} a device for the step; "
+        f"{plan.limit / GIB:.2f} GiB of {chip.memory_bytes / GIB:.2f} per device for the step; "
         f"memory is {plan.source}",
     ]
     if plan.configured is not None:
@@ -219,7 +219,7 @@ def _frontier_lines(plan: Plan) -> list[str]:
     unit = plan.trials[0].time.unit
     lines = [
         "",
-        "what fits and is faster than all that takes less memory",
+        "Pareto front: no listed choice is beaten in both speed and memory",
         f"  microbatch  remat      mesh (replica x fsdp x tensor)      GiB  "
         f"{unit + '/s per device':>18}     MFU  bound by",
     ]

@@ -99,7 +99,7 @@ def cards(run: Run) -> str:
             shown[f"loss on {name}"] = format_number(loss)
     for label, name, show in (
         (f"{unit} seen", f"train/{unit}", format_count),
-        (f"{unit} a second", f"perf/{unit}_per_second", format_count),
+        (f"{unit} per second", f"perf/{unit}_per_second", format_count),
         ("MFU", "perf/mfu", "{:.1%}".format),
     ):
         if (value := history.last(name)) is not None:
@@ -184,7 +184,7 @@ def planned(run: Run) -> str:
     if rate := before.get(f"{unit}_per_second"):
         rates = history[f"perf/{unit}_per_second"].finite.values
         came = format_count(float(np.median(rates))) if len(rates) else "?"
-        rows.append([f"{unit} a second", format_count(rate), came])
+        rows.append([f"{unit} per second", format_count(rate), came])
     if (hours := before.get("device_hours")) is not None:
         came = "?" if run.estimate is None else format_count(run.estimate.device_hours)
         rows.append(["device-hours of the whole run", format_count(hours), came])

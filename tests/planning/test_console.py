@@ -111,7 +111,7 @@ def test_the_table_says_what_fits_and_what_is_estimated(decoder, one):
     found = plan(fixed, one)
     lines = make_table(found, price=None).splitlines()
     total = f"{found.configured.total / GIB:.2f} GiB per device"
-    assert lines[0] == f"1 x cpu, 1 host: 0.95 GiB of 1.00 a device for the step; {COMPILED}"
+    assert lines[0] == f"1 x cpu, 1 host: 0.95 GiB of 1.00 per device for the step; {COMPILED}"
     assert lines[1] == f"as configured: fits, {total}"
     assert "cost" not in lines[-3]
     assert not any("largest buffers" in line or "nothing" in line for line in lines)

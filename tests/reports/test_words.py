@@ -67,7 +67,7 @@ def test_the_parts_of_memory_add_up_and_stand_beside_the_peaks(tmp_path: Path):
 def test_a_plan_is_compared_with_what_came(tmp_path: Path):
     plan = {"tokens_per_second": 60.0, "memory_bytes_per_device": GIB, "device_hours": 2.0}
     text = planned(run_in(tmp_path, plan=plan))
-    assert "<td>tokens a second</td><td>60</td><td>50</td>" in text
+    assert "<td>tokens per second</td><td>60</td><td>50</td>" in text
     assert "<td>GiB of a device</td><td>1.00</td><td>0.75</td>" in text
     assert "device-hours of the whole run" in text
 

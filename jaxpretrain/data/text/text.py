@@ -16,6 +16,7 @@ from jaxpretrain.data.order.order import Order, Ordering
 from jaxpretrain.data.text.corpus import Corpus, TextSource
 from jaxpretrain.data.token_files.masks import InstanceFilter, open_label_masks
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify
+from jaxpretrain.display.wording import count_of
 from jaxpretrain.storage.files import relative
 
 
@@ -175,8 +176,8 @@ class TrainingText(TrainingSequences):
         """Returns the size of the data, its order and masks, and how it was checked."""
         files, root = self.files, self.corpus.root
         line = (
-            f"{root}: {files.num_tokens:,} tokens in {len(files.files):,} files, an epoch is"
-            f" {self.num_examples:,} sequences of {files.seq_len:,} in {self.ordering.describe()}"
+            f"{root}: {files.num_tokens:,} tokens in {count_of(len(files.files), 'file')}, an epoch"
+            f" is {self.num_examples:,} sequences of {files.seq_len:,} in {self.ordering.describe()}"
         )
         if self.label_masks is not None:
             line += f"; label masks of {self.corpus.source.label_mask}"
