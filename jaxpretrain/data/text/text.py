@@ -175,9 +175,10 @@ class TrainingText(TrainingSequences):
     def describe(self) -> str:
         """Returns the size of the data, its order and masks, and how it was checked."""
         files, root = self.files, self.corpus.root
+        count = count_of(len(files.files), "file")
         line = (
-            f"{root}: {files.num_tokens:,} tokens in {count_of(len(files.files), 'file')}, an epoch"
-            f" is {self.num_examples:,} sequences of {files.seq_len:,} in {self.ordering.describe()}"
+            f"{root}: {files.num_tokens:,} tokens in {count}, an epoch is {self.num_examples:,}"
+            f" sequences of {files.seq_len:,} in {self.ordering.describe()}"
         )
         if self.label_masks is not None:
             line += f"; label masks of {self.corpus.source.label_mask}"
