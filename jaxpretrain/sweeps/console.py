@@ -12,7 +12,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.devices.chips import CHIPS, GIB
 from jaxpretrain.display.progress import activity
-from jaxpretrain.display.wording import count_of, format_count, format_number, format_seconds
+from jaxpretrain.display.wording import count_of, format_count, format_number
 from jaxpretrain.planning.machines import Target, parse_target
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.sweeps.answer import answer
@@ -197,11 +197,10 @@ def _exit_code(states: Mapping[str, State]) -> int:
 def _plan_text(plan: _Plan) -> str:
     """Returns the table of the runs with what they take, and what is equal over them."""
     sweep, found, comparison = plan.sweep, plan.costs, plan.comparison
-    runs = sweep.runs()
     unit = found[first_setting(sweep, sweep.control)].unit
     width = min(max(map(len, found)), 48)
     lines = [
-        f"{count_of(len(runs), 'run')}: {count_of(len(sweep.arms), 'arm')}"
+        f"{count_of(len(sweep.runs()), 'run')}: {count_of(len(sweep.arms), 'arm')}"
         + (f" x {len(sweep.points)} tuned values" if sweep.tune else "")
         + f" x {count_of(len(sweep.seeds), 'seed')} from {sweep.seeds[0]}; the control is "
         f"{sweep.control} ({sweep.control_reason})",
@@ -214,15 +213,12 @@ def _plan_text(plan: _Plan) -> str:
             f"{format_count(cost.units):>8}  {cost.flops:>6.1e}  {cost.batch_size:>5}  "
             f"{memory:>7}  {format_number(cost.hours, 3):>7}"
         )
-    flops = sum(found[setting_of(run)].flops for run in runs)
-    hours = [found[setting_of(run)].device_hours for run in runs]
-    known = [value for value in hours if value is not None]
-    took = format_seconds(3600 * sum(known)) if len(known) == len(runs) else "an unknown time"
+    planned = plan.document({})["planned"]
+    hours = format_number(planned["device_hours"], 3)
     where = f" ({plan.target.name})" if plan.target else ""
-    programs = len({cost.program for cost in found.values()})
     lines.append(
-        f"in all {flops:.1e} FLOPs, {took} of a device{where}, evaluation and start-up aside; "
-        f"{count_of(programs, 'program')} to compile"
+        f"in all {planned['flops']:.1e} FLOPs, {hours} device-hours{where}, evaluation "
+        f"and start-up aside; {count_of(planned['programs'], 'program')} to compile"
     )
     same = [name.replace("_", " ") for name in comparison.equal]
     lines.append(f"equal over the arms: {', '.join(same) or 'nothing'}")

@@ -15,7 +15,7 @@ import jax
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, diff, to_dict
-from jaxpretrain.planning.auto import stand_in
+from jaxpretrain.planning.auto import open_choices, stand_in
 from jaxpretrain.planning.compiled import compile_step
 from jaxpretrain.planning.estimates import StepTime, estimate_memory, estimate_run, estimate_time
 from jaxpretrain.planning.machines import Target, open_machine
@@ -54,7 +54,8 @@ class Cost:
     flops: float
     """Arithmetic of the whole run, without recomputation."""
     memory_bytes: int | None
-    """Bytes of a device at the peak of the step; None where no machine is known."""
+    """Bytes of a device at the peak of the step; None where no machine is known, or the run itself
+    chooses what fits (`auto`)."""
     hours: float | None
     """Hours of all training steps; None where no machine is known."""
     device_hours: float | None
@@ -191,7 +192,7 @@ class _Step:
 
 
 def _step(experiment: Resolved, target: Target | None, compiles: bool) -> _Step:
-    experiment = stand_in(experiment)
+    is_open, experiment = bool(open_choices(experiment)), stand_in(experiment)
     machine = None if target is None else _machine(target, experiment.model.dtype)
     devices = jax.devices()[:1] if machine is None else machine.devices
     program = make_program(experiment, devices)
@@ -199,10 +200,10 @@ def _step(experiment: Resolved, target: Target | None, compiles: bool) -> _Step:
     memory = time = None
     if machine is not None:
         time = estimate_time(program, machine.chip, num_hosts=machine.num_hosts)
-        is_exact = compiles and machine.compiles
-        memory = (
-            compile_step(experiment, machine).total if is_exact else estimate_memory(program).total
-        )
+        if not is_open:
+            is_exact = compiles and machine.compiles
+            compiled = compile_step(experiment, machine) if is_exact else estimate_memory(program)
+            memory = compiled.total
     return _Step(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
         unit=unit,

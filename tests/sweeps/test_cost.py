@@ -29,6 +29,13 @@ def test_without_a_machine_memory_and_time_are_unknown(tmp_path):
         assert cost.flops > 0
 
 
+def test_a_run_that_chooses_what_fits_has_no_memory_yet(tmp_path):
+    sweep = tiny_sweep(tmp_path, shared={"train.microbatch_size": "auto"})
+    for cost in costs(sweep, LOCAL).values():
+        assert cost.memory_bytes is None
+        assert cost.hours
+
+
 def test_a_compiled_step_gives_the_memory_once_for_learning_rates(tmp_path, monkeypatch):
     compiled = []
 
