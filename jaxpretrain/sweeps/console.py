@@ -40,12 +40,14 @@ from jaxpretrain.sweeps.state import (
     require_extension,
     write_document,
 )
-from jaxpretrain.sweeps.told import table, to_csv
+from jaxpretrain.sweeps.told import cut, table, to_csv
 from jaxpretrain.sweeps.written import DEFAULT_SEEDS, load_sweep, parse_sweep
 from jaxpretrain.train.workdir import lock
 
 _EXIT_FAILED = 1
 _EXIT_STOPPED = 75
+_MOST_COLUMNS = 40
+"""The largest width of the names of arms in the plan."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _plan_text(plan: _Plan) -> str:
     """Returns the table of the runs with what they take, and what is equal over them."""
     sweep, found, comparison = plan.sweep, plan.costs, plan.comparison
     unit = found[first_setting(sweep, sweep.control)].unit
-    width = min(max(map(len, found)), 48)
+    width = min(max(map(len, found)), _MOST_COLUMNS)
     lines = [
         f"{count_of(len(sweep.runs()), 'run')}: {count_of(len(sweep.arms), 'arm')}"
         + (f" x {len(sweep.points)} tuned values" if sweep.tune else "")
@@ -209,7 +211,7 @@ def _plan_text(plan: _Plan) -> str:
     for setting, cost in found.items():
         memory = "?" if cost.memory_bytes is None else f"{cost.memory_bytes / GIB:.2f}"
         lines.append(
-            f"  {setting:<{width}}  {format_count(cost.parameters):>10}  "
+            f"  {cut(setting, width):<{width}}  {format_count(cost.parameters):>10}  "
             f"{format_count(cost.units):>8}  {cost.flops:>6.1e}  {cost.batch_size:>5}  "
             f"{memory:>7}  {format_number(cost.hours, 3):>7}"
         )

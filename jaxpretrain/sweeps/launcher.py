@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -91,7 +92,8 @@ class LocalLauncher:
             )
         cores = sorted(os.sched_getaffinity(0))
         if 1 < self.jobs <= len(cores):  # set before Python has started, so all threads have it
-            os.sched_setaffinity(process.pid, share_of(cores, share, self.jobs))
+            with suppress(ProcessLookupError):  # where it has ended by now
+                os.sched_setaffinity(process.pid, share_of(cores, share, self.jobs))
         self._running[share] = _Process(process)
         return self._running[share]
 

@@ -139,10 +139,10 @@ def _block(metric: str, document: Document) -> list[str]:
             cells += [_signed(found["difference"]), interval, _p(found["p_holm"]), verdict]
         rows.append((arm["name"], *cells))
     rest = max(map(len, align([("", *row[1:]) for row in rows])))
-    return list(align([(_cut(row[0], COLUMNS - rest), *row[1:]) for row in rows]))
+    return list(align([(cut(row[0], COLUMNS - rest), *row[1:]) for row in rows]))
 
 
-def _cut(name: str, width: int) -> str:
+def cut(name: str, width: int) -> str:
     """Returns a name without its middle where it is too long."""
     if len(name) <= width:
         return name
