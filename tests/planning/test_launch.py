@@ -52,7 +52,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_exit_code_says_how_the_run_ended(start: Any, capsys: pytest.CaptureFixture[str]):
     assert start(Training(True)) == 0
-    assert capsys.readouterr().err == ""
+    done = capsys.readouterr().err
+    assert done.startswith("done. Next: ") and " evaluate --checkpoint=" in done
     assert start(Training(False)) == 75
     assert capsys.readouterr().err == "stopped and saved; run the same command to go on\n"
     assert start(Training(Ended("it judged itself"))) == 3
