@@ -9,7 +9,7 @@ import shtab
 from jaxpretrain import __version__
 from jaxpretrain.config.command import run
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.files import packaged_configs
+from jaxpretrain.config.files import packaged
 from jaxpretrain.config.paths import as_path
 
 COMMANDS = {
@@ -95,7 +95,7 @@ def completion(shell: str) -> str:
         parser = importlib.import_module(f"jaxpretrain.{module}").make_parser()
         for action in parser._actions:
             if action.dest == "config":
-                action.choices = list(packaged_configs())
+                action.choices = list(packaged())
             elif action.type is as_path:
                 action.complete = shtab.FILE
         commands.add_parser(name, parents=[parser], add_help=False, help=purpose)

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxpretrain import __version__
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.config.errors import InputError, install
+from jaxpretrain.config.errors import InputError, extras, install
 from jaxpretrain.storage.files import cache_dir
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "clu")
@@ -20,6 +20,9 @@ _MIN_MEMORY_GIB = 2.0
 _MIN_DISK_GIB = 2.0
 _ACCELERATORS = {"/dev/nvidia0": "gpu", "/dev/accel0": "tpu", "/dev/vfio/0": "tpu"}
 """Files of accelerators that Linux shows, and the extra that brings JAX's support for them."""
+
+_PLUGINS = {"jax[tpu]": "libtpu", "jax[cuda13]": "jax-cuda13-plugin"}
+"""Requirement of JAX with an extra of its own -> the package that this extra brings."""
 
 
 def main(argv: list[str]) -> int:
@@ -102,24 +105,12 @@ def examine() -> tuple[dict[str, Any], list[str]]:
 
 def _extras() -> dict[str, str]:
     """Returns for each extra of the package whether it is installed, or what it lacks."""
-    missing: dict[str, list[str]] = {}
-    for requirement in importlib.metadata.requires("jaxpretrain") or []:
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        name = re.match(r"[\w.-]+", requirement)
-        if extra is None or name is None:
-            continue
-        lacks = missing.setdefault(extra[1], [])
-        if name[0] == "jax":  # what its own extra brings, `jax[tpu]`, say
-            plugin = {"tpu": "libtpu", "cuda13": "jax-cuda13-plugin"}
-            inner = re.search(r"\[([\w-]+)\]", requirement)
-            names = [plugin.get(inner[1], "jax")] if inner else ["jax"]
-        else:
-            names = [name[0]]
-        lacks += [each for each in names if _version(each) == "missing"]
-    return {
-        extra: f"lacks {', '.join(lacks)}" if lacks else "installed"
-        for extra, lacks in missing.items()
-    }
+    found = {}
+    for extra, requirements in extras().items():
+        names = [_PLUGINS.get(each, re.split(r"[^\w.-]", each)[0]) for each in requirements]
+        lacks = [name for name in names if _version(name) == "missing"]
+        found[extra] = f"lacks {', '.join(lacks)}" if lacks else "installed"
+    return found
 
 
 def _version(name: str) -> str:

@@ -8,9 +8,15 @@ Started by SLURM, Open MPI, Kubernetes or on the hosts of a TPU pod, its process
 
 import textwrap
 
-from jaxpretrain.config.command import Parser, run, split_overrides
+from jaxpretrain.config.command import (
+    EXIT_STOPPED,
+    Parser,
+    list_exit_codes,
+    run,
+    split_overrides,
+)
 from jaxpretrain.config.describe import describe, format_help
-from jaxpretrain.config.files import load_config, packaged_configs
+from jaxpretrain.config.files import load_config, packaged
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import use_huge_pages
@@ -19,8 +25,8 @@ _EXIT_CODES = {
     0: "the run is complete",
     1: "the last state could not be saved",
     2: "a flag, a setting or the data is wrong; nothing was lost",
-    3: "the run stopped itself: a loss is not finite, or monitor.stop_on names a finding",
-    75: "asked to stop; the state is saved, and the same command goes on from there",
+    3: "stopped itself: a loss is not finite, or a finding of monitor.stop_on",
+    EXIT_STOPPED: "asked to stop, and saved; the same command goes on from there",
 }
 """Exit code of the command -> its meaning."""
 
@@ -87,12 +93,12 @@ def make_parser() -> Parser:
 
 
 def _epilog() -> str:
-    names = textwrap.fill(", ".join(packaged_configs()), 76, break_on_hyphens=False)
-    codes = "\n".join(f"  {code:<3} {meaning}" for code, meaning in _EXIT_CODES.items())
+    names = textwrap.fill(", ".join(packaged()), 76, break_on_hyphens=False)
     return (
         "settings:\n  --config.PATH=VALUE  set any field of the config, for example\n"
         "                       --config.optim.schedule.peak=1e-3\n\n"
-        f"packaged configs:\n{textwrap.indent(names, '  ')}\n\nexit codes:\n{codes}"
+        f"packaged configs:\n{textwrap.indent(names, '  ')}\n\n"
+        f"{list_exit_codes(_EXIT_CODES)}"
     )
 
 

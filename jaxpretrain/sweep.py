@@ -10,22 +10,23 @@ The same command goes on with a sweep that was stopped; more seeds, arms or valu
 import json
 import os
 
-from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run
 from jaxpretrain.config.paths import as_path
+from jaxpretrain.devices.startup import prepare_environment
+from jaxpretrain.sweeps.launcher import visible_gpus
+from jaxpretrain.sweeps.written import split_sweep
 
 _EXIT_CODES = {
     0: "all runs are complete",
     1: "a run failed; the others are complete",
     2: "a flag, a setting or the data is wrong, or the arms are not equal",
-    75: "stopped; the same command goes on",
+    EXIT_STOPPED: "stopped; the same command goes on",
 }
 """Exit code of the command -> its meaning."""
 
 
 def main(argv: list[str]) -> int:
     """Runs a sweep, or plans it; returns an exit code of `_EXIT_CODES`."""
-    from jaxpretrain.sweeps.written import split_sweep
-
     rest, items = split_sweep(argv)
     parser = make_parser()
     flags = parser.parse_args(rest)
@@ -35,9 +36,6 @@ def main(argv: list[str]) -> int:
         parser.error("--workdir is required: the folder of the sweep; or --plan_only")
     if flags.jobs < 1:
         parser.error(f"--jobs={flags.jobs}: must be positive")
-    from jaxpretrain.devices.startup import prepare_environment
-    from jaxpretrain.sweeps.launcher import visible_gpus
-
     environment, gpus = dict(os.environ), visible_gpus()
     # The runs get the accelerators, and this process only plans for them.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
@@ -51,12 +49,11 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> Parser:
     """Returns the parser of the command, without the flags that name fields of the config."""
-    codes = "\n".join(f"  {code:<3} {meaning}" for code, meaning in _EXIT_CODES.items())
     parser = Parser(
         prog="python -m jaxpretrain.sweep",
         usage="%(prog)s --config=CONFIG --workdir=DIR --grid.PATH=A,B [FLAGS]",
         description=__doc__,
-        epilog=_VARIED + f"\n\nexit codes:\n{codes}",
+        epilog=f"{_VARIED}\n\n{list_exit_codes(_EXIT_CODES)}",
     )
     add = parser.add_argument
     add("--config", metavar="CONFIG", help="the config, as in training")

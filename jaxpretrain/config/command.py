@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -18,6 +18,8 @@ from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, closest
 from jaxpretrain.config.paths import as_path
 
+EXIT_STOPPED = 75
+"""The exit code of a command that was asked to stop, has saved, and can be run again to go on."""
 _OVERRIDE = "--config."
 _MAX_COLUMNS = 100
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
@@ -78,6 +80,12 @@ def console_command() -> str:
         return f"{shlex.quote(sys.executable)} -m jaxpretrain"
     here = Path.cwd()
     return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
+
+
+def list_exit_codes(meanings: Mapping[int, str]) -> str:
+    """Returns the part of a help text that explains exit codes."""
+    lines = (f"  {code:<3} {meaning}" for code, meaning in meanings.items())
+    return "\n".join(["exit codes:", *lines])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -27,11 +27,16 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f" Did you mean '{match}'?" if match else ""
 
 
+def extras() -> dict[str, list[str]]:
+    """Returns what each extra of this package requires, such as {"evals": ["pyarrow>=26"]}."""
+    found: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("jaxpretrain") or []:
+        requirement, _, condition = line.partition(";")
+        if extra := re.search(r"extra == ['\"]([\w-]+)['\"]", condition):
+            found.setdefault(extra[1], []).append(requirement.strip())
+    return found
+
+
 def install(extra: str) -> str:
     """Returns the command that installs what an extra of this package requires."""
-    wanted = [
-        requirement.partition(";")[0].strip()
-        for requirement in importlib.metadata.requires("jaxpretrain") or []
-        if re.search(rf"extra == ['\"]{extra}['\"]", requirement)
-    ]
-    return f"pip install {' '.join(map(shlex.quote, wanted))}"
+    return f"pip install {' '.join(map(shlex.quote, extras()[extra]))}"

@@ -1,4 +1,4 @@
-"""Config files: Python files with a function get_config() that returns the config."""
+"""Config files: Python files with a function, such as get_config(), that returns the config."""
 
 import importlib
 import inspect
@@ -23,7 +23,9 @@ def load_config(spec: str) -> Any:
     """
     file, colon, argument = spec.partition(":")
     arguments = [argument] if colon else []
-    get_config = _get_config(_locate(file))
+    path = locate(file, "config")
+    if (get_config := function_in(path, "get_config")) is None:
+        raise InputError(f"{path}: defines no function get_config()")
     try:
         inspect.signature(get_config).bind(*arguments)
     except TypeError:
@@ -47,28 +49,35 @@ def load_config(spec: str) -> Any:
     return config
 
 
-def packaged_configs() -> dict[str, Path]:
-    """Returns the file of each config that the package brings, by name, sorted."""
+def packaged(kind: str = "config") -> dict[str, Path]:
+    """Returns the file of each config, or sweep, that the package brings, by name, sorted."""
     folders = importlib.import_module("jaxpretrain.configs").__path__
-    files = [file for folder in folders for file in Path(folder).glob("[a-z]*.py")]
+    inside = "" if kind == "config" else f"{kind}s"
+    files = [file for folder in folders for file in Path(folder, inside).glob("[a-z]*.py")]
     return {file.stem: file for file in sorted(files)}
 
 
-def _locate(name: str) -> Path:
-    """Returns the file of a packaged config; a path is that of a file as it is."""
+def locate(name: str, kind: str) -> Path:
+    """Returns the file of a packaged config or sweep; a path is that of a file as it is.
+
+    InputError: the package brings none of that name.
+    """
     if "/" in name or name.endswith(".py") or not name:
-        return expand(name, "--config")
-    packaged = packaged_configs()
-    if name in packaged:
-        return packaged[name]
+        return expand(name, f"--{kind}")
+    if name in (known := packaged(kind)):
+        return known[name]
     if Path(f"{name}.py").is_file():
         hint = f" A file of your own needs its ending: {name}.py"
     else:
-        hint = nearest(name, packaged) or f" The package brings {', '.join(packaged)}."
-    raise InputError(f"--config={name}: no such config.{hint}")
+        hint = nearest(name, known) or f" The package brings {', '.join(known)}."
+    raise InputError(f"--{kind}={name}: no such {kind}.{hint}")
 
 
-def _get_config(file: Path) -> Callable[..., Any]:
+def function_in(file: Path, name: str) -> Callable[..., Any] | None:
+    """Returns the function of that name in a file; None where the file defines none.
+
+    InputError: there is no such file, it has a syntax error, or it raises InputError or ValueError.
+    """
     if not file.parent.is_dir():
         raise InputError(f"{file}: there is no directory {file.parent}")
     if not file.is_file():
@@ -81,7 +90,5 @@ def _get_config(file: Path) -> Callable[..., Any]:
         raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
     except (InputError, ValueError) as error:
         raise InputError(f"{file}: {error}") from error
-    get_config = namespace.get("get_config")
-    if not callable(get_config):
-        raise InputError(f"{file}: defines no function get_config()")
-    return get_config
+    found = namespace.get(name)
+    return found if callable(found) else None

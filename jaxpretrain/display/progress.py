@@ -52,7 +52,7 @@ class Progress:
         self._unit = unit
         self._stream = sys.stderr if stream is None else stream
         self._stays = stays
-        self._is_live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._is_live = can_redraw(self._stream)
         self._is_open = is_shown and (self._is_live or not only_live)
         self._now = now
         self._lock = threading.RLock()
@@ -201,6 +201,11 @@ def activity(text: str, *, is_shown: bool = True) -> Iterator[None]:
     """Shows on standard error how long the work inside takes, unless that is below a second."""
     with Progress(None, is_shown=is_shown) as progress, progress.activity(text):
         yield
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Returns true where lines can be redrawn in place: on a terminal that is not a dumb one."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def say(*lines: str) -> None:

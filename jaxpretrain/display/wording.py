@@ -3,13 +3,15 @@
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from jaxpretrain.storage.jsonl import to_number
 
 EVAL_DIGITS = 5
 """The significant digits of evaluation results."""
+Row = Sequence[str | float | None]
+"""The cells of a row of a table: texts and numbers; None where a number is not known."""
 _LABEL_COLUMNS = 11
 _PLAIN = 6  # numbers below this power of ten have no exponent
 _YEAR = 365 * 86_400.0
@@ -31,6 +33,11 @@ def format_number(value: float | None, digits: int = 4) -> str:
     if -digits <= exponent < _PLAIN:
         return f"{number:.{max(decimals - exponent, 0)}f}"
     return f"{number:.{decimals}e}"
+
+
+def format_signed(value: float | None, digits: int) -> str:
+    """Returns a number as `format_number` does, with a plus where it is positive."""
+    return ("+" if value is not None and value > 0 else "") + format_number(value, digits)
 
 
 def format_count(count: float) -> str:
@@ -73,7 +80,7 @@ def count_of(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'' if number == 1 else ending}"
 
 
-def align(facts: Mapping[str, Sequence[str]], indent: str = "") -> str:
+def format_facts(facts: Mapping[str, Sequence[str]], indent: str = "") -> str:
     """Returns a line for each fact, behind a column with the labels, each label once."""
     width = max(_LABEL_COLUMNS, *map(len, facts))
     return "\n".join(
@@ -81,6 +88,21 @@ def align(facts: Mapping[str, Sequence[str]], indent: str = "") -> str:
         for label, texts in facts.items()
         for index, text in enumerate(texts)
     )
+
+
+def format_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields rows as lines with columns of one width, the first one flush left."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
+        yield "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip()
+
+
+def _text(cell: str | float | None) -> str:
+    if cell is None or isinstance(cell, str):
+        return "-" if cell is None else cell
+    return f"{cell:,}" if isinstance(cell, int) else format_number(cell, EVAL_DIGITS)
 
 
 def wrap(text: str, columns: int) -> str:

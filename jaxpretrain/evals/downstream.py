@@ -11,8 +11,8 @@ from itertools import chain
 
 import numpy as np
 
+from jaxpretrain.display.wording import Row, format_table
 from jaxpretrain.evals.contract import Evaluator, Items, Results, Setting
-from jaxpretrain.evals.output import Row, align
 from jaxpretrain.evals.scoring.encode import TextEncoder, encode_task
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.evals.tasks.catalogue import Selection, select
@@ -83,7 +83,7 @@ class Report:
         for group, means in self.groups.items():
             mean, guess = means.get("primary"), means.get(RANDOM)
             rows.append((f"mean of {group}", "", "", mean, "", guess, means["bpb"]))
-        yield from align(rows)
+        yield from format_table(rows)
         for result in self.tasks:
             if truncated := result.metrics[NUM_TRUNCATED]:
                 yield f"{result.task.name}: {truncated} prompts were too long and lost their start"

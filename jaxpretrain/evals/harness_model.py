@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError, install, nearest
+from jaxpretrain.display.wording import format_table
 from jaxpretrain.evals.contract import Evaluator, Items, Results, Setting
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.generation.token_loop import Sampling
-from jaxpretrain.evals.output import align
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.contract import Params
@@ -206,7 +206,7 @@ class HarnessTasks(Evaluator):
         }
         named = [(name, metric, x) for name in metrics for metric, x in metrics[name].items()]
         scalars = {f"eval/{name}/{metric}": x for name, metric, x in named}
-        table = [*align([("harness", "metric", "value"), *named])]
+        table = [*format_table([("harness", "metric", "value"), *named])]
         return Results(scalars=scalars, items=Items({"harness": metrics}, table))
 
     def _load(self, name: str) -> list[Any]:

@@ -5,11 +5,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxpretrain.display.wording import EVAL_DIGITS, format_number
+from jaxpretrain.display.wording import format_table
 from jaxpretrain.evals.contract import Items, Results
-
-Row = Sequence[str | float | None]
-"""The cells of a row of a table: texts and numbers; None where a number is not known."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Outcome:
         """Returns lines for the terminal."""
         weights = "" if self.weights is None else f", {self.weights} weights"
         lines = [line for items in self._items() for line in items.table]
-        own = align([*self._own().items()])
+        own = format_table([*self._own().items()])
         return "\n".join([f"step {self.step:,}{weights}", *lines, *own])
 
     def predictions(self) -> Iterator[str]:
@@ -67,21 +64,6 @@ class Outcome:
         """Returns all that the run logs of its own evaluations, by name."""
         results = self.results if self.is_own else ()
         return {name: value for result in results for name, value in result.scalars.items()}
-
-
-def align(rows: Sequence[Row]) -> Iterator[str]:
-    """Yields rows as lines with columns of one width, the first one flush left."""
-    texts = [[_text(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
-        yield "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip()
-
-
-def _text(cell: str | float | None) -> str:
-    if cell is None or isinstance(cell, str):
-        return "-" if cell is None else cell
-    return f"{cell:,}" if isinstance(cell, int) else format_number(cell, EVAL_DIGITS)
 
 
 def _finite(value: object) -> object:

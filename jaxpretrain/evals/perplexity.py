@@ -18,8 +18,8 @@ from jaxpretrain.config.paths import PathText
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import open_raw
 from jaxpretrain.diagnosis.metric_names import bits_per_byte, perplexity
+from jaxpretrain.display.wording import format_table
 from jaxpretrain.evals.contract import Evaluation, Evaluator, Items, Results, Setting
-from jaxpretrain.evals.output import align
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.contract import Params
@@ -96,7 +96,7 @@ class FilePerplexity(Evaluator):
             if metric != _NUM_TOKENS
         }
         rows = [(name, *map(found.get, _COLUMNS)) for name, found in metrics.items()]
-        items = Items({"perplexity": metrics}, [*align([("set", *_COLUMNS), *rows])])
+        items = Items({"perplexity": metrics}, [*format_table([("set", *_COLUMNS), *rows])])
         return Results(scalars=scalars, items=items)
 
     def _metrics(self, windows: Sequence[np.ndarray], nats: np.ndarray) -> dict[str, float | None]:

@@ -17,7 +17,7 @@ from jaxpretrain.diagnosis.clock import Clock, Rate
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress
-from jaxpretrain.display.wording import EVAL_DIGITS, align, format_number
+from jaxpretrain.display.wording import EVAL_DIGITS, format_facts, format_number
 from jaxpretrain.monitor.writers import Writers
 from jaxpretrain.parallel import distributed
 
@@ -156,7 +156,7 @@ class Reporter:
         found = []
         if scalars:
             self._writers.scalars(step, scalars)
-            self.message(f"eval at step {step:,}\n{align(_by_subject(scalars), '  ')}")
+            self.message(f"eval at step {step:,}\n{format_facts(_by_subject(scalars), '  ')}")
             found = self._judge(step, scalars)
         if texts:
             self._writers.texts(step, texts)

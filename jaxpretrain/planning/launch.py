@@ -13,22 +13,20 @@ from pathlib import Path
 import jax
 from jax.errors import JaxRuntimeError
 
-from jaxpretrain.config.command import console_command
+from jaxpretrain.config.command import EXIT_STOPPED, console_command
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.devices.memory import is_out_of_memory
 from jaxpretrain.devices.startup import use_most_memory
 from jaxpretrain.display.progress import say
-from jaxpretrain.display.wording import align
+from jaxpretrain.display.wording import format_facts
 from jaxpretrain.parallel import distributed
 from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in, step_down
 from jaxpretrain.planning.console import compilation
 from jaxpretrain.train.experiment import Resolved, resolve
 from jaxpretrain.train.loop import Ended
 from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
-
-_EXIT_PREEMPTED = 75
 
 
 def launch(
@@ -84,7 +82,7 @@ def launch(
             _say(_next_steps(workdir))
             return 0
         _say("stopped and saved; run the same command to go on")
-        return _EXIT_PREEMPTED
+        return EXIT_STOPPED
 
 
 def _choose(
@@ -130,7 +128,7 @@ def _with_smaller_microbatch(experiment: Resolved, chosen: Resolved, reason: str
 def _next_steps(workdir: Path) -> str:
     """Returns lines with the commands that look at a finished run, to copy."""
     program, folder = console_command(), shlex.quote(str(workdir))
-    return align(
+    return format_facts(
         {
             "done. Next:": [
                 f"{program} report {folder}",

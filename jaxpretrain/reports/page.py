@@ -45,10 +45,13 @@ def write_report(
     A folder may hold runs instead. The lines that are returned sum the page up.
 
     Raises:
-      InputError: no folder holds a run, or a file cannot be written.
+      InputError: no folder holds a run, a file cannot be written, or `table` is given for a sweep,
+        which has its table already.
     """
     first, lines = workdirs[0], []
     if len(workdirs) == 1 and (first / SWEEP).exists():
+        if table is not None:
+            raise InputError(f"--csv={table}: the table of a sweep is {first / 'sweep.csv'}")
         top, sections = sweep_sections(first)
         text = _document(first.resolve().name, datetime.now(), top, sections)
         texts = {output or first / "report.html": text}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxpretrain.config.serialize import Document, read_object
-from jaxpretrain.display.wording import format_count, format_number
+from jaxpretrain.display.wording import format_count, format_number, format_signed
 from jaxpretrain.reports.charts import charts
 from jaxpretrain.reports.curves import Chart, Json, Section, upright
 from jaxpretrain.reports.runs import METRICS, Run, read_run
@@ -88,7 +88,7 @@ def _arm_table(results: Results, control: str) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "" if value is None else "+" * (value > 0) + format_number(value, 3)
+    return "" if value is None else format_signed(value, 3)
 
 
 def _forest(key: str, metric: str, results: Results, control: str) -> Chart:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from jaxpretrain.display.progress import can_redraw
 from jaxpretrain.display.wording import format_number, format_seconds
 from jaxpretrain.sweeps.state import State
 
@@ -75,7 +76,7 @@ class Board:
 
     def __post_init__(self) -> None:
         self._tails = {run: Tail(self.folder / run / "metrics.jsonl") for run in self.steps}
-        self._is_live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._is_live = can_redraw(self.stream)
 
     def update(self, states: Mapping[str, State]) -> None:
         """Shows the states of all runs; cheap enough to be called several times a second."""

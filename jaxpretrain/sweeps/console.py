@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from jaxpretrain.config.command import split_overrides
+from jaxpretrain.config.command import EXIT_STOPPED, split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.devices.chips import CHIPS, GIB
@@ -45,7 +45,6 @@ from jaxpretrain.sweeps.written import DEFAULT_SEEDS, load_sweep, parse_sweep
 from jaxpretrain.train.workdir import lock
 
 _EXIT_FAILED = 1
-_EXIT_STOPPED = 75
 _MOST_COLUMNS = 40
 """The largest width of the names of arms in the plan."""
 
@@ -192,7 +191,7 @@ def _with_problems(document: Document, folder: Path) -> Document:
 
 def _exit_code(states: Mapping[str, State]) -> int:
     if {"stopped", "waiting"} & set(states.values()):
-        return _EXIT_STOPPED
+        return EXIT_STOPPED
     return _EXIT_FAILED if "failed" in states.values() else 0
 
 

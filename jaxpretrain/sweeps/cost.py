@@ -41,7 +41,7 @@ _CADENCE = ("eval.every", "eval.samples")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes."""
+    """The cost of one run."""
 
     experiment: Resolved
     parameters: int
@@ -59,7 +59,7 @@ class Cost:
     hours: float | None
     """Hours of all training steps; None where no machine is known."""
     device_hours: float | None
-    """Those hours, times the devices of a run."""
+    """Hours of all training steps times the devices of a run; None where no machine is known."""
     program: str
     """The parts of the config that the training step is compiled from; equal ones compile once."""
 
@@ -111,7 +111,7 @@ def costs(sweep: Sweep, target: Target | None, *, compiles: bool = False) -> dic
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is equal over the arms, and what is not."""
+    """The quantities that are equal over the arms, and the differences."""
 
     equal: list[str]
     """Names of the quantities that all arms have alike."""

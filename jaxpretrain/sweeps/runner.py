@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from jaxpretrain.config.command import EXIT_STOPPED
 from jaxpretrain.sweeps.arms import Run, Sweep
 from jaxpretrain.sweeps.launcher import Handle, Launcher
 from jaxpretrain.sweeps.state import State
 
-_STOPPED = 75
 _POLL_SECONDS = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -103,7 +103,7 @@ def last_line(log: Path) -> str:
 def _state(code: int, *, is_asked: bool) -> State:
     if code == 0:
         return "done"
-    if code == _STOPPED or (is_asked and (code < 0 or code > 128)):
+    if code == EXIT_STOPPED or (is_asked and (code < 0 or code > 128)):
         return "stopped"
     return "failed"
 

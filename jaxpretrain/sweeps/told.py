@@ -7,8 +7,7 @@ from statistics import median, median_high
 from typing import Any
 
 from jaxpretrain.config.serialize import Document
-from jaxpretrain.display.wording import count_of, format_number
-from jaxpretrain.evals.output import align
+from jaxpretrain.display.wording import count_of, format_number, format_signed, format_table
 
 COLUMNS = 100
 """The largest number of columns of the table."""
@@ -138,8 +137,8 @@ def _block(metric: str, document: Document) -> list[str]:
             verdict = found["verdict"].replace("no_difference", "none seen")
             cells += [_signed(found["difference"]), interval, _p(found["p_holm"]), verdict]
         rows.append((arm["name"], *cells))
-    rest = max(map(len, align([("", *row[1:]) for row in rows])))
-    return list(align([(cut(row[0], COLUMNS - rest), *row[1:]) for row in rows]))
+    rest = max(map(len, format_table([("", *row[1:]) for row in rows])))
+    return list(format_table([(cut(row[0], COLUMNS - rest), *row[1:]) for row in rows]))
 
 
 def cut(name: str, width: int) -> str:
@@ -165,8 +164,7 @@ def to_csv(document: Document) -> str:
 
 
 def _signed(value: float | None) -> str:
-    text = format_number(value, 4)
-    return text if value is None or value <= 0 else f"+{text}"
+    return format_signed(value, 4)
 
 
 def _p(value: float) -> str:

@@ -1,18 +1,15 @@
 """Sweeps as they are written: in flags, or in a file with a function get_sweep()."""
 
 import re
-import runpy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from itertools import product
-from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxpretrain.config import schema
-from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.paths import expand
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.files import function_in, locate
 from jaxpretrain.sweeps.arms import (
     Arm,
     Override,
@@ -151,30 +148,15 @@ def load_sweep(spec: str) -> Sweep:
     Raises:
       InputError: there is no such file, or it gives no sweep.
     """
-    is_path = "/" in spec or spec.endswith(".py")
-    file = expand(spec, "--sweep") if is_path else packaged_sweeps().get(spec)
-    if file is None:
-        hint = nearest(spec, packaged_sweeps()) or " A file of your own needs its ending, .py."
-        raise InputError(f"--sweep={spec}: no such sweep.{hint}")
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
+    file = locate(spec, "sweep")
+    get_sweep = function_in(file, "get_sweep")
     try:
-        get_sweep = runpy.run_path(str(file)).get("get_sweep")
-        sweep = get_sweep() if callable(get_sweep) else None
-    except SyntaxError as error:
-        raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        sweep = None if get_sweep is None else get_sweep()
     except (InputError, ValueError) as error:
         raise InputError(f"{file}: {error}") from error
     if not isinstance(sweep, Sweep):
         raise InputError(f"{file}: needs a function get_sweep() that returns make_sweep(...)")
     return sweep
-
-
-def packaged_sweeps() -> dict[str, Path]:
-    """Returns the file of each sweep that the package brings, by name, sorted."""
-    folders = import_module("jaxpretrain.configs").__path__
-    files = [file for folder in folders for file in Path(folder, "sweeps").glob("[a-z]*.py")]
-    return {file.stem: file for file in sorted(files)}
 
 
 def _overrides(settings: Mapping[str, object] | Iterable[Override]) -> tuple[Override, ...]:

@@ -19,7 +19,7 @@ from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress, activity
-from jaxpretrain.display.wording import align, format_seconds
+from jaxpretrain.display.wording import format_facts, format_seconds
 from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
@@ -59,7 +59,7 @@ class Opened:
         if has_huge_pages():
             facts["host"] = ["large allocations use huge pages (GLIBC_TUNABLES)"]
         notes = [line for opened in (self.data, *self.eval_sets) for line in opened.notes]
-        return [align(facts), *self.changes, *dict.fromkeys(notes)]
+        return [format_facts(facts), *self.changes, *dict.fromkeys(notes)]
 
 
 def open_run(
@@ -232,10 +232,11 @@ def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
 def _compile(opened: Opened, start: _Start, reporter: Reporter) -> tuple[Memory, int, TrainState]:
     """Compiles the step and the evaluations; returns memory, finished steps and the state."""
     stage = opened.stages.at(start.first + 1)
-    about = format_seconds(stage.program.compile_seconds())
+    with reporter.activity("tracing the step"):
+        about = format_seconds(stage.program.compile_seconds())
     with reporter.activity(f"compiling the step, about {about}"):
         memory = require_fit(stage.program, stage.train_step)
-    reporter.message(align({"memory": [memory.describe()]}))
+    reporter.message(format_facts({"memory": [memory.describe()]}))
     first, state = start.first, start.state
     if state is None:
         with reporter.activity("creating the initial state"):

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxpretrain.config.errors import InputError, closest, install, nearest
+from jaxpretrain.config.errors import InputError, closest, extras, install, nearest
 
 
 def test_an_input_error_is_one_line():
@@ -25,3 +25,14 @@ def test_the_command_for_an_extra_names_what_it_requires():
     assert install("evals") == "pip install 'pyarrow>=26'"
     vision = install("vision")
     assert vision.startswith("pip install ") and "'pillow>=" in vision and "scikit-image" in vision
+
+
+def test_requirements_are_sorted_by_their_extras(monkeypatch: pytest.MonkeyPatch):
+    lines = [
+        "numpy>=2",
+        "tensorflow>=2; sys_platform == 'darwin'",
+        "a>=1; extra == 'x-y'",
+        'b[c]; extra == "z"',
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: [*lines, "d; extra == 'z'"])
+    assert extras() == {"x-y": ["a>=1"], "z": ["b[c]", "d"]}

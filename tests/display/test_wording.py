@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from jaxpretrain.display.wording import (
-    align,
     count_of,
     format_count,
+    format_facts,
     format_finish,
     format_number,
     format_seconds,
+    format_signed,
     wrap,
 )
 
@@ -98,6 +99,16 @@ def test_the_finish_has_its_date_only_when_that_is_not_today():
     assert format_finish(math.nan, NOON) == format_finish(NOON + 1e15, NOON) == "?"
 
 
+def test_a_signed_number_has_its_plus_where_it_is_positive():
+    signed = [format_signed(value, 3) for value in (0.5, -0.5, 0.0, None)]
+    assert signed == [
+        f"+{format_number(0.5, 3)}",
+        format_number(-0.5, 3),
+        format_number(0.0, 3),
+        "?",
+    ]
+
+
 def test_a_count_has_the_singular_for_one_alone():
     counted = [count_of(number, "process") for number in (0, 1, 2_000)]
     assert counted == ["0 processes", "1 process", "2,000 processes"]
@@ -105,7 +116,7 @@ def test_a_count_has_the_singular_for_one_alone():
 
 
 def test_facts_stand_behind_their_label_which_stands_once():
-    text = align({"model": ["one", "two"], "much longer label": ["three"]}, "  ")
+    text = format_facts({"model": ["one", "two"], "much longer label": ["three"]}, "  ")
     assert text.splitlines() == [
         "  model             one",
         "                    two",

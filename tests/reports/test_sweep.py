@@ -126,6 +126,8 @@ def test_report_knows_the_folder_of_a_sweep(tmp_path: Path):
     assert line.startswith(f"{tmp_path / 'report.html'}: ")
     text = (tmp_path / "report.html").read_text()
     assert "id=differences-to-the-control" in text and '"linked":false' in text
+    with pytest.raises(InputError, match=r"--csv=.*: the table of a sweep is .*sweep\.csv"):
+        write_report([tmp_path], None, tmp_path / "runs.csv")
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(InputError, match=r"sweep\.json"):
         write_report([tmp_path], None)
