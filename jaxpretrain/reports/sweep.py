@@ -20,6 +20,7 @@ MOST_CURVES = 24
 MOST_FORESTS = 8
 """The largest number of metrics with a chart of differences."""
 _ROW_HEIGHT = 26
+_ENDS = ("difference", "low", "high")
 _VERDICTS = {"better": 2, "worse": 1, "no_difference": 7}  # and the places of their colours
 Results = Mapping[str, Document]
 """The mean of a metric by arm, with its comparison to the control."""
@@ -70,6 +71,12 @@ def _arms(results: Mapping[str, Results], control: str) -> str:
 
 
 def _arm_table(results: Results, control: str) -> str:
+    head = ["arm", "mean", "standard error", "runs", "difference", "interval", "p", "verdict"]
+    return table(head, arm_rows(results, control))
+
+
+def arm_rows(results: Results, control: str) -> list[list[str]]:
+    """Returns for each arm: name, mean, standard error, runs, difference, interval, p, verdict."""
     rows = []
     for arm, found in results.items():
         row = [arm, format_number(found["mean"], 5), format_number(found["stderr"], 3)]
@@ -77,18 +84,18 @@ def _arm_table(results: Results, control: str) -> str:
         if arm == control:
             row += ["", "", "", "control"]
         elif found["p_holm"] is None:
-            row += [_signed(found["difference"]), "", "", "too few runs"]
+            row += [format_signed(found["difference"], 4), "", "", "too few runs"]
         else:
-            interval = f"{_signed(found['low'])} to {_signed(found['high'])}"
-            row += [_signed(found["difference"]), interval, format_number(found["p_holm"], 2)]
+            difference, low, high = (format_signed(found[k], 4) for k in _ENDS)
+            row += [difference, f"{low} to {high}", format_p(found["p_holm"])]
             row.append(found["verdict"].replace("_", " "))
         rows.append(row)
-    head = ["arm", "mean", "standard error", "runs", "difference", "interval", "p", "verdict"]
-    return table(head, rows)
+    return rows
 
 
-def _signed(value: float | None) -> str:
-    return "" if value is None else format_signed(value, 3)
+def format_p(value: float) -> str:
+    """Returns a probability of chance with three decimals, or "<0.001"."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _forest(key: str, metric: str, results: Results, control: str) -> Chart:

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import jax
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.config.serialize import Document, diff, to_dict
 from jaxpretrain.planning.auto import open_choices, stand_in
 from jaxpretrain.planning.compiled import compile_step
 from jaxpretrain.planning.estimates import StepTime, estimate_memory, estimate_run, estimate_time
 from jaxpretrain.planning.machines import Target, open_machine
 from jaxpretrain.sweeps.arms import Run, Sweep
-from jaxpretrain.train.experiment import Resolved, resolve
+from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 from jaxpretrain.train.program import make_program
 
 _machine = cache(open_machine)  # that at hand is measured, which takes a second
@@ -91,10 +92,12 @@ def costs(sweep: Sweep, target: Target | None, *, compiles: bool = False) -> dic
     is asked for and the target has a compiler here, once for runs that differ in numbers alone.
 
     Raises:
-      InputError: mesh, batch and model of a run do not fit together.
+      InputError: mesh, batch and model of a run do not fit together, or two settings are the same
+        run, such as durations of 100 and "100 steps".
     """
     found: dict[str, Cost] = {}
     known: dict[str, _Step] = {}
+    settings: dict[str, str] = {}
     for run in sweep.runs():
         if (setting := setting_of(run)) in found:
             continue
@@ -106,6 +109,9 @@ def costs(sweep: Sweep, target: Target | None, *, compiles: bool = False) -> dic
         except InputError as error:
             raise InputError(f"{setting}: {error}") from error
         found[setting] = _cost(experiment, known[shape])
+        twin = settings.setdefault(json.dumps(to_dict(experiment), sort_keys=True), setting)
+        if twin != setting:
+            raise InputError(f"{twin} and {setting} are the same run: leave one out")
     return found
 
 
@@ -139,6 +145,11 @@ def compare(found: Mapping[str, Cost], control: str, by: EqualBy | None = None) 
         for path, left, right in diff(_held_out(base), _held_out(cost)):
             same["evaluation_sets"] = False
             refused.append(f"{setting}: evaluates with {path}={right}, {control} with {left}")
+        named += [
+            f"{setting}: {path}={here} changes what a loss measures, {control} has {there}"
+            for path, there, here in diff(to_dict(base.experiment), to_dict(cost.experiment))
+            if Mark.LOSS in marks_at(Experiment, path)
+        ]
         for quantity, words in _SHOWN.items():
             change = getattr(cost, quantity) / (getattr(base, quantity) or 1) - 1.0
             if abs(change) > NAMED:

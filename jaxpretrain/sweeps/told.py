@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import count_of, format_number, format_signed, format_table
+from jaxpretrain.reports.sweep import arm_rows, format_p
 
 COLUMNS = 100
 """The largest number of columns of the table."""
@@ -61,7 +62,7 @@ def _sentence(arm: Document, metric: str, document: Document) -> str:
     else:
         seen = (
             f"{_signed(difference)} (95 % interval {_signed(found['low'])} to "
-            f"{_signed(found['high'])}, p {_p(found['p_holm'])})"
+            f"{_signed(found['high'])}, p {format_p(found['p_holm'])})"
         )
         text = f"{name} is {found['verdict']} than {control}: {seen}"
         if found["verdict"] == "no_difference":
@@ -119,24 +120,10 @@ def table(document: Document) -> str:
 
 
 def _block(metric: str, document: Document) -> list[str]:
-    rows: list[Sequence[str]] = [
-        (metric, "mean", "stderr", "n", "difference", "95 % interval", "p", "verdict")
-    ]
-    for arm in document["arms"]:
-        found = arm["metrics"].get(metric)
-        if found is None:
-            continue
-        cells = [format_number(found["mean"], 5), format_number(found["stderr"], 3)]
-        cells.append(str(found["n"]))
-        if arm["name"] == document["control"]:
-            cells += ["", "", "", "control"]
-        elif found["p_holm"] is None:
-            cells += [_signed(found["difference"]), "", "", "too few runs"]
-        else:
-            interval = f"{_signed(found['low'])} to {_signed(found['high'])}"
-            verdict = found["verdict"].replace("no_difference", "none seen")
-            cells += [_signed(found["difference"]), interval, _p(found["p_holm"]), verdict]
-        rows.append((arm["name"], *cells))
+    head = (metric, "mean", "stderr", "n", "difference", "95 % interval", "p", "verdict")
+    arms = document["arms"]
+    results = {arm["name"]: arm["metrics"][metric] for arm in arms if metric in arm["metrics"]}
+    rows = [head, *arm_rows(results, document["control"])]
     rest = max(map(len, format_table([("", *row[1:]) for row in rows])))
     return list(format_table([(cut(row[0], COLUMNS - rest), *row[1:]) for row in rows]))
 
@@ -165,7 +152,3 @@ def to_csv(document: Document) -> str:
 
 def _signed(value: float | None) -> str:
     return format_signed(value, 4)
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

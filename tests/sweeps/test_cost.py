@@ -5,6 +5,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.planning.machines import parse_target
 from jaxpretrain.sweeps.cost import compare, costs, equalised, first_setting, setting_of
+from jaxpretrain.sweeps.written import make_sweep
 from tests.sweeps.tiny import tiny_sweep
 
 LOCAL = parse_target("local")
@@ -142,3 +143,21 @@ def test_seeds_share_a_setting(tmp_path):
         f"d_ff={d_ff}/weight_decay={decay}" for d_ff in (32, 40) for decay in (0.1, 0.2)
     }
     assert first_setting(sweep, "d_ff=40") == "d_ff=40/weight_decay=0.1"
+
+
+def test_the_same_length_in_other_words_is_the_same_run(tmp_path):
+    sweep = tiny_sweep(tmp_path, grid={"train.duration": ["4 steps", "4"]})
+    with pytest.raises(InputError, match="^duration=4_steps and duration=4 are the same run"):
+        costs(sweep, None)
+
+
+def test_what_changes_the_meaning_of_a_loss_is_named(tmp_path):
+    arms = {
+        "most": {},
+        "half": {"model.mask_ratio": 0.5},
+        "plain": {"model.normalize_patches": False},
+    }
+    sweep = make_sweep("sapiens_nano", arms=arms, shared={"data.num_examples": 100}, seeds=2)
+    named = compare(costs(sweep, None), "most").named
+    assert "half: model.mask_ratio=0.5 changes what a loss measures, most has 0.75" in named
+    assert any(line.startswith("plain: model.normalize_patches=False changes") for line in named)

@@ -67,7 +67,7 @@ def test_the_table_has_a_block_for_each_metric_and_fits(document):
     assert [block[0].split()[0] for block in blocks] == ["eval/a/loss", "train/loss"]
     assert [len(block) for block in blocks] == [6, 6]
     assert blocks[0][1].split() == ["control", "3.0667", "0.15", "3", "control"]
-    assert blocks[0][2].endswith("none seen")
+    assert blocks[0][2].endswith("no difference")
     assert blocks[0][4].endswith("better")
     assert blocks[0][5].endswith("too few runs")
 

@@ -50,7 +50,7 @@ MLP_RATIO = 4
 class VitMae:
     """A masked autoencoder of images; the defaults are Sapiens 0.3B."""
 
-    patch_size: Width = 16
+    patch_size: Annotated[Width, Mark.LOSS] = 16
     """The side of a patch in pixels; it divides height and width."""
     d_model: Width = 1024
     """The width of the encoder."""
@@ -66,9 +66,9 @@ class VitMae:
     """The number of blocks of the decoder."""
     decoder_num_heads: Width = 16
     """The number of heads of the decoder."""
-    mask_ratio: Annotated[float, Between(0, 1, "()")] = 0.75
+    mask_ratio: Annotated[float, Between(0, 1, "()"), Mark.LOSS] = 0.75
     """The share of an image's patches that is removed and predicted; seen ones are rounded down."""
-    normalize_patches: bool = True
+    normalize_patches: Annotated[bool, Mark.LOSS] = True
     """Predict each patch with its own mean subtracted and divided by its own deviation."""
     positions: PositionsKind = "sincos"
     """The positions of patches. sincos: Sapiens' fixed table, computed when it is used. stored: a
