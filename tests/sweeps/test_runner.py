@@ -7,6 +7,8 @@ import pytest
 from jaxpretrain.sweeps.runner import command_of, last_line, log_of, run_all
 from tests.sweeps.tiny import Ended, tiny_sweep
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Scripted:
     """Gives each run the handle of its folder, and has room for some."""
@@ -30,6 +32,15 @@ class Scripted:
 @pytest.fixture
 def sweep(tmp_path):
     return tiny_sweep(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    """Lets signals do what they do by default: a shell's background jobs ignore some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def start(sweep, folder, launcher, **known):
@@ -73,7 +84,7 @@ def test_as_many_run_at_a_time_as_there_is_room_for(sweep, tmp_path):
     assert max(list(states.values()).count("running") for states in seen) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_all_and_the_same_command_goes_on(sweep, tmp_path, number):
     class Asks(Ended):
         def poll(self):
