@@ -22,7 +22,7 @@ INPUTS = pyproject.toml constraints.txt
 SOURCES = jaxpretrain configs scripts tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install evals quickstart test test-all parity docs-test checks format constraints clean
+.PHONY: help install evals quickstart test test-all parity docs-test slurm checks format constraints clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ parity: $(PARITY)/.ready  ## Compare with transformers and OLMo's own trainer, l
 
 docs-test: $(VENV)/.dev  ## Run the commands of README.md, docs/ and notebooks/ (PAGES= for some)
 	$(BIN)/python scripts/docs_test.py --pages=$(PAGES)
+
+slurm: $(VENV)/.dev  ## Train on a SLURM of two virtual nodes here; needs root, slurm-wlm and munge
+	$(BIN)/python scripts/slurm_test.py $(ARGS)
 
 checks: $(VENV)/.dev  ## Lint, check the format, the types and the shape of the package
 	$(BIN)/ruff check $(SOURCES)

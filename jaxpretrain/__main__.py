@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": ("sample", "generate text with a model"),
     "convert": ("convert", "read and write checkpoints of Hugging Face, OLMo and Sapiens"),
     "doctor": ("doctor", "check this machine: devices, memory, packages"),
+    "launch": ("launch.__main__", "train on SLURM, GKE or TPU VMs; restart what was cut off"),
     "report": ("report", "write one HTML page about one or more runs"),
     "sweep": ("sweep", "compare settings over several seeds, and say what is more than noise"),
 }

@@ -46,7 +46,10 @@ def make_parser() -> Parser:
     parser = Parser(prog="python -m jaxpretrain.plan", description=__doc__)
     add = parser.add_argument
     add("--config", help="packaged config or FILE.py; --config.PATH=VALUE sets fields")
-    add("--target", help="machine: h100-80gb:8, tpu-v5p:8x8x8, cpu:8, local, ...")
+    add(
+        "--target",
+        help="machine: h100-80gb:8, 2xtpu-v5p:4x4x4 (two slices), cpu:8, local, ...",
+    )
     add(
         "--search",
         default="",

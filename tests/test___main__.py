@@ -16,7 +16,7 @@ def test_every_command_has_a_main_and_says_what_it_does(capsys: pytest.CaptureFi
         with pytest.raises(SystemExit) as done:
             commands.main([name, "--help"])
         assert done.value.code == 0
-        assert f"jaxpretrain.{module}" in capsys.readouterr().out
+        assert f"jaxpretrain.{module.removesuffix('.__main__')}" in capsys.readouterr().out
 
 
 def test_the_version(capsys: pytest.CaptureFixture):

@@ -39,6 +39,7 @@ LAYERS = (
     "conversion",
     "inference",
     "planning",
+    "launch",
     "sweeps",
 )
 # Each may import from every layer, and from no other command.

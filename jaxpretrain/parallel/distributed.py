@@ -6,21 +6,27 @@ service, which works before the devices are touched and has time limits, unlike 
 
 import atexit
 import hashlib
-import importlib.util
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 import jax
-from jax._src import cloud_tpu_init  # no public name tells a TPU host before its backend starts
+from jax._src.clusters import ClusterEnv  # no public name tells what a launcher says
 from jax._src.distributed import global_state  # nor is there one for the coordination service
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.display.wording import count_of
+from jaxpretrain.parallel.launchers import (
+    count_gpus,
+    find_launcher,
+    local_gpus,
+    require_consistent,
+)
+from jaxpretrain.parallel.roll_call import MissingProcesses, call_roll
 
 PATIENCE_SECONDS = 600
 """Seconds that a process waits for the others where all must agree; one may read data slowly."""
@@ -30,69 +36,63 @@ class AgreedError(InputError):
     """Bad input of one process, which all of them know of."""
 
 
-class Launcher(NamedTuple):
-    """The program that started the processes, and its name in JAX; None: JAX finds them itself."""
-
-    name: str
-    method: str | None
-
-
-def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def start(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    port: int | None = None,
+    seconds: float = 300.0,
+) -> None:
     """Joins the processes of the run where there are several, and says so in one line.
 
-    Call it before anything that starts JAX's backend. The arguments are the flags that name the
-    processes by hand; without them the environment decides. Raises InputError where the arguments
-    do not fit together, or a launcher does not say where to meet.
+    Call it before anything that starts JAX's backend. The first three arguments are the flags that
+    name the processes by hand; without them the environment decides. `port` replaces the port of a
+    launcher's address. Processes that do not come within the given seconds are named, and all that
+    came exit with code 1.
+
+    SIGUSR1 and SIGUSR2 are passed on as SIGTERM, which JAX's preemption service waits for.
+
+    Raises:
+      InputError: the arguments do not fit together, a launcher does not say where to meet, or the
+        environment has variables of another job.
     """
+    if port is not None and not 0 < port < 2**16:
+        raise InputError(f"--coordinator_port={port}: ports are numbers from 1 to 65535")
+    if not seconds > 0:
+        raise InputError(f"--start_timeout={seconds:g}: must be positive")
     by_hand = _check(coordinator, num_processes, process_id)
-    launcher = None if by_hand else find_launcher(os.environ)
-    if by_hand:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, cluster_detection_method="deactivate"
+    launcher, gpus = None, None
+    if not by_hand:
+        launcher = find_launcher(os.environ)
+        require_consistent(os.environ, launcher)
+        if launcher is None:
+            return
+        gpus = local_gpus(os.environ, count_gpus(os.environ))
+        coordinator, num_processes, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, (), launcher.method, int(seconds)
         )
-    elif launcher is not None:
-        jax.distributed.initialize(cluster_detection_method=launcher.method)
-    else:
-        return
+    assert coordinator is not None and num_processes is not None and process_id is not None
+    if port is not None:
+        coordinator = f"{coordinator.rpartition(':')[0]}:{port}"
+    try:
+        call_roll(coordinator, num_processes, process_id, seconds, _say)
+    except MissingProcesses as error:
+        if str(error):
+            _say(f"error: {error}")
+        raise SystemExit(1) from None
+    jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        gpus,
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(seconds),
+    )
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     if is_primary():
         source = launcher.name if launcher else "flags"
-        where = global_state.coordinator_address
-        count = global_state.num_processes
-        print(f"{count_of(count, 'process')}, by {source}, coordinator {where}", file=sys.stderr)
-
-
-def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
-    """Returns the launcher that started this process among others; None where it is alone.
-
-    Raises InputError where Open MPI started several, but in a way that JAX cannot follow.
-    """
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        if "OMPI_MCA_orte_hnp_uri" in environment:
-            return Launcher("Open MPI", "ompi")
-        raise InputError(
-            "Open MPI started several processes, but (as from version 5 on) names no address to "
-            "meet at; add --coordinator=HOST:PORT --num_processes=$OMPI_COMM_WORLD_SIZE "
-            "--process_id=$OMPI_COMM_WORLD_RANK"
-        )
-    # In the script of a batch job, outside of srun, there is no list of the step's nodes.
-    is_slurm_step = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys()
-    if is_slurm_step and int(environment.get("SLURM_NTASKS", 1)) > 1:
-        return Launcher("SLURM", "slurm")
-    if cloud_tpu_init.running_in_cloud_tpu_vm:
-        hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
-        if hosts is not None:
-            return Launcher("GKE on TPU", "gketpu") if "," in hosts else None
-        if "TPU_SKIP_MDS_QUERY" not in environment:
-            return Launcher("Cloud TPU", "gcetpu")
-    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
-        if importlib.util.find_spec("kubernetes") is None:
-            raise InputError(
-                "an indexed Kubernetes job needs the package kubernetes, by which JAX finds the "
-                "other processes: pip install 'jax[k8s]', or give --coordinator, --num_processes "
-                "and --process_id"
-            )
-        return Launcher("Kubernetes", None)
-    return None
+        _say(f"{count_of(num_processes, 'process')}, by {source}, coordinator {coordinator}")
 
 
 def is_primary() -> bool:
@@ -219,6 +219,10 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
             f"0 to {num_processes - 1}"
         )
     return True
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _digest(value: object) -> str:

@@ -79,12 +79,12 @@ def _text(sizes: Iterable[int]) -> str:
 
 def _arrange(devices: Sequence[Device], sizes: tuple[int, ...]) -> np.ndarray:
     """Returns the devices in an order in which neighbours on a mesh axis have links."""
+    num_slices = count_slices(devices)
+    if sizes[0] % num_slices:
+        raise InputError(f"mesh.replica={sizes[0]} is not a multiple of the {num_slices} slices")
     # Devices that are only planned with may have no place in a torus.
     if getattr(devices[0], "platform", "") != "tpu" or not hasattr(devices[0], "coords"):
         return np.array(devices).reshape(sizes)
-    num_slices = len({getattr(d, "slice_index", 0) for d in devices})
-    if sizes[0] % num_slices:
-        raise InputError(f"mesh.replica={sizes[0]} is not a multiple of the {num_slices} slices")
     try:
         if num_slices == 1:
             return mesh_utils.create_device_mesh(sizes, list(devices))
@@ -94,6 +94,13 @@ def _arrange(devices: Sequence[Device], sizes: tuple[int, ...]) -> np.ndarray:
         raise InputError(
             f"mesh ({_text(sizes)}): the links of the slice make no such mesh"
         ) from None
+
+
+def count_slices(devices: Sequence[object]) -> int:
+    """Returns the number of TPU slices that devices are of; 1 for devices of another kind."""
+    if getattr(devices[0], "platform", "") != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def sharded_bytes(arrays: Iterable[jax.ShapeDtypeStruct]) -> int:

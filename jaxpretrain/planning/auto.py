@@ -7,6 +7,7 @@ The global batch stays the same: smaller microbatches are accumulated.
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +18,23 @@ from jaxpretrain.config.serialize import from_dict, to_dict
 from jaxpretrain.devices.chips import GIB, Chip
 from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.parallel.distributed import exchange
+from jaxpretrain.parallel.mesh import Mesh, count_slices
 from jaxpretrain.planning.compiled import InProcessCompiler, OnCompiled
 from jaxpretrain.planning.machines import Machine, open_machine, parse_target
-from jaxpretrain.planning.search import MICROBATCH, REMAT, list_arrangements, search
+from jaxpretrain.planning.search import (
+    MICROBATCH,
+    REMAT,
+    Arrangement,
+    Trial,
+    list_arrangements,
+    open_choices,
+    search,
+)
 from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.program import chosen_mesh
 from jaxpretrain.train.workdir import trained_here
 
 _MAX_SECONDS = 180.0
-
-
-def open_choices(experiment: Resolved) -> tuple[str, ...]:
-    """Returns the paths of the fields that are auto."""
-    chosen = {MICROBATCH: experiment.train.microbatch_size, REMAT: experiment.model.remat}
-    return tuple(name for name, value in chosen.items() if value == "auto")
 
 
 def stand_in(experiment: Resolved) -> Resolved:
@@ -38,6 +43,7 @@ def stand_in(experiment: Resolved) -> Resolved:
         experiment,
         model=replace(experiment.model, remat="full"),
         train=replace(experiment.train, microbatch_size=1),
+        mesh=Mesh(replica=count_slices(jax.devices())),
     )
     return _as(experiment, least)
 
@@ -67,8 +73,9 @@ def choose(experiment: Resolved, on_compiled: OnCompiled) -> tuple[Resolved, str
             f"takes about {least / GIB:.2f} GiB. python -m jaxpretrain.plan finds a machine"
         )
     best = trials[0]
+    reason = _reason(found, best, machine) if experiment.mesh == "auto" else ""
     return _as(experiment, best.experiment), (
-        f"auto: {_named(experiment, best.experiment)}, {best.total / GIB:.2f} of "
+        f"auto: {_named(experiment, best.experiment)}, {reason}{best.total / GIB:.2f} of "
         f"{limit / GIB:.2f} GiB per device (found in {time.monotonic() - start:.0f} s)"
     )
 
@@ -99,9 +106,27 @@ def _as(experiment: Resolved, chosen: Resolved) -> Resolved:
         model = replace(model, remat=chosen.model.remat)
     if MICROBATCH in names:
         train = replace(train, microbatch_size=chosen.train.microbatch_size)
-    return replace(experiment, model=model, train=train)
+    mesh = chosen.mesh if "mesh" in names else experiment.mesh
+    return replace(experiment, model=model, train=train, mesh=mesh)
 
 
 def _named(experiment: Resolved, chosen: Resolved) -> str:
-    values = {MICROBATCH: chosen.train.microbatch_size, REMAT: chosen.model.remat}
+    mesh = " x ".join(map(str, chosen_mesh(chosen).sizes(jax.device_count())))
+    values = {
+        MICROBATCH: chosen.train.microbatch_size,
+        REMAT: chosen.model.remat,
+        "mesh": f"{mesh} (replica x fsdp x tensor)",
+    }
     return ", ".join(f"{name}={values[name]}" for name in open_choices(experiment))
+
+
+def _reason(found: Sequence[Arrangement], best: Trial, machine: Machine) -> str:
+    """Returns the part of a line that says why the planner ranks a mesh first."""
+    meshes = len({tuple(a.program.layout.mesh.shape.values()) for a in found})
+    slices = count_slices(machine.devices)
+    first = f"the fastest of {meshes} meshes" if meshes > 1 else "the only mesh"
+    copies = f", replica is the number of slices ({slices})" if slices > 1 else ""
+    return (
+        f"{first} by estimate ({best.time.expected:.3g} s a step, bound by "
+        f"{best.time.bound_by}){copies}, "
+    )

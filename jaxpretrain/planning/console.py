@@ -24,6 +24,7 @@ from jaxpretrain.planning.machines import open_machine, parse_target
 from jaxpretrain.planning.planner import Plan, make_plan
 from jaxpretrain.planning.search import Trial, choose_dimensions
 from jaxpretrain.train.experiment import Resolved, resolve
+from jaxpretrain.train.program import chosen_mesh
 
 _MOSTLY_COMPILED = 9
 """The usual number of compilations of a plan, for the progress bar."""
@@ -266,4 +267,4 @@ def _frontier(plan: Plan, trial: Trial) -> dict[str, object]:
 
 
 def _mesh(experiment: Resolved, num_devices: int) -> str:
-    return " x ".join(map(str, experiment.mesh.sizes(num_devices)))
+    return " x ".join(map(str, chosen_mesh(experiment).sizes(num_devices)))

@@ -1,9 +1,10 @@
-"""Machines by name, `h100-80gb:2x8`, `tpu-v5p:8x8x8`, `cpu:8` or `local`, and their devices.
+"""Machines by name: `h100-80gb:2x8`, `2xtpu-v5p:8x8x8`, `cpu:8` or `local`, and their devices.
 
 GPUs are counted, or written as hosts x GPUs of each. TPUs are written by the shape of their slice,
-as in the cloud's consoles. Their devices are described: they compile but do not run, so none has to
-be there. The compilers come with `jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Without them,
-placeholder devices make up the mesh and nothing can be compiled.
+as in the cloud's consoles, several slices with their number before the name. Their devices are
+described: they compile but do not run, so none has to be there. The compilers come with
+`jaxpretrain[plan-gpu]` and `jaxpretrain[plan-tpu]`. Without them, placeholder devices make up the
+mesh and nothing can be compiled.
 """
 
 import math
@@ -23,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.devices.memory import memory_limit
+from jaxpretrain.parallel.mesh import count_slices
 
 HEADROOM = 0.05
 """The share of a device's usable memory that a plan leaves free: for fragments, for buffers of
@@ -41,16 +43,18 @@ class Target:
     """The row of the table; None for local and cpu, whose chips are looked up or measured."""
     shape: tuple[int, ...]
     """Hosts and devices of each, or the shape of a TPU slice; () for local."""
+    num_slices: int = 1
+    """The number of TPU slices of that shape."""
 
     @property
     def num_devices(self) -> int:
         """The devices of the whole machine; meaningless for local, which only JAX can count."""
-        return math.prod(self.shape)
+        return self.num_slices * math.prod(self.shape)
 
     @property
     def num_hosts(self) -> int:
         """The hosts with a network between them; a TPU slice counts as one, for it has links."""
-        return self.shape[0] if self.platform in ("gpu", "cpu") else 1
+        return self.shape[0] if self.platform in ("gpu", "cpu") else self.num_slices
 
 
 @dataclass(frozen=True)
@@ -82,23 +86,28 @@ class PlaceholderDevice:
     platform: str
     device_kind: str
     process_index: int = 0
+    slice_index: int = 0
 
 
 def parse_target(text: str) -> Target:
     """Reads the name of a machine; InputError where there is none, or none of that shape."""
     kind, colon, size = text.partition(":")
+    slices, kind = _slices_and_kind(kind)
     if kind == "local":
         if colon:
             raise InputError(f"--target={text}: local takes no size: it is what is at hand")
         return Target(text, "local", None, ())
     names = ["local", "cpu", *CHIPS]
     if kind not in names:
+        before = f"{slices}x" if slices else ""
         if known := _chip_meant(kind):
-            return parse_target(f"{known}{colon}{size}")
+            return parse_target(f"{before}{known}{colon}{size}")
         parts = [f"'{name}'" for name in names if kind and kind in name]
         hint = f" Did you mean {' or '.join(parts)}?" if parts else nearest(kind, names)
         hint = hint or f" Known are {', '.join(names)}."
         raise InputError(f"--target={text}: no such machine.{hint}")
+    if slices and not kind.startswith("tpu-"):
+        raise InputError(f"--target={text}: a number of slices before it is for TPUs alone")
     chip = CHIPS.get(kind)  # None: a CPU
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
         raise InputError(f"--target={text}: needs a size, as {_example(chip)}")
@@ -111,7 +120,13 @@ def parse_target(text: str) -> Target:
         return Target(text, "gpu", chip, _hosts_and_gpus(text, chip, sizes))
     if len(sizes) != chip.slice_axes:
         raise InputError(f"--target={text}: its slices have shapes as {_example(chip)}")
-    return Target(text, "tpu", chip, sizes)
+    return Target(text, "tpu", chip, sizes, slices or 1)
+
+
+def _slices_and_kind(text: str) -> tuple[int | None, str]:
+    """Splits 2xtpu-v5p into the number of slices and the chip; None where there is no number."""
+    found = re.fullmatch(r"([1-9]\d*)x(.+)", text)
+    return (int(found[1]), found[2]) if found else (None, text)
 
 
 def next_larger(target: Target) -> Target:
@@ -136,12 +151,14 @@ def open_machine(target: Target, dtype: str) -> Machine:
     if target.platform in ("local", "cpu"):
         devices = jax.devices()
         chip = find_chip(devices[0], jax.local_device_count(), dtype)
-        return Machine(target, devices, chip, jax.process_count(), compiles=True)
+        is_tpu = chip.platform == "tpu"
+        num_hosts = count_slices(devices) if is_tpu else jax.process_count()
+        return Machine(target, devices, chip, num_hosts, compiles=True)
     chip = target.chip
     assert chip is not None
     is_gpu = chip.platform == "gpu"
     if find_spec("jax_cuda13_plugin" if is_gpu else "libtpu") is None:
-        devices = placeholder_devices(chip, target.num_devices)
+        devices = placeholder_devices(chip, target.num_devices, target.num_slices)
         return Machine(target, devices, chip, target.num_hosts, compiles=False)
     devices = _gpus(target, chip) if is_gpu else _tpus(target)
     # Autotuning times kernels on a device, and there is none here.
@@ -149,9 +166,15 @@ def open_machine(target: Target, dtype: str) -> Machine:
     return Machine(target, devices, chip, target.num_hosts, True, options)
 
 
-def placeholder_devices(chip: Chip, num_devices: int) -> list[PlaceholderDevice]:
+def placeholder_devices(
+    chip: Chip, num_devices: int, num_slices: int = 1
+) -> list[PlaceholderDevice]:
     """Returns devices of a kind that programs can be bound to but not compiled for."""
-    return [PlaceholderDevice(i, chip.platform, chip.device_kind) for i in range(num_devices)]
+    of_slice = num_devices // num_slices
+    return [
+        PlaceholderDevice(i, chip.platform, chip.device_kind, slice_index=i // of_slice)
+        for i in range(num_devices)
+    ]
 
 
 def find_chip(
@@ -262,9 +285,11 @@ def _gpus(target: Target, chip: Chip) -> Sequence[object]:
 
 
 def _tpus(target: Target) -> Sequence[object]:
-    name = target.name.removeprefix("tpu-")
+    name = target.name.partition("tpu-")[2]
+    # For one slice libtpu is not told their number: its devices would name no slice then.
+    slices = {"num_slices": target.num_slices} if target.num_slices > 1 else {}
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **slices).devices
     except JaxRuntimeError as error:
         if "INVALID_ARGUMENT" not in str(error):
             raise

@@ -119,7 +119,7 @@ def make_plan(
 def _configured(
     experiment: Resolved, machine: Machine, compiler: Compiler | None, limit: int
 ) -> search.Trial | None:
-    if "auto" in (experiment.train.microbatch_size, experiment.model.remat):
+    if search.open_choices(experiment):
         return None
     program = make_program(experiment, machine.devices)
     size, compiled = program.microbatch_size, None
@@ -157,9 +157,9 @@ def _sufficient(experiment: Resolved, target: Target, limit: int) -> str | None:
     model = replace(experiment.model, remat="full")
     for _ in range(_MAX_DOUBLINGS):
         target = next_larger(target)
-        devices = placeholder_devices(chip, target.num_devices)
+        devices = placeholder_devices(chip, target.num_devices, target.num_slices)
         for tensor in (1, search.MAX_TENSOR):
-            mesh = Mesh(fsdp=-1, tensor=tensor)
+            mesh = Mesh(replica=target.num_slices, fsdp=-1, tensor=tensor)
             least = replace(experiment, train=train, model=model, mesh=mesh)
             try:
                 program = make_program(least, devices)

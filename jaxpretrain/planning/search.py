@@ -16,7 +16,7 @@ from typing import Literal
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.schema import value_text
 from jaxpretrain.config.serialize import diff, to_dict
-from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.parallel.mesh import Mesh, count_slices
 from jaxpretrain.planning.compiled import Compiled, Compiler
 from jaxpretrain.planning.estimates import StepTime, estimate_memory, estimate_time
 from jaxpretrain.planning.machines import Machine
@@ -68,6 +68,16 @@ class Arrangement:
         return replace(program, experiment=changed, num_microbatches=share // size)
 
 
+def open_choices(experiment: Resolved) -> tuple[str, ...]:
+    """Returns the paths of the fields that are auto."""
+    chosen = {
+        MICROBATCH: experiment.train.microbatch_size,
+        REMAT: experiment.model.remat,
+        "mesh": experiment.mesh,
+    }
+    return tuple(name for name, value in chosen.items() if value == "auto")
+
+
 def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
     """Returns the dimensions to search, by their short names; [] for microbatch, remat and mesh.
 
@@ -91,7 +101,7 @@ def list_arrangements(
 ) -> list[Arrangement]:
     """Lists the arrangements that mesh, batch and model allow; InputError where there is none."""
     found, refused = [], None
-    for candidate in _candidates(experiment, len(machine.devices), searched):
+    for candidate in _candidates(experiment, machine, searched):
         whole = replace(candidate.train, microbatch_size=None)
         try:
             program = make_program(replace(candidate, train=whole), machine.devices)
@@ -120,21 +130,26 @@ def list_overrides(base: Resolved, chosen: Resolved) -> list[str]:
 
 
 def _candidates(
-    experiment: Resolved, num_devices: int, searched: Sequence[str]
+    experiment: Resolved, machine: Machine, searched: Sequence[str]
 ) -> Iterator[Resolved]:
-    is_open = {REMAT} if experiment.model.remat == "auto" else set()
-    names = [name for name in _VALUES if name in is_open.union(searched)]
-    meshes = list(_meshes(num_devices)) if "mesh" in searched else [experiment.mesh]
+    wanted = {*open_choices(experiment), *searched}
+    names = [name for name in _VALUES if name in wanted]
+    devices = machine.devices
+    found = _meshes(len(devices), count_slices(devices)) if "mesh" in wanted else [experiment.mesh]
+    meshes = list(found)
     for mesh, *values in product(meshes, *(_VALUES[name] for name in names)):
         fields = {name.partition(".")[2]: value for name, value in zip(names, values, strict=True)}
         yield replace(experiment, mesh=mesh, model=replace(experiment.model, **fields))
 
 
-def _meshes(num_devices: int) -> Iterator[Mesh]:
+def _meshes(num_devices: int, num_slices: int) -> Iterator[Mesh]:
+    """Yields the meshes of devices; where there are several slices, a copy of the model on each."""
     for tensor in (t for t in _divisors(num_devices) if t <= MAX_TENSOR):
         for fsdp in reversed(_divisors(num_devices // tensor)):
-            # fsdp takes the remaining devices, so the same flags serve on a larger machine.
-            yield Mesh(replica=num_devices // tensor // fsdp, fsdp=-1, tensor=tensor)
+            replica = num_devices // tensor // fsdp
+            if num_slices in (1, replica):
+                # fsdp takes the remaining devices, so the same flags serve on a larger machine.
+                yield Mesh(replica=replica, fsdp=-1, tensor=tensor)
 
 
 def _divisors(number: int) -> tuple[int, ...]:

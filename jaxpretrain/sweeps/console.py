@@ -13,10 +13,13 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.devices.chips import CHIPS, GIB
 from jaxpretrain.display.progress import activity
 from jaxpretrain.display.wording import count_of, format_count, format_number
+from jaxpretrain.launch import kubernetes, slurm
+from jaxpretrain.launch.clients import KUBECTL, SBATCH, deliver
+from jaxpretrain.launch.training import check_training, engine_name
 from jaxpretrain.planning.machines import Target, parse_target
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.sweeps.answer import answer
-from jaxpretrain.sweeps.arms import Sweep, with_changes
+from jaxpretrain.sweeps.arms import Run, Sweep, with_changes
 from jaxpretrain.sweeps.board import Board
 from jaxpretrain.sweeps.cost import (
     Comparison,
@@ -29,7 +32,7 @@ from jaxpretrain.sweeps.cost import (
     setting_of,
 )
 from jaxpretrain.sweeps.launcher import LocalLauncher
-from jaxpretrain.sweeps.runner import OnChange, last_line, log_of, run_all
+from jaxpretrain.sweeps.runner import OnChange, flags_of, last_line, log_of, run_all
 from jaxpretrain.sweeps.state import (
     FILE,
     State,
@@ -82,7 +85,8 @@ def run_sweep(
     Raises:
       InputError: something that was given is wrong, or the arms are not equal.
     """
-    out = sys.stderr if flags.json else sys.stdout
+    # What an engine gets is alone on standard output.
+    out = sys.stderr if flags.json or flags.launcher != "local" else sys.stdout
     sweep, target = _sweep(flags, items), _target(flags, gpus)
     if flags.plan_only:
         plan = _planned(sweep, target, flags, None)
@@ -97,6 +101,11 @@ def run_sweep(
             require_extension(folder, earlier, sweep)
         _show(plan, out, is_refused=not flags.unequal)
         states = find_states(folder, sweep, earlier, plan.costs, retry_failed=flags.retry_failed)
+        remaining = [run for run in sweep.runs() if states[run.folder] in ("waiting", "stopped")]
+        if flags.launcher != "local" and remaining:
+            document = plan.document(states)
+            write_document(folder, document)
+            return _hand_over(sweep, remaining, flags), document
         launcher = LocalLauncher(flags.jobs, environment, [number for number, _ in gpus])
         states = run_all(sweep, folder, launcher, states, _follow(plan, folder))
         document = answer(_with_problems(plan.document(states), folder), folder)
@@ -109,6 +118,18 @@ def run_sweep(
         print("", table(document), "", *document["answer"], "", sep="\n", file=out)
     print(f"{folder / FILE}, {folder / 'sweep.csv'}, {page}", file=out)
     return _exit_code(states), document
+
+
+def _hand_over(sweep: Sweep, runs: Sequence[Run], flags: Namespace) -> int:
+    """Prints what an engine gets for some runs, or submits it; returns the exit code."""
+    folder: Path = flags.workdir
+    trainings = [check_training(flags_of(sweep, run, folder)) for run in runs]
+    name = engine_name(folder)
+    if flags.launcher == "slurm":
+        text, client = slurm.write_script(name, trainings, flags), SBATCH
+    else:
+        text, client = kubernetes.sweep_manifest(name, trainings, flags), KUBECTL
+    return deliver(text, client, is_submitted=flags.submit)
 
 
 def _follow(plan: _Plan, folder: Path) -> OnChange:

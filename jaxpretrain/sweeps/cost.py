@@ -16,10 +16,11 @@ import jax
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.config.serialize import Document, diff, to_dict
-from jaxpretrain.planning.auto import open_choices, stand_in
+from jaxpretrain.planning.auto import stand_in
 from jaxpretrain.planning.compiled import compile_step
 from jaxpretrain.planning.estimates import StepTime, estimate_memory, estimate_run, estimate_time
 from jaxpretrain.planning.machines import Target, open_machine
+from jaxpretrain.planning.search import open_choices
 from jaxpretrain.sweeps.arms import Run, Sweep
 from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 from jaxpretrain.train.program import make_program

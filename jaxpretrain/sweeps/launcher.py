@@ -1,7 +1,7 @@
 """Where the runs of a sweep go: processes of this machine, with its cores and GPUs shared out.
 
-A sweep is a list of commands with folders. Another `Launcher`, such as one for a cluster, starts
-the same commands elsewhere.
+A sweep is a list of commands with folders. For a cluster, `launch/` writes the same commands as one
+job, and its engine does the scheduling.
 """
 
 import os

@@ -75,11 +75,13 @@ def run_all(
 
 
 def command_of(sweep: Sweep, run: Run, folder: Path) -> list[str]:
-    """Returns the command that trains a run."""
+    """Returns the command that trains a run on this machine."""
+    return [sys.executable, "-m", "jaxpretrain.main", *flags_of(sweep, run, folder)]
+
+
+def flags_of(sweep: Sweep, run: Run, folder: Path) -> list[str]:
+    """Returns the flags of the training command for a run."""
     return [
-        sys.executable,
-        "-m",
-        "jaxpretrain.main",
         f"--config={sweep.config}",
         f"--workdir={folder / run.folder}",
         *(f"--config.{path}={text}" for path, text in run.overrides),

@@ -157,7 +157,9 @@ def find_states(
                 document = saved_document(workdir)
             experiment = costs[setting_of(run)].experiment
             _require_unchanged(workdir, document["config"], replace(experiment, seed=run.seed))
-            if state == "done" and document.get("last_saved") == experiment.timeline.num_steps:
+            # One that an engine has run is complete although nobody has noted it.
+            is_complete = document.get("last_saved") == experiment.timeline.num_steps
+            if state != "failed" and is_complete:
                 states[run.folder] = "done"
                 continue
         elif state == "done":

@@ -133,8 +133,9 @@ class Experiment:
     """The optimizer and its learning rate."""
     train: Train = Train()
     """The length of the run, its batches and what happens to the weights."""
-    mesh: Mesh = Mesh()
-    """The arrangement of the devices."""
+    mesh: Mesh | Literal["auto"] = Mesh()
+    """The arrangement of the devices. auto: what the planner ranks first for them, found before the
+    run; the result is the same, rounding aside."""
     eval: Eval = Eval()
     """The evaluations during training."""
     checkpoint: Checkpoint = Checkpoint()

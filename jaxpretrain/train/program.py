@@ -19,7 +19,7 @@ from jaxpretrain.display.wording import count_of
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.models.contract import Batch, Model, Params
 from jaxpretrain.optim.optimizers import Optimizer
-from jaxpretrain.parallel.mesh import Layout, sharded_bytes
+from jaxpretrain.parallel.mesh import Layout, Mesh, sharded_bytes
 from jaxpretrain.train.experiment import Experiment, Resolved, num_microbatches
 from jaxpretrain.train.step import TrainState, abstract_state, make_init, make_train_step
 
@@ -178,9 +178,16 @@ def build_model(experiment: Experiment, layout: Layout) -> Model:
     )
 
 
+def chosen_mesh(experiment: Experiment) -> Mesh:
+    """Returns the arrangement of the devices; InputError where it is still `auto`."""
+    if isinstance(experiment.mesh, str):
+        raise InputError("mesh=auto: jaxpretrain.main and .plan choose; set it")
+    return experiment.mesh
+
+
 def make_program(experiment: Resolved, devices: Sequence[Any]) -> Program:
     """Binds an experiment to devices, real or described; InputError where sizes do not fit."""
-    layout = Layout(experiment.mesh.build(devices))
+    layout = Layout(chosen_mesh(experiment).build(devices))
     microbatches = num_microbatches(experiment.train, layout.num_data)
     data = experiment.data
     model = build_model(experiment, layout)

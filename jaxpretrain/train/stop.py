@@ -1,12 +1,12 @@
-"""Requests to stop: SIGTERM from a scheduler, Ctrl-C from a person.
+"""Requests to stop: SIGTERM, SIGUSR1 or SIGUSR2 from a scheduler, Ctrl-C from a person.
 
 In one process, the first one asks the loop to save and leave, and a line says so at once; a second
 Ctrl-C ends the process at once. Python calls a handler only when the main thread is back in Python,
 which takes minutes where it compiles. So a thread of its own reads the signals too, from the pipe
 that the interpreter writes them to; it prints the line, and ends the process where the main thread
-does not. Among several processes, JAX's preemption service takes SIGTERM and finds the time at
-which all of them can leave, even when only one was told; Ctrl-C ends the process as it does any
-program.
+does not. Among several processes, JAX's preemption service takes SIGTERM (`distributed.start` has
+the other two sent on as SIGTERM) and finds the time at which all of them can leave, even when only
+one was told; Ctrl-C ends the process as it does any program.
 """
 
 import os
@@ -21,6 +21,8 @@ from jax.experimental import multihost_utils
 
 from jaxpretrain.parallel.distributed import first_problem
 
+_NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals by which schedulers announce the end; submitit sends SIGUSR2."""
 _PATIENCE_SECONDS = 3.0
 """Seconds in which a process may end by itself after a second Ctrl-C."""
 
@@ -97,7 +99,7 @@ def stop_requests() -> Iterator[Stop]:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Yields a request that SIGTERM and SIGINT set while inside."""
+    """Yields a request that the notices of schedulers and SIGINT set while inside."""
     request = StopRequest()
 
     def ask(number: int, frame: object) -> None:
@@ -110,7 +112,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     listener = threading.Thread(target=_listen, args=(reader, request, ended), daemon=True)
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, ask) for number in (*_NOTICES, signal.SIGINT)}
     previous_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     listener.start()
     try:
@@ -130,7 +132,7 @@ def _listen(reader: int, request: StopRequest, ended: threading.Event) -> None:
     is_shown = False
     while numbers := os.read(reader, 1):
         (number,) = numbers
-        if number not in (signal.SIGTERM, signal.SIGINT):
+        if number not in (*_NOTICES, signal.SIGINT):
             continue
         if not is_shown and request.alarm() is None:
             is_shown = True

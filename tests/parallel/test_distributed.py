@@ -3,85 +3,9 @@ from typing import Any
 
 import jax
 import pytest
-from jax._src import cloud_tpu_init
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel import distributed
-
-SLURM = {
-    "SLURM_JOB_ID": "7",
-    "SLURM_STEP_NODELIST": "node[1-2]",
-    "SLURM_PROCID": "3",
-    "SLURM_LOCALID": "1",
-    "SLURM_NTASKS": "4",
-}
-MPI = {
-    "OMPI_COMM_WORLD_SIZE": "2",
-    "OMPI_COMM_WORLD_RANK": "0",
-    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911",
-}
-TPU = {"TPU_WORKER_HOSTNAMES": "host-0,host-1", "TPU_WORKER_ID": "0"}
-
-
-@pytest.mark.parametrize(
-    ("environment", "on_tpu", "method"),
-    [
-        ({}, False, None),
-        (SLURM, False, "slurm"),
-        (SLURM | {"SLURM_NTASKS": "1"}, False, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False, None),
-        (MPI, False, "ompi"),
-        (MPI | SLURM, False, "ompi"),
-        (MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, False, None),
-        (TPU, True, "gketpu"),
-        (TPU, False, None),
-        (TPU | {"TPU_WORKER_HOSTNAMES": "host-0"}, True, None),
-        ({}, True, "gcetpu"),
-        ({"TPU_SKIP_MDS_QUERY": "1"}, True, None),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),
-    ],
-)
-def test_a_launcher_is_known_by_its_environment(
-    environment: dict[str, str],
-    on_tpu: bool,
-    method: str | None,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    """Also that it started several: the script of a batch job, or one task, is a run by itself."""
-    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", on_tpu)
-    launcher = distributed.find_launcher(environment)
-    assert (launcher.method if launcher else None) == method
-
-
-def test_what_is_found_is_what_jax_finds(monkeypatch: pytest.MonkeyPatch):
-    """JAX goes by names of its own, and needs more of the environment than we look at."""
-    from jax._src.clusters import ClusterEnv
-
-    clusters = {cluster.name: cluster for cluster in ClusterEnv._cluster_types}
-    assert {"slurm", "ompi", "gketpu", "gcetpu"} <= clusters.keys()
-    for environment, method, place in ((SLURM, "slurm", (4, 3)), (MPI, "ompi", (2, 0))):
-        with monkeypatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            cluster = clusters[method]
-            assert cluster.is_env_present()
-            assert (cluster.get_process_count(), cluster.get_process_id()) == place
-
-
-def test_open_mpi_without_an_address_is_told_to_name_one():
-    environment = {name: value for name, value in MPI.items() if "hnp" not in name}
-    with pytest.raises(InputError, match="add --coordinator=HOST:PORT --num_processes="):
-        distributed.find_launcher(environment)
-
-
-def test_kubernetes_needs_its_package(monkeypatch: pytest.MonkeyPatch):
-    environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="needs the package kubernetes"):
-        distributed.find_launcher(environment)
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: object())
-    launcher = distributed.find_launcher(environment)
-    assert launcher == distributed.Launcher("Kubernetes", None)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +20,8 @@ def test_kubernetes_needs_its_package(monkeypatch: pytest.MonkeyPatch):
         (("host:99999", 2, 0), "write HOST:PORT"),
         (("host:1", 2, 2), "--process_id=2: the ids of --num_processes=2 processes are 0 to 1"),
         (("host:1", 2, -1), "--process_id=-1"),
+        (("host:1", 2, 1, 70000), "--coordinator_port=70000: ports are numbers from 1 to 65535"),
+        (("host:1", 2, 1, None, 0.0), "--start_timeout=0: must be positive"),
     ],
 )
 def test_flags_that_do_not_fit_together_are_one_line(flags: Any, message: str):
@@ -141,3 +67,20 @@ def test_among_several_an_error_ends_the_process_at_once(
         with pytest.raises(type(agreed)), distributed.leaving_at_failure():
             raise agreed
     assert len(registered) == 1
+
+
+def test_one_that_waits_in_vain_ends_with_code_1(capsys: Any):
+    with pytest.raises(SystemExit) as end:
+        distributed.start("127.0.0.1:9", 2, 1, None, 0.5)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: process 1 on ")
+
+
+def test_variables_of_another_job_are_refused_unless_flags_override_them(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:12")
+    with pytest.raises(InputError, match="JAX_COORDINATOR_ADDRESS=10.0.0.1:12, but no launcher"):
+        distributed.start(None, None, None)
+    with pytest.raises(SystemExit):  # by hand: it looks for process 0
+        distributed.start("127.0.0.1:9", 2, 1, None, 0.5)

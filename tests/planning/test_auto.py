@@ -10,10 +10,12 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.devices.memory import is_out_of_memory
+from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning import auto
-from jaxpretrain.planning.auto import choose, chosen_before, open_choices, step_down
+from jaxpretrain.planning.auto import choose, chosen_before, step_down
 from jaxpretrain.planning.compiled import compile_step
 from jaxpretrain.planning.machines import HEADROOM
+from jaxpretrain.planning.search import open_choices
 from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.workdir import describe_devices
 from tests.planning.conftest import changed
@@ -86,6 +88,26 @@ def test_on_other_devices_it_is_chosen_anew(decoder, here, tmp_path: Path):
     chosen, why = choose(config, quiet)
     assert chosen.train.microbatch_size != 2
     assert "as before" not in why
+
+
+def test_an_open_mesh_takes_what_is_ranked_first_and_says_why(decoder, eight, monkeypatch):
+    monkeypatch.setattr(auto, "_machine", lambda dtype: eight)
+    config = dataclasses.replace(decoder, mesh="auto")
+    assert open_choices(config) == ("mesh",)
+    chosen, why = choose(config, quiet)
+    assert isinstance(chosen.mesh, Mesh)
+    assert chosen == dataclasses.replace(decoder, mesh=chosen.mesh)
+    sizes = " x ".join(map(str, chosen.mesh.sizes(8)))
+    assert why.startswith(f"auto: mesh={sizes} (replica x fsdp x tensor), the fastest of 10 meshes")
+    assert "bound by" in why
+
+
+def test_a_run_that_goes_on_keeps_its_mesh(decoder, tmp_path: Path):
+    before = dataclasses.replace(decoder, mesh=Mesh(replica=2, fsdp=4))
+    save(tmp_path, before, describe_devices())
+    found = chosen_before(dataclasses.replace(decoder, mesh="auto"), tmp_path)
+    assert found is not None and found[0] == before
+    assert found[1] == "auto: mesh=2 x 4 x 1 (replica x fsdp x tensor), as before"
 
 
 def test_the_microbatch_steps_down_to_the_next_that_divides(decoder):

@@ -32,6 +32,7 @@ from tests.planning.conftest import changed
         ("a100-40gb:4x4", "gpu", (4, 4), 16, 4),
         ("tpu-v5e:16x16", "tpu", (16, 16), 256, 1),
         ("tpu-v5p:8x8x8", "tpu", (8, 8, 8), 512, 1),
+        ("2xtpu-v5p:4x4x4", "tpu", (4, 4, 4), 128, 2),
         ("cpu:8", "cpu", (1, 8), 8, 1),
     ],
 )
@@ -59,6 +60,8 @@ def test_a_name_says_what_the_machine_has(text, platform, shape, num_devices, nu
         ("tpu-v5e:256", "its slices have shapes as tpu-v5e:8x8"),
         ("cpu:2x4", "a number of virtual devices"),
         ("local:8", "local takes no size"),
+        ("2xh100:8", "2xh100-80gb:8: a number of slices before it is for TPUs alone"),
+        ("0xtpu-v5e:4x4", "no such machine"),
     ],
 )
 def test_what_is_no_machine_is_an_error(text, message):
@@ -87,6 +90,7 @@ def test_a_shorter_name_is_taken_where_one_machine_has_it(text: str, name: str):
         ("h100-80gb:4", "h100-80gb:1x8"),
         ("h100-80gb:8", "h100-80gb:2x8"),
         ("tpu-v5e:4x8", "tpu-v5e:8x8"),
+        ("2xtpu-v5e:4x8", "2xtpu-v5e:8x8"),
     ],
 )
 def test_a_machine_grows_to_twice_its_size(text, next_text):

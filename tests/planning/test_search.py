@@ -1,5 +1,6 @@
 """The search finds the fastest that fits, and compiles little."""
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.devices.chips import CHIPS
 from jaxpretrain.planning.compiled import Compiled
 from jaxpretrain.planning.estimates import estimate_memory, estimate_time
+from jaxpretrain.planning.machines import Machine, parse_target, placeholder_devices
 from jaxpretrain.planning.search import (
     MICROBATCH,
     REMAT,
@@ -60,6 +63,18 @@ def test_all_meshes_of_the_devices_are_there_once(decoder, eight):
         for t in (1, 2, 4, 8)
         if r * f * t == 8
     }
+
+
+def test_several_slices_have_a_copy_of_the_model_each(decoder):
+    target = parse_target("2xtpu-v5p:2x2x1")
+    devices = placeholder_devices(CHIPS["tpu-v5p"], 8, 2)
+    machine = Machine(target, devices, CHIPS["tpu-v5p"], 2, compiles=False)
+    open_ = dataclasses.replace(decoder, mesh="auto")
+    found = list_arrangements(open_, machine, [])
+    shapes = [tuple(a.program.layout.mesh.shape.values()) for a in found]
+    assert shapes == [(2, 4, 1), (2, 2, 2), (2, 1, 4)]
+    with pytest.raises(InputError, match="replica=1 is not a multiple of the 2 slices"):
+        list_arrangements(decoder, machine, [])
 
 
 def test_meshes_that_do_not_divide_the_batch_are_left_out(decoder, eight):

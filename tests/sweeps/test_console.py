@@ -3,6 +3,7 @@ import json
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.main import main
 from jaxpretrain.sweep import make_parser
 from jaxpretrain.sweeps.console import run_sweep
 from tests.sweeps.tiny import Ended, HereLauncher, write_config
@@ -84,3 +85,39 @@ def test_a_file_says_what_is_varied(config, tmp_path):
     assert document["planned"]["settings"]["d_ff=40"]["steps"] == 6
     with pytest.raises(InputError, match="leave out --grid"):
         swept(f"--sweep={path}", "--plan_only", items=GRID)
+
+
+def test_an_engine_gets_the_runs_as_one_job(config, tmp_path, capsys):
+    workdir = tmp_path / "sweep"
+    flags = [config, f"--workdir={workdir}", "--seeds=2", "--launcher=slurm", "--nodes=2"]
+    code, document = swept(*flags)
+    told = capsys.readouterr()
+    assert code == 0 and told.out.startswith("#!/bin/bash\n#SBATCH --job-name=sweep\n")
+    assert "#SBATCH --array=0-3\n" in told.out and "4 runs: 2 arms" in told.err
+    folders = [run["folder"] for arm in document["arms"] for run in arm["runs"]]
+    assert all(f"workdir={workdir / folder}\n" in told.out for folder in folders)
+    assert json.loads((workdir / "sweep.json").read_text()) == json.loads(json.dumps(document))
+
+
+def test_kubernetes_gets_an_indexed_job(config, tmp_path, capsys):
+    flags = [config, f"--workdir={tmp_path / 'sweep'}", "--launcher=kubernetes"]
+    swept(*flags, "--image=me/jax", "--accelerator=h100:1", "--seeds=2")
+    told = capsys.readouterr().out
+    assert "kind: Job\n" in told and "completions: 4\n" in told and "--config.model.d_ff=40" in told
+
+
+def test_what_an_engine_has_run_is_answered(config, monkeypatch, tmp_path):
+    """The runs are trained here, by the flags that the engine got, and no launcher notes them."""
+    flags = [config, f"--workdir={tmp_path / 'sweep'}", "--seeds=2"]
+    seen = []
+    monkeypatch.setattr("jaxpretrain.sweeps.console.deliver", lambda *_, **__: 0)
+    monkeypatch.setattr(
+        "jaxpretrain.sweeps.console.slurm.write_script",
+        lambda name, trainings, flags: seen.extend(trainings) or "",
+    )
+    swept(*flags, "--launcher=slurm")
+    assert [main(list(training.flags)) for training in seen] == [0] * 4
+    code, document = swept(*flags, "--launcher=slurm")
+    assert code == 0 and len(seen) == 4
+    assert {run["state"] for arm in document["arms"] for run in arm["runs"]} == {"done"}
+    assert document["answer"]

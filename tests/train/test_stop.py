@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jaxpretrain.train.stop import Preemption, stop_on_signal, stop_requests
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_asks_and_does_not_interrupt(number: signal.Signals):
     with stop_on_signal() as stop:
         assert not stop
@@ -51,7 +51,7 @@ def test_handlers_are_put_back():
         os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
 def test_a_run_by_itself_stops_by_signals(number: signal.Signals):
     with stop_requests() as stop:
         assert not stop.reached()

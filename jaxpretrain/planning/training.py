@@ -22,21 +22,22 @@ from jaxpretrain.devices.startup import use_most_memory
 from jaxpretrain.display.progress import say
 from jaxpretrain.display.wording import format_facts
 from jaxpretrain.parallel import distributed
-from jaxpretrain.planning.auto import choose, chosen_before, open_choices, stand_in, step_down
+from jaxpretrain.planning.auto import choose, chosen_before, stand_in, step_down
 from jaxpretrain.planning.console import compilation
+from jaxpretrain.planning.search import open_choices
 from jaxpretrain.train.experiment import Resolved, resolve
 from jaxpretrain.train.loop import Ended
 from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
 
 
-def launch(
+def run_training(
     config: str,
     overrides: Sequence[tuple[str, str]],
     workdir: Path | None,
     *,
     preflight_only: bool,
     allow_config_change: bool,
-    processes: tuple[str | None, int | None, int | None],
+    processes: tuple[str | None, int | None, int | None, int | None, float],
 ) -> int:
     """Trains a config, or compiles it for a preflight, and returns the exit code.
 

@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.planning import launch as launching
-from jaxpretrain.planning.launch import launch
+from jaxpretrain.planning import training as commanded
+from jaxpretrain.planning.training import run_training
 from jaxpretrain.train.loop import Ended, NotSaved
 from tests.planning.conftest import TINY, changed
 
@@ -37,14 +37,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     config.write_text(TINY.format(hardware="local", d_ff=64))
 
     def call(training: Training, *overrides: tuple[str, str], workdir: bool = True) -> int:
-        monkeypatch.setattr(launching, "train_experiment", training)
-        return launch(
+        monkeypatch.setattr(commanded, "train_experiment", training)
+        return run_training(
             str(config),
             overrides,
             tmp_path / "run" if workdir else None,
             preflight_only=False,
             allow_config_change=True,
-            processes=(None, None, None),
+            processes=(None, None, None, None, 300.0),
         )
 
     return call
@@ -86,7 +86,7 @@ def test_without_room_an_open_microbatch_is_made_smaller_once(
     def as_before(experiment: Any, workdir: Path) -> tuple[Any, str]:
         return changed(experiment, train__microbatch_size=2), "as before"
 
-    monkeypatch.setattr(launching, "chosen_before", as_before)
+    monkeypatch.setattr(commanded, "chosen_before", as_before)
     training = Training(FULL, True)
     flags = [("train.microbatch_size", "auto"), ("train.batch_size", "32")]
     assert start(training, *flags) == 0

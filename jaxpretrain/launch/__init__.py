@@ -1,0 +1,1 @@
+"""What SLURM, Kubernetes, TPU VMs and one machine need to start training, and to start it again."""

@@ -1,0 +1,34 @@
+"""The flags of the engines, which `launch` and `sweep` take."""
+
+from argparse import Namespace
+
+from jaxpretrain.config.command import Parser
+from jaxpretrain.config.errors import InputError
+
+
+def add_engine_flags(parser: Parser) -> None:
+    """Adds the flags of SLURM and Kubernetes to a parser."""
+    add = parser.add_argument_group("engines").add_argument
+    add("--submit", action="store_true", help="hand it to sbatch, kubectl or gcloud")
+    add("--notice", type=int, default=120, metavar="SECONDS", help="time to save before the end")
+    restarts = "restarts after a crash without a newer checkpoint; with one they are not limited"
+    add("--max_restarts", type=int, default=3, help=restarts)
+    add = parser.add_argument_group("SLURM").add_argument
+    add("--nodes", type=int, default=1, help="nodes of a run")
+    add("--processes_per_node", type=int, default=1, help="processes that share a node's GPUs")
+    add("--gpus_per_node", type=int, help="GPUs of a node")
+    add("--time", help="time limit, as SLURM writes it: minutes, H:M:S or D-H:M:S")
+    add("--partition", help="partition of the cluster")
+    add = parser.add_argument_group("Kubernetes").add_argument
+    add("--image", help="container image with jaxpretrain")
+    machine = "machine as plan --target writes it: h100-80gb:2x8, 2xtpu-v5p:4x4x4 (two slices)"
+    add("--accelerator", metavar="MACHINE", help=machine)
+
+
+def require_sensible(flags: Namespace) -> None:
+    """Raises InputError where a number among the flags of `add_engine_flags` is out of range."""
+    for name in ("notice", "nodes", "processes_per_node", "gpus_per_node"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise InputError(f"--{name}={value}: must be positive")
+    if flags.max_restarts < 0:
+        raise InputError(f"--max_restarts={flags.max_restarts}: must not be negative")
