@@ -71,7 +71,7 @@ clean:  ## Remove the virtual environment and caches; runs/ stays
 
 # A stamp a set of packages, younger than what it was installed from.
 $(VENV)/.core: $(INPUTS) | $(BIN)/pip
-	@echo "Installing about 97 packages into $(VENV): 0.7 GB to download, 2.7 GB on disk, 1 to 5 minutes" >&2
+	@echo "Installing about 100 packages into $(VENV): 0.7 GB to download, 2.7 GB on disk, 1 to 5 minutes" >&2
 	@$(DOTS) $(INSTALL) -e .
 	@touch $@
 
@@ -95,4 +95,5 @@ $(BIN)/pip:
 	    version=$$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null); \
 	    echo "error: jaxpretrain needs Python 3.11 or newer; $(PYTHON) is $${version:-not there}." \
 	        "Name another: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making the virtual environment $(VENV)" >&2
+	@$(DOTS) $(PYTHON) -m venv $(VENV)

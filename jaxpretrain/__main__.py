@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from functools import partial
 
 import shtab
 
@@ -23,9 +24,12 @@ COMMANDS = {
     "doctor": ("doctor", "check this machine: devices, memory, packages"),
     "launch": ("launch.__main__", "train on SLURM, GKE or TPU VMs; restart what was cut off"),
     "report": ("report", "write one HTML page about one or more runs"),
-    "sweep": ("sweep", "compare settings over several seeds, and say what is more than noise"),
+    "sweep": ("sweep", "compare settings over several seeds; tell differences from noise"),
 }
 """Command -> the module with its `main`, and what the command does."""
+
+_CHOICES = {"config": packaged, "sweep": partial(packaged, "sweep")}
+"""Flag -> the function that returns the names to complete its value with."""
 
 _SPLIT_AT_EQUALS = r"""
 # Bash makes three words of --flag=value; the completions expect two.
@@ -77,7 +81,8 @@ def _help() -> str:
             "",
             "`jaxpretrain COMMAND --help` explains the flags of a command.",
             "`jaxpretrain --version` prints the version.",
-            '`eval "$(jaxpretrain completion bash)"` completes commands and flags; also zsh, tcsh.',
+            '`eval "$(jaxpretrain completion bash)"` completes commands and flags in bash;',
+            "fish, zsh and tcsh work too.",
         ]
     )
 
@@ -95,11 +100,13 @@ def completion(shell: str) -> str:
     for name, (module, purpose) in COMMANDS.items():
         parser = importlib.import_module(f"jaxpretrain.{module}").make_parser()
         for action in parser._actions:
-            if action.dest == "config":
-                action.choices = list(packaged())
-            elif action.type is as_path:
+            if action.dest in _CHOICES:
+                action.choices = list(_CHOICES[action.dest]())
+            elif action.type is as_path or action.dest == "files":
                 action.complete = shtab.FILE
         commands.add_parser(name, parents=[parser], add_help=False, help=purpose)
+    shells = commands.add_parser("completion", help="print a script that completes commands")
+    shells.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     script = shtab.complete(root, shell)
     return script + _SPLIT_AT_EQUALS if shell == "bash" else script
 

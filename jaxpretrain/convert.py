@@ -1,9 +1,9 @@
 """Converts checkpoints of other programs to a run's folder, and back.
 
     jaxpretrain convert --from=hf --input=OLMo-2-1B --output=runs/olmo2
-    jaxpretrain convert --from=olmo --input=step1000-unsharded --output=runs/olmo
+    jaxpretrain convert --from=olmo --input=step1000 --output=runs/olmo
     jaxpretrain convert --to=hf --input=runs/mine --output=mine-hf
-    jaxpretrain convert --from=sapiens --input=sapiens_1b.pth --output=runs/sapiens
+    jaxpretrain convert --from=sapiens --input=1b.pth --output=runs/sapiens
     jaxpretrain convert --merge=runs/a,runs/b,runs/c --output=runs/soup
 
 Only one array or layer is in memory at a time. The output appears completely or not at all.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.paths import as_path, expand
+from jaxpretrain.display.progress import activity
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +24,8 @@ def main(argv: list[str]) -> int:
     parser = make_parser()
     flags = parser.parse_args(argv)
     _require_consistent(parser, flags)
-    from jaxpretrain.conversion import convert  # after the flags: it imports JAX
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.conversion import convert
 
     summary, notes = convert(flags)
     for note in notes:
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> Parser:
     """Returns the parser of the command."""
-    parser = Parser(prog="python -m jaxpretrain.convert", description=__doc__)
+    parser = Parser(prog="jaxpretrain convert", description=__doc__)
     add = parser.add_argument
     add("--input", type=as_path, help="folder or file to read")
     add("--output", type=as_path, required=True, help="folder to create")

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> Parser:
     """Returns the parser of the command."""
-    parser = Parser(prog="python -m jaxpretrain.doctor", description=__doc__)
+    parser = Parser(prog="jaxpretrain doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 

@@ -1,7 +1,7 @@
 """Evaluates a checkpoint on tasks and validation data.
 
     jaxpretrain evaluate --checkpoint=runs/nano
-    jaxpretrain evaluate --checkpoint=runs/nano --tasks=arc_easy,piqa --limit=200
+    jaxpretrain evaluate --checkpoint=runs/nano --tasks=arc_easy --limit=200
     jaxpretrain evaluate --checkpoint=olmo-hf --perplexity=c4=c4.npy
 
 Without --tasks, --harness and --perplexity, it evaluates what the run itself evaluates.
@@ -18,6 +18,7 @@ from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import use_huge_pages
+from jaxpretrain.display.progress import activity
 from jaxpretrain.storage.files import write_atomically
 
 if TYPE_CHECKING:  # imported after the flags: it imports JAX
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> int:
     """Evaluates one checkpoint or several of a run; prints tables and writes the files."""
     flags = make_parser().parse_args(argv)
     _check(flags)
-    from jaxpretrain.inference import evaluate
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.inference import evaluate
 
     outcomes = []
     for outcome in evaluate(flags):
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> Parser:
     """Returns the parser of the command."""
-    parser = Parser(prog="python -m jaxpretrain.evaluate", description=__doc__)
+    parser = Parser(prog="jaxpretrain evaluate", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=as_path, required=True, help="run, DIR/checkpoints/STEP, or HF folder")
     add("--steps", help="steps of a run: all, FIRST:LAST, or comma-separated")

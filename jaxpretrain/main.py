@@ -1,7 +1,7 @@
 """Trains a model, or goes on with a run where it stopped.
 
-    python -m jaxpretrain.main --config=olmo_nano --workdir=runs/nano
-    python -m jaxpretrain.main --config=my/config.py --workdir=runs/mine --config.seed=1
+    jaxpretrain train --config=olmo_nano --workdir=runs/nano
+    jaxpretrain train --config=mine.py --workdir=runs/mine --config.seed=1
 
 Started by SLURM, Open MPI, Kubernetes or on the hosts of a TPU pod, its processes find each other.
 """
@@ -11,6 +11,7 @@ from jaxpretrain.config.describe import describe, format_help
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.devices.startup import use_huge_pages
+from jaxpretrain.display.progress import activity
 from jaxpretrain.train import flags as flags_of_training
 
 
@@ -22,7 +23,8 @@ def main(argv: list[str]) -> int:
         config = apply_overrides(load_config(flags.config), overrides)
         print(format_help(describe(config), flags.help_config))
         return 0
-    from jaxpretrain.planning.training import run_training  # after the flags: it imports JAX
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.planning.training import run_training
 
     return run_training(
         flags.config,

@@ -17,6 +17,7 @@ from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import prepare_environment
+from jaxpretrain.display.progress import activity
 from jaxpretrain.storage.files import write_atomically
 
 
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> int:
     _require_consistent(parser, flags, given)
     if flags.target:
         prepare_environment(flags.target)
-    from jaxpretrain.planning import console  # after the flags: it imports JAX
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.planning import console
 
     if flags.check:
         return console.check_configs(flags.check)
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> Parser:
     """Returns the parser of the command."""
-    parser = Parser(prog="python -m jaxpretrain.plan", description=__doc__)
+    parser = Parser(prog="jaxpretrain plan", description=__doc__)
     add = parser.add_argument
     add("--config", help="packaged config or FILE.py; --config.PATH=VALUE sets fields")
     add(

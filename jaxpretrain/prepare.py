@@ -1,7 +1,8 @@
-"""Turns text into token files.
+r"""Turns text into token files.
 
     jaxpretrain prepare --output=data/books --files=books/ --vocab_size=4096
-    jaxpretrain prepare --output=data/notes --files=a.jsonl.gz,b.txt --tokenizer=tokenizer.json
+    jaxpretrain prepare --output=data/notes --files=a.jsonl.gz,b.txt \
+        --tokenizer=tokenizer.json
     jaxpretrain prepare --output=data/sotu --dataset=sotu_text
 
 Writes raw token files, the tokenizer and a manifest. Use the folder as `data.root` of a run. After
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
 def make_parser() -> Parser:
     """Returns the parser of the command."""
     default = PrepareText()
-    parser = Parser(prog="python -m jaxpretrain.prepare", description=__doc__)
+    parser = Parser(prog="jaxpretrain prepare", description=__doc__)
     add = parser.add_argument
     add("--output", type=as_path, required=True, help="folder to create")
     add("--dataset", help="TFDS text dataset, NAME[:CONFIG]; sotu_text requires no network")

@@ -10,6 +10,7 @@ The file needs no server and no network.
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
+from jaxpretrain.display.progress import activity
 
 
 def main(argv: list[str]) -> None:
@@ -17,7 +18,8 @@ def main(argv: list[str]) -> None:
     flags = make_parser().parse_args(argv)
     if not (workdirs := [*flags.folders, *flags.workdir]):
         raise InputError("give the folder of a run, such as runs/quickstart")
-    from jaxpretrain.reports.page import write_report  # after the flags: it imports JAX
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.reports.page import write_report
 
     for line in write_report(workdirs, flags.output, flags.csv):
         print(line)
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> None:
 def make_parser() -> Parser:
     """Returns the parser of the command."""
     usage = "%(prog)s DIR... [FLAGS]"
-    parser = Parser(prog="python -m jaxpretrain.report", usage=usage, description=__doc__)
+    parser = Parser(prog="jaxpretrain report", usage=usage, description=__doc__)
     add = parser.add_argument
     folder = "folder of a run, or a folder that holds folders of runs"
     add("folders", metavar="DIR", type=as_path, nargs="*", help=folder)

@@ -1,6 +1,6 @@
 """Continues texts with a model.
 
-    jaxpretrain sample --checkpoint=runs/nano --prompt="Fellow-Citizens" --num_tokens=48
+    jaxpretrain sample --checkpoint=runs/nano --prompt="Fellow" --num_tokens=48
     jaxpretrain sample --checkpoint=runs/nano --prompt="The" --temperature=0
 
 Prints each prompt with its continuation.
@@ -11,6 +11,7 @@ import sys
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.paths import as_path
+from jaxpretrain.display.progress import activity
 
 
 def main(argv: list[str]) -> int:
@@ -20,7 +21,8 @@ def main(argv: list[str]) -> int:
     if flags.num_tokens < 1:
         parser.error("--num_tokens must be at least 1")
 
-    from jaxpretrain.inference import continue_texts  # after the flags: it imports JAX
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.inference import continue_texts
 
     trained, texts = continue_texts(flags)
     samples = [
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> Parser:
     """Returns the parser of the command."""
-    parser = Parser(prog="python -m jaxpretrain.sample", description=__doc__)
+    parser = Parser(prog="jaxpretrain sample", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=as_path, required=True, help="run, DIR/checkpoints/STEP, or HF folder")
     add("--prompt", required=True, action="append", help="text to continue; repeatable")

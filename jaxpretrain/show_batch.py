@@ -22,6 +22,7 @@ from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.data.text.text import Row, TrainingSequences
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
+from jaxpretrain.display.progress import activity
 
 if TYPE_CHECKING:
     from jaxpretrain.train.experiment import Resolved
@@ -36,7 +37,8 @@ def main(argv: list[str]) -> None:
     flags = make_parser().parse_args(rest)
     config = apply_overrides(load_config(flags.config), overrides)
 
-    from jaxpretrain.train.experiment import resolve  # after the flags: it imports JAX
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.train.experiment import resolve
 
     experiment = resolve(config)
     shown = _batch(experiment, flags) if flags.find is None else _uses(experiment, flags.find)
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
 def make_parser() -> Parser:
     """Returns the parser of the command."""
     usage = "%(prog)s --config=... (--step=N | --find=INDEX) [FLAGS]"
-    parser = Parser(prog="python -m jaxpretrain.show_batch", usage=usage, description=__doc__)
+    parser = Parser(prog="jaxpretrain show_batch", usage=usage, description=__doc__)
     add = parser.add_argument
     add(
         "--config",

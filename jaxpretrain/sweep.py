@@ -1,7 +1,8 @@
 r"""Compares settings of a config: plans the runs, trains them with several seeds, and answers.
 
-    python -m jaxpretrain.sweep --config=olmo_nano --workdir=runs/qk --grid.model.qk_norm=true,false
-    python -m jaxpretrain.sweep --config=olmo_nano --workdir=runs/lr \
+    jaxpretrain sweep --config=olmo_nano --workdir=runs/qk \
+        --grid.model.qk_norm=true,false
+    jaxpretrain sweep --config=olmo_nano --workdir=runs/lr \
         --random=8 --range.optim.schedule.peak=1e-3..3e-2 --seeds=5 --jobs=2
 
 The same command goes on with a sweep that was stopped; more seeds, arms or values extend it.
@@ -13,6 +14,7 @@ import os
 from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import prepare_environment
+from jaxpretrain.display.progress import activity
 from jaxpretrain.launch.flags import add_engine_flags
 from jaxpretrain.sweeps.launcher import visible_gpus
 from jaxpretrain.sweeps.written import split_sweep
@@ -31,7 +33,9 @@ def main(argv: list[str]) -> int:
     rest, items = split_sweep(argv)
     parser = make_parser()
     flags = parser.parse_args(rest)
-    if (flags.config is None) == (flags.sweep is None):
+    if flags.config and flags.sweep:
+        parser.error("--sweep says which config it varies: leave out --config")
+    if not (flags.config or flags.sweep):
         parser.error("give --config and what is varied, or --sweep")
     if flags.workdir is None and not flags.plan_only:
         parser.error("--workdir is required: the folder of the sweep; or --plan_only")
@@ -44,7 +48,8 @@ def main(argv: list[str]) -> int:
     environment, gpus = dict(os.environ), visible_gpus()
     # The runs get the accelerators, and this process only plans for them.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
-    from jaxpretrain.sweeps.console import run_sweep  # after the flags: it imports JAX
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.sweeps.console import run_sweep
 
     code, document = run_sweep(flags, items, environment, gpus)
     if flags.json:
@@ -55,7 +60,7 @@ def main(argv: list[str]) -> int:
 def make_parser() -> Parser:
     """Returns the parser of the command, without the flags that name fields of the config."""
     parser = Parser(
-        prog="python -m jaxpretrain.sweep",
+        prog="jaxpretrain sweep",
         usage="%(prog)s --config=CONFIG --workdir=DIR --grid.PATH=A,B [FLAGS]",
         description=__doc__,
         epilog=f"{_VARIED}\n\n{list_exit_codes(_EXIT_CODES)}",
@@ -91,8 +96,8 @@ def make_parser() -> Parser:
 _VARIED = """\
 what is varied:
   --grid.PATH=A,B,C        an arm for each value, or combination of values
-  --range.PATH=LOW..HIGH   arms from a range, --random=N of them; :log or :linear after it
-  --arm=NAME               an arm with the --config.PATH=VALUE up to the next --arm
+  --range.PATH=LOW..HIGH   --random=N arms from a range (:log, :linear)
+  --arm=NAME               an arm with the --config. flags up to the next --arm
   --tune.PATH=A,B,C        each arm is compared at its own best of these
   --config.PATH=VALUE      a setting of all arms, before the first --arm
 """

@@ -12,6 +12,7 @@ where a report draws them.
 For scale, on sotu_text with a BPE of 8192: unigram 1.99 bits per byte, bigram 1.44.
 """
 
+import argparse
 import gzip
 import json
 import lzma
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.data.token_files.manifest import Manifest, load_manifest
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_texts
 from jaxpretrain.data.token_files.tokens import find_split
+from jaxpretrain.display.progress import activity
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.run_documents import Baseline
@@ -44,6 +47,23 @@ MAX_TEXT_BYTES = 6_000_000
 def main(argv: list[str]) -> None:
     """Prints a table, or one JSON document."""
     flags = _flags(argv)
+    with activity("counting n-grams and compressing the text"):
+        about, rows, name = _measure(flags)
+    if flags.run:
+        document = {**about, "rows": list(map(asdict, rows))}
+        write_atomically(Path(flags.run) / "baselines.json", json.dumps(document, indent=2) + "\n")
+        rows.append(_last_evaluation(Path(flags.run), name))
+    if flags.json:
+        print(json.dumps({**about, "rows": list(map(asdict, rows))}))
+        return
+    print("{data}, {split}: {num_tokens:,} tokens, {num_bytes:,} bytes".format(**about))
+    print(_table(rows))
+    if flags.run:
+        print(_verdict(rows[:-1], rows[-1]))
+
+
+def _measure(flags: argparse.Namespace) -> tuple[dict[str, Any], list[Baseline], str]:
+    """Returns the facts about the held-out text, the baselines, and the name of the data."""
     root = _root(flags.data, flags.run)
     manifest = load_manifest(root)
     pieces = token_texts(read_tokenizer(root / manifest.tokenizer.file))
@@ -54,7 +74,6 @@ def main(argv: list[str]) -> None:
     if len(held_out) < 2:
         raise InputError(f"{root}: split {flags.split} holds no two tokens")
     num_bytes = sum(len(pieces[token]) for token in held_out[1:].tolist())
-
     rows = [
         Baseline(name, float(nats.mean()), float(nats.sum()) / math.log(2) / num_bytes)
         for name, nats in ngram_nats(train, held_out, manifest.vocab_size).items()
@@ -65,17 +84,7 @@ def main(argv: list[str]) -> None:
     sizes = [f"{len(part) / 1e6:.1f} MB" for part in (alone, whole)]
     rows += _compression({f"it alone, {sizes[0]}": alone, f"with train, {sizes[1]}": whole})
     about = {"data": str(root), "split": flags.split, "num_tokens": len(held_out)}
-    if flags.run:
-        document = {**about, "rows": list(map(asdict, rows))}
-        write_atomically(Path(flags.run) / "baselines.json", json.dumps(document, indent=2) + "\n")
-        rows.append(_last_evaluation(Path(flags.run), manifest.name))
-    if flags.json:
-        print(json.dumps({**about, "num_bytes": num_bytes, "rows": list(map(asdict, rows))}))
-    else:
-        print(f"{root}, {flags.split}: {len(held_out):,} tokens, {num_bytes:,} bytes")
-        print(_table(rows))
-        if flags.run:
-            print(_verdict(rows[:-1], rows[-1]))
+    return about | {"num_bytes": num_bytes}, rows, manifest.name
 
 
 def ngram_nats(train: np.ndarray, held_out: np.ndarray, vocab_size: int) -> dict[str, np.ndarray]:

@@ -123,7 +123,12 @@ def find_mutants(module: str, source: str) -> list[Mutant]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.expr]:
-    """Yields the expressions that compute: no annotations, decorators, docstrings or messages."""
+    """Yields the expressions that compute: no annotations, decorators, docstrings or messages.
+
+    Left out is also `strict=True` of zip, which guards against mistakes in the module itself.
+    """
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "type_params", "decorator_list"):
             continue

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from jaxpretrain.config import schema
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.ranges import Between
+from jaxpretrain.config.ranges import Between, NonNegative
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ Steps = Annotated[int | str, _Whole("steps"), Between(0, 2**31 - 1)]
 Devices count steps with 32 bits. A narrower range stands around it: Annotated[Steps, Positive].
 """
 
-Examples = Annotated[int | str, _Whole("examples"), Between(0, 2**63 - 1)]
+Examples = Annotated[int | str, _Whole("examples"), NonNegative]
 """The type of a config field that holds a position in the data: text, or whole examples."""
 
 

@@ -1,11 +1,13 @@
 r"""Starts training where an engine schedules it, and starts it again when it was cut off.
 
-    jaxpretrain launch slurm --nodes=4 --gpus_per_node=8 -- --config=olmo7b --workdir=/shared/olmo7b
-    jaxpretrain launch gke --image=IMAGE --accelerator=h100-80gb:4x8 -- --config=olmo7b \
-        --workdir=/shared/olmo7b
-    jaxpretrain launch tpu-vm --zone=us-east5-a --accelerator=2xtpu-v5p:4x4x4 -- --config=olmo7b \
-        --workdir=/shared/olmo7b
-    jaxpretrain launch local --processes=2 -- --config=olmo_nano --workdir=runs/nano
+    jaxpretrain launch slurm --nodes=4 --gpus_per_node=8 -- \
+        --config=olmo7b --workdir=/shared/olmo7b
+    jaxpretrain launch gke --image=IMAGE --accelerator=h100-80gb:4x8 -- \
+        --config=olmo7b --workdir=/shared/olmo7b
+    jaxpretrain launch tpu-vm --zone=us-east5-a \
+        --accelerator=tpu-v5p:4x4x8 -- --config=olmo7b --workdir=/shared/olmo7b
+    jaxpretrain launch local --processes=2 -- \
+        --config=olmo_nano --workdir=runs/nano
 
 Prints a script or a manifest, to be kept and edited; --submit hands it to sbatch, kubectl or gcloud
 instead. `local` trains on this machine. Behind -- stand the flags of the training command.
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
 def make_parser() -> Parser:
     """Returns the parser of the command, with the flags of all engines."""
     parser = Parser(
-        prog="python -m jaxpretrain.launch",
+        prog="jaxpretrain launch",
         usage="%(prog)s ENGINE [FLAGS] -- FLAGS OF TRAINING",
         description=__doc__,
         epilog=list_exit_codes(_EXIT_CODES),

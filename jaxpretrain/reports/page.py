@@ -29,6 +29,7 @@ MOST_PICTURES = 24
 """The largest number of pictures."""
 MOST_PICTURE_BYTES = 4_000_000
 """The largest size of all pictures together."""
+_LARGE = 100_000  # bytes of a file that is told in megabytes
 _NARROW = ("Time", "Plan", "Where the loss is going", "Samples", "Pictures")
 # The browser fetches nothing, whatever a name in a file contains.
 _POLICY = (
@@ -63,13 +64,16 @@ def write_report(
         lines += [f"{path}: holds no run, left out" for path in empty]
         for run in runs:
             titles = [finding.title.lower() for finding in run.findings if not finding.is_over]
-            lines.append(f"{run.name}: {', '.join(titles) or 'nothing stands out'}")
+            nothing = "nothing stands out" if len(run.history.loss) else "no step is reported yet"
+            lines.append(f"{run.name}: {', '.join(titles) or nothing}")
     for path, text in texts.items():
         try:
             write_atomically(path, text)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-        lines.append(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
+        size = len(text.encode())
+        shown = f"{size / 1e6:.1f} MB" if size >= _LARGE else f"{size:,} bytes"
+        lines.append(f"{path}: {shown}")
     return lines
 
 

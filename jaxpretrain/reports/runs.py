@@ -86,6 +86,11 @@ class Run:
         return [one for history in known if (one := forecast(history, self.plan)) is not None]
 
     @property
+    def last_step(self) -> int:
+        """The newest step that is known: of a line of metrics, or of a checkpoint after it."""
+        return max(self.history.step, self.document.get("last_saved") or 0)
+
+    @property
     def final_loss(self) -> float | None:
         """The mean of the training loss over the last 5% of the steps so far."""
         late = self.history.loss.between(0.95 * self.history.step, self.history.step).values

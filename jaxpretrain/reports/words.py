@@ -48,15 +48,18 @@ _SHARES = ("_fraction", "_spread", "mfu", "mfu_full_attention")
 
 def verdict(run: Run) -> str:
     """Returns the state of the run in a few sentences."""
-    step, total = run.history.step, run.plan.total_steps
+    step, total = run.last_step, run.plan.total_steps
     phase, time, end = run.plan.phase(step), run.estimate, run.forecast
     where = f"Step {step:,} of {total:,} ({step / max(total, 1):.1%})"
     where += f", in the {escape(phase)} phase. " if phase and not run.is_finished else ". "
     if time and not run.is_finished:
-        finish = datetime.fromtimestamp(time.finish)
         left, low, high = map(format_seconds, (time.remaining, time.low, time.high))
-        where += f"{left} to go (between {low} and {high}), until {finish:%Y-%m-%d %H:%M} "
-        where += "if it goes on without a stop."
+        where += f"{left} to go (between {low} and {high})"
+        if run.is_quiet:
+            where += " once the same command is run again."
+        else:
+            finish = datetime.fromtimestamp(time.finish)
+            where += f", until {finish:%Y-%m-%d %H:%M} if it goes on without a stop."
     if end and not (end.doubts or run.is_finished or run.severity == "error"):
         where += f" {_expected(end)}"
     holding = [finding for finding in run.findings if not finding.is_over]
@@ -76,7 +79,7 @@ def verdict(run: Run) -> str:
 
 def judgement(run: Run) -> str:
     """Returns the verdict in a few words, such as `Healthy, finished`."""
-    text = _JUDGEMENT[run.severity]
+    text = _JUDGEMENT[run.severity] if len(run.history.loss) else "Nothing to judge yet"
     if run.is_finished:
         return f"{text}, finished"
     if not run.is_quiet:
@@ -230,7 +233,9 @@ def config(run: Run) -> str:
     known = ("git_revision", "data_fingerprint", "command")
     rows += [[key, str(run.document[key])] for key in known if key in run.document]
     fields = table(["field", "value"], rows)
-    return f"<details><summary>All {len(rows)} fields</summary>{fields}</details>"
+    return (
+        f"<details><summary>All {len(rows)} values of experiment.json</summary>{fields}</details>"
+    )
 
 
 def samples(run: Run) -> str:

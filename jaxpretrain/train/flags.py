@@ -11,10 +11,11 @@ START_SECONDS = 300.0
 
 _EXIT_CODES = {
     0: "the run is complete",
-    1: "the last state could not be saved, or a process did not come",
+    1: "a failure; one line where the disk is full or a process did not come",
     2: "a flag, a setting or the data is wrong; nothing was lost",
     3: "stopped itself: a loss is not finite, or a finding of monitor.stop_on",
     EXIT_STOPPED: "asked to stop, and saved; the same command goes on from there",
+    130: "ended at once by a second Ctrl-C; the newest checkpoint stays",
 }
 """Exit code of the command -> its meaning."""
 
@@ -22,8 +23,9 @@ _EXIT_CODES = {
 def make_parser(description: str) -> Parser:
     """Returns the parser of the training command; the description stands in its help."""
     parser = Parser(
-        prog="python -m jaxpretrain.main",
-        usage="%(prog)s --config=CONFIG --workdir=DIR [--config.PATH=VALUE ...] [FLAGS]",
+        prog="jaxpretrain train",
+        usage="%(prog)s --config=CONFIG --workdir=DIR [FLAGS]\n"
+        "                         [--config.PATH=VALUE ...]",
         description=description,
         epilog=_epilog(),
     )

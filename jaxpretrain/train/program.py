@@ -130,7 +130,7 @@ class Program:
         schedule = experiment.optim.schedule
         num_steps = experiment.timeline.num_steps
         peak = schedule.peak * experiment.optim.rate_multiple(train.batch_size)
-        phases = ", ".join(f"{name} from {at:,}" for name, at in schedule.phases(num_steps))
+        phases = ", ".join(f"{name} from step {at:,}" for name, at in schedule.phases(num_steps))
         facts = {
             "devices": [self.layout.describe()],
             "model": [
@@ -146,7 +146,7 @@ class Program:
             ],
             "optimizer": [
                 experiment.optim.describe(train.batch_size),
-                f"learning rate {type(schedule).__name__}: peak {peak:g}, phases {phases}",
+                f"learning rate {type(schedule).__name__}: peak {peak:g}, {phases}",
             ],
         }
         if undivided:

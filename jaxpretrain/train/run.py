@@ -234,7 +234,7 @@ def _compile(opened: Opened, start: _Start, reporter: Reporter) -> tuple[Memory,
     stage = opened.stages.at(start.first + 1)
     with reporter.activity("tracing the step"):
         about = format_seconds(stage.program.compile_seconds())
-    with reporter.activity(f"compiling the step, about {about}"):
+    with reporter.activity(f"compiling the step (usually {about})"):
         memory = require_fit(stage.program, stage.train_step)
     reporter.message(format_facts({"memory": [memory.describe()]}))
     first, state = start.first, start.state

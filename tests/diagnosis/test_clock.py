@@ -150,3 +150,17 @@ def test_eta_is_exact_for_a_steady_run_from_its_first_step_and_across_a_restart(
     resumed.restore(clock.state())
     session(resumed, 25, 40)
     assert time.seconds == finish
+
+
+def test_evaluations_and_saves_that_are_to_come_take_their_mean_time():
+    time = Time()
+    clock = Clock(time)
+    rate = Rate(clock)
+    for step in range(3):
+        rate.tick(step)
+        spend(time, clock, "train", 10)
+    for part, seconds in (("eval", 4), ("eval", 6), ("save", 2)):
+        spend(time, clock, part, seconds)
+    assert rate.eta(2, 10) == pytest.approx(80)
+    assert rate.eta(2, 10, num_evals=3) == pytest.approx(80 + 3 * 5)
+    assert rate.eta(2, 10, num_evals=3, num_saves=4) == pytest.approx(80 + 3 * 5 + 4 * 2)

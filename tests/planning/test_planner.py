@@ -16,7 +16,10 @@ from tests.planning.conftest import changed, plan, total
     ("family", "machine", "values"),
     [
         ("decoder", "one", {"model__remat": "none"}),
-        ("decoder", "eight", {"train__batch_size": 64, "mesh__tensor": 2}),
+        pytest.param(
+            *("decoder", "eight", {"train__batch_size": 64, "mesh__tensor": 2}),
+            marks=pytest.mark.slow,
+        ),
         pytest.param("autoencoder", "one", {"train__batch_size": 8}, marks=pytest.mark.slow),
     ],
 )

@@ -113,3 +113,19 @@ def test_unknown_names_lose_their_underscores():
 def test_shares_are_percent_with_digits():
     assert tick_format("perf/data_wait_fraction") == ".3~%"
     assert tick_format("train/loss") == ""
+
+
+def test_a_stopped_run_says_the_step_that_is_saved_and_no_date(history):
+    steps = np.arange(1, 101)
+    values = {"train/loss": 5.0 - 0.01 * steps, "time/train_seconds": 1.0 * steps}
+    losses = history(steps, values)
+    plan = Plan(200, [], lambda s: 0 * np.asarray(s) + 1e-3)
+    run = Run("a", losses, plan, {"last_saved": 120}, {}, [], now=losses.span[1] + 86_400)
+    shown = verdict(run)
+    assert "Step 120 of 200 (60.0%)" in shown and "stopped, it seems" in shown
+    assert "once the same command is run again." in shown and ", until " not in shown
+
+
+def test_a_run_without_a_step_is_not_called_healthy(history):
+    empty = history(np.arange(0), {"train/loss": np.zeros(0)})
+    assert "Healthy" not in verdict(Run("a", empty, PLAN, {}, {}, [], now=1.0))

@@ -48,7 +48,7 @@ def test_the_description_says_what_is_active(experiment: Experiment):
         "16 = 8 devices x 2 microbatches x 1",
         "256 tokens per step, 5 steps, 1,280 tokens",
     ]
-    rate = "learning rate Triangular: peak 0.01, phases warmup from 0, decay from 2"
+    rate = "learning rate Triangular: peak 0.01, warmup from step 0, decay from step 2"
     assert facts["optimizer"][1] == rate
     assert not any("not sharded" in line for line in facts["model"])
     assert "warning" not in facts
@@ -83,7 +83,7 @@ def test_a_run_may_end_inside_its_warm_up(experiment: Experiment):
     schedule = replace(experiment.optim.schedule, warmup="1000 steps")
     experiment = replace(experiment, optim=replace(experiment.optim, schedule=schedule))
     facts = _program(experiment).describe()
-    assert facts["optimizer"][1].endswith("phases warmup from 0")
+    assert facts["optimizer"][1].endswith("warmup from step 0")
     assert facts["warning"] == ["the run ends inside its warm-up, before the learning rate peaks"]
 
 

@@ -199,13 +199,23 @@ def test_any_mesh_and_any_microbatches_give_the_same_training(
     _assert_same(_run(program, program.compile(), fresh, _batches()), reference)
 
 
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_as_many_microbatches_as_are_wanted_are_folded_over(experiment: Experiment, number: int):
+    train = replace(experiment.train, microbatch_size=BATCH_SIZE // number)
+    program = make_program(resolve(replace(experiment, train=train)), jax.devices()[:1])
+    jaxpr: Any = program.traced_step.jaxpr
+    folds = [eqn.params["length"] for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+    # One microbatch folds over the layers alone, forward and backward.
+    assert (folds == [number]) == (number > 1)
+
+
 SCHEDULE = Triangular(start=1e-3, peak=1e-2, end=1e-4, warmup="2 steps")
 
 
 @pytest.mark.parametrize(
     "optim",
     [
-        Lion(schedule=SCHEDULE),
+        pytest.param(Lion(schedule=SCHEDULE), marks=pytest.mark.slow, id="Lion"),
         Adafactor(schedule=SCHEDULE, min_size=2, parameter_scale=1e-3, beta1=0.9),
         Muon(schedule=SCHEDULE, epsilon=1e-3),
     ],

@@ -280,3 +280,10 @@ def test_files_that_are_mostly_one_id_are_told(tmp_path: Path):
     (note,) = _open(tmp_path).notes
     assert note.startswith("warning: 1 of 6 token files are mostly one id")
     assert f"in a sample of {tmp_path / '2.npy'}, 97% of the ids are 5" in note
+
+
+def test_files_that_are_one_id_by_half_are_not_told(tmp_path: Path):
+    _write(tmp_path)
+    half = np.repeat([5, 3, 4], [500, 250, 250]).astype("<u2")
+    half.tofile(tmp_path / "2.npy")
+    assert _open(tmp_path).notes == ()
