@@ -174,8 +174,9 @@ def make_table(plan: Plan, price: float | None) -> str:
 
 def _head(plan: Plan) -> list[str]:
     chip, count = plan.machine.chip, len(plan.machine.devices)
+    group = "slice" if chip.platform == "tpu" else "host"
     lines = [
-        f"{count} x {chip.device_kind}, {count_of(plan.machine.num_hosts, 'host')}: "
+        f"{count} x {chip.device_kind}, {count_of(plan.machine.num_hosts, group)}: "
         f"{plan.limit / GIB:.2f} GiB of {chip.memory_bytes / GIB:.2f} per device for the step; "
         f"memory is {plan.source}",
     ]
