@@ -420,7 +420,7 @@ SCENARIOS = (
 
 def _restarted(job: Job, name: str) -> str:
     _require(job.wait_for_end(), "COMPLETED", job)
-    codes = re.findall(r"^exit code (\d+) at step (\d+); 0 of", job.log(), re.MULTILINE)
+    codes = re.findall(r"^exit code (\d+) at step (\d+); 0 failed", job.log(), re.MULTILINE)
     is_requeued = job.show("Restarts") != "0"
     if not codes and not is_requeued:
         raise Wrong(f"it was not started again: {job.log()[-300:]!r}")

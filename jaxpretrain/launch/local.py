@@ -85,10 +85,8 @@ def run_local(
             goes_on = attempts.goes_on(code, newest)
             if again_after(code) != "never":
                 step = f"step {newest} is saved" if newest >= 0 else "nothing is saved"
-                _say(
-                    f"launch: exit code {code}, {step}; {attempts.failures} of "
-                    f"{count_of(max_restarts, 'restart')} without progress"
-                )
+                failed = count_of(attempts.failures, "start")
+                _say(f"launch: exit code {code}, {step}; {failed} failed in a row without progress")
             if not goes_on:
                 return code
 

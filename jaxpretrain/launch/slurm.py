@@ -40,7 +40,7 @@ while true; do
     esac
     after=$(newest) || exit
     failures=$((after > before ? 0 : failures + 1))
-    echo "exit code $code at step $after; $failures of {max_restarts} restarts without progress" >&2
+    echo "exit code $code at step $after; $failures failed in a row without progress" >&2
     if ((failures > {max_restarts})); then exit $code; fi
     if held && sleep 30 && held; then # a node does not let go of the last start: take others
         scontrol requeue "$SLURM_JOB_ID"
