@@ -396,7 +396,7 @@ def sweep(slurm: Slurm) -> str:
     _require(" ".join(sorted(set(_states(job)))), "COMPLETED", job)
     slurm.call(*command, f"--workdir={here}", STEP_SECONDS="0")
     slurm.call(*command, f"--workdir={there}")  # all runs are complete: it answers
-    runs = sorted(path.parent.relative_to(here) for path in here.glob("runs/*/metrics.jsonl"))
+    runs = sorted(path.parent.relative_to(here) for path in here.glob("*/*/metrics.jsonl"))
     if len(runs) != 4 or any(_losses(here / run) != _losses(there / run) for run in runs):
         raise Wrong("other losses than the same sweep without SLURM")
     document = json.loads((there / "sweep.json").read_text())
