@@ -41,6 +41,7 @@ LAYERS = (
     "planning",
     "launch",
     "sweeps",
+    "laws",
 )
 # Each may import from every layer, and from no other command.
 COMMANDS = (
@@ -52,6 +53,7 @@ COMMANDS = (
     "report",
     "convert",
     "sweep",
+    "scaling",
     "show_batch",
     "doctor",
     "api",

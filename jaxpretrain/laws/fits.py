@@ -1,0 +1,174 @@
+"""Laws fitted to points, with intervals by resampling and the weight of single points."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpretrain.laws.huber import minimize_huber
+from jaxpretrain.laws.law import NAMES, Law
+from jaxpretrain.laws.points import Points
+
+Method = Literal["huber", "variable_projection"]
+GRID = np.linspace(0.1, 1.1, 6)
+"""The exponents from which fits start: all pairs of them."""
+BOUNDS = (0.01, 3.0)
+"""The smallest and the largest exponent of a fit by variable projection."""
+LEVEL = 0.95
+"""The part of the resamplings inside an interval."""
+MOST_INFLUENTIAL = 5
+"""The number of points without which a law is fitted once more."""
+_SMALLEST = 1e-4  # part of the loss with which a term begins whose best part would be none
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law with what is known about it."""
+
+    method: Method
+    law: Law
+    objective: float
+    """The sum of the Huber losses of the log, or of the squares of relative errors."""
+    resampled: Law
+    """The law of each resampling of the points; its coefficients are arrays."""
+
+    def interval(self, quantity: Callable[[Law], object]) -> tuple[float, float]:
+        """Returns the ends of the interval of a number that follows from a law."""
+        return interval(np.asarray(quantity(self.resampled)))
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Returns the ends of the middle `LEVEL` of some values; NaN without any."""
+    if not len(values := values[np.isfinite(values)]):
+        return np.nan, np.nan
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def resamplings(number: int, points: Points, seed: int = 0) -> np.ndarray:
+    """Returns how often each point is drawn in resamplings of as many points [number, n].
+
+    Only those from which a law can be fitted are taken: with as many different points as there are
+    coefficients or more, and with two sizes and two lengths.
+    """
+    random, size, kept = np.random.default_rng(seed), len(points), []
+    kinds = [np.unique(x.round(4), return_inverse=True)[1] for x in points.logs[:2]]
+    while len(kept) < number:
+        counts = random.multinomial(size, np.full(size, 1 / size))
+        drawn = counts > 0
+        if drawn.sum() >= len(NAMES) and all(len(np.unique(kind[drawn])) > 1 for kind in kinds):
+            kept.append(counts)
+    return np.array(kept).reshape(number, size)
+
+
+def fit_huber(points: Points, counts: np.ndarray) -> Fit:
+    """Returns the law with the smallest Huber loss of the log, from a grid of starts.
+
+    Each resampling starts from that law. The objective is that of arXiv 2203.15556, delta 1e-3,
+    summed over the points.
+
+    Args:
+      points: the points.
+      counts: how often each of them counts in each resampling.
+    """
+    logs = points.logs
+    starts = np.array([_start(points, a, b) for a in GRID for b in GRID])
+    found, values = minimize_huber(starts, logs, np.ones(len(points)))
+    best = found[values.argmin()]
+    again, _ = minimize_huber(np.tile(best, (len(counts), 1)), logs, counts)
+    return Fit("huber", _law(best), float(values.min()), _law(again))
+
+
+def fit_projected(points: Points, counts: np.ndarray) -> Fit:
+    """Returns the law with the smallest squares of relative errors, by variable projection.
+
+    A, B and E are linear once the exponents are given, and none is negative, so only two dimensions
+    are searched (arXiv 2603.22339).
+    """
+    ones = np.ones(len(points))
+    grid = np.array([[a, b] for a in GRID for b in GRID])
+    values = [_project(points, start, ones)[1] for start in grid]
+    best = min(
+        (_search(points, grid[place], ones) for place in np.argsort(values)[:3]),
+        key=lambda found: found[1],
+    )
+    again = [_search(points, best[0][3:], row)[0] for row in counts]
+    columns: Any = np.array(again).reshape(len(counts), 5).T
+    return Fit("variable_projection", Law(*best[0]), best[1], Law(*columns))
+
+
+def influence(points: Points, fit: Fit) -> tuple[np.ndarray, Law]:
+    """Returns how far each point alone moves a Huber fit, and the law without the strongest ones.
+
+    The distance is the largest change of an exponent where the point is left out.
+    """
+    best = _theta(fit.law)
+    others = 1.0 - np.eye(len(points))
+    found, _ = minimize_huber(np.tile(best, (len(points), 1)), points.logs, others)
+    moved = np.abs(found - best)[:, 3:].max(axis=1)
+    strongest = np.argsort(-moved)[: min(MOST_INFLUENTIAL, len(points) - 6)]
+    weights = np.ones(len(points))
+    weights[strongest] = 0
+    return moved, refit(points, fit, weights)
+
+
+def refit(points: Points, fit: Fit, weights: np.ndarray) -> Law:
+    """Returns the law of a Huber fit with other weights of the points [n]."""
+    return _law(minimize_huber(_theta(fit.law)[None], points.logs, weights)[0][0])
+
+
+def coefficients(law: Law) -> Mapping[str, float]:
+    """Returns the coefficients of a law by their names."""
+    return {name: getattr(law, name) for name in NAMES}
+
+
+def _law(theta: np.ndarray) -> Law:
+    a, b, e, alpha, beta = theta.T
+    return Law(np.exp(a), np.exp(b), np.exp(e), alpha, beta)
+
+
+def _theta(law: Law) -> np.ndarray:
+    return np.array([*np.log([law.A, law.B, law.E]), law.alpha, law.beta])
+
+
+def _start(points: Points, alpha: float, beta: float) -> list[float]:
+    """Returns log A, log B and log E that fit best with these exponents, and the exponents."""
+    linear = _project(points, np.array([alpha, beta]), np.ones(len(points)))[0]
+    smallest = _SMALLEST * np.median(points.losses)
+    scales = [np.median(points.parameters) ** alpha, np.median(points.tokens) ** beta, 1.0]
+    return [*np.log(np.maximum(linear, smallest * np.array(scales))), alpha, beta]
+
+
+def _project(
+    points: Points, exponents: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Returns the best A, B and E, none negative, the sum of squares, and its slope [2]."""
+    from scipy.optimize import nnls  # takes a third of a second
+
+    logs = points.logs[:2]
+    terms = np.stack([*np.exp(-exponents[:, None] * logs), np.ones(len(points))], axis=1)
+    terms *= (np.sqrt(weights) / points.losses)[:, None]
+    scale = np.sqrt((terms**2).sum(axis=0))
+    linear = nnls(terms / scale, np.sqrt(weights))[0] / scale
+    parts = terms * linear
+    residuals = parts.sum(axis=1) - np.sqrt(weights)
+    slope = -2 * (residuals * parts[:, :2].T * logs).sum(axis=1)
+    return linear, float(residuals @ residuals), slope
+
+
+def _search(points: Points, start: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns A, B, E, alpha and beta at the minimum near a start, and the sum of squares."""
+    from scipy.optimize import minimize
+
+    scale = _project(points, start, weights)[1] or 1.0
+
+    def objective(exponents: np.ndarray) -> tuple[float, np.ndarray]:
+        _, value, slope = _project(points, exponents, weights)
+        return value / scale, slope / scale
+
+    options = {"ftol": 1e-13, "gtol": 1e-9, "maxiter": 500}
+    bounds = [BOUNDS, BOUNDS]
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    linear, value, _ = _project(points, found.x, weights)
+    return np.array([*linear, *found.x]), value

@@ -1,0 +1,239 @@
+"""The points that laws are fitted to: a size, a length and a loss for each finished run."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.serialize import parse_json
+from jaxpretrain.laws.law import FLOPS
+
+COLUMNS = ("n", "d", "c", "loss")
+"""What `--columns` names: parameters, tokens, FLOPs and the loss."""
+_CONDITION = re.compile(r"([^<>=!]+)(<=|>=|!=|<|>|=)(.*)")
+_COMPARED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+Row = Mapping[str, Any]
+"""The cells of a row of a table by their columns."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Finished runs, one value of each array [n] for each of them."""
+
+    parameters: np.ndarray
+    tokens: np.ndarray
+    losses: np.ndarray
+    names: tuple[str, ...]
+    """The folder of each run, or `row 7` of a table, where the first row is 1."""
+    metric: str
+    """The name of the loss: a metric of runs, or a column of a table."""
+    tasks: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """The bits per byte of the right answers and the accuracy of each task, by `TASK/METRIC`."""
+    warnings: tuple[str, ...] = ()
+    """Reasons to doubt single points, and what was left out."""
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def __getitem__(self, rows: np.ndarray) -> "Points":
+        places = np.arange(len(self))[rows]
+        tasks = {name: (x[rows], y[rows]) for name, (x, y) in self.tasks.items()}
+        names = tuple(self.names[place] for place in places)
+        n, d, losses = self.parameters[rows], self.tokens[rows], self.losses[rows]
+        return replace(self, parameters=n, tokens=d, losses=losses, names=names, tasks=tasks)
+
+    @property
+    def flops(self) -> np.ndarray:
+        """The FLOPs of training, 6 N D."""
+        return FLOPS * self.parameters * self.tokens
+
+    @cached_property
+    def logs(self) -> np.ndarray:
+        """The logs of parameters, tokens and losses [3, n]."""
+        return np.log(np.stack([self.parameters, self.tokens, self.losses]))
+
+    @property
+    def hash(self) -> str:
+        """The SHA-256 of all numbers; two sets of points with the same one are the same."""
+        rows = np.stack([self.parameters, self.tokens, self.losses], axis=1).tolist()
+        return sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+    def without_highest(self, number: int) -> "Points":
+        """Returns the points without those of the highest losses, which fit a law least.
+
+        Raises:
+          InputError: so many points are not there.
+        """
+        if not 0 <= number < len(self):
+            raise InputError(f"--drop_highest={number}: there are {len(self)} points")
+        return self[np.sort(np.argsort(self.losses, kind="stable")[: len(self) - number])]
+
+    def require_law(self) -> None:
+        """Checks that a law of five coefficients can be fitted.
+
+        Raises:
+          InputError: there are too few points, or all have the same size or the same length.
+        """
+        if len(self) < 6:
+            raise InputError(f"{len(self)} points: a law with 5 coefficients takes 6 or more")
+        for values, what in ((self.parameters, "parameters"), (self.tokens, "tokens")):
+            if np.ptp(np.log(values)) < 0.01:
+                raise InputError(f"all points have {values[0]:.4g} {what}: a law takes two or more")
+
+
+def read_table(path: Path) -> list[Row]:
+    """Returns the rows of a CSV file with a heading, or of a JSON-lines file.
+
+    Raises:
+      InputError: there is no such file, or it is no such table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--points={path}: cannot be read ({error})") from None
+    if path.suffix == ".csv":
+        rows: list[Any] = list(csv.DictReader(text.splitlines()))
+    elif path.suffix == ".jsonl":
+        try:
+            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
+        except ValueError as error:
+            raise InputError(f"--points={path}: is not JSON in each line ({error})") from None
+    else:
+        raise InputError(f"--points={path}: a table ends with .csv or .jsonl")
+    if not rows or not all(isinstance(row, dict) and row for row in rows):
+        raise InputError(f"--points={path}: holds no rows with named columns")
+    return rows
+
+
+def parse_columns(text: str, rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the column of each quantity in `n=NAME,d=NAME,loss=NAME`; `c=NAME` for FLOPs.
+
+    Raises:
+      InputError: the text has another form, or the table has no such column.
+    """
+    found: dict[str, str] = {}
+    for item in text.split(","):
+        quantity, equals, column = item.partition("=")
+        if quantity not in COLUMNS or not equals:
+            hint = nearest(quantity, COLUMNS) or " It is n=NAME,d=NAME,loss=NAME, or c= for FLOPs."
+            raise InputError(f"--columns={text}: {item} names no quantity.{hint}")
+        found[quantity] = require_column(column, rows, "--columns")
+    if not {"n", "loss"} <= found.keys() or not {"c", "d"} & found.keys():
+        raise InputError(f"--columns={text}: give n=, loss=, and d= or c=")
+    return found
+
+
+def require_column(name: str, rows: Sequence[Row], flag: str) -> str:
+    """Returns the name of a column; InputError where the table has none of it."""
+    if name not in rows[0]:
+        hint = nearest(name, rows[0]) or f" The columns are {', '.join([*rows[0]][:8])}."
+        raise InputError(f"{flag}: the table has no column {name}.{hint}")
+    return name
+
+
+def matching(rows: Sequence[Row], conditions: Iterable[str]) -> np.ndarray:
+    """Returns true for each row [n] that all conditions hold for.
+
+    A condition is `COLUMN>=NUMBER`, with another of <, <=, > and >=, or `COLUMN=A,B`, for rows with
+    one of these values, and `COLUMN!=A,B` for the others. Values are compared as texts, or as
+    numbers where both are.
+
+    Raises:
+      InputError: a condition has another form, or names no column.
+    """
+    holds = np.ones(len(rows), bool)
+    for condition in conditions:
+        flag = f"--where={condition}"
+        if (parts := _CONDITION.fullmatch(condition)) is None:
+            raise InputError(f"{flag}: write COLUMN>=NUMBER, or COLUMN=VALUE,VALUE")
+        column, sign, wanted = require_column(parts[1].strip(), rows, flag), parts[2], parts[3]
+        if sign in _COMPARED:
+            limit = _number(wanted)
+            if math.isnan(limit):
+                raise InputError(f"{flag}: {wanted} is no number")
+            holds &= _COMPARED[sign](_values(rows, column), limit)
+        else:
+            kept = {_comparable(value) for value in wanted.split(",")}
+            is_kept = np.array([_comparable(row[column]) in kept for row in rows])
+            holds &= is_kept if sign == "=" else ~is_kept
+    return holds
+
+
+def points_of(
+    rows: Sequence[Row],
+    columns: Mapping[str, str],
+    conditions: Iterable[str] = (),
+    tasks: Mapping[str, tuple[str, str]] | None = None,
+) -> Points:
+    """Returns the points in the rows of a table; rows without a size or a length are left out.
+
+    Args:
+      rows: the rows of the table.
+      columns: the column of each quantity. Tokens are C / 6N where only FLOPs are known.
+      conditions: what must hold for a row, see `matching`.
+      tasks: the columns with the bits per byte and the accuracy of each task.
+
+    Raises:
+      InputError: no row is left, a loss is not finite, or a number is not positive.
+    """
+    kept = np.flatnonzero(matching(rows, conditions))
+    values = {quantity: _values(rows, column)[kept] for quantity, column in columns.items()}
+    parameters = values["n"]
+    tokens = values["d"] if "d" in values else values["c"] / (FLOPS * parameters)
+    known = np.isfinite(parameters) & np.isfinite(tokens)
+    missing = len(known) - int(known.sum())
+    note = f"{missing} of {len(known)} rows have no size or length and are left out"
+    found = Points(
+        parameters[known],
+        tokens[known],
+        values["loss"][known],
+        tuple(f"row {place + 1}" for place in kept[known]),
+        columns["loss"],
+        {
+            name: (_values(rows, bits)[kept][known], _values(rows, share)[kept][known])
+            for name, (bits, share) in (tasks or {}).items()
+        },
+        (note,) * bool(missing),
+    )
+    require_numbers(found)
+    return found
+
+
+def require_numbers(points: Points) -> None:
+    """Checks that there are points, with positive finite numbers; InputError names the first."""
+    if not len(points):
+        raise InputError("no points are left: --where holds for none of the rows")
+    for name, *numbers in zip(
+        points.names, points.parameters, points.tokens, points.losses, strict=True
+    ):
+        for what, number in zip(("parameters", "tokens", points.metric), numbers, strict=True):
+            if not 0 < number < math.inf:
+                raise InputError(
+                    f"{name}: {what} is {number}, not a positive finite number; "
+                    "leave it out with --where"
+                )
+
+
+def _values(rows: Sequence[Row], column: str) -> np.ndarray:
+    return np.array([_number(row[column]) for row in rows])
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _comparable(value: object) -> float | str:
+    number = _number(value)
+    return str(value).strip() if math.isnan(number) else number

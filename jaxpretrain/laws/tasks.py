@@ -1,0 +1,104 @@
+"""Scores of tasks in two steps (arXiv 2412.04403): bits per byte, then the accuracy.
+
+The bits per byte of the right answers follow a law of size and length, as the loss does; the
+accuracy is a sigmoid of them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.laws.fits import Fit, fit_huber, interval
+from jaxpretrain.laws.points import Points
+
+LEAST = 6
+"""The smallest number of points with a sigmoid, which has 4 coefficients."""
+_WIDEST = 1e4
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """The accuracy by bits per byte: from `low` where they are many to `high` where they are few.
+
+    Each field is a number, or an array with one value for each resampling of the points.
+    """
+
+    low: float
+    high: float
+    steepness: float
+    middle: float
+
+    def accuracy(self, bits_per_byte: np.ndarray | float) -> np.ndarray:
+        """Returns the accuracy, from 0 to 1."""
+        reach = np.clip(self.steepness * (np.asarray(bits_per_byte) - self.middle), -500, 500)
+        return np.asarray(self.low + (self.high - self.low) / (1 + np.exp(reach)))
+
+
+@dataclass(frozen=True)
+class TaskLaw:
+    """The two steps of a task."""
+
+    bits: Fit
+    sigmoid: Sigmoid
+    resampled: Sigmoid
+
+    def predict(self, parameters: float, tokens: float) -> dict[str, float]:
+        """Returns `bits_per_byte` and `accuracy` of a run, each also with `_low` and `_high`."""
+        found: dict[str, float] = {}
+        bits = self.bits.law.loss(parameters, tokens)
+        many = self.bits.resampled.loss(parameters, tokens)
+        shares = self.resampled.accuracy(many)
+        for name, value, spread in (
+            ("bits_per_byte", bits, many),
+            ("accuracy", self.sigmoid.accuracy(bits), shares),
+        ):
+            low, high = interval(spread)
+            found |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
+        return found
+
+
+def fit_tasks(points: Points, counts: np.ndarray) -> dict[str, TaskLaw]:
+    """Returns the laws of all tasks of some points, by the names of the tasks.
+
+    Args:
+      points: the points.
+      counts: how often each of them counts in each resampling.
+
+    Raises:
+      InputError: a value of a task is not known at all points, or there are too few.
+    """
+    laws = {}
+    for name, (bits, shares) in points.tasks.items():
+        if len(points) < LEAST:
+            raise InputError(f"task {name}: {len(points)} points; two steps take {LEAST} or more")
+        if not (np.isfinite(shares).all() and np.isfinite(bits).all() and (bits > 0).all()):
+            raise InputError(f"task {name}: not all points have bits per byte and an accuracy")
+        fit = fit_huber(replace(points, losses=bits, metric=f"bits per byte of {name}"), counts)
+        first = _fit_sigmoid(bits, shares, np.ones(len(points)), None)
+        again = [_fit_sigmoid(bits, shares, row, first) for row in counts]
+        columns: Any = np.array(again).reshape(-1, 4).T
+        laws[name] = TaskLaw(fit, Sigmoid(*first), Sigmoid(*columns))
+    return laws
+
+
+def _fit_sigmoid(
+    bits: np.ndarray, shares: np.ndarray, weights: np.ndarray, start: np.ndarray | None
+) -> np.ndarray:
+    """Returns low, high, steepness and middle with the smallest sum of squares."""
+    from scipy.optimize import least_squares  # takes a third of a second
+
+    scale, width = np.sqrt(weights), max(float(np.ptp(bits)), 1e-3)
+    # The ends of the sigmoid are accuracies, and no point lies beyond them.
+    lowest = np.array([0.0, np.clip(shares.max(), 0.0, 0.99), 0.0, -_WIDEST])
+    highest = np.array([np.clip(shares.min(), 0.01, 1.0), 1.0, 100 / width, _WIDEST])
+    if start is None:
+        start = np.array([0.9 * highest[0], 1.0, 2 / width, np.median(bits)])
+
+    def rest(theta: np.ndarray) -> np.ndarray:
+        return scale * (Sigmoid(*theta).accuracy(bits) - shares)
+
+    inside = np.clip(start, lowest + 1e-9, highest - 1e-9)
+    sizes = [0.1, 0.1, 1 / width, width]
+    return least_squares(rest, inside, bounds=(lowest, highest), x_scale=sizes).x

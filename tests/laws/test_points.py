@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.laws.points import matching, parse_columns, points_of, read_table
+from tests.laws.published import DATA, made, table
+
+ROWS = [
+    {"size": "1e6", "tokens": "2e7", "loss": "3.5", "kind": "1x"},
+    {"size": "2e6", "tokens": "4e7", "loss": "3.2", "kind": "2x"},
+    {"size": "2e6", "tokens": "8e7", "loss": "3.1", "kind": "2x-again"},
+]
+COLUMNS = {"n": "size", "d": "tokens", "loss": "loss"}
+
+
+def test_both_kinds_of_tables_have_the_same_points(tmp_path):
+    lines, comma = tmp_path / "a.jsonl", tmp_path / "a.csv"
+    lines.write_text("\n".join(json.dumps(row) for row in ROWS))
+    comma.write_text(
+        "\n".join([",".join(ROWS[0]), *(",".join(row.values()) for row in ROWS)]) + "\n"
+    )
+    one, two = (table(path, "n=size,d=tokens,loss=loss") for path in (lines, comma))
+    assert one.hash == two.hash
+    assert one.names == ("row 1", "row 2", "row 3")
+    assert one.without_highest(1).losses.tolist() == [3.2, 3.1]
+    assert one.without_highest(1).hash != one.hash
+
+
+def test_flops_give_the_tokens():
+    rows = [{"size": 1e6, "c": 6e13, "loss": 3.0}]
+    found = points_of(rows, parse_columns("n=size,c=c,loss=loss", rows))
+    assert (found.tokens[0], found.flops[0]) == (1e7, 6e13)
+
+
+@pytest.mark.parametrize(
+    ("condition", "kept"),
+    [
+        ("tokens>=4e7", [1, 2]),
+        ("tokens<4e7", [0]),
+        ("kind=1x,2x", [0, 1]),
+        ("kind!=1x", [1, 2]),
+        ("size=2000000", [1, 2]),
+    ],
+)
+def test_conditions_take_rows(condition, kept):
+    assert np.flatnonzero(matching(ROWS, [condition])).tolist() == kept
+
+
+def test_rows_without_a_size_are_left_out_and_said():
+    found = table(DATA / "porian_optima.csv", "n=n_opt,c=flops,loss=loss")
+    assert found.warnings == ("2 of 118 rows have no size or length and are left out",)
+    assert len(found) == 116
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: parse_columns("n=sise,d=tokens,loss=loss", ROWS), "Did you mean 'size'"),
+        (lambda: parse_columns("n=size,loss=loss", ROWS), "d= or c="),
+        (lambda: parse_columns("n=size,d=tokens,los=loss", ROWS), "Did you mean 'loss'"),
+        (lambda: matching(ROWS, ["token>1"]), "Did you mean 'tokens'"),
+        (lambda: matching(ROWS, ["tokens>many"]), "many is no number"),
+        (lambda: matching(ROWS, ["tokens"]), "write COLUMN>=NUMBER"),
+        (lambda: points_of(ROWS, COLUMNS, ["kind=3x"]), "no points are left"),
+        (lambda: points_of([ROWS[0] | {"loss": "nan"}], COLUMNS), "row 1: loss is nan"),
+        (lambda: points_of([ROWS[0] | {"loss": ""}], COLUMNS), "row 1: loss is nan"),
+        (lambda: points_of([ROWS[0] | {"tokens": "-1"}], COLUMNS), "row 1: tokens is -1"),
+        (lambda: points_of(ROWS, COLUMNS).without_highest(3), "--drop_highest=3"),
+        (lambda: points_of(ROWS, COLUMNS).require_law(), "3 points"),
+        (lambda: made()[made().parameters < 2e7].require_law(), "4 points"),
+    ],
+)
+def test_bad_input_is_one_line(call, words):
+    with pytest.raises(InputError, match="(?s).*" + words.replace("?", r"\?")):
+        call()
+
+
+@pytest.mark.parametrize("what", ["parameters", "tokens"])
+def test_one_size_or_one_length_is_no_law(what):
+    points = made()
+    rows = getattr(points, what) == getattr(points, what)[0]
+    many = points[np.tile(np.flatnonzero(rows), 2)]
+    with pytest.raises(InputError, match=f"{what}: a law takes two"):
+        many.require_law()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.txt", "n\n1\n", "ends with .csv or .jsonl"),
+        ("a.csv", "", "holds no rows"),
+        ("a.jsonl", "{", "is not JSON in each line"),
+        ("a.jsonl", "3\n", "holds no rows"),
+    ],
+)
+def test_what_is_no_table_is_said(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_table(tmp_path / name)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_table(tmp_path / "none.csv")
