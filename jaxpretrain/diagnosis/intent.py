@@ -12,6 +12,7 @@ from jaxpretrain.config.serialize import Document, from_dict
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.optim.schedules import Phases
+from jaxpretrain.storage.run_documents import PredictionFile
 
 TABLE = 16_384  # number of steps at which a schedule is tabulated; it is straight between them
 
@@ -28,6 +29,8 @@ class Plan:
     """The gradient norm above which gradients are scaled down; None never does."""
     batch_changes: tuple[int, ...] = ()
     """The steps with which stages end, after which the batch changes by plan."""
+    prediction: PredictionFile | None = None
+    """The prediction that was written into the run's folder; None without one."""
 
     @property
     def warmup_end(self) -> int:

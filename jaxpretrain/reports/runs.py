@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jaxpretrain.diagnosis.findings import Finding, Severity, worst
 from jaxpretrain.diagnosis.forecast import Forecast, forecast
 from jaxpretrain.diagnosis.history import EMPTY, History, Series, read_history
 from jaxpretrain.diagnosis.intent import Plan, plan_in
+from jaxpretrain.diagnosis.predicted import read_prediction
 from jaxpretrain.diagnosis.remaining import Estimate, estimate
 from jaxpretrain.diagnosis.watch import findings_over_time
 from jaxpretrain.storage.jsonl import read_lines
@@ -166,7 +167,7 @@ def read_run(workdir: Path, name: str = "") -> Run:
     return Run(
         name=name or workdir.resolve().name,
         history=history,
-        plan=plan_in(document, history),
+        plan=replace(plan_in(document, history), prediction=read_prediction(workdir)),
         document=document,
         planned=_read(workdir / "plan.json", PlanFile),
         samples=read_lines(workdir / "samples.jsonl"),

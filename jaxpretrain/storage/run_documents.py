@@ -67,6 +67,38 @@ class BaselinesFile:
     rows: tuple[Baseline, ...] = ()
 
 
+@dataclass(frozen=True)
+class PredictedScore:
+    """A metric of a task that was predicted, with the ends of its interval."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """The fields of `prediction.json` that are read."""
+
+    metric: str
+    """The loss that is predicted."""
+    loss: float
+    low: float
+    high: float
+    time: str
+    """ISO time at which it was predicted."""
+    points: str
+    """The SHA-256 of the points that it follows from."""
+    extrapolation: float
+    """The FLOPs of the run, relative to those of the largest point."""
+    last: int = 1
+    """The number of last values whose mean is the measured loss."""
+    hindcast: bool = False
+    """True where the run had begun before."""
+    scores: tuple[PredictedScore, ...] = ()
+
+
 def read_document(path: Path, kind: type) -> Document:
     """Returns the document in a file, with all its fields; those of its kind have the right types.
 

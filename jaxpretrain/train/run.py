@@ -17,6 +17,7 @@ from jaxpretrain.devices.startup import has_huge_pages, keep_compiled
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.intent import plan_of
+from jaxpretrain.diagnosis.predicted import read_prediction
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress, activity
 from jaxpretrain.display.wording import format_facts, format_seconds
@@ -300,6 +301,7 @@ def _open_reporter(
         plan = plan_of(
             experiment.optim, timeline.num_steps, experiment.train.batch_size, timeline.stage_ends
         )
+        plan = replace(plan, prediction=read_prediction(workdir))
         path = workdir / "metrics.jsonl"
         # The watch knows the metrics of earlier sessions.
         watch = Watch(plan, read_history(path) if path.exists() else None)

@@ -16,7 +16,16 @@ from typing import Literal
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.diagnosis.rules import curve, data, evaluations, layers, rate, sessions, speed
+from jaxpretrain.diagnosis.rules import (
+    curve,
+    data,
+    evaluations,
+    layers,
+    prediction,
+    rate,
+    sessions,
+    speed,
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ RULES: tuple[Rule, ...] = (
     Rule("uneven_steps", speed.uneven_steps),
     Rule("slow_host", speed.slow_host),
     Rule("resume_discontinuity", sessions.discontinuity, end_is_news="never"),
+    Rule("prediction_scored", prediction.scored, end_is_news="never", is_replayed=False),
 )
 """All rules, in the order of the documentation."""
 

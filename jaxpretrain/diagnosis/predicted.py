@@ -1,0 +1,41 @@
+"""The prediction that was written into a run's folder, and the results to score it by."""
+
+from pathlib import Path
+
+from jaxpretrain.config.serialize import checked, read_object
+from jaxpretrain.diagnosis.history import History
+from jaxpretrain.storage.run_documents import PredictionFile
+
+FILE = "prediction.json"
+"""The file with the prediction of a run, in its folder."""
+TRAINING = "train/loss"
+"""The metric whose end is a mean over steps: a single batch is noise."""
+LATE = 0.9
+"""The part of the steps after which the training loss counts as that of the end."""
+
+
+def final_value(history: History, metric: str, steps: int, last: int = 1) -> float | None:
+    """Returns the value of a metric after all steps; None where it has none there.
+
+    It is the mean of the last values, of as many as are asked for; of the training loss, the mean
+    over the last tenth of the steps.
+    """
+    curve = history[metric].finite
+    if metric == TRAINING:
+        values = curve.between(LATE * steps, steps).values
+        return float(values.mean()) if len(values) and history.step >= steps else None
+    if not len(curve) or curve.steps[-1] < steps:
+        return None
+    return float(curve.values[-last:].mean())
+
+
+def read_prediction(workdir: Path) -> PredictionFile | None:
+    """Returns the prediction in a run's folder; None without one.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        return None
+    return checked(PredictionFile, read_object(path), path)

@@ -1,0 +1,60 @@
+"""The score of a prediction: what was said about the end of a run, beside what came."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from jaxpretrain.diagnosis.findings import Finding
+from jaxpretrain.diagnosis.history import History
+from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.predicted import final_value
+from jaxpretrain.display.wording import EVAL_DIGITS, format_number
+from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
+
+
+def scored(history: History, plan: Plan) -> Iterator[Finding]:
+    """Compares the end of a run with `prediction.json`, metric by metric."""
+    said = plan.prediction
+    if said is None or history.step < plan.total_steps:
+        return
+    loss = PredictedScore(said.metric, said.loss, said.low, said.high)
+    for one in (loss, *said.scores):
+        measured = final_value(history, one.metric, plan.total_steps, said.last)
+        if measured:
+            yield _score(one, measured, said, _is_late(said, history), plan.total_steps)
+
+
+def _score(
+    one: PredictedScore, measured: float, said: PredictionFile, is_late: bool, step: int
+) -> Finding:
+    error, is_inside = one.value / measured - 1, one.low <= measured <= one.high
+    value, low, high, came = (
+        format_number(x, EVAL_DIGITS) for x in (one.value, one.low, one.high, measured)
+    )
+    kind = "A hindcast, made after the run began," if is_late else "The prediction"
+    where = "inside" if is_inside else "outside of"
+    return Finding(
+        "prediction_scored",
+        step,
+        step,
+        f"{kind} was {value} for {one.metric}, and {came} came: an error of {error:+.2%}, {where} "
+        f"its interval from {low} to {high}. It went {format_number(said.extrapolation, 3)} times "
+        "beyond the largest run that it was made from.",
+        "Nothing to do."
+        if is_inside
+        else "Look for what this run has and the smaller ones had not, before the law is trusted "
+        "further.",
+        {"predicted": one.value, "low": one.low, "high": one.high, "measured": measured}
+        | {"error": error},
+        severity="info" if is_inside else "warning",
+        signal=one.metric,
+        subject=one.metric,
+    )
+
+
+def _is_late(said: PredictionFile, history: History) -> bool:
+    """Returns true for a hindcast, also where the file does not admit it."""
+    try:
+        made = datetime.fromisoformat(said.time).timestamp()
+    except ValueError:
+        return True
+    return said.hindcast or made > history.span[0]
