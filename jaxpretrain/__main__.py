@@ -25,6 +25,7 @@ COMMANDS = {
     "launch": ("launch.__main__", "train on SLURM, GKE or TPU VMs; restart what was cut off"),
     "report": ("report", "write one HTML page about one or more runs"),
     "sweep": ("sweep", "compare settings over several seeds; tell differences from noise"),
+    "scaling": ("scaling", "fit a scaling law to small runs, and predict a larger one"),
 }
 """Command -> the module with its `main`, and what the command does."""
 

@@ -38,7 +38,8 @@ ARGUMENTS = {
     "olmo2_32b_stage2": ["100B", "300B"],
     "olmo3_7b": ["stage1", "stage1_extended", "midtrain", "long_context"],
     "olmo3_32b": ["stage1", "midtrain", "long_context"],
-    "olmo_ladder": ["20m", "60m", "150m", "300m", "750m", "150m-5x"],
+    "olmo_ladder": ["20m", "60m", "150m", "300m", "750m", "150m-5x", "150m-0.5x-step_law"],
+    "nano_ladder": ["64", "96-4x", "128-0.5x", "80-2x-step_law"],
 }
 NAMES = [file.stem for file in CONFIGS if file.stem != "olmo_yaml"]
 NAMES += [f"{name}:{argument}" for name, group in ARGUMENTS.items() for argument in group]
@@ -110,7 +111,7 @@ def test_an_argument_that_a_config_does_not_know_is_one_line(name):
         load(f"{name}:nothing")
 
 
-@pytest.mark.parametrize("argument", ["90m", "150m-x5", "150m-0.5x"])
+@pytest.mark.parametrize("argument", ["90m", "150m-x5", "150m-0x", "150m-5x-step"])
 def test_the_ladder_refuses_sizes_that_it_has_not(argument):
     with pytest.raises(InputError, match="there is no "):
         load(f"olmo_ladder:{argument}")

@@ -11,12 +11,14 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import Document
 from jaxpretrain.monitor.writers import PICTURES
 from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import COLUMNS, charts, hours_chart, layer_charts
 from jaxpretrain.reports.comparison import as_csv, comparison
 from jaxpretrain.reports.curves import Chart, Section
 from jaxpretrain.reports.runs import Run, common_folder, read_runs, run_folders
+from jaxpretrain.reports.scaling import scaling_sections
 from jaxpretrain.reports.sweep import FILE as SWEEP
 from jaxpretrain.reports.sweep import sweep_sections
 from jaxpretrain.storage.files import relative, write_atomically
@@ -67,14 +69,29 @@ def write_report(
             nothing = "nothing stands out" if len(run.history.loss) else "no step is reported yet"
             lines.append(f"{run.name}: {', '.join(titles) or nothing}")
     for path, text in texts.items():
-        try:
-            write_atomically(path, text)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        _write(path, text)
         size = len(text.encode())
         shown = f"{size / 1e6:.1f} MB" if size >= _LARGE else f"{size:,} bytes"
         lines.append(f"{path}: {shown}")
     return lines
+
+
+def write_scaling(document: Document, output: Path) -> None:
+    """Writes the page about scaling laws, from the document of the command `scaling`.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    top, sections = scaling_sections(document)
+    text = _document(f"Scaling laws of {document['metric']}", datetime.now(), top, sections)
+    _write(output, text)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def page(runs: Sequence[Run]) -> str:

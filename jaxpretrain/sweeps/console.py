@@ -48,6 +48,7 @@ from jaxpretrain.sweeps.written import DEFAULT_SEEDS, load_sweep, parse_sweep
 from jaxpretrain.train.workdir import lock
 
 _EXIT_FAILED = 1
+_TABLE = "sweep.csv"
 _MOST_COLUMNS = 40
 """The largest width of the names of arms in the plan."""
 
@@ -85,17 +86,46 @@ def run_sweep(
     Raises:
       InputError: something that was given is wrong, or the arms are not equal.
     """
-    # What an engine gets is alone on standard output.
-    out = sys.stderr if flags.json or flags.launcher != "local" else sys.stdout
-    sweep, target = _sweep(flags, items), _target(flags, gpus)
+    code, document = run_arms(_sweep(flags, items), flags, environment, gpus)
+    if "answer" in document:  # neither a plan alone nor one that an engine runs
+        out, folder = _output(flags), flags.workdir
+        states = [run["state"] for arm in document["arms"] for run in arm["runs"]]
+        if "done" in states:
+            print("", table(document), "", *document["answer"], "", sep="\n", file=out)
+        print(f"{folder / FILE}, {folder / _TABLE}, {folder / 'report.html'}", file=out)
+    return code, document
+
+
+def run_arms(
+    sweep: Sweep,
+    flags: Namespace,
+    environment: Mapping[str, str],
+    gpus: Sequence[tuple[str, str]],
+    *,
+    compares: bool = True,
+) -> tuple[int, Document]:
+    """Plans the runs of a sweep and, unless `plan_only`, trains them and writes their results.
+
+    Args:
+      sweep: the sweep.
+      flags: the flags of the command; see `run_sweep`.
+      environment: the environment of the runs.
+      gpus: the number and the name of each GPU that the runs may use.
+      compares: False for arms that are meant to differ in size and length, as on a ladder.
+
+    Raises:
+      InputError: something that was given is wrong, or the arms are not equal.
+    """
+    out = _output(flags)
+    target = _target(flags, gpus)
     if flags.plan_only:
-        plan = _planned(sweep, target, flags, None)
+        plan = _planned(sweep, target, flags, None, compares=compares)
         _show(plan, out, is_refused=not flags.unequal)
         return 0, plan.document({})
     folder: Path = flags.workdir
     with lock(folder):
         earlier = read_earlier(folder)
-        plan = _planned(sweep, target, flags, earlier)
+        plan = _planned(sweep, target, flags, earlier, compares=compares)
         sweep = plan.sweep
         if earlier is not None:
             require_extension(folder, earlier, sweep)
@@ -110,14 +140,16 @@ def run_sweep(
         states = run_all(sweep, folder, launcher, states, _follow(plan, folder))
         document = answer(_with_problems(plan.document(states), folder), folder)
         write_document(folder, document)
-        write_atomically(folder / "sweep.csv", to_csv(document))
+        write_atomically(folder / _TABLE, to_csv(document))
         from jaxpretrain.reports.page import write_report  # takes a second
 
-        (page,) = write_report([folder], None)
-    if "done" in states.values():
-        print("", table(document), "", *document["answer"], "", sep="\n", file=out)
-    print(f"{folder / FILE}, {folder / 'sweep.csv'}, {page}", file=out)
+        write_report([folder], None)
     return _exit_code(states), document
+
+
+def _output(flags: Namespace) -> TextIO:
+    """Returns the stream of what is told: JSON, or what an engine gets, is alone on its own."""
+    return sys.stderr if flags.json or flags.launcher != "local" else sys.stdout
 
 
 def _hand_over(sweep: Sweep, runs: Sequence[Run], flags: Namespace) -> int:
@@ -178,7 +210,12 @@ def _target(flags: Namespace, gpus: Sequence[tuple[str, str]]) -> Target | None:
 
 
 def _planned(
-    sweep: Sweep, target: Target | None, flags: Namespace, earlier: SweepFile | None
+    sweep: Sweep,
+    target: Target | None,
+    flags: Namespace,
+    earlier: SweepFile | None,
+    *,
+    compares: bool,
 ) -> _Plan:
     """Returns the sweep, its arms made equal where that is asked for, with the cost of each."""
     with activity("planning the runs"):
@@ -189,7 +226,9 @@ def _planned(
             known = {name: text for name, text in durations.items() if text is not None}
             sweep = equalised(sweep, flags.equal, found, known)
             found = costs(sweep, target, compiles=bool(flags.target))
-    comparison = compare(found, first_setting(sweep, sweep.control), flags.equal)
+    comparison = Comparison([], [], [])
+    if compares:
+        comparison = compare(found, first_setting(sweep, sweep.control), flags.equal)
     return _Plan(sweep, target, found, comparison, flags.equal)
 
 
@@ -243,6 +282,6 @@ def _plan_text(plan: _Plan) -> str:
         f"and start-up aside; {count_of(planned['programs'], 'program')} to compile"
     )
     same = [name.replace("_", " ") for name in comparison.equal]
-    lines.append(f"equal over the arms: {', '.join(same) or 'nothing'}")
+    lines += [f"equal over the arms: {', '.join(same)}"] * bool(same)
     lines += [f"not equal: {line}" for line in comparison.refused + comparison.named]
     return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""The scaling command after its flags are parsed: points, fits, a prediction, the page."""
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import Document
+from jaxpretrain.display.progress import activity
+from jaxpretrain.laws.analysis import analyse, describe
+from jaxpretrain.laws.ladder import make_ladder, parse_numbers
+from jaxpretrain.laws.points import (
+    Points,
+    Row,
+    parse_columns,
+    points_of,
+    read_table,
+    require_column,
+)
+from jaxpretrain.laws.prediction import parse_target, predict, require_place, write_prediction
+from jaxpretrain.laws.runs import points_in, scores_in
+from jaxpretrain.sweeps.arms import Override
+from jaxpretrain.sweeps.console import run_arms
+
+PAGE = "scaling.html"
+"""The page about the law of runs, in the first of the folders that were named."""
+
+
+def run_ladder(
+    flags: Namespace,
+    overrides: Sequence[Override],
+    environment: Mapping[str, str],
+    gpus: Sequence[tuple[str, str]],
+) -> tuple[int, Document]:
+    """Plans a ladder of runs and trains them, as `sweep` does; returns exit code and document.
+
+    Args:
+      flags: the flags of the command.
+      overrides: the settings of all runs.
+      environment: the environment of the runs.
+      gpus: the number and the name of each GPU that the runs may use.
+
+    Raises:
+      InputError: something that was given is wrong.
+    """
+    for flag in ("points", "folders", "predict"):
+        if getattr(flags, flag):
+            raise InputError(f"--sizes trains a ladder; {flag} come after it, in a second command")
+    if flags.config is None or (flags.workdir is None and not flags.plan_only):
+        raise InputError("--sizes: give --config and --workdir, the folder of the ladder")
+    if flags.multiples and flags.budgets:
+        raise InputError("--multiples and --budgets both say how long runs are: give one of them")
+    ladder = make_ladder(
+        flags.config,
+        list(filter(None, flags.sizes.split(","))),
+        multiples=parse_numbers("--multiples", flags.multiples) or [1.0],
+        budgets=parse_numbers("--budgets", flags.budgets),
+        rule=flags.rule,
+        shared=overrides,
+    )
+    flags = Namespace(**vars(flags), unequal=True, equal=None)
+    return run_arms(ladder, flags, environment, gpus, compares=False)
+
+
+def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
+    """Fits laws to the points that flags name, predicts what they ask for; returns the document.
+
+    Raises:
+      InputError: something that was given is wrong, or determines no law.
+    """
+    hindcast = False
+    if flags.workdir and not flags.predict:
+        raise InputError("--workdir is the folder of the run that --predict=CONFIG is about")
+    if flags.workdir and flags.points and not flags.metric:
+        raise InputError(
+            "--metric=NAME: name the metric of the run that the points are about, such as "
+            "eval/validation/loss; the prediction is scored by it"
+        )
+    if flags.predict and flags.workdir:
+        hindcast = require_place(flags.workdir, hindcast=flags.hindcast)
+    target = flags.predict and parse_target(flags.predict, tuple(overrides))
+    points = read_points(flags)
+    with activity("fitting"):
+        found = analyse(points, flags.bootstraps, are_optima=flags.optima)
+        document = describe(found, parse_numbers("--budgets", flags.budgets))
+    if flags.folders:
+        document["scored"] = scores_in(flags.folders)
+    if target:
+        document["prediction"] = predict(found, target, last=flags.last, hindcast=hindcast)
+        if flags.workdir:
+            write_prediction(flags.workdir, document["prediction"])
+    if output := flags.output or (flags.folders and flags.folders[0] / PAGE):
+        from jaxpretrain.reports.page import write_scaling  # takes a second
+
+        write_scaling(document, output)
+    return document
+
+
+def read_points(flags: Namespace) -> Points:
+    """Returns the points of a table or of run folders, without those that flags leave out.
+
+    Raises:
+      InputError: there are none, or a file cannot be read.
+    """
+    if (flags.points is None) == (not flags.folders):
+        raise InputError("give the folders of runs, or --points=FILE with --columns")
+    if flags.points is None:
+        for flag in ("columns", "tasks", "where"):
+            if getattr(flags, flag):
+                raise InputError(f"--{flag} goes with --points; runs have their own columns")
+        points = points_in(flags.folders, flags.metric, flags.last)
+        return points.without_highest(flags.drop_highest)
+    if flags.columns is None:
+        raise InputError("--points: name its columns, --columns=n=NAME,d=NAME,loss=NAME")
+    rows = read_table(flags.points)
+    columns = parse_columns(flags.columns, rows)
+    points = points_of(rows, columns, flags.where, parse_tasks(flags.tasks, rows))
+    points = replace(points, metric=flags.metric or points.metric)
+    return points.without_highest(flags.drop_highest)
+
+
+def parse_tasks(texts: Sequence[str], rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Returns the columns of each task in `NAME=BITS_PER_BYTE:ACCURACY`, names of columns.
+
+    Raises:
+      InputError: a text has another form, or the table has no such column.
+    """
+    found = {}
+    for text in texts:
+        name, equals, columns = text.partition("=")
+        bits, colon, share = columns.partition(":")
+        if not (name and equals and colon):
+            raise InputError(f"--tasks={text}: write NAME=BITS_PER_BYTE_COLUMN:ACCURACY_COLUMN")
+        flag = f"--tasks={text}"
+        found[name] = (require_column(bits, rows, flag), require_column(share, rows, flag))
+    return found

@@ -1,0 +1,101 @@
+r"""Trains a ladder of small runs, fits a scaling law to them, predicts a larger run.
+
+    python -m jaxpretrain.scaling --config=olmo_ladder --sizes=20m,60m,150m --multiples=1,2,5 \
+        --workdir=runs/ladder --config.data.root=TOKEN_FILES
+    python -m jaxpretrain.scaling runs/ladder
+    python -m jaxpretrain.scaling runs/ladder --predict=olmo_ladder:750m --workdir=runs/750m
+    python -m jaxpretrain.scaling --points=table.csv --columns=n=params,d=tokens,loss=loss
+
+The law is E + A / N^alpha + B / D^beta, with N parameters (without the embedding) and D tokens.
+"""
+
+import json
+import os
+
+from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run, split_overrides
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.paths import as_path
+from jaxpretrain.devices.startup import prepare_environment
+from jaxpretrain.sweeps.launcher import visible_gpus
+
+_EXIT_CODES = {
+    0: "done",
+    1: "a run of the ladder failed; the others are complete",
+    2: "a flag, a table or a run is wrong, or the points determine no law",
+    EXIT_STOPPED: "stopped; the same command goes on",
+}
+"""Exit code of the command -> its meaning."""
+
+
+def main(argv: list[str]) -> int:
+    """Trains a ladder, or fits laws and prints what follows; returns a code of `_EXIT_CODES`."""
+    rest, overrides = split_overrides(argv)
+    flags = make_parser().parse_args(rest)
+    if flags.jobs < 1 or flags.bootstraps < 1:
+        raise InputError("--jobs and --bootstraps must be positive")
+    environment, gpus = dict(os.environ), visible_gpus()
+    # Runs of a ladder get the accelerators; this process only plans and fits.
+    prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
+    from jaxpretrain.laws.console import run_ladder, run_scaling  # after the flags: imports JAX
+    from jaxpretrain.laws.told import tell
+
+    if flags.sizes:
+        code, document = run_ladder(flags, overrides, environment, gpus)
+        if flags.json:
+            print(json.dumps(document))
+        elif not (code or flags.plan_only):
+            print(f"fit a law to it: jaxpretrain scaling {flags.workdir}")
+        return code
+    document = run_scaling(flags, overrides)
+    print(json.dumps(document) if flags.json else "\n".join(tell(document)))
+    return 0
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command, without the flags that name fields of the config."""
+    parser = Parser(
+        prog="python -m jaxpretrain.scaling",
+        usage="%(prog)s DIR... | --points=FILE --columns=LIST | --sizes=LIST [FLAGS]",
+        description=__doc__,
+        epilog=list_exit_codes(_EXIT_CODES),
+    )
+    add = parser.add_argument
+    folder = "folder of a run, or a folder that holds runs"
+    add("folders", metavar="DIR", type=as_path, nargs="*", help=folder)
+    add("--points", type=as_path, metavar="FILE", help="table of points, .csv or .jsonl")
+    columns = "its columns: n=NAME,d=NAME,loss=NAME; c=NAME for FLOPs gives D = C / 6N"
+    add("--columns", metavar="LIST", help=columns)
+    where = "rows to take, such as 'tokens>=120e9' or length=1xC,2xC; repeatable"
+    add("--where", action="append", default=[], metavar="TEST", help=where)
+    add("--drop_highest", type=int, default=0, help="leave out so many of the highest losses")
+    tasks = "task of the table: NAME=BITS_PER_BYTE_COLUMN:ACCURACY_COLUMN; repeatable"
+    add("--tasks", action="append", default=[], metavar="TASK", help=tasks)
+    metric = "loss of the runs (default: their first held-out one)"
+    add("--metric", metavar="NAME", help=metric)
+    add("--last", type=int, default=1, help="take the mean of so many last values")
+    add("--optima", action="store_true", help="the points are the best of their budgets already")
+    budgets = "FLOPs, such as 1e15,3e15: to tell the best sizes for, or to run each size at"
+    add("--budgets", metavar="LIST", help=budgets)
+    add("--bootstraps", type=int, default=1000, help="resamplings of the points, for intervals")
+    predict = "config of a larger run, or n=13e9,d=5e12; --config.PATH=VALUE changes the config"
+    add("--predict", metavar="CONFIG", help=predict)
+    workdir = "folder of the run to predict, for prediction.json; or of the ladder"
+    add("--workdir", type=as_path, metavar="DIR", help=workdir)
+    add("--hindcast", action="store_true", help="go on where that run has begun, and mark it")
+    add("--config", metavar="CONFIG", help="config of a ladder, without its argument")
+    add("--sizes", metavar="LIST", help="train a ladder of these sizes of the config")
+    add("--multiples", metavar="LIST", help="lengths, relative to the config's own (default: 1)")
+    rule = "rule of batch and learning rate, by its name in the config, such as step_law"
+    add("--rule", default="", metavar="NAME", help=rule)
+    add("--target", metavar="MACHINE", help="machine to plan the ladder for, as in plan")
+    add("--jobs", type=int, default=1, help="runs at a time, on equal shares of GPUs and cores")
+    add("--retry_failed", action="store_true", help="run again what failed before")
+    add("--plan_only", action="store_true", help="say what the ladder takes, and exit")
+    output = "HTML page to write (default: scaling.html in the first DIR; none for a table)"
+    add("--output", type=as_path, metavar="FILE", help=output)
+    add("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,48 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxpretrain.laws.analysis import analyse, describe
+from tests.laws.published import LAW, isoflop, made
+
+
+def test_the_document_has_fits_optima_and_points():
+    points = made(0.001)
+    document = describe(analyse(points, 20), [1e19])
+    huber, projected = document["fits"]
+    assert (huber["method"], projected["method"]) == ("huber", "variable_projection")
+    assert huber["alpha"] == pytest.approx(LAW.alpha, abs=0.03)
+    low, high = huber["intervals"]["alpha"]
+    assert low <= high
+    assert huber["num_points"] == 16
+    (best,) = document["optimal"]
+    assert best["parameters"] == pytest.approx(LAW.optimal_parameters(1e19), rel=0.3)
+    assert 6 * best["parameters"] * best["tokens"] == pytest.approx(1e19)
+    assert len(document["influence"]["strongest"]) == 5
+    assert {row["name"] for row in document["points"]} == set(points.names)
+    assert document["hash"] == points.hash
+
+
+def test_parabolas_come_with_their_bias():
+    document = describe(analyse(isoflop(), 5))
+    found = document["fits"][2]
+    assert (found["method"], found["A"], len(found["optima"])) == ("isoflop", None, 12)
+    assert found["compute"]["gamma"] > 0
+    assert np.isfinite(found["bias"]["parameters"])
+    assert any("parabolas are biased" in line for line in document["warnings"])
+
+
+def test_short_runs_above_the_law_are_doubted():
+    points = made(0.0005)
+    ratio = points.tokens / points.parameters
+    short = ratio <= np.quantile(ratio, 0.25)
+    lifted = replace(points, losses=points.losses * np.where(short, 1.03, 1))
+    assert not any("shortest" in line for line in describe(analyse(points, 2))["warnings"])
+    assert any("cooled too briefly" in line for line in describe(analyse(lifted, 2))["warnings"])
+
+
+def test_optima_have_a_power_law_and_no_law():
+    document = describe(analyse(made(), 5, are_optima=True))
+    assert [fit["method"] for fit in document["fits"]] == ["isoflop"]
+    assert document["optimal"] == []

@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.laws.runs import points_in
+from jaxpretrain.laws.sizes import configured, size_of
+from tests.sweeps.tiny import write_config
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """(name, settings, values at the end) -> the folder of a run of 100 steps."""
+    config = str(write_config(tmp_path))
+
+    def make(name, settings=(), *, steps=100, rates=None, **last):
+        experiment = configured(config, (("train.duration", "100 steps"), *settings))
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        document = {"config": to_dict(experiment)}
+        (folder / "experiment.json").write_text(json.dumps(document))
+        rates = np.linspace(1, 0.1, 11) if rates is None else rates
+        with (folder / "metrics.jsonl").open("w") as file:
+            for step, rate in zip(range(0, steps + 1, 10), rates, strict=False):
+                record = {"step": step, "time": step, "train/loss": 5 - step / 100}
+                record |= {"train/learning_rate": rate}
+                record |= {n.replace("__", "/"): round(x + 100 - step, 6) for n, x in last.items()}
+                file.write(json.dumps(record) + "\n")
+        return experiment
+
+    return make
+
+
+def test_finished_runs_are_points(make_run, tmp_path):
+    one = make_run("a/seed1", eval__held__loss=3.0)
+    make_run("b/seed1", [("model.d_ff", "40")], eval__held__loss=2.9)
+    make_run("c/seed1", steps=50, eval__held__loss=1.0)
+    points = points_in([tmp_path / "runs"], None)
+    assert points.metric == "eval/held/loss"
+    assert points.losses.tolist() == [3.0, 2.9]
+    assert (points.parameters[0], points.tokens[0]) == (size_of(one).parameters, 100 * 8 * 16)
+    assert points.parameters[1] - points.parameters[0] == 3 * 16 * 8
+    assert "c/seed1: not finished (50 of 100)" in points.warnings[0]
+    assert points_in([tmp_path / "runs"], None, last=2).losses.tolist() == [8.0, 7.9]
+    assert points_in([tmp_path / "runs"], "train/loss").losses == pytest.approx([4.05, 4.05])
+
+
+def test_runs_that_were_not_cooled_are_doubted(make_run, tmp_path):
+    make_run("constant", rates=np.ones(11))
+    make_run("brief", rates=[*np.ones(10), 0.1])
+    make_run("cooled")
+    warnings = points_in([tmp_path / "runs"], None).warnings
+    assert len(warnings) == 2
+    assert "brief: cooled in 10% of its steps, too briefly" in warnings[0]
+    assert "constant: not cooled: its learning rate ends at 100%" in warnings[1]
+
+
+def test_tasks_are_those_that_all_runs_have(make_run, tmp_path):
+    values = {"eval__arc__bpb": 1.0, "eval__arc__acc": 0.4, "eval__piqa__bpb": 1.0}
+    make_run("a", **values)
+    make_run("b", **values)
+    ((name, (bits, shares)),) = points_in([tmp_path / "runs"], None).tasks.items()
+    assert (name, bits.tolist(), shares.tolist()) == ("arc/acc", [1.0, 1.0], [0.4, 0.4])
+
+
+def test_bad_input_is_one_line(make_run, tmp_path):
+    make_run("a", eval__held__loss=3.0)
+    folder = tmp_path / "runs"
+    for call, words in (
+        (lambda: points_in([folder / "none"], None), "holds no run"),
+        (lambda: points_in([folder], "eval/hold/loss"), "Did you mean 'eval/held/loss'"),
+        (lambda: points_in([folder], "train/learning_rate"), "about a loss"),
+        (lambda: points_in([folder], None, last=0), "--last=0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+    make_run("b", steps=20)
+    with pytest.raises(InputError, match="no run is finished"):
+        points_in([folder / "b"], None)
