@@ -68,6 +68,15 @@ def test_published_optima_have_the_published_exponent(run_command):
     assert json.loads(output)["fits"][0]["n_exponent"] == pytest.approx(0.497, abs=0.01)
 
 
+def test_a_ladder_is_planned_as_a_whole(run_command, config):
+    flags = (f"--config={config}", "--sizes=8,16", "--multiples=1,2", "--plan_only", "--json")
+    code, output, error = run_command(main, *flags)
+    assert code == 0
+    assert [arm["name"] for arm in json.loads(output)["arms"]] == ["8-1x", "8-2x", "16-1x", "16-2x"]
+    assert "in all" in error
+
+
+@pytest.mark.slow
 def test_a_ladder_is_trained_fitted_and_its_prediction_scored(
     run_command, config, monkeypatch, tmp_path
 ):

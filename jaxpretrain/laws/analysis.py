@@ -35,6 +35,8 @@ SHORT_PART = 0.25
 DOUBTFUL = 5.0
 """The mean distance of the shortest runs from the law of the others, in standard deviations of
 theirs, from which they are doubted."""
+EXPONENTS = (0.01, 2.0)
+"""The exponents between which a law is believed."""
 MOST_BUDGETS = 12
 """The largest number of budgets that are told unless some are named."""
 
@@ -213,6 +215,14 @@ def _doubts(found: Analysis) -> list[str]:
             f"the {SHORT_PART:.0%} of the runs with the fewest tokens a parameter lie {apart:.2%} "
             "above the law of the others: cooled too briefly, or not converged; leave them out and "
             "compare"
+        )
+    if found.huber and not all(
+        EXPONENTS[0] < exponent < EXPONENTS[1]
+        for exponent in (found.huber.law.alpha, found.huber.law.beta)
+    ):
+        lines.append(
+            "an exponent lies outside of all known ones: the points do not determine the law; take "
+            "more sizes and lengths, further apart"
         )
     if found.isoflop and found.huber:
         exponent, size = bias(points, found.huber.law, found.isoflop)

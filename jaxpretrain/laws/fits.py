@@ -19,6 +19,7 @@ LEVEL = 0.95
 """The part of the resamplings inside an interval."""
 MOST_INFLUENTIAL = 5
 """The number of points without which a law is fitted once more."""
+_LARGEST_LOG = 300.0  # points that determine no law may send its coefficients further than floats
 _SMALLEST = 1e-4  # part of the loss with which a term begins whose best part would be none
 
 
@@ -124,7 +125,7 @@ def coefficients(law: Law) -> Mapping[str, float]:
 
 
 def _law(theta: np.ndarray) -> Law:
-    a, b, e, alpha, beta = theta.T
+    a, b, e, alpha, beta = np.clip(theta.T, -_LARGEST_LOG, _LARGEST_LOG)
     return Law(np.exp(a), np.exp(b), np.exp(e), alpha, beta)
 
 

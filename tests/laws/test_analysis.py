@@ -42,6 +42,13 @@ def test_short_runs_above_the_law_are_doubted():
     assert any("cooled too briefly" in line for line in describe(analyse(lifted, 2))["warnings"])
 
 
+def test_points_without_a_law_are_doubted():
+    points = made()
+    random = replace(points, losses=3 + np.random.default_rng(0).normal(size=16) / 1e3)
+    document = describe(analyse(random, 3))
+    assert any("do not determine the law" in line for line in document["warnings"])
+
+
 def test_optima_have_a_power_law_and_no_law():
     document = describe(analyse(made(), 5, are_optima=True))
     assert [fit["method"] for fit in document["fits"]] == ["isoflop"]
