@@ -1,14 +1,17 @@
 """All that is said about some points, as one document: fits, optima, doubts, a prediction."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import format_number
 from jaxpretrain.laws.fits import (
+    MOST_INFLUENTIAL,
     Fit,
     coefficients,
     fit_huber,
@@ -25,7 +28,7 @@ from jaxpretrain.laws.isoflop import (
     join_optima,
 )
 from jaxpretrain.laws.law import FLOPS, NAMES, Law
-from jaxpretrain.laws.points import Points
+from jaxpretrain.laws.points import LEAST, Points
 from jaxpretrain.laws.tasks import TaskLaw, fit_tasks
 
 BEYOND = 100.0
@@ -115,7 +118,16 @@ def describe(found: Analysis, budgets: Sequence[float] = ()) -> Document:
         wanted = budgets or _decades(points)
         document["optimal"] = [_optimum(found.huber, flops) for flops in wanted]
         document["influence"] = _influence(points, found.huber)
-    return document
+    return finite(document)
+
+
+def finite(value: Any) -> Any:
+    """Returns a document with None for numbers that are not finite, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _law_document(fit: Fit, number: int) -> Document:
@@ -196,9 +208,13 @@ def _optimum(fit: Fit, flops: float) -> Document:
     }
 
 
-def _influence(points: Points, fit: Fit) -> Document:
-    moved, rest = influence(points, fit)
-    strongest = np.argsort(-moved)[:5]
+def _influence(points: Points, fit: Fit) -> Document | None:
+    """Returns the strongest points, and the law without them; None where too few are left."""
+    number = min(MOST_INFLUENTIAL, len(points) - LEAST)
+    if number < 1:
+        return None
+    moved, rest = influence(points, fit, number)
+    strongest = np.argsort(-moved)[:number]
     return {
         "strongest": [
             {"name": points.names[place], "moves": float(moved[place])} for place in strongest

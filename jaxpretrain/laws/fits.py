@@ -99,18 +99,18 @@ def fit_projected(points: Points, counts: np.ndarray) -> Fit:
     return Fit("variable_projection", Law(*best[0]), best[1], Law(*columns))
 
 
-def influence(points: Points, fit: Fit) -> tuple[np.ndarray, Law]:
-    """Returns how far each point alone moves a Huber fit, and the law without the strongest ones.
+def influence(points: Points, fit: Fit, number: int) -> tuple[np.ndarray, Law]:
+    """Returns how far each point alone moves a Huber fit, and the law without some.
 
-    The distance is the largest change of an exponent where the point is left out.
+    The distance is the largest change of an exponent where the point is left out; the law is that
+    without so many of the strongest points.
     """
     best = _theta(fit.law)
     others = 1.0 - np.eye(len(points))
     found, _ = minimize_huber(np.tile(best, (len(points), 1)), points.logs, others)
     moved = np.abs(found - best)[:, 3:].max(axis=1)
-    strongest = np.argsort(-moved)[: min(MOST_INFLUENTIAL, len(points) - 6)]
     weights = np.ones(len(points))
-    weights[strongest] = 0
+    weights[np.argsort(-moved)[:number]] = 0
     return moved, refit(points, fit, weights)
 
 

@@ -27,13 +27,20 @@ class Law:
     def loss(self, parameters: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
         """Returns the loss, in the unit of E."""
         n, d = np.asarray(parameters, float), np.asarray(tokens, float)
-        return np.asarray(self.E + self.A * n**-self.alpha + self.B * d**-self.beta)
+        with np.errstate(over="ignore"):  # laws of resampled points may be wild
+            return np.asarray(self.E + self.A * n**-self.alpha + self.B * d**-self.beta)
 
     def optimal_parameters(self, flops: np.ndarray | float) -> np.ndarray:
-        """Returns the N with the smallest loss among those with 6 N D = `flops`."""
+        """Returns the N with the smallest loss among those with 6 N D = `flops`.
+
+        NaN where the law has no such minimum, because an exponent is not positive.
+        """
         total = self.alpha + self.beta
-        scale = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
-        return np.asarray(scale * (np.asarray(flops, float) / FLOPS) ** (self.beta / total))
+        with np.errstate(all="ignore"):
+            scale = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
+            best = scale * (np.asarray(flops, float) / FLOPS) ** (self.beta / total)
+        has_minimum = (np.asarray(self.alpha) > 0) & (np.asarray(self.beta) > 0)
+        return np.where(has_minimum, best, np.nan)
 
     def optimal_loss(self, flops: np.ndarray | float) -> np.ndarray:
         """Returns the loss at the best N and D of some FLOPs."""

@@ -19,6 +19,8 @@ from jaxpretrain.laws.law import FLOPS
 
 COLUMNS = ("n", "d", "c", "loss")
 """What `--columns` names: parameters, tokens, FLOPs and the loss."""
+LEAST = 6
+"""The smallest number of points with a law of five coefficients."""
 _CONDITION = re.compile(r"([^<>=!]+)(<=|>=|!=|<|>|=)(.*)")
 _COMPARED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 Row = Mapping[str, Any]
@@ -83,8 +85,8 @@ class Points:
         Raises:
           InputError: there are too few points, or all have the same size or the same length.
         """
-        if len(self) < 6:
-            raise InputError(f"{len(self)} points: a law with 5 coefficients takes 6 or more")
+        if len(self) < LEAST:
+            raise InputError(f"{len(self)} points: a law with 5 coefficients takes {LEAST} or more")
         for values, what in ((self.parameters, "parameters"), (self.tokens, "tokens")):
             if np.ptp(np.log(values)) < 0.01:
                 raise InputError(f"all points have {values[0]:.4g} {what}: a law takes two or more")

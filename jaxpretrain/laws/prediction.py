@@ -11,7 +11,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.predicted import FILE, read_prediction
-from jaxpretrain.laws.analysis import Analysis
+from jaxpretrain.laws.analysis import Analysis, finite
 from jaxpretrain.laws.fits import interval
 from jaxpretrain.laws.law import FLOPS, NAMES
 from jaxpretrain.laws.sizes import configured, size_of
@@ -75,7 +75,7 @@ def predict(found: Analysis, target: Target, *, last: int, hindcast: bool) -> Do
         for kind, metric in metrics.items():
             ends = {"low": guess[f"{kind}_low"], "high": guess[f"{kind}_high"]}
             scores.append({"metric": metric, "value": guess[kind], **ends})
-    return {
+    said = {
         "metric": found.points.metric,
         "last": last,
         "loss": loss,
@@ -91,6 +91,9 @@ def predict(found: Analysis, target: Target, *, last: int, hindcast: bool) -> Do
         "num_points": number,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if None in (finite(loss), finite(low), finite(high)):
+        raise InputError("--predict: the points do not determine the law; take more of them")
+    return said
 
 
 def require_place(workdir: Path, *, hindcast: bool) -> bool:

@@ -85,10 +85,10 @@ def _prediction(found: Document | None) -> Iterator[str]:
         yield f"  {row['metric']} {_number(row['value'])}, {ends}"
 
 
-def _number(value: float) -> str:
-    return format_number(float(value), _DIGITS)
+def _number(value: float | None) -> str:
+    return format_number(value, _DIGITS)
 
 
-def _interval(ends: list[float]) -> str:
-    low, high = (format_number(float(end), 4) for end in ends)
+def _interval(ends: list[float | None]) -> str:
+    low, high = (format_number(end, 4) for end in ends)
     return f"{low} to {high}"

@@ -66,7 +66,7 @@ def _fits(document: Document) -> str:
 def _with_ends(fit: Document, name: str) -> str:
     if fit[name] is None:
         return ""
-    low, high = (format_number(float(end), 3) for end in fit["intervals"][name])
+    low, high = (format_number(end, 3) for end in fit["intervals"][name])
     return f"{_number(fit[name])} [{low}, {high}]"
 
 
@@ -137,7 +137,8 @@ def _best(document: Document, fit: Document) -> Chart:
     traces = [_dots("minima of parabolas", 0, flops, sizes, [""] * len(flops))]
     if rows := document["optimal"]:
         x = np.array([row["flops"] for row in rows])
-        traces.append(_line("the law", 1, x, np.array([row["parameters"] for row in rows])))
+        y = np.array([row["parameters"] for row in rows], float)
+        traces.append(_line("the law", 1, x[np.isfinite(y)], y[np.isfinite(y)]))
     layout = {"xaxis": _axis("FLOPs"), "yaxis": _LOG, "hovermode": "closest"}
     return Chart("scaling_best", "Best size by compute", traces, layout)
 
@@ -164,8 +165,8 @@ def optimal_rows(document: Document) -> list[list[str]]:
     """Returns the table of the best size, length and loss of each budget, as text."""
     rows = []
     for row in document["optimal"]:
-        low, high = (format_number(float(end), 4) for end in row["loss_interval"])
-        counts = [format_count(row["parameters"]), format_count(row["tokens"])]
+        low, high = (format_number(end, 4) for end in row["loss_interval"])
+        counts = [_count(row["parameters"]), _count(row["tokens"])]
         ratio = format_number(row["tokens_per_parameter"], 3)
         rows.append([f"{row['flops']:.3g}", *counts, ratio, _number(row["loss"])])
         rows[-1].append(f"{low} to {high}")
@@ -221,5 +222,9 @@ def _line(name: str, color: Any, x: np.ndarray, y: np.ndarray) -> Json:
     }  # fmt: skip
 
 
-def _number(value: float) -> str:
-    return format_number(float(value), 5)
+def _count(value: float | None) -> str:
+    return "?" if value is None else format_count(value)
+
+
+def _number(value: float | None) -> str:
+    return format_number(value, 5)
