@@ -14,7 +14,8 @@ the source files of installed packages are enough, with a vocabulary of 1,024,
     jaxpretrain prepare --output=data/code --vocab_size=1024 \
         --files=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-The rules are those of configs/olmo_ladder.py, far below the sizes that they were found at.
+The rules are those of configs/olmo_ladder.py, far below the sizes that they were found at; batches
+are multiples of 8.
 """
 
 from jaxpretrain.api import (
@@ -61,7 +62,7 @@ def get_config(place: str = "48") -> Experiment:
     else:
         batch_tokens = 160 * 2048 * (num_params / 108e6) ** (2 / 3)
         peak = 0.0047 * (num_params / 108e6) ** (-1 / 3)
-    batch_size = max(1, round(batch_tokens / SEQ_LEN))
+    batch_size = 8 * max(1, round(batch_tokens / SEQ_LEN / 8))
     return Experiment(
         model=Decoder(
             vocab_size=VOCAB,

@@ -17,7 +17,8 @@ Source: scripts/ladder.py of allenai/OLMo, with N the size by its name. Batch 16
 108e6)^(-1/3); warm-up N tokens; cosine to 1 % of the peak; all parameters decay. Without FSDP the
 residual stream is float32 there, and the fused loss has OLMo's z-loss. The script has no 20m and
 60m; they are rows of configs/tiny. `step_law` takes the rule of arXiv 2503.04715 instead, for D
-tokens: learning rate 1.79 N^-0.713 D^0.307, batches of 0.58 D^0.571 tokens.
+tokens: learning rate 1.79 N^-0.713 D^0.307, batches of 0.58 D^0.571 tokens, here a multiple of
+8 sequences.
 """
 
 from dataclasses import replace
@@ -59,7 +60,7 @@ def get_config(size_and_length: str = "150m") -> Experiment:
     num_params = SIZES[size]
     tokens = round(20 * float(multiple) * num_params)
     if rule == "step_law":
-        batch_size = max(1, round(0.58 * tokens**0.571 / SEQ_LEN))
+        batch_size = 8 * max(1, round(0.58 * tokens**0.571 / SEQ_LEN / 8))
         peak = 1.79 * num_params**-0.713 * tokens**0.307
     else:
         batch_size = 32 * round(160 * (num_params / 108e6) ** (2 / 3) / 32)

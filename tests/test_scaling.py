@@ -96,12 +96,16 @@ def test_a_ladder_is_trained_fitted_and_its_prediction_scored(
     code, output, error = run_command(main, *fit)
     assert code == 0, error
     said = json.loads((large / "prediction.json").read_text())
-    assert (said["metric"], said["hindcast"], said["num_points"]) == ("train/loss", False, 6)
+    assert (said["metric"], said["hindcast"], said["num_points"]) == (
+        "eval/validation/loss",
+        False,
+        6,
+    )
     assert f"Prediction for {said['parameters'] / 1e3:.3g}k parameters" in output
 
     assert train([f"--config={config}:64-4x", f"--workdir={large}"]) == 0
     code, output, _ = run_command(report, large)
-    assert "prediction scored (train/loss)" in output
+    assert "prediction scored (eval/validation/loss)" in output
     code, _, error = run_command(main, *fit)
     assert code == 2
     assert "has already begun" in error

@@ -27,7 +27,7 @@ def test_the_other_rule_changes_batch_and_learning_rate():
     ladder = make_ladder("olmo_ladder", ["20m", "60m"], rule="step_law", shared=[ROOT])
     first, _ = (ladder.experiment(run) for run in ladder.runs())
     assert first.optim.schedule.peak == pytest.approx(1.79 * 20e6**-0.713 * 4e8**0.307)
-    assert first.train.batch_size == round(0.58 * 4e8**0.571 / 2048)
+    assert first.train.batch_size == 8 * round(0.58 * 4e8**0.571 / 2048 / 8)
 
 
 @pytest.mark.parametrize(
