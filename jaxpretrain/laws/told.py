@@ -16,8 +16,8 @@ def tell(document: Document) -> Iterator[str]:
     yield f"{number} points of {document['metric']}, hash {document['hash'][:12]}"
     if laws := [fit for fit in document["fits"] if fit["A"] is not None]:
         yield ""
-        yield from format_table([("fit", *NAMES, "objective"), *map(_coefficients, laws)])
-        yield from format_table([(" 95 %", *_ends(fit), "") for fit in laws])
+        rows = [row for fit in laws for row in (_coefficients(fit), ("  95 %", *_ends(fit), ""))]
+        yield from format_table([("fit", *NAMES, "objective"), *rows])
     yield ""
     head = ("best sizes", "N grows as C to the", "95 % interval", "D as C to the")
     rows = [
