@@ -77,7 +77,7 @@ $(VENV)/.core: $(INPUTS) | $(BIN)/pip
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/pip
 	@echo "Installing about 115 packages into $(VENV): 0.8 GB to download, 3 GB on disk, 1 to 5 minutes" >&2
-	@$(DOTS) $(INSTALL) -e '.[dev,vision,evals]'
+	@$(DOTS) $(INSTALL) -e '.[dev,vision,evals,gcs]'
 	@touch $@ $(VENV)/.core
 
 # Not under constraints.txt: OLMo's trainer wants other versions of what it shares with us.

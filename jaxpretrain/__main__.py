@@ -11,7 +11,6 @@ from jaxpretrain import __version__
 from jaxpretrain.config.command import run
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.files import packaged
-from jaxpretrain.config.paths import as_path
 
 COMMANDS = {
     "train": ("main", "train a model, or continue a run"),
@@ -103,7 +102,7 @@ def completion(shell: str) -> str:
         for action in parser._actions:
             if action.dest in _CHOICES:
                 action.choices = list(_CHOICES[action.dest]())
-            elif action.type is as_path or action.dest == "files":
+            elif getattr(action.type, "__name__", "") == "as_path" or action.dest == "files":
                 action.complete = shtab.FILE
         commands.add_parser(name, parents=[parser], add_help=False, help=purpose)
     shells = commands.add_parser("completion", help="print a script that completes commands")

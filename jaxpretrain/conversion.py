@@ -5,6 +5,7 @@ import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,10 @@ from jaxpretrain.interop.hugging_face import open_hugging_face, special_ids, wri
 from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
 from jaxpretrain.interop.source import Source
+from jaxpretrain.storage.copies import local_copy
 from jaxpretrain.storage.files import unfinished
+from jaxpretrain.storage.paths import file_system, is_remote, list_files
+from jaxpretrain.storage.staging import local_folder
 from jaxpretrain.train.trained import experiment_of, open_source
 from jaxpretrain.train.workdir import write_experiment
 
@@ -59,7 +63,9 @@ def _read(flags: Namespace) -> Source:
     if flags.merge:
         source = sources.merge([open_source(path, flags.weights) for path in flags.merge])
     else:
-        source = readers[flags.source](flags.input)
+        # Files of other programs are read by their libraries, which know no buckets.
+        is_ours = flags.source == "checkpoint"
+        source = readers[flags.source](flags.input if is_ours else local_copy(flags.input))
     if flags.tokenizer is None and flags.eos_id is None:
         return source
     tokenizer = None
@@ -72,13 +78,19 @@ def _read(flags: Namespace) -> Source:
 
 @contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
-    """Yields a temporary path for a folder, which is renamed to `output` when it is complete."""
+    """Yields a temporary path for a folder, which is renamed to `output` when it is complete.
+
+    A folder in a bucket is copied there instead, `experiment.json` or `config.json` last.
+    """
     if output.exists():
         raise InputError(f"--output={output} is there already; take another name")
-    temporary = unfinished(output)
+    temporary = unfinished(local_folder(output))
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if is_remote(output):
+            _upload(temporary, output)
+            return
         for path in temporary.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
@@ -88,6 +100,19 @@ def _new_folder(output: Path) -> Iterator[Path]:
         raise InputError(f"--output={output}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _upload(folder: Path, output: Path) -> None:
+    """Copies the files of a folder to one in a bucket; the files that tell what it is come last."""
+    files = sorted(list_files(folder), key=lambda path: path.suffix == ".json")
+    with ThreadPoolExecutor(8) as pool:
+        for last in (False, True):
+            moves = [
+                (str(path), str(output / str(path.relative_to(folder))))
+                for path in files
+                if (path.parent == folder and path.suffix == ".json") == last
+            ]
+            list(pool.map(lambda move: file_system(output).put_file(*move), moves))
 
 
 def write_workdir(source: Source, folder: Path) -> None:

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.config.paths import as_path, expand
 from jaxpretrain.display.progress import activity
+from jaxpretrain.storage.paths import as_path, parse
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +64,7 @@ def make_parser() -> Parser:
 
 
 def _split_merge(text: str) -> list[Path]:
-    return [expand(path, "--merge") for path in text.split(",")]
+    return [parse(path, "--merge") for path in text.split(",")]
 
 
 def _require_consistent(parser: Parser, flags: argparse.Namespace) -> None:

@@ -14,12 +14,13 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from jaxpretrain.config import paths
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import use_huge_pages
 from jaxpretrain.display.progress import activity
 from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.paths import as_path, is_remote
 
 if TYPE_CHECKING:  # imported after the flags: it imports JAX
     from jaxpretrain.evals.output import Outcome
@@ -61,11 +62,11 @@ def make_parser() -> Parser:
     add("--subset_seed", type=int, help="seed to draw the items of --limit (default: first)")
     add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... of raw token ids")
     add("--harness", default="", help="tasks of lm-evaluation-harness, comma-separated")
-    add("--harness_folder", type=as_path, help="folder of YAML files with more such tasks")
+    add("--harness_folder", type=paths.as_path, help="folder of YAML files with more such tasks")
     add("--num_fewshot", type=int, help="examples per question (default: as in the task)")
     add("--pictures", type=as_path, help="folder for the reconstructions of images")
     tokenizer = "tokenizer.json, or one that make evals installs (default: that of the model)"
-    add("--tokenizer", type=as_path, help=tokenizer)
+    add("--tokenizer", type=paths.as_path, help=tokenizer)
     add("--weights", choices=("plain", "average"), help="which weights (default: as in the run)")
     add("--dtype", choices=("bfloat16", "float32"), help="type to compute in (default: as trained)")
     add(
@@ -86,7 +87,7 @@ def _check(flags: argparse.Namespace) -> None:
     """Raises InputError for a flag that cannot be or would do nothing."""
     for name in ("output", "predictions"):
         path = getattr(flags, name)
-        if path is not None and not path.parent.is_dir():
+        if path is not None and not path.parent.is_dir() and not is_remote(path):
             raise InputError(f"--{name}={path}: there is no folder {path.parent}")
     uses = {
         "tasks": ("subset_seed", "predictions"),

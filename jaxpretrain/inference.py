@@ -8,7 +8,6 @@ from pathlib import Path
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.command import split_paths
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import expand
 from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.display.progress import activity, say
 from jaxpretrain.evals.config import Eval
@@ -21,6 +20,7 @@ from jaxpretrain.evals.perplexity import Perplexity
 from jaxpretrain.evals.tasks.catalogue import find_tasks
 from jaxpretrain.evals.tasks.package import find_tokenizer
 from jaxpretrain.monitor.writers import write_pictures
+from jaxpretrain.storage.paths import parse
 from jaxpretrain.train.program import build_model
 from jaxpretrain.train.trained import Trained, load_trained
 
@@ -87,7 +87,7 @@ def _named(flags: Namespace) -> Eval | None:
             raise InputError(f"--perplexity={text}: write NAME=FILE.npy, or several by commas")
         if name in sets:
             raise InputError(f"--perplexity={text}: there is a set {name} already")
-        sets[name] = tuple(str(expand(file, "--perplexity")) for file in split_paths(files))
+        sets[name] = tuple(str(parse(file, "--perplexity")) for file in split_paths(files))
     harness = tuple(name for name in flags.harness.split(",") if name)
     folder = None if flags.harness_folder is None else str(flags.harness_folder)
     trust = bool(flags.trust_token_dtype)

@@ -13,12 +13,13 @@ import json
 import sys
 from pathlib import Path
 
+from jaxpretrain.config import paths
 from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
 from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.paths import as_path
 
 
 def main(argv: list[str]) -> int:
@@ -71,7 +72,7 @@ def make_parser() -> Parser:
     output = "file for the JSON document; a report shows WORKDIR/plan.json"
     add("--output", type=as_path, help=output)
     check = "plan each of these on the hardware in its docstring; exit code 1 if one does not fit"
-    add("--check", nargs="+", type=as_path, metavar="CONFIG.py", help=check)
+    add("--check", nargs="+", type=paths.as_path, metavar="CONFIG.py", help=check)
     return parser
 
 

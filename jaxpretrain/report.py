@@ -9,8 +9,8 @@ The file needs no server and no network.
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import as_path
 from jaxpretrain.display.progress import activity
+from jaxpretrain.storage.paths import as_path
 
 
 def main(argv: list[str]) -> None:

@@ -10,8 +10,8 @@ import json
 import sys
 
 from jaxpretrain.config.command import Parser, run
-from jaxpretrain.config.paths import as_path
 from jaxpretrain.display.progress import activity
+from jaxpretrain.storage.paths import as_path
 
 
 def main(argv: list[str]) -> int:

@@ -8,14 +8,18 @@ import JAX while pytest collects them.
 import ctypes
 import gc
 import os
+import posixpath
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from etils.epath.backend import fsspec_backend
+from fsspec.implementations.memory import MemoryFileSystem
 
 from jaxpretrain.config.command import run
 
@@ -120,3 +124,46 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return exit_.value.code, *capsys.readouterr()
 
     return call
+
+
+class _MemoryBucket(MemoryFileSystem):
+    """fsspec's files in memory by the name of a bucket, whose folders appear with their files."""
+
+    protocol = ("gs", "gcs")
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    cachable = False
+
+    def __init__(self, **_: object) -> None:
+        super().__init__()
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("gs://").removeprefix("gcs://").strip("/")
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        pass
+
+    def mkdir(self, path: str, create_parents: bool = True, **_: object) -> None:
+        pass
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        parent = posixpath.dirname(self._strip_protocol(path))
+        while mode == "wb" and parent != "/" and parent not in self.pseudo_dirs:
+            self.pseudo_dirs.append(parent)
+            parent = posixpath.dirname(parent)
+        return super()._open(path, mode=mode, **kwargs)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The path of an empty bucket in memory, which needs no package and no server."""
+    from jaxpretrain.storage import paths
+
+    monkeypatch.setenv("JAXPRETRAIN_CACHE", str(tmp_path / "cache"))
+    store = paths._STORES["gs"]._replace(package="fsspec")  # which is always there
+    monkeypatch.setitem(paths._STORES, "gs", store)
+    monkeypatch.setattr(fsspec_backend, "fs", lambda _: _MemoryBucket())
+    _MemoryBucket.store.clear()
+    _MemoryBucket.pseudo_dirs[:] = [""]
+    return paths.parse("gs://bucket")

@@ -22,8 +22,8 @@ PACKAGE = ROOT / "jaxpretrain"
 # Each may import from itself and from those before it.
 LAYERS = (
     "config",
-    "storage",
     "display",
+    "storage",
     "models",
     "optim",
     "data",

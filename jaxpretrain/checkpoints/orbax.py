@@ -11,7 +11,7 @@ that all of them see. What one cannot read counts as unreadable for all.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,12 @@ from etils import epath
 
 from jaxpretrain.checkpoints import saving
 from jaxpretrain.checkpoints.names import checksums, from_named, kind, to_named
-from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, stored_array
+from jaxpretrain.checkpoints.streamed import COMMIT, CorruptCheckpoint, Streamed, stored_array
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, checked, read_object
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
 from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.paths import absolute, is_remote
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ class _Document:
 def finished_steps(directory: Path) -> list[int]:
     """Returns the steps that have a folder in a folder of checkpoints, in order.
 
-    Nothing is opened: a checkpoint may prove damaged. A missing folder has none.
+    Nothing is opened: a checkpoint may prove damaged. A missing folder has none. In a bucket, a
+    step without its commit is none.
     """
+    if is_remote(directory):
+        names = [path.parent.name for path in directory.glob(f"*/{COMMIT}")]
+        return sorted(int(name) for name in names if name.isdecimal())
     names = [path.name for path in directory.glob("*") if path.is_dir()]
     return sorted(int(name) for name in names if name.isdecimal())
 
@@ -70,16 +75,18 @@ class Checkpoints:
         keep_last: int | None = None,
         keep_every: int | None = None,
         read_only: bool = False,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens a folder of checkpoints, and makes it unless it is only read.
 
         A save removes all but the newest `keep_last` and those at multiples of `keep_every` steps.
+        `guard` raises OSError where the folder is no longer the run's; then nothing is changed.
         To write, the first process must hold the folder of the run: it removes what interrupted
         saves have left. Raises InputError where the folder cannot be made.
         """
         self.directory = directory
         self._corrupt = directory.parent / "corrupt"
-        self._keep_last, self._keep_every = keep_last, keep_every
+        self._keep_last, self._keep_every, self._guard = keep_last, keep_every, guard
         self._under_way: saving.Save | None = None
         self._ended: list[saving.Save] = []
         if not read_only and is_primary():
@@ -96,7 +103,8 @@ class Checkpoints:
         sums = jax.device_get(checksums(named))
         arrays = {name: {**kind(x), "checksum": int(sums[name])} for name, x in named.items()}
         document = {**extra, "arrays": arrays}
-        self._under_way = saving.Save(self._folder(step), named, document, self._remove_old)
+        folder = self._folder(step)
+        self._under_way = saving.Save(folder, named, document, self._remove_old, self._guard)
 
     def ended(self) -> list[saving.Save]:
         """Returns the saves that have ended since the last call, in order; waits for nothing."""
@@ -180,7 +188,7 @@ class Checkpoints:
 
         Raises CorruptCheckpoint, also while an array is read, where it is not what was written.
         """
-        state, arrays = self._folder(step).absolute() / "state", self.document(step)["arrays"]
+        state, arrays = absolute(self._folder(step)) / "state", self.document(step)["arrays"]
         return {name: stored_array(state, name, found) for name, found in arrays.items()}
 
     def wait(self) -> None:
@@ -200,7 +208,7 @@ class Checkpoints:
         request = ocp.args.PyTreeRestore(wanted, restore_args=types, partial_restore=True)
         saving.silence_orbax()
         reader = ocp.PyTreeCheckpointHandler()
-        path = epath.Path(self._folder(step).absolute()) / "state"
+        path = epath.Path(absolute(self._folder(step))) / "state"
         try:
             named = reader.restore(path, args=request)
         except jax.errors.JaxRuntimeError:

@@ -1,7 +1,9 @@
 """One save of a checkpoint: all processes write it in the background, the first commits it.
 
-It grows under a temporary name and is renamed when every process has written its parts. A save that
-fails in one process fails in all of them, leaves nothing behind and gives its reason in one line.
+It grows under a temporary name and is renamed when every process has written its parts. A bucket
+renames nothing: there it grows under its own name, and counts from `commit_success.txt` on. A save
+that fails in one process fails in all of them, leaves nothing behind and gives its reason in one
+line.
 
 Orbax writes the arrays, but its manager is not used: where one process cannot write, it has the
 others wait until a time limit, and it tells of a failure only at the next save.
@@ -26,10 +28,20 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jaxpretrain.checkpoints.streamed import COMMIT
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel.distributed import first_problem, is_primary
 from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.paths import (
+    absolute,
+    file_system,
+    is_remote,
+    list_files,
+    patience,
+)
 
+_SLOWEST = 2**20
+"""Bytes a second below which a process's part of a save has failed."""
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _HANDLERS = "orbax.checkpoint._src.handlers"
 _ITEMS = {
@@ -44,8 +56,10 @@ _ITEMS = {
 class Save(threading.Thread):
     """A save under way, which all processes make together; it has ended when the thread has.
 
-    The arrays are copied when the constructor returns, and may be donated. `committed` is called by
-    the first process, in the background, once the checkpoint is in its folder, which must be new.
+    The arrays are copied when the constructor returns, and may be donated. The first process calls
+    two functions, in the background: `guard` before it changes anything in a bucket, which raises
+    OSError where the folder is no longer the run's, and `committed` once the checkpoint is in its
+    folder, which must be new.
     """
 
     def __init__(
@@ -54,16 +68,18 @@ class Save(threading.Thread):
         named: Mapping[str, jax.Array],
         document: Mapping[str, object],
         committed: Callable[[], None],
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(target=self._run, args=(dict(named),), name="save")
         self.step = int(folder.name)
         self.problem: str | None = None
         """Reason of the failure, one line, the same in all processes; None where it succeeds."""
         self._folder = folder
-        self._temporary = folder.with_name(folder.name + _TEMPORARY)
-        self._state = epath.Path(self._temporary.absolute()) / "state"  # the kind that Orbax takes
+        is_renamed = not is_remote(folder)
+        self._temporary = folder.with_name(folder.name + _TEMPORARY) if is_renamed else folder
+        self._state = epath.Path(absolute(self._temporary)) / "state"  # the kind that Orbax takes
         self._document = document
-        self._committed = committed
+        self._committed, self._guard = committed, guard
         self._handler = ocp.PyTreeCheckpointHandler()
         self._is_copied = threading.Event()
         silence_orbax()
@@ -77,10 +93,13 @@ class Save(threading.Thread):
             self.problem = reason(error)
         finally:
             self._is_copied.set()
-        if is_primary() and self.problem is not None:
-            remove(self._temporary)
-        elif is_primary():
-            with suppress(OSError):  # there is a checkpoint, whatever happens to older ones
+        if not is_primary():
+            return
+        with suppress(OSError, InputError):
+            self._guard()
+            if self.problem is not None:
+                remove(self._temporary)
+            else:  # there is a checkpoint, whatever happens to older ones
                 self._committed()
 
     def _save(self, named: dict[str, jax.Array]) -> str | None:
@@ -92,9 +111,12 @@ class Save(threading.Thread):
         )
 
     def _make_folders(self) -> None:
-        if self._folder.exists():
+        self._guard()
+        if (self._folder / COMMIT if is_remote(self._folder) else self._folder).exists():
             raise FileExistsError(f"{self._folder} exists already")
         remove(self._temporary)
+        if is_remote(self._folder):
+            return
         self._temporary.mkdir()  # never its parents: where they are gone, a mount may be
         for item in ("state", "meta"):
             (self._temporary / item).mkdir()
@@ -104,21 +126,30 @@ class Save(threading.Thread):
         request = ocp.args.PyTreeSave(named)
         writes = asyncio.run(self._handler.async_save(self._state, args=request)) or []
         self._is_copied.set()
+        num_bytes = sum(part.data.nbytes for x in named.values() for part in x.addressable_shards)
+        deadline = time.monotonic() + patience() + num_bytes / _SLOWEST
         for write in writes:
-            write.result()
+            is_limited = is_remote(self._folder)  # a disk is waited for, as the system does
+            write.result(max(deadline - time.monotonic(), 0) if is_limited else None)
 
     def _commit(self) -> None:
         self._handler.finalize(self._state)
         stamped = {**_ITEMS, "commit_timestamp_nsecs": time.time_ns()}
         write_atomically(self._temporary / "meta" / "metadata", json.dumps(dict(self._document)))
         write_atomically(self._temporary / "_CHECKPOINT_METADATA", json.dumps(stamped))
-        # Orbax asks for it where a store, such as a bucket, cannot rename.
-        write_atomically(self._temporary / "commit_success.txt", "")
-        os.rename(self._temporary, self._folder)
+        self._guard()
+        write_atomically(self._temporary / COMMIT, "")
+        if not is_remote(self._folder):
+            os.rename(self._temporary, self._folder)
 
 
 def make_folder(directory: Path) -> None:
     """Makes a folder of checkpoints without remains of saves; InputError where it cannot."""
+    if is_remote(directory):
+        for name in {path.relative_to(directory).parts[0] for path in list_files(directory)}:
+            if name.isdecimal() and not (directory / name / COMMIT).exists():
+                remove(directory / name)
+        return
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,6 +165,11 @@ def remove(folder: Path) -> None:
 
     A folder that cannot be removed stays: the next start tries again.
     """
+    if is_remote(folder):
+        (folder / COMMIT).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # there is nothing else
+            file_system(folder).rm(str(folder), recursive=True)
+        return
     aside = folder
     if _TEMPORARY not in folder.name:
         aside = folder.with_name(folder.name + _TEMPORARY)
@@ -152,13 +188,19 @@ def move_aside(source: Path, folder: Path) -> Path:
     """Moves a checkpoint into a folder, under a new name where its own is taken; returns its path.
 
     Where they lie on two file systems it stays, under a name that is no checkpoint's, and the
-    folder gets a link to it: one rename, however large it is.
+    folder gets a link to it: one rename, however large it is. A bucket copies it, within itself.
     """
     folder.mkdir(exist_ok=True)
     target, number = folder / source.name, 1
-    while os.path.lexists(target):
+    while target.is_dir() if is_remote(target) else os.path.lexists(target):
         number += 1
         target = target.with_name(f"{source.name}.{number}")
+    if is_remote(source):
+        for path in list_files(source):
+            to = target / str(path.relative_to(source))
+            file_system(source).cp_file(str(path), str(to))
+        remove(source)
+        return target
     try:
         os.rename(source, target)
     except OSError as error:

@@ -11,7 +11,10 @@ import numpy as np
 import tensorstore as ts
 
 from jaxpretrain.checkpoints.names import kind, part_checksum
+from jaxpretrain.storage.paths import kvstore
 
+COMMIT = "commit_success.txt"
+"""The last file of a checkpoint. Orbax asks for it where a store cannot rename, as a bucket."""
 _CHUNK_BYTES = 2**26
 
 
@@ -58,6 +61,7 @@ def write_streamed(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document))
+    (folder / COMMIT).touch()
 
 
 def _write_array(folder: Path, array: Streamed) -> int:
@@ -86,20 +90,19 @@ def stored_array(state: Path, name: str, described: Mapping[str, Any]) -> Stream
 
     Reading its parts raises CorruptCheckpoint where it is not what was written.
     """
-    kvstore: dict[str, object] = {"driver": "file", "path": f"{state}/{name}/"}
+    store: dict[str, object] = kvstore(state / name)
     if (state / "manifest.ocdbt").exists():
-        base = {"driver": "file", "path": f"{state}/"}
-        kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+        store = {"driver": "ocdbt", "base": kvstore(state), "path": f"{name}/"}
 
     def parts() -> Iterator[np.ndarray]:
         checksum = 0
         try:
-            store = ts.open({"driver": "zarr", "kvstore": kvstore}, open=True).result()
-            stored = {"shape": list(store.shape), "dtype": store.dtype.name}
+            opened = ts.open({"driver": "zarr", "kvstore": store}, open=True).result()
+            stored = {"shape": list(opened.shape), "dtype": opened.dtype.name}
             if stored != {key: described[key] for key in stored}:
                 raise CorruptCheckpoint(f"{name} is stored as {stored}")
-            for rows in _stored_rows(store):
-                part = np.asarray(store[rows].read().result())
+            for rows in _stored_rows(opened):
+                part = np.asarray(opened[rows].read().result())
                 checksum += part_checksum(part)
                 yield part
         except ValueError as error:  # all that TensorStore raises

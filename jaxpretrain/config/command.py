@@ -16,7 +16,6 @@ from typing import Any, NoReturn, TextIO
 from jaxpretrain import __version__
 from jaxpretrain.config.aliases import alias
 from jaxpretrain.config.errors import InputError, closest
-from jaxpretrain.config.paths import as_path
 
 EXIT_STOPPED = 75
 """The exit code of a command that was asked to stop, has saved, and can be run again to go on."""
@@ -132,8 +131,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         )
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        known = {int: "N", float: "X", as_path: "PATH"}
-        return known.get(action.type, "TEXT")  # pyright: ignore[reportArgumentType]
+        known = {"int": "N", "float": "X", "as_path": "PATH"}
+        return known.get(getattr(action.type, "__name__", ""), "TEXT")
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""

@@ -1,4 +1,7 @@
-"""Paths that users write in configs and on command lines; `~` is their home directory."""
+"""Paths that users write in configs and on command lines; `~` is their home directory.
+
+Functions here are for paths of this machine; `storage/paths.py` also takes URLs.
+"""
 
 import argparse
 from pathlib import Path
@@ -23,14 +26,14 @@ PathText = Annotated[str, _IsPath()]
 
 def expand(text: str, flag: str) -> Path:
     """Returns the path in a text, with `~` expanded; the error for no path begins with `flag`."""
-    if against := _complaint(text):
+    if against := _complaint(text) or _is_url(text):
         raise InputError(f"{flag}={text}: {against}")
     return Path(text).expanduser()
 
 
 def as_path(text: str) -> Path:
     """Returns the path of a command-line flag; this is the `type` of an argument."""
-    if against := _complaint(text):
+    if against := _complaint(text) or _is_url(text):
         raise argparse.ArgumentTypeError(against)
     return Path(text).expanduser()
 
@@ -43,6 +46,10 @@ def expand_paths(config: T) -> T:
         return str(Path(value).expanduser()) if is_path and value.startswith("~") else value
 
     return schema.rebuild(config, type(config), expanded)
+
+
+def _is_url(text: str) -> str:
+    return "is a URL; this takes a path of this machine" if "://" in text else ""
 
 
 def _complaint(text: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.stack import is_stacked
-from jaxpretrain.storage.jsonl import bad_line, read_blocks
+from jaxpretrain.storage.jsonl import bad_line, has_lines, read_blocks
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def read_history(path: Path) -> History:
 
     Raises InputError where the file is missing, or a complete line is no line of metrics.
     """
-    if not path.exists():
+    if not has_lines(path):
         raise InputError(f"{path} does not exist: no run has written metrics there")
     columns = _Columns()
     for file in (path, path.with_name("signals.jsonl")):

@@ -2,11 +2,12 @@
 
 import math
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from jaxpretrain.storage.jsonl import to_number
+import numpy as np
 
 EVAL_DIGITS = 5
 """The significant digits of evaluation results."""
@@ -16,6 +17,23 @@ _LABEL_COLUMNS = 11
 _PLAIN = 6  # numbers below this power of ten have no exponent
 _YEAR = 365 * 86_400.0
 _CENTURY = 100 * _YEAR
+
+
+def to_number(value: object) -> int | float | None:
+    """Returns a scalar of Python, numpy or JAX as a Python number; None stays None.
+
+    A float32 or bfloat16 becomes the shortest decimal that reads back as the same value in its own
+    type (3.412, not 3.4119999408721924). An integer that no float holds becomes infinite.
+    """
+    if value is None:
+        return None
+    scalar = np.asarray(value).reshape(())[()]
+    if not isinstance(scalar, int) and scalar.dtype.kind not in "biu":
+        return float(str(scalar))
+    number = int(scalar)
+    if abs(number) > sys.float_info.max:
+        return math.inf if number > 0 else -math.inf
+    return number
 
 
 def format_number(value: float | None, digits: int = 4) -> str:

@@ -23,6 +23,8 @@ from jaxpretrain.evals.contract import Evaluation, Evaluator, Items, Results, Se
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.models.contract import Params
+from jaxpretrain.storage.copies import local_copy
+from jaxpretrain.storage.paths import parse
 
 _NUM_TOKENS = "num_tokens"
 _COLUMNS = ("loss", "perplexity", "bits_per_byte", _NUM_TOKENS, "olmo_loss")
@@ -66,7 +68,8 @@ class FilePerplexity(Evaluator):
         self._token_bytes = token_bytes
         self._notes: list[str] = []
         self._sets = {
-            name: self._windows([*map(Path, paths)], config) for name, paths in config.sets.items()
+            name: self._windows([local_copy(parse(path)) for path in paths], config)
+            for name, paths in config.sets.items()
         }
         ids = [window.tolist() for windows in self._sets.values() for window in windows]
         self._packed = scorer.plan([Request(window[:1], window[1:]) for window in ids])

@@ -171,6 +171,10 @@ class Reporter:
         kept = ({k: v for k, v in item.items() if k != "continuations"} for item in items)
         self._writers.items({"step": step, **item} for item in kept)
 
+    def publish(self) -> None:
+        """Brings the files of the run to its folder where that is in a bucket."""
+        self._writers.publish()
+
     def message(self, text: str) -> None:
         """Shows lines on the terminal."""
         self._progress.message(text)

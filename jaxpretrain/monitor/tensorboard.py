@@ -15,6 +15,9 @@ from pathlib import Path
 
 from jaxpretrain.storage.files import atomic_file
 
+EVENT_FILES = "events.out.tfevents.*"
+"""The names of event files."""
+
 
 class TensorBoard:
     """Calls the methods of a CLU metric writer in order, on a background thread.
@@ -101,7 +104,7 @@ def drop_events_after(logdir: Path, step: int | None) -> None:
     (`SessionLog.START`) does not hide them in all of its readers. Files are copied record by
     record; a file without such events stays as it is.
     """
-    for path in sorted(logdir.glob("events.out.tfevents.*")):
+    for path in sorted(logdir.glob(EVENT_FILES)):
         if step is None:
             path.unlink()
         elif any(_step_of(event) > step for _, event in _records(path)):

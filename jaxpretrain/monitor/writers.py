@@ -8,9 +8,12 @@ from typing import Literal, Self, get_args
 import numpy as np
 
 from jaxpretrain.data.images.image_codec import encode_png
-from jaxpretrain.monitor.tensorboard import TensorBoard, drop_events_after
+from jaxpretrain.display.wording import to_number
+from jaxpretrain.monitor.tensorboard import EVENT_FILES, TensorBoard, drop_events_after
 from jaxpretrain.storage.files import atomic_file, write_atomically
-from jaxpretrain.storage.jsonl import JsonlWriter, drop_after, to_number, to_numbers
+from jaxpretrain.storage.jsonl import JsonlWriter, drop_after, drop_all, to_numbers
+from jaxpretrain.storage.paths import is_remote
+from jaxpretrain.storage.staging import Staging
 
 FileName = Literal["metrics", "signals", "samples"]
 """The names of the `.jsonl` files: numbers, numbers of single layers, texts."""
@@ -26,7 +29,7 @@ class Writers:
     A failure never ends the run: it becomes one warning. Without files and TensorBoard the methods
     do nothing, as in all processes but the first. `message` shows the user one line of text; it is
     called from other threads too. The folder `workdir` gets the pictures and
-    the items of tasks.
+    the items of tasks; `staging` is the one of a run in a bucket.
     """
 
     def __init__(
@@ -35,11 +38,13 @@ class Writers:
         files: Mapping[FileName, JsonlWriter] | None = None,
         workdir: Path | None = None,
         tensorboard: TensorBoard | None = None,
+        staging: Staging | None = None,
     ) -> None:
         self._message = message
         self._files = files or {}
         self._workdir = workdir
         self._tensorboard = tensorboard
+        self._staging = staging
         self._has_warned = False
 
     def __enter__(self) -> Self:
@@ -103,12 +108,20 @@ class Writers:
         # TensorBoard takes only text, numbers and booleans: JSON makes everything else a text.
         self._show("write_hparams", json.loads(json.dumps(dict(hparams), default=str)))
 
+    def publish(self) -> None:
+        """Brings the files to the folder of the run where that is in a bucket, and waits."""
+        if self._staging is not None:
+            self._show("flush")
+            self._staging.publish()
+
     def close(self) -> None:
         """Completes all files; waits for TensorFlow's import where that is still under way."""
         for file in self._files.values():
             file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        if self._staging is not None:
+            self._staging.publish()
 
     def _write(self, name: FileName, step: int, values: Mapping[str, object]) -> None:
         """Writes a line; the first failure of all becomes a warning."""
@@ -131,23 +144,31 @@ def open_writers(
     *,
     resume_step: int | None,
     tensorboard: bool,
+    guard: Callable[[], None] = lambda: None,
 ) -> Writers:
     """Returns the writers of the run in a folder.
 
     Lines and events after `resume_step`, the step of the restored checkpoint, are dropped; None
-    drops all, which an attempt without a checkpoint has left.
+    drops all, which an attempt without a checkpoint has left. `guard` raises OSError where a folder
+    in a bucket is no longer the run's.
     """
+    names = [f"{name}.jsonl" for name in get_args(FileName)]
+    staging = Staging(workdir, names, message, guard) if is_remote(workdir) else None
+    local = workdir if staging is None else staging.folder
     files: dict[FileName, JsonlWriter] = {}
     for name in get_args(FileName):
         path = workdir / f"{name}.jsonl"
         if resume_step is None:
-            path.unlink(missing_ok=True)
+            drop_all(path)
         else:
             drop_after(path, resume_step)
-        files[name] = JsonlWriter(path)
-    drop_events_after(workdir, resume_step)
-    events = TensorBoard(workdir, message) if tensorboard else None
-    return Writers(message, files, workdir, events)
+        files[name] = JsonlWriter(local / path.name)
+    if staging is not None:
+        for path in workdir.glob(EVENT_FILES):
+            staging.fetch(path) if resume_step is not None else path.unlink()
+    drop_events_after(local, resume_step)
+    events = TensorBoard(local, message) if tensorboard else None
+    return Writers(message, files, local, events, staging)
 
 
 def write_pictures(folder: Path, step: int, images: Mapping[str, np.ndarray]) -> None:

@@ -17,11 +17,12 @@ from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import COLUMNS, charts, hours_chart, layer_charts
 from jaxpretrain.reports.comparison import as_csv, comparison
 from jaxpretrain.reports.curves import Chart, Section
-from jaxpretrain.reports.runs import Run, common_folder, read_runs, run_folders
+from jaxpretrain.reports.runs import Run, common_folder, folder_name, read_runs, run_folders
 from jaxpretrain.reports.scaling import scaling_sections
 from jaxpretrain.reports.sweep import FILE as SWEEP
 from jaxpretrain.reports.sweep import sweep_sections
 from jaxpretrain.storage.files import relative, write_atomically
+from jaxpretrain.storage.paths import list_files
 
 FEWEST_COLUMNS = 20
 """The smallest number of steps of a map of layers, however many runs there are."""
@@ -56,7 +57,7 @@ def write_report(
         if table is not None:
             raise InputError(f"--csv={table}: the table of a sweep is {first / 'sweep.csv'}")
         top, sections = sweep_sections(first)
-        text = _document(first.resolve().name, datetime.now(), top, sections)
+        text = _document(folder_name(first), datetime.now(), top, sections)
         texts = {output or first / "report.html": text}
     else:
         folders, empty = run_folders(workdirs)
@@ -211,8 +212,9 @@ def _pictures(workdir: Path) -> str:
     """Returns the latest picture of each name beside the first, which shows the progress."""
     shown, size = [], 0
     folder = workdir / PICTURES
-    for place in sorted({path.parent for path in folder.rglob("*.png")}):
-        steps = sorted(place.glob("*.png"))
+    pictures = [path for path in list_files(folder) if path.suffix == ".png"]
+    for place in sorted({path.parent for path in pictures}):
+        steps = [path for path in pictures if path.parent == place]
         for path in dict.fromkeys([steps[-1], steps[0]]):
             content = path.read_bytes()
             size += len(content)

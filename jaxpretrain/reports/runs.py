@@ -19,7 +19,9 @@ from jaxpretrain.diagnosis.intent import Plan, plan_in
 from jaxpretrain.diagnosis.predicted import read_prediction
 from jaxpretrain.diagnosis.remaining import Estimate, estimate
 from jaxpretrain.diagnosis.watch import findings_over_time
-from jaxpretrain.storage.jsonl import read_lines
+from jaxpretrain.storage.files import relative
+from jaxpretrain.storage.jsonl import has_lines, read_lines
+from jaxpretrain.storage.paths import is_remote
 from jaxpretrain.storage.run_documents import BaselinesFile, ExperimentFile, PlanFile, read_document
 
 METRICS = "metrics.jsonl"
@@ -140,8 +142,9 @@ def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist: no run has written metrics there")
-        below = sorted(file.parent for file in path.glob(f"*/{METRICS}"))
-        found[path] = [path] if (path / METRICS).exists() else below
+        below = {file.parent for file in path.glob(f"*/{METRICS}")}
+        below |= {part.parent.parent for part in path.glob("*/metrics/*.jsonl")}
+        found[path] = [path] if has_lines(path / METRICS) else sorted(below)
     folders = list(dict.fromkeys(folder for below in found.values() for folder in below))
     if not folders:
         names = ", ".join(map(str, paths))
@@ -151,13 +154,27 @@ def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 def common_folder(folders: Sequence[Path]) -> Path:
     """Returns the folder that holds all runs; that of a single run is its own."""
+    if any(map(is_remote, folders)):
+        common = folders[0]
+        while not all(folder.is_relative_to(common) for folder in folders):
+            common = common.parent
+        return common if is_remote(common) else Path.cwd()  # in a bucket and on a disk
     return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Returns the runs in some folders; InputError: one has no metrics or an unreadable file."""
     root = common_folder(folders)
-    return [read_run(f, os.path.relpath(f, root) if len(folders) > 1 else "") for f in folders]
+    return [read_run(f, _name_below(f, root) if len(folders) > 1 else "") for f in folders]
+
+
+def _name_below(folder: Path, root: Path) -> str:
+    return str(relative(folder, root)) if is_remote(folder) else os.path.relpath(folder, root)
+
+
+def folder_name(folder: Path) -> str:
+    """Returns the name of a folder, also of one that is written as `.`."""
+    return folder.name if is_remote(folder) else folder.resolve().name
 
 
 def read_run(workdir: Path, name: str = "") -> Run:
@@ -165,7 +182,7 @@ def read_run(workdir: Path, name: str = "") -> Run:
     history = read_history(workdir / METRICS)
     document = _read(workdir / "experiment.json", ExperimentFile)
     return Run(
-        name=name or workdir.resolve().name,
+        name=name or folder_name(workdir),
         history=history,
         plan=replace(plan_in(document, history), prediction=read_prediction(workdir)),
         document=document,

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.storage.paths import file_system, is_remote
 
 TEMPORARY = ".unfinished-"
 """The part of a file's name that says that it is still being written."""
@@ -37,8 +39,14 @@ def complete(file: BinaryIO, path: Path) -> None:
 def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
     """Yields a file to write and read; it takes its name when the block ends without an error.
 
-    Until then its name is `temporary`, or an unfinished one beside `path`.
+    Until then its name is `temporary`, or an unfinished one beside `path`. A file in a bucket is in
+    memory until then: an object appears whole anyway.
     """
+    if is_remote(path):
+        content = io.BytesIO()
+        yield content
+        file_system(path).pipe_file(str(path), content.getvalue())  # one request, unlike open()
+        return
     temporary = temporary or unfinished(path)
     try:
         with temporary.open("w+b") as file:

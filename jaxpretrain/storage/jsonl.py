@@ -2,6 +2,10 @@
 
 They stay readable through crashes: a line is one write, a line without its newline never counts,
 and resuming drops the lines that the restored checkpoint does not know.
+
+Nothing can be appended to an object, so in a bucket the lines of `metrics.jsonl` are the parts
+`metrics/00000000.jsonl`, `metrics/00000001.jsonl` and so on, one for each save. They are read
+wherever they lie, as in a copy of the folder on a disk.
 """
 
 import io
@@ -9,9 +13,9 @@ import json
 import math
 import mmap
 import os
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +23,11 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import parse_json
-from jaxpretrain.storage.files import atomic_file
+from jaxpretrain.storage.files import atomic_file, write_atomically
+from jaxpretrain.storage.paths import is_remote
 
 _BLOCK = 1 << 22  # bytes that are read at a time
-
-
-def to_number(value: object) -> int | float | None:
-    """Returns a scalar of Python, numpy or JAX as a Python number; None stays None.
-
-    A float32 or bfloat16 becomes the shortest decimal that reads back as the same value in its own
-    type (3.412, not 3.4119999408721924). An integer that no float holds becomes infinite.
-    """
-    if value is None:
-        return None
-    scalar = np.asarray(value).reshape(())[()]
-    if not isinstance(scalar, int) and scalar.dtype.kind not in "biu":
-        return float(str(scalar))
-    number = int(scalar)
-    if abs(number) > sys.float_info.max:
-        return math.inf if number > 0 else -math.inf
-    return number
+_PARALLEL = 16  # parts that are read at a time
 
 
 def to_numbers(values: np.ndarray) -> float | list[Any] | None:
@@ -96,27 +85,81 @@ def _open_repaired(path: Path) -> io.FileIO:
     return file
 
 
+def parts_of(path: Path) -> list[Path]:
+    """Returns the parts that lines are in instead of the file `path`, in order; [] for none."""
+    return sorted(path.with_suffix("").glob("*.jsonl"))
+
+
+def has_lines(path: Path) -> bool:
+    """Returns true where there is a file of lines, or its parts."""
+    return path.exists() or bool(parts_of(path))
+
+
+def add_part(path: Path, lines: bytes) -> None:
+    """Writes lines that follow those that are there as another part."""
+    number = max((int(part.stem) for part in parts_of(path) if part.stem.isdecimal()), default=-1)
+    write_atomically(path.with_suffix("") / f"{number + 1:08d}.jsonl", lines.decode())
+
+
 def drop_after(path: Path, step: int) -> None:
     """Removes lines above `step` and unreadable ones; a crash, or a missing file, does no harm."""
-    if not path.exists():
+    for part in reversed(parts_of(path)):
+        content = part.read_bytes()
+        kept = b"".join(_until(step, content.splitlines(keepends=True)))
+        if kept == content:
+            break  # those before are older
+        if kept:
+            write_atomically(part, kept.decode())
+        else:
+            part.unlink()
+    if is_remote(path) or not path.exists():
         return
     with path.open("rb") as old, atomic_file(path) as new:
-        for line in old:
-            record = _parse(line)
-            if record is not None and record["step"] <= step:
-                new.write(line)
+        for line in _until(step, old):
+            new.write(line)
+
+
+def drop_all(path: Path) -> None:
+    """Removes the file and its parts, where they are there."""
+    for file in [path, *parts_of(path)]:
+        file.unlink(missing_ok=True)
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yields blocks of some megabytes: the number of the first line, from 1, and the records.
 
-    A torn last line is left out, and a missing file has none. Raises InputError for a complete line
-    that is not a JSON object with a whole number as "step".
+    A torn last line is left out, and a missing file has none. Of parts, there is one block: lines
+    of a later part replace those of an earlier one about the same steps. Raises InputError for a
+    complete line that is not a JSON object with a whole number as "step".
     """
+    if not (parts := parts_of(path)):
+        yield from _read_file(path)
+        return
+    files = [path, *parts] if path.exists() else parts
+    records: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        for part in pool.map(lambda file: [r for _, b in _read_file(file) for r in b], files):
+            while part and records and _is_replaced(records[-1], part[0]):
+                records.pop()
+            records += part
+    yield 1, records
+
+
+def _is_replaced(record: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Returns true where a record says what the first one of a later part says anew.
+
+    The mark of a session is about the steps after its own, and has no name that those before have.
+    """
+    if record["step"] != first["step"]:
+        return record["step"] > first["step"]
+    return not (record.keys() & first.keys()) <= {"step", "time"}
+
+
+def _read_file(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     if not path.exists():
         return
     first = 1
-    with path.open("rb") as file:
+    with io.BytesIO(path.read_bytes()) if is_remote(path) else path.open("rb") as file:
         while lines := file.readlines(_BLOCK):
             is_torn = not lines[-1].endswith(b"\n")
             if is_torn:
@@ -144,6 +187,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def bad_line(path: Path, number: int, reason: str) -> InputError:
     """Returns the error about a line that is complete and yet wrong."""
     return InputError(f"{path}, line {number}: {reason}; remove that line")
+
+
+def _until(step: int, lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the lines up to a step that can be read."""
+    for line in lines:
+        record = _parse(line)
+        if record is not None and record["step"] <= step:
+            yield line
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

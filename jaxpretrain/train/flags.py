@@ -4,7 +4,7 @@ import textwrap
 
 from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes
 from jaxpretrain.config.files import packaged
-from jaxpretrain.config.paths import as_path
+from jaxpretrain.storage.paths import as_path
 
 START_SECONDS = 300.0
 """Seconds that the processes of a run wait for one another when they start, unless told."""

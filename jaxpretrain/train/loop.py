@@ -26,6 +26,7 @@ from jaxpretrain.evals.contract import Evaluator, Interrupted
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
 from jaxpretrain.parallel.distributed import is_primary
+from jaxpretrain.storage.staging import local_folder
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.stages import Stages
 from jaxpretrain.train.step import TrainState
@@ -100,7 +101,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     stops = is_due
     with (
         _load(run, first, last) as batches,
-        Trace(run.workdir / "profile", run.experiment.monitor.profile) as trace,
+        Trace(local_folder(run.workdir) / "profile", run.experiment.monitor.profile) as trace,
     ):
         run.reporter.start(first)
         for step in range(first + 1, 1 + (first if stops else last)):
@@ -214,6 +215,7 @@ def save(
             "data_position": int(run.experiment.timeline.pace.examples(step)),
             "evaluation_due": is_evaluation_due,
         }
+        run.reporter.publish()  # first: what a checkpoint goes on from is never missing
         run.checkpoints.save(step, state, document)
         is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
         if is_decisive:

@@ -26,6 +26,7 @@ from jaxpretrain.config.schema import Mark, marks_at, snake_case, value_text, wa
 from jaxpretrain.config.serialize import ABSENT, Document, diff, from_dict, to_dict
 from jaxpretrain.data.text.mixture import Mixture
 from jaxpretrain.optim import schedules
+from jaxpretrain.storage.paths import parse
 from jaxpretrain.train.experiment import Experiment, Resolved, Stage, Train, pace_of
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.step import TrainState
@@ -90,7 +91,7 @@ def taken_point(experiment: Resolved) -> Point | None:
     if experiment.init_from is None or experiment.init_with != "everything":
         return None
     flag = "--config.init_from"
-    found = checkpoint_behind(Path(experiment.init_from), flag)
+    found = checkpoint_behind(parse(experiment.init_from, flag), flag)
     if found is None or "data_position" not in found[2]:
         return None  # converted weights, which know no position and no moments
     return point_of(*found, flag=f"{flag}={experiment.init_from}")
@@ -308,7 +309,7 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
     experiment = program.experiment
     if experiment.init_from is None:
         return 0, program.create_state()
-    step, taken = load_arrays(Path(experiment.init_from), _wanted(program), flag=_FLAG)
+    step, taken = load_arrays(parse(experiment.init_from, _FLAG), _wanted(program), flag=_FLAG)
     # The average begins with the weights: a copy, because the step writes into both.
     params = {name.removeprefix("params/"): x for name, x in taken.items() if name[:7] == "params/"}
     if program.state.ema:
@@ -324,7 +325,7 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
 def require_initial_state(program: Program) -> None:
     """Raises InputError, before anything is compiled, where `initial_state` would."""
     if (path := program.experiment.init_from) is not None:
-        require_arrays(Path(path), _wanted(program), flag=_FLAG)
+        require_arrays(parse(path, _FLAG), _wanted(program), flag=_FLAG)
 
 
 def _wanted(program: Program) -> dict[str, jax.ShapeDtypeStruct]:

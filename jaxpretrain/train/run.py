@@ -1,6 +1,6 @@
 """A whole run: opens its folder and data, restores or creates the state, and trains."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +26,7 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import Writers, open_writers
 from jaxpretrain.parallel import distributed
+from jaxpretrain.storage.jsonl import has_lines
 from jaxpretrain.train import loop, resume
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
@@ -135,10 +136,13 @@ def train_experiment(
                 earlier=earlier,
             )
             same |= {"config": to_dict(opened.experiment), "data": opened.data.fingerprint}
+            guard = _unguarded
             if distributed.is_primary():  # which keeps other runs out of the folder
-                held.enter_context(folder.lock(workdir))
-        start = _restore(opened, workdir, clock)
-        reporter = held.enter_context(_open_reporter(opened.stages, workdir, clock, start.saved))
+                guard = held.enter_context(folder.lock(workdir))
+        start = _restore(opened, workdir, clock, guard)
+        reporter = held.enter_context(
+            _open_reporter(opened.stages, workdir, clock, start.saved, guard)
+        )
         for line in [*opened.describe(), *start.changes]:
             reporter.message(line)
         reporter.begin(start.first, to_dict(opened.experiment))
@@ -205,7 +209,11 @@ class _Start:
         return None if self.state is None else self.first
 
 
-def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
+def _unguarded() -> None:
+    """Does what the guard of a process that changes nothing does."""
+
+
+def _restore(opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], None]) -> _Start:
     """Restores the state and the clock from the newest checkpoint that is sound."""
     experiment, point = opened.experiment, opened.point
     with (
@@ -216,6 +224,7 @@ def _restore(opened: Opened, workdir: Path, clock: Clock) -> _Start:
             workdir / "checkpoints",
             keep_last=experiment.checkpoint.keep_last,
             keep_every=experiment.timeline.keep_every,
+            guard=guard,
         )
         found = checkpoints.restore_newest(opened.stages.program.state)
         step, state, document = found or (0, None, {})
@@ -280,7 +289,11 @@ def _write_down(
 
 @contextmanager
 def _open_reporter(
-    stages: Stages, workdir: Path, clock: Clock, resume_step: int | None
+    stages: Stages,
+    workdir: Path,
+    clock: Clock,
+    resume_step: int | None,
+    guard: Callable[[], None],
 ) -> Iterator[Reporter]:
     """Yields the reporter to the terminal and to files, which only the first process has."""
     experiment = stages.program.experiment
@@ -296,6 +309,7 @@ def _open_reporter(
             progress.message,
             resume_step=resume_step,
             tensorboard=experiment.monitor.tensorboard,
+            guard=guard,
         ) as writers,
     ):
         plan = plan_of(
@@ -304,7 +318,7 @@ def _open_reporter(
         plan = replace(plan, prediction=read_prediction(workdir))
         path = workdir / "metrics.jsonl"
         # The watch knows the metrics of earlier sessions.
-        watch = Watch(plan, read_history(path) if path.exists() else None)
+        watch = Watch(plan, read_history(path) if has_lines(path) else None)
         yield Reporter(work, writers, progress, clock, timeline.log_every, watch)
 
 

@@ -17,11 +17,13 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.data.contract import EvalSet
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.interop.hugging_face import is_hugging_face, open_hugging_face
-from jaxpretrain.interop.source import Source, refuse_olmo_core
+from jaxpretrain.interop.source import TOKENIZER_FILES, Source, refuse_olmo_core
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
+from jaxpretrain.storage.copies import local_copy
+from jaxpretrain.storage.paths import is_remote
 from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 from jaxpretrain.train.program import build_model
 from jaxpretrain.train.workdir import read_eos_id, read_experiment
@@ -85,7 +87,7 @@ def load_trained(path: Path, weights: Weights | None = None) -> Trained:
         weights = found.choose(weights)
         stored = _AVERAGE if weights == "average" else _PARAMS
         named = found.load(to_named(like), f"--checkpoint={path}", stored)
-        tokenizer = found.folder / "tokenizer.json"
+        tokenizer = token_files(found.folder) / "tokenizer.json"
         return Trained(
             experiment=experiment,
             step=found.step,
@@ -132,6 +134,13 @@ def open_source(path: Path, weights: Weights | None = None) -> Source:
     """
     with _opened(path, "--input") as found:
         return found.source(found.choose(weights))
+
+
+def token_files(folder: Path) -> Path:
+    """Returns a folder of this machine with the tokenizer of a run: its own, or that of copies."""
+    if not is_remote(folder) or not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return folder
+    return local_copy(folder, TOKENIZER_FILES.__contains__)
 
 
 def experiment_of(source: Source) -> Resolved:
@@ -220,7 +229,7 @@ class _Saved:
                 for name, array in self.checkpoints.stream(self.step).items()
                 if name.startswith(stored)
             },
-            folder=self.folder,
+            folder=token_files(self.folder),
             origin=self.document().get("origin", {}),
             eos_id=read_eos_id(self.folder),
             weights=weights,
@@ -270,7 +279,7 @@ def _naming_damage(found: _Saved | _HuggingFace) -> Iterator[None]:
 def _opened(path: Path, flag: str) -> Iterator[_Saved | _HuggingFace]:
     """Yields what lies at a path; damage that is found inside is an InputError."""
     refuse_olmo_core(path)
-    found = _HuggingFace(path) if is_hugging_face(path) else _find_saved(path, flag)
+    found = _HuggingFace(local_copy(path)) if is_hugging_face(path) else _find_saved(path, flag)
     with _naming_damage(found):
         yield found
 

@@ -11,7 +11,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -25,6 +25,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import ABSENT, Change, Document, diff, from_dict, to_dict
 from jaxpretrain.storage.files import atomic_file, write_atomically
 from jaxpretrain.storage.jsonl import read_lines
+from jaxpretrain.storage.lease import leased
+from jaxpretrain.storage.paths import is_remote
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
 from jaxpretrain.train.experiment import Experiment, Resolved, identity_changes
 from jaxpretrain.train.program import Memory
@@ -33,11 +35,19 @@ _PACKAGES = ("jaxpretrain", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 
 
 @contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other processes of this machine from training in it.
+def lock(workdir: Path) -> Iterator[Callable[[], None]]:
+    """Makes the folder, and keeps other processes from training in it.
 
+    Yields a function that raises OSError where another process has taken it in spite of that, which
+    is possible in a bucket alone; of a folder on a disk, processes of this machine are kept out.
     Raises InputError where it cannot be made, or another process trains in it.
     """
+    if is_remote(workdir):
+        if workdir.is_file():
+            raise InputError(f"--workdir={workdir}: is a file; name a folder, or what is to be one")
+        with leased(workdir) as lease:
+            yield lease.check
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a")
@@ -48,7 +58,7 @@ def lock(workdir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"--workdir={workdir}: another process trains in it") from None
-        yield
+        yield lambda: None
 
 
 def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.display.wording import to_number
 from jaxpretrain.storage import jsonl
 from jaxpretrain.storage.jsonl import (
     JsonlWriter,
     drop_after,
     read_blocks,
     read_lines,
-    to_number,
     to_numbers,
 )
 
@@ -153,3 +153,42 @@ def test_a_line_that_grows_while_a_run_is_read_is_left_for_later(tmp_path):
         file.write(b'me": 2}\n')
     assert list(blocks) == []
     assert [record["step"] for record in read_lines(path)] == [1, 2]
+
+
+def put_parts(path, *parts):
+    for lines in parts:
+        jsonl.add_part(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+def test_parts_are_read_in_order_wherever_they_lie(bucket, tmp_path):
+    for path in (bucket / "run" / "metrics.jsonl", tmp_path / "metrics.jsonl"):
+        assert not jsonl.has_lines(path)
+        (tmp_path / "metrics").mkdir(exist_ok=True)
+        put_parts(path, [{"step": 0, "a": 1}, {"step": 1, "a": 2}], [{"step": 2, "a": 3}])
+        assert jsonl.has_lines(path)
+        assert [line["a"] for line in read_lines(path)] == [1, 2, 3]
+        assert [part.name for part in jsonl.parts_of(path)] == ["00000000.jsonl", "00000001.jsonl"]
+
+
+def test_a_later_part_wins(bucket):
+    path = bucket / "run" / "metrics.jsonl"
+    put_parts(
+        path,
+        [{"step": 1, "x": 1}, {"step": 2, "x": 2}, {"step": 3, "x": 3}],
+        [{"step": 2, "devices": 8}, {"step": 3, "x": 33}],  # went on after step 2
+        [{"step": 3, "x": 333}],
+    )
+    found = [(line["step"], line.get("x")) for line in read_lines(path)]
+    assert found == [(1, 1), (2, 2), (2, None), (3, 333)]
+
+
+def test_resuming_drops_later_lines_of_parts(bucket):
+    path = bucket / "run" / "metrics.jsonl"
+    put_parts(path, [{"step": 1}, {"step": 2}], [{"step": 3}, {"step": 4}], [{"step": 5}])
+    drop_after(path, 3)
+    assert [line["step"] for line in read_lines(path)] == [1, 2, 3]
+    assert len(jsonl.parts_of(path)) == 2
+    put_parts(path, [{"step": 4}])
+    assert jsonl.parts_of(path)[-1].name == "00000002.jsonl"
+    jsonl.drop_all(path)
+    assert not jsonl.has_lines(path)

@@ -18,7 +18,9 @@ from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache
 from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, load_manifest
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify, open_raw, open_split
+from jaxpretrain.storage.copies import local_copy
 from jaxpretrain.storage.files import cache_dir
+from jaxpretrain.storage.paths import is_remote, parse
 
 TOKENS = ".npy"
 """The suffix of token files."""
@@ -143,9 +145,7 @@ class Corpus:
     def _raw_paths(self, split: str) -> Found:
         source = self.source
         if source.file_list and split == source.train_split:
-            flag = f"{self.flag}.file_list {source.file_list}"
-            names = read_list(Path(source.file_list), flag)
-            return [self.root / name for name in names], ()
+            return [self.root / name for name in _listed(source, self.flag)], ()
         names = [name for name in (source.train_split, source.validation_split) if name]
         # Without such folders all files are for training; with them, only those of the split.
         divided = any((self.root / name).is_dir() for name in names)
@@ -164,7 +164,7 @@ class Corpus:
 def data_root(source: TextSource, flag: str = "data") -> Path:
     """Returns the directory of the token files, which are prepared first where that is due."""
     if source.root is not None:
-        return Path(source.root).expanduser()
+        return _on_this_machine(source, flag)
     if source.prepare is None:
         raise InputError(f"{flag}.root is not set; {_how_to_get(flag)}")
     root = cache_dir() / "text" / cache_name(source.prepare)
@@ -173,6 +173,34 @@ def data_root(source: TextSource, flag: str = "data") -> Path:
         # caller's main module again.
         prepare_text(source.prepare, root, workers=1)
     return root
+
+
+def _on_this_machine(source: TextSource, flag: str) -> Path:
+    """Returns `root`, or the copy of its files in the cache where it is in a bucket."""
+    root = parse(source.root or "", f"{flag}.root")
+    if not is_remote(root):
+        return root
+    has_manifest, hashes = (root / MANIFEST).exists(), {}
+    if has_manifest:  # a folder of one file, which tells the hashes of the others
+        manifest = load_manifest(local_copy(root, lambda name: name == MANIFEST))
+        files = (file for split in manifest.splits.values() for file in split.files)
+        hashes = {file.name: file.sha256 for file in files}
+    listed = set(_listed(source, flag)) if source.file_list else None
+
+    def is_wanted(name: str) -> bool:
+        if has_manifest:
+            return name in hashes or name.endswith(".json")
+        is_held_out = source.validation_split and name.startswith(f"{source.validation_split}/")
+        return name.endswith(TOKENS) and (listed is None or name in listed or bool(is_held_out))
+
+    return local_copy(root, is_wanted, hashes)
+
+
+def _listed(source: TextSource, flag: str) -> list[str]:
+    """Returns the names in the list of files."""
+    given = source.file_list or ""
+    path = local_copy(parse(given, f"{flag}.file_list"))
+    return read_list(path, f"{flag}.file_list {given}")
 
 
 def _how_to_get(flag: str) -> str:

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from jaxpretrain.data.token_files.masks import InstanceFilter, open_label_masks
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify
 from jaxpretrain.display.wording import count_of
 from jaxpretrain.storage.files import relative
+from jaxpretrain.storage.paths import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +216,10 @@ def open_training(
     order = ordering.make(len(files), seed)
     identity = [file.identity for file in files.files]
     masks = corpus.source.label_mask
-    label_masks = open_label_masks(Path(masks).expanduser(), corpus.root, files) if masks else None
+    label_masks = None
+    if masks:
+        folder = parse(masks, f"{corpus.flag}.raw.label_mask")
+        label_masks = open_label_masks(folder, corpus.root, files)
     return TrainingText(
         corpus=corpus,
         files=files,

@@ -9,7 +9,8 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive, at_least
 from jaxpretrain.data.token_files.tokens import TokenFiles
-from jaxpretrain.storage.files import stat_of
+from jaxpretrain.storage.copies import local_copy
+from jaxpretrain.storage.files import relative, stat_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def open_label_masks(folder: Path, root: Path, files: TokenFiles) -> TokenFiles:
     For a token file `root/a/b.npy` the mask is `folder/a/b.npy`, one byte a token.
     """
     masks = []
+    names = {str(relative(file.path, root)) for file in files.files}
+    folder = local_copy(folder, names.__contains__)
     for file in files.files:
         if not file.path.is_relative_to(root):
             raise InputError(f"{file.path}: lies outside {root}, so it has no mask in {folder}")
