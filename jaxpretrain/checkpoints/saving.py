@@ -81,6 +81,7 @@ class Save(threading.Thread):
         self._document = document
         self._committed, self._guard = committed, guard
         self._handler = ocp.PyTreeCheckpointHandler()
+        self._has_begun = False
         self._is_copied = threading.Event()
         silence_orbax()
         self.start()
@@ -97,10 +98,10 @@ class Save(threading.Thread):
             return
         with suppress(OSError, InputError):
             self._guard()
-            if self.problem is not None:
-                remove(self._temporary)
-            else:  # there is a checkpoint, whatever happens to older ones
+            if self.problem is None:  # there is a checkpoint, whatever happens to older ones
                 self._committed()
+            elif self._has_begun:
+                remove(self._temporary)
 
     def _save(self, named: dict[str, jax.Array]) -> str | None:
         """Writes and commits; returns the problem of the first process that has one."""
@@ -114,6 +115,7 @@ class Save(threading.Thread):
         self._guard()
         if (self._folder / COMMIT if is_remote(self._folder) else self._folder).exists():
             raise FileExistsError(f"{self._folder} exists already")
+        self._has_begun = True  # what lies there from now on is of this save
         remove(self._temporary)
         if is_remote(self._folder):
             return
@@ -123,10 +125,10 @@ class Save(threading.Thread):
 
     def _write(self, named: dict[str, jax.Array]) -> None:
         """Writes this process's parts of the arrays."""
+        num_bytes = sum(part.data.nbytes for x in named.values() for part in x.addressable_shards)
         request = ocp.args.PyTreeSave(named)
         writes = asyncio.run(self._handler.async_save(self._state, args=request)) or []
         self._is_copied.set()
-        num_bytes = sum(part.data.nbytes for x in named.values() for part in x.addressable_shards)
         deadline = time.monotonic() + patience() + num_bytes / _SLOWEST
         for write in writes:
             is_limited = is_remote(self._folder)  # a disk is waited for, as the system does

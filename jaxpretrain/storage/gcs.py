@@ -49,7 +49,7 @@ class Gcs(GCSFileSystem):
             try:
                 return await once(self, method, path, *args, **kwargs)
             except FileNotFoundError:
-                if path == "b/{}/o" or method == "POST":  # which an empty bucket has, too
+                if path == "b/{}/o" or "/upload/" in path:  # which an empty bucket has, too
                     bucket = where.split("/")[2]
                     raise InputError(f"{where}: there is no bucket gs://{bucket}") from None
                 raise

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.checkpoints.saving import Save, reason, remove
+from jaxpretrain.checkpoints.saving import Save, move_aside, reason, remove
 
 RANDOM = np.random.default_rng(0)
 
@@ -167,3 +167,52 @@ def test_the_reason_is_one_short_line(error: Exception, expected: str):
 def test_the_documents_are_whole(tmp_path: Path):
     Save(tmp_path / "7", _state(), {"a": [1]}, lambda: None).join()
     assert json.loads((tmp_path / "7" / "meta" / "metadata").read_text()) == {"a": [1]}
+
+
+def _put(bucket: Path, *names: str) -> None:
+    for name in names:
+        (bucket / "run" / "checkpoints" / name).write_bytes(name.encode())
+
+
+def test_in_a_bucket_a_step_counts_from_its_last_file_on(bucket: Path):
+    _put(bucket, "5/state/d/x", "5/commit_success.txt", "9/state/d/x", "notes/commit_success.txt")
+    checkpoints = bucket / "run" / "checkpoints"
+    assert Checkpoints(checkpoints, read_only=True).steps() == [5]
+    assert (checkpoints / "9").is_dir()
+    Checkpoints(checkpoints)  # one that writes removes what an interrupted save has left
+    assert not (checkpoints / "9").exists() and (checkpoints / "notes").exists()
+
+
+def test_in_a_bucket_removing_begins_with_the_last_file(bucket: Path):
+    _put(bucket, "5/state/d/x", "5/commit_success.txt", "50/commit_success.txt")
+    remove(bucket / "run" / "checkpoints" / "5")
+    remove(bucket / "run" / "checkpoints" / "7")  # which is not there
+    assert Checkpoints(bucket / "run" / "checkpoints", read_only=True).steps() == [50]
+    assert not (bucket / "run" / "checkpoints" / "5" / "state" / "d" / "x").exists()
+
+
+def test_in_a_bucket_a_damaged_checkpoint_is_copied_aside(bucket: Path):
+    for target in ("5", "5.2"):
+        _put(bucket, "5/state/d/x", "5/commit_success.txt")
+        moved = move_aside(bucket / "run" / "checkpoints" / "5", bucket / "run" / "corrupt")
+        assert moved == bucket / "run" / "corrupt" / target
+        assert (moved / "state" / "d" / "x").read_bytes() == b"5/state/d/x"
+        assert not (bucket / "run" / "checkpoints" / "5").exists()
+
+
+def test_in_a_bucket_nothing_is_written_or_removed_where_that_is_not_allowed(bucket: Path):
+    _put(bucket, "5/commit_success.txt")
+
+    def guard() -> None:
+        raise OSError("another process has taken the folder")
+
+    # A step that is there stays there, and one of another run is left alone.
+    for folder, allowed in (("5", lambda: None), ("6", guard)):
+        _put(bucket, "6/state/of_another_run")
+        path = bucket / "run" / "checkpoints" / folder
+        save = Save(path, _state(), {}, lambda: None, allowed)
+        save.join()
+        assert save.problem is not None
+        assert ("exists already" in save.problem) == (folder == "5")
+    assert (bucket / "run" / "checkpoints" / "5" / "commit_success.txt").exists()
+    assert (bucket / "run" / "checkpoints" / "6" / "state" / "of_another_run").exists()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.monitor.writers import Writers, open_writers, write_pictures
-from jaxpretrain.storage.jsonl import JsonlWriter, read_lines
+from jaxpretrain.storage.jsonl import JsonlWriter, has_lines, read_lines
 
 
 def steps(workdir):
@@ -123,3 +123,24 @@ def test_items_that_cannot_be_written_are_a_warning(tmp_path):
     writers.items([{"step": 1}])
     assert len(messages) == 1
     assert messages[0].startswith("warning: the items of the last evaluation are not kept")
+
+
+def test_a_run_in_a_bucket_gets_its_files_when_they_are_published(bucket):
+    workdir = bucket / "run"
+
+    def session(resume_step, steps):
+        with open_writers(workdir, print, resume_step=resume_step, tensorboard=False) as writers:
+            for step in steps:
+                writers.scalars(step, {"train/loss": np.float32(step)})
+                writers.texts(step, {"sample": "text"})
+            writers.images(steps[-1], {"mask": np.zeros((2, 2, 3), np.uint8)})
+            before = has_lines(workdir / "samples.jsonl")
+            writers.publish()
+            return before, [line["step"] for line in read_lines(workdir / "metrics.jsonl")]
+
+    assert session(None, [1, 2, 3]) == (False, [1, 2, 3])
+    assert session(2, [3, 4]) == (True, [1, 2, 3, 4])
+    assert [*(workdir / "pictures" / "mask").glob("*")] == [
+        workdir / "pictures" / "mask" / f"{step:08d}.png" for step in (3, 4)
+    ]
+    assert session(None, [1]) == (False, [1])  # from the beginning

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from jaxpretrain.diagnosis.intent import Plan
 from jaxpretrain.reports.runs import (
     QUIET,
     Run,
+    common_folder,
     differences,
     grouped,
     read_run,
@@ -16,6 +18,7 @@ from jaxpretrain.reports.runs import (
     run_folders,
     shared,
 )
+from jaxpretrain.storage.jsonl import add_part
 from tests.reports.conftest import make_run, run_with
 
 PLAN = Plan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
@@ -151,3 +154,21 @@ def test_a_mean_is_taken_where_all_curves_have_steps():
     assert mean.steps.tolist() == [2, 3] and mean.values.tolist() == [3.0, 4.0]
     assert values.tolist() == [[2, 3], [4, 5]]
     assert len(shared([])[0]) == 0
+
+
+def test_runs_in_a_bucket_are_read_from_their_parts(bucket, tmp_path):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, "clipping")
+        for file in (tmp_path / name).glob("*.json*"):
+            remote = bucket / "runs" / name / file.name
+            if file.suffix == ".jsonl":
+                add_part(remote, file.read_bytes())
+            else:
+                remote.write_bytes(file.read_bytes())
+    folders, empty = run_folders([bucket / "runs"])
+    assert (folders, empty) == ([bucket / "runs" / "a", bucket / "runs" / "b"], [])
+    assert common_folder(folders) == bucket / "runs"
+    assert common_folder([*folders, tmp_path]) == Path.cwd()
+    runs, local = read_runs(folders), read_runs([tmp_path / "a", tmp_path / "b"])
+    assert [run.name for run in runs] == ["a", "b"]
+    assert [run.history.step for run in runs] == [run.history.step for run in local]

@@ -3,13 +3,15 @@ import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import tensorstore as ts
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.order.order import OlmoOrder
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.storage import lease
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 
@@ -330,3 +332,30 @@ def test_what_the_last_session_kept_is_kept(
 
 def test_a_new_folder_keeps_what_the_config_says(resolved: Resolved, tmp_path: Path):
     assert folder.kept_before(tmp_path / "new", resolved, []) == (resolved, [])
+
+
+def test_a_folder_in_a_bucket_is_leased_and_keeps_the_same_files(
+    bucket: Path, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
+):
+    workdir = bucket / "run"
+    store = ts.KvStore.open({"driver": "memory"}).result()
+    monkeypatch.setattr(lease, "kvstore", lambda _: {"driver": "memory"})
+    monkeypatch.setattr(lease.ts.KvStore, "open", lambda _: _Opened(store))
+    with folder.lock(workdir) as guard:
+        guard()
+        folder.write_experiment(workdir, resolved, "abc", first_step=0)
+        with pytest.raises(InputError, match="--workdir=gs://bucket/run: another process"):
+            put_lease = json.loads(store[".lock"]) | {"machine": "another", "job": ""}
+            store[".lock"] = json.dumps(put_lease)
+            folder.lock(workdir).__enter__()
+    assert folder.check_owner(workdir, resolved, allow_change=False) == []
+    assert folder.read_experiment(workdir) == resolved
+    with pytest.raises(InputError, match="--workdir=gs://bucket/run/experiment.json: is a file"):
+        folder.lock(workdir / "experiment.json").__enter__()
+
+
+class _Opened(NamedTuple):
+    store: ts.KvStore
+
+    def result(self) -> ts.KvStore:
+        return self.store

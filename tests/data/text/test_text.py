@@ -362,3 +362,34 @@ def test_the_name_that_an_old_run_chose_is_dropped_and_a_flag_says_so():
     assert upgraded({"data": saved}) == {"data": {"class": "text_data", "seq_len": 16}}
     with pytest.raises(InputError, match=r"data\.name is written in another way now: leave it out"):
         apply_overrides(Run(), [("data.name", "mine")])
+
+
+def upload(folder: Path, to: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            (to / str(file.relative_to(folder))).write_bytes(file.read_bytes())
+
+
+def test_prepared_files_in_a_bucket_are_the_same_data(data: TextData, prepared: Path, bucket: Path):
+    upload(prepared, bucket / "tokens")
+    remote = replace(data, root="gs://bucket/tokens")
+    here, there = (x.open(seed=1, limits={"tokens": 2**16}) for x in (data, remote))
+    assert there.fingerprint == here.fingerprint
+    assert there.tokenizer_path is not None and there.tokenizer_path.is_relative_to(bucket) is False
+    file = bucket / "tokens" / load_manifest(prepared).splits["train"].files[0].name
+    content = file.read_bytes()
+    file.write_bytes(content[:-2] + b"\0\0")
+    shutil.rmtree(there.tokenizer_path.parent)
+    with pytest.raises(InputError, match="is damaged, its SHA-256 is not the manifest's"):
+        remote.open(seed=1, limits={"tokens": 2**16})
+
+
+def test_of_raw_files_in_a_bucket_the_listed_ones_are_copied(bucket: Path, tmp_path: Path):
+    for name in ("a.npy", "b.npy", "validation/c.npy", "other.txt"):
+        (bucket / "raw" / name).write_bytes(np.arange(64, dtype=np.uint16).tobytes())
+    (bucket / "list.txt").write_text("b.npy\n")
+    data = TextData(root="gs://bucket/raw", file_list="gs://bucket/list.txt", seq_len=32)
+    assert data.open(seed=1, limits={"tokens": 100}).num_examples == 2
+    copied = tmp_path / "cache" / "buckets" / "gs" / "bucket" / "raw"
+    names = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
+    assert names == {"b.npy", "validation/c.npy"}
