@@ -247,3 +247,20 @@ def test_a_failure_while_writing_leaves_no_folder(command: Any, folder: Path, tm
         code, _, error = command(*flags)
     assert (code, error) == (2, f"error: --output={tmp_path / 'run'}: disk on fire\n")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_model_goes_through_a_bucket(
+    command: Any, folder: Path, bucket: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for file in folder.iterdir():
+        (bucket / "hf" / file.name).write_bytes(file.read_bytes())
+    flags = "--from=hf", "--to=hf", "--input=gs://bucket/hf", "--output=gs://bucket/back"
+    code, output, error = command(*flags)
+    assert code == 0 and output.startswith("gs://bucket/back: step 0"), error
+    for file in folder.iterdir():
+        assert (bucket / "back" / file.name).read_bytes() == file.read_bytes(), file.name
+    code, _, error = command(*flags)
+    assert (code, error) == (
+        2,
+        "error: --output=gs://bucket/back is there already; take another name\n",
+    )

@@ -378,7 +378,7 @@ def test_prepared_files_in_a_bucket_are_the_same_data(data: TextData, prepared: 
     assert there.tokenizer_path is not None and there.tokenizer_path.is_relative_to(bucket) is False
     file = bucket / "tokens" / load_manifest(prepared).splits["train"].files[0].name
     content = file.read_bytes()
-    file.write_bytes(content[:-2] + b"\0\0")
+    file.write_bytes(content[:-2] + b"\7\0")
     shutil.rmtree(there.tokenizer_path.parent)
     with pytest.raises(InputError, match="is damaged, its SHA-256 is not the manifest's"):
         remote.open(seed=1, limits={"tokens": 2**16})
