@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 from jaxpretrain.config.command import Parser, list_exit_codes, run
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.config.paths import as_path
 from jaxpretrain.launch.flags import add_engine_flags
+from jaxpretrain.storage.paths import as_path
 
 _SLURM = {"nodes", "processes_per_node", "gpus_per_node", "time", "partition"}
 _TPU_VM = {"zone", "spot", "runtime_version", "install"}
