@@ -169,7 +169,7 @@ def test_killed_and_resumed_on_another_number_of_processes(
     assert code == 0, error
     found, expected = json.loads(out), losses(alone)[60, "eval/messages/loss"]
     assert found["own"]["eval/messages/loss"] == pytest.approx(expected, rel=1e-5)
-    assert run_command(report, workdir)[0] == 0
+    assert not run_command(report, workdir)[0]
     assert "<html" in (workdir / "report.html").read_text()
 
 
