@@ -201,7 +201,7 @@ def test_without_permission_there_is_no_half_checkpoint(
         "403" if method != "GET" and "checkpoints" in path and "30" in path else None
     )
     workdir = parse("gs://bucket/forbidden")
-    flags = "--config.train.duration=30 steps", "--config.eval=eval", "--config.eval.every=0"
+    flags = "--config.train.duration=30 steps", "--config.eval.every=0"
     [(code, error)] = finish(start(configs[0], workdir, tmp_path, *flags))
     server.fault = lambda method, path: None
     assert code == 1 and "Traceback" not in error, error
@@ -213,8 +213,8 @@ def test_a_damaged_checkpoint_is_set_aside(
     configs: tuple[Path, Path], tmp_path: Path, server: Server
 ) -> None:
     workdir = parse("gs://bucket/damaged")
-    experiment = resolve(load_config(str(configs[0])))
-    short = replace(experiment, timeline=replace(experiment.timeline, num_steps=30))
+    experiment = load_config(str(configs[0]))
+    short = resolve(replace(experiment, train=replace(experiment.train, duration="30 steps")))
     assert train_experiment(short, workdir)
     largest = max(list_files(workdir / "checkpoints" / "30").items(), key=lambda f: f[1]["size"])
     content = bytearray(largest[0].read_bytes())
