@@ -1,10 +1,12 @@
 r"""Trains a ladder of small runs, fits a scaling law to them, predicts a larger run.
 
-    python -m jaxpretrain.scaling --config=olmo_ladder --sizes=20m,60m,150m --multiples=1,2,5 \
-        --workdir=runs/ladder --config.data.root=TOKEN_FILES
-    python -m jaxpretrain.scaling runs/ladder
-    python -m jaxpretrain.scaling runs/ladder --predict=olmo_ladder:750m --workdir=runs/750m
-    python -m jaxpretrain.scaling --points=table.csv --columns=n=params,d=tokens,loss=loss
+    jaxpretrain scaling --config=olmo_ladder --sizes=20m,60m,150m \
+        --multiples=1,2,5 --workdir=runs/ladder --config.data.root=TOKEN_FILES
+    jaxpretrain scaling runs/ladder
+    jaxpretrain scaling runs/ladder --predict=olmo_ladder:750m \
+        --workdir=runs/750m
+    jaxpretrain scaling --points=table.csv \
+        --columns=n=params,d=tokens,loss=loss
 
 The law is E + A / N^alpha + B / D^beta, with N parameters (without the embedding) and D tokens.
 """
@@ -16,6 +18,7 @@ from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, ru
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import prepare_environment
+from jaxpretrain.display.progress import activity
 from jaxpretrain.launch.flags import add_engine_flags
 from jaxpretrain.sweeps.launcher import visible_gpus
 
@@ -40,8 +43,9 @@ def main(argv: list[str]) -> int:
     environment, gpus = dict(os.environ), visible_gpus()
     # Runs of a ladder get the accelerators; this process only plans and fits.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
-    from jaxpretrain.laws.console import run_ladder, run_scaling  # after the flags: imports JAX
-    from jaxpretrain.laws.told import tell
+    with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.laws.console import run_ladder, run_scaling
+        from jaxpretrain.laws.told import tell
 
     if flags.sizes:
         code, document = run_ladder(flags, overrides, environment, gpus)
@@ -58,8 +62,8 @@ def main(argv: list[str]) -> int:
 def make_parser() -> Parser:
     """Returns the parser of the command, without the flags that name fields of the config."""
     parser = Parser(
-        prog="python -m jaxpretrain.scaling",
-        usage="%(prog)s DIR... | --points=FILE --columns=LIST | --sizes=LIST [FLAGS]",
+        prog="jaxpretrain scaling",
+        usage="%(prog)s DIR... | --points=FILE | --sizes=LIST [FLAGS]",
         description=__doc__,
         epilog=list_exit_codes(_EXIT_CODES),
     )
