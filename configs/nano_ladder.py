@@ -3,7 +3,7 @@
 Command   python -m jaxpretrain.scaling --config=configs/nano_ladder.py --sizes=48,64,80,96 \
               --multiples=1,2,4 --workdir=runs/ladder --config.data.root=data/code
 Hardware  cpu:1, two cores, 2 GB of memory.
-Hours     not measured: 2.7e14 FLOPs for this ladder, and half as much again for 128-4x after it.
+Hours     not measured: 2.7e14 FLOPs for this ladder, and about 4.5e14 for 128-4x after it.
 Result    points for `jaxpretrain scaling runs/ladder --predict=nano_ladder:128-4x`.
 
 The argument is the width: 48, 64, 80, 96 or 128; how many times twenty tokens a parameter, when not
