@@ -313,6 +313,13 @@ def test_an_outlier_changes_nothing_but_the_window(careful: Program, careful_ste
         np.testing.assert_array_equal(after.history[key], expected)
 
 
+def test_ordinary_steps_count_where_outliers_alone_are_skipped(experiment: Experiment):
+    train = replace(experiment.train, on_bad_step=Skip(not_finite=False, outliers=6.0))
+    program = make_program(resolve(replace(experiment, train=train)), jax.devices()[:1])
+    metrics, _ = _run(program, program.compile(), program.create_state(), _batches())
+    assert [(found["skipped"], found["update_norm"] > 0) for found in metrics] == [(0, True)] * 3
+
+
 def _assert_no_update(before: TrainState, after: TrainState, metrics: dict[str, float]) -> None:
     """As of a skipped step; the means of nothing are unknown, norms and weight are 0."""
     _assert_unmoved(before, after)
