@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -198,7 +199,7 @@ def test_without_permission_there_is_no_half_checkpoint(
     configs: tuple[Path, Path], server: Server, tmp_path: Path
 ) -> None:
     server.fault = lambda method, path: (
-        "403" if method != "GET" and "checkpoints" in path and "30" in path else None
+        "403" if method != "GET" and "checkpoints/30/" in unquote(path) else None
     )
     workdir = parse("gs://bucket/forbidden")
     flags = "--config.train.duration=30 steps", "--config.eval.every=0"
