@@ -62,6 +62,15 @@ def chosen(name: str, words: Mapping[str, str]) -> Upgrade:
     return upgrade
 
 
+def one_of(name: str, choice: str) -> Upgrade:
+    """Returns an upgrade of a group that was the only one, to the choice of its class."""
+
+    def upgrade(group: Group, value: object) -> None:
+        group[name] = {"class": choice, **value} if isinstance(value, dict) else value
+
+    return upgrade
+
+
 def grouped(name: str, choice: str, field: str, default: object = ..., **others: object) -> Upgrade:
     """Returns an upgrade that puts the value into an optional group, made unless it is the default.
 
@@ -215,6 +224,7 @@ RENAMES: tuple[Rename, ...] = (
     Rename("eval.reconstructions", _PICTURES, _reconstructions),
     Rename("eval.batch_size", "nothing; an evaluation batch is a training microbatch"),
     Rename("eval.task_seed", "nothing; eval.task_items takes the first items of each task"),
+    Rename("mesh", "mesh", one_of("mesh", "mesh")),
     Rename("train.on_bad_step", "train.on_bad_step", chosen("on_bad_step", {"skip": "skip"})),
     Rename("train.skip_outliers", f"{_SKIP}.outliers", _OUTLIERS),
     Rename("train.max_skipped", f"{_SKIP}.max_in_row", moved("on_bad_step", "max_in_row")),

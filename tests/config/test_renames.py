@@ -79,3 +79,9 @@ def test_a_default_makes_no_group_and_moves_nowhere():
 
 def test_no_field_is_renamed_twice():
     assert len({row.old for row in RENAMES}) == len(RENAMES)
+
+
+def test_a_group_that_was_the_only_one_names_its_class():
+    assert upgraded({"mesh": {"fsdp": 2}}) == {"mesh": {"class": "mesh", "fsdp": 2}}
+    for value in ({"class": "mesh", "fsdp": 2}, "auto"):
+        assert upgraded({"mesh": value}) == {"mesh": value}
