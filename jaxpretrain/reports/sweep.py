@@ -72,7 +72,9 @@ def _arms(results: Mapping[str, Results], control: str) -> str:
 
 def _arm_table(results: Results, control: str) -> str:
     head = ["arm", "mean", "standard error", "runs", "difference", "interval", "p", "verdict"]
-    return table(head, arm_rows(results, control))
+    rows = arm_rows(results, control)
+    # Intervals stay on one line on phones, where the table scrolls.
+    return table(head, [[cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in row] for row in rows])
 
 
 def arm_rows(results: Results, control: str) -> list[list[str]]:

@@ -58,7 +58,7 @@ def test_the_page_begins_with_the_answer_and_escapes_names(tmp_path: Path):
     assert "&lt;b&gt;wide&lt;/b&gt; is better." in top and 'class="verdict warning"' in top
     assert "&lt;no space&gt;" in parts["Runs"] and "<no space>" not in parts["Runs"]
     assert "<td>better</td>" in parts["Arms"] and "<td>control</td>" in parts["Arms"]
-    assert "<td>-0.120 to -0.0800</td>" in parts["Arms"]
+    assert "<td>-0.120\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}-0.0800</td>" in parts["Arms"]
     assert "parameters are 2.1 times" in parts["What differs"]
     assert "<td>1.25</td>" in parts["Cost"] and "<td>tokens</td>" in parts["Cost"]
 
