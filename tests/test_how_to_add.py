@@ -237,7 +237,7 @@ EDITS: dict[str, dict[str, Edit]] = {
     "a finding": {
         "jaxpretrain/diagnosis/rules/third.py": new(FINDING),
         "jaxpretrain/diagnosis/rules/__init__.py": both(
-            replaced("sessions, speed\n", "sessions, speed, third\n"),
+            replaced("    speed,\n)", "    speed,\n    third,\n)"),
             replaced(
                 "\nRULES: tuple[Rule, ...] = (\n",
                 '\nRULES: tuple[Rule, ...] = (\n    Rule("third_step", third.third_step),\n',

@@ -2,7 +2,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from jaxpretrain import inference
@@ -53,7 +53,7 @@ def test_errors_about_fields_name_the_flags():
 def test_steps_choose_checkpoints_of_a_run(tmp_path: Path, steps: str, chosen: list[int]):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=None)
     for step in (2, 4, 6):
-        checkpoints.save(step, {"x": np.zeros(1)}, {})
+        checkpoints.save(step, {"x": jnp.zeros(1)}, {})
     checkpoints.wait()
     found = inference._checkpoints(tmp_path, steps)
     assert found == [tmp_path / "checkpoints" / str(step) for step in chosen]

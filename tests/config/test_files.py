@@ -117,7 +117,7 @@ def test_a_bare_name_is_a_packaged_config(monkeypatch, tmp_path):
     ("name", "message"),
     [
         ("olmo_nan", "--config=olmo_nan: no such config. Did you mean 'olmo_nano'?"),
-        ("qqq", "--config=qqq: no such config. The package brings olmo1b, "),
+        ("qqq", "--config=qqq: no such config. The package brings nano_ladder, "),
         ("mine", "--config=mine: no such config. A file of your own needs its ending: mine.py"),
     ],
 )

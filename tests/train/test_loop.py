@@ -50,6 +50,7 @@ class Recorder:
     is_evaluation_due: bool = False
     documents: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Of the checkpoints."""
+    is_published: bool = False
     under_way: int | None = None
     outcomes: list[SimpleNamespace] = field(default_factory=list)
     events: list[tuple[str, Any]] = field(default_factory=list)
@@ -91,7 +92,12 @@ class Recorder:
     def steps(self) -> list[int]:
         return self.saved
 
+    def publish(self) -> None:
+        self.is_published = True
+
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+        assert self.is_published, "the lines of a run come before the checkpoint"
+        self.is_published = False
         assert state == step and extra["data_position"] == 16 * step and "train" in extra["clock"]
         self.wait()
         self.events.append(("save", step))
