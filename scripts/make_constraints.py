@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 HEADER = """\
-# Exact versions of all that `pip install '.[dev,vision,evals]'` brings, resolved on Linux x86-64.
+# Exact versions of all that `pip install '.[dev,vision,evals,gcs]'` brings, resolved on Linux x86-64.
 # Use: pip install -c constraints.txt -e '.[dev]'. Written by `make constraints`; not by hand.
 """
 
@@ -23,7 +23,7 @@ HEADER = """\
 def resolve(python: str) -> tuple[str, dict[str, str]]:
     """Returns the version of an interpreter, such as "3.11", and its packages with versions."""
     command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-    command += ["--report", "-", ".[dev,vision,evals]"]
+    command += ["--report", "-", ".[dev,vision,evals,gcs]"]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     report = json.loads(output)
     packages = (item["metadata"] for item in report["install"])
