@@ -306,7 +306,8 @@ def _check_command(command: str, folder: Path) -> None:
     Raises:
       InputError: one does not exist.
     """
-    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    one_line = command.replace("\\\n", " ")
+    lexer = shlex.shlex(one_line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words = list(lexer)
     for position, word in enumerate(words):

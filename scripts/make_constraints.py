@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 HEADER = """\
-# Exact versions of all that `pip install '.[dev,vision,evals,gcs]'` brings, resolved on Linux x86-64.
+# Exact versions of what `pip install '.[dev,vision,evals,gcs]'` brings, resolved on Linux x86-64.
 # Use: pip install -c constraints.txt -e '.[dev]'. Written by `make constraints`; not by hand.
 """
 

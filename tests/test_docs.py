@@ -75,3 +75,9 @@ def test_a_notebook_is_one_script_without_stored_outputs() -> None:
         text = notebook.read_text()
         compile(docs_test.notebook_script(text), notebook.name, "exec")
         assert '"outputs": []' in text
+
+
+def test_a_command_over_two_lines_is_checked_as_one(tmp_path: Path):
+    docs_test._check_command("jaxpretrain report \\\n    runs/a \\\n    --csv=a.csv", tmp_path)
+    with pytest.raises(InputError, match="unknown flag --cvs"):
+        docs_test._check_command("jaxpretrain report runs/a \\\n    --cvs=a.csv", tmp_path)
