@@ -76,7 +76,7 @@ $(VENV)/.core: $(INPUTS) | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/pip
-	@echo "Installing about 115 packages into $(VENV): 0.8 GB to download, 3 GB on disk, 1 to 5 minutes" >&2
+	@echo "Installing about 165 packages into $(VENV): 0.9 GB to download, 3.3 GB on disk, 1 to 5 minutes" >&2
 	@$(DOTS) $(INSTALL) -e '.[dev,vision,evals,gcs]'
 	@touch $@ $(VENV)/.core
 
