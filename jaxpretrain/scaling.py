@@ -19,7 +19,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
-from jaxpretrain.launch.flags import add_engine_flags
+from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
 from jaxpretrain.sweeps.launcher import visible_gpus
 
 _EXIT_CODES = {
@@ -35,11 +35,9 @@ def main(argv: list[str]) -> int:
     """Trains a ladder, or fits laws and prints what follows; returns a code of `_EXIT_CODES`."""
     rest, overrides = split_overrides(argv)
     flags = make_parser().parse_args(rest)
-    if flags.jobs < 1 or flags.bootstraps < 1:
-        raise InputError("--jobs and --bootstraps must be positive")
-    is_local = flags.launcher == "local"
-    if not is_local and flags.json:
-        raise InputError("--json: --launcher prints what the engine gets; leave one of them out")
+    if flags.bootstraps < 1:
+        raise InputError(f"--bootstraps={flags.bootstraps}: must be positive")
+    require_runs_flags(flags)
     environment, gpus = dict(os.environ), visible_gpus()
     # Runs of a ladder get the accelerators; this process only plans and fits.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
@@ -51,7 +49,7 @@ def main(argv: list[str]) -> int:
         code, document = run_ladder(flags, overrides, environment, gpus)
         if flags.json:
             print(json.dumps(document))
-        elif is_local and not (code or flags.plan_only):
+        elif flags.launcher == "local" and not (code or flags.plan_only):
             print(f"fit a law to it: jaxpretrain scaling {flags.workdir}")
         return code
     document = run_scaling(flags, overrides)
@@ -96,19 +94,10 @@ def make_parser() -> Parser:
     rule = "rule of batch and learning rate, by its name in the config, such as step_law"
     add("--rule", default="", metavar="NAME", help=rule)
     add("--target", metavar="MACHINE", help="machine to plan the ladder for, as in plan")
-    add("--jobs", type=int, default=1, help="runs at a time, on equal shares of GPUs and cores")
-    add(
-        "--launcher",
-        choices=("local", "slurm", "kubernetes"),
-        default="local",
-        help="where the runs go: processes of this machine, a SLURM job array, an indexed Job",
-    )
-    add("--retry_failed", action="store_true", help="run again what failed before")
     add("--plan_only", action="store_true", help="say what the ladder takes, and exit")
     output = "HTML page to write (default: scaling.html in the first DIR; none for a table)"
     add("--output", type=as_path, metavar="FILE", help=output)
-    add("--json", action="store_true", help="one JSON document on standard output")
-    add_engine_flags(parser)
+    add_runs_flags(parser)
     return parser
 
 

@@ -15,7 +15,7 @@ from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, ru
 from jaxpretrain.config.paths import as_path
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
-from jaxpretrain.launch.flags import add_engine_flags
+from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
 from jaxpretrain.sweeps.launcher import visible_gpus
 from jaxpretrain.sweeps.written import split_sweep
 
@@ -39,12 +39,7 @@ def main(argv: list[str]) -> int:
         parser.error("give --config and what is varied, or --sweep")
     if flags.workdir is None and not flags.plan_only:
         parser.error("--workdir is required: the folder of the sweep; or --plan_only")
-    if flags.jobs < 1:
-        parser.error(f"--jobs={flags.jobs}: must be positive")
-    if flags.launcher == "local" and flags.submit:
-        parser.error("--submit: to what? Add --launcher=slurm or --launcher=kubernetes")
-    if flags.launcher != "local" and flags.json:
-        parser.error("--json: --launcher prints what the engine gets; leave one of them out")
+    require_runs_flags(flags)
     environment, gpus = dict(os.environ), visible_gpus()
     # The runs get the accelerators, and this process only plans for them.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
@@ -79,17 +74,8 @@ def make_parser() -> Parser:
     )
     add("--unequal", action="store_true", help="go on where arms differ in tokens or evaluation")
     add("--target", metavar="MACHINE", help="machine to plan for, as in plan; compiles the steps")
-    add("--jobs", type=int, default=1, help="runs at a time, on equal shares of GPUs and cores")
-    add(
-        "--launcher",
-        choices=("local", "slurm", "kubernetes"),
-        default="local",
-        help="where the runs go: processes of this machine, a SLURM job array, an indexed Job",
-    )
-    add("--retry_failed", action="store_true", help="run again what failed before")
     add("--plan_only", action="store_true", help="say what the runs take, and exit")
-    add("--json", action="store_true", help="one JSON document on standard output")
-    add_engine_flags(parser)
+    add_runs_flags(parser)
     return parser
 
 

@@ -9,6 +9,7 @@ dataclass with the types of the keys that are read.
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,3 +184,12 @@ def _flatten(value: object, keys: schema.Keys = ()) -> dict[schema.Keys, Any]:
 
 def _by_number_or_name(keys: schema.Keys) -> list[tuple[int, str]]:
     return [(int(key) if key.isdecimal() else -1, key) for key in keys]
+
+
+def finite(value: Any) -> Any:
+    """Returns a document with None for each number that is not finite, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,10 +1,10 @@
 """The results of a checkpoint as a table, a JSON document, CSV and predictions."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from jaxpretrain.config.serialize import finite
 from jaxpretrain.display.wording import format_table
 from jaxpretrain.evals.contract import Items, Results
 
@@ -31,7 +31,7 @@ class Outcome:
         document |= {"tasks": {}, "groups": {}, "harness": {}, "perplexity": {}, "speed": None}
         for items in self._items():
             document |= items.document
-        return {key: _finite(part) for key, part in document.items()}
+        return {key: finite(part) for key, part in document.items()}
 
     def table(self) -> str:
         """Returns lines for the terminal."""
@@ -64,10 +64,3 @@ class Outcome:
         """Returns all that the run logs of its own evaluations, by name."""
         results = self.results if self.is_own else ()
         return {name: value for result in results for name, value in result.scalars.items()}
-
-
-def _finite(value: object) -> object:
-    """Returns a part of a document with None for each number that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The flags of the engines, which `launch` and `sweep` take."""
+"""The flags of the engines, which `launch`, `sweep` and `scaling` take."""
 
 from argparse import Namespace
 
@@ -23,6 +23,31 @@ def add_engine_flags(parser: Parser) -> None:
     add("--image", help="container image with jaxpretrain")
     machine = "machine as plan --target writes it: h100-80gb:2x8, 2xtpu-v5p:4x4x4 (two slices)"
     add("--accelerator", metavar="MACHINE", help=machine)
+
+
+def add_runs_flags(parser: Parser) -> None:
+    """Adds the flags of a command that trains many runs: where, how many at a time, how told."""
+    add = parser.add_argument
+    add("--jobs", type=int, default=1, help="runs at a time, on equal shares of GPUs and cores")
+    add(
+        "--launcher",
+        choices=("local", "slurm", "kubernetes"),
+        default="local",
+        help="where the runs go: processes of this machine, a SLURM job array, an indexed Job",
+    )
+    add("--retry_failed", action="store_true", help="run again what failed before")
+    add("--json", action="store_true", help="one JSON document on standard output")
+    add_engine_flags(parser)
+
+
+def require_runs_flags(flags: Namespace) -> None:
+    """Raises InputError where flags of `add_runs_flags` do not fit together."""
+    if flags.jobs < 1:
+        raise InputError(f"--jobs={flags.jobs}: must be positive")
+    if flags.launcher == "local" and flags.submit:
+        raise InputError("--submit: to what? Add --launcher=slurm or --launcher=kubernetes")
+    if flags.launcher != "local" and flags.json:
+        raise InputError("--json: --launcher prints what the engine gets; leave one of them out")
 
 
 def require_sensible(flags: Namespace) -> None:

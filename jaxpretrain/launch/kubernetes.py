@@ -180,10 +180,7 @@ def _target(flags: Namespace) -> Target:
             "--accelerator is required: a machine as plan --target writes it, such as "
             "h100-80gb:2x8 or tpu-v5p:4x4x4"
         )
-    try:
-        target = parse_target(flags.accelerator)
-    except InputError as error:
-        raise InputError(str(error).replace("--target", "--accelerator")) from None
+    target = parse_target(flags.accelerator, "--accelerator")
     if target.chip is None or target.chip.name not in ACCELERATORS:
         raise InputError(f"--accelerator={flags.accelerator}: GKE has {', '.join(ACCELERATORS)}")
     return target

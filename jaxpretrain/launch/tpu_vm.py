@@ -58,10 +58,7 @@ def write_script(training: Training, flags: Namespace) -> str:
         raise InputError(
             "--zone and --accelerator are required: --zone=us-east5-a --accelerator=tpu-v5p:4x4x4"
         )
-    try:
-        target = parse_target(flags.accelerator)
-    except InputError as error:
-        raise InputError(str(error).replace("--target", "--accelerator")) from None
+    target = parse_target(flags.accelerator, "--accelerator")
     if target.chip is None or target.chip.name not in _TYPES:
         raise InputError(f"--accelerator={flags.accelerator}: TPU VMs have {', '.join(_TYPES)}")
     kind, cores, software = _TYPES[target.chip.name]

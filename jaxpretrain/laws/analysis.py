@@ -1,14 +1,12 @@
 """All that is said about some points, as one document: fits, optima, doubts, a prediction."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from jaxpretrain.config.serialize import Document
+from jaxpretrain.config.serialize import Document, finite
 from jaxpretrain.display.wording import format_number
 from jaxpretrain.laws.fits import (
     MOST_INFLUENTIAL,
@@ -119,15 +117,6 @@ def describe(found: Analysis, budgets: Sequence[float] = ()) -> Document:
         document["optimal"] = [_optimum(found.huber, flops) for flops in wanted]
         document["influence"] = _influence(points, found.huber)
     return finite(document)
-
-
-def finite(value: Any) -> Any:
-    """Returns a document with None for numbers that are not finite, which JSON has not."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _law_document(fit: Fit, number: int) -> Document:

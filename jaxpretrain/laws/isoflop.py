@@ -50,7 +50,7 @@ class Isoflop:
     exponent: float
     """The exponent of the best size in the FLOPs."""
     resampled: np.ndarray
-    """That of each resampling of the points within their budgets."""
+    """The exponent for each resampling of the points within their budgets."""
     objective: float
     """The sum of squares of what the parabolas leave of the losses."""
 

@@ -18,7 +18,7 @@ from jaxpretrain.config.serialize import parse_json
 from jaxpretrain.laws.law import FLOPS
 
 COLUMNS = ("n", "d", "c", "loss")
-"""What `--columns` names: parameters, tokens, FLOPs and the loss."""
+"""The names of quantities in `--columns`: parameters, tokens, FLOPs, loss."""
 LEAST = 6
 """The smallest number of points with a law of five coefficients."""
 _CONDITION = re.compile(r"([^<>=!]+)(<=|>=|!=|<|>|=)(.*)")

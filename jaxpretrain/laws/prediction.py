@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import Document
+from jaxpretrain.config.serialize import Document, finite
 from jaxpretrain.diagnosis.predicted import FILE, read_prediction
-from jaxpretrain.laws.analysis import Analysis, finite
+from jaxpretrain.laws.analysis import Analysis
 from jaxpretrain.laws.fits import interval
 from jaxpretrain.laws.law import FLOPS, NAMES
 from jaxpretrain.laws.sizes import configured, size_of

@@ -89,37 +89,40 @@ class PlaceholderDevice:
     slice_index: int = 0
 
 
-def parse_target(text: str) -> Target:
-    """Reads the name of a machine; InputError where there is none, or none of that shape."""
+def parse_target(text: str, flag: str = "--target") -> Target:
+    """Reads the name of a machine in the value of a flag.
+
+    InputError: there is no such machine, or none of that shape.
+    """
     kind, colon, size = text.partition(":")
     slices, kind = _slices_and_kind(kind)
     if kind == "local":
         if colon:
-            raise InputError(f"--target={text}: local takes no size: it is what is at hand")
+            raise InputError(f"{flag}={text}: local takes no size: it is what is at hand")
         return Target(text, "local", None, ())
     names = ["local", "cpu", *CHIPS]
     if kind not in names:
         before = f"{slices}x" if slices else ""
         if known := _chip_meant(kind):
-            return parse_target(f"{before}{known}{colon}{size}")
+            return parse_target(f"{before}{known}{colon}{size}", flag)
         parts = [f"'{name}'" for name in names if kind and kind in name]
         hint = f" Did you mean {' or '.join(parts)}?" if parts else nearest(kind, names)
         hint = hint or f" Known are {', '.join(names)}."
-        raise InputError(f"--target={text}: no such machine.{hint}")
+        raise InputError(f"{flag}={text}: no such machine.{hint}")
     if slices and not kind.startswith("tpu-"):
-        raise InputError(f"--target={text}: a number of slices before it is for TPUs alone")
+        raise InputError(f"{flag}={text}: a number of slices before it is for TPUs alone")
     chip = CHIPS.get(kind)  # None: a CPU
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
-        raise InputError(f"--target={text}: needs a size, as {_example(chip)}")
+        raise InputError(f"{flag}={text}: needs a size, as {_example(chip)}")
     sizes = tuple(int(part) for part in size.split("x"))
     if chip is None:
         if len(sizes) > 1:
-            raise InputError(f"--target={text}: cpu takes a number of virtual devices, as cpu:8")
+            raise InputError(f"{flag}={text}: cpu takes a number of virtual devices, as cpu:8")
         return Target(text, "cpu", None, (1, *sizes))
     if chip.platform == "gpu":
-        return Target(text, "gpu", chip, _hosts_and_gpus(text, chip, sizes))
+        return Target(text, "gpu", chip, _hosts_and_gpus(text, chip, sizes, flag))
     if len(sizes) != chip.slice_axes:
-        raise InputError(f"--target={text}: its slices have shapes as {_example(chip)}")
+        raise InputError(f"{flag}={text}: its slices have shapes as {_example(chip)}")
     return Target(text, "tpu", chip, sizes, slices or 1)
 
 
@@ -248,17 +251,17 @@ def _chip_meant(kind: str) -> str | None:
     return meant[0] if len(meant) == 1 else None
 
 
-def _hosts_and_gpus(text: str, chip: Chip, sizes: Sequence[int]) -> tuple[int, ...]:
+def _hosts_and_gpus(text: str, chip: Chip, sizes: Sequence[int], flag: str) -> tuple[int, ...]:
     per_host = chip.devices_per_host
     if len(sizes) > 2:
-        raise InputError(f"--target={text}: a GPU machine is HOSTSxGPUS, as {chip.name}:2x8")
+        raise InputError(f"{flag}={text}: a GPU machine is HOSTSxGPUS, as {chip.name}:2x8")
     if len(sizes) == 2 and sizes[1] > per_host:
-        raise InputError(f"--target={text}: hosts have at most {per_host} GPUs")
+        raise InputError(f"{flag}={text}: hosts have at most {per_host} GPUs")
     if len(sizes) == 2 or sizes[0] <= per_host:
         return (1, *sizes)[-2:]
     if sizes[0] % per_host:
         raise InputError(
-            f"--target={text}: hosts have {per_host} GPUs, so {sizes[0]} is no number of them; "
+            f"{flag}={text}: hosts have {per_host} GPUs, so {sizes[0]} is no number of them; "
             f"HOSTSxGPUS says otherwise"
         )
     return sizes[0] // per_host, per_host

@@ -11,6 +11,7 @@ from jaxpretrain.config.serialize import (
     ABSENT,
     checked,
     diff,
+    finite,
     from_dict,
     parse_json,
     read_object,
@@ -278,3 +279,8 @@ def test_a_value_of_another_type_is_named(document: dict[str, Any], message: str
     with pytest.raises(InputError) as error:
         checked(Document, document, "x.json")
     assert str(error.value).startswith(message)
+
+
+def test_numbers_that_json_has_not_become_none_at_any_depth():
+    values = {"a": [1.5, math.nan, {"b": -math.inf}], "c": math.inf, "d": "nan", "e": 2}
+    assert finite(values) == {"a": [1.5, None, {"b": None}], "c": None, "d": "nan", "e": 2}
