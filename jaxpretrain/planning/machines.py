@@ -30,6 +30,10 @@ HEADROOM = 0.05
 """The share of a device's usable memory that a plan leaves free: for fragments, for buffers of
 collectives, and for what the compiler does not count."""
 
+_SCHEDULED_SHARE = 0.8
+"""The share of `device_memory_size` that XLA schedules for where there is no allocator. A run has
+one, whose limit it schedules for: `Chip.usable_bytes`."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -321,7 +325,7 @@ gpu_device_info {{
   memory_bandwidth: {int(chip.memory_bandwidth)}
   l2_cache_size: {cores.l2_bytes}
   clock_rate_ghz: {cores.clock_ghz}
-  device_memory_size: {chip.memory_bytes}
+  device_memory_size: {round(chip.usable_bytes / _SCHEDULED_SHARE)}
   cuda_compute_capability {{ major: {major} minor: {minor} }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536

@@ -1,5 +1,6 @@
 """Names of machines, machines that are not there, and the devices at hand."""
 
+import re
 from dataclasses import dataclass, replace
 
 import jax
@@ -136,7 +137,10 @@ def test_every_gpu_of_the_table_can_be_described(monkeypatch: pytest.MonkeyPatch
         assert machine.compiles
         asked = described[chip.name]
         assert (asked["platform"], asked["topology"]) == ("cuda", "1x2x8")
-        assert f"device_memory_size: {chip.memory_bytes}\n" in asked["target_config"]
+        # Without an allocator, XLA schedules for four fifths of it: for what a run may use.
+        described_bytes = re.search(r"device_memory_size: (\d+)\n", asked["target_config"])
+        assert described_bytes is not None
+        assert 0.8 * int(described_bytes[1]) == pytest.approx(chip.usable_bytes, abs=1)
         assert f'device_description_str: "{chip.device_kind}"' in asked["target_config"]
 
 
