@@ -20,7 +20,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxpretrain"
 MAX_FILES = 15
-MAX_KNOBS = 80
+MAX_KNOBS = 90
 """The largest number of fields of a run."""
 RIDDLE = re.compile(r"^(Of|That|As|By|From|What|Whether|How|Which|Those|One after|Told|So)\b")
 FIELD = re.compile(r"^  ([a-z_0-9.]+) = ", re.MULTILINE)

@@ -14,6 +14,7 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -51,6 +52,19 @@ _ITEMS = {
     }
 }
 """Orbax's own description of the items of a checkpoint, by which its readers open one."""
+
+
+def seconds_for(state: object) -> float:
+    """Returns the seconds that this process may take to write or read its parts of a state.
+
+    `state` is a tree of arrays, or of `jax.ShapeDtypeStruct` with shardings.
+    """
+    num_bytes = 0
+    for leaf in jax.tree.leaves(state):
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        num_shards = len(leaf.sharding.addressable_devices)
+        num_bytes += num_shards * math.prod(shape) * leaf.dtype.itemsize
+    return patience() + num_bytes / _SLOWEST
 
 
 class Save(threading.Thread):

@@ -19,6 +19,8 @@ from jaxpretrain.config.errors import InputError, closest
 
 EXIT_STOPPED = 75
 """The exit code of a command that was asked to stop, has saved, and can be run again to go on."""
+EXIT_STALLED = 76
+"""The exit code of a training that stood still, and has written down where."""
 _OVERRIDE = "--config."
 _MAX_COLUMNS = 100
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)

@@ -22,6 +22,8 @@ class _Whole:
     """Marks the type of a field that is resolved to a whole number of this unit."""
 
     unit: str
+    or_time: bool = False
+    """True where a time may stand instead, which stays a text in whole seconds."""
 
 
 Steps = Annotated[int | str, _Whole("steps"), Between(0, 2**31 - 1)]
@@ -29,6 +31,12 @@ Steps = Annotated[int | str, _Whole("steps"), Between(0, 2**31 - 1)]
 
 Devices count steps with 32 bits. A narrower range stands around it: Annotated[Steps, Positive].
 """
+
+StepsOrTime = Annotated[int | str, _Whole("steps", or_time=True), Between(0, 2**31 - 1)]
+"""The type of a field that holds a duration in steps as `Steps`, or a time: "1200 seconds"."""
+
+Seconds = Annotated[int | str, _Whole("seconds"), Between(0, 2**31 - 1)]
+"""The type of a config field that holds a time: text, or whole seconds once resolved."""
 
 Examples = Annotated[int | str, _Whole("examples"), NonNegative]
 """The type of a config field that holds a position in the data: text, or whole examples."""
@@ -66,6 +74,8 @@ class Pace:
 
 
 _UNITS = ("steps", "tokens", "examples", "images", "sequences", "epochs")
+_TIMES = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
+"""Unit of time -> seconds."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,8 @@ class Duration:
                         "set data.num_examples"
                     )
                 return self.value * (num_examples() if callable(num_examples) else num_examples)
+        if self.unit in _TIMES:
+            raise InputError(f"duration '{self}': is a time; count {', '.join(_UNITS)}")
         return self.value
 
 
@@ -130,10 +142,16 @@ def resolve_durations(
         unit = marks[0].unit
         here = ".".join((path, *keys))
         try:
-            exact = parse_duration(value, unit).examples(pace, tokens_per_example, num_examples)
+            duration = parse_duration(value, unit)
+            if marks[0].or_time and duration.unit in _TIMES:
+                return f"{_whole_seconds(duration)} seconds"
+            if unit == "seconds":
+                whole = _whole_seconds(duration)
+            else:
+                exact = duration.examples(pace, tokens_per_example, num_examples)
+                whole = math.ceil(pace.steps(exact) if unit == "steps" else exact)
         except InputError as error:
             raise InputError(f"{here}: {error}") from error
-        whole = math.ceil(pace.steps(exact) if unit == "steps" else exact)
         if against := schema.complaint(whole, hint):
             makes = "" if str(value) == str(whole) else f" makes {whole} {unit}"
             raise InputError(f"{here}={value}{makes}: {against}")
@@ -149,6 +167,20 @@ def whole_steps(duration: int | str) -> int:
     return duration
 
 
+def seconds_of(duration: int | str | None) -> int | None:
+    """Returns the seconds of a resolved duration that is a time; None for steps and none."""
+    return int(duration.split()[0]) if isinstance(duration, str) else None
+
+
+def _whole_seconds(duration: Duration) -> int:
+    """Returns the seconds of a time, rounded up; InputError where it is none, or is 0."""
+    if duration.unit not in _TIMES:
+        raise InputError(f"'{duration}' is no time: count {', '.join(_TIMES)}")
+    if not duration.value:
+        raise InputError(f"'{duration}': a time must be positive")
+    return math.ceil(duration.value * _TIMES[duration.unit])
+
+
 def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
     """Reads "<number> <unit>", the unit in singular or plural; a bare number is of the default."""
     words = str(text).split()
@@ -156,7 +188,7 @@ def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
         raise InputError(f"duration '{text}': write a number and a unit, such as '5000 steps'")
     number, unit = (*words, default_unit)[:2]
     plural = unit if unit.endswith("s") else f"{unit}s"
-    if plural not in _UNITS:
+    if plural not in (*_UNITS, *_TIMES):
         hint = nearest(plural, _UNITS) or f" The units are {', '.join(_UNITS)}."
         raise InputError(f"duration '{text}': unknown unit '{unit}'.{hint}")
     try:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxpretrain.config.command import EXIT_STOPPED
+from jaxpretrain.config.command import EXIT_STALLED, EXIT_STOPPED
 
 Again = Literal["never", "at once", "while progress"]
 """never: it is complete, or would end the same way. at once: it was asked to stop, and has saved.
@@ -17,7 +17,7 @@ AGAIN: dict[int, Again] = {
     2: "never",  # a bad flag, config or input
     3: "never",  # the run judged itself
     EXIT_STOPPED: "at once",
-    76: "while progress",  # stalled
+    EXIT_STALLED: "while progress",
     130: "never",  # Ctrl-C: a person ended it
 }
 """Exit code of the training command -> when it is started again."""

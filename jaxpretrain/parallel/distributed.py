@@ -100,6 +100,16 @@ def is_primary() -> bool:
     return global_state.process_id == 0
 
 
+def process_id() -> int:
+    """Returns the number of this process; the backend need not run."""
+    return global_state.process_id or 0
+
+
+def num_processes() -> int:
+    """Returns the number of processes of the run; the backend need not run."""
+    return global_state.num_processes or 1
+
+
 def has_others() -> bool:
     """Returns True in a run of several processes."""
     return global_state.client is not None and global_state.num_processes > 1
@@ -188,10 +198,9 @@ def leaving_at_failure() -> Iterator[None]:
 
 def _leave(code: int) -> None:
     """Ends the process after those that fail for the same reason had time to say so."""
-    client = global_state.client
-    assert client is not None
-    with suppress(jax.errors.JaxRuntimeError):
-        client.wait_at_barrier("jaxpretrain/leaving", 5000)
+    if (client := global_state.client) is not None:
+        with suppress(jax.errors.JaxRuntimeError):
+            client.wait_at_barrier("jaxpretrain/leaving", 5000)
     if is_primary():  # the service lives here: processes that lose it are aborted
         time.sleep(0.5)
     os._exit(code)

@@ -52,7 +52,7 @@ def _gather(
         listener: socket.socket | None = None
         while missing := [i for i in range(1, num_processes) if not _is_open(came.get(i))]:
             now = time.monotonic()
-            names = f"process {_ranges(missing)} of {num_processes}"
+            names = f"process {in_ranges(missing)} of {num_processes}"
             if now > start + seconds:
                 for connection in came.values():
                     _send(connection, "missing")
@@ -163,7 +163,7 @@ def _receive(connection: socket.socket) -> str:
     return received.decode(errors="replace").strip()
 
 
-def _ranges(numbers: list[int]) -> str:
+def in_ranges(numbers: list[int]) -> str:
     """Returns numbers in ascending order as text, such as 1-3, 7."""
     parts: list[list[int]] = []
     for number in numbers:

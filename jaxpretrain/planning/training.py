@@ -5,6 +5,7 @@ from its last save with a smaller microbatch, once.
 """
 
 import gc
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from jaxpretrain.planning.search import open_choices
 from jaxpretrain.train.experiment import Resolved, resolve
 from jaxpretrain.train.loop import Ended
 from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
+from jaxpretrain.train.watchdog import DEFAULT_SECONDS, Watchdog
 
 
 def run_training(
@@ -45,8 +47,11 @@ def run_training(
     wrong, or there was no room.
     """
     use_most_memory()
-    distributed.start(*processes)
-    with distributed.leaving_at_failure():
+    with Watchdog(workdir) as watchdog, distributed.leaving_at_failure():
+        *_, seconds = processes
+        watchdog.enter("rendezvous", allowance=seconds + DEFAULT_SECONDS)
+        distributed.start(*processes)
+        watchdog.enter("start", allowance=math.inf)
         with distributed.fail_together("config"):
             given = apply_overrides(load_config(config), overrides)
             if workdir is None and not preflight_only:
@@ -65,6 +70,7 @@ def run_training(
                     allow_config_change=allow_config_change,
                     given=[path for path, _ in overrides],
                     earlier=opened,
+                    watchdog=watchdog,
                 )
                 break
             except Ended as error:

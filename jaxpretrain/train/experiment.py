@@ -10,7 +10,13 @@ from functools import cache, cached_property
 from itertools import accumulate
 from typing import Annotated, Literal, TypedDict
 
-from jaxpretrain.config.durations import Pace, Steps, resolve_durations, whole_steps
+from jaxpretrain.config.durations import (
+    Pace,
+    Seconds,
+    Steps,
+    resolve_durations,
+    whole_steps,
+)
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.paths import PathText, expand_paths
@@ -37,6 +43,10 @@ class Monitor:
     and activations of each layer; 0 writes none. Training does not depend on it."""
     stop_on: tuple[Literal[NAMES], ...] = ()  # pyright: ignore[reportInvalidTypeForm]
     """The names of findings that end the run: it is saved first, and the command exits with 3."""
+    stall: Seconds | None = None
+    """Time without a finished step, or within one phase of a start, after which the processes write
+    where they stand to WORKDIR/stacks and exit with 76: "10 minutes"; none: the larger of 5 minutes
+    and 20 of the slowest steps."""
     tensorboard: bool = True
     """Writes TensorBoard event files, with CLU's metric writers."""
     profile: tuple[Annotated[int, Positive], Annotated[int, Positive]] | None = None
@@ -204,6 +214,8 @@ class Timeline:
     """The interval between lines of the log."""
     signals_every: int
     """The interval between looks at the layers; 0: never."""
+    stall: int | None
+    """The seconds without progress that end the run; None: they follow from the steps."""
     keep_every: int | None
     """Checkpoints at multiples of this are kept for good; None: no more than the newest."""
 
@@ -224,6 +236,7 @@ class Resolved(Experiment):
             save_every=whole_steps(self.checkpoint.every),
             log_every=whole_steps(self.monitor.every),
             signals_every=whole_steps(self.monitor.signals_every),
+            stall=whole_steps(self.monitor.stall or 0) or None,
             keep_every=whole_steps(self.checkpoint.keep_every or 0) or None,
         )
 

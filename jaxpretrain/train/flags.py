@@ -2,7 +2,7 @@
 
 import textwrap
 
-from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes
+from jaxpretrain.config.command import EXIT_STALLED, EXIT_STOPPED, Parser, list_exit_codes
 from jaxpretrain.config.files import packaged
 from jaxpretrain.storage.paths import as_path
 
@@ -15,6 +15,7 @@ _EXIT_CODES = {
     2: "a flag, a setting or the data is wrong; nothing was lost",
     3: "stopped itself: a loss is not finite, or a finding of monitor.stop_on",
     EXIT_STOPPED: "asked to stop, and saved; the same command goes on from there",
+    EXIT_STALLED: "stood still (monitor.stall); WORKDIR/stacks says where, the same goes on",
     130: "ended at once by a second Ctrl-C; the newest checkpoint stays",
 }
 """Exit code of the command -> its meaning."""

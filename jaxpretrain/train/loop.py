@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.checkpoints.saving import Save
+from jaxpretrain.checkpoints.saving import Save, seconds_for
 from jaxpretrain.data.contract import TrainingData
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.diagnosis.clock import Clock
@@ -31,6 +31,7 @@ from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.stages import Stages
 from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import Stop
+from jaxpretrain.train.watchdog import Watchdog
 from jaxpretrain.train.workdir import note_saved
 
 _MAX_UNSAVED = 3
@@ -76,6 +77,7 @@ class Run:
     clock: Clock
     reporter: Reporter
     stop: Stop
+    watchdog: Watchdog
     is_evaluation_due: bool = False
     """True where the last session left out the evaluation of the step that it saved."""
     skipped: list[int] = field(default_factory=list)  # the newest steps, skipped in a row
@@ -109,7 +111,9 @@ def train(run: Run, state: TrainState, first: int) -> bool:
             with run.clock.measure("compile"):  # takes time when a stage needs it first
                 train_step = stage.train_step
                 probe = stage.probe if _due(step, timeline.signals_every) else None
+            run.watchdog.enter("first batch" if step == first + 1 else "batch", step)
             batch = _next(run, batches)
+            run.watchdog.enter("step", step)
             with run.clock.measure("train"):
                 trace.before(step)
                 batch = stage.program.layout.put(batch, stage.batch_size)
@@ -168,6 +172,7 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
     try:
         if is_asked_to_stop and run.evaluators and run.stop.alarm() is None:
             raise Interrupted
+        run.watchdog.enter("evaluation", step)
         with run.clock.measure("eval"):
             ema = run.experiment.train.ema
             params = state.ema if ema is not None and ema.evaluate else state.params
@@ -193,6 +198,12 @@ def evaluate(run: Run, state: TrainState, step: int, *, is_asked_to_stop: bool =
     return True
 
 
+def between_batches(stop: Stop, watchdog: Watchdog) -> None:
+    """Notes that an evaluation goes on; Interrupted where somebody outside asks the run to stop."""
+    watchdog.beat()
+    interrupt(stop)
+
+
 def interrupt(stop: Stop) -> None:
     """Raises Interrupted where somebody outside asks the run to stop."""
     if stop.reached() and stop.alarm() is None:
@@ -207,6 +218,7 @@ def save(
     The last save of a run is waited for, and so is one whose failure would end the run: all
     processes learn at the same step that it ends. NotSaved: a save that was waited for has failed.
     """
+    run.watchdog.enter("save", step, allowance=_allowance(run))
     with run.clock.measure("save"):
         run.checkpoints.wait()
         report_saves(run)
@@ -233,6 +245,11 @@ def save(
         )
 
 
+def _allowance(run: Run) -> float:
+    """Returns the seconds that a save may take, with the one before it."""
+    return 3 * seconds_for(run.stages.program.state)
+
+
 def report_saves(run: Run) -> None:
     """Reports the saves that have ended; scripts wait for the line `saved step N`."""
     for outcome in run.checkpoints.ended():
@@ -251,8 +268,10 @@ def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:
     if in_flight is None:
         return
     step, metrics = in_flight
+    run.watchdog.enter("step", step)
     with run.clock.waiting():
         fetched = jax.device_get(dict(metrics))
+    run.watchdog.finish(step)
     if signals := fetched.pop("signals", None):
         run.reporter.signals(step, signals)
     values = {name: float(value) for name, value in fetched.items()}

@@ -1,7 +1,7 @@
 """A whole run: opens its folder and data, restores or creates the state, and trains."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,31 +9,30 @@ from pathlib import Path
 import jax
 
 from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.saving import seconds_for
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.contract import EvalSet, TrainingData
-from jaxpretrain.devices.chips import peak_flops
 from jaxpretrain.devices.startup import has_huge_pages, keep_compiled
 from jaxpretrain.diagnosis.clock import Clock
-from jaxpretrain.diagnosis.history import read_history
-from jaxpretrain.diagnosis.intent import plan_of
-from jaxpretrain.diagnosis.predicted import read_prediction
-from jaxpretrain.diagnosis.watch import Watch
-from jaxpretrain.display.progress import Progress, activity
+from jaxpretrain.display.progress import activity
 from jaxpretrain.display.wording import format_facts, format_seconds
 from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
-from jaxpretrain.monitor.reporter import Reporter, Work
-from jaxpretrain.monitor.writers import Writers, open_writers
+from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.parallel import distributed
-from jaxpretrain.storage.jsonl import has_lines
 from jaxpretrain.train import loop, resume
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import Memory, Program, require_fit
+from jaxpretrain.train.reporting import open_reporter
 from jaxpretrain.train.stages import Stages, make_stages
 from jaxpretrain.train.step import TrainState
-from jaxpretrain.train.stop import Stop, stop_requests
+from jaxpretrain.train.stop import stop_requests
+from jaxpretrain.train.watchdog import Watchdog
+
+_COMPILATIONS = 10
+"""Multiple of the usual time of a compilation after which it stands still."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,16 @@ def open_run(
     *,
     allow_config_change: bool,
     given: Collection[str] = (),
-    stop: Stop | None = None,
+    between_batches: Callable[[], None] | None = None,
     earlier: Opened | None = None,
 ) -> Opened:
     """Opens and checks all that `train_experiment` needs before it compiles anything.
 
     `given` are the paths of config fields that this very start sets: checkpoints that the last
     session kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among
-    them. `earlier` is the same run as it was opened before; its data is not opened again.
-    InputError: something that was given is wrong.
+    them. `between_batches` is called between the batches of evaluations. `earlier` is the same run
+    as it was opened before; its data is not opened again. InputError: something that was given is
+    wrong.
     """
     experiment, kept = folder.kept_before(workdir, experiment, given)
     keep_compiled()
@@ -94,8 +94,8 @@ def open_run(
         data, eval_sets = earlier.data, earlier.eval_sets
     _check_document_end(experiment, data)
     setting = stages.program.setting(data, eval_sets)
-    if stop is not None:
-        setting = replace(setting, between_batches=partial(loop.interrupt, stop))
+    if between_batches is not None:
+        setting = replace(setting, between_batches=between_batches)
     evaluators = experiment.eval.build(setting)
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_config_change)
@@ -115,41 +115,39 @@ def train_experiment(
     allow_config_change: bool = False,
     given: Collection[str] = (),
     earlier: Opened | None = None,
+    watchdog: Watchdog | None = None,
 ) -> bool:
     """Trains a run from its beginning or its newest checkpoint; see `open_run` for the arguments.
+
+    `watchdog` is told what the run does; without one, nothing ends a run that stands still.
 
     Returns true when it got to its end, false when it was asked to stop. Raises InputError where
     something that was given is wrong and nothing was lost; loop.Ended: the run has ended itself.
     """
-    clock = Clock()
+    clock, watchdog = Clock(), watchdog or Watchdog(workdir)
+    watchdog.begin(experiment.timeline.stall)
     with stop_requests() as stop, ExitStack() as held:
-        with (
-            distributed.fail_together("start") as same,
-            activity("opening the folder and the data", is_shown=distributed.is_primary()),
-        ):
-            opened = open_run(
-                experiment,
-                workdir,
-                allow_config_change=allow_config_change,
-                given=given,
-                stop=stop,
-                earlier=earlier,
-            )
-            same |= {"config": to_dict(opened.experiment), "data": opened.data.fingerprint}
-            guard = _unguarded
-            if distributed.is_primary():  # which keeps other runs out of the folder
-                guard = held.enter_context(folder.lock(workdir))
+        open_ = partial(
+            open_run,
+            experiment,
+            workdir,
+            allow_config_change=allow_config_change,
+            given=given,
+            between_batches=partial(loop.between_batches, stop, watchdog),
+            earlier=earlier,
+        )
+        opened, guard = _open_together(open_, workdir, held)
+        watchdog.enter("restore", allowance=seconds_for(opened.stages.program.state))
         start = _restore(opened, workdir, clock, guard)
         reporter = held.enter_context(
-            _open_reporter(opened.stages, workdir, clock, start.saved, guard)
+            open_reporter(opened.stages, workdir, clock, start.saved, guard)
         )
         for line in [*opened.describe(), *start.changes]:
             reporter.message(line)
         reporter.begin(start.first, to_dict(opened.experiment))
         with clock.measure("compile"), distributed.fail_together("compile"):
-            memory, first, state = _compile(opened, start, reporter)
-        if distributed.is_primary():
-            _write_down(opened, workdir, memory, first, start.saved)
+            memory, first, state = _compile(opened, start, reporter, watchdog)
+        _write_down(opened, workdir, memory, first, start.saved)
         run = loop.Run(
             stages=opened.stages,
             workdir=workdir,
@@ -159,13 +157,30 @@ def train_experiment(
             clock=clock,
             reporter=reporter,
             stop=stop,
+            watchdog=watchdog,
             is_evaluation_due=start.is_evaluation_due,
         )
         try:
             return loop.train(run, state, first)
         finally:
+            watchdog.enter("end")
             run.checkpoints.wait()
             loop.report_saves(run)
+
+
+def _open_together(
+    open_: Callable[[], Opened], workdir: Path, held: ExitStack
+) -> tuple[Opened, Callable[[], None]]:
+    """Opens a run in all processes, and returns it with the guard of its folder, which is held."""
+    with (
+        distributed.fail_together("start") as same,
+        activity("opening the folder and the data", is_shown=distributed.is_primary()),
+    ):
+        opened = open_()
+        same |= {"config": to_dict(opened.experiment), "data": opened.data.fingerprint}
+        if distributed.is_primary():  # which keeps other runs out of the folder
+            return opened, held.enter_context(folder.lock(workdir))
+    return opened, _unguarded
 
 
 def preflight(experiment: Resolved) -> Memory:
@@ -239,11 +254,16 @@ def _restore(opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], No
     return _Start(checkpoints, point.step, changes, state, is_evaluation_due)
 
 
-def _compile(opened: Opened, start: _Start, reporter: Reporter) -> tuple[Memory, int, TrainState]:
+def _compile(
+    opened: Opened, start: _Start, reporter: Reporter, watchdog: Watchdog
+) -> tuple[Memory, int, TrainState]:
     """Compiles the step and the evaluations; returns memory, finished steps and the state."""
+    watchdog.enter("compile")
     stage = opened.stages.at(start.first + 1)
     with reporter.activity("tracing the step"):
-        about = format_seconds(stage.program.compile_seconds())
+        seconds = stage.program.compile_seconds()
+    watchdog.enter("compile", allowance=_COMPILATIONS * seconds)
+    about = format_seconds(seconds)
     with reporter.activity(f"compiling the step (usually {about})"):
         memory = require_fit(stage.program, stage.train_step)
     reporter.message(format_facts({"memory": [memory.describe()]}))
@@ -273,6 +293,8 @@ def _write_down(
     opened: Opened, workdir: Path, memory: Memory, first: int, last_saved: int | None
 ) -> None:
     """Writes the experiment, its data, and that a session begins after `first` finished steps."""
+    if not distributed.is_primary():
+        return
     experiment, data = opened.experiment, opened.data
     folder.write_experiment(
         workdir,
@@ -285,61 +307,3 @@ def _write_down(
         last_saved=last_saved,
     )
     folder.keep_tokenizer(workdir, data.tokenizer_path)
-
-
-@contextmanager
-def _open_reporter(
-    stages: Stages,
-    workdir: Path,
-    clock: Clock,
-    resume_step: int | None,
-    guard: Callable[[], None],
-) -> Iterator[Reporter]:
-    """Yields the reporter to the terminal and to files, which only the first process has."""
-    experiment = stages.program.experiment
-    work, timeline = _work(stages), experiment.timeline
-    if not distributed.is_primary():
-        with Progress(work.total_steps, is_shown=False) as progress:
-            yield Reporter(work, Writers(progress.message), progress, clock, timeline.log_every)
-        return
-    with (
-        Progress(work.total_steps) as progress,
-        open_writers(
-            workdir,
-            progress.message,
-            resume_step=resume_step,
-            tensorboard=experiment.monitor.tensorboard,
-            guard=guard,
-        ) as writers,
-    ):
-        plan = plan_of(
-            experiment.optim, timeline.num_steps, experiment.train.batch_size, timeline.stage_ends
-        )
-        plan = replace(plan, prediction=read_prediction(workdir))
-        path = workdir / "metrics.jsonl"
-        # The watch knows the metrics of earlier sessions.
-        watch = Watch(plan, read_history(path) if has_lines(path) else None)
-        yield Reporter(work, writers, progress, clock, timeline.log_every, watch)
-
-
-def _work(stages: Stages) -> Work:
-    program, timeline = stages.program, stages.program.experiment.timeline
-    unit, per_example = program.model.units_per_example()
-    mesh = program.layout.mesh
-    peak = peak_flops(mesh.devices.flat[0].device_kind, program.experiment.model.dtype)
-
-    def flops_per_unit(step: int, causal: bool) -> float:
-        model = stages.at(step).program.model
-        return model.flops_per_example(causal=causal) / model.units_per_example()[1]
-
-    return Work(
-        unit=unit,
-        units_per_example=per_example,
-        pace=timeline.pace,
-        flops_per_unit=flops_per_unit,
-        peak_flops=None if peak is None else peak * mesh.size,
-        total_steps=timeline.num_steps,
-        num_devices=mesh.size,
-        eval_every=timeline.eval_every,
-        save_every=timeline.save_every,
-    )

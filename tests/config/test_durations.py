@@ -8,9 +8,12 @@ from jaxpretrain.config.durations import (
     Duration,
     Examples,
     Pace,
+    Seconds,
     Steps,
+    StepsOrTime,
     parse_duration,
     resolve_durations,
+    seconds_of,
 )
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
@@ -229,3 +232,37 @@ def test_durations_end_where_devices_and_arrays_stop_counting(name: str, most: i
     validate(_Longest(**{name: most}))
     with pytest.raises(InputError, match=name):
         validate(_Longest(**{name: most + 1}))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Fields that hold times, or may."""
+
+    limit: Seconds = "5 minutes"
+    every: StepsOrTime = "7 steps"
+    warmup: Steps = "1 step"
+
+
+def test_a_time_is_whole_seconds_and_stays_a_text_where_steps_may_stand():
+    resolved = resolve_durations(Timed(limit="1.5 minutes", every="0.5 hours"), batch_size=8)
+    assert resolved == Timed(limit=90, every="1800 seconds", warmup=1)
+    assert (seconds_of(resolved.every), seconds_of(7), seconds_of(None)) == (1800, None, None)
+    assert resolve_durations(resolved, batch_size=8) == resolved
+    assert resolve_durations(Timed(limit=10), batch_size=8).every == 7
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Timed(limit="3 steps"), "--config.limit: '3 steps' is no time: count seconds, minutes"),
+        (Timed(every="0 minutes"), "--config.every: '0 minutes': a time must be positive"),
+        (
+            Timed(warmup="3 minutes"),
+            "--config.warmup: duration '3 minutes': is a time; count steps",
+        ),
+        (Timed(limit="3 parsecs"), "--config.limit: duration '3 parsecs': unknown unit 'parsecs'"),
+    ],
+)
+def test_a_time_in_the_wrong_place_is_one_line(config: Timed, message: str):
+    with pytest.raises(InputError, match=message):
+        resolve_durations(config, batch_size=8)

@@ -10,6 +10,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.planning import training as commanded
 from jaxpretrain.planning.training import run_training
 from jaxpretrain.train.loop import Ended, NotSaved
+from jaxpretrain.train.watchdog import Watchdog
 from tests.planning.conftest import TINY, changed
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore lines")
@@ -65,6 +66,7 @@ def test_training_is_told_what_was_given(start: Any):
     training = Training(True)
     start(training, ("train.batch_size", "32"), ("seed", "5"))
     ((experiment, options),) = training.calls
+    assert isinstance(options.pop("watchdog"), Watchdog)
     assert (experiment.train.batch_size, experiment.seed) == (32, 5)
     assert options == {
         "allow_config_change": True,

@@ -510,6 +510,7 @@ def test_the_timeline_holds_what_the_config_says_in_steps(experiment: Experiment
         save_every=8,  # 2 x 4 + 3 x 8 + 2.5 x 16
         log_every=9,
         signals_every=11,
+        stall=None,
         keep_every=None,
     )
     assert [list(timeline.pace.samples(step)) for step in (2, 3)] == [

@@ -23,10 +23,11 @@ from jaxpretrain.storage.jsonl import read_lines, to_numbers
 from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program
-from jaxpretrain.train.run import _work
+from jaxpretrain.train.reporting import work_of
 from jaxpretrain.train.stages import Stage, Stages
 from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import StopRequest
+from jaxpretrain.train.watchdog import Watchdog
 
 
 @dataclass
@@ -173,6 +174,7 @@ class Recorder:
             clock=Clock(),
             reporter=here,
             stop=self.stop_request,
+            watchdog=Watchdog(None),
             is_evaluation_due=self.is_evaluation_due,
         )
         return loop.train(run, _Step(self.first), self.first)
@@ -515,8 +517,9 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
         evaluators=[held_out],
         checkpoints=Checkpoints(tmp_path / "checkpoints", keep_last=2),
         clock=clock,
-        reporter=Reporter(_work(stages), writers, progress, clock, every=1),
+        reporter=Reporter(work_of(stages), writers, progress, clock, every=1),
         stop=StopRequest(),
+        watchdog=Watchdog(None),
     )
     with jax.transfer_guard("disallow"), writers:
         assert loop.train(run, state, 0)

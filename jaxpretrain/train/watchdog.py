@@ -1,0 +1,241 @@
+"""The watchdog: it ends processes that stand still, after they have written down where.
+
+A thread of each process looks at the time of the last progress. Where that is too long ago, every
+process writes its Python stacks and its phase to the run's folder, the first prints which process
+stands where, and all exit with 76, which launchers start again. The processes tell one another
+through the coordination service. All that could hang as well has a time limit of its own.
+
+Noting progress is an assignment, and the thread wakes ten times in the time that is allowed.
+"""
+
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Self
+
+import jax
+
+from jaxpretrain.config.command import EXIT_STALLED
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.parallel import distributed
+from jaxpretrain.parallel.roll_call import in_ranges
+from jaxpretrain.storage.files import write_atomically
+
+DEFAULT_SECONDS = 300.0
+"""Seconds without progress that are always allowed where `monitor.stall` is not given."""
+NUM_STEPS = 20
+"""Number of the slowest normal steps that are allowed where `monitor.stall` is not given."""
+_MAX_PAUSE = 15.0
+_WRITE_SECONDS = 30.0
+"""Seconds that writing the stacks may take: the folder may be what hangs."""
+
+Phase = Literal[
+    "rendezvous",
+    "start",  # reads and checks data of any size, and so takes any time
+    "restore",
+    "compile",
+    "first batch",
+    "batch",
+    "step",
+    "evaluation",
+    "save",
+    "end",
+]
+"""The name of what a process does."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """The last progress of a process."""
+
+    phase: Phase
+    step: int | None
+    seconds: float
+    """The monotonic clock then."""
+    allowance: float
+    """Seconds that this phase may take, where `monitor.stall` is not given."""
+
+    def __str__(self) -> str:
+        if self.phase == "step":
+            return f"step {self.step:,}"
+        return self.phase if self.step is None else f"{self.phase} of step {self.step:,}"
+
+
+class Watchdog:
+    """Watches this process while inside; its methods are called by the main thread."""
+
+    def __init__(self, workdir: Path | None) -> None:
+        """Takes the folder of the run, whose `stacks/` gets the stacks; None: standard error."""
+        self._workdir = workdir
+        self._given: float | None = None
+        self._mark = _Mark("start", None, time.monotonic(), math.inf)
+        self._finished: tuple[int, float] | None = None  # the last finished step, and when
+        self._slowest = 0.0
+        self._num_normal = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def begin(self, stall: int | None) -> None:
+        """Notes that a session begins, with `monitor.stall`; None: the limit follows from steps."""
+        self._given = stall
+        self.enter("start", allowance=math.inf)
+
+    def enter(self, phase: Phase, step: int | None = None, *, allowance: float = 0.0) -> None:
+        """Notes that this process begins a phase, which may take `allowance` seconds."""
+        if phase not in ("step", "batch"):
+            self._finished = None  # what comes next is no normal step
+        self._mark = _Mark(phase, step, time.monotonic(), allowance)
+
+    def beat(self) -> None:
+        """Notes progress inside a phase."""
+        mark = self._mark
+        self._mark = _Mark(mark.phase, mark.step, time.monotonic(), mark.allowance)
+
+    def finish(self, step: int) -> None:
+        """Notes that the devices have finished a step.
+
+        InputError, in all processes: `monitor.stall` is shorter than the first normal step.
+        """
+        now = time.monotonic()
+        if self._finished is not None:
+            before, then = self._finished
+            self._slowest = max(self._slowest, (now - then) / max(step - before, 1))
+            self._num_normal += 1
+        self._finished = step, now
+        if self._given is not None and self._num_normal == 1:
+            self._num_normal += 1
+            problem = None
+            if self._slowest > self._given:
+                problem = (
+                    f"--config.monitor.stall={self._given} seconds is less than a step takes "
+                    f"({self._slowest:.1f} s); nothing else is wrong: allow more"
+                )
+            if problem := distributed.first_problem("stall is too short", problem):
+                raise InputError(problem)
+
+    def seconds(self) -> float:
+        """Returns the seconds without progress that are allowed now."""
+        if self._given is None:
+            return max(DEFAULT_SECONDS, NUM_STEPS * self._slowest, self._mark.allowance)
+        if self._mark.phase == "start":
+            return self._mark.allowance
+        # The first steps tell how long one takes.
+        is_new = self._mark.phase in ("step", "batch") and self._num_normal == 0
+        return max(self._given, DEFAULT_SECONDS) if is_new else self._given
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(self.seconds() / 10, _MAX_PAUSE)):
+            passed = time.monotonic() - self._mark.seconds
+            if (is_mine := passed > self.seconds()) or _reports():
+                why = f"no progress for {passed:.0f} s"
+                self._end(why + f", {self.seconds():.0f} s are allowed" if is_mine else why)
+
+    def _end(self, why: str) -> None:
+        """Ends the process, whatever else stands still."""
+        _within(_WRITE_SECONDS, lambda: self._write(why))
+        if not _within(4 * _MAX_PAUSE, lambda: self._tell(why)):  # the first may not answer
+            print(f"error: {why}: at {self._mark}", file=sys.stderr, flush=True)
+        os._exit(EXIT_STALLED)
+
+    def _write(self, why: str) -> None:
+        """Writes the stacks of this process."""
+        text = describe_stacks(f"{why}: {self._mark}")
+        if self._workdir is None:
+            sys.stderr.write(text)
+            return
+        folder = self._workdir / "stacks"
+        folder.mkdir(exist_ok=True, parents=True)
+        write_atomically(folder / f"{distributed.process_id()}.txt", text)
+
+    def _tell(self, why: str) -> None:
+        """Waits for the others, who write their stacks too, and prints where all of them stand."""
+        where, num_processes = {distributed.process_id(): str(self._mark)}, 1
+        if distributed.has_others():
+            num_processes = distributed.num_processes()
+            distributed.publish("stalled", str(self._mark))
+            deadline = time.monotonic() + 1.5 * min(self.seconds() / 10, _MAX_PAUSE) + 2.0
+            while time.monotonic() < deadline and len(where) < num_processes:
+                time.sleep(0.2)
+                where = _reports()
+        if distributed.is_primary():
+            stacks = "" if self._workdir is None else f"; stacks: {self._workdir / 'stacks'}"
+            places = standing(where, num_processes)
+            print(f"error: {why}: {places}{stacks}", file=sys.stderr)
+            sys.stderr.flush()
+        if num_processes > 1:  # the service lives in the first: those that lose it are aborted
+            distributed.publish("stall told", "") if distributed.is_primary() else None
+            deadline = time.monotonic() + 5.0
+            while not distributed.published("stall told") and time.monotonic() < deadline:
+                time.sleep(0.2)
+            time.sleep(1.0 if distributed.is_primary() else 0.0)
+
+
+def standing(where: Mapping[int, str], num_processes: int) -> str:
+    """Returns where processes stand in words, those at one place together."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for process in range(num_processes):
+        groups[where.get(process, "")].append(process)
+    if num_processes == 1:
+        return f"it stands at {where.get(0, '?')}"
+    return ", ".join(
+        f"process {in_ranges(members)} " + (f"at {place}" if place else "does not answer")
+        for place, members in sorted(groups.items(), key=lambda item: item[1][0])
+    )
+
+
+def describe_stacks(where: str) -> str:
+    """Returns what this process does in text: where it stands, and the stack of each thread."""
+    process, num_processes = distributed.process_id(), distributed.num_processes()
+    lines = [
+        f"process {process} of {num_processes}, {os.getpid()} on {socket.gethostname()}, "
+        f"{datetime.now().isoformat(timespec='seconds')}",
+        where,
+    ]
+    frames, here = sys._current_frames(), threading.get_ident()
+    for thread in threading.enumerate():  # the main thread first
+        if thread.ident in frames and thread.ident != here:
+            stack = "".join(traceback.format_stack(frames[thread.ident])).rstrip()
+            lines += ["", f"thread {thread.name}:", stack]
+    return "\n".join(lines) + "\n"
+
+
+def _reports() -> dict[int, str]:
+    """Returns where the processes stand that have noticed that the run stands still."""
+    if not distributed.has_others():
+        return {}
+    found: dict[int, str] = {}
+    with suppress(jax.errors.JaxRuntimeError):  # the service has gone: JAX ends the process
+        found = distributed.published("stalled")
+    return found
+
+
+def _within(seconds: float, action: Callable[[], None]) -> bool:
+    """Does an action in a thread; returns True where it has ended well within the seconds."""
+    done = threading.Event()
+
+    def act() -> None:
+        with suppress(Exception):  # nothing may keep the process from ending
+            action()
+            done.set()
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return done.is_set()
