@@ -50,7 +50,6 @@ def prepared_builder(
     what may be given instead of a TFDS dataset.
     """
     tfds = import_tfds(instead)
-    from tensorflow_datasets.core import read_only_builder
 
     ours = [module.name for module in pkgutil.iter_modules(builders.__path__)]
     if dataset.name in ours:
@@ -58,7 +57,7 @@ def prepared_builder(
         data_dir = data_dir or str(cache_dir() / "tfds")
     where = data_dir or "~/tensorflow_datasets"
     try:
-        return read_only_builder.builder_from_files(
+        return tfds.core.read_only_builder.builder_from_files(
             str(dataset), **({"data_dir": data_dir} if data_dir else {})
         )
     except tfds.core.DatasetNotFoundError:
@@ -92,7 +91,7 @@ def import_tfds(instead: str = ""):
         import tensorflow_datasets as tfds
 
         # TFDS only logs what it cannot import itself; this fails then.
-        from tensorflow_datasets.core import read_only_builder  # noqa: F401
+        import tensorflow_datasets.core.read_only_builder
     except ImportError:
         raise InputError(
             "a TFDS dataset needs `pip install tensorflow-datasets array-record"

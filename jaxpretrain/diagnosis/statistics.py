@@ -36,15 +36,16 @@ class Trend:
     def below(self, change: float) -> float:
         """Returns the probability of such a change, or a lower one, if the true one is `change`."""
         t = (self.change - change) / max(self.error, 1e-300)
-        return float(_special().stdtr(self.freedom, t))
+        return float(special().stdtr(self.freedom, t))
 
 
 def student_quantile(freedom: int, probability: float) -> float:
     """Returns a quantile of Student's t distribution."""
-    return float(_special().stdtrit(freedom, probability))
+    return float(special().stdtrit(freedom, probability))
 
 
-def _special() -> ModuleType:
+def special() -> ModuleType:
+    """Returns SciPy's module of special functions."""
     from scipy import special  # takes a fifth of a second: not at start-up
 
     return special

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -141,17 +142,22 @@ def _start(points: Points, alpha: float, beta: float) -> list[float]:
     return [*np.log(np.maximum(linear, smallest * np.array(scales))), alpha, beta]
 
 
+def optimize() -> ModuleType:
+    """Returns SciPy's module of optimizers."""
+    from scipy import optimize  # takes a third of a second
+
+    return optimize
+
+
 def _project(
     points: Points, exponents: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """Returns the best A, B and E, none negative, the sum of squares, and its slope [2]."""
-    from scipy.optimize import nnls  # takes a third of a second
-
     logs = points.logs[:2]
     terms = np.stack([*np.exp(-exponents[:, None] * logs), np.ones(len(points))], axis=1)
     terms *= (np.sqrt(weights) / points.losses)[:, None]
     scale = np.sqrt((terms**2).sum(axis=0))
-    linear = nnls(terms / scale, np.sqrt(weights))[0] / scale
+    linear = optimize().nnls(terms / scale, np.sqrt(weights))[0] / scale
     parts = terms * linear
     residuals = parts.sum(axis=1) - np.sqrt(weights)
     slope = -2 * (residuals * parts[:, :2].T * logs).sum(axis=1)
@@ -160,8 +166,6 @@ def _project(
 
 def _search(points: Points, start: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Returns A, B, E, alpha and beta at the minimum near a start, and the sum of squares."""
-    from scipy.optimize import minimize
-
     scale = _project(points, start, weights)[1] or 1.0
 
     def objective(exponents: np.ndarray) -> tuple[float, np.ndarray]:
@@ -170,6 +174,8 @@ def _search(points: Points, start: np.ndarray, weights: np.ndarray) -> tuple[np.
 
     options = {"ftol": 1e-13, "gtol": 1e-9, "maxiter": 500}
     bounds = [BOUNDS, BOUNDS]
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    found = optimize().minimize(
+        objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
     linear, value, _ = _project(points, found.x, weights)
     return np.array([*linear, *found.x]), value

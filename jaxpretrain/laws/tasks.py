@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.laws.fits import Fit, fit_huber, interval
+from jaxpretrain.laws.fits import Fit, fit_huber, interval, optimize
 from jaxpretrain.laws.points import Points
 
 LEAST = 6
@@ -87,8 +87,6 @@ def _fit_sigmoid(
     bits: np.ndarray, shares: np.ndarray, weights: np.ndarray, start: np.ndarray | None
 ) -> np.ndarray:
     """Returns low, high, steepness and middle with the smallest sum of squares."""
-    from scipy.optimize import least_squares  # takes a third of a second
-
     scale, width = np.sqrt(weights), max(float(np.ptp(bits)), 1e-3)
     # The ends of the sigmoid are accuracies, and no point lies beyond them.
     lowest = np.array([0.0, np.clip(shares.max(), 0.0, 0.99), 0.0, -_WIDEST])
@@ -101,4 +99,4 @@ def _fit_sigmoid(
 
     inside = np.clip(start, lowest + 1e-9, highest - 1e-9)
     sizes = [0.1, 0.1, 1 / width, width]
-    return least_squares(rest, inside, bounds=(lowest, highest), x_scale=sizes).x
+    return optimize().least_squares(rest, inside, bounds=(lowest, highest), x_scale=sizes).x

@@ -4,9 +4,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+
+from jaxpretrain.diagnosis.statistics import special
 
 LEVEL = 0.95
 """The probability that an interval holds the truth."""
@@ -65,7 +66,7 @@ def paired_difference(
     sd = float(differences.std(ddof=1))
     error = sd / math.sqrt(n)
     half = _quantile(n, SIGNIFICANT) * error
-    p = 2 * float(_special().stdtr(n - 1, -abs(mean) / error)) if error else float(mean == 0)
+    p = 2 * float(special().stdtr(n - 1, -abs(mean) / error)) if error else float(mean == 0)
     smallest = smallest_detectable(sd, n, comparisons=comparisons)
     return Difference(mean, mean - half, mean + half, p, n, smallest, sd)
 
@@ -86,7 +87,7 @@ def smallest_detectable(sd: float, n: int, power: float = POWER, comparisons: in
     of comparisons, as that of the smallest p-value is.
     """
     threshold = _quantile(n, SIGNIFICANT / comparisons)
-    shift = float(_special().nctdtrinc(n - 1, 1 - power, threshold))
+    shift = float(special().nctdtrinc(n - 1, 1 - power, threshold))
     return shift * sd / math.sqrt(n)
 
 
@@ -122,20 +123,14 @@ def bootstrap_items(arm_items: np.ndarray, control_items: np.ndarray, seed: int)
 
 def independent_difference(mean: float, error: float) -> Difference:
     """Returns a difference whose standard error is known from elsewhere, by the normal curve."""
-    half = float(-_special().ndtri(SIGNIFICANT / 2)) * error
-    p = 2 * float(_special().ndtr(-abs(mean) / error)) if error else float(mean == 0)
+    half = float(-special().ndtri(SIGNIFICANT / 2)) * error
+    p = 2 * float(special().ndtr(-abs(mean) / error)) if error else float(mean == 0)
     return Difference(mean, mean - half, mean + half, p, 1, _by_normal(error))
 
 
 def _by_normal(error: float) -> float:
-    return float(-_special().ndtri(SIGNIFICANT / 2) + _special().ndtri(POWER)) * error
+    return float(-special().ndtri(SIGNIFICANT / 2) + special().ndtri(POWER)) * error
 
 
 def _quantile(n: int, level: float) -> float:
-    return float(-_special().stdtrit(n - 1, level / 2))
-
-
-def _special() -> Any:
-    from scipy import special  # takes a fifth of a second
-
-    return special
+    return float(-special().stdtrit(n - 1, level / 2))
