@@ -79,15 +79,21 @@ class Progress:
             now = self._now()
             self._step = step
             if metrics is not None:
-                self._metrics = metrics
-                eta = metrics.get("perf/eta_seconds")
-                self._finish = None if eta is None else now + eta
+                self._metrics = {}
+                self.revise(metrics)
             if not self._is_live:
                 if metrics is not None:
                     columns = _text_columns(self._stream)
                     self._write(self._line(now, columns - 1) + "\n")
             elif now - self._drawn_at >= _REDRAW_SECONDS:
                 self._draw(now)
+
+    def revise(self, metrics: Mapping[str, float | None]) -> None:
+        """Replaces some values of the line, which the next drawing shows."""
+        with self._lock:
+            self._metrics = {**self._metrics, **metrics}
+            eta = self._metrics.get("perf/eta_seconds")
+            self._finish = None if eta is None else self._now() + eta
 
     @contextmanager
     def activity(self, text: str) -> Iterator[None]:

@@ -103,6 +103,9 @@ class Reporter:
         finite = all(value is not None and math.isfinite(value) for value in judged)
         first_or_last = step in (1, self._work.total_steps)
         if finite and not first_or_last and (self._every < 1 or step % self._every):
+            if step - self._first < self._every:  # the first step alone says little about speed
+                self._rate.tick(self._work.units(step))
+                self._progress.revise(self._speed(step))
             self._progress.update(step)
             return self._look(step, values) if step == self._first else []
         work, units = self._work, self._work.units(step)
@@ -112,23 +115,29 @@ class Reporter:
             loss = values["loss"]
             metrics["train/perplexity"] = None if loss is None else metric_names.perplexity(loss)
         metrics[f"train/{work.unit}"] = units
-        rate = self._rate.units_per_second()
-        metrics[f"perf/{work.unit}_per_second"] = rate
-        if work.peak_flops is not None and rate is not None:
-            for name, causal in (("mfu", True), ("mfu_full_attention", False)):
-                flops = rate * work.flops_per_unit(step, causal)
-                metrics[f"perf/{name}"] = flops / work.peak_flops
+        metrics |= self._speed(step)
         metrics["perf/data_wait_fraction"] = self._data_wait_fraction()
-        total = work.total_steps
-        evals, saves = (num_left(step, total, x) for x in (work.eval_every, work.save_every))
-        eta = self._rate.eta(units, work.units(total), num_evals=evals, num_saves=saves)
-        metrics["perf/eta_seconds"] = eta
         metrics |= {f"perf/{name}_memory_gib": n / GIB for name, n in peak_memory().items()}
         metrics |= self._hosts.compare(step)
         metrics |= {f"time/{part}_seconds": s for part, s in self._clock.seconds().items()}
         self._writers.scalars(step, metrics)
         self._progress.update(step, metrics)
         return self._judge(step, metrics)
+
+    def _speed(self, step: int) -> dict[str, float | None]:
+        """Returns the speed at a step and the expected seconds to the end of the run."""
+        work, rate = self._work, self._rate.units_per_second()
+        speed = {f"perf/{work.unit}_per_second": rate}
+        if work.peak_flops is not None and rate is not None:
+            for name, causal in (("mfu", True), ("mfu_full_attention", False)):
+                flops = rate * work.flops_per_unit(step, causal)
+                speed[f"perf/{name}"] = flops / work.peak_flops
+        total = work.total_steps
+        evals, saves = (num_left(step, total, x) for x in (work.eval_every, work.save_every))
+        speed["perf/eta_seconds"] = self._rate.eta(
+            work.units(step), work.units(total), num_evals=evals, num_saves=saves
+        )
+        return speed
 
     def _look(self, step: int, values: Mapping[str, float | None]) -> list[Finding]:
         """Judges the first step of a session, and reports it where the loss has jumped."""

@@ -5,6 +5,7 @@ at least every half minute.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -69,20 +70,21 @@ class Board:
     now: Callable[[], float] = time.monotonic
     _shown: dict[str, State] = field(default_factory=dict)
     _tails: dict[str, Tail] = field(default_factory=dict)
-    _begun: dict[str, int] = field(default_factory=dict)  # steps that a run had when first seen
     _num_drawn: int = 0
-    _last: float = 0.0
-    _start: float | None = None
+    _last: float = -math.inf
+    _seconds_per_step: float | None = None
 
     def __post_init__(self) -> None:
         self._tails = {run: Tail(self.folder / run / "metrics.jsonl") for run in self.steps}
         self._is_live = can_redraw(self.stream)
+        for tail in self._tails.values():
+            tail.read()
 
     def update(self, states: Mapping[str, State]) -> None:
         """Shows the states of all runs; cheap enough to be called several times a second."""
         now = self.now()
-        if self._start is None:
-            self._begin(states, now)
+        if not self._shown:  # what was over before is no news
+            self._shown = {run: state for run, state in states.items() if state != "running"}
         changed = [run for run, state in states.items() if self._shown.get(run) != state]
         wait = _REDRAW_SECONDS if self._is_live else MAX_SILENCE
         if not changed and now - self._last < wait:
@@ -92,14 +94,14 @@ class Board:
                 self._tails[run].read()
         self._shown = dict(states)
         if self._is_live:
-            self._redraw(self._table(states, now))
+            self._redraw(self._table(states))
         else:
             lines = [self._row(run, states[run]) for run in changed if states[run] != "waiting"]
             if not changed:
                 lines = [
                     self._row(run, state) for run, state in states.items() if state == "running"
                 ]
-            self._write("".join(f"{line}\n" for line in [*lines, self._total(states, now)]))
+            self._write("".join(f"{line}\n" for line in [*lines, self._total(states)]))
         self._last = now
 
     def message(self, text: str) -> None:
@@ -109,13 +111,6 @@ class Board:
             self._num_drawn = 0
         self._write(text + "\n")
         self._last = -MAX_SILENCE
-
-    def _begin(self, states: Mapping[str, State], now: float) -> None:
-        self._start = now
-        for run, tail in self._tails.items():
-            tail.read()
-            self._begun[run] = tail.step
-        self._shown = {run: state for run, state in states.items() if state != "running"}
 
     def _redraw(self, lines: Sequence[str]) -> None:
         try:
@@ -130,10 +125,10 @@ class Board:
         self._write(f"{up}\r{body}\x1b[J")
         self._num_drawn = len(lines)
 
-    def _table(self, states: Mapping[str, State], now: float) -> list[str]:
+    def _table(self, states: Mapping[str, State]) -> list[str]:
         order: list[State] = ["running", "failed", "stopped", "done", "waiting"]
         runs = sorted(states, key=lambda run: order.index(states[run]))
-        return [*(self._row(run, states[run]) for run in runs), self._total(states, now)]
+        return [*(self._row(run, states[run]) for run in runs), self._total(states)]
 
     def _row(self, run: str, state: State) -> str:
         tail = self._tails[run]
@@ -147,16 +142,26 @@ class Board:
             parts.append(f"eta {format_seconds(tail.eta)}")
         return "  ".join(parts)
 
-    def _total(self, states: Mapping[str, State], now: float) -> str:
+    def _total(self, states: Mapping[str, State]) -> str:
         counts = Counter(states.values())
         line = f"{counts['done']} of {len(states)} runs done"
         for state in ("running", "failed", "stopped"):
             line += f", {counts[state]} {state}" if counts[state] else ""
-        left = [run for run, state in states.items() if state in ("running", "waiting")]
-        missing = sum(self.steps[run] - self._tails[run].step for run in left)
-        made = sum(self._tails[run].step - self._begun.get(run, 0) for run in self.steps)
-        if left and made > 0 and self._start is not None:
-            line += f"  eta {format_seconds((now - self._start) * missing / made)}"
+        missing = {
+            run: self.steps[run] - self._tails[run].step
+            for run, state in states.items()
+            if state in ("running", "waiting")
+        }
+        paces = [
+            eta / missing[run]
+            for run, state in states.items()
+            if state == "running" and missing[run] > 0 and (eta := self._tails[run].eta) is not None
+        ]
+        if paces:  # as the runs expect it: their compilation and first step do not come again
+            self._seconds_per_step = sum(paces) / len(paces)
+        if missing and self._seconds_per_step is not None:
+            seconds = self._seconds_per_step * sum(missing.values())
+            line += f"  eta {format_seconds(seconds / max(counts['running'], 1))}"
         return line
 
     def _write(self, text: str) -> None:

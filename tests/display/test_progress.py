@@ -104,6 +104,19 @@ def test_the_time_left_runs_down_between_reports(monkeypatch):
     assert "eta 2m12s (12:03)" in shown(stream.getvalue())[0]
 
 
+def test_values_of_the_live_line_are_revised_without_a_report(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, plain, time = Terminal(), io.StringIO(), [NOON]
+    for stream in (terminal, plain):
+        with Progress(1000, stream=stream, now=lambda: time[0]) as progress:
+            progress.update(1, {"train/loss": 2.0, "perf/tokens_per_second": 10.0})
+            time[0] += 1
+            progress.revise({"perf/tokens_per_second": 500.0, "perf/eta_seconds": 60.0})
+            progress.update(2)
+    assert "loss 2.000  500 tok/s  eta 1m00s" in shown(terminal.getvalue())[0]
+    assert plain.getvalue().count("\n") == 1
+
+
 def test_other_processes_show_nothing():
     stream = Terminal()
     with Progress(10, stream=stream, is_shown=False) as progress:

@@ -25,6 +25,7 @@ class Sink:
         self.lines: list[tuple[int, dict[str, Any]]] = []
         self.texts_: list[tuple[int, dict[str, str]]] = []
         self.updates: list[tuple[int, bool]] = []
+        self.revised: list[dict[str, Any]] = []
         self.messages: list[str] = []
 
     def scalars(self, step: int, scalars: dict[str, Any]) -> None:
@@ -38,6 +39,9 @@ class Sink:
 
     def update(self, step: int, metrics: dict[str, Any] | None = None) -> None:
         self.updates.append((step, metrics is not None))
+
+    def revise(self, metrics: dict[str, Any]) -> None:
+        self.revised.append(metrics)
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -149,6 +153,20 @@ def test_speed_and_mfu_are_of_training_time_alone():
     assert metrics["time/eval_seconds"] == pytest.approx(30)
     parts = [v for name, v in metrics.items() if name.startswith("time/")]
     assert sum(parts) == pytest.approx(time.now)
+
+
+def test_the_speed_that_is_shown_follows_each_step_until_the_second_report():
+    """The first step takes ten times as long as the others."""
+    time = Time()
+    reporter, sink = _reporter(time, every=5, eval_every=0)
+    reporter.start(0)
+    for step in range(1, 10):
+        with time.passing("train", 1.0 if step == 1 else 0.1):
+            pass
+        reporter.step(step, {"loss": 1.0})
+    rates = [shown["perf/tokens_per_second"] for shown in sink.revised]
+    assert rates == pytest.approx([100 * n / (0.9 + 0.1 * n) for n in (2, 3, 4)])
+    assert sink.revised[-1]["perf/eta_seconds"] == pytest.approx(16 * 1.3 / 4)
 
 
 def test_mfu_is_absent_where_the_peak_is_unknown():

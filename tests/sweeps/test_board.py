@@ -42,14 +42,15 @@ def test_plain_output_has_a_line_a_change_and_one_every_half_minute(tmp_path):
         "a/seed1  running  step 0/100",
         "0 of 2 runs done, 1 running",
     ]
-    write(tmp_path / "a/seed1/metrics.jsonl", {"step": 50, "train/loss": 3.25})
+    record = {"step": 50, "train/loss": 3.25, "perf/eta_seconds": 50.0}
+    write(tmp_path / "a/seed1/metrics.jsonl", record)
     clock[0] += MAX_SILENCE - 1
     board.update({"a/seed1": "running", "b/seed1": "waiting"})
     assert len(out.getvalue().splitlines()) == 2
     clock[0] = 50.0
     board.update({"a/seed1": "running", "b/seed1": "waiting"})
     assert out.getvalue().splitlines()[2:] == [
-        "a/seed1  running  step 50/100  loss 3.250",
+        "a/seed1  running  step 50/100  loss 3.250  eta 50s",
         "0 of 2 runs done, 1 running  eta 2m30s",
     ]
     board.update({"a/seed1": "done", "b/seed1": "failed"})
@@ -58,6 +59,20 @@ def test_plain_output_has_a_line_a_change_and_one_every_half_minute(tmp_path):
         "b/seed1  failed   step 0/100",
         "1 of 2 runs done, 1 failed",
     ]
+
+
+def test_the_time_left_follows_the_pace_of_the_runs_that_train(tmp_path):
+    """Two at a time, a second a step; compilation and the runs that are done do not count."""
+    runs = dict.fromkeys(("a", "b", "c", "d"), 100)
+    out = io.StringIO()
+    board = Board(tmp_path, runs, out, lambda: 0.0)
+    states = {"a": "done", "b": "running", "c": "running", "d": "waiting"}
+    for run, step in {"a": 100, "b": 90, "c": 40}.items():
+        write(tmp_path / run / "metrics.jsonl", {"step": step, "perf/eta_seconds": 100.0 - step})
+    board.update(states)
+    assert out.getvalue().endswith("1 of 4 runs done, 2 running  eta 1m25s\n")
+    board.update(states | {"b": "done", "c": "done", "d": "running"})  # it has no pace yet
+    assert out.getvalue().endswith("3 of 4 runs done, 1 running  eta 1m40s\n")
 
 
 class Terminal(io.StringIO):
