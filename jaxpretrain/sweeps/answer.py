@@ -52,7 +52,9 @@ def answer(document: Document, folder: Path) -> Document:
         for run in arm["runs"]
         if run["state"] == "done"
     }
-    names = metric_names(outcomes.values())
+    names = metric_names(
+        outcomes.values(), are_losses_comparable=document.get("are_losses_comparable", True)
+    )
     sides = {
         arm["name"]: judged(arm, document["seeds"], outcomes, names[0] if names else "")
         for arm in document["arms"]

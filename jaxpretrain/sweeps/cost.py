@@ -126,6 +126,8 @@ class Comparison:
     """Lines about differences that make a comparison unfair."""
     named: list[str]
     """Lines about differences to keep in mind beside the result."""
+    are_losses_comparable: bool = True
+    """False where arms change what a loss measures: a lower one then need not be better."""
 
 
 def compare(found: Mapping[str, Cost], control: str, by: EqualBy | None = None) -> Comparison:
@@ -138,6 +140,7 @@ def compare(found: Mapping[str, Cost], control: str, by: EqualBy | None = None) 
     same = dict.fromkeys((base.unit, "evaluation_sets", *_SHOWN), True)
     refused: list[str] = []
     named: list[str] = []
+    are_losses_comparable = True
     for setting, cost in found.items():
         if not cost.reads_as_much_as(base):
             same[base.unit] = False
@@ -146,18 +149,21 @@ def compare(found: Mapping[str, Cost], control: str, by: EqualBy | None = None) 
         for path, left, right in diff(_held_out(base), _held_out(cost)):
             same["evaluation_sets"] = False
             refused.append(f"{setting}: evaluates with {path}={right}, {control} with {left}")
-        named += [
+        measures = [
             f"{setting}: {path}={here} changes what a loss measures, {control} has {there}"
             for path, there, here in diff(to_dict(base.experiment), to_dict(cost.experiment))
             if Mark.LOSS in marks_at(Experiment, path)
         ]
+        named += measures
+        are_losses_comparable &= not measures
         for quantity, words in _SHOWN.items():
             change = getattr(cost, quantity) / (getattr(base, quantity) or 1) - 1.0
             if abs(change) > NAMED:
                 same[quantity] = False
                 more = "more" if change > 0 else "fewer"
                 named.append(f"{setting}: {abs(change):.1%} {more} {words} than {control}")
-    return Comparison([name for name, is_same in same.items() if is_same], refused, named)
+    equal = [name for name, is_same in same.items() if is_same]
+    return Comparison(equal, refused, named, are_losses_comparable)
 
 
 def equalised(

@@ -72,10 +72,20 @@ def _items(path: Path) -> dict[str, list[tuple[str, bool]]]:
     return items
 
 
-def metric_names(outcomes: Iterable[Outcome]) -> list[str]:
-    """Returns the names of all metrics, that of the main one first: a held-out loss, if any."""
+def metric_names(outcomes: Iterable[Outcome], *, are_losses_comparable: bool = True) -> list[str]:
+    """Returns the names of all metrics, that of the main one first.
+
+    It is a held-out loss if there is one. Where losses are not comparable, scores come first.
+    """
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.values)
-    return sorted(names, key=lambda name: (name == TRAINING, not name.endswith("/loss")))
+    return sorted(
+        names, key=lambda name: (name == TRAINING, is_loss(name) != are_losses_comparable)
+    )
+
+
+def is_loss(metric: str) -> bool:
+    """Returns true for the names of losses."""
+    return metric.endswith("/loss")
 
 
 def judged(

@@ -72,6 +72,7 @@ def make_document(
         "equal_by": equal_by,
         "equal": comparison.equal,
         "differences": comparison.refused + comparison.named,
+        "are_losses_comparable": comparison.are_losses_comparable,
         "planned": {
             "device_hours": None if None in hours else sum(filter(None, hours)),
             "flops": sum(costs[setting_of(run)].flops for run in runs),

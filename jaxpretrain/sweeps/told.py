@@ -9,6 +9,7 @@ from typing import Any
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import count_of, format_number, format_signed, format_table
 from jaxpretrain.reports.sweep import arm_rows, format_p
+from jaxpretrain.sweeps.outcomes import is_loss
 
 COLUMNS = 100
 """The largest number of columns of the table."""
@@ -38,6 +39,12 @@ def words(document: Document) -> list[str]:
         return ["No comparison yet: no arm and the control have finished runs.", *_notes(document)]
     reason = document.get("control_reason")
     lines = [f"Compared with {control}{f' ({reason})' if reason else ''} by {metric}."]
+    if not _are_losses_comparable(document):
+        lines.append(
+            "The losses of these arms measure different things, so a lower one is not better."
+        )
+        if is_loss(metric):
+            return [*lines, "Add a task or a probe (`eval`) to compare them by.", *_notes(document)]
     if not any(arm["metrics"][metric]["verdict"] == "better" for arm in known):
         lines.append("No arm is better than the control by more than the noise.")
     order = ("better", "worse", "no_difference")
@@ -49,8 +56,12 @@ def words(document: Document) -> list[str]:
         kinds = [found[arm["name"]]["verdict"] for arm in hidden]
         counts = [f"{kinds.count(k)} {k.replace('_', ' ')}" for k in order if k in kinds]
         lines.append(f"And {count_of(len(hidden), 'arm')} more: {', '.join(counts)}.")
-    lines += [*_other_metrics(known, metric), *_sight(known, metric, document)]
+    lines += [*_other_metrics(known, metric, document), *_sight(known, metric, document)]
     return [*lines, *_notes(document)]
+
+
+def _are_losses_comparable(document: Document) -> bool:
+    return document.get("are_losses_comparable", True)
 
 
 def _sentence(arm: Document, metric: str, document: Document) -> str:
@@ -79,10 +90,12 @@ def _unequal(arm: str, document: Document) -> list[str]:
     return [line for line in lines if line.startswith((f"{arm}:", f"{arm}/"))]
 
 
-def _other_metrics(arms: Sequence[Document], metric: str) -> list[str]:
+def _other_metrics(arms: Sequence[Document], metric: str, document: Document) -> list[str]:
     names = dict.fromkeys(name for arm in arms for name in arm["metrics"] if name != metric)
     lines = []
     for name in names:
+        if is_loss(name) and not _are_losses_comparable(document):
+            continue
         for verdict in ("better", "worse"):
             of = [a["name"] for a in arms if a["metrics"].get(name, {}).get("verdict") == verdict]
             if of:

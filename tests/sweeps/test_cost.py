@@ -158,6 +158,10 @@ def test_what_changes_the_meaning_of_a_loss_is_named(tmp_path):
         "plain": {"model.normalize_patches": False},
     }
     sweep = make_sweep("sapiens_nano", arms=arms, shared={"data.num_examples": 100}, seeds=2)
-    named = compare(costs(sweep, None), "most").named
+    known = costs(sweep, None)
+    found = compare(known, "most")
+    named = found.named
+    assert compare({"most": known["most"]}, "most").are_losses_comparable
+    assert not found.are_losses_comparable
     assert "half: model.mask_ratio=0.5 changes what a loss measures, most has 0.75" in named
     assert any(line.startswith("plain: model.normalize_patches=False changes") for line in named)

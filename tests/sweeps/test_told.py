@@ -47,6 +47,34 @@ def test_a_null_result_says_what_could_have_been_seen(make_arm, make_document, t
     assert lines[2].startswith("same: no difference larger than 0.00")
 
 
+def test_losses_that_measure_different_things_crown_no_arm(make_arm, make_document, tmp_path):
+    """The arm with the lower loss is the one with the worse probe, and the probe decides."""
+    probes = [
+        [
+            {"eval/probe/accuracy": right + luck, "eval/probe/accuracy_stderr": 0.001}
+            for luck in LUCK / 30
+        ]
+        for right in (0.7, 0.6)
+    ]
+    arms = [
+        make_arm("control", 3 + LUCK, metrics=probes[0]),
+        make_arm("half", 2 + LUCK + NOISE, metrics=probes[1]),
+    ]
+    found = answer(make_document(*arms, are_losses_comparable=False), tmp_path)
+    assert found["metric"] == "eval/probe/accuracy"
+    told = " ".join(found["answer"])
+    assert "half is worse than control: -0.1" in told
+    assert "measure different things" in told
+    assert "better:" not in told and "train/loss" not in told
+
+
+def test_without_a_score_such_losses_give_no_verdict(make_arm, make_document, tmp_path):
+    arms = [make_arm("control", 3 + LUCK), make_arm("half", 2 + LUCK + NOISE)]
+    lines = answer(make_document(*arms, are_losses_comparable=False), tmp_path)["answer"]
+    assert lines[1].startswith("The losses of these arms measure different things")
+    assert lines[2:] == ["Add a task or a probe (`eval`) to compare them by."]
+
+
 def test_before_a_comparison_words_say_so(make_arm, make_document, tmp_path):
     arms = [make_arm("control", [3.0, 3.0]), make_arm("x", [None, None])]
     lines = words(answer(make_document(*arms), tmp_path))
