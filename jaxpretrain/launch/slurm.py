@@ -26,7 +26,9 @@ _SCRIPT = """\
 newest() {{ {program} launch newest --workdir="$workdir"; }}
 held() {{ squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format=%i | grep -q '[.][0-9]'; }}
 
-failures=0
+# The comment of the job keeps the count over a requeue.
+failures=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%k | sed -n 's/^failed starts: //p')
+failures=${{failures:-0}}
 while true; do
     before=$(newest) || exit
     srun --kill-on-bad-exit=0 --wait=120 --cpu-bind=none {program} train "${{flags[@]}}"
@@ -43,6 +45,7 @@ while true; do
     echo "exit code $code at step $after; $failures failed in a row without progress" >&2
     if ((failures > {max_restarts})); then exit $code; fi
     if held && sleep 30 && held; then # a node does not let go of the last start: take others
+        scontrol update JobId="$SLURM_JOB_ID" Comment="failed starts: $failures"
         scontrol requeue "$SLURM_JOB_ID"
         exit $code
     fi

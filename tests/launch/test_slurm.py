@@ -55,7 +55,8 @@ codes=({codes})
 steps=({steps})
 starts=0
 srun() {{ starts=$((starts + 1)); return "${{codes[starts - 1]}}"; }}
-scontrol() {{ echo "scontrol $1"; }}
+scontrol() {{ echo "scontrol $1 ${{3:-}}"; }}
+squeue() {{ echo "{comment}"; }}
 held() {{ [[ "{codes}" == 137\ 9* ]]; }}
 sleep() {{ :; }}
 trap 'echo "$starts starts"' EXIT
@@ -72,18 +73,40 @@ SLURM_JOB_ID=7
         ("75", "-1", 75, ["scontrol requeue", "1 starts"]),
         ("137 134 0", "-1 10 20 20", 0, ["3 starts"]),
         ("1 1 1 1", "-1", 1, ["3 starts"]),  # given up
-        ("137 9", "10 20", 137, ["scontrol requeue", "1 starts"]),  # a node is lost
+        (  # a node is lost
+            "137 9",
+            "10 20",
+            137,
+            ["scontrol update Comment=failed starts: 0", "scontrol requeue", "1 starts"],
+        ),
+        (  # and again, before there was progress
+            "137 9 1",
+            "10",
+            137,
+            ["scontrol update Comment=failed starts: 1", "scontrol requeue", "1 starts"],
+        ),
         ("137 1 1 0", "-1 10 10 10", 0, ["4 starts"]),  # counted since the last progress
     ],
 )
 def test_exit_codes_and_progress_decide(codes: str, steps: str, end: int, told: list[str]):
     text = script("--max_restarts=2")
-    body = text[text.index("failures=0") :]
+    body = text[text.index("# The comment") :]
     # The newest step before a start is the list's at the number of starts, or its last.
     newest = 'newest() { echo "${steps[starts < ${#steps[@]} ? starts : ${#steps[@]} - 1]}"; }\n'
-    played = PLAYED.format(codes=codes, steps=steps) + newest + "flags=()\n" + body
+    played = (
+        PLAYED.format(codes=codes, steps=steps, comment="(null)") + newest + "flags=()\n" + body
+    )
     done = subprocess.run(["bash", "-c", played], capture_output=True, text=True, timeout=20)
-    assert (done.returncode, done.stdout.splitlines()) == (end, told), done.stderr
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert (done.returncode, lines) == (end, told), done.stderr
+
+
+def test_failed_starts_are_counted_over_a_requeue():
+    text = script("--max_restarts=2")
+    played = PLAYED.format(codes="1 1 1", steps="-1", comment="failed starts: 1")
+    played += "newest() { echo 10; }\nflags=()\n" + text[text.index("# The comment") :]
+    done = subprocess.run(["bash", "-c", played], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout.splitlines()) == (1, ["2 starts"]), done.stderr
 
 
 @pytest.mark.parametrize(
