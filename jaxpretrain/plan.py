@@ -68,6 +68,8 @@ def make_parser() -> Parser:
     )
     add("--num_workers", type=int, help="parallel compilations (default: 1 per core, at most 2)")
     add("--price", type=float, help="price per device-hour, to compute the cost of the run")
+    audit = "show what XLA made of the step: products, communication, copies"
+    add("--audit", action="store_true", help=audit)
     add("--json", action="store_true", help="print one JSON document on standard output")
     output = "file for the JSON document; a report shows WORKDIR/plan.json"
     add("--output", type=as_path, help=output)

@@ -109,7 +109,7 @@ _H100 = Chip(
     platform="gpu",
     device_kind="NVIDIA H100 80GB HBM3",
     peak_bf16_flops=989.5e12,
-    efficiency=Efficiency(products=0.67, attention=0.52),
+    efficiency=Efficiency(products=0.67, attention=0.51),
     cores=GpuCores((9, 0), 132, 128, 1.98, 52_428_800, 233_472, 232_448),
     memory_bytes=84_942_979_072,
     usable=MEMORY_FRACTION,

@@ -27,6 +27,7 @@ from jaxpretrain.config.serialize import checked, read_object, to_dict
 from jaxpretrain.devices.memory import is_out_of_memory
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.parallel.mesh import sharded_bytes
+from jaxpretrain.planning.audit import Audit, audit
 from jaxpretrain.planning.machines import Machine, Target, open_machine
 from jaxpretrain.storage.files import cache_dir, write_atomically
 from jaxpretrain.train.experiment import Resolved
@@ -58,6 +59,8 @@ class Compiled:
     """The largest buffers besides parameters and moments; () where the compiler lists none."""
     seconds: float
     """Seconds of compilation."""
+    audit: Audit | None = None
+    """What XLA made of the step; None where the compiler refused it."""
 
     def fits(self, limit: int) -> bool:
         """Returns True if `limit` bytes suffice and the compiler did not refuse the step."""
@@ -84,7 +87,9 @@ def compile_step(experiment: Resolved, machine: Machine, *, buffers: bool = Fals
             needed = _refused_bytes(program, str(error))
             return Compiled(needed, None, (), time.monotonic() - start)
         memory, found = measured(program, compiled), _largest_buffers(Path(folder))
-    return Compiled(memory.total, memory, found, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    audited = audit(program, compiled, machine.num_hosts)
+    return Compiled(memory.total, memory, found, seconds, audited)
 
 
 def eval_bytes(experiment: Resolved, machine: Machine) -> int:

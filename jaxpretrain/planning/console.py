@@ -75,7 +75,7 @@ def plan_config(
                 max_seconds=flags.max_seconds,
                 on_configured=on_configured,
             )
-    return make_table(plan, flags.price), make_document(plan, flags.price)
+    return make_table(plan, flags.price, audit=flags.audit), make_document(plan, flags.price)
 
 
 def check_configs(paths: Sequence[Path]) -> int:
@@ -163,13 +163,17 @@ def make_document(plan: Plan, price: float | None) -> dict[str, object]:
         }
         buffers = [] if shown.compiled is None else shown.compiled.buffers
         answer["largest_buffers"] = [asdict(buffer) for buffer in buffers]
+        audited = shown.compiled and shown.compiled.audit
+        answer["audit"] = None if audited is None else asdict(audited)
     answer["frontier"] = [_frontier(plan, trial) for trial in plan.frontier]
     return answer
 
 
-def make_table(plan: Plan, price: float | None) -> str:
-    """Returns the lines about a plan for the terminal."""
-    return "\n".join([*_head(plan), *_memory(plan), *_frontier_lines(plan), *_run(plan, price)])
+def make_table(plan: Plan, price: float | None, *, audit: bool = False) -> str:
+    """Returns the lines about a plan for the terminal, with the audit of its step if asked."""
+    parts = [_head(plan), _memory(plan), _audit(plan) if audit else []]
+    parts += [_frontier_lines(plan), _run(plan, price)]
+    return "\n".join(line for part in parts for line in part)
 
 
 def _head(plan: Plan) -> list[str]:
@@ -213,6 +217,14 @@ def _memory(plan: Plan) -> list[str]:
             shapes = buffer.shapes if len(buffer.shapes) <= 70 else f"{buffer.shapes[:67]}..."
             lines.append(f"  {'':<14}{buffer.bytes / GIB:8.2f}  {shapes}")
     return lines
+
+
+def _audit(plan: Plan) -> list[str]:
+    trial = plan.shown
+    audited = trial and trial.compiled and trial.compiled.audit
+    if audited is None:
+        return ["", "no audit: the step is not compiled"]
+    return ["", "audit of that step, per device", *(f"  {line}" for line in audited.listed())]
 
 
 def _frontier_lines(plan: Plan) -> list[str]:

@@ -94,8 +94,8 @@ def estimate_time(program: Program, chip: Chip, *, num_hosts: int) -> StepTime:
         part: flops * examples / num_devices / peak
         for part, flops in costs.executed_flops().items()
     }
-    memory = _memory_bytes(program, costs) / chip.memory_bandwidth
-    network = _network_seconds(program, costs, chip, num_hosts)
+    memory = memory_bytes(program) / chip.memory_bandwidth
+    network = _network_seconds(program, chip, num_hosts)
     compute = sum(arithmetic.values())
     totals: dict[Resource, float] = {"compute": compute, "memory": memory, "network": network}
     shares = dict.fromkeys(arithmetic, chip.efficiency.products)
@@ -180,8 +180,9 @@ def _activations(program: Program) -> float:
     return examples * costs.kept.on_device(num_tensor) + max(loss, layer)
 
 
-def _memory_bytes(program: Program, costs: Costs) -> float:
+def memory_bytes(program: Program) -> float:
     """Returns the bytes that a device reads and writes in a step, matrix products not counted."""
+    costs = program.model.costs()
     num_tensor = program.layout.mesh.shape["tensor"]
     itemsize = jnp.dtype(program.experiment.model.dtype).itemsize
     parameters, moments = state_bytes(program)
@@ -199,39 +200,61 @@ def _memory_bytes(program: Program, costs: Costs) -> float:
     )
 
 
-def _network_seconds(program: Program, costs: Costs, chip: Chip, num_hosts: int) -> float:
-    """Returns the seconds of communication in a step, at the links' rates.
+class Message(NamedTuple):
+    """What the devices along a mesh axis tell each other in a step."""
 
-    Each microbatch communicates in the compute dtype. Weights are gathered for the forward and for
-    the backward pass, gradients are scattered, and copies of the model add up their gradients.
-    Devices of the axis `tensor` add up the residual stream after attention and after the MLP, in
-    the forward pass, in the backward pass and in a recomputed forward pass.
+    axis: str
+    num_devices: int
+    """Devices of a group: those along the axis."""
+    bytes: float
+    """Bytes that reach, or are added up from, all of a group; twice where both happen."""
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends where the group is a ring."""
+        return self.bytes * (1 - 1 / self.num_devices)
+
+
+def messages(program: Program) -> list[Message]:
+    """Returns the least communication of a step, for each mesh axis with several devices.
+
+    In each microbatch, weights are gathered for the forward pass, those of layers for the backward
+    pass too, and gradients are scattered, all in the compute dtype. Devices of the axis `tensor`
+    add up the residual stream after attention and after the MLP, in the forward pass, in the
+    backward pass and in a recomputed forward pass. Copies of the model add up their gradients once
+    a step, in float32.
     """
-    mesh = program.layout.mesh
-    replica, fsdp, tensor = (mesh.shape[axis] for axis in ("replica", "fsdp", "tensor"))
-    weights = weights_on_device(program)
+    mesh, weights = program.layout.mesh.shape, weights_on_device(program)
     itemsize = jnp.dtype(program.experiment.model.dtype).itemsize
-    shards = itemsize * state_bytes(program)[0] / 4
-    stream = program.microbatch_size * costs.stream.on_device(tensor)
+    stream = program.microbatch_size * program.model.costs().stream.on_device(mesh["tensor"])
     num_sums = 4 if program.experiment.model.remat in ("none", "dots") else 6
+    num_bytes = {
+        "replica": 2 * state_bytes(program)[0],
+        "fsdp": program.num_microbatches * itemsize * (3 * weights.layers + 2 * weights.ends),
+        "tensor": program.num_microbatches * 2 * num_sums * stream,
+    }
+    return [Message(axis, mesh[axis], n) for axis, n in num_bytes.items() if mesh[axis] > 1]
 
-    def gather(num_bytes: float, size: int, stride: int) -> float:
-        """Returns the time for `num_bytes` to reach all of a group: `size` devices, `stride` apart.
+
+def _network_seconds(program: Program, chip: Chip, num_hosts: int) -> float:
+    """Returns the seconds of communication in a step, at the links' rates."""
+    mesh = program.layout.mesh
+    # Neighbours share the axis `tensor`, then `fsdp`; copies are farthest apart.
+    strides = {"tensor": 1, "fsdp": mesh.shape["tensor"]}
+    strides["replica"] = strides["fsdp"] * mesh.shape["fsdp"]
+
+    def seconds(message: Message) -> float:
+        """Returns the time in which a group's bytes are gathered, or scattered and added up.
 
         Each device gets a part 1 - 1/size of the bytes from others, over the links inside a host.
         Each host gets a part 1 - 1/hosts once, over the network adapters of the group's devices
-        there. Scattering sums takes as long; adding them up everywhere takes twice as long.
+        there.
         """
-        if size == 1:
-            return 0.0
-        members = max(1, min(size, mesh.size // num_hosts // stride))  # of the group in a host
+        size, devices_of_host = message.num_devices, mesh.size // num_hosts
+        members = max(1, min(size, devices_of_host // strides[message.axis]))  # in a host
         hosts = -(-size // members)
-        inside = num_bytes * (1 - 1 / size) / chip.link_bandwidth if members > 1 else 0.0
-        return max(inside, num_bytes * (1 - 1 / hosts) / (members * chip.network_bandwidth))
+        inside = message.sent / chip.link_bandwidth if members > 1 else 0.0
+        between = message.bytes * (1 - 1 / hosts) / (members * chip.network_bandwidth)
+        return max(inside, between)
 
-    # Neighbours share the axis `tensor`, then `fsdp`; copies are farthest apart.
-    return program.num_microbatches * (
-        gather(3 * itemsize * (weights.layers + weights.ends), fsdp, stride=tensor)
-        + gather(2 * shards, replica, stride=tensor * fsdp)
-        + gather(2 * num_sums * stream, tensor, stride=1)
-    )
+    return sum(map(seconds, messages(program)))

@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
-from jaxpretrain.devices.memory import memory_limit
+from jaxpretrain.devices.memory import Device, memory_limit
 from jaxpretrain.parallel.mesh import count_slices
 
 HEADROOM = 0.05
@@ -158,9 +158,7 @@ def open_machine(target: Target, dtype: str) -> Machine:
     if target.platform in ("local", "cpu"):
         devices = jax.devices()
         chip = find_chip(devices[0], jax.local_device_count(), dtype)
-        is_tpu = chip.platform == "tpu"
-        num_hosts = count_slices(devices) if is_tpu else jax.process_count()
-        return Machine(target, devices, chip, num_hosts, compiles=True)
+        return Machine(target, devices, chip, count_hosts(devices), compiles=True)
     chip = target.chip
     assert chip is not None
     is_gpu = chip.platform == "gpu"
@@ -171,6 +169,11 @@ def open_machine(target: Target, dtype: str) -> Machine:
     # Autotuning times kernels on a device, and there is none here.
     options: dict[str, bool | str | int] = {"xla_gpu_autotune_level": "0"} if is_gpu else {}
     return Machine(target, devices, chip, target.num_hosts, True, options)
+
+
+def count_hosts(devices: Sequence[Device]) -> int:
+    """Returns the number of groups of devices at hand with fast links: hosts, or slices of TPUs."""
+    return count_slices(devices) if devices[0].platform == "tpu" else jax.process_count()
 
 
 def placeholder_devices(

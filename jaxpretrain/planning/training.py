@@ -23,11 +23,14 @@ from jaxpretrain.devices.startup import use_most_memory
 from jaxpretrain.display.progress import say
 from jaxpretrain.display.wording import format_facts
 from jaxpretrain.parallel import distributed
+from jaxpretrain.planning.audit import audit
 from jaxpretrain.planning.auto import choose, chosen_before, stand_in, step_down
 from jaxpretrain.planning.console import compilation
+from jaxpretrain.planning.machines import count_hosts
 from jaxpretrain.planning.search import open_choices
 from jaxpretrain.train.experiment import Resolved, resolve
 from jaxpretrain.train.loop import Ended
+from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
 from jaxpretrain.train.watchdog import DEFAULT_SECONDS, Watchdog
 
@@ -71,6 +74,7 @@ def run_training(
                     given=[path for path, _ in overrides],
                     earlier=opened,
                     watchdog=watchdog,
+                    look=_look,
                 )
                 break
             except Ended as error:
@@ -130,6 +134,10 @@ def _with_smaller_microbatch(experiment: Resolved, chosen: Resolved, reason: str
         f"{chosen.train.microbatch_size}"
     )
     return smaller
+
+
+def _look(program: Program, compiled: jax.stages.Compiled) -> list[str]:
+    return audit(program, compiled, count_hosts(jax.devices())).describe()
 
 
 def _next_steps(workdir: Path) -> str:

@@ -108,6 +108,10 @@ def open_run(
     return Opened(stages, data, eval_sets, evaluators, changes + kept, point)
 
 
+Look = Callable[[Program, jax.stages.Compiled], Sequence[str]]
+"""Looks at a compiled step and returns lines about it for start-up."""
+
+
 def train_experiment(
     experiment: Resolved,
     workdir: Path,
@@ -116,6 +120,7 @@ def train_experiment(
     given: Collection[str] = (),
     earlier: Opened | None = None,
     watchdog: Watchdog | None = None,
+    look: Look = lambda program, compiled: (),
 ) -> bool:
     """Trains a run from its beginning or its newest checkpoint; see `open_run` for the arguments.
 
@@ -146,7 +151,7 @@ def train_experiment(
             reporter.message(line)
         reporter.begin(start.first, to_dict(opened.experiment))
         with clock.measure("compile"), distributed.fail_together("compile"):
-            memory, first, state = _compile(opened, start, reporter, watchdog)
+            memory, first, state = _compile(opened, start, reporter, watchdog, look)
         _write_down(opened, workdir, memory, first, start.saved)
         run = loop.Run(
             stages=opened.stages,
@@ -255,7 +260,7 @@ def _restore(opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], No
 
 
 def _compile(
-    opened: Opened, start: _Start, reporter: Reporter, watchdog: Watchdog
+    opened: Opened, start: _Start, reporter: Reporter, watchdog: Watchdog, look: Look
 ) -> tuple[Memory, int, TrainState]:
     """Compiles the step and the evaluations; returns memory, finished steps and the state."""
     watchdog.enter("compile")
@@ -266,7 +271,9 @@ def _compile(
     about = format_seconds(seconds)
     with reporter.activity(f"compiling the step (usually {about})"):
         memory = require_fit(stage.program, stage.train_step)
-    reporter.message(format_facts({"memory": [memory.describe()]}))
+    lines = look(stage.program, stage.train_step)
+    facts = {"memory": [memory.describe()]} | ({"step": lines} if lines else {})
+    reporter.message(format_facts(facts))
     first, state = start.first, start.state
     if state is None:
         with reporter.activity("creating the initial state"):

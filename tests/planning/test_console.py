@@ -15,6 +15,7 @@ from jaxpretrain.planning.console import make_document, make_table
 from tests.planning.conftest import TINY, changed, plan
 
 FLAGS = {"memory_gib": None, "max_seconds": 150.0, "num_workers": None, "price": None}
+FLAGS |= {"audit": True}
 
 
 def write(path: Path, hardware: str, d_ff: int = 64) -> Path:
@@ -67,6 +68,13 @@ def test_progress_goes_to_standard_error_and_the_answer_comes_back(
     table, document = console.plan_config(flags, dtype)
     assert document["fits"] is document["fits_as_configured"] is True
     assert table.endswith("recommended: the config as it stands")
+    assert "\naudit of that step, per device\n  FLOPs in products " in table
+    keys = {"product_flops", "expected_flops", "remat_instructions", "float32_product_flops"}
+    keys |= {"traffic_bytes", "cross_host_bytes", "cross_host_minimum"}
+    audit = json.loads(json.dumps(document))["audit"]
+    assert keys < audit.keys()
+    of_each = {"kind", "bytes", "dtype", "crosses_hosts", "overlapped"}
+    assert audit["collectives"] and all(c.keys() == of_each for c in audit["collectives"])
     output, error = capsys.readouterr()
     assert output == ""
     assert error.startswith("compiled microbatch 2, remat full, mesh 1 x 8 x 1: ")
@@ -104,6 +112,7 @@ def test_the_table_names_parts_flags_and_days(decoder, one):
     text = make_table(plan(changed(decoder, train__microbatch_size=4), one), price=2.0)
     for word in ("parameters", "activations", "MFU", "device-hours", "cost", "recommended"):
         assert word in text
+    assert "audit" not in text
 
 
 def test_the_table_says_what_fits_and_what_is_estimated(decoder, one):

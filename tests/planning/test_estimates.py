@@ -201,9 +201,14 @@ def test_calibration_divides_rates() -> None:
     assert half.optimistic == full.optimistic
 
 
+LAYERS, ENDS = 4 * (4 * 256**2 + 3 * 256 * 1024), 2 * 512 * 256
+"""Weights of the layers of `SMALL`, and of its embedding and head."""
+TRAVELLING = 2 * (3 * LAYERS + 2 * ENDS)
+"""Bytes of weights that travel in a microbatch: those of the layers are gathered twice."""
+
+
 def test_weights_travel_once_a_pass_and_microbatch() -> None:
-    num_weights = 4 * (4 * 256**2 + 3 * 256 * 1024) + 2 * 512 * 256
-    gathered = 3 * 2 * num_weights * (1 - 1 / 8)
+    gathered = TRAVELLING * (1 - 1 / 8)
     assert time().parts["network"] == pytest.approx(gathered / H100.link_bandwidth)
     halves = time(train=replace(TIMED.train, microbatch_size=4))
     assert halves.parts["network"] == pytest.approx(2 * gathered / H100.link_bandwidth)
@@ -212,14 +217,18 @@ def test_weights_travel_once_a_pass_and_microbatch() -> None:
 def test_between_hosts_the_network_decides() -> None:
     """Sixteen devices in two hosts: half of the weights enter each host by eight adapters."""
     step = time(num_devices=16, num_hosts=2)
-    num_weights = 4 * (4 * 256**2 + 3 * 256 * 1024) + 2 * 512 * 256
-    between = 3 * 2 * num_weights / 2 / (8 * H100.network_bandwidth)
-    inside = 3 * 2 * num_weights * (1 - 1 / 16) / H100.link_bandwidth
+    between = TRAVELLING / 2 / (8 * H100.network_bandwidth)
+    inside = TRAVELLING * (1 - 1 / 16) / H100.link_bandwidth
     assert step.parts["network"] == pytest.approx(max(between, inside))
-    copies = time(num_devices=16, num_hosts=2, mesh=Mesh(replica=2, fsdp=8))
-    shards = 2 * 2 * num_weights / 8 / 2 / H100.network_bandwidth
-    within = 3 * 2 * num_weights * (1 - 1 / 8) / H100.link_bandwidth
-    assert copies.parts["network"] == pytest.approx(within + shards)
+
+
+def test_copies_add_up_once_a_step_in_float32() -> None:
+    mesh = Mesh(replica=2, fsdp=8)
+    shards = 2 * 4 * (LAYERS + ENDS) / 8 / 2 / H100.network_bandwidth
+    for halves, train in enumerate((TIMED.train, replace(TIMED.train, microbatch_size=2)), 1):
+        step = time(num_devices=16, num_hosts=2, mesh=mesh, train=train)
+        within = TRAVELLING * (1 - 1 / 8) / H100.link_bandwidth
+        assert step.parts["network"] == pytest.approx(halves * within + shards)
 
 
 def test_tensor_groups_add_up_the_stream() -> None:

@@ -72,6 +72,7 @@ def test_training_is_told_what_was_given(start: Any):
         "allow_config_change": True,
         "given": ["train.batch_size", "seed"],
         "earlier": None,
+        "look": commanded._look,
     }
 
 

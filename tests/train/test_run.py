@@ -1,6 +1,9 @@
+import contextlib
+import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -19,7 +22,7 @@ from jaxpretrain.optim.schedules import Constant
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Ema, Experiment, resolve
 from jaxpretrain.train.loop import NonFinite
-from jaxpretrain.train.program import make_program
+from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.run import open_run, train_experiment
 
 
@@ -34,7 +37,18 @@ def six_steps(experiment: Experiment) -> Experiment:
 def finished(six_steps: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that got to its end."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert train_experiment(resolve(six_steps), workdir)
+    compiled = []
+
+    def look(program: Program, step: jax.stages.Compiled) -> list[str]:
+        compiled.append((program.microbatch_size, "ENTRY" in (step.as_text() or "")))
+        return ["seen"]
+
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert train_experiment(resolve(six_steps), workdir, look=look)
+    # The step is shown once, between its memory and the steps, with what was seen of it.
+    assert [is_hlo for _, is_hlo in compiled] == [True]
+    assert re.search(r"^memory .*\nstep        seen$", said.getvalue(), re.MULTILINE)
     return workdir
 
 
