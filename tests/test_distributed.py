@@ -276,6 +276,7 @@ def alarmed(
     return folder / "run", _finish(processes)
 
 
+@pytest.mark.slow
 def test_a_finding_ends_all_processes_at_one_step(alarmed: Any):
     workdir, ends = alarmed
     assert [code for code, _ in ends] == [3, 3], ends

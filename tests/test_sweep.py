@@ -56,6 +56,7 @@ def test_a_sweep_runs_answers_and_is_extended(run_command, config, launcher, tmp
     assert "holds another sweep: shared.train.batch_size was absent, is 16" in error
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_tried_again_when_asked(run_command, config, launcher, tmp_path):
     folder, lost = tmp_path / "sweep", tmp_path / "tokens" / "train" / "part.npy"
     flags = [f"--config={config}", f"--workdir={folder}", GRID, "--seeds=2"]
