@@ -91,7 +91,7 @@ def import_tfds(instead: str = ""):
         import tensorflow_datasets as tfds
 
         # TFDS only logs what it cannot import itself; this fails then.
-        import tensorflow_datasets.core.read_only_builder
+        from tensorflow_datasets.core import read_only_builder  # noqa: F401
     except ImportError:
         raise InputError(
             "a TFDS dataset needs `pip install tensorflow-datasets array-record"

@@ -82,7 +82,6 @@ def cached(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXPRETRAIN_CACHE", str(tmp_path))
 
 
-@pytest.mark.slow
 def test_other_processes_compile_the_same_and_only_once(decoder, eight: Machine, cached):
     experiments = [changed(decoder, train__microbatch_size=size) for size in (1, 2)]
     told = []

@@ -51,7 +51,6 @@ def test_a_plan_says_whether_the_config_fits_as_it_stands(decoder, one):
     assert tight.overrides(tight.best) == [f"--config.train.microbatch_size={tight.best.size}"]
 
 
-@pytest.mark.slow
 def test_the_flags_of_a_recommendation_make_an_experiment_that_takes_what_was_said(decoder, one):
     open_ = changed(decoder, train__microbatch_size="auto", model__remat="auto")
     limit = total(changed(decoder, train__microbatch_size=4), one) + 200_000

@@ -270,15 +270,8 @@ def _lines(workdir: Path) -> list[tuple[Any, ...]]:
     return [tuple(line.get(name) for name in names) for line in lines if "train/loss" in line]
 
 
-@pytest.mark.parametrize(
-    ("way", "batch_size"),
-    [
-        ("resume", 8),
-        pytest.param("resume", 32, marks=pytest.mark.slow),
-        pytest.param("init_from", 8, marks=pytest.mark.slow),
-        ("init_from", 32),
-    ],
-)
+@pytest.mark.parametrize("batch_size", [8, 32])
+@pytest.mark.parametrize("way", ["resume", "init_from"])
 def test_with_another_batch_a_run_goes_on_as_if_its_stages_had_been_known(
     constant: Experiment, finished: Path, tmp_path: Path, batch_size: int, way: str
 ):
