@@ -22,7 +22,7 @@ INPUTS = pyproject.toml constraints.txt
 SOURCES = jaxpretrain configs scripts tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install evals quickstart test test-all parity docs-test slurm checks format constraints clean
+.PHONY: help install evals quickstart test test-all faults parity docs-test slurm checks format constraints clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ test: $(VENV)/.dev  ## Run the quick tests (JOBS=2 processes, ARGS= for pytest)
 
 test-all: $(VENV)/.dev  ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m "" $(ARGS)
+
+faults: $(VENV)/.dev  ## Make faults in small real runs (ARGS="--count=40 --seed=7 --output=FILE")
+	$(BIN)/python -m tests.faults $(ARGS)
 
 parity: $(PARITY)/.ready  ## Compare with transformers and OLMo's own trainer, live: half an hour
 	$(PARITY)/bin/python -m pytest -m "" -rs tests/parity tests/interop tests/models/sapiens/test_model.py \

@@ -26,9 +26,9 @@ from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.token_files.manifest import Manifest
 from jaxpretrain.main import main
 from jaxpretrain.storage.jsonl import read_lines
-from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import resolve
 from jaxpretrain.train.program import make_program
+from jaxpretrain.train.saves import Saver
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 120
@@ -412,16 +412,17 @@ def test_out_of_memory_steps_the_microbatch_down_once_and_goes_on_from_the_save(
     seen = []
 
     def fails(step_of: Any) -> Any:
-        def save(run: loop.Run, state: Any, step: int, **how: Any) -> None:
-            step_of(run, state, step, **how)
-            seen.append((run.experiment.train.microbatch_size, step))
+        def save(saver: Saver, state: Any, step: int, **how: Any) -> None:
+            step_of(saver, state, step, **how)
+            written = json.loads((saver.workdir / "experiment.json").read_text())
+            seen.append((written["config"]["train"]["microbatch_size"], step))
             if len(seen) == 1:
-                run.checkpoints.wait()
+                saver.end()
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
         return save
 
-    monkeypatch.setattr(loop, "save", fails(loop.save))
+    monkeypatch.setattr(Saver, "save", fails(Saver.save))
     workdir = tmp_path / "run"
     flags = [f"--config={config}", f"--workdir={workdir}", "--config.train.duration=40 steps"]
     code, _, error = command(*flags, "--config.train.microbatch_size=auto")
@@ -442,7 +443,7 @@ def test_out_of_memory_with_a_chosen_microbatch_is_one_line(
     def save(*_: Any, **__: Any) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(loop, "save", save)
+    monkeypatch.setattr(Saver, "save", save)
     flags = [f"--config={config}", f"--workdir={tmp_path}", "--config.train.duration=20 steps"]
     code, _, error = command(*flags)
     assert code == 2

@@ -28,6 +28,12 @@ def kind(x: Any) -> dict[str, object]:
     return {"shape": list(x.shape), "dtype": str(x.dtype)}
 
 
+def describe(named: dict[str, jax.Array]) -> dict[str, dict[str, object]]:
+    """Returns the arrays as they stand in a checkpoint's document, with their checksums."""
+    sums = jax.device_get(checksums(named))
+    return {name: {**kind(x), "checksum": int(sums[name])} for name, x in named.items()}
+
+
 @jax.jit
 def checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns a wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""

@@ -10,6 +10,7 @@ that all of them see. What one cannot read counts as unreadable for all.
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxpretrain.checkpoints import saving
-from jaxpretrain.checkpoints.names import checksums, from_named, kind, to_named
+from jaxpretrain.checkpoints.names import checksums, describe, from_named, kind, to_named
 from jaxpretrain.checkpoints.streamed import COMMIT, CorruptCheckpoint, Streamed, stored_array
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, checked, read_object
@@ -100,11 +101,14 @@ class Checkpoints:
         """Waits for the save before and starts one; returns once the arrays are copied."""
         self.wait()
         named = to_named(state)
-        sums = jax.device_get(checksums(named))
-        arrays = {name: {**kind(x), "checksum": int(sums[name])} for name, x in named.items()}
-        document = {**extra, "arrays": arrays}
+        document = {**extra, "arrays": describe(named)}
         folder = self._folder(step)
         self._under_way = saving.Save(folder, named, document, self._remove_old, self._guard)
+
+    def shortage(self, like: object) -> str | None:
+        """Returns what lacks for a checkpoint, in all processes; None where there is room."""
+        num_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
+        return first_problem("room", saving.shortage(self.directory, num_bytes))
 
     def ended(self) -> list[saving.Save]:
         """Returns the saves that have ended since the last call, in order; waits for nothing."""

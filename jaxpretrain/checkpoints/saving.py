@@ -1,9 +1,10 @@
 """One save of a checkpoint: all processes write it in the background, the first commits it.
 
-It grows under a temporary name and is renamed when every process has written its parts. A bucket
-renames nothing: there it grows under its own name, and counts from `commit_success.txt` on. A save
-that fails in one process fails in all of them, leaves nothing behind and gives its reason in one
-line.
+It grows under a temporary name and is renamed when every process has written its parts and has read
+them back as they are in memory. So every checkpoint that counts was whole once. A bucket renames
+nothing: there it grows under its own name, and counts from `commit_success.txt` on. A save that
+fails in one process fails in all of them, leaves nothing behind and gives its reason in one line.
+Where there is no room for it, it waits a while for some.
 
 Orbax writes the arrays, but its manager is not used: where one process cannot write, it has the
 others wait until a time limit, and it tells of a failure only at the next save.
@@ -26,12 +27,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from etils import epath
 
-from jaxpretrain.checkpoints.streamed import COMMIT
+from jaxpretrain.checkpoints.names import part_checksum
+from jaxpretrain.checkpoints.streamed import COMMIT, open_stored
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.parallel.distributed import first_problem, is_primary
+from jaxpretrain.config.serialize import Document
+from jaxpretrain.devices.chips import GIB
+from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.paths import (
     absolute,
@@ -43,6 +49,9 @@ from jaxpretrain.storage.paths import (
 
 _SLOWEST = 2**20
 """Bytes a second below which a process's part of a save has failed."""
+_READ_BYTES = 2**28
+"""Bytes of an array that are read back at a time."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _HANDLERS = "orbax.checkpoint._src.handlers"
 _ITEMS = {
@@ -80,7 +89,7 @@ class Save(threading.Thread):
         self,
         folder: Path,
         named: Mapping[str, jax.Array],
-        document: Mapping[str, object],
+        document: Document,
         committed: Callable[[], None],
         guard: Callable[[], None] = lambda: None,
     ) -> None:
@@ -95,6 +104,12 @@ class Save(threading.Thread):
         self._document = document
         self._committed, self._guard = committed, guard
         self._handler = ocp.PyTreeCheckpointHandler()
+        self._num_bytes = sum(array.nbytes for array in named.values())
+        # Name -> where the parts lie that this process writes.
+        self._parts = {
+            name: [part.index for part in array.addressable_shards if part.replica_id == 0]
+            for name, array in named.items()
+        }
         self._has_begun = False
         self._is_copied = threading.Event()
         silence_orbax()
@@ -122,6 +137,8 @@ class Save(threading.Thread):
         return (
             first_problem("save begins", _attempt(self._make_folders, is_primary()))
             or first_problem("save is written", _attempt(lambda: self._write(named)))
+            or first_problem("save is complete", _attempt(self._complete, is_primary()))
+            or self._read_back()
             or first_problem("save is committed", _attempt(self._commit, is_primary()))
         )
 
@@ -131,25 +148,60 @@ class Save(threading.Thread):
             raise FileExistsError(f"{self._folder} exists already")
         self._has_begun = True  # what lies there from now on is of this save
         remove(self._temporary)
+        self._wait_for_room()
         if is_remote(self._folder):
             return
         self._temporary.mkdir()  # never its parents: where they are gone, a mount may be
         for item in ("state", "meta"):
             (self._temporary / item).mkdir()
 
+    def _wait_for_room(self) -> None:
+        """Waits where the disk is full, and says so; OSError where it stays full."""
+        deadline, is_told = time.monotonic() + patience(), False
+        while problem := shortage(self._folder.parent, self._num_bytes):
+            if time.monotonic() > deadline:
+                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {problem}")
+            if not is_told:
+                line = f"warning: step {self.step:,} waits up to {patience():.0f} s for room on the"
+                print(f"{line} disk: {problem}", file=sys.stderr, flush=True)
+                is_told = True
+            time.sleep(min(2.0, patience() / 10))
+
     def _write(self, named: dict[str, jax.Array]) -> None:
         """Writes this process's parts of the arrays."""
-        num_bytes = sum(part.data.nbytes for x in named.values() for part in x.addressable_shards)
+        deadline = time.monotonic() + seconds_for(named)
         request = ocp.args.PyTreeSave(named)
         writes = asyncio.run(self._handler.async_save(self._state, args=request)) or []
         self._is_copied.set()
-        deadline = time.monotonic() + patience() + num_bytes / _SLOWEST
         for write in writes:
-            is_limited = is_remote(self._folder)  # a disk is waited for, as the system does
-            write.result(max(deadline - time.monotonic(), 0) if is_limited else None)
+            write.result(max(deadline - time.monotonic(), 0))
+
+    def _complete(self) -> None:
+        """Makes one checkpoint of the parts of all processes."""
+        self._handler.finalize(self._state)
+
+    def _read_back(self) -> str | None:
+        """Returns the problem where the parts of all processes read other than written."""
+        sums: dict[str, int] = {}
+        problem = _attempt(lambda: sums.update(self._read_sums()))
+        found = [json.loads(text) for text in exchange("save is read", json.dumps([problem, sums]))]
+        if problem := next((problem for problem, _ in found if problem), None):
+            return f"it cannot be read back: {problem}"
+        for name, array in self._document.get("arrays", {}).items():
+            if sum(parts.get(name, 0) for _, parts in found) % 2**32 != array["checksum"]:
+                return f"{name} reads other than it was written"
+        return None
+
+    def _read_sums(self) -> dict[str, int]:
+        """Returns the share of this process in the checksum of each array, from what is stored."""
+        state, sums = self._temporary / "state", {}
+        for name, parts in self._parts.items():
+            if parts:
+                store = open_stored(absolute(state), name)
+                sums[name] = sum(_sum_of(store[part]) for part in parts) % 2**32
+        return sums
 
     def _commit(self) -> None:
-        self._handler.finalize(self._state)
         stamped = {**_ITEMS, "commit_timestamp_nsecs": time.time_ns()}
         write_atomically(self._temporary / "meta" / "metadata", json.dumps(dict(self._document)))
         write_atomically(self._temporary / "_CHECKPOINT_METADATA", json.dumps(stamped))
@@ -157,6 +209,41 @@ class Save(threading.Thread):
         write_atomically(self._temporary / COMMIT, "")
         if not is_remote(self._folder):
             os.rename(self._temporary, self._folder)
+
+
+def _sum_of(part: ts.TensorStore) -> int:
+    """Returns the checksum of a part of a stored array, read some rows at a time."""
+    if not part.shape:
+        return part_checksum(np.asarray(part.read().result()))
+    first, last = part.domain[0].inclusive_min, part.domain[0].exclusive_max
+    row_bytes = math.prod(part.shape[1:]) * part.dtype.numpy_dtype.itemsize
+    num_rows = max(1, _READ_BYTES // max(1, row_bytes))
+    return sum(
+        part_checksum(np.asarray(part[row : min(row + num_rows, last)].read().result()))
+        for row in range(first, last, num_rows)
+    )
+
+
+def shortage(directory: Path, num_bytes: int) -> str | None:
+    """Returns what lacks for so many bytes on the disk of a folder; None where there is room.
+
+    The system tells the quota of a project or container as the size of its disk; that of a user it
+    does not tell, and a bucket has none.
+    """
+    if is_remote(directory):
+        return None
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:
+        return None  # what is wrong there is told by what happens next
+    if free >= num_bytes:
+        return None
+    return f"a checkpoint takes {num_bytes / GIB:.3g} GiB, {free / GIB:.3g} GiB are free"
+
+
+def is_full(problem: str) -> bool:
+    """Returns True for the reason of a save that found no room on the disk."""
+    return any(os.strerror(number) in problem for number in _FULL)
 
 
 def make_folder(directory: Path) -> None:

@@ -85,19 +85,24 @@ def _write_array(folder: Path, array: Streamed) -> int:
     return checksum % 2**32
 
 
+def open_stored(state: Path, name: str) -> ts.TensorStore:
+    """Opens an array of the folder `<step>/state`; ValueError where it cannot be read."""
+    store: dict[str, object] = kvstore(state / name)
+    if (state / "manifest.ocdbt").exists():
+        store = {"driver": "ocdbt", "base": kvstore(state), "path": f"{name}/"}
+    return ts.open({"driver": "zarr", "kvstore": store}, open=True).result()
+
+
 def stored_array(state: Path, name: str, described: Mapping[str, Any]) -> Streamed:
     """Returns an array of the folder `<step>/state`, which the checkpoint's document describes.
 
     Reading its parts raises CorruptCheckpoint where it is not what was written.
     """
-    store: dict[str, object] = kvstore(state / name)
-    if (state / "manifest.ocdbt").exists():
-        store = {"driver": "ocdbt", "base": kvstore(state), "path": f"{name}/"}
 
     def parts() -> Iterator[np.ndarray]:
         checksum = 0
         try:
-            opened = ts.open({"driver": "zarr", "kvstore": store}, open=True).result()
+            opened = open_stored(state, name)
             stored = {"shape": list(opened.shape), "dtype": opened.dtype.name}
             if stored != {key: described[key] for key in stored}:
                 raise CorruptCheckpoint(f"{name} is stored as {stored}")

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 import jax
 from jax._src.clusters import ClusterEnv  # no public name tells what a launcher says
 from jax._src.distributed import global_state  # nor is there one for the coordination service
+from jax.errors import JaxRuntimeError
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.display.wording import count_of
@@ -26,6 +27,7 @@ from jaxpretrain.parallel.launchers import (
     local_gpus,
     require_consistent,
 )
+from jaxpretrain.parallel.presence import Presence
 from jaxpretrain.parallel.roll_call import MissingProcesses, call_roll
 
 PATIENCE_SECONDS = 600
@@ -90,6 +92,7 @@ def start(
     )
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    _hold_line(coordinator.rpartition(":")[0].strip("[]"), num_processes)
     if is_primary():
         source = launcher.name if launcher else "flags"
         _say(f"{count_of(num_processes, 'process')}, by {source}, coordinator {coordinator}")
@@ -98,6 +101,27 @@ def start(
 def is_primary() -> bool:
     """Returns True in the process that prints and writes for all; the backend need not run."""
     return global_state.process_id == 0
+
+
+_presences: list[Presence] = []  # one, once the processes have met
+
+
+def _hold_line(host: str, num_processes: int) -> None:
+    """Has the processes notice where one of them dies; `host` is that of process 0."""
+    presence = Presence(process_id())
+    _presences[:] = [presence]
+    if is_primary():
+        publish("presence", presence.listen(num_processes))
+    else:
+        assert global_state.client is not None
+        name = "jaxpretrain/published/presence/0"
+        presence.connect(host, global_state.client.blocking_key_value_get(name, 60_000))
+
+
+def leave() -> None:
+    """Tells the other processes that this one ends as they do, and so is not lost."""
+    for presence in _presences:
+        presence.leave()
 
 
 def process_id() -> int:
@@ -129,11 +153,11 @@ def published(name: str) -> dict[int, str]:
     return {int(path.rpartition("/")[2]): text for path, text in found}
 
 
-def exchange(name: str, value: str) -> list[str]:
+def exchange(name: str, value: str, seconds: float = PATIENCE_SECONDS) -> list[str]:
     """Returns the value of each process, in their order; all wait until all have given one.
 
     All processes must call this with the same names in the same order. One that does not come for
-    `PATIENCE_SECONDS`, or has died, is an error (`jax.errors.JaxRuntimeError`) for the others.
+    so many seconds, or has died, is an error (`jax.errors.JaxRuntimeError`) for the others.
     """
     client = global_state.client
     if client is None:
@@ -142,7 +166,7 @@ def exchange(name: str, value: str) -> list[str]:
     turn = client.key_value_increment(f"jaxpretrain/turn/{name}/{global_state.process_id}", 1)
     key = f"jaxpretrain/{name}/{turn}"
     client.key_value_set(f"{key}/{global_state.process_id}", json.dumps(value))
-    client.wait_at_barrier(key, PATIENCE_SECONDS * 1000)
+    client.wait_at_barrier(key, int(seconds * 1000))
     given = {path.rpartition("/")[2]: text for path, text in client.key_value_dir_get(f"{key}/")}
     return [json.loads(given[str(i)]) for i in range(global_state.num_processes)]
 
@@ -188,8 +212,14 @@ def leaving_at_failure() -> Iterator[None]:
     """
     try:
         yield
+        leave()
+    except (SystemExit, AgreedError):  # so do the others
+        leave()
+        raise
     except BaseException as error:
-        if global_state.num_processes > 1 and not isinstance(error, SystemExit | AgreedError):
+        if isinstance(error, JaxRuntimeError) and _presences and _presences[0].is_lost.wait(3.0):
+            time.sleep(5.0)  # the line about the lost process says it, and ends this one
+        if global_state.num_processes > 1:
             codes = {InputError: 2, KeyboardInterrupt: 130}
             # Python has printed the error by then; JAX's own, earlier registration comes later.
             atexit.register(_leave, codes.get(type(error), 1))
@@ -201,6 +231,7 @@ def _leave(code: int) -> None:
     if (client := global_state.client) is not None:
         with suppress(jax.errors.JaxRuntimeError):
             client.wait_at_barrier("jaxpretrain/leaving", 5000)
+            leave()
     if is_primary():  # the service lives here: processes that lose it are aborted
         time.sleep(0.5)
     os._exit(code)

@@ -65,7 +65,7 @@ def _gather(
                 say(f"waiting at {host}:{port} for {names}, {left:.0f} s more{trouble}")
             try:
                 if listener is None:  # what ran here before may still hold the port
-                    listener = stack.enter_context(_listen(port))
+                    listener = stack.enter_context(listen(port))
                     listener.settimeout(1.0)
                 connection, _ = listener.accept()
             except TimeoutError:
@@ -126,7 +126,8 @@ def _come(
     )
 
 
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
+    """Returns a socket that listens at a port of all addresses of this machine; 0: any port."""
     if socket.has_dualstack_ipv6():
         family, options = socket.AF_INET6, {"dualstack_ipv6": True}
     else:

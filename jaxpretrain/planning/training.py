@@ -29,9 +29,9 @@ from jaxpretrain.planning.console import compilation
 from jaxpretrain.planning.machines import count_hosts
 from jaxpretrain.planning.search import open_choices
 from jaxpretrain.train.experiment import Resolved, resolve
-from jaxpretrain.train.loop import Ended
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
+from jaxpretrain.train.saves import Ended
 from jaxpretrain.train.watchdog import DEFAULT_SECONDS, Watchdog
 
 

@@ -14,7 +14,9 @@ from jaxpretrain.config.durations import (
     Pace,
     Seconds,
     Steps,
+    StepsOrTime,
     resolve_durations,
+    seconds_of,
     whole_steps,
 )
 from jaxpretrain.config.errors import InputError
@@ -123,12 +125,15 @@ class Train:
 class Checkpoint:
     """The interval between checkpoints, and which of them are kept."""
 
-    every: Steps = "1000 steps"
-    """Interval between saves; 0: the state is saved only at the end."""
+    every: StepsOrTime = "1000 steps"
+    """Interval between saves, in steps or as a time: "20 minutes"; 0: only at the end."""
     keep_last: Annotated[int, Positive] | None = 2
     """Number of newest checkpoints that are kept; none: all are kept."""
     keep_every: Steps | None = None
     """Interval of checkpoints that are kept for good; none or 0: only the newest are kept."""
+    local_dir: PathText | None = None
+    """Folder on the disk of each host, to which ten times as many saves go. A start goes on from
+    the newest checkpoint, there or in WORKDIR, that all hosts have whole; none: WORKDIR alone."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,9 @@ class Timeline:
     eval_every: int
     """The interval between evaluations; 0: only before the first step and at the end."""
     save_every: int
-    """The interval between saves; 0: only at the end."""
+    """The interval between saves; 0: by time, or only at the end."""
+    save_seconds: int | None
+    """The seconds between saves; None: they come by steps."""
     log_every: int
     """The interval between lines of the log."""
     signals_every: int
@@ -227,13 +234,14 @@ class Resolved(Experiment):
     @cached_property
     def timeline(self) -> Timeline:
         """The durations of the run in whole steps, without those of schedules."""
-        pace = pace_of(self.train)
+        pace, seconds = pace_of(self.train), seconds_of(self.checkpoint.every)
         return Timeline(
             num_steps=whole_steps(self.train.duration),
             pace=pace,
             stage_ends=tuple(accumulate(length for length, _ in pace.stages)),
             eval_every=whole_steps(self.eval.every),
-            save_every=whole_steps(self.checkpoint.every),
+            save_every=0 if seconds else whole_steps(self.checkpoint.every),
+            save_seconds=seconds,
             log_every=whole_steps(self.monitor.every),
             signals_every=whole_steps(self.monitor.signals_every),
             stall=whole_steps(self.monitor.stall or 0) or None,

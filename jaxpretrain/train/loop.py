@@ -16,8 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.checkpoints.saving import Save, seconds_for
 from jaxpretrain.data.contract import TrainingData
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.diagnosis.clock import Clock
@@ -25,23 +23,13 @@ from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.evals.contract import Evaluator, Interrupted
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
-from jaxpretrain.parallel.distributed import is_primary
 from jaxpretrain.storage.staging import local_folder
 from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.saves import Ended, Saver
 from jaxpretrain.train.stages import Stages
 from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import Stop
 from jaxpretrain.train.watchdog import Watchdog
-from jaxpretrain.train.workdir import note_saved
-
-_MAX_UNSAVED = 3
-"""Number of saves failed in a row that ends the run."""
-
-
-class Ended(Exception):
-    """The run has ended itself. All processes raise this alike, so that none waits for another."""
-
-    exit_code = 3
 
 
 class NonFinite(Ended):
@@ -53,12 +41,6 @@ class NonFinite(Ended):
             "learning rate or a longer warm-up; --config.train.on_bad_step=skip leaves such steps "
             "out"
         )
-
-
-class NotSaved(Ended):
-    """Saves have failed, and the run ends without one of its last state."""
-
-    exit_code = 1
 
 
 class Alarm(Ended):
@@ -73,7 +55,7 @@ class Run:
     workdir: Path
     data: TrainingData
     evaluators: list[Evaluator]
-    checkpoints: Checkpoints
+    saver: Saver
     clock: Clock
     reporter: Reporter
     stop: Stop
@@ -82,7 +64,6 @@ class Run:
     """True where the last session left out the evaluation of the step that it saved."""
     skipped: list[int] = field(default_factory=list)  # the newest steps, skipped in a row
     empty: list[int] = field(default_factory=list)  # all steps whose batch had nothing to predict
-    unsaved: list[Save] = field(default_factory=list)  # the newest, failed in a row
 
     @property
     def experiment(self) -> Resolved:
@@ -97,13 +78,14 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     """
     timeline = run.experiment.timeline
     last = timeline.num_steps
-    step, is_saved = first, bool(run.checkpoints.steps())
+    step, is_saved = first, run.saver.has_checkpoints()
     in_flight: tuple[int, Mapping[str, Any]] | None = None
     is_due = _evaluate_first(run, state, first)
     stops = is_due
     with (
         _load(run, first, last) as batches,
         Trace(local_folder(run.workdir) / "profile", run.experiment.monitor.profile) as trace,
+        run.saver.timer,
     ):
         run.reporter.start(first)
         for step in range(first + 1, 1 + (first if stops else last)):
@@ -122,24 +104,28 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 if probe is not None:
                     metrics["signals"] = signals | probe(state.params, batch)
                 _report(run, in_flight)
-                report_saves(run)
+                run.saver.report()
                 in_flight = (step, metrics)
                 evaluates = step == last or _due(step, timeline.eval_every)
                 stops = run.stop.reached()
-                saves = step == last or _due(step, timeline.save_every) or stops
-                if evaluates or saves or trace.ends(step):
+                place = run.saver.due(step)
+                if step == last or stops:
+                    place = "workdir"
+                if evaluates or place or trace.ends(step):
                     _report(run, in_flight)
                     in_flight = None
                     trace.after(step)
             is_due = evaluates and not evaluate(run, state, step, is_asked_to_stop=stops)
             stops |= is_due
-            if saves or stops:
-                save(run, state, step, is_last=stops or step == last, is_evaluation_due=is_due)
+            if place == "workdir" or stops:
+                run.saver.save(state, step, is_last=stops or step == last, is_evaluation_due=is_due)
                 is_saved = True
+            elif place == "local":
+                run.saver.save_locally(state, step)
             if stops:
                 break
     if not is_saved:
-        save(run, state, step, is_last=True, is_evaluation_due=is_due)
+        run.saver.save(state, step, is_last=True, is_evaluation_due=is_due)
     if step != last and (alarm := run.stop.alarm()):
         raise Alarm(f"step {step} is saved. {alarm}")
     return step >= last and not is_due
@@ -160,7 +146,7 @@ def _evaluate_first(run: Run, state: TrainState, first: int) -> bool:
         return False
     is_due = not evaluate(run, state, first)
     if run.is_evaluation_due and not is_due:
-        run.checkpoints.amend(first, evaluation_due=False)
+        run.saver.checkpoints.amend(first, evaluation_due=False)
     return is_due
 
 
@@ -208,59 +194,6 @@ def interrupt(stop: Stop) -> None:
     """Raises Interrupted where somebody outside asks the run to stop."""
     if stop.reached() and stop.alarm() is None:
         raise Interrupted
-
-
-def save(
-    run: Run, state: TrainState, step: int, *, is_last: bool, is_evaluation_due: bool = False
-) -> None:
-    """Starts to save the state, the clock and the number of samples seen; the loop goes on.
-
-    The last save of a run is waited for, and so is one whose failure would end the run: all
-    processes learn at the same step that it ends. NotSaved: a save that was waited for has failed.
-    """
-    run.watchdog.enter("save", step, allowance=_allowance(run))
-    with run.clock.measure("save"):
-        run.checkpoints.wait()
-        report_saves(run)
-        document = {
-            "clock": run.clock.state(),
-            "data_position": int(run.experiment.timeline.pace.examples(step)),
-            "evaluation_due": is_evaluation_due,
-        }
-        run.reporter.publish()  # first: what a checkpoint goes on from is never missing
-        run.checkpoints.save(step, state, document)
-        is_decisive = is_last or len(run.unsaved) + 1 >= _MAX_UNSAVED
-        if is_decisive:
-            with run.reporter.activity(f"saving step {step:,}"):
-                run.checkpoints.wait()
-    report_saves(run)
-    if is_decisive and run.unsaved:
-        count = len(run.unsaved)
-        which = f"step {step:,}" if count == 1 else f"{count} saves in a row, up to step {step:,},"
-        newest = run.checkpoints.steps()[-1:]
-        kept = f"Step {newest[0]:,} is the newest" if newest else "There is no checkpoint"
-        raise NotSaved(
-            f"{which} could not be saved: {run.unsaved[-1].problem}. {kept} in "
-            f"{run.checkpoints.directory}; with that mended, the same command goes on from there"
-        )
-
-
-def _allowance(run: Run) -> float:
-    """Returns the seconds that a save may take, with the one before it."""
-    return 3 * seconds_for(run.stages.program.state)
-
-
-def report_saves(run: Run) -> None:
-    """Reports the saves that have ended; scripts wait for the line `saved step N`."""
-    for outcome in run.checkpoints.ended():
-        if outcome.problem is None:
-            run.unsaved.clear()
-            run.reporter.message(f"saved step {outcome.step:,}")
-            if is_primary():
-                note_saved(run.workdir, outcome.step)
-        else:
-            run.unsaved.append(outcome)
-            run.reporter.message(f"warning: step {outcome.step:,} is not saved: {outcome.problem}")
 
 
 def _report(run: Run, in_flight: tuple[int, Mapping[str, Any]] | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from jaxpretrain.checkpoints.local import LocalCheckpoints
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.saving import seconds_for
 from jaxpretrain.config.errors import InputError
@@ -21,11 +22,13 @@ from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.parallel import distributed
+from jaxpretrain.storage.paths import parse
 from jaxpretrain.train import loop, resume
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import Memory, Program, require_fit
 from jaxpretrain.train.reporting import open_reporter
+from jaxpretrain.train.saves import NotSaved, Saver
 from jaxpretrain.train.stages import Stages, make_stages
 from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import stop_requests
@@ -145,7 +148,7 @@ def train_experiment(
         watchdog.enter("restore", allowance=seconds_for(opened.stages.program.state))
         start = _restore(opened, workdir, clock, guard)
         reporter = held.enter_context(
-            open_reporter(opened.stages, workdir, clock, start.saved, guard)
+            open_reporter(opened.stages, workdir, clock, start.resumed, guard)
         )
         for line in [*opened.describe(), *start.changes]:
             reporter.message(line)
@@ -153,12 +156,13 @@ def train_experiment(
         with clock.measure("compile"), distributed.fail_together("compile"):
             memory, first, state = _compile(opened, start, reporter, watchdog, look)
         _write_down(opened, workdir, memory, first, start.saved)
+        saver = _saver(opened, start, workdir, clock, reporter, watchdog)
         run = loop.Run(
             stages=opened.stages,
             workdir=workdir,
             data=opened.data,
             evaluators=opened.evaluators,
-            checkpoints=start.checkpoints,
+            saver=saver,
             clock=clock,
             reporter=reporter,
             stop=stop,
@@ -169,8 +173,7 @@ def train_experiment(
             return loop.train(run, state, first)
         finally:
             watchdog.enter("end")
-            run.checkpoints.wait()
-            loop.report_saves(run)
+            saver.end()
 
 
 def _open_together(
@@ -218,14 +221,16 @@ class _Start:
     """The state that a session begins with, and lines about changes since it was saved."""
 
     checkpoints: Checkpoints
+    local: LocalCheckpoints | None
     first: int = 0  # finished steps
     changes: Sequence[str] = ()
     state: TrainState | None = None  # of the newest checkpoint; None where the folder has none
     is_evaluation_due: bool = False
+    saved: int | None = None  # the step of the newest checkpoint of the folder; None without one
 
     @property
-    def saved(self) -> int | None:
-        """The step of the newest checkpoint of the folder; None without one."""
+    def resumed(self) -> int | None:
+        """The step of the checkpoint that is gone on from; None without one."""
         return None if self.state is None else self.first
 
 
@@ -235,7 +240,7 @@ def _unguarded() -> None:
 
 def _restore(opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], None]) -> _Start:
     """Restores the state and the clock from the newest checkpoint that is sound."""
-    experiment, point = opened.experiment, opened.point
+    experiment, point, local = opened.experiment, opened.point, None
     with (
         distributed.fail_together("restore"),
         activity("reading the newest checkpoint", is_shown=distributed.is_primary()),
@@ -247,16 +252,29 @@ def _restore(opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], No
             guard=guard,
         )
         found = checkpoints.restore_newest(opened.stages.program.state)
+        saved = None if found is None else found[0]
+        if (place := experiment.checkpoint.local_dir) is not None:
+            local = LocalCheckpoints(parse(place, "--config.checkpoint.local_dir"), workdir)
+            found = local.restore_newest(opened.stages.program.state, saved or 0) or found
         step, state, document = found or (0, None, {})
+        _require_room(opened, checkpoints, step)
         if found is not None:
             point = resume.point_of(workdir, step, document)
             resume.require_same_samples(point, experiment, opened.data.fingerprint)
     clock.restore(document.get("clock", {}))
     if point is None:
-        return _Start(checkpoints)
+        return _Start(checkpoints, local)
     changes = resume.describe_changes(point, experiment, opened.data.fingerprint)
     is_evaluation_due = document.get("evaluation_due", False)
-    return _Start(checkpoints, point.step, changes, state, is_evaluation_due)
+    return _Start(checkpoints, local, point.step, changes, state, is_evaluation_due, saved)
+
+
+def _require_room(opened: Opened, checkpoints: Checkpoints, step: int) -> None:
+    """Raises NotSaved where steps are left, and the disk has no room for a checkpoint."""
+    is_complete = step >= opened.experiment.timeline.num_steps
+    if not is_complete and (problem := checkpoints.shortage(opened.stages.program.state)):
+        where = checkpoints.directory
+        raise NotSaved(f"{where}: {problem}; nothing was trained. Make room, and start again")
 
 
 def _compile(
@@ -281,6 +299,21 @@ def _compile(
     with reporter.activity("compiling the evaluations"):
         compile_evaluators(opened.evaluators, reporter.message)
     return memory, first, state
+
+
+def _saver(
+    opened: Opened,
+    start: _Start,
+    workdir: Path,
+    clock: Clock,
+    reporter: Reporter,
+    watchdog: Watchdog,
+) -> Saver:
+    """Returns what saves the state of the run."""
+    timeline, state = opened.experiment.timeline, opened.stages.program.state
+    return Saver(
+        workdir, timeline, start.checkpoints, start.local, state, clock, reporter, watchdog
+    )
 
 
 def _begin(program: Program, reporter: Reporter) -> tuple[int, TrainState]:

@@ -149,6 +149,7 @@ class Watchdog:
 
     def _end(self, why: str) -> None:
         """Ends the process, whatever else stands still."""
+        distributed.leave()  # all leave: none counts as lost
         _within(_WRITE_SECONDS, lambda: self._write(why))
         if not _within(4 * _MAX_PAUSE, lambda: self._tell(why)):  # the first may not answer
             print(f"error: {why}: at {self._mark}", file=sys.stderr, flush=True)

@@ -299,7 +299,8 @@ def _steps_known(workdir: Path) -> int | None:
     if config is None or is_gone:
         return trained or aside
     duration = config["train"]["duration"]
-    first_save = min(config["checkpoint"]["every"] or duration, duration)
+    every = config["checkpoint"]["every"]
+    first_save = min(every, duration) if isinstance(every, int) and every else duration
     return trained if trained >= first_save else aside
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jaxpretrain.checkpoints import saving
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.saving import Save, move_aside, reason, remove
 
@@ -216,3 +218,71 @@ def test_in_a_bucket_nothing_is_written_or_removed_where_that_is_not_allowed(buc
         assert ("exists already" in save.problem) == (folder == "5")
     assert (bucket / "run" / "checkpoints" / "5" / "commit_success.txt").exists()
     assert (bucket / "run" / "checkpoints" / "6" / "state" / "of_another_run").exists()
+
+
+def test_bits_that_read_other_than_written_never_become_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """And the next save is made as if nothing had been."""
+    read, answers = saving.part_checksum, [1, 0]
+    monkeypatch.setattr(saving, "part_checksum", lambda part: read(part) + sum(answers[:1]))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, _state(), {})
+    checkpoints.wait()
+    answers.clear()
+    checkpoints.save(1, _state(), {})
+    checkpoints.wait()
+    first, second = checkpoints.ended()
+    assert first.problem in [f"{name} reads other than it was written" for name in ("step", "w")]
+    assert (second.step, second.problem) == (1, None)
+    assert _names(tmp_path / "checkpoints") == {"1"}
+
+
+def test_arrays_are_read_back_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    read, sizes = saving.part_checksum, []
+    monkeypatch.setattr(saving, "part_checksum", lambda x: (sizes.append(x.nbytes), read(x))[1])
+    monkeypatch.setattr(saving, "_READ_BYTES", 20_000)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, _state(), {})
+    checkpoints.wait()
+    assert checkpoints.ended()[0].problem is None
+    assert sorted(sizes) == [4, 7168, 19456, 19456, 19456]
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes that are free at each look; the last ones stay."""
+    left: list[int] = []
+
+    def usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=left.pop(0) if len(left) > 1 else left[0])
+
+    monkeypatch.setattr(saving.shutil, "disk_usage", usage)
+    monkeypatch.setenv("JAXPRETRAIN_STORAGE_SECONDS", "0.5")
+    return left
+
+
+def test_a_save_waits_for_room_and_says_so(
+    free: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    free[:] = [1000, 1000, 10**9]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(5, _state(), {})
+    checkpoints.wait()
+    assert checkpoints.ended()[0].problem is None and checkpoints.steps() == [5]
+    assert capsys.readouterr().err == (
+        "warning: step 5 waits up to 0 s for room on the disk: a checkpoint takes 6.1e-05 GiB, "
+        "9.31e-07 GiB are free\n"
+    )
+
+
+def test_a_disk_that_stays_full_fails_the_save_in_one_line(free: list[int], tmp_path: Path):
+    free[:] = [0]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.shortage(_state()) == "a checkpoint takes 6.1e-05 GiB, 0 GiB are free"
+    checkpoints.save(5, _state(), {})
+    checkpoints.wait()
+    (save,) = checkpoints.ended()
+    assert save.problem.startswith("No space left on device: a checkpoint takes")
+    assert saving.is_full(save.problem) and not saving.is_full("File too large")
+    assert _names(tmp_path / "checkpoints") == set()

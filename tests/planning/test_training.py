@@ -9,7 +9,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.planning import training as commanded
 from jaxpretrain.planning.training import run_training
-from jaxpretrain.train.loop import Ended, NotSaved
+from jaxpretrain.train.saves import Ended, NotSaved
 from jaxpretrain.train.watchdog import Watchdog
 from tests.planning.conftest import TINY, changed
 

@@ -508,6 +508,7 @@ def test_the_timeline_holds_what_the_config_says_in_steps(experiment: Experiment
         stage_ends=(2, 5),
         eval_every=0,
         save_every=8,  # 2 x 4 + 3 x 8 + 2.5 x 16
+        save_seconds=None,
         log_every=9,
         signals_every=11,
         stall=None,

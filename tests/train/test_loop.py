@@ -24,6 +24,7 @@ from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.reporting import work_of
+from jaxpretrain.train.saves import NotSaved, Saver
 from jaxpretrain.train.stages import Stage, Stages
 from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import StopRequest
@@ -165,12 +166,13 @@ class Recorder:
             part = replace(getattr(experiment, name), **values)
             experiment = replace(experiment, **{name: part})
         here: Any = self
+        program = replace(program, experiment=experiment)
         run = loop.Run(
-            stages=_stages(replace(program, experiment=experiment), self),
+            stages=_stages(program, self),
             workdir=workdir,
             data=self,
             evaluators=[self.evaluate],
-            checkpoints=here,
+            saver=_saver(program, workdir, here, here),
             clock=Clock(),
             reporter=here,
             stop=self.stop_request,
@@ -178,6 +180,12 @@ class Recorder:
             is_evaluation_due=self.is_evaluation_due,
         )
         return loop.train(run, _Step(self.first), self.first)
+
+
+def _saver(program: Program, workdir: Path, checkpoints: Any, reporter: Any) -> Saver:
+    """One that saves in the folder of the run alone."""
+    timeline, dog = program.experiment.timeline, Watchdog(None)
+    return Saver(workdir, timeline, checkpoints, None, program.state, Clock(), reporter, dog)
 
 
 def _stages(program: Program, compiled: Any) -> Stages:
@@ -358,7 +366,7 @@ def test_the_run_ends_when_the_last_save_fails_or_several_in_a_row(
 ):
     num_steps = 5 if last == 5 else 9
     recorder = Recorder(num_steps, unsavable=dict.fromkeys(unsavable, "full"), slow=slow)
-    with pytest.raises(loop.NotSaved, match=message):
+    with pytest.raises(NotSaved, match=message):
         recorder.train(program, tmp_path)
     assert recorder.events[-1] == ("save", last)
 
@@ -510,20 +518,22 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     stages = _stages(program, SimpleNamespace(train_step=compiled, probe=probe))
     clock, progress = Clock(), Progress(5, is_shown=False)
     writers = open_writers(tmp_path, print, resume_step=None, tensorboard=False)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=2)
+    reporter = Reporter(work_of(stages), writers, progress, clock, every=1)
     run = loop.Run(
         stages=stages,
         workdir=tmp_path,
         data=data,
         evaluators=[held_out],
-        checkpoints=Checkpoints(tmp_path / "checkpoints", keep_last=2),
+        saver=_saver(program, tmp_path, checkpoints, reporter),
         clock=clock,
-        reporter=Reporter(work_of(stages), writers, progress, clock, every=1),
+        reporter=reporter,
         stop=StopRequest(),
         watchdog=Watchdog(None),
     )
     with jax.transfer_guard("disallow"), writers:
         assert loop.train(run, state, 0)
-    run.checkpoints.wait()
+    run.saver.end()
     lines = read_lines(tmp_path / "metrics.jsonl")
     reported = {line["step"]: line for line in lines if "train/loss" in line}
     assert list(reported) == list(expected)
@@ -532,4 +542,4 @@ def test_the_whole_loop_makes_only_transfers_it_asks_for(
     lines = read_lines(tmp_path / "signals.jsonl")
     assert [line.pop("step") for line in lines] == [2, 4]
     assert [line | {"time": 0} for line in lines] == [signals_of[s] | {"time": 0} for s in (2, 4)]
-    assert run.checkpoints.steps() == [4, 5]
+    assert checkpoints.steps() == [4, 5]
