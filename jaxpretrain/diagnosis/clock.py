@@ -28,6 +28,8 @@ class Clock:
         self._counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self._stack: list[Part] = ["other"]
         self._charged = now()
+        self.restored: dict[Part, float] = dict(self._seconds)
+        """The seconds of each part in earlier sessions."""
         self.waited = 0.0
         """The seconds of training in which this session waited for its devices."""
 
@@ -74,6 +76,7 @@ class Clock:
     def restore(self, state: Mapping[str, float]) -> None:
         """Adds the time of earlier sessions, from the state in a checkpoint."""
         for part in PARTS:
+            self.restored[part] += state.get(part, 0.0)
             self._seconds[part] += state.get(part, 0.0)
             self._counts[part] += int(state.get(f"num_{part}", 0))
 

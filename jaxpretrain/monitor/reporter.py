@@ -62,13 +62,16 @@ class Reporter:
         clock: Clock,
         every: int,
         watch: Watch | None = None,
+        first_start: float | None = None,
     ) -> None:
+        """Takes the parts of the report; `first_start` is the unix time at which the run began."""
         self._work = work
         self._writers = writers
         self._progress = progress
         self._clock = clock
         self._every = every
         self._watch = watch
+        self._first_start = first_start
         self._rate = Rate(clock)
         self._hosts = Hosts(clock)
         self._window = (0.0, 0.0)  # data wait and train seconds at the last report
@@ -119,6 +122,8 @@ class Reporter:
         metrics["perf/data_wait_fraction"] = self._data_wait_fraction()
         metrics |= {f"perf/{name}_memory_gib": n / GIB for name, n in peak_memory().items()}
         metrics |= self._hosts.compare(step)
+        if self._first_start is not None and (wall := time.time() - self._first_start) > 0:
+            metrics["perf/goodput"] = self._clock.seconds()["train"] / wall
         metrics |= {f"time/{part}_seconds": s for part, s in self._clock.seconds().items()}
         self._writers.scalars(step, metrics)
         self._progress.update(step, metrics)

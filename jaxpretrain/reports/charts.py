@@ -224,7 +224,9 @@ def hours_chart(runs: Sequence[Run]) -> Chart:
     hours: dict[str, list[float]] = {}
     for place, run in enumerate(runs):
         parts = {part: run.history.last(f"time/{part}_seconds") for part in PARTS}
-        if any(seconds is not None for seconds in parts.values()):
+        if run.goodput is not None:
+            parts = {cause: spent for cause, spent in run.goodput.seconds.items()}
+        elif any(seconds is not None for seconds in parts.values()):
             parts["lost to restarts"] = run.lost_seconds
         for part, seconds in parts.items():
             if seconds:

@@ -14,6 +14,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, diff
 from jaxpretrain.diagnosis.findings import Finding, Severity, worst
 from jaxpretrain.diagnosis.forecast import Forecast, forecast
+from jaxpretrain.diagnosis.goodput import Goodput, goodput, read_sessions
 from jaxpretrain.diagnosis.history import EMPTY, History, Series, read_history
 from jaxpretrain.diagnosis.intent import Plan, plan_in
 from jaxpretrain.diagnosis.predicted import read_prediction
@@ -123,6 +124,11 @@ class Run:
         times = self.history["train/loss"].times[-QUIET_REPORTS:]
         usual = QUIET_REPORTS * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         return self.now - self.history.span[1] > max(QUIET, usual)
+
+    @cached_property
+    def goodput(self) -> Goodput | None:
+        """The time of the run by cause; None for runs that have not written it down."""
+        return goodput(read_sessions(self.folder))
 
     @property
     def lost_seconds(self) -> float:

@@ -163,6 +163,8 @@ def times(run: Run) -> str:
             f"{high}, if it goes on at its mean pace. The whole run takes {cost}, "
             f"{time.factor:.1f} times the time so far.</p>"
         )
+    if run.goodput is not None:
+        text += f"<p>{escape(run.goodput.describe())}.</p>"
     rows = []
     for one in checks(run.history):
         estimate, actual = format_seconds(one.predicted), format_seconds(one.actual)

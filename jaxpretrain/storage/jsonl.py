@@ -101,6 +101,19 @@ def add_part(path: Path, lines: bytes) -> None:
     write_atomically(path.with_suffix("") / f"{number + 1:08d}.jsonl", lines.decode())
 
 
+def newest_line(path: Path, name: str) -> dict[str, Any] | None:
+    """Returns the last whole line with a name, looked for near the end; None without one."""
+    for file in [*reversed(parts_of(path)), path]:
+        if (is_remote(file) and file == path) or not file.exists():
+            continue
+        with io.BytesIO(file.read_bytes()) if is_remote(file) else file.open("rb") as opened:
+            opened.seek(max(0, opened.seek(0, os.SEEK_END) - _BLOCK))
+            for line in reversed(opened.read().splitlines(keepends=True)):
+                if (record := _parse(line)) is not None and name in record:
+                    return record
+    return None
+
+
 def drop_after(path: Path, step: int) -> None:
     """Removes lines above `step` and unreadable ones; a crash, or a missing file, does no harm."""
     for part in reversed(parts_of(path)):

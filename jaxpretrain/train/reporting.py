@@ -26,8 +26,12 @@ def open_reporter(
     clock: Clock,
     resume_step: int | None,
     guard: Callable[[], None],
+    first_start: float | None,
 ) -> Iterator[Reporter]:
-    """Yields the reporter to the terminal and to files, which only the first process has."""
+    """Yields the reporter to the terminal and to files, which only the first process has.
+
+    `first_start` is the unix time at which the run began.
+    """
     experiment = stages.program.experiment
     work, timeline = work_of(stages), experiment.timeline
     if not distributed.is_primary():
@@ -51,7 +55,7 @@ def open_reporter(
         path = workdir / "metrics.jsonl"
         # The watch knows the metrics of earlier sessions.
         watch = Watch(plan, read_history(path) if has_lines(path) else None)
-        yield Reporter(work, writers, progress, clock, timeline.log_every, watch)
+        yield Reporter(work, writers, progress, clock, timeline.log_every, watch, first_start)
 
 
 def work_of(stages: Stages) -> Work:

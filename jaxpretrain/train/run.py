@@ -21,6 +21,7 @@ from jaxpretrain.display.wording import format_facts, format_seconds
 from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter
+from jaxpretrain.monitor.sessions import Sessions
 from jaxpretrain.parallel import distributed
 from jaxpretrain.storage.paths import parse
 from jaxpretrain.train import loop, resume
@@ -145,10 +146,9 @@ def train_experiment(
             earlier=earlier,
         )
         opened, guard = _open_together(open_, workdir, held)
-        watchdog.enter("restore", allowance=seconds_for(opened.stages.program.state))
-        start = _restore(opened, workdir, clock, guard)
+        start = _restore(opened, workdir, clock, guard, watchdog)
         reporter = held.enter_context(
-            open_reporter(opened.stages, workdir, clock, start.resumed, guard)
+            open_reporter(opened.stages, workdir, clock, start.resumed, guard, start.first_start)
         )
         for line in [*opened.describe(), *start.changes]:
             reporter.message(line)
@@ -226,7 +226,13 @@ class _Start:
     changes: Sequence[str] = ()
     state: TrainState | None = None  # of the newest checkpoint; None where the folder has none
     is_evaluation_due: bool = False
+    sessions: Sessions | None = None  # in the first process
     saved: int | None = None  # the step of the newest checkpoint of the folder; None without one
+
+    @property
+    def first_start(self) -> float | None:
+        """The unix time at which the run began, in the first process."""
+        return None if self.sessions is None else self.sessions.first_start
 
     @property
     def resumed(self) -> int | None:
@@ -238,9 +244,12 @@ def _unguarded() -> None:
     """Does what the guard of a process that changes nothing does."""
 
 
-def _restore(opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], None]) -> _Start:
+def _restore(
+    opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], None], watchdog: Watchdog
+) -> _Start:
     """Restores the state and the clock from the newest checkpoint that is sound."""
     experiment, point, local = opened.experiment, opened.point, None
+    watchdog.enter("restore", allowance=seconds_for(opened.stages.program.state))
     with (
         distributed.fail_together("restore"),
         activity("reading the newest checkpoint", is_shown=distributed.is_primary()),
@@ -261,12 +270,18 @@ def _restore(opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], No
         if found is not None:
             point = resume.point_of(workdir, step, document)
             resume.require_same_samples(point, experiment, opened.data.fingerprint)
+    watchdog.enter("compile")
     clock.restore(document.get("clock", {}))
+    sessions = Sessions(workdir) if distributed.is_primary() else None
+    if sessions is not None:
+        sessions.begin(clock, {phase: x for phase, x in watchdog.spent.items()})
     if point is None:
-        return _Start(checkpoints, local)
+        return _Start(checkpoints, local, sessions=sessions)
     changes = resume.describe_changes(point, experiment, opened.data.fingerprint)
     is_evaluation_due = document.get("evaluation_due", False)
-    return _Start(checkpoints, local, point.step, changes, state, is_evaluation_due, saved)
+    return _Start(
+        checkpoints, local, point.step, changes, state, is_evaluation_due, sessions, saved
+    )
 
 
 def _require_room(opened: Opened, checkpoints: Checkpoints, step: int) -> None:
@@ -312,7 +327,15 @@ def _saver(
     """Returns what saves the state of the run."""
     timeline, state = opened.experiment.timeline, opened.stages.program.state
     return Saver(
-        workdir, timeline, start.checkpoints, start.local, state, clock, reporter, watchdog
+        workdir,
+        timeline,
+        start.checkpoints,
+        start.local,
+        state,
+        clock,
+        reporter,
+        watchdog,
+        start.sessions,
     )
 
 

@@ -13,6 +13,7 @@ from jaxpretrain.checkpoints.saving import Save, is_full, seconds_for
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.monitor.reporter import Reporter
+from jaxpretrain.monitor.sessions import Sessions
 from jaxpretrain.parallel.distributed import is_primary
 from jaxpretrain.parallel.timer import CommonTimer
 from jaxpretrain.storage.paths import patience
@@ -56,6 +57,8 @@ class Saver:
     clock: Clock
     reporter: Reporter
     watchdog: Watchdog
+    sessions: Sessions | None = None
+    """The starts of the run, in the first process alone."""
     unsaved: list[Save] = field(default_factory=list)
     """The newest saves, where they have failed in a row."""
     _num_times: int = 0
@@ -131,6 +134,8 @@ class Saver:
                 self.reporter.message(f"saved step {outcome.step:,}")
                 if is_primary():
                     note_saved(self.workdir, outcome.step)
+                if self.sessions is not None:
+                    self.sessions.note(self.clock)
             else:
                 self.unsaved.append(outcome)
                 line = f"step {outcome.step:,} is not saved: {outcome.problem}"
@@ -142,6 +147,9 @@ class Saver:
         if self.local is not None:
             self.local.wait()
         self.report()
+        if self.sessions is not None:
+            self.sessions.note(self.clock)
+            self.reporter.message(f"goodput: {self.sessions.goodput().describe()}")
 
     def _document(self, step: int, is_evaluation_due: bool = False) -> Document:
         return {

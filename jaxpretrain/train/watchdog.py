@@ -79,6 +79,9 @@ class Watchdog:
         self._workdir = workdir
         self._given: float | None = None
         self._mark = _Mark("start", None, time.monotonic(), math.inf)
+        self.spent: dict[Phase, float] = defaultdict(float)
+        """Seconds that each phase has taken, the one that goes on left out."""
+        self._entered = time.monotonic()
         self._finished: tuple[int, float] | None = None  # the last finished step, and when
         self._slowest = 0.0
         self._num_normal = 0
@@ -101,7 +104,10 @@ class Watchdog:
         """Notes that this process begins a phase, which may take `allowance` seconds."""
         if phase not in ("step", "batch"):
             self._finished = None  # what comes next is no normal step
-        self._mark = _Mark(phase, step, time.monotonic(), allowance)
+        now = time.monotonic()
+        self.spent[self._mark.phase] += now - self._entered
+        self._entered = now
+        self._mark = _Mark(phase, step, now, allowance)
 
     def beat(self) -> None:
         """Notes progress inside a phase."""

@@ -10,7 +10,9 @@ from jaxpretrain.display.wording import to_number
 from jaxpretrain.storage import jsonl
 from jaxpretrain.storage.jsonl import (
     JsonlWriter,
+    add_part,
     drop_after,
+    newest_line,
     read_blocks,
     read_lines,
     to_numbers,
@@ -192,3 +194,17 @@ def test_resuming_drops_later_lines_of_parts(bucket):
     assert jsonl.parts_of(path)[-1].name == "00000002.jsonl"
     jsonl.drop_all(path)
     assert not jsonl.has_lines(path)
+
+
+def test_the_newest_line_with_a_name_is_found_from_the_end(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert newest_line(path, "a") is None
+    path.write_text(
+        '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "b": 1}\n{"step": 4, "a"'
+    )
+    assert newest_line(path, "a") == {"step": 2, "a": 2}
+    (tmp_path / "metrics").mkdir()
+    add_part(path, b'{"step": 5, "a": 5}\n')
+    add_part(path, b'{"step": 6, "b": 5}\n')
+    assert newest_line(path, "a") == {"step": 5, "a": 5}
+    assert newest_line(path, "c") is None

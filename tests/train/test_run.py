@@ -82,6 +82,7 @@ def test_a_run_leaves_its_folder_as_documented(finished: Path, six_steps: Experi
         "experiment.json",
         "metrics.jsonl",
         "signals.jsonl",
+        "sessions.json",
         "checkpoints",
         ".lock",
     }
