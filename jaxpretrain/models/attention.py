@@ -70,7 +70,7 @@ def attention(
     if mask.branches is not None and kernel in ("cudnn", "splash"):
         kernel = "xla_blocks"
     if kernel == "cudnn":
-        return attention_kernels.cudnn(q_btnh, k_btmh, v_btmh, mask)
+        return attention_kernels.cudnn(q_btnh, k_btmh, v_btmh, mask, shard)
     if kernel == "splash":
         return attention_kernels.splash(q_btnh, k_btmh, v_btmh, mask, shard)
     if kernel == "xla":

@@ -121,11 +121,37 @@ def _equal_chunks(
     return jnp.moveaxis(out_cbmgth, 0, 3).reshape(b, m, g, -1, h)[:, :, :, :t]
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns an einsum in float32, whose gradients multiply in the dtype of `a` and `b`.
+
+    JAX alone would multiply float32 by float32 there, at half the rate or less.
+    """
+    return _einsum(equation, a, b)
+
+
+def _product_forward(
+    equation: str, a: jax.Array, b: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _einsum(equation, a, b), (a, b)
+
+
+def _product_backward(
+    equation: str, operands: tuple[jax.Array, jax.Array], dout: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    a, b = operands
+    _, pull = jax.vjp(partial(jnp.einsum, equation), a, b)
+    return pull(dout.astype(a.dtype))
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
 def _block(
     q_bmrh: jax.Array, k_bmsh: jax.Array, v_bmsh: jax.Array, visible_bts: jax.Array | None
 ) -> jax.Array:
     """Attends with rows of queries to keys; divides after the product, where there is less."""
-    scores_bmrs = _einsum("bmrh,bmsh->bmrs", q_bmrh, k_bmsh)
+    scores_bmrs = _product("bmrh,bmsh->bmrs", q_bmrh, k_bmsh)
     if visible_bts is not None:
         num_groups = q_bmrh.shape[2] // visible_bts.shape[1]
         visible_brs = jnp.tile(visible_bts, (1, num_groups, 1))
@@ -133,7 +159,7 @@ def _block(
     peak_bmr1 = jax.lax.stop_gradient(jnp.max(scores_bmrs, axis=-1, keepdims=True))
     weights_bmrs = jnp.exp(scores_bmrs - peak_bmr1)
     sum_bmr1 = jnp.sum(weights_bmrs, axis=-1, keepdims=True)
-    out_bmrh = _einsum("bmrs,bmsh->bmrh", weights_bmrs.astype(v_bmsh.dtype), v_bmsh)
+    out_bmrh = _product("bmrs,bmsh->bmrh", weights_bmrs.astype(v_bmsh.dtype), v_bmsh)
     return (out_bmrh / sum_bmr1).astype(v_bmsh.dtype)
 
 
@@ -148,23 +174,35 @@ _BLOCKS = ("block_q", "block_kv", "block_q_dq", "block_kv_dq", "block_q_dkv", "b
 _NO_DOCUMENT = -1
 
 
-def cudnn(q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask) -> jax.Array:
+def cudnn(
+    q_btnh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array, mask: Mask, shard: Shard
+) -> jax.Array:
     """Returns cuDNN's flash attention, for NVIDIA GPUs; it takes no documents."""
-    b, t, _, h = q_btnh.shape
-    padding = ((0, 0), (0, -t % 64), (0, 0), (0, -h % 8))
-    q, k, v = (jnp.pad(x, padding) for x in (q_btnh, k_btmh, v_btmh))
-    hides_padding = mask.causal or t % 64 == 0
-    out = jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        scale=h**-0.5,
-        is_causal=mask.causal,
-        key_value_seq_lengths=None if hides_padding else jnp.full(b, t, jnp.int32),
-        local_window_size=None if mask.window is None else (mask.window - 1, 0),
-        implementation="cudnn",
-    )
-    return out[:, :t, :, :h]
+    b, t, n, h = q_btnh.shape
+    m = k_btmh.shape[2]
+
+    def attend(q_btmgh: jax.Array, k_btmh: jax.Array, v_btmh: jax.Array) -> jax.Array:
+        b, t, m, g, h = q_btmgh.shape
+        q_btnh = q_btmgh.reshape(b, t, m * g, h)
+        padding = ((0, 0), (0, -t % 2), (0, 0), (0, -h % 8))
+        q, k, v = (jnp.pad(x, padding) for x in (q_btnh, k_btmh, v_btmh))
+        hides_padding = mask.causal or t % 2 == 0
+        out = jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            scale=h**-0.5,
+            is_causal=mask.causal,
+            key_value_seq_lengths=None if hides_padding else jnp.full(b, t, jnp.int32),
+            local_window_size=None if mask.window is None else (mask.window - 1, 0),
+            implementation="cudnn",
+        )
+        return out[:, :t, :, :h].reshape(q_btmgh.shape)
+
+    # XLA could divide it, but not where a copy of the model is computed on its own.
+    arrays = q_btnh.reshape(b, t, m, n // m, h), k_btmh, v_btmh
+    axes: list[Axes] = [("batch", None, "heads", *(None,) * (x.ndim - 3)) for x in arrays]
+    return shard(attend, arrays, axes).reshape(q_btnh.shape)
 
 
 def splash(

@@ -54,6 +54,37 @@ def unsharded(
     return f(*arrays)
 
 
+class Spread(NamedTuple):
+    """The ways between a matrix that devices share, each with a part, and the whole of it."""
+
+    gather: Callable[[jax.Array], jax.Array]
+    """Returns the whole of a part, in its dtype."""
+    scatter: Callable[[jax.Array], jax.Array]
+    """Returns the own part of the sum of all devices' matrices, which is taken in their dtype."""
+
+
+IN_ONE = Spread(lambda part: part, lambda whole: whole)
+"""The ways on a device that has all of the matrix."""
+
+ByRows = Callable[
+    [Callable[..., tuple[jax.Array, ...]], jax.Array, Axes, Sequence[jax.Array]],
+    tuple[jax.Array, ...],
+]
+"""A function (f, matrix, axes, rows) that runs f(spread, part, *rows) on each data-parallel device:
+for its part of the matrix, which the axes divide, and its own rows of arrays [b, ...]. The results
+are joined along their first axis. `parallel` provides it."""
+
+
+def in_one(
+    f: Callable[..., tuple[jax.Array, ...]],
+    matrix: jax.Array,
+    axes: Axes,
+    rows: Sequence[jax.Array],
+) -> tuple[jax.Array, ...]:
+    """Returns f(IN_ONE, matrix, *rows); for a single device."""
+    return f(IN_ONE, matrix, *rows)
+
+
 class Branches(NamedTuple):
     """Rows of tokens in which stems are followed by branches, which continue them; int32.
 

@@ -43,12 +43,21 @@ class Precision(NamedTuple):
 
     dtype: jnp.dtype
     products: Products
+    reduce_dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    """The dtype to which gradients of weights are rounded before they are summed over devices."""
 
 
-def choose_precision(platform: str, dtype: str) -> Precision:
-    """Returns a compute dtype with its products for a platform ("cpu", "gpu", "tpu")."""
-    is_row_major = platform == "cpu" and dtype == "bfloat16"
-    return Precision(jnp.dtype(dtype), ROW_MAJOR if is_row_major else PLAIN)
+def choose_precision(platform: str, dtype: str, reduce_dtype: str = "float32") -> Precision:
+    """Returns a compute dtype with its products for a platform ("cpu", "gpu", "tpu").
+
+    In float32 models and on CPUs, gradients of weights stay in float32.
+    """
+    if dtype == "float32":
+        return Precision(jnp.dtype(dtype), PLAIN)
+    if platform == "cpu":
+        return Precision(jnp.dtype(dtype), ROW_MAJOR)
+    products = PLAIN if reduce_dtype == dtype else UNROUNDED
+    return Precision(jnp.dtype(dtype), products, jnp.dtype(reduce_dtype))
 
 
 def plain_matmul(x_rk: jax.Array, w_kn: jax.Array) -> jax.Array:
@@ -86,7 +95,27 @@ def transposed(a_mn: jax.Array) -> jax.Array:
     return with_layout_constraint(a_mn.T, Layout(major_to_minor=(0, 1)))
 
 
+def _plain_forward(
+    x_rk: jax.Array, w_kn: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return plain_matmul(x_rk, w_kn), (x_rk, w_kn)
+
+
+def _plain_backward(
+    residuals: tuple[jax.Array, jax.Array], dout_rn: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x_rk, w_kn = residuals
+    dw_kn = jnp.dot(x_rk.T, dout_rn, preferred_element_type=jnp.float32)
+    return dout_rn @ w_kn.astype(x_rk.dtype).T, dw_kn.astype(w_kn.dtype)
+
+
+unrounded_matmul = jax.custom_vjp(plain_matmul)
+"""The same product as `plain_matmul`; the gradient of a float32 weight is not rounded."""
+
+unrounded_matmul.defvjp(_plain_forward, _plain_backward)
+
 PLAIN = Products("plain", plain_matmul, jnp.transpose)
+UNROUNDED = Products("plain", unrounded_matmul, jnp.transpose)
 ROW_MAJOR = Products("row-major", row_major_matmul, transposed)
 
 
@@ -155,7 +184,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the output in the compute dtype."""
-        dtype, products = self.precision
+        dtype, products, _ = self.precision
         kernel = weight(self, "kernel", self.kernel_init, self.axes, (x.shape[-1], self.features))
         # As one matrix: with two contracted axes the weight gradient misses XLA's fast CPU product.
         y_ro = products.matmul(x.astype(dtype).reshape(-1, x.shape[-1]), kernel)
@@ -166,7 +195,11 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of vectors, [b, t] -> [b, t, d]. Ids must lie in it: the gather clamps silently."""
+    """A table of vectors, [b, t] -> [b, t, d]. Ids must lie in it: the gather clamps silently.
+
+    Its gradient is summed in float32. A frequent token adds up thousands of vectors, of which
+    bfloat16 would lose some percent.
+    """
 
     rows: int
     features: int
@@ -179,8 +212,25 @@ class Embedding(nn.Module):
         """Returns the rows of the token ids in the compute dtype."""
         shape = self.rows, self.features
         table_vd = weight(self, "embedding", self.initializer, ("vocab", "embed"), shape)
-        # Gathered whole over the data axes first: rows of a table cut along d would come in pieces.
-        return self.constrain(table_vd.astype(self.dtype), ("vocab", None))[tokens_bt]
+
+        @jax.custom_vjp
+        def rows(table_vd: jax.Array, tokens_bt: jax.Array) -> jax.Array:
+            # Gathered over the data axes first: rows of a table cut along d would come in pieces.
+            return self.constrain(table_vd.astype(self.dtype), ("vocab", None))[tokens_bt]
+
+        def forward(table_vd: jax.Array, tokens_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return rows(table_vd, tokens_bt), tokens_bt
+
+        def backward(tokens_bt: jax.Array, dx_btd: jax.Array) -> tuple[jax.Array, None]:
+            # Devices exchange the vectors of tokens, of each its part, not sums of whole tables.
+            dx_btd = self.constrain(dx_btd, (None, None, "embed")).astype(jnp.float32)
+            tokens_bt = self.constrain(tokens_bt, (None, None))
+            dtable_vd = self.constrain(jnp.zeros(shape, jnp.float32), (None, "embed"))
+            dtable_vd = self.constrain(dtable_vd.at[tokens_bt].add(dx_btd), (None, "embed"))
+            return self.constrain(dtable_vd, ("vocab", "embed")), None
+
+        rows.defvjp(forward, backward)
+        return rows(table_vd, tokens_bt)
 
 
 def remat(block: Callable, policy: RematPolicy, *, scanned: bool) -> Callable:

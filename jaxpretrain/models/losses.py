@@ -4,11 +4,11 @@ Shapes: b batch, t positions, r rows of one chunk (batch times positions), d mod
 v vocabulary (padded).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
+from jaxpretrain.models.contract import IN_ONE, Spread
 from jaxpretrain.models.layers import PLAIN, Products
 
 CHUNK = 512
@@ -24,13 +24,19 @@ def cross_entropy(
     z_loss: float = 0.0,
     chunk: int = CHUNK,
     products: Products = PLAIN,
+    reduce_dtype: DTypeLike = jnp.float32,
+    spread: Spread = IN_ONE,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns weighted sums of the cross-entropy and of z = logsumexp(logits)^2 over positions.
 
     Only the first result, the objective sum(ce + z_loss * z), carries a gradient, and only to
-    `x_btd` and `kernel_dv`, which have one dtype. The gradient of each chunk's logits is taken
-    while they exist (three matrix products a chunk; recomputing them would take four). Products
-    have the dtype of `x_btd`, sums are in float32.
+    `x_btd` and `kernel_dv`. The gradient of each chunk's logits is taken while they exist (three
+    matrix products a chunk; recomputing them would take four). Products have the dtype of `x_btd`,
+    to which the kernel is rounded; sums are in float32.
+
+    Where devices share the kernel, `kernel_dv` is the part of one, and `spread` leads to the whole.
+    The kernel's gradient is rounded to `reduce_dtype` before it is summed over the devices; the
+    part of one is all that is kept of it for the backward pass.
 
     Targets are ids in [0, v), weights float32; `z_loss` is the weight of z (PaLM, section 5).
 
@@ -38,7 +44,8 @@ def cross_entropy(
       The objective, a scalar; cross-entropy and z of each sequence, [b]; float32, in nats.
     """
     arrays = (x_btd, kernel_dv, targets_bt, weights_bt)
-    objective, ce_b, z_b = _chunked(*arrays, z_loss, chunk, products)
+    options = (z_loss, chunk, products, jnp.dtype(reduce_dtype), spread)
+    objective, ce_b, z_b = _chunked(*arrays, *options)
     return objective, jax.lax.stop_gradient(ce_b), jax.lax.stop_gradient(z_b)
 
 
@@ -50,23 +57,37 @@ def _chunked_forward(*arguments):
     return _fold(*arguments, with_gradients=True)
 
 
-def _fold(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk, products, *, with_gradients):
+def _fold(
+    x_btd,
+    part_dv,
+    targets_bt,
+    weights_bt,
+    z_loss,
+    chunk,
+    products,
+    reduce_dtype,
+    spread,
+    *,
+    with_gradients,
+):
     """Returns (objective, cross-entropy [b], z [b]), and the gradients of the objective or None."""
     batch = x_btd.shape[0]
-    kernel_vd: Any = products.transposed(kernel_dv) if with_gradients else None
+    kernel_dv = spread.gather(part_dv.astype(x_btd.dtype))
+    kernel_vd = products.transposed(kernel_dv) if with_gradients else kernel_dv
 
     def add_chunk(carry, inputs):
         ce_b, z_b, dkernel_dv = carry
         x_rd, targets_r, weights_r = inputs
         logits_rv = jnp.einsum("rd,dv->rv", x_rd, kernel_dv, preferred_element_type=jnp.float32)
         lse_r = jax.nn.logsumexp(logits_rv, axis=1)
-        target_r = jnp.take_along_axis(logits_rv, targets_r[:, None], axis=1)[:, 0]
+        # Not gathered: XLA cannot gather from logits that devices share, in a part of the mesh.
+        is_target_rv = jnp.arange(logits_rv.shape[1])[None, :] == targets_r[:, None]
+        target_r = jnp.sum(jnp.where(is_target_rv, logits_rv, 0.0), axis=1)
         ce_b = ce_b + _by_sequence(weights_r * (lse_r - target_r), batch)
         z_b = z_b + _by_sequence(weights_r * jnp.square(lse_r), batch)
         if not with_gradients:
             return (ce_b, z_b, None), None
         scale_r = weights_r * (1.0 + 2.0 * z_loss * lse_r)
-        is_target_rv = jnp.arange(logits_rv.shape[1])[None, :] == targets_r[:, None]
         dlogits_rv = jnp.exp(logits_rv - lse_r[:, None]) * scale_r[:, None]
         dlogits_rv = dlogits_rv - jnp.where(is_target_rv, weights_r[:, None], 0.0)
         dlogits_rv = dlogits_rv.astype(x_rd.dtype)
@@ -80,18 +101,20 @@ def _fold(x_btd, kernel_dv, targets_bt, weights_bt, z_loss, chunk, products, *, 
     inputs = (x_btd, targets_bt, weights_bt)
     (ce_b, z_b, dkernel_dv), dx_btd = _over_chunks(add_chunk, start, inputs, chunk)
     sums = jnp.sum(ce_b + z_loss * z_b), ce_b, z_b
-    gradients = None if dkernel_dv is None else (dx_btd, dkernel_dv.astype(kernel_dv.dtype))
-    return sums, gradients
+    if dkernel_dv is None:
+        return sums, None
+    dpart_dv = spread.scatter(dkernel_dv.astype(reduce_dtype))
+    return sums, (dx_btd, dpart_dv.astype(part_dv.dtype))
 
 
-def _chunked_backward(z_loss, chunk, products, residuals, cotangents):
-    dx_btd, dkernel_dv = residuals
+def _chunked_backward(*arguments):
+    (dx_btd, dkernel_dv), cotangents = arguments[-2:]
     scale = cotangents[0]  # the objective's; the reported sums carry none
     dx_btd = (dx_btd * scale).astype(dx_btd.dtype)
     return dx_btd, (dkernel_dv * scale).astype(dkernel_dv.dtype), None, None
 
 
-_chunked = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5, 6))
+_chunked = jax.custom_vjp(_chunked_sums, nondiff_argnums=(4, 5, 6, 7, 8))
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 

@@ -6,9 +6,10 @@ parameters sharded), `tensor` (matrices split by heads, inner width and vocabula
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Positive
 from jaxpretrain.devices.memory import Device
 from jaxpretrain.display.wording import count_of
-from jaxpretrain.models.contract import Axes, Params, is_axes
+from jaxpretrain.models.contract import IN_ONE, Axes, Params, Spread, is_axes
 
 AXES = ("replica", "fsdp", "tensor")
 DATA_AXES = ("replica", "fsdp")
@@ -35,6 +36,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 """Mesh axes of each logical axis; None: a dimension that is replicated."""
 
+_Tree = TypeVar("_Tree")
 _Size = Annotated[int, Positive] | Literal[-1]
 
 
@@ -108,6 +110,22 @@ def sharded_bytes(arrays: Iterable[jax.ShapeDtypeStruct]) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
 
 
+def _manual_axes() -> set[str]:
+    """Returns the mesh axes along which the function that is traced runs on each device."""
+    return set(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _without(spec: PartitionSpec, axes: Set[str]) -> PartitionSpec:
+    """Returns a sharding without these mesh axes."""
+
+    def kept(part: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if part is None or isinstance(part, str):
+            return None if part in axes else part
+        return tuple(axis for axis in part if axis not in axes) or None
+
+    return PartitionSpec(*map(kept, spec))
+
+
 class Layout:
     """The places of arrays on a mesh, by the names of their logical axes."""
 
@@ -129,7 +147,10 @@ class Layout:
         """Pins the layout of an activation; models take this as their `Constrain`."""
         if self.mesh.size == 1:
             return x
-        return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
+        sharding = self.sharding(axes, x.shape)
+        if manual := _manual_axes():  # XLA places arrays along the other axes alone
+            return jax.lax.with_sharding_constraint(x, _without(sharding.spec, manual))
+        return jax.lax.with_sharding_constraint(x, sharding)
 
     def shard(
         self, f: Callable[..., jax.Array], arrays: Sequence[jax.Array], axes: Sequence[Axes]
@@ -137,10 +158,71 @@ class Layout:
         """Runs `f` by each device on its own part of arrays; models take this as their `Shard`."""
         if self.mesh.size == 1:
             return f(*arrays)
-        specs = tuple(self.sharding(a, x.shape).spec for a, x in zip(axes, arrays, strict=True))
+        manual = _manual_axes()
+        specs = tuple(
+            _without(self.sharding(a, x.shape).spec, manual)
+            for a, x in zip(axes, arrays, strict=True)
+        )
+        return self._on_each(f, set(AXES) - manual, specs, specs[0])(*arrays)
+
+    def by_rows(
+        self,
+        f: Callable[..., tuple[jax.Array, ...]],
+        matrix: jax.Array,
+        axes: Axes,
+        rows: Sequence[jax.Array],
+    ) -> tuple[jax.Array, ...]:
+        """Runs `f` by each data-parallel device on its rows; models take this as their `ByRows`."""
+        data = tuple(axis for axis in DATA_AXES if axis not in _manual_axes())
+        data = tuple(axis for axis in data if self.mesh.shape[axis] > 1)
+        if not data or len(rows[0]) % math.prod(self.mesh.shape[axis] for axis in data):
+            whole = tuple(None if RULES[name or "norm"] == "fsdp" else name for name in axes)
+            return f(
+                Spread(lambda part: self.constrain(part, whole), lambda sum_: sum_), matrix, *rows
+            )
+        spec = _without(self.sharding(axes, matrix.shape).spec, set(AXES) - set(data))
+        spread = IN_ONE
+        if "fsdp" in spec:
+            number = spec.index("fsdp")
+            spread = Spread(
+                lambda part: jax.lax.all_gather(part, "fsdp", axis=number, tiled=True),
+                lambda sum_: jax.lax.psum_scatter(
+                    sum_, "fsdp", scatter_dimension=number, tiled=True
+                ),
+            )
+        of_rows = PartitionSpec(data)
+        specs = (spec, *[of_rows] * len(rows))
+        return self._on_each(partial(f, spread), set(data), specs, of_rows)(matrix, *rows)
+
+    def by_copy(self, f: Callable[..., _Tree]) -> Callable[..., _Tree]:
+        """Returns f(params, batch, rng), which gives sums, as computed by each copy of the model.
+
+        Each has the rows of its own devices. The sums are added up over the copies at the end, and
+        not wherever XLA would.
+        """
+        if self.mesh.shape["replica"] == 1:
+            return f
+
+        def of_copy(*arguments: Any) -> Any:
+            return jax.tree.map(lambda x: jax.lax.psum(x, "replica"), f(*arguments))
+
+        whole, of_rows = PartitionSpec(), PartitionSpec("replica")
+        return self._on_each(of_copy, {"replica"}, (whole, of_rows, whole), whole)
+
+    def _on_each(
+        self, f: Callable[..., Any], over: Set[str], in_specs: Any, out_specs: Any
+    ) -> Callable[..., Any]:
+        """Returns `f` as it is run by each device along these mesh axes on its own part."""
+        mesh = jax.sharding.get_abstract_mesh() if _manual_axes() else self.mesh
         # Kernels do not say how their results vary over the mesh, so that is not checked.
-        run = jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
-        return run(*arrays)
+        return jax.shard_map(
+            f,
+            mesh=mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=set(over),
+            check_vma=False,
+        )
 
     def constrain_batch(self, x: jax.Array) -> jax.Array:
         """Spreads the first axis over the data-parallel devices."""

@@ -140,11 +140,16 @@ class Weights(NamedTuple):
     layer for each position of the pattern, and XLA may gather all of its weights at once."""
     ends: float
     """The parameters outside the layers: embedding, head, norms."""
+    tables: float
+    """Those of the ends that are looked up: embeddings."""
+    width: int
+    """Numbers of a row of them."""
 
 
 def weights_on_device(program: Program) -> Weights:
     """Counts the parameters that a device works with, once sharded weights are gathered."""
-    ends = layers = 0.0
+    ends = layers = tables = 0.0
+    width = 0
     groups: dict[str, float] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.state.params):
         size = leaf.size / _tensor_ways(program, leaf)
@@ -153,7 +158,9 @@ def weights_on_device(program: Program) -> Weights:
             layers += size
         else:
             ends += size
-    return Weights(layers, max(groups.values(), default=0.0), ends)
+            if name_of(path).endswith("embedding"):
+                tables, width = tables + size, leaf.shape[-1]
+    return Weights(layers, max(groups.values(), default=0.0), ends, tables, width)
 
 
 def _tensor_ways(program: Program, leaf: jax.ShapeDtypeStruct) -> int:
@@ -218,19 +225,25 @@ class Message(NamedTuple):
 def messages(program: Program) -> list[Message]:
     """Returns the least communication of a step, for each mesh axis with several devices.
 
-    In each microbatch, weights are gathered for the forward pass, those of layers for the backward
-    pass too, and gradients are scattered, all in the compute dtype. Devices of the axis `tensor`
-    add up the residual stream after attention and after the MLP, in the forward pass, in the
-    backward pass and in a recomputed forward pass. Copies of the model add up their gradients once
-    a step, in float32.
+    In each microbatch, weights are gathered in the compute dtype for the forward pass, those of
+    layers for the backward pass too, and gradients are scattered in `model.reduce_dtype`; of the
+    gradients of embeddings, the vectors of tokens are exchanged. Devices of the axis `tensor` add
+    up the residual stream after attention and after the MLP, in the forward pass, in the backward
+    pass and in a recomputed forward pass. Copies of the model add up their gradients once a step,
+    in float32.
     """
     mesh, weights = program.layout.mesh.shape, weights_on_device(program)
-    itemsize = jnp.dtype(program.experiment.model.dtype).itemsize
+    model = program.experiment.model
+    itemsize = jnp.dtype(model.dtype).itemsize
+    reduced = max(itemsize, jnp.dtype(model.reduce_dtype).itemsize)
+    vectors = program.microbatch_size * program.model.units_per_example()[1] * weights.width
+    gathered = itemsize * (2 * weights.layers + weights.ends)
+    scattered = reduced * (weights.layers + weights.ends - weights.tables) + itemsize * vectors
     stream = program.microbatch_size * program.model.costs().stream.on_device(mesh["tensor"])
-    num_sums = 4 if program.experiment.model.remat in ("none", "dots") else 6
+    num_sums = 4 if model.remat in ("none", "dots") else 6
     num_bytes = {
         "replica": 2 * state_bytes(program)[0],
-        "fsdp": program.num_microbatches * itemsize * (3 * weights.layers + 2 * weights.ends),
+        "fsdp": program.num_microbatches * (gathered + scattered),
         "tensor": program.num_microbatches * 2 * num_sums * stream,
     }
     return [Message(axis, mesh[axis], n) for axis, n in num_bytes.items() if mesh[axis] > 1]

@@ -95,6 +95,7 @@ def _precision(keys: OlmoKeys) -> dict[str, Any]:
     return {
         "dtype": "float32" if precision == "fp32" else "bfloat16",
         "residual_dtype": None if is_sharded else "float32",
+        "reduce_dtype": "float32",
     }
 
 

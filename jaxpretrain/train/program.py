@@ -175,6 +175,7 @@ def build_model(experiment: Experiment, layout: Layout) -> Model:
         platform=layout.mesh.devices.flat[0].platform,
         constrain=layout.constrain,
         shard=layout.shard,
+        by_rows=layout.by_rows,
     )
 
 

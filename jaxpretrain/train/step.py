@@ -183,7 +183,7 @@ def _make_sum_gradient(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(add, zeros, portions)[0]
 
-    return accumulated if num_microbatches > 1 else gradient
+    return layout.by_copy(accumulated if num_microbatches > 1 else gradient)
 
 
 def _means(sums: dict[str, Any], weight: jax.Array, sources: tuple[str, ...]) -> Metrics:

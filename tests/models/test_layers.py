@@ -13,6 +13,7 @@ from jaxpretrain.models.contract import unconstrained
 from jaxpretrain.models.layers import (
     PLAIN,
     ROW_MAJOR,
+    UNROUNDED,
     LayerNorm,
     Norm,
     NormRounding,
@@ -216,6 +217,36 @@ def test_a_transpose_is_a_copy_in_row_major_order():
 
 
 def test_products_are_chosen_by_platform_and_dtype():
-    assert choose_precision("cpu", "bfloat16") == (jnp.bfloat16, ROW_MAJOR)
-    for platform, dtype in (("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")):
-        assert choose_precision(platform, dtype) == (jnp.dtype(dtype), PLAIN)
+    for reduced in ("bfloat16", "float32"):
+        assert choose_precision("cpu", "bfloat16", reduced) == (BF16, ROW_MAJOR, F32)
+        assert choose_precision("gpu", "float32", reduced) == (F32, PLAIN, F32)
+    for platform in ("gpu", "tpu"):
+        assert choose_precision(platform, "bfloat16", "bfloat16") == (BF16, PLAIN, BF16)
+        assert choose_precision(platform, "bfloat16", "float32") == (BF16, UNROUNDED, F32)
+
+
+def test_an_unrounded_product_is_the_plain_one_but_for_the_gradient_of_the_weight():
+    x = jax.random.normal(jax.random.key(0), (64, 16), jnp.bfloat16)
+    w = jax.random.normal(jax.random.key(2), (16, 8))
+    dout = jax.random.normal(jax.random.key(1), (64, 8), jnp.bfloat16)
+    plain, (plain_dx, plain_dw) = gradients(PLAIN, x, w, dout)
+    out, (dx, dw) = gradients(UNROUNDED, x, w, dout)
+    np.testing.assert_array_equal(out, plain)
+    np.testing.assert_array_equal(dx, plain_dx)
+    np.testing.assert_allclose(dw, np.float32(x).T @ np.float32(dout), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(plain_dw.astype(jnp.bfloat16), plain_dw)
+    assert np.any(dw.astype(jnp.bfloat16) != dw)
+
+
+def test_the_gradient_of_an_embedding_is_summed_in_float32():
+    """As for frequent tokens of a text: one of two ids has most of 4,096 places."""
+    embedding = layers.Embedding(3, 8, layers.truncated_normal(1.0, None), BF16, unconstrained)
+    tokens_bt = jnp.where(jnp.arange(4096) % 64 == 0, 1, 0).reshape(2, 2048)
+    params = layers.unbox(layers.init(embedding, jax.random.key(0), tokens_bt))
+    dout = jax.random.normal(jax.random.key(1), (2, 2048, 8), jnp.bfloat16) + 1
+    out, pull = jax.vjp(lambda params: layers.apply(embedding, params, tokens_bt), params)
+    np.testing.assert_array_equal(out, params["embedding"].astype(jnp.bfloat16)[tokens_bt])
+    ((found,),) = (jax.tree.leaves(pull(dout)[0]),)
+    exact = np.stack([np.float64(dout)[tokens_bt == i].sum(axis=0) for i in range(3)])
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+    assert not found[2].any()

@@ -10,6 +10,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.models.contract import Spread
 from jaxpretrain.parallel.mesh import AXES, Layout, Mesh
 
 
@@ -188,6 +189,72 @@ def test_a_function_is_run_by_each_device_on_its_own_part():
         y = jax.jit(lambda *arrays, on=layout: on.shard(scale, arrays, axes))(x, w)
         np.testing.assert_array_equal(y, x * w[None, :, None])
     assert shapes == [((2, 1, 3), (1,)), ((4, 4, 3), (4,))]
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)])
+@pytest.mark.parametrize("width", [8, 7])
+def test_rows_meet_a_whole_matrix_and_its_gradient_comes_back_in_parts(mesh, width: int):
+    """In copies too, and where the mesh divides neither the matrix nor the rows."""
+    layout = _layout(*mesh)
+    axes = ("embed", "vocab")
+    w = jnp.arange(width * 8.0).reshape(width, 8)
+    for num_rows in (16, 9):
+        x = jnp.arange(1.0 * num_rows * width).reshape(num_rows, width)
+        seen = []
+
+        def f(spread: Spread, part: jax.Array, x: jax.Array, seen=seen) -> tuple[jax.Array, ...]:
+            @jax.custom_vjp
+            def sums(part: jax.Array, x: jax.Array) -> jax.Array:
+                return x @ spread.gather(part)
+
+            def forward(part: jax.Array, x: jax.Array):
+                return sums(part, x), x
+
+            def backward(x: jax.Array, dy: jax.Array):
+                return spread.scatter(x.T @ dy), None
+
+            sums.defvjp(forward, backward)
+            seen.append((part.shape, x.shape))
+            y = sums(part, x)
+            return jnp.sum(y)[None], y
+
+        def objective(w: jax.Array, x: jax.Array, on=layout) -> jax.Array:
+            total, y = on.by_rows(f, w, axes, [x])
+            return jnp.sum(total) + 0.0 * jnp.sum(y)
+
+        run = jax.jit(jax.value_and_grad(objective))
+        placed = jax.device_put(w, layout.sharding(axes, w.shape))
+        value, gradient = run(placed, x)
+        assert value == jnp.sum(x @ w)
+        np.testing.assert_array_equal(gradient, x.T @ jnp.ones((num_rows, 8)))
+        ways = layout.num_data if num_rows == 16 else 1
+        fsdp = mesh[1] if width == 8 and ways > 1 else 1
+        assert set(seen) == {((width // fsdp, 8), (num_rows // ways, width))}
+
+
+def test_copies_compute_alone_and_are_summed_at_the_end():
+    """Nothing that a copy does makes the devices of another wait."""
+    layout = _layout(2, 2, 2)
+    x = np.arange(64.0, dtype=np.float32).reshape(16, 4)
+    shapes = []
+
+    def sums(
+        params: jax.Array, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> dict[str, jax.Array]:
+        shapes.append(batch["x"].shape)
+        rows = layout.constrain_batch(batch["x"])
+        scaled = layout.shard(
+            lambda x, w: x * w[None], [rows, params], [("batch", "mlp"), ("mlp",)]
+        )
+        return {"sum": jnp.sum(scaled, axis=0), "count": jnp.float32(len(rows))}
+
+    run = jax.jit(layout.by_copy(sums))
+    arguments = jnp.arange(4.0), {"x": x}, jax.random.key(0)
+    found = run(*arguments)
+    np.testing.assert_array_equal(found["sum"], (x * np.arange(4)).sum(axis=0))
+    assert found["count"] == 16
+    assert set(shapes) == {(8, 4)}
+    assert _layout(1, 8).by_copy(sums) is sums
 
 
 def test_constraints_place_activations_and_leave_values_alone():

@@ -178,3 +178,24 @@ def test_the_documented_plan_is_what_trains() -> None:
     assert plan["fits"] and found["remat_instructions"] == 0
     assert found["product_flops"] == pytest.approx(found["expected_flops"], rel=0.01)
     assert found["float32_product_flops"] == found["cross_host_bytes"] == 0
+
+
+@pytest.mark.slow
+def test_copies_of_the_model_cost_as_little_on_many_hosts_as_on_few() -> None:
+    """Sums over copies leave a host once a step; memory, program and compilation do not grow."""
+    plans = {
+        hosts: planned(
+            f"--target=h100-80gb:{hosts}x8",
+            f"--config.mesh.replica={hosts}",
+            "--config.train.microbatch_size=2",
+        )
+        for hosts in (2, 8, 16)
+    }
+    for plan in plans.values():
+        found = plan["audit"]
+        assert 0 < found["cross_host_bytes"] <= 1.1 * found["cross_host_minimum"]
+        assert found["product_flops"] == pytest.approx(found["expected_flops"], rel=0.01)
+    memory = [plan["memory_bytes_per_device"] for plan in plans.values()]
+    assert max(memory) <= 1.01 * min(memory)
+    seconds = [plan["plan_seconds"] for plan in plans.values()]
+    assert max(seconds) <= 3 * min(seconds)

@@ -203,32 +203,44 @@ def test_calibration_divides_rates() -> None:
 
 LAYERS, ENDS = 4 * (4 * 256**2 + 3 * 256 * 1024), 2 * 512 * 256
 """Weights of the layers of `SMALL`, and of its embedding and head."""
-TRAVELLING = 2 * (3 * LAYERS + 2 * ENDS)
-"""Bytes of weights that travel in a microbatch: those of the layers are gathered twice."""
+TRAVELLING = 2 * (3 * LAYERS + 2 * ENDS - 512 * 256)
+"""Bytes of weights that travel in a microbatch: those of the layers are gathered twice, and of the
+embedding's gradient, only vectors of tokens travel."""
+
+
+def travelling(examples: int, reduced: int = 2) -> float:
+    """Bytes of a microbatch of so many examples, gradients scattered in numbers of so many."""
+    wider = (reduced - 2) * (LAYERS + 512 * 256)
+    return TRAVELLING + 2 * examples * 512 * 256 + wider
 
 
 def test_weights_travel_once_a_pass_and_microbatch() -> None:
-    gathered = TRAVELLING * (1 - 1 / 8)
+    gathered = travelling(8) * (1 - 1 / 8)
     assert time().parts["network"] == pytest.approx(gathered / H100.link_bandwidth)
+    gathered = 2 * travelling(4) * (1 - 1 / 8)
     halves = time(train=replace(TIMED.train, microbatch_size=4))
-    assert halves.parts["network"] == pytest.approx(2 * gathered / H100.link_bandwidth)
+    assert halves.parts["network"] == pytest.approx(gathered / H100.link_bandwidth)
+    wide = time(model=replace(SMALL, reduce_dtype="float32"))
+    gathered = travelling(8, reduced=4) * (1 - 1 / 8)
+    assert wide.parts["network"] == pytest.approx(gathered / H100.link_bandwidth)
 
 
 def test_between_hosts_the_network_decides() -> None:
     """Sixteen devices in two hosts: half of the weights enter each host by eight adapters."""
     step = time(num_devices=16, num_hosts=2)
-    between = TRAVELLING / 2 / (8 * H100.network_bandwidth)
-    inside = TRAVELLING * (1 - 1 / 16) / H100.link_bandwidth
+    between = travelling(4) / 2 / (8 * H100.network_bandwidth)
+    inside = travelling(4) * (1 - 1 / 16) / H100.link_bandwidth
     assert step.parts["network"] == pytest.approx(max(between, inside))
 
 
 def test_copies_add_up_once_a_step_in_float32() -> None:
     mesh = Mesh(replica=2, fsdp=8)
     shards = 2 * 4 * (LAYERS + ENDS) / 8 / 2 / H100.network_bandwidth
-    for halves, train in enumerate((TIMED.train, replace(TIMED.train, microbatch_size=2)), 1):
+    for number in (1, 2):
+        train = replace(TIMED.train, microbatch_size=4 // number)
         step = time(num_devices=16, num_hosts=2, mesh=mesh, train=train)
-        within = TRAVELLING * (1 - 1 / 8) / H100.link_bandwidth
-        assert step.parts["network"] == pytest.approx(halves * within + shards)
+        within = number * travelling(4 // number) * (1 - 1 / 8) / H100.link_bandwidth
+        assert step.parts["network"] == pytest.approx(within + shards)
 
 
 def test_tensor_groups_add_up_the_stream() -> None:

@@ -96,6 +96,10 @@ class DecoderConfig:
     """OLMo's initialisation of the weights."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The dtype of activations and matrix products; parameters and sums are float32."""
+    reduce_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """The dtype to which gradients of weights are rounded before they are summed over devices.
+    Bfloat16 halves the bytes and rounds at every device; microbatches and copies of the model are
+    summed in float32 anyway. OLMo's trainers: float32."""
     residual_dtype: Literal["bfloat16", "float32"] | None = None
     """The dtype of the residual stream; none: `dtype`. OLMo without FSDP keeps float32."""
     vocab_size: NumIds = 50280

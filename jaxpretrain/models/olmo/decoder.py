@@ -19,10 +19,13 @@ from jaxpretrain.models.choices import AttentionKernel, RematPolicy, require_pol
 from jaxpretrain.models.contract import (
     Batch,
     Branches,
+    ByRows,
     Constrain,
     LanguageModel,
     Params,
     Shard,
+    Spread,
+    in_one,
     unconstrained,
     unsharded,
 )
@@ -38,6 +41,10 @@ _Carry = tuple[jax.Array, dict[str, Stack]]
 """The residual stream, keys and values that go from layer to layer with a cache."""
 
 
+LossSums = tuple[jax.Array, ...]
+"""The objective [1], and the cross-entropy and z of each sequence, [b]."""
+
+
 @dataclass(frozen=True)
 class Decoder(DecoderConfig):
     """A decoder language model of the OLMo family."""
@@ -49,14 +56,15 @@ class Decoder(DecoderConfig):
         platform: str,
         constrain: Constrain = unconstrained,
         shard: Shard = unsharded,
+        by_rows: ByRows = in_one,
     ) -> "DecoderModel":
         """Returns the model for {"tokens": ((t,), "int32")}; InputError if sizes do not fit."""
         self.check()
         ((seq_len,), _) = example["tokens"]
         has_documents = self.document_end is not None
         kernel = resolve_kernel(self.attention, platform, self.dtype, documents=has_documents)
-        precision = choose_precision(platform, self.dtype)
-        return DecoderModel(self, seq_len, kernel, precision, constrain, shard)
+        precision = choose_precision(platform, self.dtype, self.reduce_dtype)
+        return DecoderModel(self, seq_len, kernel, precision, constrain, shard, by_rows)
 
 
 class DecoderModel(LanguageModel):
@@ -74,6 +82,7 @@ class DecoderModel(LanguageModel):
         precision: Precision,
         constrain: Constrain,
         shard: Shard,
+        by_rows: ByRows,
     ) -> None:
         self.config = config
         self._remat: RematPolicy = require_policy(config.remat)
@@ -81,6 +90,7 @@ class DecoderModel(LanguageModel):
         self.kernel: AttentionKernel = kernel
         self.precision = precision
         self.constrain = constrain
+        self._by_rows = by_rows
         self._attend = partial(attention, kernel=kernel, shard=shard)
         self._embedding = layers.Embedding(
             config.embedding_rows,
@@ -270,19 +280,29 @@ class DecoderModel(LanguageModel):
         weights_bt = weights_bt * example_b[:, None]
         if "mask" in batch:
             weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
-        objective, ce_b, z_b = cross_entropy(
-            x_btd,
-            self.output_kernel(params),
-            targets_bt,
-            weights_bt,
-            z_loss=self.config.z_loss,
-            products=self.precision.products,
-        )
+
+        def losses(spread: Spread, kernel_dv: jax.Array, *arrays: jax.Array) -> LossSums:
+            x_btd, targets_bt, weights_bt = arrays
+            objective, *sums = cross_entropy(
+                x_btd,
+                kernel_dv,
+                targets_bt,
+                weights_bt,
+                z_loss=self.config.z_loss,
+                products=self.precision.products,
+                reduce_dtype=self.precision.reduce_dtype,
+                spread=spread,
+            )
+            return objective[None], *sums
+
+        arrays = x_btd, targets_bt, weights_bt
+        kernel_dv = self._head_kernel(params)
+        objective, ce_b, z_b = self._by_rows(losses, kernel_dv, ("embed", "vocab"), arrays)
         weight_b = jnp.sum(weights_bt, axis=1)
         count_b = weight_b
         if self.config.loss_denominator == "all":
             count_b = example_b * tokens_bt.shape[1]
-        return objective, jnp.sum(count_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
+        return jnp.sum(objective), jnp.sum(count_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
 
     @property
     def document_end(self) -> int | None:
@@ -344,7 +364,8 @@ class DecoderModel(LanguageModel):
 
     def output_kernel(self, params: Params) -> jax.Array:
         """Returns the head [d, v] in the compute dtype, or the embedding that it is tied to."""
-        is_tied = self.config.tied_head
-        kernel_dv = params["embed"]["embedding"].T if is_tied else params["head"]["kernel"]
-        # Gathered once over the data axes, not once a chunk.
-        return self.constrain(kernel_dv.astype(self.config.dtype), (None, "vocab"))
+        kernel_dv = self._head_kernel(params).astype(self.config.dtype)
+        return self.constrain(kernel_dv, (None, "vocab"))
+
+    def _head_kernel(self, params: Params) -> jax.Array:
+        return params["embed"]["embedding"].T if self.config.tied_head else params["head"]["kernel"]

@@ -12,7 +12,7 @@ from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.rotary import Rope
 
-_OLMO_1 = Decoder(loss_denominator="all")
+_OLMO_1 = Decoder(loss_denominator="all", reduce_dtype="float32")
 _OLMO_2 = replace(
     _OLMO_1,
     vocab_size=100278,

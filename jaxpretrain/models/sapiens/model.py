@@ -27,10 +27,12 @@ from jaxpretrain.models import choices, layers
 from jaxpretrain.models.attention import attention, resolve_kernel
 from jaxpretrain.models.contract import (
     Batch,
+    ByRows,
     Constrain,
     ImageModel,
     Params,
     Shard,
+    in_one,
     unconstrained,
     unsharded,
 )
@@ -76,6 +78,10 @@ class VitMae:
     updated; a fresh one holds the sincos table."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The dtype of activations and matrix products; parameters, pixels and loss are float32."""
+    reduce_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """The dtype to which gradients of weights are rounded before they are summed over devices.
+    Bfloat16 halves the bytes and rounds at every device; microbatches and copies of the model are
+    summed in float32 anyway. Sapiens: float32."""
     attention: Annotated[choices.AttentionChoice, Mark.NO_EFFECT] = "auto"
     """The attention kernel; auto: cuDNN on NVIDIA GPUs in bfloat16, splash on TPUs, else XLA."""
     scan_layers: Annotated[bool, Mark.NO_EFFECT] = True
@@ -91,12 +97,13 @@ class VitMae:
         platform: str,
         constrain: Constrain = unconstrained,
         shard: Shard = unsharded,
+        by_rows: ByRows = in_one,  # its head is small
     ) -> "VitMaeModel":
         """Returns the model for {"images": ((h, w, 3), "uint8")}; InputError for wrong sizes."""
         ((height, width, channels), _) = example["images"]
         self._check(height, width)
         kernel = resolve_kernel(self.attention, platform, self.dtype)
-        precision = choose_precision(platform, self.dtype)
+        precision = choose_precision(platform, self.dtype, self.reduce_dtype)
         return VitMaeModel(self, (height, width, channels), kernel, precision, constrain, shard)
 
     def num_seen(self, num_patches: int) -> int:
@@ -351,7 +358,7 @@ class VitMaeModel(ImageModel):
         return layers.apply(self._head, params["decoder"]["head"], x_bme).astype(jnp.float32)
 
 
-_SAPIENS = VitMae()
+_SAPIENS = VitMae(reduce_dtype="float32")
 _SMALL = replace(_SAPIENS, decoder_d_model=128, decoder_num_layers=2, decoder_num_heads=4)
 
 SAPIENS_SIZES: dict[str, VitMae] = {
