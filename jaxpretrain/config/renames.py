@@ -24,8 +24,8 @@ class Rename:
     old: str
     """The path that it had, such as "data.order_chunk"; `*` stands for any key."""
     now: str
-    """The text of an error after the old path: the new path, or advice. It is the old path itself
-    where only the values have changed."""
+    """The text of an error after the old path: the new path, or advice, in which `*` stands for the
+    key that the one of `old` has met. It is the old path where only the values have changed."""
     upgrade: Upgrade | None = None
     """Writes the old value into the group that held the field. None: the value is dropped."""
     upgrades_whole: bool = False
@@ -238,8 +238,11 @@ RENAMES: tuple[Rename, ...] = (
 def renamed(path: str, table: tuple[Rename, ...] = RENAMES) -> str | None:
     """Returns what is written now instead of a path, for an error; None where it was never one."""
     keys = path.split(".")
-    rows = (row for row in table if row.has_moved and _matches(row.old.split("."), keys))
-    return next((row.now for row in rows), None)
+    for row in table:
+        pattern = row.old.split(".")
+        if row.has_moved and _matches(pattern, keys):
+            return row.now.replace("*", keys[pattern.index("*")] if "*" in pattern else "*")
+    return None
 
 
 def upgraded(config: Mapping[str, Any], table: tuple[Rename, ...] = RENAMES) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_a_field_that_is_gone_is_dropped():
     ("path", "now"),
     [
         ("data.order_chunk", "data.order.chunk"),
-        ("data.sources.web.dtype", "data.sources.*.raw.dtype"),
+        ("data.sources.web.dtype", "data.sources.web.raw.dtype"),
         ("train.loss_chunk", "nothing; the chunk is chosen for you"),
         ("data.order.chnk", None),  # the path is as before, only its values are others
         ("data.seq_len", None),
@@ -59,6 +59,11 @@ def test_a_field_that_is_gone_is_dropped():
 )
 def test_an_old_path_says_what_is_written_now(path: str, now: str | None):
     assert renamed(path, TABLE) == now
+
+
+def test_each_star_of_the_advice_is_the_key_of_the_user():
+    now = "data.sources.web.raw.dtype, after data.sources.web.raw=raw_tokens"
+    assert renamed("data.sources.web.dtype") == now
 
 
 def test_a_default_makes_no_group_and_moves_nowhere():
