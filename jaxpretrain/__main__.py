@@ -11,6 +11,8 @@ from jaxpretrain import __version__
 from jaxpretrain.config.command import run
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.files import packaged
+from jaxpretrain.config.paths import as_local_path
+from jaxpretrain.storage.paths import as_path
 
 COMMANDS = {
     "train": ("main", "train a model, or continue a run"),
@@ -102,7 +104,7 @@ def completion(shell: str) -> str:
         for action in parser._actions:
             if action.dest in _CHOICES:
                 action.choices = list(_CHOICES[action.dest]())
-            elif getattr(action.type, "__name__", "") == "as_path" or action.dest == "files":
+            elif action.type in (as_path, as_local_path) or action.dest == "files":
                 action.complete = shtab.FILE
         commands.add_parser(name, parents=[parser], add_help=False, help=purpose)
     shells = commands.add_parser("completion", help="print a script that completes commands")

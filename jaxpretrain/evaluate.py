@@ -62,11 +62,12 @@ def make_parser() -> Parser:
     add("--subset_seed", type=int, help="seed to draw the items of --limit (default: first)")
     add("--perplexity", action="append", default=[], help="NAME=FILE.npy,... of raw token ids")
     add("--harness", default="", help="tasks of lm-evaluation-harness, comma-separated")
-    add("--harness_folder", type=paths.as_path, help="folder of YAML files with more such tasks")
+    folder = "folder of YAML files with more such tasks"
+    add("--harness_folder", type=paths.as_local_path, help=folder)
     add("--num_fewshot", type=int, help="examples per question (default: as in the task)")
     add("--pictures", type=as_path, help="folder for the reconstructions of images")
     tokenizer = "tokenizer.json, or one that make evals installs (default: that of the model)"
-    add("--tokenizer", type=paths.as_path, help=tokenizer)
+    add("--tokenizer", type=paths.as_local_path, help=tokenizer)
     add("--weights", choices=("plain", "average"), help="which weights (default: as in the run)")
     add("--dtype", choices=("bfloat16", "float32"), help="type to compute in (default: as trained)")
     add(

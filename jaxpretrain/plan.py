@@ -74,7 +74,7 @@ def make_parser() -> Parser:
     output = "file for the JSON document; a report shows WORKDIR/plan.json"
     add("--output", type=as_path, help=output)
     check = "plan each of these on the hardware in its docstring; exit code 1 if one does not fit"
-    add("--check", nargs="+", type=paths.as_path, metavar="CONFIG.py", help=check)
+    add("--check", nargs="+", type=paths.as_local_path, metavar="CONFIG.py", help=check)
     return parser
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run, split_paths
 from jaxpretrain.config.overrides import validate
-from jaxpretrain.config.paths import as_path, expand_paths
+from jaxpretrain.config.paths import as_local_path, expand_paths
 from jaxpretrain.data.prepare.documents import COMPRESSED, LINES, TEXT
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.token_files.manifest import Manifest
@@ -41,7 +41,7 @@ def make_parser() -> Parser:
     default = PrepareText()
     parser = Parser(prog="jaxpretrain prepare", description=__doc__)
     add = parser.add_argument
-    add("--output", type=as_path, required=True, help="folder to create")
+    add("--output", type=as_local_path, required=True, help="folder to create")
     add("--dataset", help="TFDS text dataset, NAME[:CONFIG]; sotu_text requires no network")
     add("--data_dir", help="folder of TFDS datasets")
     kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(COMPRESSED)})"

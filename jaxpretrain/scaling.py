@@ -16,7 +16,7 @@ import os
 
 from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run, split_overrides
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import as_path
+from jaxpretrain.config.paths import as_local_path
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
 from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
@@ -67,8 +67,8 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     folder = "folder of a run, or a folder that holds runs"
-    add("folders", metavar="DIR", type=as_path, nargs="*", help=folder)
-    add("--points", type=as_path, metavar="FILE", help="table of points, .csv or .jsonl")
+    add("folders", metavar="DIR", type=as_local_path, nargs="*", help=folder)
+    add("--points", type=as_local_path, metavar="FILE", help="table of points, .csv or .jsonl")
     columns = "its columns: n=NAME,d=NAME,loss=NAME; c=NAME for FLOPs gives D = C / 6N"
     add("--columns", metavar="LIST", help=columns)
     where = "rows to take, such as 'tokens>=120e9' or length=1xC,2xC; repeatable"
@@ -86,7 +86,7 @@ def make_parser() -> Parser:
     predict = "config of a larger run, or n=13e9,d=5e12; --config.PATH=VALUE changes the config"
     add("--predict", metavar="CONFIG", help=predict)
     workdir = "folder of the run to predict, for prediction.json; or of the ladder"
-    add("--workdir", type=as_path, metavar="DIR", help=workdir)
+    add("--workdir", type=as_local_path, metavar="DIR", help=workdir)
     add("--hindcast", action="store_true", help="go on where that run has begun, and mark it")
     add("--config", metavar="CONFIG", help="config of a ladder, without its argument")
     add("--sizes", metavar="LIST", help="train a ladder of these sizes of the config")
@@ -96,7 +96,7 @@ def make_parser() -> Parser:
     add("--target", metavar="MACHINE", help="machine to plan the ladder for, as in plan")
     add("--plan_only", action="store_true", help="say what the ladder takes, and exit")
     output = "HTML page to write (default: scaling.html in the first DIR; none for a table)"
-    add("--output", type=as_path, metavar="FILE", help=output)
+    add("--output", type=as_local_path, metavar="FILE", help=output)
     add_runs_flags(parser)
     return parser
 

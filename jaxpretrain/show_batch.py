@@ -19,7 +19,7 @@ from jaxpretrain.config.command import Parser, run, split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.config.paths import as_path
+from jaxpretrain.config.paths import as_local_path
 from jaxpretrain.data.text.text import Row, TrainingSequences
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 from jaxpretrain.display.progress import activity
@@ -61,7 +61,7 @@ def make_parser() -> Parser:
     what.add_argument("--find", metavar="INDEX", help="find an example; SOURCE:INDEX in a mixture")
     add("--rows", type=int, default=8, help="number of sequences to show")
     add("--tokens", type=int, default=32, help="number of tokens per sequence to show as text")
-    add("--tokenizer", type=as_path, help="tokenizer.json, for raw token files")
+    add("--tokenizer", type=as_local_path, help="tokenizer.json, for raw token files")
     add("--eos_id", type=int, help="token that ends documents, for raw token files")
     add("--json", action="store_true", help="print one JSON document on standard output")
     return parser

@@ -12,7 +12,7 @@ import json
 import os
 
 from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run
-from jaxpretrain.config.paths import as_path
+from jaxpretrain.config.paths import as_local_path
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
 from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
@@ -63,7 +63,7 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("--config", metavar="CONFIG", help="the config, as in training")
     add("--sweep", metavar="FILE", help="a file with get_sweep(), or a packaged sweep")
-    add("--workdir", type=as_path, metavar="DIR", help="the folder of the sweep")
+    add("--workdir", type=as_local_path, metavar="DIR", help="the folder of the sweep")
     add("--seeds", type=int, help="runs of each arm: the seed of the config and those after it")
     add("--random", type=int, default=0, help="arms that are taken from the ranges")
     add("--control", metavar="ARM", help="the arm that the others are compared with")

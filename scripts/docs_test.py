@@ -40,7 +40,7 @@ from jaxpretrain.config.command import Parser, run, split_overrides, split_paths
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.config.paths import as_path
+from jaxpretrain.config.paths import as_local_path
 from jaxpretrain.storage.files import cache_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +103,8 @@ def main(argv: list[str]) -> int:
     """Runs the pages; returns 1 where a block failed."""
     parser = Parser(prog="python scripts/docs_test.py", description=__doc__)
     parser.add_argument("--pages", default="", help="pages, comma-separated; by default all")
-    parser.add_argument("--folder", type=as_path, help="working folder, kept; by default temporary")
+    folder = "working folder, kept; by default temporary"
+    parser.add_argument("--folder", type=as_local_path, help=folder)
     flags = parser.parse_args(argv)
     chosen = split_paths(flags.pages) or _all_pages()
     if unknown := [page for page in chosen if not (ROOT / page).is_file()]:

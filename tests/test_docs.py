@@ -63,6 +63,17 @@ def test_a_page_has_blocks_that_can_run_and_links_that_exist(page: Path) -> None
         assert not heading or heading in anchors(file.read_text()), target
 
 
+def test_the_map_names_every_module_in_the_row_of_its_folder() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)/` \| (.*) \|$", text, re.M))
+    package = ROOT / "jaxpretrain"
+    paths = [path.relative_to(package) for path in package.glob("*/**/*.py")]
+    modules = [path for path in paths if not path.stem.startswith("__")]
+    assert len(modules) > 150
+    missing = [m.as_posix() for m in modules if f"`{m.stem}`" not in rows[m.parts[0]]]
+    assert missing == []
+
+
 def anchors(text: str) -> set[str]:
     """The anchors of the headings of a page, as GitHub makes them."""
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)

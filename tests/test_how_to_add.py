@@ -51,6 +51,12 @@ def both(*edits: Edit) -> Edit:
     return edit
 
 
+def promised(module: str, name: str) -> Edit:
+    """Returns an edit of `api.py` that adds a name of a module."""
+    first = "if TYPE_CHECKING:  # for type checkers and for `_homes`\n"
+    return replaced(first, f"{first}    from {module} import {name} as {name}\n")
+
+
 SCHEDULE = '''
 @dataclass(frozen=True, kw_only=True)
 class Sawtooth(_Warmed):
@@ -198,9 +204,11 @@ CHIP = """_ROWS = (
 EDITS: dict[str, dict[str, Edit]] = {
     "a learning-rate schedule": {
         "jaxpretrain/optim/schedules.py": replaced("\nPlain = ", SCHEDULE),
+        "jaxpretrain/api.py": promised("jaxpretrain.optim.schedules", "Sawtooth"),
     },
     "an optimizer": {
         "jaxpretrain/optim/optimizers.py": replaced("\nOptimizerChoice = ", OPTIMIZER),
+        "jaxpretrain/api.py": promised("jaxpretrain.optim.optimizers", "Signs"),
     },
     "a model size": {
         "jaxpretrain/models/olmo/variants.py": replaced(
@@ -220,6 +228,7 @@ EDITS: dict[str, dict[str, Edit]] = {
             ),
             replaced("\nDataChoice = ", "\nDataChoice = Counting | "),
         ),
+        "jaxpretrain/api.py": promised("jaxpretrain.data.counting", "Counting"),
     },
     "an evaluation": {
         "jaxpretrain/evals/census.py": new(EVALUATOR),
@@ -233,6 +242,7 @@ EDITS: dict[str, dict[str, Edit]] = {
                 '\n    census: Census | None = None\n    """Counts."""\n\n    def build(',
             ),
         ),
+        "jaxpretrain/api.py": promised("jaxpretrain.evals.census", "Census"),
     },
     "a finding": {
         "jaxpretrain/diagnosis/rules/third.py": new(FINDING),
@@ -250,10 +260,7 @@ EDITS: dict[str, dict[str, Edit]] = {
 
 CONFIG = """
 from jaxpretrain.api import OLMO_SIZES, Checkpoint, Eval, Experiment, Mesh, Monitor, Train
-from jaxpretrain.data.counting import Counting
-from jaxpretrain.evals.census import Census
-from jaxpretrain.optim.optimizers import Signs
-from jaxpretrain.optim.schedules import Sawtooth
+from jaxpretrain.api import Census, Counting, Sawtooth, Signs
 
 
 def get_config():

@@ -133,7 +133,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         )
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        known = {"int": "N", "float": "X", "as_path": "PATH"}
+        known = {"int": "N", "float": "X", "as_path": "PATH", "as_local_path": "PATH"}
         return known.get(getattr(action.type, "__name__", ""), "TEXT")
 
     def _get_help_string(self, action: argparse.Action) -> str:

@@ -31,7 +31,7 @@ def expand(text: str, flag: str) -> Path:
     return Path(text).expanduser()
 
 
-def as_path(text: str) -> Path:
+def as_local_path(text: str) -> Path:
     """Returns the path of a command-line flag; this is the `type` of an argument."""
     if against := _complaint(text) or _is_url(text):
         raise argparse.ArgumentTypeError(against)

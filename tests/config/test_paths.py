@@ -7,7 +7,7 @@ from jaxpretrain.config.command import Parser
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides, validate
-from jaxpretrain.config.paths import PathText, as_path, expand, expand_paths
+from jaxpretrain.config.paths import PathText, as_local_path, expand, expand_paths
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def test_an_empty_path_of_a_config_built_in_python_is_refused():
 
 def test_the_path_of_a_flag_is_expanded_and_never_empty():
     parser = Parser(prog="main")
-    parser.add_argument("--workdir", type=as_path)
+    parser.add_argument("--workdir", type=as_local_path)
     assert parser.parse_args(["--workdir=~/run"]).workdir == Path("/home/ada/run")
     with pytest.raises(InputError, match="--workdir: is empty: write a path"):
         parser.parse_args(["--workdir="])
