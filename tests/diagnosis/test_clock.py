@@ -70,6 +70,7 @@ def test_a_state_without_some_parts_is_restored():
     clock = Clock(Time())
     clock.restore({"train": 3.0})
     assert sum(clock.seconds().values()) == 3
+    assert clock.state()["num_eval"] == 0
 
 
 def test_rate_leaves_pauses_out_and_counts_waiting_for_data():

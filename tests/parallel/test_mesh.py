@@ -67,6 +67,8 @@ def test_a_mesh_for_two_says_that_there_is_one():
         InputError, match=r"needs 2 devices, or a multiple of that, and there is 1$"
     ):
         Mesh(tensor=2).sizes(1)
+    with pytest.raises(InputError, match=r"needs 1 device, and there are 2$"):
+        Mesh(fsdp=1).sizes(2)
 
 
 @pytest.fixture
@@ -185,10 +187,10 @@ def test_a_function_is_run_by_each_device_on_its_own_part():
         return x * w[None, :, None]
 
     axes = [("batch", "heads", "mlp"), ("heads",)]
-    for layout in (_layout(1, 2, 4), _layout(1, 1, 1, num_devices=1)):
+    for layout in (_layout(1, 2, 4), _layout(1, 1, 1, num_devices=1), _layout(1, 2, 1, 2)):
         y = jax.jit(lambda *arrays, on=layout: on.shard(scale, arrays, axes))(x, w)
         np.testing.assert_array_equal(y, x * w[None, :, None])
-    assert shapes == [((2, 1, 3), (1,)), ((4, 4, 3), (4,))]
+    assert shapes == [((2, 1, 3), (1,)), ((4, 4, 3), (4,)), ((2, 4, 3), (4,))]
 
 
 @pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)])

@@ -143,12 +143,14 @@ def test_places_are_where_examples_begin(tmp_path: Path):
 
 def test_an_id_outside_the_vocabulary_is_located(tmp_path: Path):
     files = _write(tmp_path, vocab_size=900)
-    files[3][13] = 950
-    files[3].astype("<u2").tofile(tmp_path / "3.npy")
-    opened = _open(tmp_path, vocab_size=900)
-    opened.read(np.arange(7))  # the others are good
-    with pytest.raises(InputError, match=r"3\.npy: token 13 is 950, .* vocabulary of 900"):
-        opened.read(np.array([0, 7, 8]))
+    for number in (950, 900):
+        files[3][13] = number
+        files[3].astype("<u2").tofile(tmp_path / "3.npy")
+        opened = _open(tmp_path, vocab_size=900)
+        opened.read(np.arange(7))  # the others are good
+        text = rf"3\.npy: token 13 is {number}, .* vocabulary of 900"
+        with pytest.raises(InputError, match=text):
+            opened.read(np.array([0, 7, 8]))
 
 
 def test_an_id_above_31_bits_is_not_taken_for_a_negative_one(tmp_path: Path):
@@ -280,6 +282,14 @@ def test_files_that_are_mostly_one_id_are_told(tmp_path: Path):
     (note,) = _open(tmp_path).notes
     assert note.startswith("warning: 1 of 6 token files are mostly one id")
     assert f"in a sample of {tmp_path / '2.npy'}, 97% of the ids are 5" in note
+
+
+def test_of_several_such_files_the_worst_is_told(tmp_path: Path):
+    _write(tmp_path)
+    for number, share in (("1", 900), ("2", 970), ("4", 800)):
+        np.repeat([5, 3], [share, 1000 - share]).astype("<u2").tofile(tmp_path / f"{number}.npy")
+    (note,) = _open(tmp_path).notes
+    assert "3 of 6 token files" in note and "2.npy, 97% of the ids are 5" in note
 
 
 def test_files_that_are_one_id_by_half_are_not_told(tmp_path: Path):
