@@ -25,6 +25,8 @@ _RATES = {
     "perf/images_per_second": "img/s",
     "perf/megabytes_per_second": "MB/s",
 }
+_speakers: list[object] = []
+"""What is shown now, outermost first: of activities inside one another, the last one alone."""
 # The fields that a line leaves out where it is too long, in this order.
 _DISPENSABLE = ("percent", "learning_rate", "mfu", "rate", "loss")
 
@@ -108,6 +110,8 @@ class Progress:
                     line = f"{text}: {wording.format_seconds(seconds)} so far"
                     if is_over.is_set():
                         return
+                    if _speakers[-1] is not is_over:
+                        continue
                     if self._is_live:
                         self._write(f"\r{line[: _columns(self._stream) - 1]}\x1b[K")
                     else:
@@ -116,12 +120,15 @@ class Progress:
 
         thread = threading.Thread(target=show, daemon=True)
         if self._is_open:
+            _speakers.append(is_over)
             thread.start()
         try:
             yield
         finally:
             with self._lock:
                 is_over.set()
+                if is_over in _speakers:
+                    _speakers.remove(is_over)
                 if self._is_live:
                     self._write("\r\x1b[K")
                     if self._step is not None:
@@ -143,9 +150,13 @@ class Progress:
                     self._draw(self._now())
                 self._write("\n" if self._stays else "\r\x1b[K")
             self._is_open = False
+            if self in _speakers:
+                _speakers.remove(self)
 
     def _draw(self, now: float) -> None:
         self._drawn_at = now
+        if self not in _speakers:
+            _speakers.append(self)
         self._write("\r" + self._line(now, _columns(self._stream) - 1) + "\x1b[K")
 
     def _line(self, now: float, width: int | None = None) -> str:

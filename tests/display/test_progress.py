@@ -174,6 +174,24 @@ def test_a_terminal_shows_long_work_in_place_and_then_the_step_again(monkeypatch
     assert shown(stream.getvalue()) == ["step 5/10  50.0%", ""]
 
 
+@pytest.mark.parametrize("inner", ["activity", "bar"])
+def test_of_works_inside_one_another_the_innermost_is_shown(monkeypatch, inner):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(None, stream=stream) as outer, outer.activity("opening"):
+        with Progress(10, "document", stream=stream, stays=False) as within:
+            if inner == "bar":
+                within.update(5)
+                time.sleep(1.2)
+            else:
+                with within.activity("training the tokenizer"):
+                    while "tokenizer: 1s so far" not in stream.getvalue():
+                        time.sleep(0.01)
+        assert "opening" not in stream.getvalue()
+        while "opening: " not in stream.getvalue():
+            time.sleep(0.01)
+
+
 def test_short_work_and_hidden_work_are_not_shown():
     stream = io.StringIO()
     with Progress(10, stream=stream) as progress, progress.activity("short"):
