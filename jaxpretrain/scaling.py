@@ -17,10 +17,10 @@ import os
 from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run, split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import as_local_path
+from jaxpretrain.devices.gpus import named_gpus
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
 from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
-from jaxpretrain.sweeps.launcher import visible_gpus
 
 _EXIT_CODES = {
     0: "done",
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if flags.bootstraps < 1:
         raise InputError(f"--bootstraps={flags.bootstraps}: must be positive")
     require_runs_flags(flags)
-    environment, gpus = dict(os.environ), visible_gpus()
+    environment, gpus = dict(os.environ), named_gpus(os.environ)
     # Runs of a ladder get the accelerators; this process only plans and fits.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
     with activity("loading JAX"):  # after the flags, and not silently

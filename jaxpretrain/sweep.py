@@ -13,10 +13,10 @@ import os
 
 from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run
 from jaxpretrain.config.paths import as_local_path
+from jaxpretrain.devices.gpus import named_gpus
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
 from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
-from jaxpretrain.sweeps.launcher import visible_gpus
 from jaxpretrain.sweeps.written import split_sweep
 
 _EXIT_CODES = {
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     if flags.workdir is None and not flags.plan_only:
         parser.error("--workdir is required: the folder of the sweep; or --plan_only")
     require_runs_flags(flags)
-    environment, gpus = dict(os.environ), visible_gpus()
+    environment, gpus = dict(os.environ), named_gpus(os.environ)
     # The runs get the accelerators, and this process only plans for them.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
     with activity("loading JAX"):  # after the flags, and not silently

@@ -61,6 +61,8 @@ class Mark(Enum):
     """The value says where or how fast, not what: the result is the same, rounding aside."""
     LOSS = auto()
     """The value decides what the loss measures: losses of other values are not comparable."""
+    SAME_SCORES = auto()
+    """The value changes no score of a given model: not what is held out, nor how it is read."""
     SAMPLE_ORDER = auto()
     """The value decides, besides the seed, which example of the same files a sample is."""
 

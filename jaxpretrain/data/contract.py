@@ -29,10 +29,10 @@ Spec = dict[str, tuple[tuple[int, ...], str]]
 class DataConfig(ABC):
     """The config of the data of a run: what its examples are, and how they are opened."""
 
-    num_examples: Annotated[int | None, Positive, Mark.NO_EFFECT] = None
+    num_examples: Annotated[int | None, Positive, Mark.NO_EFFECT, Mark.SAME_SCORES] = None
     """Declared number of examples of an epoch, which is verified when the data is opened; none: it
     is counted. An epoch of a mixture lasts until its first source would repeat."""
-    order: Annotated[OrderChoice, Mark.SAMPLE_ORDER] = OlmoOrder()
+    order: Annotated[OrderChoice, Mark.SAMPLE_ORDER, Mark.SAME_SCORES] = OlmoOrder()
     """Order of the examples; of a mixture, within each source."""
 
     @abstractmethod

@@ -6,6 +6,7 @@ from typing import Annotated
 from jaxpretrain.config.durations import Steps
 from jaxpretrain.config.paths import PathText
 from jaxpretrain.config.ranges import Positive
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.evals.contract import Evaluation, Evaluator, Setting
 from jaxpretrain.evals.downstream import Downstream
 from jaxpretrain.evals.harness import Harness
@@ -20,7 +21,7 @@ from jaxpretrain.evals.tasks.package import find_tokenizer
 class Eval:
     """Evaluation before the first step, at intervals and at the end, and by `evaluate`."""
 
-    every: Steps = "1000 steps"
+    every: Annotated[Steps, Mark.SAME_SCORES] = "1000 steps"
     """Interval; 0: only before the first step and at the end."""
     max_examples: Annotated[int, Positive] | None = None
     """Largest number of examples of each validation set, the first ones; none: all."""
@@ -30,7 +31,7 @@ class Eval:
     """Largest number of items of each task, the first ones in OLMo's order; none: all."""
     tokenizer: PathText | None = None
     """Tokenizer of tasks: a tokenizer.json, or a name of `make evals`; none: that of the data."""
-    samples: Continuations | Reconstructions | None = None
+    samples: Annotated[Continuations | Reconstructions | None, Mark.SAME_SCORES] = None
     """Samples that are logged: continued texts, or pictures of images that are painted."""
     probe: LinearProbe | None = None
     """A few-shot linear classifier of the encoder's features, for labelled images."""

@@ -13,6 +13,7 @@ from types import FrameType
 
 from jaxpretrain.config.command import EXIT_STOPPED
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.devices.gpus import gpu_ids
 from jaxpretrain.display.wording import count_of
 from jaxpretrain.launch.rules import Attempts, again_after, newest_step
 from jaxpretrain.launch.training import Training
@@ -108,16 +109,14 @@ def _starts(training: Training, num_processes: int) -> list[tuple[list[str], dic
 
 def _environment(process: int, num_processes: int) -> dict[str, str]:
     """Returns the environment of a process, with its share of the GPUs where there are some."""
-    from jaxpretrain.parallel.launchers import count_gpus  # with JAX, which takes a second
-
     environment = dict(os.environ)
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    count = count_gpus(environment)
-    gpus = visible.split(",") if visible else [str(i) for i in range(count)]
-    if count:
-        share, rest = divmod(count, num_processes)
+    gpus = gpu_ids(environment)
+    if gpus:
+        share, rest = divmod(len(gpus), num_processes)
         if rest:
-            raise InputError(f"--processes={num_processes}: {count} GPUs do not divide over them")
+            raise InputError(
+                f"--processes={num_processes}: {len(gpus)} GPUs do not divide over them"
+            )
         mine = gpus[process * share : (process + 1) * share]
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
     return environment

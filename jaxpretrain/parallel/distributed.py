@@ -20,13 +20,9 @@ from jax._src.distributed import global_state  # nor is there one for the coordi
 from jax.errors import JaxRuntimeError
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.devices.gpus import count_gpus
 from jaxpretrain.display.wording import count_of
-from jaxpretrain.parallel.launchers import (
-    count_gpus,
-    find_launcher,
-    local_gpus,
-    require_consistent,
-)
+from jaxpretrain.parallel.launchers import find_launcher, local_gpus, require_consistent
 from jaxpretrain.parallel.presence import Presence
 from jaxpretrain.parallel.roll_call import MissingProcesses, call_roll
 

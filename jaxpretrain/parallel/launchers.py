@@ -3,7 +3,6 @@
 import importlib.util
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from jax._src import cloud_tpu_init  # no public name tells a TPU host before its backend starts
@@ -114,14 +113,6 @@ def local_gpus(environment: Mapping[str, str], num_visible: int) -> list[int] | 
             "another number, or name those of each process: JAX_LOCAL_DEVICE_IDS=0,1"
         )
     return list(range(int(rank) * share, (int(rank) + 1) * share))
-
-
-def count_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
-    """Returns the number of NVIDIA GPUs that this process sees, without starting JAX."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([number for number in visible.split(",") if number.strip()])
-    return len([path for path in devices.glob("nvidia*") if path.name[6:].isdecimal()])
 
 
 def _tasks_per_node(text: str) -> list[int]:

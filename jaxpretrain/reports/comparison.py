@@ -81,7 +81,7 @@ def _columns(runs: Sequence[Run]) -> list[Column]:
     made = [Column("run", [run.name for run in runs])]
     made += [Column(path, values) for path, values in differences(runs).items()]
     final = [run.final_loss for run in runs]
-    made.append(Column("training loss, last 5%", final, format_number, is_loss=True))
+    made.append(Column("training loss, last 10%", final, format_number, is_loss=True))
     for name in named(runs, evaluation_sets):
         curves = [run.history[f"eval/{name}/loss"].finite.values for run in runs]
         for what, pick in (("final", lambda losses: losses[-1]), ("best", np.min)):

@@ -17,7 +17,7 @@ from jaxpretrain.diagnosis.forecast import Forecast, forecast
 from jaxpretrain.diagnosis.goodput import Goodput, goodput, read_sessions
 from jaxpretrain.diagnosis.history import EMPTY, History, Series, read_history
 from jaxpretrain.diagnosis.intent import Plan, plan_in
-from jaxpretrain.diagnosis.predicted import read_prediction
+from jaxpretrain.diagnosis.predicted import TRAINING, final_value, read_prediction
 from jaxpretrain.diagnosis.remaining import Estimate, estimate
 from jaxpretrain.diagnosis.watch import findings_over_time
 from jaxpretrain.storage.files import relative
@@ -96,9 +96,8 @@ class Run:
 
     @property
     def final_loss(self) -> float | None:
-        """The mean of the training loss over the last 5% of the steps so far."""
-        late = self.history.loss.between(0.95 * self.history.step, self.history.step).values
-        return float(late.mean()) if len(late) else None
+        """The mean of the training loss over the last tenth of the steps so far."""
+        return final_value(self.history, TRAINING, self.history.step)
 
     def baselines(self, metric: str) -> dict[str, float]:
         """Returns the baselines of the data in `loss` or `bits_per_byte`, by their names.

@@ -263,4 +263,4 @@ def _runs(listed: Sequence[Document], runs: Mapping[str, Run]) -> str:
         trouble = ", ".join(filter(None, [*found, run.get("problem", "")]))
         rows.append([run["folder"], str(run["seed"]), run["state"], loss, trouble])
     rows.sort(key=lambda row: (not row[-1], row[2] == "done"))
-    return table(["run", "seed", "state", "training loss, last 5%", "what went wrong"], rows)
+    return table(["run", "seed", "state", "training loss, last 10%", "what went wrong"], rows)

@@ -207,7 +207,7 @@ def forecasts(run: Run) -> str:
         text = f"<p>{_expected(end)}</p>{table(['a run of', 'would end at'], longer)}"
     ended = ""
     if run.is_finished and run.final_loss is not None:
-        ended = f"; it ended at {format_number(run.final_loss)}, the mean of the last 5%"
+        ended = f"; it ended at {format_number(run.final_loss)}, the mean of the last 10%"
     rows = []
     for one in run.earlier_forecasts:
         loss, low, high = map(format_number, (one.loss, one.low, one.high))

@@ -31,14 +31,7 @@ EqualBy = Literal["tokens", "flops", "time"]
 
 NAMED = 0.02
 """The relative difference of FLOPs, parameters or batch that is named beside the result."""
-# Parts of `data` that training alone reads; the others decide what is held out, or how it is read.
-_TRAINING = {
-    *("order", "augment", "weight", "stages", "window", "train_split", "instance_filter"),
-    *("num_examples", "num_workers", "max_undecodable", "verify"),
-}
 _SHOWN = {"flops": "FLOPs", "parameters": "parameters", "batch_size": "examples a batch"}
-_CADENCE = ("eval.every", "eval.samples")
-"""Fields of `eval` that change no result at the end."""
 
 
 @dataclass(frozen=True)
@@ -272,5 +265,5 @@ def _held_out(cost: Cost) -> Document:
     return {
         path: value
         for path, _, value in fields
-        if not path.startswith(_CADENCE) and _TRAINING.isdisjoint(path.split("."))
+        if Mark.SAME_SCORES not in marks_at(Experiment, path)
     }

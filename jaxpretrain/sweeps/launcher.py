@@ -121,19 +121,3 @@ class _Process:
 def share_of(items: Sequence[Item], share: int, of: int) -> Sequence[Item]:
     """Returns one of some shares, as equal as can be, of items that stand side by side."""
     return items[len(items) * share // of : len(items) * (share + 1) // of]
-
-
-def visible_gpus() -> list[tuple[str, str]]:
-    """Returns the number and the name of each GPU that this process may use.
-
-    The driver's own tool is asked: JAX would take their memory.
-    """
-    query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    names = dict(line.split(", ", 1) for line in done.stdout.splitlines() if ", " in line)
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    numbers = names if allowed is None else allowed.split(",")
-    return [(number, names[number]) for number in numbers if number in names]

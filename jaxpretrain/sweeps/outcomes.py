@@ -10,12 +10,9 @@ import numpy as np
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.history import read_history
 from jaxpretrain.diagnosis.metric_names import lower_is_better, standard_error, task_metrics
+from jaxpretrain.diagnosis.predicted import TRAINING, final_value
 from jaxpretrain.monitor.writers import ITEMS
 from jaxpretrain.storage.jsonl import read_lines
-
-TRAINING = "train/loss"
-"""The name of the training loss, whose value is the mean over the last tenth of the steps."""
-_LATE = 0.9
 
 Point = tuple[tuple[str, str], ...]
 """A value of each nuisance setting."""
@@ -52,8 +49,8 @@ def read_outcome(folder: Path) -> Outcome:
       InputError: the folder has no metrics, or a file that cannot be read.
     """
     history = read_history(folder / "metrics.jsonl")
-    late = history.loss.between(_LATE * history.step, history.step).values
-    values = {TRAINING: float(late.mean())} if len(late) else {}
+    late = final_value(history, TRAINING, history.step)
+    values = {} if late is None else {TRAINING: late}
     tasks = task_metrics(history)
     for name in (*history.names("eval/", "/loss"), *tasks):
         newest = history[name].values[-1:]

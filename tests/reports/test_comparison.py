@@ -29,7 +29,7 @@ def test_the_csv_has_what_differs_and_what_came_of_it(history):
         "run": "<r0>",
         "seed": "0",
         "optim.peak": "0.001",
-        "training loss, last 5%": "0.0",
+        "training loss, last 10%": "0.0",
         "sotu loss, final": "2.0",
         "sotu loss, best": "1.0",
         "tokens": "100000.0",

@@ -89,7 +89,7 @@ def test_runs_below_a_folder_are_found_and_each_once(tmp_path):
 
 
 def test_the_final_loss_is_the_mean_of_the_last_steps(history):
-    assert run_of(history, 0.0).final_loss == pytest.approx(5 - 97.5 / 100)
+    assert run_of(history, 0.0).final_loss == pytest.approx(5 - 95 / 100)
     assert Run("a", history([], {}), PLAN, {}, {}, [], now=0.0).final_loss is None
 
 

@@ -3,9 +3,11 @@ from dataclasses import replace
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.planning.machines import parse_target
 from jaxpretrain.sweeps.cost import compare, costs, equalised, first_setting, setting_of
 from jaxpretrain.sweeps.written import make_sweep
+from jaxpretrain.train.experiment import Experiment
 from tests.sweeps.tiny import tiny_sweep
 
 LOCAL = parse_target("local")
@@ -98,6 +100,11 @@ def test_what_makes_a_comparison_unfair_is_refused(tmp_path, path, values, line)
 def test_what_training_alone_reads_may_differ(tmp_path, path, values):
     found = compared(tmp_path, path, values)
     assert (found.refused, found.named) == ([], [])
+
+
+def test_a_source_may_have_the_name_of_such_a_field():
+    marks = {key: marks_at(Experiment, f"data.sources.order.{key}") for key in ("weight", "root")}
+    assert [Mark.SAME_SCORES in found for found in marks.values()] == [True, False]
 
 
 def test_batches_may_differ_by_the_rounding_to_whole_steps(tmp_path):

@@ -1,13 +1,11 @@
 import os
-import subprocess
 import sys
 import time
 
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.sweeps import launcher
-from jaxpretrain.sweeps.launcher import LocalLauncher, share_of, visible_gpus
+from jaxpretrain.sweeps.launcher import LocalLauncher, share_of
 
 
 def python(code):
@@ -60,20 +58,3 @@ def test_each_run_needs_a_gpu():
 
 def test_shares_are_as_equal_as_can_be():
     assert [list(share_of(range(5), share, 3)) for share in range(3)] == [[0], [1, 2], [3, 4]]
-
-
-@pytest.mark.parametrize(
-    ("allowed", "numbers"), [(None, ["0", "1"]), ("1", ["1"]), ("", []), ("GPU-8a", [])]
-)
-def test_gpus_are_those_that_may_be_used(monkeypatch, allowed, numbers):
-    printed = subprocess.CompletedProcess([], 0, "0, NVIDIA H200\n1, NVIDIA H200\n", "")
-    monkeypatch.setattr(launcher.subprocess, "run", lambda *args, **kwargs: printed)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if allowed is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-    assert visible_gpus() == [(number, "NVIDIA H200") for number in numbers]
-
-
-def test_without_a_driver_there_are_no_gpus(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert visible_gpus() == []

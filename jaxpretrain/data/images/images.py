@@ -109,13 +109,13 @@ class ImageData(contract.DataConfig):
     """The place of the images."""
     size: Annotated[int, Between(1, 16384)] = 224
     """Side of an example in pixels."""
-    augment: Augment = Augment()
+    augment: Annotated[Augment, Mark.SAME_SCORES] = Augment()
     """Random changes of training images; held-out ones are cut to their middle square."""
     validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.02
     """Part of the images held out, by a hash of their names, without a split for that; 0: none."""
-    num_workers: Annotated[int, Between(0, 1024), Mark.NO_EFFECT] = 0
+    num_workers: Annotated[int, Between(0, 1024), Mark.NO_EFFECT, Mark.SAME_SCORES] = 0
     """Number of processes that read and decode; 0: a thread of the training process."""
-    max_undecodable: Annotated[int, NonNegative, Mark.NO_EFFECT] = 100
+    max_undecodable: Annotated[int, NonNegative, Mark.NO_EFFECT, Mark.SAME_SCORES] = 100
     """Number of undecodable images of a host that others stand in for; one more is an error."""
 
     @property

@@ -47,7 +47,7 @@ class TextSource:
     """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
     prepare: PrepareText | None = None
     """The text that is prepared, once, in the cache directory, where `root` is none."""
-    train_split: str = "train"
+    train_split: Annotated[str, Mark.SAME_SCORES] = "train"
     """Split, or subdirectory of raw files, to train on."""
     validation_split: str | None = "validation"
     """Split, or subdirectory of raw files, to evaluate on; none: there is no evaluation."""

@@ -17,6 +17,7 @@ import numpy as np
 from jaxpretrain.config.durations import Examples
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.ranges import Between, NonNegative
+from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.contract import Batch, Spec, fingerprint
 from jaxpretrain.data.order.order import OlmoOrder
 from jaxpretrain.data.text import text
@@ -31,7 +32,7 @@ MAX_WINDOW = 100_000
 class MixtureSource(TextSource):
     """One of the corpora of a mixture."""
 
-    weight: Annotated[float, NonNegative] = 1.0
+    weight: Annotated[float, NonNegative, Mark.SAME_SCORES] = 1.0
     """Share of the sequences, relative to the other weights; 0: none, until a later stage."""
 
 
@@ -51,11 +52,11 @@ class Mixture(text.TextConfig):
 
     sources: dict[str, MixtureSource] = field(default_factory=dict)
     """The sources by name. Evaluation sets and losses of a source carry its name."""
-    stages: tuple[MixtureStage, ...] = ()
+    stages: Annotated[tuple[MixtureStage, ...], Mark.SAME_SCORES] = ()
     """Changes of the weights, in the order of the run."""
     tokenizer_of: str | None = None
     """Name of the source whose tokenizer the others take where they are prepared with `bpe`."""
-    window: Annotated[int, Between(1, MAX_WINDOW)] = 1000
+    window: Annotated[int, Between(1, MAX_WINDOW), Mark.SAME_SCORES] = 1000
     """Number of samples over which proportions are exact: multiples of 1 / window."""
 
     def extra_spec(self) -> Spec:

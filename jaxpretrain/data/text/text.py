@@ -26,9 +26,9 @@ class TextConfig(DataConfig):
 
     seq_len: Annotated[SequenceLength, Mark.SAMPLE_ORDER] = 2048
     """Tokens of a sequence. Sequences never cross files; a file's remainder is dropped."""
-    instance_filter: InstanceFilter | None = None
+    instance_filter: Annotated[InstanceFilter | None, Mark.SAME_SCORES] = None
     """Leaves sequences that repeat themselves out of the loss; none: takes all."""
-    verify: Annotated[Verify, Mark.NO_EFFECT] = "auto"
+    verify: Annotated[Verify, Mark.NO_EFFECT, Mark.SAME_SCORES] = "auto"
     """Check of the files against the manifest: by `hash`, by `size`, or by hash up to 1 GB."""
 
     def example_spec(self) -> Spec:
