@@ -57,7 +57,7 @@ def prepared_builder(
         data_dir = data_dir or str(cache_dir() / "tfds")
     where = data_dir or "~/tensorflow_datasets"
     try:
-        return tfds.core.read_only_builder.builder_from_files(
+        return tfds.core.read_only_builder.builder_from_files(  # pyright: ignore[reportAttributeAccessIssue]
             str(dataset), **({"data_dir": data_dir} if data_dir else {})
         )
     except tfds.core.DatasetNotFoundError:
