@@ -106,7 +106,10 @@ class Checkpoints:
         self._under_way = saving.Save(folder, named, document, self._remove_old, self._guard)
 
     def shortage(self, like: object) -> str | None:
-        """Returns what lacks for a checkpoint, in all processes; None where there is room."""
+        """Returns, in all processes, a line that says how much disk space a checkpoint lacks.
+
+        None where there is enough.
+        """
         num_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
         return first_problem("room", saving.shortage(self.directory, num_bytes))
 

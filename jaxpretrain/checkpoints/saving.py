@@ -225,10 +225,10 @@ def _sum_of(part: ts.TensorStore) -> int:
 
 
 def shortage(directory: Path, num_bytes: int) -> str | None:
-    """Returns what lacks for so many bytes on the disk of a folder; None where there is room.
+    """Returns a line that says how much disk space is missing for a checkpoint in a folder.
 
-    The system tells the quota of a project or container as the size of its disk; that of a user it
-    does not tell, and a bucket has none.
+    None where there is enough. The system tells the quota of a project or container as the size of
+    its disk; that of a user it does not tell, and a bucket has none.
     """
     if is_remote(directory):
         return None
@@ -316,7 +316,10 @@ def move_aside(source: Path, folder: Path) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the message of an error in one short line; of TensorStore's, what the system said."""
+    """Returns the message of an error in one short line.
+
+    For TensorStore's errors, it is only the system's message.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""

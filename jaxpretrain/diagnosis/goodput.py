@@ -29,7 +29,7 @@ CAUSES = (
     "stall",
     "idle",
 )
-"""What time goes into: first the steps that counted, then what kept the run from them."""
+"""The causes that time is counted under, productive steps first."""
 _PARTS = {
     "compile": "compile",
     "data_wait": "data wait",

@@ -88,7 +88,7 @@ def start(
     )
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    _hold_line(coordinator.rpartition(":")[0].strip("[]"), num_processes)
+    _connect_presence(coordinator.rpartition(":")[0].strip("[]"), num_processes)
     if is_primary():
         source = launcher.name if launcher else "flags"
         _say(f"{count_of(num_processes, 'process')}, by {source}, coordinator {coordinator}")
@@ -102,8 +102,8 @@ def is_primary() -> bool:
 _presences: list[Presence] = []  # one, once the processes have met
 
 
-def _hold_line(host: str, num_processes: int) -> None:
-    """Has the processes notice where one of them dies; `host` is that of process 0."""
+def _connect_presence(host: str, num_processes: int) -> None:
+    """Connects the processes, so that they notice where one dies; `host` is that of process 0."""
     presence = Presence(process_id())
     _presences[:] = [presence]
     if is_primary():

@@ -1,9 +1,9 @@
-"""Each process of a run holds a line to the first one, so that a death is noticed at once.
+"""Each process of a run stays connected to the first one, so that a death is noticed at once.
 
 JAX notices that a process has died after 100 seconds without its heartbeat, and then aborts the
 others with a stack of its own code. The system closes the connections of a dead process within
 milliseconds, however it died. The first process then tells all others, prints one line, and all
-exit with 1. Where no line can be held, as behind a firewall, JAX's way is left.
+exit with 1. Where no connection can be made, as behind a firewall, only JAX's way remains.
 """
 
 import os
@@ -18,19 +18,22 @@ from selectors import EVENT_READ, DefaultSelector
 
 from jaxpretrain.parallel.roll_call import listen
 
-_LINE_SECONDS = 30.0
-"""Seconds in which the lines are made, beside the start of the run."""
+_CONNECT_SECONDS = 30.0
+"""Seconds in which the connections are made, beside the start of the run."""
 _BYE, _LOST = b"bye\n", b"lost "
 
 
 class Presence:
-    """The lines of one process: those of the first lead to all others, theirs to the first."""
+    """The connections of one process.
+
+    Process 0 has one to every other process, each other process has one to process 0.
+    """
 
     def __init__(self, process: int, end: Callable[[int], None] | None = None) -> None:
         """Takes the number of this process, and what ends it when another one is lost."""
         self._process = process
         self._end = end or self._leave
-        self._lines: dict[int, socket.socket] = {}
+        self._connections: dict[int, socket.socket] = {}
         self._has_left = False
         self.is_lost = threading.Event()
         """Set where another process is lost; this one ends within a second."""
@@ -41,56 +44,59 @@ class Presence:
         listener.settimeout(1.0)
 
         def gather() -> None:
-            deadline = time.monotonic() + _LINE_SECONDS
+            deadline = time.monotonic() + _CONNECT_SECONDS
             with listener:
-                while len(self._lines) < num_processes - 1 and time.monotonic() < deadline:
+                while len(self._connections) < num_processes - 1 and time.monotonic() < deadline:
                     with suppress(OSError):
-                        line, _ = listener.accept()
-                        line.settimeout(5.0)
-                        said, _, name = _receive(line).decode(errors="replace").partition(" ")
+                        connection, _ = listener.accept()
+                        connection.settimeout(5.0)
+                        said, _, name = _receive(connection).decode(errors="replace").partition(" ")
                         if said == password:
-                            self._lines[int(name)] = line
+                            self._connections[int(name)] = connection
                         else:
-                            line.close()
-            self._watch(self._lines)
+                            connection.close()
+            self._watch(self._connections)
 
         threading.Thread(target=gather, name="presence", daemon=True).start()
         return f"{listener.getsockname()[1]} {password}"
 
     def connect(self, host: str, told: str) -> None:
-        """Makes the line to the first process, in a thread; one that cannot be made is left out."""
+        """Makes the connection to process 0 in a thread.
+
+        Where it cannot be made, the process goes on without it.
+        """
         port, _, password = told.partition(" ")
 
-        def hold() -> None:
+        def connect() -> None:
             with suppress(OSError):
-                line = socket.create_connection((host, int(port)), timeout=_LINE_SECONDS)
-                line.sendall(f"{password} {self._process}".encode())
-                self._lines[0] = line
-                self._watch({0: line})
+                connection = socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS)
+                connection.sendall(f"{password} {self._process}".encode())
+                self._connections[0] = connection
+                self._watch({0: connection})
 
-        threading.Thread(target=hold, name="presence", daemon=True).start()
+        threading.Thread(target=connect, name="presence", daemon=True).start()
 
     def leave(self) -> None:
         """Tells the others that this process ends as all do."""
         self._has_left = True
-        for line in list(self._lines.values()):
+        for connection in list(self._connections.values()):
             with suppress(OSError):
-                line.sendall(_BYE)
+                connection.sendall(_BYE)
 
-    def _watch(self, lines: Mapping[int, socket.socket]) -> None:
+    def _watch(self, connections: Mapping[int, socket.socket]) -> None:
         with DefaultSelector() as selector:
-            for process, line in lines.items():
-                line.settimeout(5.0)
-                selector.register(line, EVENT_READ, process)
+            for process, connection in connections.items():
+                connection.settimeout(5.0)
+                selector.register(connection, EVENT_READ, process)
             while selector.get_map():
                 for key, _ in selector.select():
-                    process, word = key.data, _receive(lines[key.data])
+                    process, word = key.data, _receive(connections[key.data])
                     if word.startswith(_BYE) or self._has_left:
                         selector.unregister(key.fileobj)
                         continue
                     lost = int(word.split()[1]) if word.startswith(_LOST) else process
                     self.is_lost.set()
-                    for other in lines.values():
+                    for other in connections.values():
                         with suppress(OSError):
                             other.sendall(_LOST + f"{lost}\n".encode())
                     self._end(lost)
@@ -110,8 +116,8 @@ class Presence:
         os._exit(1)
 
 
-def _receive(line: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> bytes:
     try:
-        return line.recv(64)
+        return connection.recv(64)
     except OSError:
         return b""

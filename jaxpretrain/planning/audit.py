@@ -22,14 +22,14 @@ _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "part
 _FREE |= {"after-all", "optimization-barrier", "copy-done", "custom-call"}
 _NUM_COPIES = 3
 
-_MORE = 1.01
-"""Products may be this many times those of the model."""
-_SENT_MORE = 1.1
-"""Bytes that are sent may be this many times the least."""
-_MOVED_MORE = 1.25
-"""Memory traffic may be this many times the estimate."""
-_MOSTLY = 0.5
-"""The share of the bytes of communication that products should hide."""
+_MAX_FLOPS_RATIO = 1.01
+"""Largest ratio of executed to modelled FLOPs of products without a warning."""
+_MAX_SENT_RATIO = 1.1
+"""Largest ratio of bytes that are sent to the least without a warning."""
+_MAX_TRAFFIC_RATIO = 1.25
+"""Largest ratio of memory traffic to the estimate without a warning."""
+_MIN_HIDDEN_SHARE = 0.5
+"""Smallest share of the bytes of communication behind products without a warning."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Audit:
-    """What a device does in a step, beside what it has to do at least."""
+    """The measured work of a device in a step, beside the least that it must do."""
 
     product_flops: float
     float32_product_flops: float
@@ -155,7 +155,7 @@ def audit(program: Program, compiled: jax.stages.Compiled, num_hosts: int) -> Au
 
 def _warnings(found: Audit, is_narrow: bool) -> list[str]:
     lines = []
-    if found.product_flops > _MORE * found.expected_flops:
+    if found.product_flops > _MAX_FLOPS_RATIO * found.expected_flops:
         lines.append(
             f"products take {_times(found.product_flops, found.expected_flops)} those of the "
             f"model; XLA recomputes {found.remat_instructions} instructions to save memory "
@@ -168,12 +168,12 @@ def _warnings(found: Audit, is_narrow: bool) -> list[str]:
         ("are sent", found.sent_bytes, found.sent_minimum),
         ("cross hosts", found.cross_host_bytes, found.cross_host_minimum),
     ):
-        if bytes_ > _SENT_MORE * least:
+        if bytes_ > _MAX_SENT_RATIO * least:
             lines.append(f"{bytes_ / 1e9:,.2f} GB {name}; {least / 1e9:,.2f} GB would do")
-    if found.traffic_bytes > _MOVED_MORE * found.expected_traffic_bytes:
+    if found.traffic_bytes > _MAX_TRAFFIC_RATIO * found.expected_traffic_bytes:
         copies = ", ".join(f"{c.bytes / 1e9:,.1f} GB {c.kernels}" for c in found.largest_copies)
         lines.append(f"kernels outside products move more than estimated; most copies: {copies}")
-    if found._hidden < _MOSTLY:
+    if found._hidden < _MIN_HIDDEN_SHARE:
         lines.append("products hide little of the communication: most of it is waited for")
     return lines
 

@@ -54,7 +54,7 @@ class Point:
     data_fingerprint: str
 
     def before(self, now: Resolved) -> Resolved:
-        """Returns `now` with the data, the optimizer and the batches of until then."""
+        """Returns `now` with the data, optimizer and batches that the run had up to then."""
         before = {name: self.config[name] for name in ("data", "optim", "train")}
         return from_dict(Resolved, to_dict(now) | before)
 

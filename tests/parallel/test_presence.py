@@ -1,4 +1,4 @@
-"""The lines between processes, here of one process; tests/faults/ kills real ones."""
+"""The connections between processes, here of one process; tests/faults/ kills real ones."""
 
 import socket
 import time
@@ -27,8 +27,8 @@ class Gang:
         self.port = int(told.partition(" ")[0])
         for presence in self.all[1:]:
             presence.connect("127.0.0.1", told)
-        assert _until(lambda: len(self.all[0]._lines) == 2)
-        assert _until(lambda: all(presence._lines for presence in self.all))
+        assert _until(lambda: len(self.all[0]._connections) == 2)
+        assert _until(lambda: all(presence._connections for presence in self.all))
 
     def _note(self, process: int) -> Callable[[int], None]:
         return lambda lost: self.lost.update({process: lost})
@@ -36,9 +36,9 @@ class Gang:
     def die(self, process: int) -> None:
         """As the system does: all connections of the process are closed."""
         self.all[process]._has_left = True  # it says nothing more
-        for line in self.all[process]._lines.values():
+        for connection in self.all[process]._connections.values():
             with suppress(OSError):  # the other side has done so
-                line.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("victim", [0, 2])
@@ -60,7 +60,7 @@ def test_those_that_leave_are_not_lost():
     assert gang.lost == {}
 
 
-def test_a_stranger_makes_no_line(monkeypatch: pytest.MonkeyPatch):
+def test_a_stranger_makes_no_connection(monkeypatch: pytest.MonkeyPatch):
     lost: list[int] = []
     first = Presence(0, lost.append)
     told = first.listen(2)
@@ -70,6 +70,6 @@ def test_a_stranger_makes_no_line(monkeypatch: pytest.MonkeyPatch):
             stranger.sendall(greeting)
     second = Presence(1, lost.append)
     second.connect("127.0.0.1", told)
-    assert _until(lambda: set(first._lines) == {1})
+    assert _until(lambda: set(first._connections) == {1})
     assert lost == []
     second.leave()
