@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
             flags.coordinator_port,
             flags.start_timeout,
         ),
+        skipped_steps=[step for text in flags.skip_steps for step in text.split(",")],
+        rewind_to=flags.rewind_to,
     )
 
 

@@ -20,6 +20,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
 from jaxpretrain.config.paths import as_local_path
+from jaxpretrain.data.skip import parse_ranges, positions, sample_at
 from jaxpretrain.data.text.text import Row, TrainingSequences
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 from jaxpretrain.display.progress import activity
@@ -77,6 +78,7 @@ def _batch(experiment: "Resolved", flags: Namespace) -> tuple[dict[str, object],
     shown = np.arange(samples.start, min(samples.stop, samples.start + flags.rows))
     eos_id = data.eos_id if flags.eos_id is None else flags.eos_id
     decode = _decoder(flags.tokenizer or data.tokenizer_path, flags.tokens)
+    shown = positions(shown, parse_ranges(experiment.data.skip, "data.skip"))
     rows = read_rows(data, shown, eos_id=eos_id, decode=decode)
     document: dict[str, object] = {
         "step": flags.step,
@@ -99,8 +101,11 @@ def _uses(experiment: "Resolved", where: str) -> tuple[dict[str, object], list[s
         raise InputError(f"--find={where}: expected INDEX, or SOURCE:INDEX of a mixture")
     pace = experiment.timeline.pace
     num_samples = int(pace.examples(experiment.timeline.num_steps))
-    uses = []
-    for sample in _open(experiment).find(int(index), num_samples, source if colon else None):
+    uses, ranges = [], parse_ranges(experiment.data.skip, "data.skip")
+    end = int(positions(np.array(num_samples - 1), ranges)) + 1 if num_samples else 0
+    for position in _open(experiment).find(int(index), end, source if colon else None):
+        if (sample := sample_at(position, ranges)) is None:
+            continue
         step = int(pace.steps(sample)) + 1
         row = sample - pace.samples(step).start
         uses.append({"step": step, "row": row, "sample": sample})

@@ -59,6 +59,8 @@ class Mark(Enum):
     """Another value makes another run; fields without this mark may change when a run goes on."""
     NO_EFFECT = auto()
     """The value says where or how fast, not what: the result is the same, rounding aside."""
+    MAY_CHANGE = auto()
+    """The value may change when a run goes on, though its part makes another run."""
     LOSS = auto()
     """The value decides what the loss measures: losses of other values are not comparable."""
     SAME_SCORES = auto()

@@ -32,6 +32,10 @@ class DataConfig(ABC):
     num_examples: Annotated[int | None, Positive, Mark.NO_EFFECT, Mark.SAME_SCORES] = None
     """Declared number of examples of an epoch, which is verified when the data is opened; none: it
     is counted. An epoch of a mixture lasts until its first source would repeat."""
+    skip: Annotated[tuple[str, ...], Mark.MAY_CHANGE, Mark.SAME_SCORES] = ()
+    """Samples that are left out, by their position in the order of the data, both ends included:
+    100-199,350-360. Batches stay full, and steps go on; ranges may be added that a run has not come
+    to."""
     order: Annotated[OrderChoice, Mark.SAMPLE_ORDER, Mark.SAME_SCORES] = OlmoOrder()
     """Order of the examples; of a mixture, within each source."""
 

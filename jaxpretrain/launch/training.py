@@ -61,6 +61,10 @@ def check_training(flags: Sequence[str], *, has_place: bool = False) -> Training
         raise InputError(
             f"{given[0]}: leave it out after --; the launcher gives one to each process"
         )
+    if parsed.rewind_to is not None:
+        raise InputError(
+            "--rewind_to after --: each start would go back again; run it once by jaxpretrain train"
+        )
     if parsed.help_config is not None:
         raise InputError("--help_config after --: nothing would be trained")
     experiment = apply_overrides(load_config(parsed.config), overrides)

@@ -16,6 +16,8 @@ from jaxpretrain.storage.paths import is_remote
 from jaxpretrain.storage.staging import Staging
 
 FileName = Literal["metrics", "signals", "samples"]
+LOGS = tuple(f"{name}.jsonl" for name in get_args(FileName))
+"""The names of the files of lines."""
 """The names of the `.jsonl` files: numbers, numbers of single layers, texts."""
 PICTURES = "pictures"
 """The name of the folder of pictures in the folder of a run."""
@@ -152,8 +154,7 @@ def open_writers(
     drops all, which an attempt without a checkpoint has left. `guard` raises OSError where a folder
     in a bucket is no longer the run's.
     """
-    names = [f"{name}.jsonl" for name in get_args(FileName)]
-    staging = Staging(workdir, names, message, guard) if is_remote(workdir) else None
+    staging = Staging(workdir, LOGS, message, guard) if is_remote(workdir) else None
     local = workdir if staging is None else staging.folder
     files: dict[FileName, JsonlWriter] = {}
     for name in get_args(FileName):

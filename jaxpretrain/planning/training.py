@@ -28,11 +28,14 @@ from jaxpretrain.planning.auto import choose, chosen_before, stand_in, step_down
 from jaxpretrain.planning.console import compilation
 from jaxpretrain.planning.machines import count_hosts
 from jaxpretrain.planning.search import open_choices
-from jaxpretrain.train.experiment import Resolved, resolve
+from jaxpretrain.train.experiment import Resolved, resolve, skip_steps
 from jaxpretrain.train.program import Program
-from jaxpretrain.train.run import Opened, open_run, preflight, train_experiment
+from jaxpretrain.train.run import Opened, open_run, train_experiment
 from jaxpretrain.train.saves import Ended
+from jaxpretrain.train.stages import preflight
 from jaxpretrain.train.watchdog import DEFAULT_SECONDS, Watchdog
+
+_GO_ON = "stopped and saved; run the same command to go on"
 
 
 def run_training(
@@ -43,23 +46,22 @@ def run_training(
     preflight_only: bool,
     allow_config_change: bool,
     processes: tuple[str | None, int | None, int | None, int | None, float],
+    skipped_steps: Sequence[str] = (),
+    rewind_to: int | None = None,
 ) -> int:
     """Trains a config, or compiles it for a preflight, and returns the exit code.
 
-    `processes` are the arguments of `distributed.start`. InputError: something that was given is
-    wrong, or there was no room.
+    `processes` are the arguments of `distributed.start`. `skipped_steps` are steps such as "7-9"
+    whose samples are left out, `rewind_to` is a step to go back to. InputError: something that was
+    given is wrong, or there was no room.
     """
     use_most_memory()
     with Watchdog(workdir) as watchdog, distributed.leaving_at_failure():
-        *_, seconds = processes
-        watchdog.enter("rendezvous", allowance=seconds + DEFAULT_SECONDS)
+        watchdog.enter("rendezvous", allowance=processes[-1] + DEFAULT_SECONDS)
         distributed.start(*processes)
         watchdog.enter("start", allowance=math.inf)
-        with distributed.fail_together("config"):
-            given = apply_overrides(load_config(config), overrides)
-            if workdir is None and not preflight_only:
-                raise InputError("--workdir is required: the folder of the run")
-            experiment = resolve(given)
+        needs_folder = workdir is None and not preflight_only
+        experiment = _configured(config, overrides, skipped_steps, needs_folder)
         chosen, opened = _choose(experiment, workdir, allow_config_change)
         if workdir is None or preflight_only:
             _say(f"the run fits: its step takes {preflight(chosen).describe()}")
@@ -75,6 +77,7 @@ def run_training(
                     earlier=opened,
                     watchdog=watchdog,
                     look=_look,
+                    rewind_to=rewind_to,
                 )
                 break
             except Ended as error:
@@ -86,14 +89,25 @@ def run_training(
                     raise
                 reason = str(error).splitlines()[0]
             # Out of the handler, so that nothing holds what was on the devices.
-            opened = None
+            opened = rewind_to = None
             gc.collect()
             experiment = chosen = _with_smaller_microbatch(experiment, chosen, reason)
-        if is_finished:
-            _say(_next_steps(workdir))
-            return 0
-        _say("stopped and saved; run the same command to go on")
-        return EXIT_STOPPED
+        _say(_next_steps(workdir) if is_finished else _GO_ON)
+        return 0 if is_finished else EXIT_STOPPED
+
+
+def _configured(
+    config: str,
+    overrides: Sequence[tuple[str, str]],
+    skipped_steps: Sequence[str],
+    needs_folder: bool,
+) -> Resolved:
+    """Returns the experiment of the command line; InputError where that lacks the run's folder."""
+    with distributed.fail_together("config"):
+        given = apply_overrides(load_config(config), overrides)
+        if needs_folder:
+            raise InputError("--workdir is required: the folder of the run")
+        return skip_steps(resolve(given), skipped_steps)
 
 
 def _choose(

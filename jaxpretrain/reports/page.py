@@ -108,6 +108,7 @@ def page(runs: Sequence[Run]) -> str:
         parts: dict[str, Section] = {
             "Findings": words.findings(run, [*curves, *layers]),
             "Time": words.times(run) + ("" if several else bars),
+            "Interventions": words.interventions(run),
             "Plan": words.planned(run),
             "Where the loss is going": words.forecasts(run),
             "Layers": layers,

@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from jaxpretrain.checkpoints.rewind import read_rewinds
 from jaxpretrain.config.serialize import diff
 from jaxpretrain.devices.chips import GIB
 from jaxpretrain.diagnosis.forecast import Forecast
@@ -238,6 +239,19 @@ def config(run: Run) -> str:
     return (
         f"<details><summary>All {len(rows)} values of experiment.json</summary>{fields}</details>"
     )
+
+
+def interventions(run: Run) -> str:
+    """Returns what somebody has changed about the data and the course of a run; "" for nothing."""
+    lines = [
+        f"{rewind.time[:16].replace('T', ' ')}: went back from step {rewind.from_step:,} to "
+        f"step {rewind.to_step:,}; what came after it is in abandoned/."
+        for rewind in read_rewinds(run.folder)
+    ]
+    if skipped := (run.document.get("config") or {}).get("data", {}).get("skip"):
+        lines.append(f"Samples {', '.join(map(str, skipped))} of the data are left out.")
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def samples(run: Run) -> str:

@@ -4,11 +4,13 @@
 durations into whole steps; that is what runs and what `experiment.json` keeps.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from itertools import accumulate
 from typing import Annotated, Literal, TypedDict
+
+import numpy as np
 
 from jaxpretrain.config.durations import (
     Pace,
@@ -25,6 +27,7 @@ from jaxpretrain.config.paths import PathText, expand_paths
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
 from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.config.serialize import Change
+from jaxpretrain.data.skip import Ranges, describe, joined, parse_ranges, positions
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.diagnosis.rules import NAMES
 from jaxpretrain.evals.config import Eval
@@ -196,7 +199,7 @@ def identity_changes(changes: Iterable[Change]) -> tuple[list[Change], list[Chan
     others: list[Change] = []
     for change in changes:
         marks = marks_at(Experiment, change[0])
-        is_other_run = Mark.IDENTITY in marks and Mark.NO_EFFECT not in marks
+        is_other_run = Mark.IDENTITY in marks and not marks & {Mark.NO_EFFECT, Mark.MAY_CHANGE}
         (identity if is_other_run else others).append(change)
     return identity, others
 
@@ -261,6 +264,7 @@ def resolve(experiment: Experiment) -> Resolved:
     if (traced := experiment.monitor.profile) and traced[0] > traced[1]:
         raise InputError(f"--config.monitor.profile={traced}: must be a first and a last step")
     unit, per_example = experiment.data.units_per_example()
+    parse_ranges(experiment.data.skip, "--config.data.skip")
 
     @cache
     def count() -> int:
@@ -288,6 +292,29 @@ def resolve(experiment: Experiment) -> Resolved:
     if count.cache_info().currsize:  # it was needed
         experiment = replace(experiment, data=replace(experiment.data, num_examples=count()))
     return Resolved(**{field.name: getattr(experiment, field.name) for field in fields(experiment)})
+
+
+def skip_steps(experiment: Resolved, texts: Sequence[str]) -> Resolved:
+    """Returns an experiment that leaves out the samples of steps such as "1200-1210" too.
+
+    The steps are those of a run with the experiment as it is. InputError for no such steps.
+    """
+    given = parse_ranges(texts, "--skip_steps")
+    if not given:
+        return experiment
+    pace, skip = experiment.timeline.pace, parse_ranges(experiment.data.skip, "data.skip")
+    if given[0][0] < 1 or given[-1][1] > experiment.timeline.num_steps:
+        last = experiment.timeline.num_steps
+        raise InputError(f"--skip_steps={','.join(texts)}: the run has steps 1 to {last:,}")
+    added: Ranges = tuple(
+        (
+            int(positions(np.array(pace.samples(first).start), skip)),
+            int(positions(np.array(pace.samples(last).stop - 1), skip)),
+        )
+        for first, last in given
+    )
+    ranges = tuple(describe(joined(skip, added)).split(","))
+    return replace(experiment, data=replace(experiment.data, skip=ranges))
 
 
 def pace_of(train: Train) -> Pace:

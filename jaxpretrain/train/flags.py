@@ -56,6 +56,19 @@ def make_parser(description: str) -> Parser:
         action="store_true",
         help="compile the step, print the memory that it needs, and exit",
     )
+    add(
+        "--skip_steps",
+        action="append",
+        default=[],
+        metavar="FIRST-LAST",
+        help="leave out the samples of these steps, as data.skip does; may be given several times",
+    )
+    add(
+        "--rewind_to",
+        type=int,
+        metavar="STEP",
+        help="go on from the older checkpoint of this step; newer ones move to WORKDIR/abandoned",
+    )
     many = parser.add_argument_group("several processes that no launcher starts")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="the address of process 0")
     many.add_argument("--num_processes", type=int, help="the number of processes")

@@ -24,6 +24,9 @@ from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import Mark, marks_at, snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, Document, diff, from_dict, to_dict
+from jaxpretrain.data.skip import before as until
+from jaxpretrain.data.skip import describe as describe_ranges
+from jaxpretrain.data.skip import parse_ranges
 from jaxpretrain.data.text.mixture import Mixture
 from jaxpretrain.optim import schedules
 from jaxpretrain.storage.paths import parse
@@ -106,6 +109,14 @@ def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: s
     if not point.samples:
         return
     before = point.before(experiment)
+    skips = [parse_ranges(x.data.skip, "data.skip") for x in (before, experiment)]
+    was, now = (describe_ranges(until(ranges, point.samples)) or "none" for ranges in skips)
+    if was != now:
+        raise InputError(
+            f"{point.flag}: data.skip={now} until step {point.step:,}, was {was}: the run has come "
+            "past those samples. Give what was there and later ranges alone, or go back before "
+            "them with --rewind_to=STEP"
+        )
     if changes := _reordered(point, experiment, data_fingerprint):
         raise InputError(
             f"{point.flag}: {'; '.join(changes)}: samples get other numbers, so that some of the "

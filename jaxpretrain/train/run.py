@@ -10,10 +10,12 @@ import jax
 
 from jaxpretrain.checkpoints.local import LocalCheckpoints
 from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.rewind import rewind
 from jaxpretrain.checkpoints.saving import seconds_for
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.contract import EvalSet, TrainingData
+from jaxpretrain.data.skip import Skipping, parse_ranges
 from jaxpretrain.devices.startup import has_huge_pages, keep_compiled
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.display.progress import activity
@@ -22,6 +24,7 @@ from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.sessions import Sessions
+from jaxpretrain.monitor.writers import LOGS
 from jaxpretrain.parallel import distributed
 from jaxpretrain.storage.paths import parse
 from jaxpretrain.train import loop, resume
@@ -75,14 +78,15 @@ def open_run(
     given: Collection[str] = (),
     between_batches: Callable[[], None] | None = None,
     earlier: Opened | None = None,
+    rewind_to: int | None = None,
 ) -> Opened:
     """Opens and checks all that `train_experiment` needs before it compiles anything.
 
     `given` are the paths of config fields that this very start sets: checkpoints that the last
     session kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among
     them. `between_batches` is called between the batches of evaluations. `earlier` is the same run
-    as it was opened before; its data is not opened again. InputError: something that was given is
-    wrong.
+    as it was opened before; its data is not opened again. `rewind_to` is a step to go back to.
+    InputError: something that was given is wrong.
     """
     experiment, kept = folder.kept_before(workdir, experiment, given)
     keep_compiled()
@@ -93,6 +97,7 @@ def open_run(
     if earlier is None:
         limits = stages.program.model.input_limits()
         data = experiment.data.open(seed=experiment.seed, limits=limits)
+        data = Skipping.of(data, parse_ranges(experiment.data.skip, "data.skip"))
         eval_sets = experiment.data.open_evals(limits=limits)
     else:
         data, eval_sets = earlier.data, earlier.eval_sets
@@ -103,6 +108,8 @@ def open_run(
     evaluators = experiment.eval.build(setting)
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_config_change)
+    if rewind_to is not None:
+        changes += _rewind(experiment, workdir, rewind_to)
     point = resume.newest_point(workdir)
     if point is None:
         resume.require_initial_state(stages.program)
@@ -125,6 +132,7 @@ def train_experiment(
     earlier: Opened | None = None,
     watchdog: Watchdog | None = None,
     look: Look = lambda program, compiled: (),
+    rewind_to: int | None = None,
 ) -> bool:
     """Trains a run from its beginning or its newest checkpoint; see `open_run` for the arguments.
 
@@ -144,6 +152,7 @@ def train_experiment(
             given=given,
             between_batches=partial(loop.between_batches, stop, watchdog),
             earlier=earlier,
+            rewind_to=rewind_to,
         )
         opened, guard = _open_together(open_, workdir, held)
         start = _restore(opened, workdir, clock, guard, watchdog)
@@ -176,6 +185,23 @@ def train_experiment(
             saver.end()
 
 
+def _rewind(experiment: Resolved, workdir: Path, step: int) -> list[str]:
+    """Goes back to a step, in all processes together; returns lines about it."""
+    line, problem = None, None
+    if distributed.is_primary():
+        try:
+            with folder.lock(workdir):
+                line = rewind(workdir, step, LOGS)
+            folder.note_saved(workdir, step)
+        except InputError as error:
+            problem = str(error)
+    if problem := distributed.first_problem("rewind", problem):
+        raise InputError(problem)
+    if (place := experiment.checkpoint.local_dir) is not None:
+        LocalCheckpoints(parse(place), workdir).abandon(after=step)
+    return [line] if line else []
+
+
 def _open_together(
     open_: Callable[[], Opened], workdir: Path, held: ExitStack
 ) -> tuple[Opened, Callable[[], None]]:
@@ -189,18 +215,6 @@ def _open_together(
         if distributed.is_primary():  # which keeps other runs out of the folder
             return opened, held.enter_context(folder.lock(workdir))
     return opened, _unguarded
-
-
-def preflight(experiment: Resolved) -> Memory:
-    """Compiles the steps of the run and returns the memory of the largest; no data is read.
-
-    Raises InputError where something that was given is wrong, or a step does not fit the devices.
-    """
-    with distributed.fail_together("preflight"):
-        keep_compiled()
-        stages = make_stages(experiment, jax.devices()).stages
-        memories = [require_fit(stage.program, stage.train_step) for stage in stages]
-    return max(memories, key=lambda memory: memory.total)
 
 
 def _check_document_end(experiment: Resolved, data: TrainingData) -> None:

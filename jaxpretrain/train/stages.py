@@ -16,8 +16,10 @@ import numpy as np
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import Batch, TrainingData
+from jaxpretrain.devices.startup import keep_compiled
+from jaxpretrain.parallel import distributed
 from jaxpretrain.train.experiment import Resolved
-from jaxpretrain.train.program import Probe, Program, make_program
+from jaxpretrain.train.program import Memory, Probe, Program, make_program, require_fit
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,18 @@ def make_stages(experiment: Resolved, devices: Sequence[Any]) -> Stages:
         stages.append(Stage(first, last, num_pieces, program))
         first = last
     return Stages((*stages, Stage(first, timeline.num_steps, 1, final)))
+
+
+def preflight(experiment: Resolved) -> Memory:
+    """Compiles the steps of the run and returns the memory of the largest; no data is read.
+
+    Raises InputError where something that was given is wrong, or a step does not fit the devices.
+    """
+    with distributed.fail_together("preflight"):
+        keep_compiled()
+        stages = make_stages(experiment, jax.devices()).stages
+        memories = [require_fit(stage.program, stage.train_step) for stage in stages]
+    return max(memories, key=lambda memory: memory.total)
 
 
 def _samples_of(pace: Pace, rows: Mapping[int, np.ndarray], step: int) -> np.ndarray:

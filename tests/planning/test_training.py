@@ -73,6 +73,7 @@ def test_training_is_told_what_was_given(start: Any):
         "given": ["train.batch_size", "seed"],
         "earlier": None,
         "look": commanded._look,
+        "rewind_to": None,
     }
 
 

@@ -31,6 +31,7 @@ from jaxpretrain.train.experiment import (
     identity_changes,
     num_microbatches,
     resolve,
+    skip_steps,
 )
 
 
@@ -572,3 +573,16 @@ def test_epochs_of_a_mixture_are_counted_with_its_stages(experiment: Experiment)
     train = replace(mixed.train, stages=(Stage("1 epochs", 8),))
     with pytest.raises(InputError, match=r"train\.stages\.0\.duration.* need data.num_examples"):
         resolve(replace(mixed, train=train))
+
+
+def test_steps_to_leave_out_become_samples(experiment: Experiment):
+    """Their positions count what is left out before them."""
+    resolved = resolve(_changed(experiment, ("train.duration", "20 steps")))
+    assert skip_steps(resolved, []) is resolved
+    once = skip_steps(resolved, ["2-3"])
+    assert once.data.skip == ("16-47",)
+    assert skip_steps(once, ["1", "4"]).data.skip == ("0-47", "80-95")
+    with pytest.raises(InputError, match="--skip_steps=19-21: the run has steps 1 to 20"):
+        skip_steps(resolved, ["19-21"])
+    with pytest.raises(InputError, match="--config.data.skip: 1-5 and 4-9 overlap"):
+        resolve(_changed(experiment, ("data.skip", "1-5,4-9")))

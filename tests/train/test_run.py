@@ -307,3 +307,33 @@ def test_the_average_of_the_weights_is_evaluated_when_asked_for(
         losses[weights] = [x["eval/validation/loss"] for x in lines if "eval/validation/loss" in x]
     assert losses["current"][0] == losses["average"][0]
     assert all(b > a for a, b in zip(losses["current"][1:], losses["average"][1:], strict=True))
+
+
+def _skipping(experiment: Experiment, *ranges: str) -> Experiment:
+    return replace(experiment, data=replace(experiment.data, skip=ranges))
+
+
+def test_a_run_goes_back_before_bad_samples_and_leaves_them_out(
+    run: Path, six_steps: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It ends as one that has never seen them, and what came of them is kept."""
+    skipping = _skipping(six_steps, "64-79")  # of step 5
+    with pytest.raises(InputError, match="data.skip=64-79 until step 6, was none: the run has"):
+        train_experiment(resolve(skipping), run)
+    assert train_experiment(resolve(skipping), run, rewind_to=4)
+    error = capsys.readouterr().err
+    assert "went back to step 4: the checkpoints of step 6 are in" in error
+    assert "changed since the last start: data.skip" in error
+    assert train_experiment(resolve(skipping), tmp_path / "fresh")
+    assert _results(run) == _results(tmp_path / "fresh") and _results(run)[-1]["step"] == 6
+    (step, found), (_, expected) = (_arrays(x, six_steps) for x in (run, tmp_path / "fresh"))
+    assert step == 6
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert (run / "abandoned" / "1" / "6").is_dir()
+    lines = read_lines(run / "abandoned" / "1" / "metrics.jsonl")
+    assert {line["step"] for line in lines} == {5, 6}
+    with pytest.raises(InputError, match="data.skip=none until step 6, was 64-79"):
+        train_experiment(resolve(six_steps), run)
+    later = _skipping(six_steps, "64-79", "500-600")
+    assert train_experiment(resolve(later), run)

@@ -1,0 +1,78 @@
+"""Going back to an older checkpoint: newer ones, and their lines, move to `abandoned/`."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jaxpretrain.checkpoints.orbax import finished_steps
+from jaxpretrain.checkpoints.saving import move_aside
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.serialize import checked, read_object
+from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.jsonl import read_lines
+
+ABANDONED = "abandoned"
+"""The folder in that of a run that holds what it has gone back behind."""
+_NOTE = "rewind.json"
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """One time that a run went back."""
+
+    to_step: int
+    """The step that it went back to."""
+    from_step: int
+    """The newest step that had a checkpoint."""
+    time: str
+    """ISO time."""
+
+
+def rewind(workdir: Path, step: int, logs: Iterable[str]) -> str | None:
+    """Moves what comes after a step to a new folder in `abandoned/`; returns a line about it.
+
+    `logs` are the names of `.jsonl` files; their later lines are copied, and the next start drops
+    them. None where nothing comes after the step. InputError: the step has no checkpoint.
+    """
+    kept = finished_steps(workdir / "checkpoints")
+    if step not in kept:
+        steps = ", ".join(f"{one:,}" for one in kept)
+        nearest = min(kept, key=lambda one: abs(one - step), default=None)
+        hint = f"the nearest is {nearest}; it has {steps}" if kept else "it has none"
+        raise InputError(f"--rewind_to={step}: {workdir} has no checkpoint of that step; {hint}")
+    newer = [one for one in kept if one > step]
+    if not newer:
+        return None
+    number = 1 + max((int(one.name) for one in _folders(workdir)), default=0)
+    folder = workdir / ABANDONED / str(number)
+    folder.mkdir(parents=True)
+    for name in logs:
+        lines = [line for line in read_lines(workdir / name) if line["step"] > step]
+        if lines:
+            write_atomically(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    note = {"to_step": step, "from_step": newer[-1], "time": now}
+    write_atomically(folder / _NOTE, json.dumps(note) + "\n")
+    for one in reversed(newer):  # an interrupted rewind can be made again
+        move_aside(workdir / "checkpoints" / str(one), folder)
+    steps = ", ".join(f"{one:,}" for one in newer)
+    return f"went back to step {step:,}: the checkpoints of step {steps} are in {folder} now"
+
+
+def read_rewinds(workdir: Path) -> list[Rewind]:
+    """Returns the times that a run went back, in order."""
+    found = []
+    for folder in sorted(_folders(workdir), key=lambda one: int(one.name)):
+        try:
+            document = read_object(folder / _NOTE)
+            checked(Rewind, document, folder / _NOTE)
+        except (InputError, OSError):
+            continue
+        found.append(Rewind(document["to_step"], document["from_step"], document["time"]))
+    return found
+
+
+def _folders(workdir: Path) -> list[Path]:
+    return [path for path in (workdir / ABANDONED).glob("*") if path.name.isdecimal()]

@@ -1,0 +1,115 @@
+"""Samples that a run leaves out: ranges of positions in the order of its data.
+
+A range leaves out samples START to END, both included. Those after it move up, so that batches stay
+full and step numbers go on. Samples before a range stay where they are: a range can be added when a
+run goes on, as long as the run has not come to it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.contract import Batch, TrainingData
+
+Ranges = tuple[tuple[int, int], ...]
+"""The first and the last position of each range, in order."""
+
+
+def parse_ranges(texts: Sequence[str], flag: str) -> Ranges:
+    """Returns ranges such as "100-199" in order; InputError where one is none or two overlap."""
+    ranges: list[tuple[int, int]] = []
+    for text in texts:
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.replace("_", "").strip())
+        if not found:
+            raise InputError(f"{flag}={text}: write START-END, such as 100-199, or one number")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise InputError(f"{flag}={text}: runs backwards; write {last}-{first}")
+        ranges.append((first, last))
+    ranges.sort()
+    for (first, last), (start, end) in pairwise(ranges):
+        if start <= last:
+            raise InputError(f"{flag}: {first}-{last} and {start}-{end} overlap")
+    return tuple(ranges)
+
+
+def positions(samples: np.ndarray, ranges: Ranges) -> np.ndarray:
+    """Returns the positions in the order of the data of samples of a run, int64 of the same shape.
+
+    Sample k is at the k-th position that is in no range, counted from 0.
+    """
+    found, shift = np.asarray(samples, np.int64), 0
+    for first, last in ranges:
+        found = np.where(samples >= first - shift, found + (last - first + 1), found)
+        shift += last - first + 1
+    return found
+
+
+def sample_at(position: int, ranges: Ranges) -> int | None:
+    """Returns the sample of a run that is at a position; None where it is left out."""
+    shift = 0
+    for first, last in ranges:
+        if first <= position <= last:
+            return None
+        shift += last - first + 1 if last < position else 0
+    return position - shift
+
+
+def joined(ranges: Ranges, others: Ranges) -> Ranges:
+    """Returns ranges that leave out what either leave out."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted((*ranges, *others)):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return tuple(found)
+
+
+def before(ranges: Ranges, num_samples: int) -> Ranges:
+    """Returns what ranges leave out among the positions of the first samples of a run."""
+    end = int(positions(np.array(num_samples - 1), ranges)) if num_samples else -1
+    return tuple(pair for pair in ranges if pair[0] <= end)
+
+
+def describe(ranges: Ranges) -> str:
+    """Returns ranges as they are given."""
+    return ",".join(f"{first}-{last}" for first, last in ranges)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipping(TrainingData):
+    """Training data without some of its samples."""
+
+    inner: TrainingData
+    ranges: Ranges
+
+    @classmethod
+    def of(cls, data: TrainingData, ranges: Ranges) -> TrainingData | Self:
+        """Returns the data without the ranges; itself where there are none."""
+        if not ranges:
+            return data
+        same = {field.name: getattr(data, field.name) for field in fields(TrainingData)}
+        return cls(**same, inner=data, ranges=ranges)
+
+    def batch(self, samples: np.ndarray) -> Batch:
+        """Returns the rows of the run's samples, int64 [n]."""
+        return self.inner.batch(positions(samples, self.ranges))
+
+    def describe(self) -> str:
+        """Returns one line for the start of a run."""
+        return f"{self.inner.describe()}; samples {describe(self.ranges)} are left out"
+
+    def epochs(self, num_samples: int) -> dict[str, float]:
+        """Returns the metrics of the passes over the data in the first samples of the run."""
+        end = int(positions(np.array(num_samples - 1), self.ranges)) + 1 if num_samples else 0
+        return self.inner.epochs(end)
+
+    def report(self) -> list[str]:
+        """Returns warnings about what reading has found since the last call."""
+        return self.inner.report()
