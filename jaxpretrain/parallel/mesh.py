@@ -6,7 +6,7 @@ parameters sharded), `tensor` (matrices split by heads, inner width and vocabula
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
@@ -110,20 +110,21 @@ def sharded_bytes(arrays: Iterable[jax.ShapeDtypeStruct]) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
 
 
-def _manual_axes() -> set[str]:
-    """Returns the mesh axes along which the function that is traced runs on each device."""
-    return set(jax.sharding.get_abstract_mesh().manual_axes)
+def _is_part() -> bool:
+    """Returns True where what is traced runs on each device along some mesh axes."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
-def _without(spec: PartitionSpec, axes: Set[str]) -> PartitionSpec:
-    """Returns a sharding without these mesh axes."""
+def _free_axes() -> list[str]:
+    """Returns the mesh axes over which XLA places the arrays that are traced: else all of them."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return [axis for axis in AXES if axis not in manual]
 
-    def kept(part: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        if part is None or isinstance(part, str):
-            return None if part in axes else part
-        return tuple(axis for axis in part if axis not in axes) or None
 
-    return PartitionSpec(*map(kept, spec))
+def _mesh_axes(name: str | None) -> tuple[str, ...]:
+    """Returns the mesh axes of a logical axis."""
+    target = () if name is None else RULES[name] or ()
+    return (target,) if isinstance(target, str) else target
 
 
 class Layout:
@@ -137,20 +138,16 @@ class Layout:
 
     def sharding(self, axes: Axes, shape: tuple[int, ...]) -> NamedSharding:
         """Returns the sharding of an array; dimensions that axes do not divide are replicated."""
-        parts = []
-        for name, size in zip(axes, shape, strict=True):
-            ways = self._ways(name)
-            parts.append(RULES[name] if name and ways > 1 and size % ways == 0 else None)
-        return NamedSharding(self.mesh, PartitionSpec(*parts))
+        return NamedSharding(self.mesh, self._spec(axes, shape, AXES))
 
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Pins the layout of an activation; models take this as their `Constrain`."""
         if self.mesh.size == 1:
             return x
-        sharding = self.sharding(axes, x.shape)
-        if manual := _manual_axes():  # XLA places arrays along the other axes alone
-            return jax.lax.with_sharding_constraint(x, _without(sharding.spec, manual))
-        return jax.lax.with_sharding_constraint(x, sharding)
+        if _is_part():
+            spec = self._spec(axes, x.shape, _free_axes())
+            return jax.lax.with_sharding_constraint(x, spec)
+        return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
 
     def shard(
         self, f: Callable[..., jax.Array], arrays: Sequence[jax.Array], axes: Sequence[Axes]
@@ -158,12 +155,9 @@ class Layout:
         """Runs `f` by each device on its own part of arrays; models take this as their `Shard`."""
         if self.mesh.size == 1:
             return f(*arrays)
-        manual = _manual_axes()
-        specs = tuple(
-            _without(self.sharding(a, x.shape).spec, manual)
-            for a, x in zip(axes, arrays, strict=True)
-        )
-        return self._on_each(f, set(AXES) - manual, specs, specs[0])(*arrays)
+        over = _free_axes()
+        specs = tuple(self._spec(a, x.shape, over) for a, x in zip(axes, arrays, strict=True))
+        return self._on_each(f, over, specs, specs[0])(*arrays)
 
     def by_rows(
         self,
@@ -173,14 +167,14 @@ class Layout:
         rows: Sequence[jax.Array],
     ) -> tuple[jax.Array, ...]:
         """Runs `f` by each data-parallel device on its rows; models take this as their `ByRows`."""
-        data = tuple(axis for axis in DATA_AXES if axis not in _manual_axes())
-        data = tuple(axis for axis in data if self.mesh.shape[axis] > 1)
+        free = _free_axes()
+        data = tuple(axis for axis in DATA_AXES if axis in free and self.mesh.shape[axis] > 1)
         if not data or len(rows[0]) % math.prod(self.mesh.shape[axis] for axis in data):
             whole = tuple(None if RULES[name or "norm"] == "fsdp" else name for name in axes)
             return f(
                 Spread(lambda part: self.constrain(part, whole), lambda sum_: sum_), matrix, *rows
             )
-        spec = _without(self.sharding(axes, matrix.shape).spec, set(AXES) - set(data))
+        spec = self._spec(axes, matrix.shape, data)
         spread = IN_ONE
         if "fsdp" in spec:
             number = spec.index("fsdp")
@@ -192,7 +186,7 @@ class Layout:
             )
         of_rows = PartitionSpec(data)
         specs = (spec, *[of_rows] * len(rows))
-        return self._on_each(partial(f, spread), set(data), specs, of_rows)(matrix, *rows)
+        return self._on_each(partial(f, spread), data, specs, of_rows)(matrix, *rows)
 
     def by_copy(self, f: Callable[..., _Tree]) -> Callable[..., _Tree]:
         """Returns f(params, batch, rng), which gives sums, as computed by each copy of the model.
@@ -207,13 +201,13 @@ class Layout:
             return jax.tree.map(lambda x: jax.lax.psum(x, "replica"), f(*arguments))
 
         whole, of_rows = PartitionSpec(), PartitionSpec("replica")
-        return self._on_each(of_copy, {"replica"}, (whole, of_rows, whole), whole)
+        return self._on_each(of_copy, ["replica"], (whole, of_rows, whole), whole)
 
     def _on_each(
-        self, f: Callable[..., Any], over: Set[str], in_specs: Any, out_specs: Any
+        self, f: Callable[..., Any], over: Collection[str], in_specs: Any, out_specs: Any
     ) -> Callable[..., Any]:
         """Returns `f` as it is run by each device along these mesh axes on its own part."""
-        mesh = jax.sharding.get_abstract_mesh() if _manual_axes() else self.mesh
+        mesh = jax.sharding.get_abstract_mesh() if _is_part() else self.mesh
         # Kernels do not say how their results vary over the mesh, so that is not checked.
         return jax.shard_map(
             f,
@@ -272,8 +266,16 @@ class Layout:
         kind = getattr(device, "device_kind", "?")
         return f"{self.mesh.size} x {kind} as {sizes}, {count_of(jax.process_count(), 'process')}"
 
+    def _spec(self, axes: Axes, shape: tuple[int, ...], over: Collection[str]) -> PartitionSpec:
+        """Returns the sharding of an array over some of the mesh axes."""
+        parts = []
+        for name, size in zip(axes, shape, strict=True):
+            along = tuple(axis for axis in _mesh_axes(name) if axis in over)
+            ways = math.prod(self.mesh.shape[axis] for axis in along)
+            part = along[0] if len(along) == 1 else along
+            parts.append(part if ways > 1 and size % ways == 0 else None)
+        return PartitionSpec(*parts)
+
     def _ways(self, name: str | None) -> int:
         """Returns the number of devices over which a logical axis is divided."""
-        target = () if name is None else RULES[name] or ()
-        mesh_axes = (target,) if isinstance(target, str) else target
-        return math.prod(self.mesh.shape[axis] for axis in mesh_axes)
+        return math.prod(self.mesh.shape[axis] for axis in _mesh_axes(name))

@@ -234,28 +234,31 @@ def test_rows_meet_a_whole_matrix_and_its_gradient_comes_back_in_parts(mesh, wid
         assert set(seen) == {((width // fsdp, 8), (num_rows // ways, width))}
 
 
-def test_copies_compute_alone_and_are_summed_at_the_end():
-    """Nothing that a copy does makes the devices of another wait."""
-    layout = _layout(2, 2, 2)
-    x = np.arange(64.0, dtype=np.float32).reshape(16, 4)
-    shapes = []
+@pytest.mark.parametrize("mesh", [(2, 2, 2), (4, 2, 1)])
+def test_copies_compute_alone_and_are_summed_at_the_end(mesh):
+    """The devices of a copy divide its rows, also where all devices could not."""
+    layout = _layout(*mesh)
+    x = np.arange(32.0, dtype=np.float32).reshape(8, 4)
+    shapes, parts = [], []
+
+    def scale(x: jax.Array, w: jax.Array) -> jax.Array:
+        parts.append(x.shape)
+        return x * w[None]
 
     def sums(
         params: jax.Array, batch: dict[str, jax.Array], rng: jax.Array
     ) -> dict[str, jax.Array]:
         shapes.append(batch["x"].shape)
         rows = layout.constrain_batch(batch["x"])
-        scaled = layout.shard(
-            lambda x, w: x * w[None], [rows, params], [("batch", "mlp"), ("mlp",)]
-        )
+        scaled = layout.shard(scale, [rows, params], [("batch", "mlp"), ("mlp",)])
         return {"sum": jnp.sum(scaled, axis=0), "count": jnp.float32(len(rows))}
 
     run = jax.jit(layout.by_copy(sums))
-    arguments = jnp.arange(4.0), {"x": x}, jax.random.key(0)
-    found = run(*arguments)
+    found = run(jnp.arange(4.0), {"x": x}, jax.random.key(0))
     np.testing.assert_array_equal(found["sum"], (x * np.arange(4)).sum(axis=0))
-    assert found["count"] == 16
-    assert set(shapes) == {(8, 4)}
+    assert found["count"] == 8
+    assert set(shapes) == {(8 // mesh[0], 4)}
+    assert set(parts) == {(8 // mesh[0] // mesh[1], 4 // mesh[2])}
     assert _layout(1, 8).by_copy(sums) is sums
 
 
