@@ -13,8 +13,15 @@ import jax
 class Device(Protocol):
     """A device as JAX shows it, or one that is described to the compiler alone."""
 
-    platform: str
-    device_kind: str
+    @property
+    def platform(self) -> str:
+        """The kind of hardware: cpu, gpu, tpu."""
+        ...
+
+    @property
+    def device_kind(self) -> str:
+        """The name of the chip, as its driver tells it."""
+        ...
 
     def memory_stats(self) -> Mapping[str, int] | None:
         """Returns the account of its own memory; None where it keeps none."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import DataConfig, EvalSet
-from jaxpretrain.evals.scoring.scorer import Scorer, go_on
+from jaxpretrain.evals.scoring.scorer import Scorer, never_interrupt
 from jaxpretrain.models.contract import Model, Params
 from jaxpretrain.parallel.mesh import Layout
 
@@ -47,7 +47,7 @@ class Setting:
     """The largest number of items of each task; None: all."""
     task_seed: int | None = None
     """The seed that draws these items; None: the first ones."""
-    between_batches: Callable[[], None] = go_on
+    between_batches: Callable[[], None] = never_interrupt
     """Called between batches, equally often in all processes; raises Interrupted."""
 
     @cached_property

@@ -66,7 +66,7 @@ class Machine:
     """Devices to bind a program to, and what they offer."""
 
     target: Target
-    devices: Sequence[object]
+    devices: Sequence[Device]
     """JAX's devices, real or described, or placeholders."""
     chip: Chip
     num_hosts: int
@@ -91,6 +91,9 @@ class PlaceholderDevice:
     device_kind: str
     process_index: int = 0
     slice_index: int = 0
+
+    def memory_stats(self) -> None:
+        """Returns None: it has no memory."""
 
 
 def parse_target(text: str, flag: str = "--target") -> Target:
@@ -283,7 +286,7 @@ def _example(chip: Chip | None) -> str:
     return f"{chip.name}:{'8x8' if chip.slice_axes == 2 else '4x4x4'}"
 
 
-def _gpus(target: Target, chip: Chip) -> Sequence[object]:
+def _gpus(target: Target, chip: Chip) -> Sequence[Device]:
     jax.devices()  # The plugin registers its topologies when JAX starts.
     num_hosts, per_host = target.shape
     return topologies.get_topology_desc(
@@ -294,7 +297,7 @@ def _gpus(target: Target, chip: Chip) -> Sequence[object]:
     ).devices
 
 
-def _tpus(target: Target) -> Sequence[object]:
+def _tpus(target: Target) -> Sequence[Device]:
     name = target.name.partition("tpu-")[2]
     # For one slice libtpu is not told their number: its devices would name no slice then.
     slices = {"num_slices": target.num_slices} if target.num_slices > 1 else {}

@@ -102,7 +102,7 @@ def make_plan(
     found = search.list_arrangements(experiment, machine, searched) if is_searched else []
     trials = search.search(found, limit, compiler, deadline=start + max_seconds)
     if configured is not None and configured.fits(limit):
-        trials = _with(trials, configured)
+        trials = _insert_configured(trials, configured)
     is_small = searched and not trials
     return Plan(
         machine=machine,
@@ -131,7 +131,7 @@ def _configured(
     return replace(trial, experiment=experiment)
 
 
-def _with(trials: list[search.Trial], configured: search.Trial) -> list[search.Trial]:
+def _insert_configured(trials: list[search.Trial], configured: search.Trial) -> list[search.Trial]:
     """Adds the experiment as configured, before all trials that are not clearly faster."""
 
     def identity(trial: search.Trial) -> tuple[int, Resolved]:

@@ -14,7 +14,7 @@ import jax
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import EvalSet, TrainingData
 from jaxpretrain.devices.chips import GIB
-from jaxpretrain.devices.memory import memory_limit
+from jaxpretrain.devices.memory import Device, memory_limit
 from jaxpretrain.display.wording import count_of
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.models.contract import Batch, Model, Params
@@ -186,7 +186,7 @@ def chosen_mesh(experiment: Experiment) -> Mesh:
     return experiment.mesh
 
 
-def make_program(experiment: Resolved, devices: Sequence[Any]) -> Program:
+def make_program(experiment: Resolved, devices: Sequence[Device]) -> Program:
     """Binds an experiment to devices, real or described; InputError where sizes do not fit."""
     layout = Layout(chosen_mesh(experiment).build(devices))
     microbatches = num_microbatches(experiment.train, layout.num_data)

@@ -44,7 +44,7 @@ _Portion = tuple[int, int, int | None]
 
 
 @dataclass(frozen=True)
-class Point:
+class ResumePoint:
     """A checkpoint that a run goes on from, and the config until then."""
 
     flag: str
@@ -62,7 +62,7 @@ class Point:
         return from_dict(Resolved, to_dict(now) | before)
 
 
-def newest_point(workdir: Path) -> Point | None:
+def newest_point(workdir: Path) -> ResumePoint | None:
     """Returns the newest checkpoint of a folder whose document can be read; None without one."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     for step in reversed(checkpoints.steps()):
@@ -71,7 +71,7 @@ def newest_point(workdir: Path) -> Point | None:
     return None
 
 
-def point_of(folder: Path, step: int, document: Document, flag: str | None = None) -> Point:
+def point_of(folder: Path, step: int, document: Document, flag: str | None = None) -> ResumePoint:
     """Returns the checkpoint of a step in a run's folder, with its document.
 
     `flag` is the one by which the user has named it; None: --workdir.
@@ -83,10 +83,10 @@ def point_of(folder: Path, step: int, document: Document, flag: str | None = Non
         train = from_dict(Train, saved["config"]["train"])
         samples = int(pace_of(train).examples(step))
     flag = flag or f"--workdir={folder}"
-    return Point(flag, folder, step, samples, saved["config"], saved["data_fingerprint"])
+    return ResumePoint(flag, folder, step, samples, saved["config"], saved["data_fingerprint"])
 
 
-def taken_point(experiment: Resolved) -> Point | None:
+def taken_point(experiment: Resolved) -> ResumePoint | None:
     """Returns the checkpoint of `init_from` whose step a new run goes on from; None without one.
 
     Raises InputError where there is no such checkpoint, or it is damaged.
@@ -100,7 +100,7 @@ def taken_point(experiment: Resolved) -> Point | None:
     return point_of(*found, flag=f"{flag}={experiment.init_from}")
 
 
-def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: str) -> None:
+def require_same_samples(point: ResumePoint, experiment: Resolved, data_fingerprint: str) -> None:
     """Checks that the config goes on with the sample that comes next.
 
     Raises InputError where samples would be read twice or left out. The line has the flags that
@@ -147,7 +147,7 @@ def require_same_samples(point: Point, experiment: Resolved, data_fingerprint: s
     )
 
 
-def describe_changes(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
+def describe_changes(point: ResumePoint, experiment: Resolved, data_fingerprint: str) -> list[str]:
     """Returns lines about allowed changes at the checkpoint: of the data, of the learning rate."""
     lines = []
     if point.samples and point.data_fingerprint != data_fingerprint:
@@ -158,7 +158,7 @@ def describe_changes(point: Point, experiment: Resolved, data_fingerprint: str) 
     return lines + _rate_change(point, experiment)
 
 
-def _reordered(point: Point, experiment: Resolved, data_fingerprint: str) -> list[str]:
+def _reordered(point: ResumePoint, experiment: Resolved, data_fingerprint: str) -> list[str]:
     """Returns the changes that give the samples of the data other numbers."""
     same_files = point.data_fingerprint == data_fingerprint  # and order, but for the seed
     ordering = {Mark.IDENTITY, Mark.SAMPLE_ORDER}
@@ -170,7 +170,7 @@ def _reordered(point: Point, experiment: Resolved, data_fingerprint: str) -> lis
     ]
 
 
-def _same_mixture(point: Point, before: Mixture, now: Mixture) -> Mixture:
+def _same_mixture(point: ResumePoint, before: Mixture, now: Mixture) -> Mixture:
     """Returns a mixture that is `before` until the checkpoint and `now` after it."""
     if before.proportions(point.samples) == now.proportions(point.samples):
         return now
@@ -185,7 +185,7 @@ def _same_mixture(point: Point, before: Mixture, now: Mixture) -> Mixture:
     return now.after(before, point.samples)
 
 
-def _stages(point: Point, before: Resolved, now: Resolved) -> tuple[Stage, ...]:
+def _stages(point: ResumePoint, before: Resolved, now: Resolved) -> tuple[Stage, ...]:
     """Returns stages with the batches of `before` until the checkpoint and those of `now` after."""
     past = list(_portions(before, 0, point.step))
     if sum(steps * batch_size for steps, batch_size, _ in past) != point.samples:
@@ -244,7 +244,7 @@ def _flag(path: str, value: object) -> str:
     return f"--config.{path}={shlex.quote(value_text(value))}"
 
 
-def _new_run(point: Point) -> str:
+def _new_run(point: ResumePoint) -> str:
     if point.flag.startswith("--workdir"):
         return (
             "begin a new run in another --workdir, with "
@@ -253,7 +253,7 @@ def _new_run(point: Point) -> str:
     return "begin at sample 0, with --config.init_with=optimizer"
 
 
-def _rate_change(point: Point, experiment: Resolved) -> list[str]:
+def _rate_change(point: ResumePoint, experiment: Resolved) -> list[str]:
     """Returns a line where the learning rate neither goes on as planned nor stays as it was."""
     before, step = point.before(experiment), point.step
     total_before, total = before.timeline.num_steps, experiment.timeline.num_steps

@@ -53,7 +53,7 @@ class Opened:
     """The evaluators, not compiled."""
     changes: list[str]
     """Lines about what has changed since the folder was last used."""
-    point: resume.Point | None
+    point: resume.ResumePoint | None
     """The checkpoint that the run goes on from, unless it proves damaged."""
 
     @property

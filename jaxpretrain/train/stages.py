@@ -8,7 +8,6 @@ when it begins.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import Batch, TrainingData
+from jaxpretrain.devices.memory import Device
 from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.parallel import distributed
 from jaxpretrain.train.experiment import Resolved
@@ -93,7 +93,7 @@ class Stages:
         return self.program.describe() | ({"stages": stages} if stages else {})
 
 
-def make_stages(experiment: Resolved, devices: Sequence[Any]) -> Stages:
+def make_stages(experiment: Resolved, devices: Sequence[Device]) -> Stages:
     """Makes the programs of all stages; InputError where they do not fit, or the run is shorter."""
     final = make_program(experiment, devices)
     stages, first, timeline = [], 0, experiment.timeline

@@ -9,7 +9,7 @@ import pytest
 
 from jaxpretrain.evals.contract import Interrupted, Setting
 from jaxpretrain.evals.held_out import HeldOut
-from jaxpretrain.evals.scoring.scorer import go_on
+from jaxpretrain.evals.scoring.scorer import never_interrupt
 from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.parallel.mesh import Layout, Mesh
@@ -57,7 +57,7 @@ def _evaluator(
     num_devices: int,
     sets: list[Set],
     params: Any,
-    between_batches: Callable[[], None] = go_on,
+    between_batches: Callable[[], None] = never_interrupt,
     **options: Any,
 ) -> tuple[Any, Any]:
     """The evaluator on so many devices, and the parameters there."""

@@ -25,7 +25,7 @@ from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Ema, Experiment, Stage, resolve
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.resume import (
-    Point,
+    ResumePoint,
     describe_changes,
     initial_state,
     newest_point,
@@ -40,14 +40,14 @@ def _with(experiment: Experiment, *stages: Stage, **train: Any) -> Experiment:
     return replace(experiment, train=replace(experiment.train, stages=stages, **train))
 
 
-def _point(experiment: Experiment, step: int, samples: int | None = None) -> Point:
+def _point(experiment: Experiment, step: int, samples: int | None = None) -> ResumePoint:
     """The checkpoint of a step of an experiment."""
     experiment = resolve(experiment)
     seen = int(resolve(experiment).timeline.pace.examples(step)) if samples is None else samples
-    return Point("--workdir=run", Path("run"), step, seen, to_dict(experiment), "fingerprint")
+    return ResumePoint("--workdir=run", Path("run"), step, seen, to_dict(experiment), "fingerprint")
 
 
-def _problem(point: Point, experiment: Experiment, fingerprint: str = "fingerprint") -> str:
+def _problem(point: ResumePoint, experiment: Experiment, fingerprint: str = "fingerprint") -> str:
     """The line with which it is refused to go on."""
     with pytest.raises(InputError) as error:
         require_same_samples(point, resolve(experiment), fingerprint)

@@ -94,9 +94,6 @@ def _between(low: float, high: float, draws: np.ndarray) -> np.ndarray:
     return low + (high - low) * draws
 
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 MAX_STAND_INS = 100
 """The number of images that are tried for one sample before reading gives up."""
 

@@ -25,11 +25,13 @@ T = TypeVar("T")
 _MAX_IN_FLIGHT = 4
 
 
-def go_on() -> None:
-    """Never interrupts an evaluation."""
+def never_interrupt() -> None:
+    """Does nothing: the default between batches."""
 
 
-def read_back(outputs: Iterable[T], between_batches: Callable[[], None] = go_on) -> Iterator[T]:
+def read_back(
+    outputs: Iterable[T], between_batches: Callable[[], None] = never_interrupt
+) -> Iterator[T]:
     """Yields the outputs of batches in their order, on the host.
 
     Some more batches are asked for before the first is waited for. Values that are no arrays come
@@ -72,7 +74,7 @@ class Scorer:
         params: Params,
         *,
         batch_tokens: int,
-        between_batches: Callable[[], None] = go_on,
+        between_batches: Callable[[], None] = never_interrupt,
     ) -> None:
         if not isinstance(model, LanguageModel):
             raise InputError("this model predicts no tokens, so it cannot be evaluated on tasks")
