@@ -47,7 +47,7 @@ def test_a_name_costs_no_more_than_its_own_module():
 
 
 def test_configs_and_docs_import_from_nowhere_else():
-    sources = [*(ROOT / "configs").glob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    sources = [*(ROOT / "configs").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     found = {
         (path.name, line)
         for path in sources
@@ -56,3 +56,14 @@ def test_configs_and_docs_import_from_nowhere_else():
     }
     assert len(sources) > 30
     assert found == set()
+
+
+def test_the_test_of_configs_imports_as_configs_do():
+    tree = ast.parse((ROOT / "tests" / "test_configs.py").read_text())
+    found = {
+        (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module != "jaxpretrain.api"
+        for alias in node.names
+    }
+    assert {(module, name) for module, name in found if name in api.__all__} == set()

@@ -21,11 +21,11 @@ from jaxpretrain.api import (
     OlmoOrder,
     RawTokens,
     RMSNorm,
+    Skip,
     load_config,
     resolve,
 )
 from jaxpretrain.planning.machines import parse_target
-from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program, make_program
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
