@@ -8,11 +8,8 @@ Without --tasks, --harness and --perplexity, it evaluates what the run itself ev
 """
 
 import argparse
-import csv
-import io
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from jaxpretrain.config import paths
 from jaxpretrain.config.command import Parser, run
@@ -22,15 +19,13 @@ from jaxpretrain.display.progress import activity
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.paths import as_path, is_remote
 
-if TYPE_CHECKING:  # imported after the flags: it imports JAX
-    from jaxpretrain.evals.output import Outcome
-
 
 def main(argv: list[str]) -> int:
     """Evaluates one checkpoint or several of a run; prints tables and writes the files."""
     flags = make_parser().parse_args(argv)
     _check(flags)
     with activity("loading JAX"):  # after the flags, and not silently
+        from jaxpretrain.evals.output import to_csv
         from jaxpretrain.inference import evaluate
 
     outcomes = []
@@ -108,15 +103,6 @@ def _check(flags: argparse.Namespace) -> None:
         raise InputError(f"--num_fewshot={flags.num_fewshot}: must not be negative")
     if flags.harness_folder is not None and not flags.harness_folder.is_dir():
         raise InputError(f"--harness_folder={flags.harness_folder}: no such folder")
-
-
-def to_csv(outcomes: list["Outcome"]) -> str:
-    """Returns a line for each number."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("step", "kind", "name", "metric", "value"))
-    writer.writerows(row for outcome in outcomes for row in outcome.csv_rows())
-    return text.getvalue()
 
 
 if __name__ == "__main__":

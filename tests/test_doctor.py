@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain import doctor
+from jaxpretrain.inspection import machine
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -46,13 +47,6 @@ def test_an_accelerator_that_jax_does_not_use_is_a_problem(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(doctor, "_ACCELERATORS", {str(tmp_path / "nvidia0"): "gpu"})
+    monkeypatch.setattr(machine, "_ACCELERATORS", {str(tmp_path / "nvidia0"): "gpu"})
     assert doctor.main([]) == 1
     assert "does not use: pip install 'jax[cuda13]', or check its driver" in capsys.readouterr().out
-
-
-def test_extras_tell_what_they_lack(monkeypatch: pytest.MonkeyPatch):
-    needed = ["numpy>=2", "tiny; extra == 'vision'", "jax[tpu]; extra == 'tpu'"]
-    monkeypatch.setattr("importlib.metadata.requires", lambda name: needed)
-    monkeypatch.setattr(doctor, "_version", lambda name: "1" if name == "tiny" else "missing")
-    assert doctor._extras() == {"vision": "installed", "tpu": "lacks libtpu"}

@@ -38,6 +38,7 @@ LAYERS = (
     "train",
     "conversion",
     "inference",
+    "inspection",
     "planning",
     "launch",
     "sweeps",

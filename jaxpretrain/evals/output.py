@@ -1,5 +1,7 @@
 """The results of a checkpoint as a table, a JSON document, CSV and predictions."""
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,3 +66,12 @@ class Outcome:
         """Returns all that the run logs of its own evaluations, by name."""
         results = self.results if self.is_own else ()
         return {name: value for result in results for name, value in result.scalars.items()}
+
+
+def to_csv(outcomes: Sequence[Outcome]) -> str:
+    """Returns CSV with a line for each number of the outcomes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("step", "kind", "name", "metric", "value"))
+    writer.writerows(row for outcome in outcomes for row in outcome.csv_rows())
+    return text.getvalue()

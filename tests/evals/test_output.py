@@ -3,8 +3,7 @@ import math
 
 from jaxpretrain.display.wording import format_table
 from jaxpretrain.evals.contract import Items, Results
-from jaxpretrain.evals.output import Outcome
-from jaxpretrain.evaluate import to_csv
+from jaxpretrain.evals.output import Outcome, to_csv
 
 
 def test_numbers_that_are_not_finite_are_null_and_those_shown_have_few_digits():

@@ -1,0 +1,1 @@
+"""What is looked at before a run: the batches of its steps, and the machine."""
