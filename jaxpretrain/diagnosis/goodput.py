@@ -7,10 +7,9 @@ is told by cause, and all of it adds up to the time that has passed.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import checked, from_dict, read_object
+from jaxpretrain.config.serialize import checked, read_object
 from jaxpretrain.display.wording import format_seconds
 
 SESSIONS = "sessions.json"
@@ -125,10 +124,8 @@ def read_sessions(workdir: Path) -> list[Session]:
     """Returns the sessions of a run's folder; none where the file is missing or damaged."""
     path = workdir / SESSIONS
     try:
-        document: dict[str, Any] = read_object(path)
-        checked(_File, document, path)
-        return [from_dict(Session, session) for session in document["sessions"]]
-    except (InputError, OSError, KeyError):
+        return list(checked(_File, read_object(path), path).sessions)
+    except (InputError, OSError):
         return []
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.data.skip import parse_ranges, positions, sample_at
-from jaxpretrain.data.text.text import Row, TrainingSequences
+from jaxpretrain.data.text.text import SequencePlace, TrainingSequences
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 
@@ -76,7 +76,7 @@ def _uses(experiment: Resolved, where: str) -> tuple[Document, list[str]]:
 
 def read_rows(
     data: TrainingSequences, samples: np.ndarray, *, eos_id: int | None, decode: Decode | None
-) -> list[Row]:
+) -> list[SequencePlace]:
     """Returns the samples, int64 [n]; `decode` makes the text of a row."""
     batch = data.batch(samples)
     masked = (~batch["mask"]).sum(axis=1) if "mask" in batch else np.zeros(len(samples), int)
@@ -117,7 +117,7 @@ def _decoder(path: Path | None, num_tokens: int) -> Decode | None:
     return lambda ids: tokenizer.decode(ids[:num_tokens], skip_special_tokens=False)
 
 
-def _describe_row(number: int, row: Row) -> list[str]:
+def _describe_row(number: int, row: SequencePlace) -> list[str]:
     source = "" if row.source is None else f" of {row.source}"
     start, stop = row.tokens
     lines = [

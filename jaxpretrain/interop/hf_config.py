@@ -15,33 +15,33 @@ from jaxpretrain.config.schema import snake_case
 from jaxpretrain.config.serialize import checked
 from jaxpretrain.interop import hf_rope
 from jaxpretrain.interop.hf_rope import FULL, SLIDING, JsonObject
-from jaxpretrain.interop.tables import Row, Table
+from jaxpretrain.interop.tables import Table, TensorRow
 from jaxpretrain.models.layers import LayerNorm, RMSNorm
 from jaxpretrain.models.olmo.config import Mitchell, Normal
 from jaxpretrain.models.olmo.decoder import Decoder
 
 _LAYER = "model.layers.{}."
 _COMMON: Table = (
-    Row("model.embed_tokens.weight", ("embed/embedding",)),
-    Row(_LAYER + "self_attn.q_proj.weight", ("blocks/{}/query/kernel",)),
-    Row(_LAYER + "self_attn.k_proj.weight", ("blocks/{}/key/kernel",)),
-    Row(_LAYER + "self_attn.v_proj.weight", ("blocks/{}/value/kernel",)),
-    Row(_LAYER + "self_attn.o_proj.weight", ("blocks/{}/output/kernel",)),
-    Row(_LAYER + "self_attn.q_norm.weight", ("blocks/{}/query_norm/scale",)),
-    Row(_LAYER + "self_attn.k_norm.weight", ("blocks/{}/key_norm/scale",)),
-    Row(_LAYER + "mlp.gate_proj.weight", ("blocks/{}/gate/kernel",)),
-    Row(_LAYER + "mlp.up_proj.weight", ("blocks/{}/up/kernel",)),
-    Row(_LAYER + "mlp.down_proj.weight", ("blocks/{}/down/kernel",)),
-    Row("model.norm.weight", ("final_norm/scale",)),
-    Row("lm_head.weight", ("head/kernel",)),
+    TensorRow("model.embed_tokens.weight", ("embed/embedding",)),
+    TensorRow(_LAYER + "self_attn.q_proj.weight", ("blocks/{}/query/kernel",)),
+    TensorRow(_LAYER + "self_attn.k_proj.weight", ("blocks/{}/key/kernel",)),
+    TensorRow(_LAYER + "self_attn.v_proj.weight", ("blocks/{}/value/kernel",)),
+    TensorRow(_LAYER + "self_attn.o_proj.weight", ("blocks/{}/output/kernel",)),
+    TensorRow(_LAYER + "self_attn.q_norm.weight", ("blocks/{}/query_norm/scale",)),
+    TensorRow(_LAYER + "self_attn.k_norm.weight", ("blocks/{}/key_norm/scale",)),
+    TensorRow(_LAYER + "mlp.gate_proj.weight", ("blocks/{}/gate/kernel",)),
+    TensorRow(_LAYER + "mlp.up_proj.weight", ("blocks/{}/up/kernel",)),
+    TensorRow(_LAYER + "mlp.down_proj.weight", ("blocks/{}/down/kernel",)),
+    TensorRow("model.norm.weight", ("final_norm/scale",)),
+    TensorRow("lm_head.weight", ("head/kernel",)),
 )
 _NORMS_BEFORE: Table = (
-    Row(_LAYER + "input_layernorm.weight", ("blocks/{}/attention_norm/scale",)),
-    Row(_LAYER + "post_attention_layernorm.weight", ("blocks/{}/mlp_norm/scale",)),
+    TensorRow(_LAYER + "input_layernorm.weight", ("blocks/{}/attention_norm/scale",)),
+    TensorRow(_LAYER + "post_attention_layernorm.weight", ("blocks/{}/mlp_norm/scale",)),
 )
 _NORMS_AFTER: Table = (
-    Row(_LAYER + "post_attention_layernorm.weight", ("blocks/{}/attention_norm/scale",)),
-    Row(_LAYER + "post_feedforward_layernorm.weight", ("blocks/{}/mlp_norm/scale",)),
+    TensorRow(_LAYER + "post_attention_layernorm.weight", ("blocks/{}/attention_norm/scale",)),
+    TensorRow(_LAYER + "post_feedforward_layernorm.weight", ("blocks/{}/mlp_norm/scale",)),
 )
 
 

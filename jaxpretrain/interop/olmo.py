@@ -19,26 +19,26 @@ from jaxpretrain.checkpoints.streamed import Streamed
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop import source, tables
 from jaxpretrain.interop.olmo_config import OlmoKeys, read_decoder
-from jaxpretrain.interop.tables import Row, Table
+from jaxpretrain.interop.tables import Table, TensorRow
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_safetensors, read_torch
 
 _BLOCK = "transformer.blocks.{}."
 TABLE: Table = (
-    Row("transformer.wte.weight", ("embed/embedding",)),
-    Row(
+    TensorRow("transformer.wte.weight", ("embed/embedding",)),
+    TensorRow(
         _BLOCK + "att_proj.weight",
         ("blocks/{}/query/kernel", "blocks/{}/key/kernel", "blocks/{}/value/kernel"),
     ),
-    Row(_BLOCK + "attn_out.weight", ("blocks/{}/output/kernel",)),
+    TensorRow(_BLOCK + "attn_out.weight", ("blocks/{}/output/kernel",)),
     # The half that SiLU is taken of comes second.
-    Row(_BLOCK + "ff_proj.weight", ("blocks/{}/up/kernel", "blocks/{}/gate/kernel")),
-    Row(_BLOCK + "ff_out.weight", ("blocks/{}/down/kernel",)),
-    Row(_BLOCK + "attn_norm.weight", ("blocks/{}/attention_norm/scale",)),
-    Row(_BLOCK + "ff_norm.weight", ("blocks/{}/mlp_norm/scale",)),
-    Row(_BLOCK + "q_norm.weight", ("blocks/{}/query_norm/scale",)),
-    Row(_BLOCK + "k_norm.weight", ("blocks/{}/key_norm/scale",)),
-    Row("transformer.ln_f.weight", ("final_norm/scale",)),
-    Row("transformer.ff_out.weight", ("head/kernel",)),
+    TensorRow(_BLOCK + "ff_proj.weight", ("blocks/{}/up/kernel", "blocks/{}/gate/kernel")),
+    TensorRow(_BLOCK + "ff_out.weight", ("blocks/{}/down/kernel",)),
+    TensorRow(_BLOCK + "attn_norm.weight", ("blocks/{}/attention_norm/scale",)),
+    TensorRow(_BLOCK + "ff_norm.weight", ("blocks/{}/mlp_norm/scale",)),
+    TensorRow(_BLOCK + "q_norm.weight", ("blocks/{}/query_norm/scale",)),
+    TensorRow(_BLOCK + "k_norm.weight", ("blocks/{}/key_norm/scale",)),
+    TensorRow("transformer.ln_f.weight", ("final_norm/scale",)),
+    TensorRow("transformer.ff_out.weight", ("head/kernel",)),
 )
 
 _MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}

@@ -20,7 +20,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.interop import tables
 from jaxpretrain.interop.source import Source, param_shapes, types_of
-from jaxpretrain.interop.tables import Row, Table
+from jaxpretrain.interop.tables import Table, TensorRow
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch, require_torch
 from jaxpretrain.models.sapiens.model import SAPIENS_SIZES, VitMae
 from jaxpretrain.models.sapiens.patches import sincos_positions
@@ -30,13 +30,15 @@ from jaxpretrain.models.stack import is_stacked
 def _linear(theirs: str, *ours: str) -> Table:
     """Returns the rows of a linear map, in which several of ours may be joined."""
     return (
-        Row(f"{theirs}.weight", tuple(f"{name}/kernel" for name in ours)),
-        Row(f"{theirs}.bias", tuple(f"{name}/bias" for name in ours)),
+        TensorRow(f"{theirs}.weight", tuple(f"{name}/kernel" for name in ours)),
+        TensorRow(f"{theirs}.bias", tuple(f"{name}/bias" for name in ours)),
     )
 
 
 def _norm(theirs: str, ours: str) -> Table:
-    return Row(f"{theirs}.weight", (f"{ours}/scale",)), Row(f"{theirs}.bias", (f"{ours}/bias",))
+    return TensorRow(f"{theirs}.weight", (f"{ours}/scale",)), TensorRow(
+        f"{theirs}.bias", (f"{ours}/bias",)
+    )
 
 
 def _blocks(theirs: str, half: str) -> Table:
@@ -52,14 +54,14 @@ def _blocks(theirs: str, half: str) -> Table:
 
 
 TABLE: Table = (
-    Row("backbone.cls_token", ("encoder/cls/embedding",)),
-    Row("backbone.pos_embed", ("encoder/positions/constant",)),
+    TensorRow("backbone.cls_token", ("encoder/cls/embedding",)),
+    TensorRow("backbone.pos_embed", ("encoder/positions/constant",)),
     *_linear("backbone.patch_embed.projection", "encoder/patch"),
     *_blocks("backbone.layers", "encoder"),
     *_norm("backbone.ln1", "encoder/norm"),
     *_linear("neck.decoder_embed", "decoder/embed"),
-    Row("neck.mask_token", ("decoder/mask/embedding",)),
-    Row("neck.decoder_pos_embed", ("decoder/positions/constant",)),
+    TensorRow("neck.mask_token", ("decoder/mask/embedding",)),
+    TensorRow("neck.decoder_pos_embed", ("decoder/positions/constant",)),
     *_blocks("neck.decoder_blocks", "decoder"),
     *_norm("neck.ln1", "decoder/norm"),
     *_linear("neck.decoder_pred", "decoder/head"),

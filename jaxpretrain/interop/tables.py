@@ -23,7 +23,7 @@ EXACT_IN_FLOAT32 = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorRow:
     """One of their tensors, and our parameters in it."""
 
     theirs: str
@@ -33,7 +33,7 @@ class Row:
     pattern. A model that has none of them does not have the tensor."""
 
 
-Table = tuple[Row, ...]
+Table = tuple[TensorRow, ...]
 """The rows of one kind of checkpoint."""
 
 

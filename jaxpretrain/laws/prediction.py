@@ -21,7 +21,7 @@ _SIZE = re.compile(r"n=([^,=]+),d=([^,=]+)")
 
 
 @dataclass(frozen=True)
-class Target:
+class PredictionTarget:
     """A run to predict."""
 
     config: str
@@ -30,7 +30,7 @@ class Target:
     tokens: float
 
 
-def parse_target(text: str, overrides: tuple[tuple[str, str], ...] = ()) -> Target:
+def parse_target(text: str, overrides: tuple[tuple[str, str], ...] = ()) -> PredictionTarget:
     """Returns the run of a config, or of `n=13e9,d=5e12`, parameters and tokens.
 
     Raises:
@@ -38,17 +38,17 @@ def parse_target(text: str, overrides: tuple[tuple[str, str], ...] = ()) -> Targ
     """
     if (given := _SIZE.fullmatch(text)) is None:
         size = size_of(configured(text, overrides))
-        return Target(text, float(size.parameters), float(size.tokens))
+        return PredictionTarget(text, float(size.parameters), float(size.tokens))
     try:
         parameters, tokens = map(float, given.groups())
     except ValueError:
         parameters = tokens = np.nan
     if not (0 < parameters < np.inf and 0 < tokens < np.inf):
         raise InputError(f"--predict={text}: write a config, or n=13e9,d=5e12")
-    return Target(text, parameters, tokens)
+    return PredictionTarget(text, parameters, tokens)
 
 
-def predict(found: Analysis, target: Target, *, last: int, hindcast: bool) -> Document:
+def predict(found: Analysis, target: PredictionTarget, *, last: int, hindcast: bool) -> Document:
     """Returns the content of `prediction.json`.
 
     The interval is that of a new run: of the laws of all resamplings, each with the residual of a

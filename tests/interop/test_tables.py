@@ -5,14 +5,14 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.interop import tables
-from jaxpretrain.interop.tables import Row
+from jaxpretrain.interop.tables import TensorRow
 from jaxpretrain.interop.tensors import Tensor
 
 TABLE = (
-    Row("wte", ("embed/embedding",)),
-    Row("h.{}.qk", ("blocks/{}/query/kernel", "blocks/{}/key/kernel")),
-    Row("h.{}.norm", ("blocks/{}/norm/scale",)),
-    Row("h.{}.absent", ("blocks/{}/absent/scale",)),
+    TensorRow("wte", ("embed/embedding",)),
+    TensorRow("h.{}.qk", ("blocks/{}/query/kernel", "blocks/{}/key/kernel")),
+    TensorRow("h.{}.norm", ("blocks/{}/norm/scale",)),
+    TensorRow("h.{}.absent", ("blocks/{}/absent/scale",)),
 )
 # Four layers in a pattern of two; a query is 3 -> 5, a key 3 -> 2.
 SHAPES = {

@@ -6,7 +6,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.predicted import read_prediction
 from jaxpretrain.laws.analysis import analyse
 from jaxpretrain.laws.prediction import (
-    Target,
+    PredictionTarget,
     parse_target,
     predict,
     require_place,
@@ -15,12 +15,14 @@ from jaxpretrain.laws.prediction import (
 from tests.laws.published import LAW, ladder, made
 from tests.sweeps.tiny import write_config
 
-LARGE = Target("13B", 13_202_396_160, 5e12)
+LARGE = PredictionTarget("13B", 13_202_396_160, 5e12)
 
 
 @pytest.fixture(scope="module")
 def prediction():
-    return predict(analyse(made(0.002), 100), Target("x", 3e9, 3e11), last=1, hindcast=False)
+    return predict(
+        analyse(made(0.002), 100), PredictionTarget("x", 3e9, 3e11), last=1, hindcast=False
+    )
 
 
 def test_the_interval_holds_the_truth_and_says_how_far_it_carries(prediction):
@@ -38,7 +40,7 @@ def test_the_large_run_of_the_ladder_lies_inside():
 def test_a_target_is_a_config_or_two_numbers(tmp_path):
     target = parse_target(str(write_config(tmp_path)), (("train.duration", "9 steps"),))
     assert target.tokens == 9 * 8 * 16
-    assert parse_target("n=1e9,d=2e10") == Target("n=1e9,d=2e10", 1e9, 2e10)
+    assert parse_target("n=1e9,d=2e10") == PredictionTarget("n=1e9,d=2e10", 1e9, 2e10)
     for text in ("n=1e9,d=many", "n=-1,d=1e9"):
         with pytest.raises(InputError, match="write a config, or"):
             parse_target(text)

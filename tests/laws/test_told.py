@@ -1,5 +1,5 @@
 from jaxpretrain.laws.analysis import analyse, describe
-from jaxpretrain.laws.prediction import Target, predict
+from jaxpretrain.laws.prediction import PredictionTarget, predict
 from jaxpretrain.laws.told import tell
 from tests.laws.published import made
 
@@ -7,7 +7,9 @@ from tests.laws.published import made
 def test_all_that_is_known_is_told():
     found = analyse(made(0.001), 5)
     document = describe(found, [1e20])
-    document["prediction"] = predict(found, Target("x", 1e10, 1e12), last=1, hindcast=True)
+    document["prediction"] = predict(
+        found, PredictionTarget("x", 1e10, 1e12), last=1, hindcast=True
+    )
     text = "\n".join(tell(document))
     assert "16 points of loss" in text
     assert "variable_projection" in text

@@ -1,7 +1,7 @@
 import json
 
 from jaxpretrain.laws.analysis import analyse, describe
-from jaxpretrain.laws.prediction import Target, predict
+from jaxpretrain.laws.prediction import PredictionTarget, predict
 from jaxpretrain.reports.page import write_scaling
 from jaxpretrain.reports.scaling import scaling_sections
 from tests.laws.published import isoflop, made
@@ -13,7 +13,9 @@ SCORE = {"name": "large", "loss": 2.0, "low": 1.9, "high": 2.1, "measured": 2.2,
 def test_the_page_draws_what_the_document_says(tmp_path):
     found = analyse(isoflop(), 3)
     document = describe(found, [1e18])
-    document["prediction"] = predict(found, Target("</script>", 1e9, 1e11), last=1, hindcast=False)
+    document["prediction"] = predict(
+        found, PredictionTarget("</script>", 1e9, 1e11), last=1, hindcast=False
+    )
     document["scored"] = [SCORE | {"is_inside": False, "hindcast": False}]
     write_scaling(document, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()

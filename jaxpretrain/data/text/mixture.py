@@ -227,7 +227,7 @@ class TrainingMixture(text.TrainingSequences):
             part.fill(batch, rows, numbers[rows])
         return batch | {"source": sources}
 
-    def locate(self, samples: np.ndarray) -> list[text.Row]:
+    def locate(self, samples: np.ndarray) -> list[text.SequencePlace]:
         """Returns the places that the samples, int64 [n], come from."""
         names, rows = list(self.parts), []
         for sample, source, number in zip(samples.tolist(), *self.blend(samples), strict=True):

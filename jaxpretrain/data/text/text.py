@@ -82,8 +82,8 @@ class TextData(TextConfig, TextSource):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One sequence of a batch."""
+class SequencePlace:
+    """The place of one sequence of a batch: in the run, in the data and in its file."""
 
     sample: int
     """Number of the sample in the run, from 0."""
@@ -109,7 +109,7 @@ class TrainingSequences(TrainingData):
     """Opened training data of which each sequence can be found in its file."""
 
     @abstractmethod
-    def locate(self, samples: np.ndarray) -> list[Row]:
+    def locate(self, samples: np.ndarray) -> list[SequencePlace]:
         """Returns the places that the samples, int64 [n], come from."""
 
     @abstractmethod
@@ -146,11 +146,11 @@ class TrainingText(TrainingSequences):
         if self.instance_filter:
             batch["mask"][rows[~self.instance_filter.keeps(batch["tokens"][rows])]] = False
 
-    def locate(self, samples: np.ndarray) -> list[Row]:
+    def locate(self, samples: np.ndarray) -> list[SequencePlace]:
         """Returns the places that the samples, int64 [n], come from."""
         indices, root, seq_len = self.order(samples), self.corpus.root, self.files.seq_len
         return [
-            Row(
+            SequencePlace(
                 sample=sample,
                 source=None,
                 epoch=sample // self.num_examples,

