@@ -19,10 +19,10 @@ from jaxpretrain.reports.comparison import as_csv, comparison
 from jaxpretrain.reports.curves import Chart, Section
 from jaxpretrain.reports.runs import Run, common_folder, folder_name, read_runs, run_folders
 from jaxpretrain.reports.scaling import scaling_sections
-from jaxpretrain.reports.sweep import FILE as SWEEP
 from jaxpretrain.reports.sweep import sweep_sections
 from jaxpretrain.storage.files import relative, write_atomically
 from jaxpretrain.storage.paths import list_files
+from jaxpretrain.storage.run_documents import SWEEP
 
 FEWEST_COLUMNS = 20
 """The smallest number of steps of a map of layers, however many runs there are."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpretrain.config.serialize import Document, read_object
+from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import format_count, format_number, format_signed
 from jaxpretrain.reports.charts import charts
 from jaxpretrain.reports.curves import Chart, Json, Section, upright
 from jaxpretrain.reports.runs import METRICS, Run, read_run
 from jaxpretrain.reports.words import table, title
+from jaxpretrain.storage.run_documents import SWEEP, SweepFile, read_document
 
-FILE = "sweep.json"
 MOST_CURVES = 24
 """The largest number of arms whose curves are drawn."""
 MOST_FORESTS = 8
@@ -28,7 +28,7 @@ Results = Mapping[str, Document]
 
 def sweep_sections(folder: Path) -> tuple[str, dict[str, Section]]:
     """Returns the top of the page and its sections; InputError: a file cannot be read."""
-    document = read_object(folder / FILE)
+    document = read_document(folder / SWEEP, SweepFile)
     arms, control, metric = document["arms"], document["control"], document.get("metric") or ""
     listed = [run for arm in arms for run in arm["runs"]]
     names = [run["folder"] for run in listed if (folder / run["folder"] / METRICS).exists()]
@@ -44,7 +44,7 @@ def sweep_sections(folder: Path) -> tuple[str, dict[str, Section]]:
     ]
     main = results.get(metric, {})
     answer = "".join(f"<p>{escape(line)}</p>" for line in document.get("answer", ()))
-    kind = "good" if all(run["state"] == "done" for run in listed) else "warning"
+    kind = "good" if all(run.get("state") == "done" for run in listed) else "warning"
     return f'<div class="verdict {kind}">{answer}</div>' * bool(answer), {
         "Arms": _arms(results, control),
         "Differences to the control": [chart for chart in forests if chart.traces],
@@ -143,7 +143,7 @@ Points = Sequence[tuple[dict[str, str], Document]]
 def _varied(arms: Sequence[Document], metric: str, results: Results) -> list[Chart]:
     """Returns the main metric over one varied number, or over two varied values."""
     points = [
-        (dict(arm["overrides"]) | dict(arm.get("tuned") or ()), results[arm["name"]])
+        (dict(arm.get("overrides", ())) | dict(arm.get("tuned") or ()), results[arm["name"]])
         for arm in arms
         if arm["name"] in results
     ]
@@ -220,12 +220,12 @@ def _heat(metric: str, across: str, up: str, points: Points) -> Chart:
 
 def _against_cost(document: Document, metric: str, results: Results) -> list[Chart]:
     """Returns the main metric of each arm over its FLOPs and over its hours."""
-    settings = document["planned"].get("settings", {})
+    settings = document.get("planned", {}).get("settings", {})
     made = []
     for key, label in (("flops", "FLOPs of a run"), ("device_hours", "device-hours of a run")):
         traces: list[Json] = []
         for color, arm in enumerate(document["arms"]):
-            setting = arm["runs"][0]["folder"].rpartition("/")[0]
+            setting = arm["runs"][0]["folder"].rpartition("/")[0] if arm["runs"] else ""
             cost = settings.get(setting, {}).get(key)
             if arm["name"] in results and cost:
                 traces.append(_means(arm["name"], color, [cost], [results[arm["name"]]]))
@@ -236,8 +236,10 @@ def _against_cost(document: Document, metric: str, results: Results) -> list[Cha
 
 
 def _cost(document: Document, num_runs: int) -> str:
-    planned = document["planned"]
-    rows = [["runs", str(num_runs)], ["FLOPs of all runs", format_count(planned["flops"])]]
+    planned = document.get("planned", {})
+    rows = [["runs", str(num_runs)]]
+    if planned.get("flops") is not None:
+        rows.append(["FLOPs of all runs", format_count(planned["flops"])])
     if planned.get("device_hours") is not None:
         rows.append(["device-hours, planned", format_number(planned["device_hours"], 3)])
     equal = ", ".join(map(str, document.get("equal") or ())) or "nothing"
@@ -247,7 +249,10 @@ def _cost(document: Document, num_runs: int) -> str:
 def _differences(document: Document) -> str:
     lines = "".join(f"<li>{escape(line)}</li>" for line in document.get("differences") or ())
     settings = [
-        [arm["name"], " ".join(f"{path}={text}" for path, text in arm["overrides"]) or "none"]
+        [
+            arm["name"],
+            " ".join(f"{path}={text}" for path, text in arm.get("overrides", ())) or "none",
+        ]
         for arm in document["arms"]
     ]
     return (f"<ul>{lines}</ul>" if lines else "") + table(["arm", "settings of its own"], settings)
@@ -261,6 +266,6 @@ def _runs(listed: Sequence[Document], runs: Mapping[str, Run]) -> str:
         found = [f.title for f in read.findings if f.severity != "info"] if read else []
         loss = format_number(read.final_loss) if read and read.final_loss is not None else ""
         trouble = ", ".join(filter(None, [*found, run.get("problem", "")]))
-        rows.append([run["folder"], str(run["seed"]), run["state"], loss, trouble])
+        rows.append([run["folder"], str(run["seed"]), run.get("state"), loss, trouble])
     rows.sort(key=lambda row: (not row[-1], row[2] == "done"))
     return table(["run", "seed", "state", "training loss, last 10%", "what went wrong"], rows)

@@ -1,4 +1,4 @@
-"""The types in the JSON documents of a run's folder, such as `experiment.json`."""
+"""The types in the JSON documents of the folders of runs and sweeps, such as `experiment.json`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,6 +6,9 @@ from typing import Any
 
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import Document, checked, read_object
+
+SWEEP = "sweep.json"
+"""The file of a sweep's folder with its plan, the states of its runs, and its answer."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,35 @@ class PredictionFile:
     hindcast: bool = False
     """True where the run had begun before."""
     scores: tuple[PredictedScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunOfSweep:
+    """A run in `sweep.json`."""
+
+    folder: str
+    seed: int
+    state: str = "waiting"
+
+
+@dataclass(frozen=True)
+class ArmOfSweep:
+    """An arm in `sweep.json`."""
+
+    name: str
+    runs: tuple[RunOfSweep, ...]
+    overrides: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """The fields of `sweep.json` that are read again."""
+
+    config: str
+    control: str
+    shared: tuple[tuple[str, str], ...] = ()
+    equal_by: str | None = None
+    arms: tuple[ArmOfSweep, ...] = ()
 
 
 def read_document(path: Path, kind: type) -> Document:

@@ -18,6 +18,7 @@ from jaxpretrain.launch.clients import KUBECTL, SBATCH, deliver
 from jaxpretrain.launch.training import check_training, engine_name
 from jaxpretrain.planning.machines import Target, parse_target
 from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.run_documents import SWEEP, SweepFile
 from jaxpretrain.sweeps.answer import answer
 from jaxpretrain.sweeps.arms import Run, Sweep, with_changes
 from jaxpretrain.sweeps.board import Board
@@ -34,9 +35,7 @@ from jaxpretrain.sweeps.cost import (
 from jaxpretrain.sweeps.launcher import LocalLauncher
 from jaxpretrain.sweeps.runner import OnChange, flags_of, last_line, log_of, run_all
 from jaxpretrain.sweeps.state import (
-    FILE,
     State,
-    SweepFile,
     find_states,
     make_document,
     read_earlier,
@@ -92,7 +91,7 @@ def run_sweep(
         states = [run["state"] for arm in document["arms"] for run in arm["runs"]]
         if "done" in states:
             print("", table(document), "", *document["answer"], "", sep="\n", file=out)
-        print(f"{folder / FILE}, {folder / _TABLE}, {folder / 'report.html'}", file=out)
+        print(f"{folder / SWEEP}, {folder / _TABLE}, {folder / 'report.html'}", file=out)
     return code, document
 
 

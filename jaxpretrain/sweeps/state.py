@@ -6,50 +6,22 @@ goes on with it, and more seeds, arms or values extend it.
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, checked, diff, read_object, to_dict
 from jaxpretrain.storage.files import write_atomically
+from jaxpretrain.storage.run_documents import SWEEP, SweepFile
 from jaxpretrain.sweeps.arms import Sweep
 from jaxpretrain.sweeps.cost import Comparison, Cost, setting_of
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.workdir import lock, saved_document
 
-FILE = "sweep.json"
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 # Fields that may be changed in a run's folder, or are chosen there.
 _FREE = ("checkpoint.", "monitor.", "mesh.", "data.num_examples")
-
-
-@dataclass(frozen=True)
-class RunEntry:
-    """A run in `sweep.json`."""
-
-    folder: str
-    state: str = "waiting"
-
-
-@dataclass(frozen=True)
-class ArmEntry:
-    """An arm in `sweep.json`."""
-
-    name: str
-    overrides: tuple[tuple[str, str], ...] = ()
-    runs: tuple[RunEntry, ...] = ()
-
-
-@dataclass(frozen=True)
-class SweepFile:
-    """The fields of `sweep.json` that a later start reads."""
-
-    config: str
-    control: str
-    shared: tuple[tuple[str, str], ...] = ()
-    equal_by: str | None = None
-    arms: tuple[ArmEntry, ...] = ()
 
 
 def make_document(
@@ -101,7 +73,7 @@ def make_document(
 
 def write_document(folder: Path, document: Mapping[str, Any]) -> None:
     """Writes `sweep.json`."""
-    write_atomically(folder / FILE, json.dumps(document, indent=2) + "\n")
+    write_atomically(folder / SWEEP, json.dumps(document, indent=2) + "\n")
 
 
 def read_earlier(folder: Path) -> SweepFile | None:
@@ -112,7 +84,7 @@ def read_earlier(folder: Path) -> SweepFile | None:
     """
     if (folder / "experiment.json").exists():
         raise InputError(f"--workdir={folder} is the folder of a run; take another one")
-    path = folder / FILE
+    path = folder / SWEEP
     return checked(SweepFile, read_object(path), path) if path.exists() else None
 
 

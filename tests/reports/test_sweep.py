@@ -30,6 +30,7 @@ def _arm(name: str, mean: float, difference: float | None = None, **overrides: s
 def _document(*arms: Any) -> dict[str, Any]:
     settings = {arm["name"]: {"flops": 1e15 * place} for place, arm in enumerate(arms, 1)}
     return {
+        "config": "olmo_nano",
         "control": arms[0]["name"],
         "metric": LOSS,
         "equal": ["tokens"],
@@ -43,6 +44,29 @@ def _document(*arms: Any) -> dict[str, Any]:
 def _sections(tmp_path: Path, *arms: Any) -> Any:
     (tmp_path / "sweep.json").write_text(json.dumps(_document(*arms)))
     return sweep_sections(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("control",), 3, "control"),
+        (("arms",), {}, "arms"),
+        (("arms", 0, "name"), None, "name"),
+        (("arms", 0, "runs"), None, "runs"),
+        (("arms", 0, "runs", 0, "seed"), "x", "seed"),
+    ],
+)
+def test_a_damaged_file_is_one_line(
+    tmp_path: Path, path: tuple[Any, ...], value: Any, message: str
+):
+    document = json.loads(json.dumps(_document(_arm("plain", 3.0))))
+    inner = document
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (tmp_path / "sweep.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=rf"sweep\.json.*{message}"):
+        sweep_sections(tmp_path)
 
 
 def _rates(*rates: str) -> list[Any]:
