@@ -15,7 +15,7 @@ from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.evals.generation.generator import Generated, Generator
 from jaxpretrain.evals.generation.token_loop import Sampling
 from jaxpretrain.evals.harness import Harness
-from jaxpretrain.evals.output import Outcome
+from jaxpretrain.evals.output import CheckpointResults
 from jaxpretrain.evals.perplexity import Perplexity
 from jaxpretrain.evals.tasks.catalogue import find_tasks
 from jaxpretrain.evals.tasks.package import find_tokenizer
@@ -35,7 +35,7 @@ _SHORT_FORMS = {
 """Fields of the config -> the flags of `evaluate` that set them, for its errors."""
 
 
-def evaluate(flags: Namespace) -> Iterator[Outcome]:
+def evaluate(flags: Namespace) -> Iterator[CheckpointResults]:
     """Yields the outcome of each checkpoint in turn, by what was compiled for the first one."""
     keep_compiled()
     named = _named(flags)
@@ -55,7 +55,9 @@ def evaluate(flags: Namespace) -> Iterator[Outcome]:
         if flags.pictures is not None:
             for result in results:
                 write_pictures(flags.pictures, trained.step, result.images)
-        yield Outcome(trained.step, results, is_own=named is None, weights=trained.weights)
+        yield CheckpointResults(
+            trained.step, results, is_own=named is None, weights=trained.weights
+        )
 
 
 def continue_texts(flags: Namespace) -> tuple[Trained, list[Generated]]:

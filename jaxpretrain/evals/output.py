@@ -12,8 +12,8 @@ from jaxpretrain.evals.contract import Items, Results
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The results of one checkpoint."""
+class CheckpointResults:
+    """The results of the evaluations of one checkpoint."""
 
     step: int
     results: Sequence[Results]
@@ -68,7 +68,7 @@ class Outcome:
         return {name: value for result in results for name, value in result.scalars.items()}
 
 
-def to_csv(outcomes: Sequence[Outcome]) -> str:
+def to_csv(outcomes: Sequence[CheckpointResults]) -> str:
     """Returns CSV with a line for each number of the outcomes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

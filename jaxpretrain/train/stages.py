@@ -23,7 +23,7 @@ from jaxpretrain.train.program import Memory, Probe, Program, make_program, requ
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageProgram:
     """The steps `first` + 1, ..., `last` of a run, and their program."""
 
     first: int
@@ -60,7 +60,7 @@ class Stage:
 class Stages:
     """The stages of a run in order, of which the last is the run as configured."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[StageProgram, ...]
 
     @property
     def program(self) -> Program:
@@ -74,7 +74,7 @@ class Stages:
         sizes = {size for _, size in pace.stages} | {pace.batch_size}
         return partial(_samples_of, pace, {size: layout.local_rows(size) for size in sizes})
 
-    def at(self, step: int) -> Stage:
+    def at(self, step: int) -> StageProgram:
         """Returns the stage of update number `step`, counted from 1."""
         return next((stage for stage in self.stages if step <= stage.last), self.stages[-1])
 
@@ -109,9 +109,9 @@ def make_stages(experiment: Resolved, devices: Sequence[Device]) -> Stages:
             program = replace(make_program(own, devices), optimizer=final.optimizer)
         except InputError as error:
             raise InputError(f"train.stages.{index}: {error}") from error
-        stages.append(Stage(first, last, num_pieces, program))
+        stages.append(StageProgram(first, last, num_pieces, program))
         first = last
-    return Stages((*stages, Stage(first, timeline.num_steps, 1, final)))
+    return Stages((*stages, StageProgram(first, timeline.num_steps, 1, final)))
 
 
 def preflight(experiment: Resolved) -> Memory:

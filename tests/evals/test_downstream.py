@@ -10,7 +10,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.evals.contract import Setting
 from jaxpretrain.evals.downstream import Downstream, Report
-from jaxpretrain.evals.output import Outcome
+from jaxpretrain.evals.output import CheckpointResults
 from jaxpretrain.evals.scoring.encode import TextEncoder
 from jaxpretrain.evals.scoring.scorer import Scorer
 from jaxpretrain.evals.tasks.catalogue import GROUPS, Selection, select
@@ -133,7 +133,7 @@ def test_items_that_are_too_long_are_left_out_counted_and_told(
     assert with_.metrics == {**without.metrics, "num_left_out": 1}
     note = "all: items left out because a continuation is longer than the context: 1"
     assert downstream.notes() == [note]
-    assert note in Outcome(1, [downstream(params)]).table()
+    assert note in CheckpointResults(1, [downstream(params)]).table()
     scalars = downstream(params).scalars
     assert scalars["eval/all/num_left_out"] == 1 and "eval/some/num_left_out" not in scalars
 

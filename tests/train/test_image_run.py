@@ -22,7 +22,7 @@ from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Monitor, Train, resolve
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.run import train_experiment
-from jaxpretrain.train.stages import Stage
+from jaxpretrain.train.stages import StageProgram
 from jaxpretrain.train.trained import load_trained
 
 image_module = pytest.importorskip("PIL.Image")
@@ -90,7 +90,7 @@ def test_it_reports_what_is_promised(finished: Path):
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_compiled(
     images: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Stage, "train_step", property(lambda self: pytest.fail("compiled")))
+    monkeypatch.setattr(StageProgram, "train_step", property(lambda self: pytest.fail("compiled")))
     none_held_out = replace(images, data=replace(images.data, validation_fraction=0.0))
     with pytest.raises(InputError, match="reconstructions: no images are held out; raise data"):
         train_experiment(resolve(none_held_out), tmp_path / "run")

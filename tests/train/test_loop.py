@@ -25,7 +25,7 @@ from jaxpretrain.train.experiment import Skip
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.reporting import work_of
 from jaxpretrain.train.saves import NotSaved, Saver
-from jaxpretrain.train.stages import Stage, Stages
+from jaxpretrain.train.stages import StageProgram, Stages
 from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.stop import StopRequest
 from jaxpretrain.train.watchdog import Watchdog
@@ -190,7 +190,7 @@ def _saver(program: Program, workdir: Path, checkpoints: Any, reporter: Any) -> 
 
 def _stages(program: Program, compiled: Any) -> Stages:
     """A run of one stage, with its compiled step and probe."""
-    stage = Stage(0, program.experiment.timeline.num_steps, num_pieces=1, program=program)
+    stage = StageProgram(0, program.experiment.timeline.num_steps, num_pieces=1, program=program)
     for name in ("train_step", "probe"):  # where a cached property keeps its value
         vars(stage)[name] = getattr(compiled, name)
     return Stages((stage,))

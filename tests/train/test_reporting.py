@@ -2,12 +2,12 @@
 
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.reporting import work_of
-from jaxpretrain.train.stages import Stage, Stages
+from jaxpretrain.train.stages import StageProgram, Stages
 
 
 def test_the_work_of_a_run_is_what_its_config_says(program: Program) -> None:
     timeline = program.experiment.timeline
-    work = work_of(Stages((Stage(0, timeline.num_steps, num_pieces=1, program=program),)))
+    work = work_of(Stages((StageProgram(0, timeline.num_steps, num_pieces=1, program=program),)))
     assert (work.unit, work.units_per_example, work.total_steps) == ("tokens", 16, 5)
     assert (work.eval_every, work.save_every, work.num_devices) == (2, 2, 1)
     assert work.units(3) == 3 * 16 * 16

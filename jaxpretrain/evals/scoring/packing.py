@@ -43,7 +43,7 @@ class PackedRow:
         row._score(query, query.positions)
         return row
 
-    def add(self, group: sharing.Group) -> None:
+    def add(self, group: sharing.QueryGroup) -> None:
         """Appends the stem of a group and its branches. Stems count from 1, as padding has 0."""
         number = self.numbers[-1][0] + 1 if self.numbers else 1
         begin, stem = len(self.tokens), range(group.stem)
@@ -123,7 +123,7 @@ class Packed:
         return (_batch(rows, shape) for rows, shape in self.batches)
 
 
-def fill_rows(groups: Sequence[sharing.Group], most: int) -> list[PackedRow]:
+def fill_rows(groups: Sequence[sharing.QueryGroup], most: int) -> list[PackedRow]:
     """Returns the groups in rows of the length, up to `most`, that costs least."""
     lengths = {min(length, most) for length in sharing.ROW_LENGTHS}
     filled = min((_fill(groups, length) for length in sorted(lengths)), key=_cost)
@@ -135,10 +135,12 @@ def fill_rows(groups: Sequence[sharing.Group], most: int) -> list[PackedRow]:
     return rows
 
 
-def _fill(groups: Sequence[sharing.Group], length: int) -> list[tuple[int, list[sharing.Group]]]:
+def _fill(
+    groups: Sequence[sharing.QueryGroup], length: int
+) -> list[tuple[int, list[sharing.QueryGroup]]]:
     """Returns rows of `length`, or of a longer group; each goes into the row it fills best."""
-    rows: list[tuple[int, list[sharing.Group]]] = []
-    by_space: dict[int, list[list[sharing.Group]]] = defaultdict(
+    rows: list[tuple[int, list[sharing.QueryGroup]]] = []
+    by_space: dict[int, list[list[sharing.QueryGroup]]] = defaultdict(
         list
     )  # tokens that are free -> rows
     for group in sorted(groups, key=lambda group: group.num_tokens, reverse=True):
@@ -154,7 +156,7 @@ def _fill(groups: Sequence[sharing.Group], length: int) -> list[tuple[int, list[
     return rows
 
 
-def _cost(rows: Sequence[tuple[int, list[sharing.Group]]]) -> int:
+def _cost(rows: Sequence[tuple[int, list[sharing.QueryGroup]]]) -> int:
     return sum(length * (_ATTENTION + length) for length, _ in rows)
 
 

@@ -36,7 +36,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Group:
+class QueryGroup:
     """Queries that begin with the same tokens."""
 
     queries: Sequence[Query]
@@ -85,7 +85,7 @@ def find_queries(
     return queries, truncated
 
 
-def share(queries: Sequence[Query]) -> tuple[list[Group], list[Query]]:
+def share(queries: Sequence[Query]) -> tuple[list[QueryGroup], list[Query]]:
     """Returns groups of neighbours that are run together, and queries that are run alone.
 
     The choice has the least cost, found from the first query on: the best that ends with a query is
@@ -113,7 +113,7 @@ def share(queries: Sequence[Query]) -> tuple[list[Group], list[Query]]:
     while end:
         first = begins[end - 1]
         if end - first > 1:
-            groups.append(Group(queries[first:end], min(common[first + 1 : end])))
+            groups.append(QueryGroup(queries[first:end], min(common[first + 1 : end])))
         else:
             alone.append(queries[first])
         end = first

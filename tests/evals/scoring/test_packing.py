@@ -4,7 +4,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.evals.scoring.encode import Request
 from jaxpretrain.evals.scoring.packing import Packed, PackedRow, fill_rows
-from jaxpretrain.evals.scoring.sharing import Group, Query, find_queries
+from jaxpretrain.evals.scoring.sharing import Query, QueryGroup, find_queries
 from jaxpretrain.models.contract import Branches
 
 
@@ -107,18 +107,18 @@ def test_nothing_is_no_batch():
     assert list(_pack([])) == []
 
 
-def _group(stem: int, *branches: int) -> Group:
+def _group(stem: int, *branches: int) -> QueryGroup:
     """Branches of so many tokens; each ends with the scored ones."""
     queries = [Query(np.full(stem + size, i)) for i, size in enumerate(branches, 1)]
-    return Group(queries, stem)
+    return QueryGroup(queries, stem)
 
 
 def test_places_are_where_the_tokens_before_them_lie():
     requests = [Request([5, 6], [7, 8]), Request([5, 6], [9, 8]), Request([5], [6, 7])]
     queries, _ = find_queries(requests, 48)
     row = PackedRow(16)
-    row.add(Group([Query(np.array([1, 2]))], 1))
-    row.add(Group(queries, 2))
+    row.add(QueryGroup([Query(np.array([1, 2]))], 1))
+    row.add(QueryGroup(queries, 2))
     assert row.tokens == [1, 2, 5, 6, 9, 7]
     assert row.numbers == [(1, 0, 0), (1, 1, 1), (2, 0, 0), (2, 0, 1), (2, 1, 2), (2, 2, 2)]
     indices = list(row.places)
