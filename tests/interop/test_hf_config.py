@@ -31,6 +31,7 @@ TRAINED_HOW = (
     "vocab_size",
     "init",
     "residual_dtype",
+    "reduce_dtype",
     "loss_denominator",
     "z_loss",
 )
