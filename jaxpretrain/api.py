@@ -60,7 +60,7 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.optim.schedules import WarmupCosine as WarmupCosine
     from jaxpretrain.optim.schedules import WarmupStableDecay as WarmupStableDecay
     from jaxpretrain.parallel.mesh import Mesh as Mesh
-    from jaxpretrain.sweeps.written import make_sweep as make_sweep
+    from jaxpretrain.sweeps.parsing import make_sweep as make_sweep
     from jaxpretrain.train.experiment import Checkpoint as Checkpoint
     from jaxpretrain.train.experiment import Ema as Ema
     from jaxpretrain.train.experiment import Experiment as Experiment

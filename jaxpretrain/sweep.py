@@ -17,7 +17,7 @@ from jaxpretrain.devices.gpus import named_gpus
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
 from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
-from jaxpretrain.sweeps.written import split_sweep
+from jaxpretrain.sweeps.parsing import split_sweep
 
 _EXIT_CODES = {
     0: "all runs are complete",

@@ -10,8 +10,8 @@ import numpy as np
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.metric_names import lower_is_better
 from jaxpretrain.sweeps.outcomes import (
+    JudgedRuns,
     Outcome,
-    Side,
     judged,
     metric_names,
     read_outcome,
@@ -77,7 +77,7 @@ def answer(document: Document, folder: Path) -> Document:
     return document | {"answer": words(document)}
 
 
-def _compared(metric: str, sides: Mapping[str, Side], control: str) -> dict[str, Document]:
+def _compared(metric: str, sides: Mapping[str, JudgedRuns], control: str) -> dict[str, Document]:
     """Returns what is known about a metric in each arm that has it."""
     known: dict[str, dict[int, Outcome]] = {}
     for arm, side in sides.items():

@@ -38,8 +38,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a sweep."""
+class SweepRun:
+    """One run of a sweep, with its settings and its folder."""
 
     arm: str
     tuned: tuple[Override, ...]
@@ -78,16 +78,18 @@ class Sweep:
         """The config with the settings that all arms share, its durations as written."""
         return self.configured(())
 
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[SweepRun, ...]:
         """Returns all runs, seed by seed, so that whole comparisons are there early."""
         return tuple(
-            Run(arm.name, point, seed, self._all(arm, point, seed), self._folder(arm, point, seed))
+            SweepRun(
+                arm.name, point, seed, self._all(arm, point, seed), self._folder(arm, point, seed)
+            )
             for seed in self.seeds
             for arm in self.arms
             for point in self.points
         )
 
-    def experiment(self, run: Run) -> Any:
+    def experiment(self, run: SweepRun) -> Any:
         """Returns the config of a run, its durations as written."""
         return apply_overrides(self._loaded, run.overrides)
 

@@ -20,7 +20,7 @@ from jaxpretrain.planning.machines import Target, parse_target
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.run_documents import SWEEP, SweepFile
 from jaxpretrain.sweeps.answer import answer
-from jaxpretrain.sweeps.arms import Run, Sweep, with_changes
+from jaxpretrain.sweeps.arms import Sweep, SweepRun, with_changes
 from jaxpretrain.sweeps.board import Board
 from jaxpretrain.sweeps.cost import (
     Comparison,
@@ -33,6 +33,7 @@ from jaxpretrain.sweeps.cost import (
     setting_of,
 )
 from jaxpretrain.sweeps.launcher import LocalLauncher
+from jaxpretrain.sweeps.parsing import DEFAULT_SEEDS, load_sweep, parse_sweep
 from jaxpretrain.sweeps.runner import OnChange, flags_of, last_line, log_of, run_all
 from jaxpretrain.sweeps.state import (
     State,
@@ -43,7 +44,6 @@ from jaxpretrain.sweeps.state import (
     write_document,
 )
 from jaxpretrain.sweeps.told import cut, table, to_csv
-from jaxpretrain.sweeps.written import DEFAULT_SEEDS, load_sweep, parse_sweep
 from jaxpretrain.train.workdir import lock
 
 _EXIT_FAILED = 1
@@ -151,7 +151,7 @@ def _output(flags: Namespace) -> TextIO:
     return sys.stderr if flags.json or flags.launcher != "local" else sys.stdout
 
 
-def _hand_over(sweep: Sweep, runs: Sequence[Run], flags: Namespace) -> int:
+def _hand_over(sweep: Sweep, runs: Sequence[SweepRun], flags: Namespace) -> int:
     """Prints what an engine gets for some runs, or submits it; returns the exit code."""
     folder: Path = flags.workdir
     trainings = [check_training(flags_of(sweep, run, folder)) for run in runs]

@@ -21,7 +21,7 @@ from jaxpretrain.planning.compiled import compile_step
 from jaxpretrain.planning.estimates import StepTime, estimate_memory, estimate_run, estimate_time
 from jaxpretrain.planning.machines import Target, open_machine
 from jaxpretrain.planning.search import open_choices
-from jaxpretrain.sweeps.arms import Run, Sweep
+from jaxpretrain.sweeps.arms import Sweep, SweepRun
 from jaxpretrain.train.experiment import Experiment, Resolved, resolve
 from jaxpretrain.train.program import make_program
 
@@ -74,7 +74,7 @@ class Cost:
         return self.unit == other.unit and without_last < min(self.units, other.units)
 
 
-def setting_of(run: Run) -> str:
+def setting_of(run: SweepRun) -> str:
     """Returns the folder that the seeds of a run share: its arm, with its tuned values if any."""
     return PurePosixPath(run.folder).parent.as_posix()
 

@@ -31,7 +31,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Side:
+class JudgedRuns:
     """The runs of an arm that are compared."""
 
     runs: Mapping[int, Outcome]
@@ -87,7 +87,7 @@ def is_loss(metric: str) -> bool:
 
 def judged(
     arm: Document, seeds: Sequence[int], outcomes: Mapping[str, Outcome], metric: str
-) -> Side:
+) -> JudgedRuns:
     """Returns the runs by which an arm is judged.
 
     With nuisance settings, the first half of the seeds chooses the point with the best mean of the
@@ -100,7 +100,7 @@ def judged(
         if run["folder"] in outcomes:
             finished[run["seed"]] = outcomes[run["folder"]]
     if len(by_point) < 2:
-        return Side(next(iter(by_point.values()), {}))
+        return JudgedRuns(next(iter(by_point.values()), {}))
     choosing = seeds[: max(1, len(seeds) // 2)]
     sign = 1 if lower_is_better(metric) else -1
     costs: dict[Point, float] = {}
@@ -110,10 +110,12 @@ def judged(
         if len(known) == len(choosing):
             costs[point] = sign * float(np.mean(known))
     if not costs:
-        return Side({}, (), f"{arm['name']}: no nuisance setting has finished on all of its seeds")
+        return JudgedRuns(
+            {}, (), f"{arm['name']}: no nuisance setting has finished on all of its seeds"
+        )
     best = min(costs, key=costs.__getitem__)
     runs = {seed: run for seed, run in by_point[best].items() if seed not in choosing}
-    return Side(runs, best, _at_edge(arm["name"], best, by_point))
+    return JudgedRuns(runs, best, _at_edge(arm["name"], best, by_point))
 
 
 def _at_edge(arm: str, best: Point, points: Iterable[Point]) -> str:

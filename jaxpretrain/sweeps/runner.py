@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from jaxpretrain.config.command import EXIT_STOPPED
-from jaxpretrain.sweeps.arms import Run, Sweep
+from jaxpretrain.sweeps.arms import Sweep, SweepRun
 from jaxpretrain.sweeps.launcher import Handle, Launcher
 from jaxpretrain.sweeps.state import State
 
@@ -74,12 +74,12 @@ def run_all(
     return states
 
 
-def command_of(sweep: Sweep, run: Run, folder: Path) -> list[str]:
+def command_of(sweep: Sweep, run: SweepRun, folder: Path) -> list[str]:
     """Returns the command that trains a run on this machine."""
     return [sys.executable, "-m", "jaxpretrain.main", *flags_of(sweep, run, folder)]
 
 
-def flags_of(sweep: Sweep, run: Run, folder: Path) -> list[str]:
+def flags_of(sweep: Sweep, run: SweepRun, folder: Path) -> list[str]:
     """Returns the flags of the training command for a run."""
     return [
         f"--config={sweep.config}",

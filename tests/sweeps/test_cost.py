@@ -6,7 +6,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.planning.machines import parse_target
 from jaxpretrain.sweeps.cost import compare, costs, equalised, first_setting, setting_of
-from jaxpretrain.sweeps.written import make_sweep
+from jaxpretrain.sweeps.parsing import make_sweep
 from jaxpretrain.train.experiment import Experiment
 from tests.sweeps.tiny import tiny_sweep
 

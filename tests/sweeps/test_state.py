@@ -6,6 +6,7 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.sweeps.cost import compare, costs, first_setting, setting_of
+from jaxpretrain.sweeps.parsing import make_sweep
 from jaxpretrain.sweeps.state import (
     find_states,
     make_document,
@@ -13,7 +14,6 @@ from jaxpretrain.sweeps.state import (
     require_extension,
     write_document,
 )
-from jaxpretrain.sweeps.written import make_sweep
 from jaxpretrain.train.workdir import lock
 from tests.sweeps.tiny import tiny_sweep
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.main import main
 from jaxpretrain.sweeps.arms import Sweep
-from jaxpretrain.sweeps.written import make_sweep
+from jaxpretrain.sweeps.parsing import make_sweep
 
 _CONFIG = """
 from jaxpretrain.api import (

@@ -1,4 +1,4 @@
-"""Sweeps as they are written: in flags, or in a file with a function get_sweep()."""
+"""The parsing of sweeps: from flags, or from a file with a function get_sweep()."""
 
 import re
 from collections import Counter

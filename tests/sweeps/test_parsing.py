@@ -1,7 +1,7 @@
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.sweeps.written import load_sweep, make_sweep, parse_sweep, split_sweep
+from jaxpretrain.sweeps.parsing import load_sweep, make_sweep, parse_sweep, split_sweep
 
 PEAK = "optim.schedule.peak"
 
