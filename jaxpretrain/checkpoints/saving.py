@@ -97,6 +97,8 @@ class Save(threading.Thread):
         self.step = int(folder.name)
         self.problem: str | None = None
         """Reason of the failure, one line, the same in all processes; None where it succeeds."""
+        self.seconds = 0.0
+        """Seconds from the beginning to the commit, once it has ended."""
         self._folder = folder
         is_renamed = not is_remote(folder)
         self._temporary = folder.with_name(folder.name + _TEMPORARY) if is_renamed else folder
@@ -117,12 +119,14 @@ class Save(threading.Thread):
         self._is_copied.wait()
 
     def _run(self, named: dict[str, jax.Array]) -> None:
+        began = time.monotonic()
         try:
             self.problem = self._save(named)
         except Exception as error:  # the other processes cannot be asked
             self.problem = reason(error)
         finally:
             self._is_copied.set()
+            self.seconds = time.monotonic() - began
         if not is_primary():
             return
         with suppress(OSError, InputError):

@@ -171,6 +171,12 @@ class Experiment:
     """Seed of the initial parameters, of the order of the data and of every random draw."""
 
 
+def nearest_divisor(number: int, wanted: int) -> int:
+    """Returns the divisor of a number that is nearest to the wanted one; of two, the smaller."""
+    divisors = (one for one in range(1, number + 1) if number % one == 0)
+    return min(divisors, key=lambda one: (abs(one - wanted), one))
+
+
 def num_microbatches(train: Train, num_data: int) -> int:
     """Returns the number of microbatches that each of `num_data` data-parallel devices computes.
 
@@ -182,7 +188,8 @@ def num_microbatches(train: Train, num_data: int) -> int:
     if rest:
         raise InputError(
             f"train.batch_size={train.batch_size} does not divide over {num_data} "
-            "data-parallel devices (mesh.replica x mesh.fsdp)"
+            "data-parallel devices (mesh.replica x mesh.fsdp); the nearest number that it divides "
+            f"over is {nearest_divisor(train.batch_size, num_data)}"
         )
     microbatch = train.microbatch_size or share
     if share % microbatch:

@@ -61,7 +61,10 @@ class Saver:
     """The starts of the run, in the first process alone."""
     unsaved: list[Save] = field(default_factory=list)
     """The newest saves, where they have failed in a row."""
+    held_up: list[float] = field(default_factory=list)
+    """Seconds for which each save has held up the steps; what was waited for is left out."""
     _num_times: int = 0
+    _last_seconds: float = 0.0
 
     @cached_property
     def timer(self) -> CommonTimer:
@@ -101,7 +104,9 @@ class Saver:
             self.report()
             document = self._document(step, is_evaluation_due)
             self.reporter.publish()  # first: what a checkpoint goes on from is never missing
+            began = time.monotonic()
             self.checkpoints.save(step, state, document)
+            self.held_up.append(time.monotonic() - began)
             is_decisive = is_last or len(self.unsaved) + 1 >= _MAX_UNSAVED
             if is_decisive:
                 self._wait_for(step, lambda: self.checkpoints.save(step, state, document))
@@ -131,6 +136,7 @@ class Saver:
         for outcome in self.checkpoints.ended():
             if outcome.problem is None:
                 self.unsaved.clear()
+                self._last_seconds = outcome.seconds
                 self.reporter.message(f"saved step {outcome.step:,}")
                 if is_primary():
                     note_saved(self.workdir, outcome.step)
@@ -147,6 +153,12 @@ class Saver:
         if self.local is not None:
             self.local.wait()
         self.report()
+        if self.held_up:
+            held_up = sum(self.held_up) / len(self.held_up)
+            self.reporter.message(
+                f"saves: {len(self.held_up)}, each held up the steps for {held_up:.2g} s; the last "
+                f"took {self._last_seconds:.2g} s, which a scheduler's notice must leave"
+            )
         if self.sessions is not None:
             self.sessions.note(self.clock)
             self.reporter.message(f"goodput: {self.sessions.goodput().describe()}")

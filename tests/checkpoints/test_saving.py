@@ -1,3 +1,4 @@
+import gc
 import json
 import re
 import resource
@@ -286,3 +287,24 @@ def test_a_disk_that_stays_full_fails_the_save_in_one_line(free: list[int], tmp_
     assert save.problem.startswith("No space left on device: a checkpoint takes")
     assert saving.is_full(save.problem) and not saving.is_full("File too large")
     assert _names(tmp_path / "checkpoints") == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's account of memory")
+def test_memory_does_not_grow_with_the_number_of_saves(tmp_path: Path):
+    """It is level from the twentieth save on; twenty of 8 MB that stayed would be 160 MB."""
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    state = jax.device_put({"w": RANDOM.normal(size=(2048, 1024)).astype(np.float32)})
+    checkpoints, sizes = Checkpoints(tmp_path / "checkpoints", keep_last=1), []
+    for step in range(1, 51):
+        checkpoints.save(step, state, {})
+        checkpoints.wait()
+        (save,) = checkpoints.ended()
+        assert save.problem is None and save.seconds > 0
+        if step in (30, 50):
+            sizes.append(resident())
+    assert sizes[1] - sizes[0] < 24e6

@@ -114,10 +114,18 @@ def befall(
     return case, None
 
 
-def run(world: World, numbers: Sequence[int], seed: int, kinds: Sequence[Kind] = KINDS) -> Result:
-    """Makes the faults of some numbers, one after the other."""
+def run(
+    world: World,
+    numbers: Sequence[int],
+    seed: int,
+    kinds: Sequence[Kind] = KINDS,
+    output: Path | None = None,
+) -> Result:
+    """Makes the faults of some numbers, one after the other; `output` gets the result so far."""
     result = Result()
     began = datetime.now(UTC)
+    sitting = {"seed": seed, "first": numbers[0], "start": began.isoformat(timespec="minutes")}
+    result.sittings.append(sitting)
     for position, number in enumerate(numbers, start=1):
         kind = kinds[(number + seed) % len(kinds)]
         folder, started = world.root / f"fault-{number}", time.monotonic()
@@ -139,13 +147,10 @@ def run(world: World, numbers: Sequence[int], seed: int, kinds: Sequence[Kind] =
         line = f"{position}/{len(numbers)} {how}: {kind.name}, {where}, {seconds:.0f} s"
         print(line, file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-    ended = datetime.now(UTC)
-    sitting = {"seed": seed, "first": numbers[0], "count": len(numbers)}
-    times = {
-        "start": began.isoformat(timespec="minutes"),
-        "minutes": round((ended - began).seconds / 60, 1),
-    }
-    result.sittings.append(sitting | times)
+        sitting["count"] = position
+        sitting["minutes"] = round((datetime.now(UTC) - began).total_seconds() / 60, 1)
+        if output is not None:
+            output.write_text(json.dumps(asdict(result), indent=1) + "\n")
     return result
 
 
@@ -186,7 +191,7 @@ def main() -> int:
             world = World(root)
             world.prepare()
             numbers = range(flags.first, flags.first + flags.count)
-            result = run(world, numbers, flags.seed, kinds)
+            result = run(world, numbers, flags.seed, kinds, flags.output)
         finally:
             if not flags.keep:
                 shutil.rmtree(root, ignore_errors=True)

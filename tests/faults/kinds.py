@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.faults import damage, points
+from tests.faults import buckets, damage, points
 from tests.faults.case import Case, Failed
 from tests.faults.points import PHASES, at
 from tests.faults.world import NUM_STEPS, SAVE_EVERY
@@ -278,6 +278,8 @@ KINDS = (
     _kind("the disk is full for a while", damage.disk_fills, for_a_while=True),
     _kind("the disk is full at the start", damage.disk_is_full_at_the_start, on=(1, 2)),
     _kind("the folder can only be read", damage.read_only, on=(1, 2)),
+    _kind("killed, in a bucket", buckets.ends, signal.SIGKILL, {SIGKILL}),
+    _kind("SIGTERM, in a bucket", buckets.ends, signal.SIGTERM, {75}),
     _kind("what dead processes left", damage.stale_lock, on=(1, 2)),
 )
 """All kinds, in the order in which they are taken."""

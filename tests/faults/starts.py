@@ -33,7 +33,7 @@ T = TypeVar("T")
 Arm = Callable[[int], None]
 """What a process does before it starts, by its number: it makes its fault."""
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 300.0
 """Seconds after which a process that should end by itself has failed to."""
 
 

@@ -82,7 +82,7 @@ def test_each_device_works_through_its_share(batch_size, microbatch_size, num_da
 @pytest.mark.parametrize(
     ("batch_size", "microbatch_size", "num_data", "message"),
     [
-        (12, None, 8, "train.batch_size=12 does not divide over 8 data-parallel devices"),
+        (12, None, 8, "the nearest number that it divides over is 6"),
         (16, 3, 1, "train.microbatch_size=3 does not divide the 16 examples"),
         (16, 4, 8, "train.microbatch_size=4 does not divide the 2 examples"),
     ],

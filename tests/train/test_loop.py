@@ -109,7 +109,9 @@ class Recorder:
     def wait(self) -> None:
         if (step := self.under_way) is not None:
             self.under_way = None
-            self.outcomes.append(SimpleNamespace(step=step, problem=self.unsavable.get(step)))
+            self.outcomes.append(
+                SimpleNamespace(step=step, problem=self.unsavable.get(step), seconds=0.1)
+            )
             if step not in self.unsavable:
                 self.saved.append(step)
 
