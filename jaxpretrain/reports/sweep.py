@@ -86,7 +86,8 @@ def arm_rows(results: Results, control: str) -> list[list[str]]:
         if arm == control:
             row += ["", "", "", "control"]
         elif found["p_holm"] is None:
-            row += [format_signed(found["difference"], 4), "", "", "too few runs"]
+            reason = "too few runs" if found["pairs"] < 2 else "not comparable"
+            row += [format_signed(found["difference"], 4), "", "", reason]
         else:
             difference, low, high = (format_signed(found[k], 4) for k in _ENDS)
             row += [difference, f"{low} to {high}", format_p(found["p_holm"])]

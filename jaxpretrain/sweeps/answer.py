@@ -12,6 +12,7 @@ from jaxpretrain.diagnosis.metric_names import lower_is_better
 from jaxpretrain.sweeps.outcomes import (
     JudgedRuns,
     Outcome,
+    is_loss,
     judged,
     metric_names,
     read_outcome,
@@ -52,16 +53,18 @@ def answer(document: Document, folder: Path) -> Document:
         for run in arm["runs"]
         if run["state"] == "done"
     }
-    names = metric_names(
-        outcomes.values(), are_losses_comparable=document.get("are_losses_comparable", True)
-    )
+    are_losses_comparable = document.get("are_losses_comparable", True)
+    names = metric_names(outcomes.values(), are_losses_comparable=are_losses_comparable)
     sides = {
         arm["name"]: judged(arm, document["seeds"], outcomes, names[0] if names else "")
         for arm in document["arms"]
     }
     metrics: dict[str, Document] = {name: {} for name in sides}
     for name in names:
-        for arm, found in _compared(name, sides, document["control"]).items():
+        is_comparable = are_losses_comparable or not is_loss(name)
+        for arm, found in _compared(
+            name, sides, document["control"], is_comparable=is_comparable
+        ).items():
             metrics[arm][name] = found
     arms = [
         arm | {"tuned": sides[arm["name"]].tuned, "metrics": metrics[arm["name"]]}
@@ -72,13 +75,22 @@ def answer(document: Document, folder: Path) -> Document:
         states = [run["state"] for run in arm["runs"]]
         if failed := states.count("failed"):
             warnings.append(f"{arm['name']}: {failed} of its {len(states)} runs failed")
+        known = [outcomes[run["folder"]] for run in arm["runs"] if run["folder"] in outcomes]
+        if lost := sum(not names or names[0] not in one.values for one in known):
+            which = names[0] if names else "metric"
+            warnings.append(f"{arm['name']}: {lost} of its runs ended without a finite {which}")
     document = document | {"metric": names[0] if names else None, "warnings": warnings}
     document["arms"] = arms
     return document | {"answer": words(document)}
 
 
-def _compared(metric: str, sides: Mapping[str, JudgedRuns], control: str) -> dict[str, Document]:
-    """Returns what is known about a metric in each arm that has it."""
+def _compared(
+    metric: str, sides: Mapping[str, JudgedRuns], control: str, *, is_comparable: bool
+) -> dict[str, Document]:
+    """Returns what is known about a metric in each arm that has it.
+
+    Where it measures different things in the arms, nothing is tested: there is no `p_holm`.
+    """
     known: dict[str, dict[int, Outcome]] = {}
     for arm, side in sides.items():
         if runs := {seed: run for seed, run in side.runs.items() if metric in run.values}:
@@ -87,7 +99,7 @@ def _compared(metric: str, sides: Mapping[str, JudgedRuns], control: str) -> dic
     others = [arm for arm in known if arm != control]
     base, number = known.get(control, {}), len(others)
     differences = {arm: _difference(metric, known[arm], base, number) for arm in others}
-    tested = [arm for arm in others if differences[arm].n > 1]
+    tested = [arm for arm in others if is_comparable and differences[arm].n > 1]
     corrected = dict(zip(tested, holm([differences[arm].p for arm in tested]), strict=True))
     small = SMALL * abs(found[control]["mean"]) if base else 0.0
     for arm, difference in differences.items():
@@ -123,7 +135,7 @@ def _difference(
     if items is not None:
         return difference.wider(bootstrap_items(*items, seed=seeds[0]))
     errors = [run.errors[metric] for run in (*ours, *theirs) if metric in run.errors]
-    if errors and difference.sd == 0:  # the same shares by chance: the seeds do not show the noise
+    if errors:  # seeds that agree by chance do not show the noise of the items
         error = math.sqrt(2) * float(np.mean(errors))
         return difference.wider(independent_difference(difference.mean, error))
     return difference

@@ -30,6 +30,7 @@ from jaxpretrain.sweeps.cost import (
     costs,
     equalised,
     first_setting,
+    require_equal,
     setting_of,
 )
 from jaxpretrain.sweeps.launcher import LocalLauncher
@@ -41,6 +42,7 @@ from jaxpretrain.sweeps.state import (
     make_document,
     read_earlier,
     require_extension,
+    with_control_of,
     write_document,
 )
 from jaxpretrain.sweeps.told import cut, table, to_csv
@@ -124,6 +126,8 @@ def run_arms(
     folder: Path = flags.workdir
     with lock(folder):
         earlier = read_earlier(folder)
+        if earlier is not None and flags.control is None:
+            sweep = with_control_of(earlier, sweep)
         plan = _planned(sweep, target, flags, earlier, compares=compares)
         sweep = plan.sweep
         if earlier is not None:
@@ -187,6 +191,8 @@ def _sweep(flags: Namespace, items: Sequence[str]) -> Sweep:
             flags.config, items, random=flags.random, seeds=seeds, control=flags.control
         )
     others, shared = split_overrides(items)
+    if flags.random:
+        others = [f"--random={flags.random}"]
     if others:
         raise InputError(f"--sweep says what is varied; leave out {others[0]}")
     return with_changes(
@@ -225,6 +231,7 @@ def _planned(
             known = {name: text for name, text in durations.items() if text is not None}
             sweep = equalised(sweep, flags.equal, found, known)
             found = costs(sweep, target, compiles=bool(flags.target))
+            require_equal(sweep, flags.equal, found)
     comparison = Comparison([], [], [])
     if compares:
         comparison = compare(found, first_setting(sweep, sweep.control), flags.equal)
@@ -235,8 +242,10 @@ def _show(plan: _Plan, out: TextIO, *, is_refused: bool) -> None:
     """Prints the plan; raises InputError where the arms are not equal and that is refused."""
     print(_plan_text(plan), file=out, flush=True)
     if plan.comparison.refused and is_refused:
-        hint = "--equal=tokens makes them equal, --unequal goes on"
-        raise InputError(f"the arms are not equal: {'; '.join(plan.comparison.refused)}; {hint}")
+        lines = "; ".join(plan.comparison.refused)
+        can_help = plan.equal_by is None and "evaluates with" not in lines
+        hint = "--equal=tokens makes them equal, " * can_help + "--unequal goes on"
+        raise InputError(f"the arms are not equal: {lines}; {hint}")
 
 
 def _with_problems(document: Document, folder: Path) -> Document:

@@ -29,8 +29,11 @@ _machine = cache(open_machine)  # that at hand is measured, which takes a second
 
 EqualBy = Literal["tokens", "flops", "time"]
 
+_QUANTITY: dict[EqualBy, str] = {"tokens": "units", "flops": "flops", "time": "hours"}
 NAMED = 0.02
 """The relative difference of FLOPs, parameters or batch that is named beside the result."""
+_UNTRAINED = ("checkpoint", "monitor")
+"""Parts of the config that change no result."""
 _SHOWN = {"flops": "FLOPs", "parameters": "parameters", "batch_size": "examples a batch"}
 
 
@@ -103,9 +106,10 @@ def costs(sweep: Sweep, target: Target | None, *, compiles: bool = False) -> dic
         except InputError as error:
             raise InputError(f"{setting}: {error}") from error
         found[setting] = _cost(experiment, known[shape])
-        twin = settings.setdefault(json.dumps(to_dict(experiment), sort_keys=True), setting)
+        trained = {key: x for key, x in to_dict(experiment).items() if key not in _UNTRAINED}
+        twin = settings.setdefault(json.dumps(trained, sort_keys=True), setting)
         if twin != setting:
-            raise InputError(f"{twin} and {setting} are the same run: leave one out")
+            raise InputError(f"{twin} and {setting} give the same results: leave one out")
     return found
 
 
@@ -173,7 +177,7 @@ def equalised(
     base = found[first_setting(sweep, sweep.control)]
     if by == "time" and base.hours is None:
         raise InputError("--equal=time: the time of a step is not known here; give --target")
-    quantity = {"tokens": "units", "flops": "flops", "time": "hours"}[by]
+    quantity = _QUANTITY[by]
     arms = []
     for arm in sweep.arms:
         cost = found[first_setting(sweep, arm.name)]
@@ -183,6 +187,18 @@ def equalised(
         own = () if is_control else (("train.duration", duration),)
         arms.append(replace(arm, overrides=(*arm.overrides, *own)))
     return replace(sweep, arms=tuple(arms))
+
+
+def require_equal(sweep: Sweep, by: EqualBy, found: Mapping[str, Cost]) -> None:
+    """Raises InputError where a tuned value changes what `equalised` has made equal."""
+    base = found[first_setting(sweep, sweep.control)]
+    for setting, cost in found.items():
+        share = getattr(cost, _QUANTITY[by]) / getattr(base, _QUANTITY[by])
+        if abs(share - 1.0) > max(NAMED, 2 * cost.units_of_last / cost.units):
+            raise InputError(
+                f"--equal={by}: {setting} takes {share:.3g} times the {by} of {sweep.control}, "
+                f"because a value of --tune changes it; give train.duration in {cost.unit}"
+            )
 
 
 def first_setting(sweep: Sweep, arm: str) -> str:

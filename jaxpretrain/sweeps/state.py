@@ -88,6 +88,13 @@ def read_earlier(folder: Path) -> SweepFile | None:
     return checked(SweepFile, read_object(path), path) if path.exists() else None
 
 
+def with_control_of(earlier: SweepFile, sweep: Sweep) -> Sweep:
+    """Returns the sweep with the control of its earlier start, if it still has that arm."""
+    if earlier.control == sweep.control or earlier.control not in [a.name for a in sweep.arms]:
+        return sweep
+    return replace(sweep, control=earlier.control, control_reason="as before")
+
+
 def require_extension(folder: Path, earlier: SweepFile, sweep: Sweep) -> None:
     """Checks that a sweep is the one in the folder, or that one with more runs.
 

@@ -10,6 +10,7 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import count_of, format_number, format_signed, format_table
 from jaxpretrain.reports.sweep import arm_rows, format_p
 from jaxpretrain.sweeps.outcomes import is_loss
+from jaxpretrain.sweeps.statistics import MOST_SEEDS
 
 COLUMNS = 100
 """The largest number of columns of the table."""
@@ -35,17 +36,23 @@ def words(document: Document) -> list[str]:
     metric, control = document["metric"], document["control"]
     others = [arm for arm in document["arms"] if arm["name"] != control]
     known = [arm for arm in others if metric in arm["metrics"]]
-    if not known:
-        return ["No comparison yet: no arm and the control have finished runs.", *_notes(document)]
+    base = next(arm for arm in document["arms"] if arm["name"] == control)
+    if not known or metric not in base["metrics"]:
+        which = f"the control {control} has" if known else "no arm and the control have"
+        return [f"No comparison yet: {which} no finished run.", *_notes(document)]
     reason = document.get("control_reason")
-    lines = [f"Compared with {control}{f' ({reason})' if reason else ''} by {metric}."]
+    tuned = ", ".join(f"{path}={value}" for path, value in base["tuned"])
+    at_best = f", at its best {tuned}," * bool(tuned)
+    lines = [f"Compared with {control}{f' ({reason})' if reason else ''}{at_best} by {metric}."]
     if not _are_losses_comparable(document):
         lines.append(
             "The losses of these arms measure different things, so a lower one is not better."
         )
         if is_loss(metric):
             return [*lines, "Add a task or a probe (`eval`) to compare them by.", *_notes(document)]
-    if not any(arm["metrics"][metric]["verdict"] == "better" for arm in known):
+    tested = [arm["metrics"][metric] for arm in known]
+    tested = [found for found in tested if found["p_holm"] is not None]
+    if tested and not any(found["verdict"] == "better" for found in tested):
         lines.append("No arm is better than the control by more than the noise.")
     order = ("better", "worse", "no_difference")
     found = {arm["name"]: arm["metrics"][metric] for arm in known}
@@ -76,7 +83,9 @@ def _sentence(arm: Document, metric: str, document: Document) -> str:
             f"{_signed(found['high'])}, p {format_p(found['p_holm'])})"
         )
         text = f"{name} is {found['verdict']} than {control}: {seen}"
-        if found["verdict"] == "no_difference":
+        if found["difference"] == found["detectable"] == 0:
+            text = f"{name} ends as {control} in every seed: what it changes has no effect here"
+        elif found["verdict"] == "no_difference":
             size = format_number(found["detectable"], 4)
             text = f"{name}: no difference larger than {size} could be seen: {seen}"
     tuned = ", ".join(f"{path}={value}" for path, value in arm["tuned"])
@@ -107,7 +116,7 @@ def _other_metrics(arms: Sequence[Document], metric: str, document: Document) ->
 def _sight(arms: Sequence[Document], metric: str, document: Document) -> list[str]:
     """Returns the sentence about the differences that these seeds could show."""
     rows = [arm["metrics"][metric] for arm in arms]
-    sizes = [row["detectable"] for row in rows if row["detectable"] is not None]
+    sizes = [row["detectable"] for row in rows if row["detectable"]]
     if not sizes:
         return []
     level = next(a for a in document["arms"] if a["name"] == document["control"])["metrics"]
@@ -118,7 +127,9 @@ def _sight(arms: Sequence[Document], metric: str, document: Document) -> list[st
         f"Such {count_of(pairs, 'pair')} of runs show a difference of {format_number(size)}{part}"
     )
     needed = [row["seeds_for_0.1_percent"] for row in rows if row["seeds_for_0.1_percent"]]
-    more = f"; 0.1 % would take {median_high(needed):,} seeds" if needed else ""
+    seeds = median_high(needed) if needed else 0
+    more = "more than " * (seeds >= MOST_SEEDS)
+    more = f"; 0.1 % would take {more}{seeds:,} seeds" if needed else ""
     return [f"{text}, in four of five sweeps{more}."]
 
 

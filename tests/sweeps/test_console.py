@@ -80,6 +80,8 @@ def test_a_file_says_what_is_varied(config, tmp_path):
         f"    return make_sweep({config.partition('=')[2]!r}, grid={{'model.d_ff': [32, 40]}})\n"
     )
     shared = ["--config.train.duration=6"]
+    with pytest.raises(InputError, match="leave out --random=3"):
+        swept(f"--sweep={path}", "--random=3", items=shared)
     _, document = swept(f"--sweep={path}", "--plan_only", "--seeds=4", items=shared)
     assert len(document["arms"][1]["runs"]) == 4
     assert document["planned"]["settings"]["d_ff=40"]["steps"] == 6

@@ -5,7 +5,14 @@ import pytest
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.planning.machines import parse_target
-from jaxpretrain.sweeps.cost import compare, costs, equalised, first_setting, setting_of
+from jaxpretrain.sweeps.cost import (
+    compare,
+    costs,
+    equalised,
+    first_setting,
+    require_equal,
+    setting_of,
+)
 from jaxpretrain.sweeps.parsing import make_sweep
 from jaxpretrain.train.experiment import Experiment
 from tests.sweeps.tiny import tiny_sweep
@@ -154,8 +161,25 @@ def test_seeds_share_a_setting(tmp_path):
 
 def test_the_same_length_in_other_words_is_the_same_run(tmp_path):
     sweep = tiny_sweep(tmp_path, grid={"train.duration": ["4 steps", "4"]})
-    with pytest.raises(InputError, match="^duration=4_steps and duration=4 are the same run"):
+    with pytest.raises(InputError, match="^duration=4_steps and duration=4 give the same results"):
         costs(sweep, None)
+
+
+def test_arms_that_differ_in_what_changes_no_result_are_refused(tmp_path):
+    sweep = tiny_sweep(tmp_path, grid={"monitor.every": ["1 steps", "2 steps"]})
+    with pytest.raises(InputError, match="give the same results: leave one out"):
+        costs(sweep, None)
+
+
+def test_tuned_values_that_undo_an_equal_duration_are_refused(tmp_path):
+    grid = {"model.d_ff": ["32", "64"]}
+    sweep = tiny_sweep(tmp_path, grid=grid, tune={"train.batch_size": ["8", "16"]}, seeds=3)
+    equal = equalised(sweep, "flops", costs(sweep, None), {})
+    with pytest.raises(InputError, match="--equal=flops: .*batch_size=16 takes .* of d_ff=32, bec"):
+        require_equal(equal, "flops", costs(equal, None))
+    sweep = tiny_sweep(tmp_path / "untuned", grid=grid)
+    equal = equalised(sweep, "flops", costs(sweep, None), {})
+    require_equal(equal, "flops", costs(equal, None))
 
 
 def test_what_changes_the_meaning_of_a_loss_is_named(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.storage.run_documents import SweepFile
 from jaxpretrain.sweeps.cost import compare, costs, first_setting, setting_of
 from jaxpretrain.sweeps.parsing import make_sweep
 from jaxpretrain.sweeps.state import (
@@ -12,6 +13,7 @@ from jaxpretrain.sweeps.state import (
     make_document,
     read_earlier,
     require_extension,
+    with_control_of,
     write_document,
 )
 from jaxpretrain.train.workdir import lock
@@ -165,3 +167,13 @@ def test_a_run_that_still_trains_is_refused(sweep, tmp_path):
     train(sweep, tmp_path, first)
     with lock(tmp_path / first.folder), pytest.raises(InputError, match="another process trains"):
         states_of(sweep, tmp_path, None)
+
+
+def test_an_extension_keeps_the_control_of_the_first_start(tmp_path):
+    grid = {"model.d_ff": ["40", "48"]}
+    first = tiny_sweep(tmp_path, grid=grid)
+    earlier = SweepFile("c", first.control)
+    later = tiny_sweep(tmp_path / "later", grid={"model.d_ff": ["40", "48", "32"]})
+    assert (first.control, later.control) == ("d_ff=40", "d_ff=32")
+    assert with_control_of(earlier, later).control == "d_ff=40"
+    assert with_control_of(SweepFile("c", "gone"), later).control == "d_ff=32"

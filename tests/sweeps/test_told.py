@@ -68,11 +68,48 @@ def test_losses_that_measure_different_things_crown_no_arm(make_arm, make_docume
     assert "better:" not in told and "train/loss" not in told
 
 
+def test_a_control_without_results_is_said(make_arm, make_document, tmp_path):
+    arms = [make_arm("control", [None, None]), make_arm("x", [3.0, 3.1])]
+    lines = answer(make_document(*arms), tmp_path)["answer"]
+    assert lines[0] == "No comparison yet: the control control has no finished run."
+
+
+def test_one_pair_is_not_said_to_be_no_better(make_arm, make_document, tmp_path):
+    arms = [make_arm("control", [3.0, None]), make_arm("x", [2.0, None])]
+    assert not any(
+        "No arm is better" in x for x in answer(make_document(*arms), tmp_path)["answer"]
+    )
+
+
+def test_arms_that_end_alike_are_said_to_have_no_effect(make_arm, make_document, tmp_path):
+    arms = [make_arm("control", 3 + LUCK), make_arm("same", 3 + LUCK)]
+    lines = answer(make_document(*arms), tmp_path)["answer"]
+    assert any(x.startswith("same ends as control in every seed: what it changes") for x in lines)
+    assert not any("0.00%" in line for line in lines)
+
+
+def test_the_best_setting_of_the_control_is_named(make_arm, make_document, tmp_path):
+    arms = []
+    for name, best in (("control", "1"), ("x", "2")):
+        runs = []
+        for rate in ("1", "2"):
+            loss = 3.0 if rate == best else 4.0
+            runs += make_arm(name, loss + np.arange(4) / 100, tuned=(("lr", rate),))["runs"]
+        arms.append({"name": name, "overrides": (("model.x", name),), "runs": runs})
+    lines = answer(make_document(*arms), tmp_path)["answer"]
+    assert "at its best lr=1, by eval/a/loss." in lines[0]
+
+
 def test_without_a_score_such_losses_give_no_verdict(make_arm, make_document, tmp_path):
     arms = [make_arm("control", 3 + LUCK), make_arm("half", 2 + LUCK + NOISE)]
     lines = answer(make_document(*arms, are_losses_comparable=False), tmp_path)["answer"]
     assert lines[1].startswith("The losses of these arms measure different things")
     assert lines[2:] == ["Add a task or a probe (`eval`) to compare them by."]
+    found = answer(make_document(*arms, are_losses_comparable=False), tmp_path)
+    results = found["arms"][1]["metrics"]
+    assert {result["verdict"] for result in results.values()} == {"no_difference"}
+    assert {result["p_holm"] for result in results.values()} == {None}
+    assert "not comparable" in table(found) and "better" not in table(found)
 
 
 def test_before_a_comparison_words_say_so(make_arm, make_document, tmp_path):
