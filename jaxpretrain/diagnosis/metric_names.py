@@ -33,13 +33,13 @@ def evaluation_sets(history: History) -> list[str]:
     return [name.split("/", 1)[1][: -len("/loss")] for name in history.names("eval/", "/loss")]
 
 
-def task_metrics(history: History) -> list[str]:
+def task_metric_names(history: History) -> list[str]:
     """Returns the names of metrics with a standard error, such as `eval/arc_easy/accuracy`."""
     names = [name[: -len(_STDERR)] for name in history.names("eval/", _STDERR)]
     return [name for name in names if not name.endswith(_UNTRAINED)]
 
 
-def standard_error(name: str) -> str:
+def standard_error_name(name: str) -> str:
     """Returns the name of the standard error of a metric."""
     return name + _STDERR
 

@@ -225,7 +225,7 @@ def _by_subject(scalars: Mapping[str, float | None]) -> dict[str, list[str]]:
         if value is None or metric_names.is_companion(name):
             continue
         error, chance = (
-            scalars.get(metric_names.standard_error(name)),
+            scalars.get(metric_names.standard_error_name(name)),
             scalars.get(metric_names.untrained(name)),
         )
         text = re.sub(r"probe_(\d+)shot", r"\1-shot probe", metric).replace("_", " ") + " "

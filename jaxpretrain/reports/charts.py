@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.clock import PARTS
 from jaxpretrain.diagnosis.history import EMPTY, Series
-from jaxpretrain.diagnosis.metric_names import evaluation_sets, task_metrics
+from jaxpretrain.diagnosis.metric_names import evaluation_sets, task_metric_names
 from jaxpretrain.models.stack import STACK, tower_of
 from jaxpretrain.reports.curves import Chart, Json, chart, framed, level, line, numbers, upright
 from jaxpretrain.reports.runs import Group, Run, grouped, named, shared
@@ -94,7 +94,7 @@ def _validation(groups: Sequence[Group], runs: Sequence[Run]) -> Iterator[Chart]
 
 def _tasks(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
     """Returns charts of the mean of each metric, and of each task with its standard error."""
-    names, made = named(runs, task_metrics), []
+    names, made = named(runs, task_metric_names), []
     for metric in dict.fromkeys(name.rpartition("/")[2] for name in names):
         same = [name for name in names if name.endswith(f"/{metric}")]
         if len(same) > 1:

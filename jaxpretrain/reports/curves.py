@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
-from jaxpretrain.diagnosis.metric_names import standard_error
+from jaxpretrain.diagnosis.metric_names import standard_error_name
 from jaxpretrain.reports.runs import Color, Group, Run, shared
 from jaxpretrain.storage.jsonl import rounded
 
@@ -111,7 +111,7 @@ def curve(
         return []
     if len(mean) <= _SMOOTH_FROM.get(str(metric), points):
         drawn, behind = line(label, mean, color, points, **look), []
-        errors = runs[0].history[standard_error(str(metric))].finite
+        errors = runs[0].history[standard_error_name(str(metric))].finite
         if len(known) == 1 and len(errors) == len(mean):
             drawn["error_y"] = {"array": numbers(errors.values), "thickness": 1, "width": 2}
     else:

@@ -9,7 +9,11 @@ import numpy as np
 
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.history import read_history
-from jaxpretrain.diagnosis.metric_names import lower_is_better, standard_error, task_metrics
+from jaxpretrain.diagnosis.metric_names import (
+    lower_is_better,
+    standard_error_name,
+    task_metric_names,
+)
 from jaxpretrain.diagnosis.predicted import TRAINING, final_value
 from jaxpretrain.monitor.writers import ITEMS
 from jaxpretrain.storage.jsonl import read_lines
@@ -51,11 +55,11 @@ def read_outcome(folder: Path) -> Outcome:
     history = read_history(folder / "metrics.jsonl")
     late = final_value(history, TRAINING, history.step)
     values = {} if late is None else {TRAINING: late}
-    tasks = task_metrics(history)
+    tasks = task_metric_names(history)
     for name in (*history.names("eval/", "/loss"), *tasks):
         newest = history[name].values[-1:]
         values |= {name: float(newest[0])} if np.isfinite(newest).all() else {}
-    found = {name: history.last(standard_error(name)) for name in tasks}
+    found = {name: history.last(standard_error_name(name)) for name in tasks}
     errors = {name: error for name, error in found.items() if error is not None}
     return Outcome(values, errors, _items(folder / ITEMS))
 

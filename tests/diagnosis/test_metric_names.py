@@ -9,8 +9,8 @@ from jaxpretrain.diagnosis.metric_names import (
     improvements,
     lower_is_better,
     perplexity,
-    standard_error,
-    task_metrics,
+    standard_error_name,
+    task_metric_names,
 )
 from jaxpretrain.storage.jsonl import JsonlWriter
 
@@ -48,8 +48,8 @@ def history(tmp_path):
 def test_sets_have_a_loss_and_tasks_a_standard_error(history):
     """An encoder that never learns is no task that fails to improve."""
     assert evaluation_sets(history) == ["digits"]
-    assert task_metrics(history) == ["eval/digits/probe"]
-    assert standard_error("eval/digits/probe") == "eval/digits/probe_stderr"
+    assert task_metric_names(history) == ["eval/digits/probe"]
+    assert standard_error_name("eval/digits/probe") == "eval/digits/probe_stderr"
 
 
 def test_which_way_is_up():

@@ -125,8 +125,8 @@ def within_noise(history: History, plan: Plan) -> Iterator[Finding]:
 def _moves(history: History, first: float = 0.0, points: int = 0) -> dict[str, tuple[float, float]]:
     """Returns (gain, standard error) of each task metric since a step, over its last `points`."""
     moves = {}
-    for name in metric_names.task_metrics(history):
-        curve, errors = history[name].finite, history[metric_names.standard_error(name)].finite
+    for name in metric_names.task_metric_names(history):
+        curve, errors = history[name].finite, history[metric_names.standard_error_name(name)].finite
         curve, errors = (s.between(first, history.step)[-points:] for s in (curve, errors))
         if len(curve) < 2 or len(curve) != len(errors) or not np.all(errors.values > 0):
             continue
