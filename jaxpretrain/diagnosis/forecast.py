@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.statistics import noise
 
 GRID = 4096  # number of steps of the run at which the law is tabulated
@@ -56,7 +56,7 @@ class Forecast:
     """(multiple of the run's length, final loss) of runs with a stretched schedule."""
 
 
-def forecast(history: History, plan: Plan) -> Forecast | None:
+def forecast(history: History, plan: TrainingPlan) -> Forecast | None:
     """Returns the forecast at the end of a history; None where it has too few reports."""
     first = max(plan.warmup_end, FRESH * history.step)
     loss = history.loss.between(first, plan.total_steps)
@@ -91,7 +91,7 @@ def forecast(history: History, plan: Plan) -> Forecast | None:
     )
 
 
-def _doubts(history: History, plan: Plan, width: float, misfit: float) -> tuple[str, ...]:
+def _doubts(history: History, plan: TrainingPlan, width: float, misfit: float) -> tuple[str, ...]:
     """Returns the reasons not to trust a forecast."""
     part = history.step / plan.total_steps
     loss = history.loss.values
@@ -161,7 +161,7 @@ class _Law:
         return np.stack([np.ones(len(steps)), area**-alpha, rate], axis=1)
 
 
-def _law(plan: Plan) -> _Law:
+def _law(plan: TrainingPlan) -> _Law:
     steps = np.linspace(0, plan.total_steps, GRID)
     rates = plan.learning_rate(np.maximum(steps, 1))
     rates = rates / max(rates.max(), 1e-300)
@@ -175,7 +175,7 @@ def _law(plan: Plan) -> _Law:
     return _Law(plan.total_steps, steps, np.maximum(area, 1e-6 * steps[1]), delayed)
 
 
-def _stretched(plan: Plan, factor: float) -> Plan:
+def _stretched(plan: TrainingPlan, factor: float) -> TrainingPlan:
     """Returns the plan of a run of another length: the schedule after the warm-up is stretched."""
     end, total = plan.warmup_end, round(factor * plan.total_steps)
     scale = (plan.total_steps - end) / max(total - end, 1)

@@ -18,7 +18,7 @@ TABLE = 16_384  # number of steps at which a schedule is tabulated; it is straig
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The length of a run and its learning rate."""
 
     total_steps: int
@@ -47,7 +47,7 @@ class Plan:
 
 def plan_of(
     optim: OptimizerChoice, total_steps: int, batch_size: int, stage_ends: Iterable[int] = ()
-) -> Plan:
+) -> TrainingPlan:
     """Returns the plan of a resolved optimizer config, in a run whose stages end with those steps.
 
     The schedule is tabulated once: its evaluation occupies the devices.
@@ -59,7 +59,7 @@ def plan_of(
     rate = optim.learning_rate(total_steps, batch_size)
     rates = np.asarray(rate(grid.astype(np.float32)), np.float64) * np.ones(len(grid))
     learning_rate = partial(np.interp, xp=grid, fp=rates)
-    return Plan(total_steps, phases, learning_rate, optim.clip_norm, tuple(stage_ends))
+    return TrainingPlan(total_steps, phases, learning_rate, optim.clip_norm, tuple(stage_ends))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _PlannedTrain:
     stages: tuple[_PlannedStage, ...] = ()
 
 
-def plan_in(document: Document, history: History) -> Plan:
+def plan_in(document: Document, history: History) -> TrainingPlan:
     """Returns the plan in an `experiment.json`, or a guess where it cannot be read."""
     try:
         config = document["config"]
@@ -93,4 +93,4 @@ def plan_in(document: Document, history: History) -> Plan:
         # A guess: the run ends here, with the learning rates it had.
         rates = history["train/learning_rate"].finite
         steps, values = (rates.steps, rates.values) if len(rates) else ([0.0], [0.0])
-        return Plan(history.step, [], lambda x: np.interp(x, steps, values))
+        return TrainingPlan(history.step, [], lambda x: np.interp(x, steps, values))

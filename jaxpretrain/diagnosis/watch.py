@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.rules import BY_NAME, diagnose
 
 ROWS = 4096  # largest number of values of one metric, over all of its layers, that are kept
@@ -48,7 +48,7 @@ class Watch:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainingPlan,
         history: History | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -153,7 +153,7 @@ class _Column:
         return Series(steps.astype(np.int64), times, values.reshape(-1, *self._shape))
 
 
-def findings_over_time(history: History, plan: Plan) -> list[Finding]:
+def findings_over_time(history: History, plan: TrainingPlan) -> list[Finding]:
     """Returns the findings at the end of a history, and those of earlier times, which are over.
 
     Notes of earlier times are left out: they were about the state of that time.

@@ -17,7 +17,7 @@ from jaxpretrain.diagnosis.history import EMPTY, Series
 from jaxpretrain.diagnosis.metric_names import evaluation_sets, task_metric_names
 from jaxpretrain.models.stack import STACK, tower_of
 from jaxpretrain.reports.curves import Chart, Json, chart, framed, level, line, numbers, upright
-from jaxpretrain.reports.runs import Group, Run, grouped, named, shared
+from jaxpretrain.reports.runs import Group, RunHistory, grouped, named, shared
 from jaxpretrain.reports.words import tick_format, title, words
 
 CLIPPING_WINDOW = 100
@@ -47,7 +47,7 @@ _NOTES = {
 _LOG = {"yaxis": {"type": "log"}}
 
 
-def charts(runs: Sequence[Run]) -> list[Chart]:
+def charts(runs: Sequence[RunHistory]) -> list[Chart]:
     """Returns all charts for which the runs have data."""
     groups = grouped(runs)
     made = [loss_chart(groups, runs), *_validation(groups, runs), *_tasks(groups, runs)]
@@ -56,7 +56,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     return [framed(c) for c in [*made, *_others(groups, runs, shown)] if c.traces]
 
 
-def loss_chart(groups: Sequence[Group], runs: Sequence[Run]) -> Chart:
+def loss_chart(groups: Sequence[Group], runs: Sequence[RunHistory]) -> Chart:
     """Returns the chart of the training and validation losses, with the learning rate below."""
     sets = {f"validation on {s}": f"eval/{s}/loss" for s in named(runs, evaluation_sets)}
     has_same_phases = len({str(run.plan.phases) for run in runs}) == 1
@@ -81,7 +81,7 @@ def loss_chart(groups: Sequence[Group], runs: Sequence[Run]) -> Chart:
     return replace(made, note=" ".join(said), signals=(*made.signals, "train/learning_rate"))
 
 
-def _validation(groups: Sequence[Group], runs: Sequence[Run]) -> Iterator[Chart]:
+def _validation(groups: Sequence[Group], runs: Sequence[RunHistory]) -> Iterator[Chart]:
     for key in ("perplexity", "bits_per_byte"):
         metrics = {name: f"eval/{name}/{key}" for name in named(runs, evaluation_sets)}
         known = {n: m for n, m in metrics.items() if any(len(r.history[m].finite) for r in runs)}
@@ -92,7 +92,7 @@ def _validation(groups: Sequence[Group], runs: Sequence[Run]) -> Iterator[Chart]
         yield chart(groups, f"validation_{key}", heading, known, layout, first_color=1)
 
 
-def _tasks(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
+def _tasks(groups: Sequence[Group], runs: Sequence[RunHistory]) -> list[Chart]:
     """Returns charts of the mean of each metric, and of each task with its standard error."""
     names, made = named(runs, task_metric_names), []
     for metric in dict.fromkeys(name.rpartition("/")[2] for name in names):
@@ -115,12 +115,12 @@ def _tasks(groups: Sequence[Group], runs: Sequence[Run]) -> list[Chart]:
     return made
 
 
-def _mean(names: Sequence[str], run: Run) -> Series:
+def _mean(names: Sequence[str], run: RunHistory) -> Series:
     """Returns the mean of metrics at the steps that all of them have."""
     return shared([s for name in names if len(s := run.history[name].finite)])[0]
 
 
-def _gradients(groups: Sequence[Group], runs: Sequence[Run]) -> Iterator[Chart]:
+def _gradients(groups: Sequence[Group], runs: Sequence[RunHistory]) -> Iterator[Chart]:
     limits = sorted({limit for run in runs if (limit := run.plan.clip_norm) is not None})
     levels = {"shapes": [level(limit, "clipped above") for limit in limits]}
     heading = f"Clipped gradients, share of {CLIPPING_WINDOW} reports"
@@ -132,7 +132,7 @@ def _gradients(groups: Sequence[Group], runs: Sequence[Run]) -> Iterator[Chart]:
     yield replace(ratio, signals=("train/update_norm", "train/param_norm"))
 
 
-def _clipped_share(run: Run) -> Series:
+def _clipped_share(run: RunHistory) -> Series:
     """Returns the share of clipped gradients over the latest reports."""
     norms, limit = run.history["train/grad_norm"].finite, run.plan.clip_norm
     if limit is None or len(norms) <= CLIPPING_WINDOW:
@@ -142,14 +142,14 @@ def _clipped_share(run: Run) -> Series:
     return Series(late.steps, late.times, np.convolve(norms.values > limit, window, "valid"))
 
 
-def _update_ratio(run: Run) -> Series:
+def _update_ratio(run: RunHistory) -> Series:
     updates, params = (run.history[f"train/{n}_norm"] for n in ("update", "param"))
     if len(updates) != len(params):
         return EMPTY
     return Series(updates.steps, updates.times, updates.values / np.maximum(params.values, 1e-30))
 
 
-def _speed(groups: Sequence[Group], runs: Sequence[Run]) -> Iterator[Chart]:
+def _speed(groups: Sequence[Group], runs: Sequence[RunHistory]) -> Iterator[Chart]:
     names = [n for n in named(runs, lambda h: h.names("perf/")) if n != "perf/eta_seconds"]
     for number, name in enumerate(names):
         axis = {"tickformat": tick_format(name), "rangemode": "tozero"}
@@ -157,7 +157,9 @@ def _speed(groups: Sequence[Group], runs: Sequence[Run]) -> Iterator[Chart]:
         yield chart(groups, f"perf_{number}", title(name), {"": name}, layout)
 
 
-def _others(groups: Sequence[Group], runs: Sequence[Run], shown: set[str]) -> Iterator[Chart]:
+def _others(
+    groups: Sequence[Group], runs: Sequence[RunHistory], shown: set[str]
+) -> Iterator[Chart]:
     """Returns charts of all other metrics; a chart shows a family of similar names."""
     families: dict[str, dict[str, str]] = {}
     for name in named(runs, lambda history: history.names()):
@@ -177,13 +179,13 @@ def _others(groups: Sequence[Group], runs: Sequence[Run], shown: set[str]) -> It
         yield replace(one, signals=tuple(names.values()), note=(one.note + more).strip())
 
 
-def _baselines(runs: Sequence[Run], metric: str) -> list[Json]:
+def _baselines(runs: Sequence[RunHistory], metric: str) -> list[Json]:
     """Returns the lines of the baselines of the data."""
     levels = dict.fromkeys(item for run in runs for item in run.baselines(metric).items())
     return [level(value, name) for name, value in levels]
 
 
-def _phases(run: Run) -> tuple[list[Json], list[Json]]:
+def _phases(run: RunHistory) -> tuple[list[Json], list[Json]]:
     """Returns the phases that a run has reached, as shades and as names between the panels."""
     reached = max(run.history.step, 1)
     phases = [*run.plan.phases, ("", run.plan.total_steps)]
@@ -210,7 +212,7 @@ def _phases(run: Run) -> tuple[list[Json], list[Json]]:
     return shades, names
 
 
-def _marks(runs: Sequence[Run]) -> list[Json]:
+def _marks(runs: Sequence[RunHistory]) -> list[Json]:
     """Returns lines where the sessions of a single run begin and where something goes wrong."""
     if len(runs) > 1:
         return []
@@ -219,7 +221,7 @@ def _marks(runs: Sequence[Run]) -> list[Json]:
     return [upright(*mark) for mark in dict.fromkeys(marks)]
 
 
-def hours_chart(runs: Sequence[Run]) -> Chart:
+def hours_chart(runs: Sequence[RunHistory]) -> Chart:
     """Returns the bars of the hours of each part of the time, one for each run."""
     hours: dict[str, list[float]] = {}
     for place, run in enumerate(runs):
@@ -248,7 +250,7 @@ def hours_chart(runs: Sequence[Run]) -> Chart:
     return Chart("hours", "", traces, layout)
 
 
-def layer_charts(run: Run, prefix: str = "", columns: int = COLUMNS) -> list[Chart]:
+def layer_charts(run: RunHistory, prefix: str = "", columns: int = COLUMNS) -> list[Chart]:
     """Returns the charts of all signals of a run; `prefix` begins their keys."""
     maps, outside, groups = [], [], grouped([run])
     for quantity, what in _SIGNALS.items():

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.metric_names import evaluation_sets
 from jaxpretrain.display.wording import format_count, format_number, format_seconds
-from jaxpretrain.reports.runs import Group, Run, differences, grouped, named
+from jaxpretrain.reports.runs import Group, RunHistory, differences, grouped, named
 from jaxpretrain.reports.words import judgement, table
 
 MOST_FIELDS = 8
@@ -37,7 +37,7 @@ class Column:
         return f'<td data-value="{escape(str(value))}">{shown}</td>' if shown else "<td></td>"
 
 
-def comparison(runs: Sequence[Run]) -> str:
+def comparison(runs: Sequence[RunHistory]) -> str:
     """Returns the table of the runs, the means of groups and the fields beyond the table."""
     groups, changed = grouped(runs), differences(runs)
     columns = [c for c in _columns(runs) if len(changed) <= MOST_FIELDS or c.title not in changed]
@@ -68,7 +68,7 @@ def comparison(runs: Sequence[Run]) -> str:
     return text + _means(groups, columns)
 
 
-def as_csv(runs: Sequence[Run]) -> str:
+def as_csv(runs: Sequence[RunHistory]) -> str:
     """Returns the table as CSV, with all digits and all fields in which the configs differ."""
     columns = _columns(runs)
     rows = zip(*([column.title, *column.values] for column in columns), strict=True)
@@ -77,7 +77,7 @@ def as_csv(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-def _columns(runs: Sequence[Run]) -> list[Column]:
+def _columns(runs: Sequence[RunHistory]) -> list[Column]:
     made = [Column("run", [run.name for run in runs])]
     made += [Column(path, values) for path, values in differences(runs).items()]
     final = [run.final_loss for run in runs]

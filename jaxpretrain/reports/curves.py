@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxpretrain.diagnosis.history import Series
 from jaxpretrain.diagnosis.metric_names import standard_error_name
-from jaxpretrain.reports.runs import Color, Group, Run, shared
+from jaxpretrain.reports.runs import Color, Group, RunHistory, shared
 from jaxpretrain.storage.jsonl import rounded
 
-Metric = str | Callable[[Run], Series]
+Metric = str | Callable[[RunHistory], Series]
 """The name of a metric, or a function of a run to it."""
 Json = dict[str, Any]
 """A trace, a layout or another part of a figure."""
@@ -97,7 +97,7 @@ def chart(
 
 
 def curve(
-    runs: Sequence[Run], metric: Metric, label: str, color: Color, points: int, **look: Any
+    runs: Sequence[RunHistory], metric: Metric, label: str, color: Color, points: int, **look: Any
 ) -> list[Json]:
     """Returns the traces of a metric: the mean of runs over a band from the lowest to the highest.
 

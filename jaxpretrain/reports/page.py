@@ -17,7 +17,7 @@ from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import COLUMNS, charts, hours_chart, layer_charts
 from jaxpretrain.reports.comparison import as_csv, comparison
 from jaxpretrain.reports.curves import Chart, Section
-from jaxpretrain.reports.runs import Run, common_folder, folder_name, read_runs, run_folders
+from jaxpretrain.reports.runs import RunHistory, common_folder, folder_name, read_runs, run_folders
 from jaxpretrain.reports.scaling import scaling_sections
 from jaxpretrain.reports.sweep import sweep_sections
 from jaxpretrain.storage.files import relative, write_atomically
@@ -95,7 +95,7 @@ def _write(path: Path, text: str) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[RunHistory]) -> str:
     """Returns the HTML document about some runs: the one, or their comparison and then each."""
     curves, hours, several = charts(runs), hours_chart(runs), len(runs) > 1
     bars = _plot("hours") if hours.traces else ""

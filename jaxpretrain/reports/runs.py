@@ -16,7 +16,7 @@ from jaxpretrain.diagnosis.findings import Finding, Severity, worst
 from jaxpretrain.diagnosis.forecast import Forecast, forecast
 from jaxpretrain.diagnosis.goodput import Goodput, goodput, read_sessions
 from jaxpretrain.diagnosis.history import EMPTY, History, Series, read_history
-from jaxpretrain.diagnosis.intent import Plan, plan_in
+from jaxpretrain.diagnosis.intent import TrainingPlan, plan_in
 from jaxpretrain.diagnosis.predicted import TRAINING, final_value, read_prediction
 from jaxpretrain.diagnosis.remaining import Estimate, estimate
 from jaxpretrain.diagnosis.watch import findings_over_time
@@ -43,13 +43,13 @@ Color = int | dict[str, float]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunHistory:
     """A run as its files show it."""
 
     name: str
     """The name of the folder; with other runs, its path below the folder that holds all of them."""
     history: History
-    plan: Plan
+    plan: TrainingPlan
     document: Document
     """The content of `experiment.json`; empty where there is none."""
     planned: Document
@@ -167,7 +167,7 @@ def common_folder(folders: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
+def read_runs(folders: Sequence[Path]) -> list[RunHistory]:
     """Returns the runs in some folders; InputError: one has no metrics or an unreadable file."""
     root = common_folder(folders)
     return [read_run(f, _name_below(f, root) if len(folders) > 1 else "") for f in folders]
@@ -182,11 +182,11 @@ def folder_name(folder: Path) -> str:
     return folder.name if is_remote(folder) else folder.resolve().name
 
 
-def read_run(workdir: Path, name: str = "") -> Run:
+def read_run(workdir: Path, name: str = "") -> RunHistory:
     """Returns the run in a folder, as it is called; InputError as for `read_runs`."""
     history = read_history(workdir / METRICS)
     document = _read(workdir / "experiment.json", ExperimentFile)
-    return Run(
+    return RunHistory(
         name=name or folder_name(workdir),
         history=history,
         plan=replace(plan_in(document, history), prediction=read_prediction(workdir)),
@@ -209,7 +209,7 @@ class Group:
 
     name: str
     """The legend of its curves; "" where there is no other group."""
-    runs: list[Run]
+    runs: list[RunHistory]
     places: list[int]
     """The positions of the runs among all."""
     color: Color
@@ -219,7 +219,7 @@ class Group:
         return ": ".join(part for part in (self.name, name) if part)
 
 
-def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+def differences(runs: Sequence[RunHistory]) -> dict[str, list[Any]]:
     """Returns the fields in which the configs of runs differ, each with the value of each run."""
     first = runs[0].document.get("config", {})
     found: dict[str, list[Any]] = {}
@@ -229,7 +229,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return found
 
 
-def grouped(runs: Sequence[Run]) -> list[Group]:
+def grouped(runs: Sequence[RunHistory]) -> list[Group]:
     """Returns the runs in groups, coloured by the value of the only number that differs, if any."""
     changed = {path: v for path, v in differences(runs).items() if not path.startswith(_REPEATED)}
     members: dict[object, list[int]] = {}
@@ -272,6 +272,6 @@ def shared(curves: Sequence[Series]) -> tuple[Series, np.ndarray]:
     return Series(steps, rows[0].times, values.mean(axis=0)), values
 
 
-def named(runs: Sequence[Run], names: Callable[[History], Iterable[str]]) -> list[str]:
+def named(runs: Sequence[RunHistory], names: Callable[[History], Iterable[str]]) -> list[str]:
     """Returns names in the histories of runs, each once."""
     return list(dict.fromkeys(name for run in runs for name in names(run.history)))

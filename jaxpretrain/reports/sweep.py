@@ -11,7 +11,7 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import format_count, format_number, format_signed
 from jaxpretrain.reports.charts import charts
 from jaxpretrain.reports.curves import Chart, Json, Section, upright
-from jaxpretrain.reports.runs import METRICS, Run, read_run
+from jaxpretrain.reports.runs import METRICS, RunHistory, read_run
 from jaxpretrain.reports.words import table, title
 from jaxpretrain.storage.run_documents import SWEEP, SweepFile, read_document
 
@@ -259,7 +259,7 @@ def _differences(document: Document) -> str:
     return (f"<ul>{lines}</ul>" if lines else "") + table(["arm", "settings of its own"], settings)
 
 
-def _runs(listed: Sequence[Document], runs: Mapping[str, Run]) -> str:
+def _runs(listed: Sequence[Document], runs: Mapping[str, RunHistory]) -> str:
     """Returns the runs with their states, those with findings first."""
     rows = []
     for run in listed:

@@ -15,7 +15,7 @@ from jaxpretrain.diagnosis.metric_names import evaluation_sets
 from jaxpretrain.diagnosis.remaining import checks
 from jaxpretrain.display.wording import count_of, format_count, format_number, format_seconds
 from jaxpretrain.reports.curves import Chart
-from jaxpretrain.reports.runs import Run
+from jaxpretrain.reports.runs import RunHistory
 
 _CLASS = {None: "good", "info": "good", "warning": "warning", "error": "error"}
 _JUDGEMENT = {None: "Healthy", "info": "Healthy", "warning": "Needs a look", "error": "In trouble"}
@@ -47,7 +47,7 @@ _WORDS = {
 _SHARES = ("_fraction", "_spread", "mfu", "mfu_full_attention")
 
 
-def verdict(run: Run) -> str:
+def verdict(run: RunHistory) -> str:
     """Returns the state of the run in a few sentences."""
     step, total = run.last_step, run.plan.total_steps
     phase, time, end = run.plan.phase(step), run.estimate, run.forecast
@@ -78,7 +78,7 @@ def verdict(run: Run) -> str:
     )
 
 
-def judgement(run: Run) -> str:
+def judgement(run: RunHistory) -> str:
     """Returns the verdict in a few words, such as `Healthy, finished`."""
     text = _JUDGEMENT[run.severity] if len(run.history.loss) else "Nothing to judge yet"
     if run.is_finished:
@@ -89,7 +89,7 @@ def judgement(run: Run) -> str:
     return f"{text}; stopped, it seems: nothing was written for {silence}"
 
 
-def cards(run: Run) -> str:
+def cards(run: RunHistory) -> str:
     """Returns the most important numbers of a run."""
     history, time, unit = run.history, run.estimate, run.history.unit
     shown: dict[str, str] = {}
@@ -121,7 +121,7 @@ def cards(run: Run) -> str:
     return f'<div class="cards">{body}</div>'
 
 
-def findings(run: Run, charts: Sequence[Chart]) -> str:
+def findings(run: RunHistory, charts: Sequence[Chart]) -> str:
     """Returns the findings of a run with links into the curves; those that hold come first."""
     text = ""
     for finding in sorted(run.findings, key=lambda f: (f.is_over, -f.first)):
@@ -148,7 +148,7 @@ def findings(run: Run, charts: Sequence[Chart]) -> str:
     return text
 
 
-def times(run: Run) -> str:
+def times(run: RunHistory) -> str:
     """Returns the time of the whole run, and earlier estimates beside it; "" where not known."""
     time = run.estimate
     if time is None:
@@ -176,7 +176,7 @@ def times(run: Run) -> str:
     return text
 
 
-def planned(run: Run) -> str:
+def planned(run: RunHistory) -> str:
     """Returns tables of the step's memory and of the numbers in `plan.json`; "" without either."""
     history, before, unit = run.history, run.planned, run.history.unit
     peaks = {place: history.last(f"perf/{place}_memory_gib") for place in ("device", "host")}
@@ -200,7 +200,7 @@ def planned(run: Run) -> str:
     return text + (table(["", "planned", "measured"], rows) if rows else "")
 
 
-def forecasts(run: Run) -> str:
+def forecasts(run: RunHistory) -> str:
     """Returns the expected final loss, and earlier forecasts beside it."""
     text = ""
     if (end := run.forecast) and not run.is_finished:
@@ -226,7 +226,7 @@ def _expected(one: Forecast) -> str:
     return f"The training loss should end {where}.{doubts}"
 
 
-def config(run: Run) -> str:
+def config(run: RunHistory) -> str:
     """Returns the resolved config, the versions and the command of a run."""
     rows = [
         [path, str(value)]
@@ -241,7 +241,7 @@ def config(run: Run) -> str:
     )
 
 
-def interventions(run: Run) -> str:
+def interventions(run: RunHistory) -> str:
     """Returns what somebody has changed about the data and the course of a run; "" for nothing."""
     lines = [
         f"{rewind.time[:16].replace('T', ' ')}: went back from step {rewind.from_step:,} to "
@@ -254,7 +254,7 @@ def interventions(run: Run) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def samples(run: Run) -> str:
+def samples(run: RunHistory) -> str:
     """Returns the sampled texts, the latest first."""
     text = ""
     for record in reversed(run.samples):

@@ -12,7 +12,7 @@ import pytest
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.diagnosis.history import History, Series
-from jaxpretrain.diagnosis.intent import Plan, plan_of
+from jaxpretrain.diagnosis.intent import TrainingPlan, plan_of
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.optim.schedules import Triangular
 
@@ -20,10 +20,10 @@ HISTORIES = Path(__file__).parent.parent / "golden" / "histories"
 
 
 @pytest.fixture
-def recorded() -> Callable[[str], tuple[History, Plan]]:
+def recorded() -> Callable[[str], tuple[History, TrainingPlan]]:
     """Scenario of scripts/make_histories.py -> its history and plan."""
 
-    def load(name: str) -> tuple[History, Plan]:
+    def load(name: str) -> tuple[History, TrainingPlan]:
         document = json.loads(gzip.decompress((HISTORIES / f"{name}.json.gz").read_bytes()))
         config = upgraded(document["config"])
         optim = {key: value for key, value in config["optim"].items() if key != "class"}
@@ -46,7 +46,7 @@ def history() -> Callable[..., History]:
 
 
 @pytest.fixture
-def olmo_7b() -> tuple[History, Plan]:
+def olmo_7b() -> tuple[History, TrainingPlan]:
     """OLMo-7B's published schedule, and a loss of that shape: 3.0 when the warm-up ends.
 
     A step of 4M tokens takes 5 s; evaluations and saves every 1,000 steps take 100 s and 20 s.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.diagnosis.findings import SEVERITIES, worst
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.rules import BY_NAME, NAMES, RULES, diagnose
 
 HEALTHY = (
@@ -103,7 +103,7 @@ def test_names_are_unique_and_rules_outweigh_rules():
 
 
 def test_a_divergence_outweighs_what_would_say_that_all_is_well(history):
-    plan = Plan(1000, [("warmup", 0), ("decay", 290)], lambda s: 0 * np.asarray(s) + 1e-3)
+    plan = TrainingPlan(1000, [("warmup", 0), ("decay", 290)], lambda s: 0 * np.asarray(s) + 1e-3)
     steps = np.arange(1, 301)
     falling = 5 - 0.002 * steps + 0.02 * np.random.default_rng(0).normal(size=300)
     rising = falling + np.where(steps > 200, 2.0, 0.0)

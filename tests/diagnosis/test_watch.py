@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.watch import ROWS, Watch, findings_over_time
 
-PLAN = Plan(1000, [("warmup", 0), ("decay", 40)], lambda s: 0 * np.asarray(s) + 1e-3, None)
+PLAN = TrainingPlan(1000, [("warmup", 0), ("decay", 40)], lambda s: 0 * np.asarray(s) + 1e-3, None)
 
 
 def feed(watch, history, names, *, last=np.inf):
@@ -130,7 +130,7 @@ def test_memory_is_bounded_and_the_whole_run_is_kept():
 
 
 def test_what_has_passed_is_told_as_past(history):
-    plan = Plan(600, [], lambda s: 0 * np.asarray(s) + 1e-3)
+    plan = TrainingPlan(600, [], lambda s: 0 * np.asarray(s) + 1e-3)
     steps = np.arange(1, 601)
     loss = 5 - 0.002 * steps + 0.02 * np.random.default_rng(0).normal(size=600)
     loss[200:320] += 4

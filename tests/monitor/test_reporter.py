@@ -9,7 +9,7 @@ import pytest
 from jaxpretrain.config.durations import Pace
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.diagnosis.history import History, Series
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.monitor import reporter as reporter_module
 from jaxpretrain.monitor.reporter import Hosts, Reporter, Work, num_left, spread
@@ -224,7 +224,7 @@ def test_each_session_leaves_a_mark_with_its_devices():
 
 def test_findings_are_said_and_handed_to_the_loop():
     total = 400
-    plan = Plan(total, [("warmup", 0), ("decay", 2)], lambda s: 0 * np.asarray(s) + 1e-3)
+    plan = TrainingPlan(total, [("warmup", 0), ("decay", 2)], lambda s: 0 * np.asarray(s) + 1e-3)
     sink: Any = Sink()
     work = _work(total_steps=total)
     reporter = Reporter(work, sink, sink, Time().clock, 1, Watch(plan, now=lambda: 0.0))
@@ -248,7 +248,7 @@ def test_the_first_step_of_a_session_is_judged_and_reported_where_it_jumps(
     every: int, rate: float, jumps: bool
 ):
     """A finished run that is extended: the watch knows where the session begins."""
-    plan = Plan(TOTAL, [], lambda s: 0 * np.asarray(s) + rate)
+    plan = TrainingPlan(TOTAL, [], lambda s: 0 * np.asarray(s) + rate)
     steps, one = np.arange(1, 11), np.ones(10)
     columns = {"train/loss": 3 * one, "train/learning_rate": 1e-3 * one, "train/weight": 90 * one}
     past = {name: Series(steps, steps + 0.0, values) for name, values in columns.items()}

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.reports.page import page
-from jaxpretrain.reports.runs import Run, read_runs
+from jaxpretrain.reports.runs import RunHistory, read_runs
 from tests.diagnosis.conftest import history
 
 __all__ = ["history"]
 
-PLAN = Plan(
+PLAN = TrainingPlan(
     1000, [("warmup", 0), ("decay", 200)], lambda s: 0 * np.asarray(s) + 1e-3, clip_norm=1.0
 )
 STEPS = np.arange(1, 1001)
@@ -42,7 +42,7 @@ def run_with(history, name="run", steps=STEPS, config=None, **values):
     """A run of 1,000 steps with metrics whose names have __ for /."""
     named = {n.replace("__", "/"): v for n, v in values.items()}
     document = {"config": config} if config else {}
-    return Run(name, history(steps, named), PLAN, document, {}, [], now=0.0)
+    return RunHistory(name, history(steps, named), PLAN, document, {}, [], now=0.0)
 
 
 def figures(html: str) -> dict:

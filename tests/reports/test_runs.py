@@ -6,10 +6,10 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.diagnosis.history import Series
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.reports.runs import (
     QUIET,
-    Run,
+    RunHistory,
     common_folder,
     differences,
     grouped,
@@ -21,7 +21,7 @@ from jaxpretrain.reports.runs import (
 from jaxpretrain.storage.jsonl import add_part
 from tests.reports.conftest import make_run, run_with
 
-PLAN = Plan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
+PLAN = TrainingPlan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
 
 
 def test_a_folder_is_read_with_its_plan_and_its_samples(tmp_path):
@@ -49,7 +49,7 @@ def test_a_run_without_documents_is_read_from_its_metrics(tmp_path):
 def run_of(history, now, **marks):
     steps = np.arange(1, 101)
     values = {"train/loss": 5 - steps / 100, "time/train_seconds": 0.5 * steps}
-    return Run("run", history(steps, values, **marks), PLAN, {}, {}, [], now=now)
+    return RunHistory("run", history(steps, values, **marks), PLAN, {}, {}, [], now=now)
 
 
 def test_a_run_is_quiet_after_a_time_that_is_long_for_it(history):
@@ -68,7 +68,7 @@ def test_time_is_lost_to_restarts_alone(history):
 def test_earlier_forecasts_are_those_before_the_end(history):
     steps = np.arange(1, 501)
     loss = 2 + 3 * (steps / 10) ** -0.3
-    run = Run("run", history(steps, {"train/loss": loss}), PLAN, {}, {}, [], now=0.0)
+    run = RunHistory("run", history(steps, {"train/loss": loss}), PLAN, {}, {}, [], now=0.0)
     assert [one.step for one in run.earlier_forecasts] == [100, 200, 300]
 
 
@@ -90,7 +90,7 @@ def test_runs_below_a_folder_are_found_and_each_once(tmp_path):
 
 def test_the_final_loss_is_the_mean_of_the_last_steps(history):
     assert run_of(history, 0.0).final_loss == pytest.approx(5 - 95 / 100)
-    assert Run("a", history([], {}), PLAN, {}, {}, [], now=0.0).final_loss is None
+    assert RunHistory("a", history([], {}), PLAN, {}, {}, [], now=0.0).final_loss is None
 
 
 def test_baselines_are_read_and_a_damaged_file_is_named(tmp_path):

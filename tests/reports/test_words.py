@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.diagnosis.intent import Plan
-from jaxpretrain.reports.runs import Run, read_run
+from jaxpretrain.diagnosis.intent import TrainingPlan
+from jaxpretrain.reports.runs import RunHistory, read_run
 from jaxpretrain.reports.words import cards, findings, planned, tick_format, title, verdict, words
 from tests.reports.conftest import make_run
 
-PLAN = Plan(20, [], lambda s: 0 * np.asarray(s) + 1e-3)
+PLAN = TrainingPlan(20, [], lambda s: 0 * np.asarray(s) + 1e-3)
 GIB = 2**30
 
 
 def test_a_short_run_is_shown_with_the_loss_it_has_come_to_in_a_few_digits(history):
     steps = np.arange(1, 21)
     rising = history(steps, {"train/loss": 6.2 * 4.0**steps, "eval/a/loss": 1e300 + 0.0 * steps})
-    run = Run("a", rising, PLAN, {}, {}, [], now=20.0)
+    run = RunHistory("a", rising, PLAN, {}, {}, [], now=20.0)
     shown = cards(run)
     assert (
         "training loss at step 20</span><b>6.817e+12</b>" in shown and "<b>1.000e+300</b>" in shown
@@ -119,8 +119,8 @@ def test_a_stopped_run_says_the_step_that_is_saved_and_no_date(history):
     steps = np.arange(1, 101)
     values = {"train/loss": 5.0 - 0.01 * steps, "time/train_seconds": 1.0 * steps}
     losses = history(steps, values)
-    plan = Plan(200, [], lambda s: 0 * np.asarray(s) + 1e-3)
-    run = Run("a", losses, plan, {"last_saved": 120}, {}, [], now=losses.span[1] + 86_400)
+    plan = TrainingPlan(200, [], lambda s: 0 * np.asarray(s) + 1e-3)
+    run = RunHistory("a", losses, plan, {"last_saved": 120}, {}, [], now=losses.span[1] + 86_400)
     shown = verdict(run)
     assert "Step 120 of 200 (60.0%)" in shown and "stopped, it seems" in shown
     assert "once the same command is run again." in shown and ", until " not in shown
@@ -128,4 +128,4 @@ def test_a_stopped_run_says_the_step_that_is_saved_and_no_date(history):
 
 def test_a_run_without_a_step_is_not_called_healthy(history):
     empty = history(np.arange(0), {"train/loss": np.zeros(0)})
-    assert "Healthy" not in verdict(Run("a", empty, PLAN, {}, {}, [], now=1.0))
+    assert "Healthy" not in verdict(RunHistory("a", empty, PLAN, {}, {}, [], now=1.0))

@@ -15,7 +15,7 @@ from typing import Literal
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.rules import (
     curve,
     data,
@@ -34,7 +34,7 @@ class Rule:
 
     name: str
     """The name of its findings."""
-    judge: Callable[[History, Plan], Iterator[Finding]]
+    judge: Callable[[History, TrainingPlan], Iterator[Finding]]
     """The function that looks for them."""
     outweighs: tuple[str, ...] = ()
     """The findings that are dropped while one of this rule holds: they would deny or repeat it."""
@@ -84,7 +84,7 @@ BY_NAME = {rule.name: rule for rule in RULES}
 """The rules by the names of their findings."""
 
 
-def diagnose(history: History, plan: Plan) -> list[Finding]:
+def diagnose(history: History, plan: TrainingPlan) -> list[Finding]:
     """Returns all findings at the end of a history, in the order of their first steps."""
     findings = [finding for rule in RULES for finding in rule.judge(history, plan)]
     outweighed = {name for finding in findings for name in BY_NAME[finding.name].outweighs}

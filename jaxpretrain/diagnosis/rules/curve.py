@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.metric_names import improvements
 from jaxpretrain.diagnosis.statistics import BLOCK, MEDIAN_ERROR, SIGNIFICANT, levels, noise, trend
 from jaxpretrain.display.wording import format_number
@@ -31,7 +31,7 @@ DIVERGENCE_FACTOR = 2.5  # ratio to the lowest level that is a divergence howeve
 DIVERGENCE_OVER = 0.05  # relative distance to the lowest level at which a loss has come back
 
 
-def not_finite(history: History, plan: Plan) -> Iterator[Finding]:
+def not_finite(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a last loss that is no number, in a batch that has something to predict."""
     loss = history["train/loss"]
     if not len(loss) or np.isfinite(loss.values[-1]):
@@ -55,7 +55,7 @@ def not_finite(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def skipped_steps(history: History, plan: Plan) -> Iterator[Finding]:
+def skipped_steps(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds steps that changed no weights."""
     skipped = history["train/skipped"]
     steps = skipped.steps[skipped.values == 1]
@@ -77,7 +77,7 @@ def skipped_steps(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def empty_batches(history: History, plan: Plan) -> Iterator[Finding]:
+def empty_batches(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds steps whose batches have no token or image that counts."""
     weight = history["train/weight"].finite
     steps = weight.steps[weight.values == 0]
@@ -98,7 +98,7 @@ def empty_batches(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def divergence(history: History, plan: Plan) -> Iterator[Finding]:
+def divergence(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a loss that has risen far above its lowest level and stays there.
 
     A level is the median of a block of reports; short runs have smaller blocks. Two blocks in a row
@@ -151,7 +151,7 @@ def _highest(medians: np.ndarray, num_blocks: int) -> float:
     return float(np.lib.stride_tricks.sliding_window_view(medians, num_blocks).min(axis=1).max())
 
 
-def spikes(history: History, plan: Plan) -> Iterator[Finding]:
+def spikes(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds losses far above the level of the 64 reports before them."""
     loss = history.loss
     level = levels(loss.values)
@@ -195,7 +195,7 @@ def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Fi
     )
 
 
-def plateau(history: History, plan: Plan) -> Iterator[Finding]:
+def plateau(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a tenth of the run in which no signal improves although the learning rate is high."""
     last = history.step
     first = last - PLATEAU_FRACTION * plan.total_steps

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.statistics import SIGMA
 
 GOOD_EPOCHS = 4.0  # epochs up to which text is nearly worth as much as new (arXiv 2305.16264)
@@ -16,7 +16,7 @@ SMALLEST_LAG = 4  # shortest period in reports
 CORRELATION_SIGMAS = 6.0  # correlation at a period above its neighbours, in standard errors
 
 
-def epochs(history: History, plan: Plan) -> Iterator[Finding]:
+def epochs(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds sources of text that have been read more than once."""
     if history.unit == "images":  # they come with other crops and masks each time
         return
@@ -50,7 +50,7 @@ def _ordinal(number: int) -> str:
     return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
-def repetition(history: History, plan: Plan) -> Iterator[Finding]:
+def repetition(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds losses that repeat with a fixed period, as they do where the batches repeat."""
     loss = history.loss[-LONGEST_CURVE:]
     if len(loss) < 16 * SMALLEST_LAG:

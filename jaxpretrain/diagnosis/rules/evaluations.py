@@ -7,7 +7,7 @@ import numpy as np
 from jaxpretrain.diagnosis import metric_names
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.statistics import SIGNIFICANT, noise, trend
 from jaxpretrain.display.wording import format_number
 
@@ -20,7 +20,7 @@ DISAGREEMENT_POINTS = 3  # fewest evaluations that show such a fall
 WORSE = -3.0  # change of the tasks, in standard errors, below which they have got worse
 
 
-def overfitting(history: History, plan: Plan) -> Iterator[Finding]:
+def overfitting(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds validation losses that rise while the training loss falls."""
     for name in metric_names.evaluation_sets(history):
         curve = history[f"eval/{name}/loss"].finite
@@ -61,7 +61,7 @@ def _overfitting(history: History, name: str, curve: Series, best: int, fall: fl
     )
 
 
-def disagreement(history: History, plan: Plan) -> Iterator[Finding]:
+def disagreement(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds validation losses that fall while the tasks do not improve."""
     first = max(plan.warmup_end, history.step / 2)
     sets = [
@@ -98,7 +98,7 @@ def disagreement(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def within_noise(history: History, plan: Plan) -> Iterator[Finding]:
+def within_noise(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds that the last two evaluations of the tasks differ by no more than chance."""
     moves = _moves(history, points=2)
     if not moves:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.models.stack import STACK, tower_of
 
 LOGIT_LIMIT = 100.0  # attention logit above which a softmax keeps little but its largest entry
@@ -17,7 +17,7 @@ ROWS = 8  # number of rows before them that show the usual level
 BLOW_UP = 4.0  # growth of a layer, relative to its past and to other layers, that is a blow-up
 
 
-def attention_logits(history: History, plan: Plan) -> Iterator[Finding]:
+def attention_logits(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a layer whose largest attention logit is high and still grows."""
     for name in history.names("signals/attention_logit/"):
         logits = history[name].finite
@@ -45,7 +45,7 @@ def attention_logits(history: History, plan: Plan) -> Iterator[Finding]:
         )
 
 
-def blow_up(history: History, plan: Plan) -> Iterator[Finding]:
+def blow_up(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a layer that grows far more than the other layers."""
     for name, values in _quantities(history):
         if len(values) < LATE + ROWS or values.values.shape[1] < 3:

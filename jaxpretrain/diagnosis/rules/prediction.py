@@ -5,13 +5,13 @@ from datetime import datetime
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.predicted import final_value
 from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
 
 
-def scored(history: History, plan: Plan) -> Iterator[Finding]:
+def scored(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Compares the end of a run with `prediction.json`, metric by metric."""
     said = plan.prediction
     if said is None or history.step < plan.total_steps:

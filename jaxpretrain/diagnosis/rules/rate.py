@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.remaining import estimate
 from jaxpretrain.diagnosis.rules.layers import update_ratios
 from jaxpretrain.diagnosis.statistics import BLOCK, levels, trend
@@ -25,7 +25,7 @@ CLIPPED_SHARE = 0.9  # least share of clipped gradients
 CLIPPED_FAR = 2.0  # ratio of a typical norm to the limit that changes the gradients much
 
 
-def warmup_ended(history: History, plan: Plan) -> Iterator[Finding]:
+def warmup_ended(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds that the learning rate has just reached its peak, where losses flatten."""
     end, step = plan.warmup_end, history.step
     lasts = min(FLATTENING_LASTS * end, end + FLATTENING_FRACTION * plan.total_steps)
@@ -75,7 +75,7 @@ def _falls(history: History, end: int, evidence: dict[str, float]) -> str:
     )
 
 
-def too_high(history: History, plan: Plan) -> Iterator[Finding]:
+def too_high(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a loss that was lowest during the warm-up and has risen with the learning rate."""
     loss = history.loss
     level = levels(loss.values, max(8, min(BLOCK, len(loss) // 8)))
@@ -114,7 +114,7 @@ def too_high(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def too_low(history: History, plan: Plan) -> Iterator[Finding]:
+def too_low(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds updates that are too small to change the weights much within the run."""
     rates = history["train/learning_rate"].finite
     updates, norms = (history[f"train/{n}"].finite for n in ("update_norm", "param_norm"))
@@ -149,7 +149,7 @@ def too_low(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def spent_early(history: History, plan: Plan) -> Iterator[Finding]:
+def spent_early(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a learning rate that is almost 0 long before the run ends."""
     step, total = history.step, plan.total_steps
     if total - step < SPENT_LEFT * total:
@@ -172,7 +172,7 @@ def spent_early(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def off_schedule(history: History, plan: Plan) -> Iterator[Finding]:
+def off_schedule(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a learning rate that is not the one of the config."""
     begun = max(history.resumed, default=0)
     rates = history["train/learning_rate"].finite.between(begun + 1, plan.total_steps)
@@ -198,7 +198,7 @@ def off_schedule(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def clipping(history: History, plan: Plan) -> Iterator[Finding]:
+def clipping(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds that almost every gradient is scaled down."""
     norms = history["train/grad_norm"].finite
     late = norms[-2 * BLOCK :]

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History, Series
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.statistics import MEDIAN_ERROR, noise
 from jaxpretrain.display.wording import format_number
 
@@ -20,7 +20,7 @@ Jump = tuple[str, dict[str, float]]
 """A jump in words, and the numbers of it by name."""
 
 
-def discontinuity(history: History, plan: Plan) -> Iterator[Finding]:
+def discontinuity(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds jumps of the loss, the learning rate or the batch where a session begins."""
     for step in sorted(set(history.resumed)):
         jumps = [judge(history, plan, step) for judge in (_loss, _rate, _batch)]
@@ -51,7 +51,7 @@ def _sides(history: History, series: Series, step: int) -> tuple[Series, Series]
     return series.between(begun + 1, step)[-ROWS:], series.between(step + 1, ended)[:ROWS]
 
 
-def _loss(history: History, plan: Plan, step: int) -> Jump | None:
+def _loss(history: History, plan: TrainingPlan, step: int) -> Jump | None:
     before, after = _sides(history, history.loss, step)
     if min(len(before), len(after)) < ROWS // 2:
         return None
@@ -63,7 +63,7 @@ def _loss(history: History, plan: Plan, step: int) -> Jump | None:
     return text, {"loss_jump": new - old}
 
 
-def _rate(history: History, plan: Plan, step: int) -> Jump | None:
+def _rate(history: History, plan: TrainingPlan, step: int) -> Jump | None:
     rates = history["train/learning_rate"].finite
     before, after = _sides(history, rates, step)
     if not len(before) or not len(after):
@@ -83,7 +83,7 @@ def _rate(history: History, plan: Plan, step: int) -> Jump | None:
     return text, {"rate_before": old, "rate_after": new}
 
 
-def _edge(rates: Series, plan: Plan, step: int) -> tuple[float, float, bool]:
+def _edge(rates: Series, plan: TrainingPlan, step: int) -> tuple[float, float, bool]:
     """Returns the learning rate at a step, its change in one step, and whether it is the planned.
 
     The step lies next to `rates`, of which the nearest comes first. The rate is exact where it is
@@ -100,7 +100,7 @@ def _edge(rates: Series, plan: Plan, step: int) -> tuple[float, float, bool]:
     return known + change * (step - near), change, False
 
 
-def _batch(history: History, plan: Plan, step: int) -> Jump | None:
+def _batch(history: History, plan: TrainingPlan, step: int) -> Jump | None:
     before, after = _sides(history, history["train/weight"].finite, step)
     if not len(before) or not len(after):
         return None

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.remaining import spent
 
 LATE = 16  # fewest last reports that show the present speed
@@ -21,7 +21,7 @@ HOST_SHARE = 0.75  # least share of them that must name the same host
 HOST_SPREAD = 0.1  # least part of a step that this host must cost
 
 
-def input_bound(history: History, plan: Plan) -> Iterator[Finding]:
+def input_bound(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds steps that wait for data."""
     waits = history["perf/data_wait_fraction"].finite
     pace = _pace(history)
@@ -42,7 +42,7 @@ def input_bound(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def slow_steps(history: History, plan: Plan) -> Iterator[Finding]:
+def slow_steps(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds steps that take much longer than before, without the time they wait for data."""
     pace = _pace(history)
     if not pace.late_since:
@@ -66,7 +66,7 @@ def slow_steps(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def uneven_steps(history: History, plan: Plan) -> Iterator[Finding]:
+def uneven_steps(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a few slow steps that cost much of the time."""
     pace = _pace(history)
     steps, seconds = pace.steps, pace.computing
@@ -91,7 +91,7 @@ def uneven_steps(history: History, plan: Plan) -> Iterator[Finding]:
     )
 
 
-def slow_host(history: History, plan: Plan) -> Iterator[Finding]:
+def slow_host(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     """Finds a process for which the other processes wait."""
     spreads, slowest = history["perf/host_spread"], history["perf/slowest_host"]
     late = spreads[-HOST_ROWS:]

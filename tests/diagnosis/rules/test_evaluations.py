@@ -1,9 +1,9 @@
 import numpy as np
 
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.rules.evaluations import disagreement, overfitting, within_noise
 
-PLAN = Plan(1000, [("warmup", 0), ("decay", 100)], lambda s: 0 * np.asarray(s) + 1e-3)
+PLAN = TrainingPlan(1000, [("warmup", 0), ("decay", 100)], lambda s: 0 * np.asarray(s) + 1e-3)
 STEPS = np.arange(1, 1001)
 POINTS = np.arange(0, 1001, 100)
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.rules.layers import attention_logits, blow_up, update_ratios
 
-PLAN = Plan(10_000, [], lambda s: 0 * np.asarray(s) + 1e-3)
+PLAN = TrainingPlan(10_000, [], lambda s: 0 * np.asarray(s) + 1e-3)
 STEPS = np.arange(100, 4001, 100)
 NOISE = np.exp(0.2 * np.random.default_rng(0).normal(size=(40, 6)))
 

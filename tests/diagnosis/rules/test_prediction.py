@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.rules.prediction import scored
 from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
 
 SAID = PredictionFile("eval/a/loss", 2.9, 2.8, 3.1, "1970-01-01T00:00:00+00:00", "hash", 30.0)
-PLAN = Plan(100, [], lambda s: 0 * np.asarray(s), prediction=SAID)
+PLAN = TrainingPlan(100, [], lambda s: 0 * np.asarray(s), prediction=SAID)
 
 
 @pytest.fixture

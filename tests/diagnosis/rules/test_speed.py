@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from jaxpretrain.diagnosis.intent import Plan
+from jaxpretrain.diagnosis.intent import TrainingPlan
 from jaxpretrain.diagnosis.rules.speed import input_bound, slow_host, slow_steps, uneven_steps
 
-PLAN = Plan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
+PLAN = TrainingPlan(1000, [], lambda s: 0 * np.asarray(s) + 1e-3)
 STEPS = np.arange(10, 200, 10)
 
 
