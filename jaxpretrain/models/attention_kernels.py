@@ -244,9 +244,13 @@ def splash(
 def _splash_kernel(num_heads: int, length: int, block: int, mask: Mask) -> Callable[..., jax.Array]:
     """Returns a function (q [n, t, h], k [m, t, h], v [m, t, h], documents [t]?) -> [n, t, h]."""
     # Imported here: it takes a quarter of a second, which only TPUs should pay.
-    from jax.experimental.pallas.ops.tpu import splash_attention
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
 
-    kernel, masks = splash_attention.splash_attention_kernel, splash_attention.splash_attention_mask
     shape = (length, length)
     if mask.window is not None:
         head_mask = masks.LocalMask(shape, window_size=(mask.window - 1, 0), offset=0)
