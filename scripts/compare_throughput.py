@@ -288,8 +288,9 @@ def fit(rows: Sequence[Row], programs: Sequence[Program]) -> Efficiency:
     counts = {row.source: sum(r.source == row.source for r in rows) for row in rows}
     # Seconds at the vendor's rates: those that an efficiency divides, and the others.
     terms = []
+    exposed = CHIPS[rows[0].chip].efficiency.exposed  # as compiled, not fitted
     for row, program in zip(rows, programs, strict=True):
-        step = predicted(row, program, Efficiency(1.0, 1.0))
+        step = predicted(row, program, Efficiency(1.0, 1.0, exposed))
         fixed = step.parts["memory"] + step.parts["network"]
         attention = step.parts["attention"]
         products = step.expected - attention - fixed
@@ -303,7 +304,8 @@ def fit(rows: Sequence[Row], programs: Sequence[Program]) -> Efficiency:
         return float(np.sum(weights * np.log(units / seconds / published) ** 2))
 
     shares = np.round(np.arange(0.1, 1.0, 0.01), 2).tolist()
-    return min(itertools.starmap(Efficiency, itertools.product(shares, shares)), key=loss)
+    choices = itertools.product(shares, shares, [exposed])
+    return min(itertools.starmap(Efficiency, choices), key=loss)
 
 
 def main(argv: list[str]) -> None:

@@ -24,6 +24,9 @@ class Efficiency:
     """Share of the peak that products of matrices reach while they run."""
     attention: float
     """Share of the peak that attention reaches."""
+    exposed: float = 1.0
+    """Share of the time of gathers and scatters that products do not hide, as compiled programs
+    show it (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Chip:
     """Numbers for XLA's GPU compiler; None for other devices."""
     slice_axes: Literal[2, 3] = 2
     """Axes of a TPU slice: 3 where its links form a 3D torus."""
+    compiler_options: tuple[tuple[str, bool], ...] = ()
+    """Options of XLA that every step takes there, unless the config says otherwise."""
 
     @property
     def usable_bytes(self) -> int:
@@ -94,7 +99,9 @@ _A100 = Chip(
     platform="gpu",
     device_kind="NVIDIA A100-SXM4-40GB",
     peak_bf16_flops=312e12,
-    efficiency=Efficiency(products=0.77, attention=0.28),
+    efficiency=Efficiency(products=0.74, attention=0.31, exposed=0.3),
+    # By default XLA waits for every collective there; on Hopper it does not.
+    compiler_options=(("xla_gpu_enable_latency_hiding_scheduler", True),),
     cores=GpuCores((8, 0), 108, 64, 1.41, 41_943_040, 167_936, 166_912),
     memory_bytes=42_298_834_944,
     usable=MEMORY_FRACTION,
@@ -109,7 +116,7 @@ _H100 = Chip(
     platform="gpu",
     device_kind="NVIDIA H100 80GB HBM3",
     peak_bf16_flops=989.5e12,
-    efficiency=Efficiency(products=0.67, attention=0.51),
+    efficiency=Efficiency(products=0.66, attention=0.36, exposed=0.05),
     cores=GpuCores((9, 0), 132, 128, 1.98, 52_428_800, 233_472, 232_448),
     memory_bytes=84_942_979_072,
     usable=MEMORY_FRACTION,
@@ -226,6 +233,14 @@ _OTHER_PEAKS: dict[str, float] = {
 From the vendors' data sheets; where a sheet prints only the figure with sparsity, half of it. The
 names are matched exactly: a part of a GPU (MIG) or a cut-down model has another name, and no MFU is
 better than a wrong one."""
+
+
+def compiler_options(device_kind: str) -> dict[str, bool]:
+    """Returns the options of XLA that steps take on a JAX device (`device.device_kind`)."""
+    for chip in CHIPS.values():
+        if chip.device_kind == device_kind:
+            return dict(chip.compiler_options)
+    return {}
 
 
 def peak_flops(device_kind: str, dtype: DTypeLike) -> float | None:

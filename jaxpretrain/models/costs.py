@@ -17,6 +17,10 @@ _FUSED = ("cudnn", "splash")
 """The kernels that never hold the pairs in memory: they compute scores again for gradients."""
 
 
+_PAIR_BYTES = 75.0
+"""The bytes that a pair of query and key moves in a step, as compiled steps show them."""
+
+
 class Bytes(NamedTuple):
     """The bytes of activations of one example."""
 
@@ -113,6 +117,13 @@ class Blocks:
         whole = 4 * self.d_model * self.itemsize + 4 * self.d_model * self.stream_itemsize
         return self._of_layers(Bytes(whole, split * self.itemsize))
 
+    @property
+    def pair_traffic(self) -> Bytes:
+        """The bytes to and from memory for all pairs in a step; fused kernels have none."""
+        if self.kernel in _FUSED:
+            return Bytes()
+        return Bytes(split=_PAIR_BYTES * self.num_layers * self.computed_pairs * self.num_heads)
+
     def flops(self, num_pairs: float) -> dict[str, float]:
         """Returns FLOPs by part: 6 per weight and token, 12 per pair and channel."""
         per_weight = 6.0 * self.num_layers * self.num_tokens
@@ -185,14 +196,25 @@ class Costs:
     def traffic(self) -> Bytes:
         """The bytes to and from memory in a step, without matrix products.
 
-        Gradients take twice those of the forward pass, and recomputation once more. Kept bytes are
-        written and read.
+        Gradients take twice those of the forward pass, and recomputation once more. What unrolled
+        layers keep, products write and read. Scanned layers fill their stacks, copy them once, and
+        write and read each layer's part by kernels of their own.
         """
         layers = [
             Bytes(*((3 if blocks.remat == "none" else 4) * value for value in blocks.traffic))
             for blocks in self.blocks
         ]
-        return total((*layers, self.kept, self.kept, self.loss_traffic))
+        stacks = [blocks.kept for blocks in self.blocks if blocks.scanned]
+        return total((*layers, *4 * stacks, self.loss_traffic))
+
+    @property
+    def pair_traffic(self) -> Bytes:
+        """The bytes to and from memory for pairs of query and key, where memory has to hold them.
+
+        Each is written and read several times, in float32 and rounded: as a score, as a weight and
+        as the gradients of both.
+        """
+        return total(blocks.pair_traffic for blocks in self.blocks)
 
     def flops_by_part(self, *, causal: bool) -> dict[str, float]:
         """Returns the FLOPs by part without recomputation; `causal` as in `flops_per_example`."""

@@ -7,11 +7,13 @@ Time: arithmetic, memory and the links between devices take their parts. docs/pl
 formulas, their sources and their errors.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpretrain.devices.chips import Chip
 from jaxpretrain.models.costs import Costs
@@ -34,7 +36,8 @@ class StepTime:
     """Seconds at the rates that programs reach, one resource after another, as kernels mostly run;
     arithmetic has the efficiency that explains published throughputs best."""
     parts: dict[str, float]
-    """The summands of `expected` in seconds: arithmetic by part, `memory`, `network`."""
+    """The summands of `expected` in seconds: arithmetic by part, `memory`, and what products do not
+    hide of `network`."""
     bound_by: Resource
     """The resource that needs the most time at the vendor's rates."""
     unit: str
@@ -97,11 +100,18 @@ def estimate_time(program: Program, chip: Chip, *, num_hosts: int) -> StepTime:
     memory = memory_bytes(program) / chip.memory_bandwidth
     network = _network_seconds(program, chip, num_hosts)
     compute = sum(arithmetic.values())
-    totals: dict[Resource, float] = {"compute": compute, "memory": memory, "network": network}
+    totals: dict[Resource, float] = {
+        "compute": compute,
+        "memory": memory,
+        "network": sum(network.values()),
+    }
     shares = dict.fromkeys(arithmetic, chip.efficiency.products)
     shares["attention"] = chip.efficiency.attention
     parts = {part: seconds / shares[part] for part, seconds in arithmetic.items()}
-    parts |= {"memory": memory, "network": network}
+    # Products hide what they can of gathers and scatters; sums are waited for.
+    hidden = network.pop("fsdp", 0.0)
+    waited = max(chip.efficiency.exposed * hidden, hidden - sum(parts.values()))
+    parts |= {"memory": memory, "network": waited + sum(network.values())}
     expected = sum(parts.values())
     model_flops = sum(costs.flops_by_part(causal=True).values()) * examples
     unit, per_example = program.model.units_per_example()
@@ -200,8 +210,11 @@ def memory_bytes(program: Program) -> float:
     # In each microbatch weights are rounded, and gradients are added to a sum.
     rounding = parameters / 4 * (4 + itemsize)
     adding = 3 * parameters if program.num_microbatches > 1 else 0
+    # The caches of a CPU hold the pairs of a block.
+    on_cpu = program.layout.mesh.devices.flat[0].platform == "cpu"
+    pairs = 0.0 if on_cpu else costs.pair_traffic.on_device(num_tensor)
     return (
-        examples * costs.traffic.on_device(num_tensor)
+        examples * (costs.traffic.on_device(num_tensor) + pairs)
         + program.num_microbatches * (rounding + adding)
         + update
     )
@@ -249,8 +262,8 @@ def messages(program: Program) -> list[Message]:
     return [Message(axis, mesh[axis], n) for axis, n in num_bytes.items() if mesh[axis] > 1]
 
 
-def _network_seconds(program: Program, chip: Chip, num_hosts: int) -> float:
-    """Returns the seconds of communication in a step, at the links' rates."""
+def _network_seconds(program: Program, chip: Chip, num_hosts: int) -> dict[str, float]:
+    """Returns the seconds of communication in a step by mesh axis, at the links' rates."""
     mesh = program.layout.mesh
     # Neighbours share the axis `tensor`, then `fsdp`; copies are farthest apart.
     strides = {"tensor": 1, "fsdp": mesh.shape["tensor"]}
@@ -270,4 +283,19 @@ def _network_seconds(program: Program, chip: Chip, num_hosts: int) -> float:
         between = message.bytes * (1 - 1 / hosts) / (members * chip.network_bandwidth)
         return max(inside, between)
 
-    return sum(map(seconds, messages(program)))
+    found = {message.axis: seconds(message) for message in messages(program)}
+    if "fsdp" in found and _spans_torus(mesh):
+        found["fsdp"] *= 2
+    return found
+
+
+def _spans_torus(mesh: jax.sharding.Mesh) -> bool:
+    """Returns True where the axis `fsdp` needs all three dimensions of a TPU slice.
+
+    libtpu then gathers by adding up parts that are padded with zeros, which doubles the bytes.
+    """
+    places = np.array([getattr(device, "coords", ()) for device in mesh.devices.flat])
+    if places.ndim != 2 or places.shape[1] != 3:
+        return False
+    smallest, *others = sorted(places.max(axis=0) - places.min(axis=0) + 1)
+    return smallest > 1 and mesh.shape["fsdp"] > math.prod(others)

@@ -16,6 +16,8 @@ from typing import Literal
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.schema import value_text
 from jaxpretrain.config.serialize import diff, to_dict
+from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.parallel.mesh import Mesh, count_slices
 from jaxpretrain.planning.compiled import Compiled, Compiler
 from jaxpretrain.planning.estimates import StepTime, estimate_memory, estimate_time
@@ -25,15 +27,19 @@ from jaxpretrain.train.program import Memory, Program, make_program
 
 MICROBATCH = "train.microbatch_size"
 REMAT = "model.remat"
+SCAN = "model.scan_layers"
 MESH = ("mesh.replica", "mesh.fsdp", "mesh.tensor")
 
 MAX_TENSOR = 8
 """The most devices that split a matrix product: more than a host has would wait for its network."""
 
+_ALIKE = 1.02
+"""Plans whose times differ by less are alike: the one that takes least memory is the best."""
+
 _VALUES: dict[str, tuple[str | int, ...]] = {
     REMAT: ("none", "attention", "dots", "full"),
     "model.attention": ("auto", "xla_blocks"),
-    "model.scan_layers": (True, False),
+    SCAN: (True, False),
 }
 DIMENSIONS = (MICROBATCH, REMAT, "mesh", *(name for name in _VALUES if name != REMAT))
 """The fields of a config that a search can choose, and "mesh" for the three of the mesh."""
@@ -79,7 +85,8 @@ def open_choices(experiment: Resolved) -> tuple[str, ...]:
 
 
 def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """Returns the dimensions to search, by their short names; [] for microbatch, remat and mesh.
+    """Returns the dimensions to search, by their short names; [] for microbatch, remat, mesh and
+    the scan of layers.
 
     The fields whose paths are `given`, which the user has set, are not searched. InputError: a name
     is unknown, or that dimension was given too.
@@ -92,7 +99,7 @@ def choose_dimensions(searched: Sequence[str], given: Sequence[str]) -> tuple[st
             raise InputError(f"--search={name}:{hint}")
         if path := by_user.get(short[name]):
             raise InputError(f"--search={name}, but --config.{path} says what it is")
-    names = [short[name] for name in searched] or [MICROBATCH, REMAT, "mesh"]
+    names = [short[name] for name in searched] or [MICROBATCH, REMAT, "mesh", SCAN]
     return tuple(name for name in names if name not in by_user)
 
 
@@ -139,7 +146,21 @@ def _candidates(
     meshes = list(found)
     for mesh, *values in product(meshes, *(_VALUES[name] for name in names)):
         fields = {name.partition(".")[2]: value for name, value in zip(names, values, strict=True)}
-        yield replace(experiment, mesh=mesh, model=replace(experiment.model, **fields))
+        model = replace(experiment.model, **fields)
+        if REMAT not in wanted or _is_sensible(model, is_free=SCAN in wanted):
+            yield replace(experiment, mesh=mesh, model=model)
+
+
+def _is_sensible(model: Decoder | VitMae, *, is_free: bool) -> bool:
+    """Returns False for ways to run the layers that cannot be the best.
+
+    A scan that recomputes nothing keeps float32 for each layer: several times what `dots` keeps,
+    which has the same products. Where `is_free` says that layers may be scanned, those that are
+    recomputed are: XLA recomputes unrolled ones too early, so that three times as much is kept.
+    """
+    if model.scan_layers:
+        return model.remat != "none"
+    return model.remat in ("none", "dots") or not is_free
 
 
 def _meshes(num_devices: int, num_slices: int) -> Iterator[Mesh]:
@@ -156,7 +177,7 @@ def _divisors(number: int) -> tuple[int, ...]:
     return tuple(d for d in range(1, number + 1) if number % d == 0)
 
 
-_NUM_COMPILED = 4
+_NUM_COMPILED = 5
 """The most arrangements that are compiled, usually at two sizes each."""
 
 
@@ -211,7 +232,7 @@ def search(
     estimated = [(arrangement, trial) for arrangement, trial in trials_of if trial is not None]
     estimated.sort(key=lambda pair: _rank(pair[1]))
     if compiler is None:
-        return [trial for _, trial in estimated]
+        return _ranked([trial for _, trial in estimated])
     trials: list[Trial] = []
     for arrangement, estimate in _chosen(estimated):
         is_over = goal == "fastest" and trials and min(map(_rank, trials)) <= _rank(estimate)
@@ -222,7 +243,15 @@ def search(
     if hopeless and not trials and time.monotonic() <= deadline:
         least = min(hopeless, key=lambda a: a.memory(a.sizes[0]).total)
         trials += _largest_that_fits(least, limit, compiler, deadline)
-    return sorted(trials, key=_rank)
+    return _ranked(trials)
+
+
+def _ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Sorts by time; before all, the one that takes least memory of those alike the fastest."""
+    ranked = sorted(trials, key=_rank)
+    alike = [t for t in ranked if t.time.expected <= _ALIKE * ranked[0].time.expected]
+    best = min(alike, key=lambda trial: trial.total, default=None)
+    return ranked if best is None else [best, *(t for t in ranked if t is not best)]
 
 
 def _rank(trial: Trial) -> tuple[float, int]:
@@ -231,13 +260,17 @@ def _rank(trial: Trial) -> tuple[float, int]:
 
 
 def _chosen(ranked: Sequence[tuple[Arrangement, Trial]]) -> list[tuple[Arrangement, Trial]]:
-    """Returns the best of each remat policy, then the next best, in the order of their rank."""
-    seen: set[str] = set()
+    """Returns the best of each remat policy, scanned and unrolled, then the next best.
+
+    They are in the order of their rank.
+    """
+    seen: set[tuple[str, bool]] = set()
     first, others = [], []
     for rank, (arrangement, _) in enumerate(ranked):
-        remat = arrangement.program.experiment.model.remat
-        (others if remat in seen else first).append(rank)
-        seen.add(remat)
+        model = arrangement.program.experiment.model
+        way = model.remat, model.scan_layers
+        (others if way in seen else first).append(rank)
+        seen.add(way)
     return [ranked[rank] for rank in sorted([*first, *others][:_NUM_COMPILED])]
 
 

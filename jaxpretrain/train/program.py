@@ -13,7 +13,7 @@ import jax
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import EvalSet, TrainingData
-from jaxpretrain.devices.chips import GIB
+from jaxpretrain.devices.chips import GIB, compiler_options
 from jaxpretrain.devices.memory import Device, memory_limit
 from jaxpretrain.display.wording import count_of
 from jaxpretrain.evals.contract import Setting
@@ -52,11 +52,14 @@ class Program:
     def compile(self, options: Mapping[str, bool | str | int] | None = None) -> jax.stages.Compiled:
         """Compiles the training step, (state, batch) -> (state, metrics). The state is donated.
 
-        `options` of the compiler come on top of those of the experiment. The result refuses other
+        `options` of the compiler come on top of those of the experiment, and these on top of those
+        of the device. The result refuses other
         shapes and layouts, so nothing is ever compiled a second time. InputError: the compiler does
         not know an option, or does not take its value.
         """
-        chosen: dict[str, Any] = {**self.experiment.train.compiler_options, **(options or {})}
+        device = self.layout.mesh.devices.flat[0]
+        chosen: dict[str, Any] = {**compiler_options(device.device_kind)}
+        chosen |= {**self.experiment.train.compiler_options, **(options or {})}
         try:
             return self.traced_step.lower().compile(compiler_options=chosen)
         except jax.errors.JaxRuntimeError as error:

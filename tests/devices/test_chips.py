@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from jaxpretrain.devices.chips import CHIPS, peak_flops
+from jaxpretrain.devices.chips import CHIPS, compiler_options, peak_flops
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
@@ -55,3 +55,10 @@ def test_the_peak_is_that_of_bfloat16_alone():
 def test_every_gpu_is_described_to_its_compiler(chip) -> None:
     assert (chip.cores is not None) == (chip.platform == "gpu")
     assert peak_flops(chip.device_kind, jnp.bfloat16) == chip.peak_bf16_flops
+
+
+def test_a100s_hide_communication_only_when_told_to() -> None:
+    hides = {"xla_gpu_enable_latency_hiding_scheduler": True}
+    assert compiler_options("NVIDIA A100-SXM4-80GB") == hides
+    assert compiler_options("NVIDIA A100-SXM4-40GB") == hides
+    assert compiler_options("NVIDIA H200") == compiler_options("cpu") == {}

@@ -1,9 +1,11 @@
 """Estimated memory is near what XLA lays out; times follow from counts and rates."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from jaxpretrain.data.images.images import ImageData
@@ -16,9 +18,11 @@ from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning.estimates import (
     StepTime,
+    _spans_torus,
     estimate_memory,
     estimate_run,
     estimate_time,
+    memory_bytes,
     weights_on_device,
 )
 from jaxpretrain.planning.machines import placeholder_devices
@@ -241,6 +245,67 @@ def test_copies_add_up_once_a_step_in_float32() -> None:
         step = time(num_devices=16, num_hosts=2, mesh=mesh, train=train)
         within = number * travelling(4 // number) * (1 - 1 / 8) / H100.link_bandwidth
         assert step.parts["network"] == pytest.approx(within + shards)
+
+
+def test_products_hide_what_they_can_of_gathers() -> None:
+    """Not sums of copies, and not more than products take."""
+    half = Efficiency(products=1.0, attention=1.0, exposed=0.25)
+    gathered = travelling(8) * (1 - 1 / 8) / H100.link_bandwidth
+    assert time(efficiency=half).parts["network"] == pytest.approx(gathered / 4)
+    slow = replace(H100, link_bandwidth=1e8)
+    step = time(efficiency=half, chip=slow)
+    gathered *= H100.link_bandwidth / 1e8
+    products = sum(s for part, s in step.parts.items() if part not in ("memory", "network"))
+    assert step.parts["network"] == pytest.approx(gathered - products)
+    assert step.optimistic == pytest.approx(gathered)
+    copies = time(efficiency=half, mesh=Mesh(replica=8, fsdp=1))
+    shards = 2 * 4 * (LAYERS + ENDS) * (1 - 1 / 8) / H100.link_bandwidth
+    assert copies.parts["network"] == pytest.approx(shards)
+
+
+class Placed:
+    """A TPU at a place of its slice."""
+
+    def __init__(self, number: int, coords: tuple[int, ...]) -> None:
+        self.id, self.coords = number, coords
+
+
+@pytest.mark.parametrize(
+    ("shape", "fsdp", "spans"),
+    [
+        ((2, 2, 2), 8, True),
+        ((2, 2, 2), 4, False),
+        ((4, 4, 4), 64, True),
+        ((4, 4, 4), 16, False),
+        ((4, 8, 4), 32, False),
+        ((4, 4, 1), 16, False),
+    ],
+)
+def test_an_axis_may_need_three_dimensions_of_a_torus(shape, fsdp: int, spans: bool) -> None:
+    devices = [Placed(i, place) for i, place in enumerate(np.ndindex(shape))]
+    holder: Any = SimpleNamespace(shape={"fsdp": fsdp}, devices=np.empty(len(devices), object))
+    holder.devices[:] = devices
+    assert _spans_torus(holder) == spans
+
+
+def test_nothing_spans_where_devices_have_no_places() -> None:
+    assert not _spans_torus(program(TEXT, 8).layout.mesh)
+
+
+def test_pairs_of_documents_have_their_price_on_gpus() -> None:
+    """Without documents, cuDNN holds them in its own memory; a CPU's caches hold a block's."""
+    plain = time(num_devices=1)
+    inside = time(num_devices=1, model=replace(SMALL, document_end=0))
+    pairs = 4 * 4 * 64 * 512 * 513 / 2  # layers, heads, sequences
+    more = inside.parts["memory"] - plain.parts["memory"]
+    assert more * H100.memory_bandwidth == pytest.approx(75 * pairs)
+
+
+def test_scanned_layers_move_what_they_keep() -> None:
+    scanned = memory_bytes(program(TEXT, model=replace(DECODER, remat="dots")))
+    unrolled = memory_bytes(program(TEXT, model=replace(DECODER, remat="dots", scan_layers=False)))
+    kept = program(TEXT, model=replace(DECODER, remat="dots")).model.costs().kept
+    assert scanned - unrolled == pytest.approx(4 * TEXT.train.batch_size * kept.on_device(1))
 
 
 def test_tensor_groups_add_up_the_stream() -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,11 +17,13 @@ from jaxpretrain.planning.machines import Machine, parse_target, placeholder_dev
 from jaxpretrain.planning.search import (
     MICROBATCH,
     REMAT,
+    SCAN,
     choose_dimensions,
     list_arrangements,
     list_overrides,
     search,
 )
+from jaxpretrain.train.experiment import Experiment
 from jaxpretrain.train.program import Memory, make_program
 from tests.planning.conftest import changed
 
@@ -46,10 +48,28 @@ def test_what_is_not_searched_stays(decoder, one):
 def test_what_is_auto_is_searched_whatever_else_is(decoder, one):
     open_ = changed(decoder, train__microbatch_size="auto", model__remat="auto")
     found = list_arrangements(open_, one, [])
-    assert {a.program.experiment.model.remat for a in found} == {
-        *("none", "attention", "dots", "full")
-    }
+    # A scan keeps several times as much where nothing is recomputed.
+    assert [a.program.experiment.model.remat for a in found] == ["attention", "dots", "full"]
     assert all(a.sizes == (1, 2, 4, 8, 16) for a in found)
+
+
+def ways(experiment: Experiment, machine: Machine, *searched: str) -> list[tuple[str, bool]]:
+    """Policies, each with whether layers are scanned."""
+    found = list_arrangements(experiment, machine, searched)
+    return [
+        (a.program.experiment.model.remat, a.program.experiment.model.scan_layers) for a in found
+    ]
+
+
+def test_layers_are_unrolled_only_where_that_does_not_keep_more(decoder, one):
+    sensible = [("none", False), ("attention", True), ("dots", True), ("dots", False)]
+    assert ways(decoder, one, REMAT, SCAN) == [*sensible, ("full", True)]
+    # What the user has chosen stays.
+    unrolled = changed(decoder, model__scan_layers=False)
+    policies = ("none", "attention", "dots", "full")
+    assert ways(unrolled, one, REMAT) == [(policy, False) for policy in policies]
+    kept = changed(decoder, model__remat="none")
+    assert ways(kept, one, SCAN) == [("none", True), ("none", False)]
 
 
 def test_all_meshes_of_the_devices_are_there_once(decoder, eight):
@@ -110,9 +130,9 @@ def test_every_family_is_searched(autoencoder, one):
 
 
 def test_what_the_user_gave_is_not_searched():
-    assert choose_dimensions([], []) == (MICROBATCH, REMAT, "mesh")
-    assert choose_dimensions([], [REMAT]) == (MICROBATCH, "mesh")
-    assert choose_dimensions([], ["mesh.fsdp", "train.batch_size"]) == (MICROBATCH, REMAT)
+    assert choose_dimensions([], []) == (MICROBATCH, REMAT, "mesh", SCAN)
+    assert choose_dimensions([], [REMAT]) == (MICROBATCH, "mesh", SCAN)
+    assert choose_dimensions([], ["mesh.fsdp", "train.batch_size"]) == (MICROBATCH, REMAT, SCAN)
     assert choose_dimensions(["remat", "scan_layers"], []) == (REMAT, "model.scan_layers")
 
 
@@ -155,11 +175,12 @@ class Fake:
     each: float
     speed: float  # seconds of a step, apart from what each microbatch costs
     error: float = 1.0  # the estimate's share of the truth
+    scan_layers: bool = True
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
 
     @property
     def program(self):
-        return SimpleNamespace(experiment=SimpleNamespace(model=SimpleNamespace(remat=self.remat)))
+        return SimpleNamespace(experiment=SimpleNamespace(model=self))
 
     def experiment(self, size: int):
         return (self, size)
@@ -245,6 +266,17 @@ def test_equal_times_go_by_memory():
     slim, wide = Fake("full", 100, 1, 1.0), Fake("dots", 300, 1, 1.0)
     trials, _ = find([wide, slim], 1000)
     assert [trial.experiment[0] for trial in trials] == [slim, wide]
+
+
+def test_of_plans_that_are_as_fast_the_one_with_most_room_is_the_best():
+    wide = Fake("dots", 500, 1, 1.0)
+    slim, slow = Fake("dots", 100, 1, 1.015, scan_layers=False), Fake("full", 10, 1, 2.0)
+    for compiler in (Compiler(), None):
+        trials = search([wide, slow, slim], 10_000, compiler, deadline=math.inf)
+        assert [trial.experiment[0] for trial in trials] == [slim, wide, slow]
+    slim = replace(slim, speed=1.04)
+    trials, _ = find([wide, slow, slim], 10_000)
+    assert [trial.experiment[0] for trial in trials] == [wide, slim, slow]
 
 
 def test_what_estimates_give_up_on_is_tried_before_nothing_is_said_to_fit():

@@ -217,3 +217,16 @@ def test_a_step_is_refused_from_the_first_byte_that_is_too_much(
     message = r"does not fit: it takes 3\.0\d GiB per device .* of the 3\.0\d GiB there are"
     with pytest.raises(InputError, match=message):
         require_fit(program, compiled)
+
+
+def test_a_step_takes_the_options_of_its_device(program: Program, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def options(device_kind: str) -> dict[str, bool]:
+        asked.append(device_kind)
+        return {"xla_no_such_option": True}
+
+    monkeypatch.setattr(program_module, "compiler_options", options)
+    with pytest.raises(InputError, match="xla_no_such_option"):
+        program.compile()
+    assert asked == ["cpu"]
