@@ -98,7 +98,8 @@ def transposed(a_mn: jax.Array) -> jax.Array:
 def _plain_forward(
     x_rk: jax.Array, w_kn: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return plain_matmul(x_rk, w_kn), (x_rk, w_kn)
+    w_kn = w_kn.astype(x_rk.dtype)  # kept rounded: a recomputed layer gathers it once
+    return x_rk @ w_kn, (x_rk, w_kn)
 
 
 def _plain_backward(
@@ -106,7 +107,7 @@ def _plain_backward(
 ) -> tuple[jax.Array, jax.Array]:
     x_rk, w_kn = residuals
     dw_kn = jnp.dot(x_rk.T, dout_rn, preferred_element_type=jnp.float32)
-    return dout_rn @ w_kn.astype(x_rk.dtype).T, dw_kn.astype(w_kn.dtype)
+    return dout_rn @ w_kn.T, dw_kn
 
 
 unrounded_matmul = jax.custom_vjp(plain_matmul)
