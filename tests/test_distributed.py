@@ -128,7 +128,11 @@ def _finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+    told = [
+        "".join(line for line in error.splitlines(keepends=True) if not line.endswith(" so far\n"))
+        for error in errors  # a slow machine is told about long work
+    ]
+    return [(process.returncode, error) for process, error in zip(processes, told, strict=True)]
 
 
 def _signal_at(

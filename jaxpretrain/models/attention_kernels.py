@@ -140,8 +140,10 @@ def _product_backward(
     equation: str, operands: tuple[jax.Array, jax.Array], dout: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     a, b = operands
-    _, pull = jax.vjp(partial(jnp.einsum, equation), a, b)
-    return pull(dout.astype(a.dtype))
+    dout = dout.astype(a.dtype)
+    (da,) = jax.linear_transpose(lambda a: jnp.einsum(equation, a, b), a)(dout)
+    (db,) = jax.linear_transpose(lambda b: jnp.einsum(equation, a, b), b)(dout)
+    return da, db
 
 
 _product.defvjp(_product_forward, _product_backward)
