@@ -23,7 +23,7 @@ import numpy as np
 from jaxpretrain.evals.scoring import packing
 from jaxpretrain.evals.scoring.encode import Request, TextEncoder, encode_task
 from jaxpretrain.evals.scoring.scorer import Scorer
-from jaxpretrain.evals.scoring.sharing import Group, Query
+from jaxpretrain.evals.scoring.sharing import Query, QueryGroup
 from jaxpretrain.evals.tasks.catalogue import select
 from jaxpretrain.train.trained import Trained, load_trained
 
@@ -41,7 +41,7 @@ def every_query(requests: Sequence[Request], context_length: int) -> tuple[list[
     return queries, np.zeros(len(requests), bool)
 
 
-def share_nothing(queries: Sequence[Query]) -> tuple[list[Group], list[Query]]:
+def share_nothing(queries: Sequence[Query]) -> tuple[list[QueryGroup], list[Query]]:
     """Returns a row for each query."""
     return [], list(queries)
 
