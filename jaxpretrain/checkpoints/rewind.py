@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,9 +53,8 @@ def rewind(workdir: Path, step: int, logs: Iterable[str]) -> str | None:
         lines = [line for line in read_lines(workdir / name) if line["step"] > step]
         if lines:
             write_atomically(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    note = {"to_step": step, "from_step": newer[-1], "time": now}
-    write_atomically(folder / _NOTE, json.dumps(note) + "\n")
+    note = Rewind(step, newer[-1], datetime.now(UTC).isoformat(timespec="seconds"))
+    write_atomically(folder / _NOTE, json.dumps(asdict(note)) + "\n")
     for one in reversed(newer):  # an interrupted rewind can be made again
         move_aside(workdir / "checkpoints" / str(one), folder)
     steps = ", ".join(f"{one:,}" for one in newer)
@@ -65,12 +65,8 @@ def read_rewinds(workdir: Path) -> list[Rewind]:
     """Returns the times that a run went back, in order."""
     found = []
     for folder in sorted(_folders(workdir), key=lambda one: int(one.name)):
-        try:
-            document = read_object(folder / _NOTE)
-            checked(Rewind, document, folder / _NOTE)
-        except (InputError, OSError):
-            continue
-        found.append(Rewind(document["to_step"], document["from_step"], document["time"]))
+        with suppress(InputError, OSError):
+            found.append(checked(Rewind, read_object(folder / _NOTE), folder / _NOTE))
     return found
 
 

@@ -71,10 +71,15 @@ def joined(ranges: Ranges, others: Ranges) -> Ranges:
     return tuple(found)
 
 
+def num_positions(num_samples: int, ranges: Ranges) -> int:
+    """Returns the number of positions that the first samples of a run come past."""
+    return int(positions(np.array(num_samples - 1), ranges)) + 1 if num_samples else 0
+
+
 def before(ranges: Ranges, num_samples: int) -> Ranges:
     """Returns what ranges leave out among the positions of the first samples of a run."""
-    end = int(positions(np.array(num_samples - 1), ranges)) if num_samples else -1
-    return tuple(pair for pair in ranges if pair[0] <= end)
+    end = num_positions(num_samples, ranges)
+    return tuple(pair for pair in ranges if pair[0] < end)
 
 
 def describe(ranges: Ranges) -> str:
@@ -107,8 +112,7 @@ class Skipping(TrainingData):
 
     def epochs(self, num_samples: int) -> dict[str, float]:
         """Returns the metrics of the passes over the data in the first samples of the run."""
-        end = int(positions(np.array(num_samples - 1), self.ranges)) + 1 if num_samples else 0
-        return self.inner.epochs(end)
+        return self.inner.epochs(num_positions(num_samples, self.ranges))
 
     def report(self) -> list[str]:
         """Returns warnings about what reading has found since the last call."""

@@ -235,12 +235,15 @@ names are matched exactly: a part of a GPU (MIG) or a cut-down model has another
 better than a wrong one."""
 
 
+def chip_of(device_kind: str) -> Chip | None:
+    """Returns the chip of a JAX device (`device.device_kind`); None where the table lacks it."""
+    return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
+
+
 def compiler_options(device_kind: str) -> dict[str, bool]:
     """Returns the options of XLA that steps take on a JAX device (`device.device_kind`)."""
-    for chip in CHIPS.values():
-        if chip.device_kind == device_kind:
-            return dict(chip.compiler_options)
-    return {}
+    chip = chip_of(device_kind)
+    return {} if chip is None else dict(chip.compiler_options)
 
 
 def peak_flops(device_kind: str, dtype: DTypeLike) -> float | None:

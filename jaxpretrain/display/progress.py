@@ -26,7 +26,8 @@ _RATES = {
     "perf/megabytes_per_second": "MB/s",
 }
 _speakers: list[object] = []
-"""What is shown now, outermost first: of activities inside one another, the last one alone."""
+"""The bars and activities that are open, outermost first. Of activities inside one another, only
+the innermost is shown."""
 # The fields that a line leaves out where it is too long, in this order.
 _DISPENSABLE = ("percent", "learning_rate", "mfu", "rate", "loss")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
-from jaxpretrain.data.skip import parse_ranges, positions, sample_at
+from jaxpretrain.data.skip import num_positions, parse_ranges, positions, sample_at
 from jaxpretrain.data.text.text import SequencePlace, TrainingSequences
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer
 from jaxpretrain.train.experiment import Experiment, Resolved, resolve
@@ -62,7 +62,7 @@ def _uses(experiment: Resolved, where: str) -> tuple[Document, list[str]]:
     pace = experiment.timeline.pace
     num_samples = int(pace.examples(experiment.timeline.num_steps))
     uses, ranges = [], parse_ranges(experiment.data.skip, "data.skip")
-    end = int(positions(np.array(num_samples - 1), ranges)) + 1 if num_samples else 0
+    end = num_positions(num_samples, ranges)
     for position in _open(experiment).find(int(index), end, source if colon else None):
         if (sample := sample_at(position, ranges)) is None:
             continue

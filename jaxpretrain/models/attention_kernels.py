@@ -240,12 +240,8 @@ def splash(
 def _splash_kernel(num_heads: int, length: int, block: int, mask: Mask) -> Callable[..., jax.Array]:
     """Returns a function (q [n, t, h], k [m, t, h], v [m, t, h], documents [t]?) -> [n, t, h]."""
     # Imported here: it takes a quarter of a second, which only TPUs should pay.
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as kernel,
-    )
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_mask as masks,
-    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     shape = (length, length)
     if mask.window is not None:

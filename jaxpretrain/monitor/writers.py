@@ -16,9 +16,9 @@ from jaxpretrain.storage.paths import is_remote
 from jaxpretrain.storage.staging import Staging
 
 FileName = Literal["metrics", "signals", "samples"]
-LOGS = tuple(f"{name}.jsonl" for name in get_args(FileName))
-"""The names of the files of lines."""
 """The names of the `.jsonl` files: numbers, numbers of single layers, texts."""
+LOGS = tuple(f"{name}.jsonl" for name in get_args(FileName))
+"""The names of these files, with their ending."""
 PICTURES = "pictures"
 """The name of the folder of pictures in the folder of a run."""
 ITEMS = "items.jsonl"

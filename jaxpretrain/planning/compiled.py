@@ -60,7 +60,7 @@ class Compiled:
     seconds: float
     """Seconds of compilation."""
     audit: Audit | None = None
-    """What XLA made of the step; None where the compiler refused it."""
+    """The audit of the compiled step; None where the compiler refused it."""
 
     def fits(self, limit: int) -> bool:
         """Returns True if `limit` bytes suffice and the compiler did not refuse the step."""

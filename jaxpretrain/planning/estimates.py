@@ -151,9 +151,9 @@ class Weights(NamedTuple):
     ends: float
     """The parameters outside the layers: embedding, head, norms."""
     tables: float
-    """Those of the ends that are looked up: embeddings."""
+    """The parameters of embeddings, which are part of `ends`."""
     width: int
-    """Numbers of a row of them."""
+    """The length of a vector of an embedding."""
 
 
 def weights_on_device(program: Program) -> Weights:
@@ -221,7 +221,7 @@ def memory_bytes(program: Program) -> float:
 
 
 class Message(NamedTuple):
-    """What the devices along a mesh axis tell each other in a step."""
+    """The communication of a step among the devices along one mesh axis."""
 
     axis: str
     num_devices: int

@@ -22,7 +22,7 @@ from jax.experimental import topologies
 from jax.typing import DTypeLike
 
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
+from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency, chip_of
 from jaxpretrain.devices.memory import Device, memory_limit
 from jaxpretrain.parallel.mesh import count_slices
 
@@ -202,12 +202,11 @@ def find_chip(
     """
     if device.platform == "cpu":
         return measure_local(num_devices, dtype)
-    for chip in CHIPS.values():
-        if chip.device_kind == device.device_kind:
-            limit = memory_limit(device)
-            return chip if limit is None else replace(chip, memory_bytes=limit, usable=1.0)
-    known = ", ".join(chip.device_kind for chip in CHIPS.values())
-    raise InputError(f"cannot plan for devices of kind {device.device_kind}; known are {known}")
+    if (chip := chip_of(device.device_kind)) is None:
+        known = ", ".join(chip.device_kind for chip in CHIPS.values())
+        raise InputError(f"cannot plan for devices of kind {device.device_kind}; known are {known}")
+    limit = memory_limit(device)
+    return chip if limit is None else replace(chip, memory_bytes=limit, usable=1.0)
 
 
 def measure_local(num_devices: int, dtype: DTypeLike) -> Chip:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -101,12 +101,17 @@ def add_part(path: Path, lines: bytes) -> None:
     write_atomically(path.with_suffix("") / f"{number + 1:08d}.jsonl", lines.decode())
 
 
+def _opened(path: Path) -> BinaryIO:
+    """Opens a file of lines; one in a bucket is read at once."""
+    return io.BytesIO(path.read_bytes()) if is_remote(path) else path.open("rb")
+
+
 def newest_line(path: Path, name: str) -> dict[str, Any] | None:
     """Returns the last whole line with a name, looked for near the end; None without one."""
     for file in [*reversed(parts_of(path)), path]:
         if (is_remote(file) and file == path) or not file.exists():
             continue
-        with io.BytesIO(file.read_bytes()) if is_remote(file) else file.open("rb") as opened:
+        with _opened(file) as opened:
             opened.seek(max(0, opened.seek(0, os.SEEK_END) - _BLOCK))
             for line in reversed(opened.read().splitlines(keepends=True)):
                 if (record := _parse(line)) is not None and name in record:
@@ -172,7 +177,7 @@ def _read_file(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     if not path.exists():
         return
     first = 1
-    with io.BytesIO(path.read_bytes()) if is_remote(path) else path.open("rb") as file:
+    with _opened(path) as file:
         while lines := file.readlines(_BLOCK):
             is_torn = not lines[-1].endswith(b"\n")
             if is_torn:

@@ -12,6 +12,7 @@ from jaxpretrain.diagnosis.metric_names import lower_is_better
 from jaxpretrain.sweeps.outcomes import (
     JudgedRuns,
     Outcome,
+    are_losses_comparable,
     is_loss,
     judged,
     metric_names,
@@ -53,19 +54,18 @@ def answer(document: Document, folder: Path) -> Document:
         for run in arm["runs"]
         if run["state"] == "done"
     }
-    are_losses_comparable = document.get("are_losses_comparable", True)
-    names = metric_names(outcomes.values(), are_losses_comparable=are_losses_comparable)
+    is_fair = are_losses_comparable(document)
+    names = metric_names(outcomes.values(), are_losses_comparable=is_fair)
     sides = {
         arm["name"]: judged(arm, document["seeds"], outcomes, names[0] if names else "")
         for arm in document["arms"]
     }
     metrics: dict[str, Document] = {name: {} for name in sides}
     for name in names:
-        is_comparable = are_losses_comparable or not is_loss(name)
-        for arm, found in _compared(
-            name, sides, document["control"], is_comparable=is_comparable
-        ).items():
-            metrics[arm][name] = found
+        is_comparable = is_fair or not is_loss(name)
+        found = _compared(name, sides, document["control"], is_comparable=is_comparable)
+        for arm, result in found.items():
+            metrics[arm][name] = result
     arms = [
         arm | {"tuned": sides[arm["name"]].tuned, "metrics": metrics[arm["name"]]}
         for arm in document["arms"]

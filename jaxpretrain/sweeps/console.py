@@ -10,7 +10,7 @@ from typing import TextIO
 from jaxpretrain.config.command import EXIT_STOPPED, split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
-from jaxpretrain.devices.chips import CHIPS, GIB
+from jaxpretrain.devices.chips import GIB, chip_of
 from jaxpretrain.display.progress import activity
 from jaxpretrain.display.wording import count_of, format_count, format_number
 from jaxpretrain.launch import kubernetes, slurm
@@ -209,9 +209,9 @@ def _target(flags: Namespace, gpus: Sequence[tuple[str, str]]) -> Target | None:
         return parse_target(flags.target)
     if not gpus:
         return None if any(Path("/dev").glob("accel[0-9]*")) else parse_target("local")
-    names = [chip.name for chip in CHIPS.values() if chip.device_kind == gpus[0][1]]
+    chip = chip_of(gpus[0][1])
     share = max(len(gpus) // flags.jobs, 1)
-    return parse_target(f"{names[0]}:{share}") if names else None
+    return None if chip is None else parse_target(f"{chip.name}:{share}")
 
 
 def _planned(

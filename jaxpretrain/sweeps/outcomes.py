@@ -84,6 +84,11 @@ def metric_names(outcomes: Iterable[Outcome], *, are_losses_comparable: bool = T
     )
 
 
+def are_losses_comparable(document: Document) -> bool:
+    """Returns False for a sweep whose arms change what a loss measures."""
+    return document.get("are_losses_comparable", True)
+
+
 def is_loss(metric: str) -> bool:
     """Returns true for the names of losses."""
     return metric.endswith("/loss")

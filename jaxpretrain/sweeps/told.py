@@ -9,7 +9,7 @@ from typing import Any
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import count_of, format_number, format_signed, format_table
 from jaxpretrain.reports.sweep import arm_rows, format_p
-from jaxpretrain.sweeps.outcomes import is_loss
+from jaxpretrain.sweeps.outcomes import are_losses_comparable, is_loss
 from jaxpretrain.sweeps.statistics import MOST_SEEDS
 
 COLUMNS = 100
@@ -44,7 +44,7 @@ def words(document: Document) -> list[str]:
     tuned = ", ".join(f"{path}={value}" for path, value in base["tuned"])
     at_best = f", at its best {tuned}," * bool(tuned)
     lines = [f"Compared with {control}{f' ({reason})' if reason else ''}{at_best} by {metric}."]
-    if not _are_losses_comparable(document):
+    if not are_losses_comparable(document):
         lines.append(
             "The losses of these arms measure different things, so a lower one is not better."
         )
@@ -65,10 +65,6 @@ def words(document: Document) -> list[str]:
         lines.append(f"And {count_of(len(hidden), 'arm')} more: {', '.join(counts)}.")
     lines += [*_other_metrics(known, metric, document), *_sight(known, metric, document)]
     return [*lines, *_notes(document)]
-
-
-def _are_losses_comparable(document: Document) -> bool:
-    return document.get("are_losses_comparable", True)
 
 
 def _sentence(arm: Document, metric: str, document: Document) -> str:
@@ -103,7 +99,7 @@ def _other_metrics(arms: Sequence[Document], metric: str, document: Document) ->
     names = dict.fromkeys(name for arm in arms for name in arm["metrics"] if name != metric)
     lines = []
     for name in names:
-        if is_loss(name) and not _are_losses_comparable(document):
+        if is_loss(name) and not are_losses_comparable(document):
             continue
         for verdict in ("better", "worse"):
             of = [a["name"] for a in arms if a["metrics"].get(name, {}).get("verdict") == verdict]

@@ -53,13 +53,15 @@ class Program:
         """Compiles the training step, (state, batch) -> (state, metrics). The state is donated.
 
         `options` of the compiler come on top of those of the experiment, and these on top of those
-        of the device. The result refuses other
-        shapes and layouts, so nothing is ever compiled a second time. InputError: the compiler does
-        not know an option, or does not take its value.
+        of the device. The result refuses other shapes and layouts, so nothing is ever compiled a
+        second time. InputError: the compiler does not know an option, or does not take its value.
         """
         device = self.layout.mesh.devices.flat[0]
-        chosen: dict[str, Any] = {**compiler_options(device.device_kind)}
-        chosen |= {**self.experiment.train.compiler_options, **(options or {})}
+        chosen: dict[str, Any] = {
+            **compiler_options(device.device_kind),
+            **self.experiment.train.compiler_options,
+            **(options or {}),
+        }
         try:
             return self.traced_step.lower().compile(compiler_options=chosen)
         except jax.errors.JaxRuntimeError as error:

@@ -197,9 +197,17 @@ def _rewind(experiment: Resolved, workdir: Path, step: int) -> list[str]:
             problem = str(error)
     if problem := distributed.first_problem("rewind", problem):
         raise InputError(problem)
-    if (place := experiment.checkpoint.local_dir) is not None:
-        LocalCheckpoints(parse(place), workdir).abandon(after=step)
+    if (local := _local(experiment, workdir)) is not None:
+        local.abandon(after=step)
     return [line] if line else []
+
+
+def _local(experiment: Resolved, workdir: Path) -> LocalCheckpoints | None:
+    """Returns the checkpoints on the disk of this host; None where the run makes none."""
+    place = experiment.checkpoint.local_dir
+    if place is None:
+        return None
+    return LocalCheckpoints(parse(place, "--config.checkpoint.local_dir"), workdir)
 
 
 def _open_together(
@@ -262,7 +270,7 @@ def _restore(
     opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], None], watchdog: Watchdog
 ) -> _Start:
     """Restores the state and the clock from the newest checkpoint that is sound."""
-    experiment, point, local = opened.experiment, opened.point, None
+    experiment, point = opened.experiment, opened.point
     watchdog.enter("restore", allowance=seconds_for(opened.stages.program.state))
     with (
         distributed.fail_together("restore"),
@@ -276,8 +284,7 @@ def _restore(
         )
         found = checkpoints.restore_newest(opened.stages.program.state)
         saved = None if found is None else found[0]
-        if (place := experiment.checkpoint.local_dir) is not None:
-            local = LocalCheckpoints(parse(place, "--config.checkpoint.local_dir"), workdir)
+        if (local := _local(experiment, workdir)) is not None:
             found = local.restore_newest(opened.stages.program.state, saved or 0) or found
         step, state, document = found or (0, None, {})
         _require_room(opened, checkpoints, step)
