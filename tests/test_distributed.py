@@ -206,6 +206,25 @@ def test_one_process_goes_on_with_what_two_saved(
     _assert_same_losses(workdir, alone)
 
 
+def test_local_checkpoints_count_where_all_processes_have_them_whole(config: Path, tmp_path: Path):
+    """Steps 10 and 12 are saved to the folder, 9 and 11 to local disks; then 12 is taken away."""
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    flags = ["--config.train.duration=12 steps", "--config.checkpoint.every=10 steps"]
+    flags.append(f"--config.checkpoint.local_dir={disk}")
+    assert [code for code, _ in _finish(_start(config, run, *flags))] == [0, 0]
+    losses = _losses(run)
+    parts = next(disk.rglob("1-of-2")) / "11" / "arrays.bin"
+    shutil.move(run / "checkpoints" / "12", tmp_path / "12")
+    for first in (11, 10):
+        ends = _finish(_start(config, run, *flags))
+        assert [code for code, _ in ends] == [0, 0], ends
+        assert f"going on after step {first}" in ends[0][1]
+        assert ("local checkpoint 11 is left out" in ends[0][1]) == (first == 10)
+        assert _losses(run) == losses
+        shutil.rmtree(run / "checkpoints" / "12")
+        parts.write_bytes(parts.read_bytes()[:-1])
+
+
 FULL = """
 
 import errno

@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.checkpoints.names import checksums, describe, from_named, part_checksum, to_named
+from jaxpretrain.checkpoints.names import describe, from_named, part_checksum, to_named
+from jaxpretrain.checkpoints.orbax import Checkpoints, require_checksums
 from jaxpretrain.checkpoints.saving import reason
+from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, read_object
 from jaxpretrain.parallel.distributed import (
@@ -70,33 +72,28 @@ class LocalCheckpoints:
             self._thread.join()
             self._thread = None
 
-    def restore_newest(self, like: object, after: int) -> tuple[int, Any, Document] | None:
-        """Returns (step, state, extra) of the newest that is whole in all processes; None: none.
-
-        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Those of the step `after` and
-        older are left out.
-        """
-        here = {str(step): self._digest(step) for step in self.steps() if step > after}
+    def common_steps(self) -> list[int]:
+        """Returns the steps that all processes have the same checkpoint of, the newest first."""
+        here = {str(step): self._digest(step) for step in self.steps()}
         others = [json.loads(text) for text in exchange("local checkpoints", json.dumps(here))]
         common = set.intersection(*(set(found.items()) for found in others))
-        for step in sorted((int(step) for step, digest in common if digest), reverse=True):
-            named, extra, problem = {}, {}, None
-            try:
-                named, extra = self._read(step, to_named(like))
-            except (OSError, InputError, KeyError, ValueError) as error:
-                problem = reason(error)
-            problem = first_problem("local restore", problem)
-            saved = extra.pop("arrays", {})
-            if problem is None:
-                sums = jax.device_get(checksums(named))
-                wrong = [name for name, x in sums.items() if int(x) != saved[name]["checksum"]]
-                problem = f"the checksum of {wrong[0]} differs" if wrong else None
-            if problem is None:
-                return step, from_named(like, named), extra
-            if is_primary():
-                line = f"local checkpoint {step} is left out ({problem})"
-                print(f"warning: {line}", file=sys.stderr, flush=True)
-        return None
+        return sorted((int(step) for step, digest in common if digest), reverse=True)
+
+    def restore(self, step: int, like: object) -> tuple[Any, Document]:
+        """Returns (state, extra) of a checkpoint that all processes have.
+
+        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Raises CorruptCheckpoint in all
+        processes where one of them cannot read its parts.
+        """
+        problem, named, extra = None, {}, {}
+        try:
+            named, extra = self._read(step, to_named(like))
+        except (OSError, InputError, KeyError, ValueError) as error:
+            problem = reason(error)
+        if (problem := first_problem("local restore", problem)) is not None:
+            raise CorruptCheckpoint(problem)
+        require_checksums(named, extra.pop("arrays"))
+        return from_named(like, named), extra
 
     def abandon(self, after: int) -> None:
         """Gives the checkpoints after a step another name, so that none is gone on from."""
@@ -174,3 +171,26 @@ class LocalCheckpoints:
 
 def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> _Index:
     return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def restore_newest(
+    checkpoints: Checkpoints, local: LocalCheckpoints | None, like: object
+) -> tuple[int, Any, Document] | None:
+    """Returns (step, state, extra) of the newest sound checkpoint, of the run's folder or of disks.
+
+    None: there is none. All processes call it together and get the same step. Older ones are read
+    only where a newer one is damaged. For `like`, see `LocalCheckpoints.restore`; for damaged
+    checkpoints of the folder, `Checkpoints.restore_newest`.
+    """
+    if local is None:
+        return checkpoints.restore_newest(like)
+    for step in local.common_steps():
+        if (found := checkpoints.restore_newest(like, first=step)) is not None:
+            return found
+        try:
+            return (step, *local.restore(step, like))
+        except CorruptCheckpoint as error:
+            if is_primary():
+                line = f"local checkpoint {step} is left out ({error})"
+                print(f"warning: {line}", file=sys.stderr, flush=True)
+    return checkpoints.restore_newest(like)

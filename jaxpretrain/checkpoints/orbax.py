@@ -66,6 +66,17 @@ def finished_steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def require_checksums(named: dict[str, jax.Array], saved: Document) -> None:
+    """Raises CorruptCheckpoint where restored arrays have other bits than were saved.
+
+    `saved` describes them, as `names.describe` does; it may describe more. All processes of the
+    arrays call it together.
+    """
+    for name, value in jax.device_get(checksums(named)).items():
+        if int(value) != saved[name]["checksum"]:
+            raise CorruptCheckpoint(f"the checksum of {name} differs")
+
+
 class Checkpoints:
     """The checkpoints of one run, `directory/<step>/`."""
 
@@ -120,20 +131,21 @@ class Checkpoints:
         ended, self._ended = self._ended, []
         return ended
 
-    def restore_newest(self, like: object) -> tuple[int, Any, Document] | None:
+    def restore_newest(self, like: object, first: int = 0) -> tuple[int, Any, Document] | None:
         """Returns (step, state, extra) of the newest sound checkpoint, or None without one.
 
-        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. A checkpoint that cannot be read
-        is moved aside to `corrupt/`, with a warning, and the one before it is taken. Raises
-        InputError where there are checkpoints and none can be read, or they are another model's.
+        `like` is a tree of `jax.ShapeDtypeStruct` with shardings. Checkpoints before the step
+        `first` are left out. One that cannot be read is moved aside to `corrupt/`, with a warning,
+        and the one before it is taken. Raises InputError where there are checkpoints and none at
+        all can be read, or they are another model's.
         """
         steps = json.loads(exchange("checkpoints", json.dumps(self.steps()))[0])
-        for step in reversed(steps):
+        for step in reversed([step for step in steps if step >= first]):
             try:
                 return (step, *self.restore(step, like))
             except CorruptCheckpoint as error:
                 self._set_aside(step, error)
-        if self._corrupt.exists():
+        if first == 0 and self._corrupt.exists():
             raise InputError(
                 f"{self.directory}: no checkpoint can be read, all are in {self._corrupt}. Put a "
                 "sound copy of one back to go on; to begin again, take another folder"
@@ -153,10 +165,7 @@ class Checkpoints:
             problem = str(error)
         if (problem := first_problem("restore", problem)) is not None:
             raise CorruptCheckpoint(problem)
-        saved = extra.pop("arrays")
-        for name, value in jax.device_get(checksums(named)).items():
-            if int(value) != saved[name]["checksum"]:
-                raise CorruptCheckpoint(f"the checksum of {name} differs")
+        require_checksums(named, extra.pop("arrays"))
         return from_named(like, named), extra
 
     def document(self, step: int) -> Document:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from jaxpretrain.checkpoints.local import LocalCheckpoints
+from jaxpretrain.checkpoints.local import LocalCheckpoints, restore_newest
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.rewind import rewind
 from jaxpretrain.checkpoints.saving import seconds_for
@@ -282,11 +282,10 @@ def _restore(
             keep_every=experiment.timeline.keep_every,
             guard=guard,
         )
-        found = checkpoints.restore_newest(opened.stages.program.state)
-        saved = None if found is None else found[0]
-        if (local := _local(experiment, workdir)) is not None:
-            found = local.restore_newest(opened.stages.program.state, saved or 0) or found
+        local = _local(experiment, workdir)
+        found = restore_newest(checkpoints, local, opened.stages.program.state)
         step, state, document = found or (0, None, {})
+        saved = next(reversed(checkpoints.steps()), None)
         _require_room(opened, checkpoints, step)
         if found is not None:
             point = resume.point_of(workdir, step, document)

@@ -2,34 +2,50 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jaxpretrain.checkpoints.local import LocalCheckpoints
-from tests.checkpoints.conftest import assert_equal, layout_of, like_of, state_of, values_of
+from jaxpretrain.checkpoints.local import LocalCheckpoints, restore_newest
+from jaxpretrain.checkpoints.orbax import Checkpoints
+from tests.checkpoints.conftest import (
+    assert_equal,
+    data_files,
+    layout_of,
+    like_of,
+    state_of,
+    truncate,
+    values_of,
+)
 
 
 def _saved(directory: Path, *steps: int) -> LocalCheckpoints:
     local = LocalCheckpoints(directory, Path("runs/x"))
     for step in steps:
-        local.save(step, state_of(layout_of(2, 2, 2), step), {"data_position": step})
+        extra = {"data_position": step, "place": "disk"}
+        local.save(step, state_of(layout_of(2, 2, 2), step), extra)
     local.wait()
     return local
+
+
+def _restored(root: Path, local: LocalCheckpoints) -> Any:
+    return restore_newest(Checkpoints(root / "checkpoints"), local, like_of(layout_of(2, 2, 2)))
 
 
 def test_the_newest_two_are_kept_and_the_newest_comes_back(tmp_path: Path):
     local = _saved(tmp_path, 1, 2, 3)
     assert local.steps() == [2, 3]
-    step, state, extra = local.restore_newest(like_of(layout_of(2, 2, 2)), after=0)
-    assert (step, extra) == (3, {"data_position": 3})
+    assert local.common_steps() == [3, 2]
+    step, state, extra = _restored(tmp_path, local)
+    assert (step, extra) == (3, {"data_position": 3, "place": "disk"})
     assert_equal(state, values_of(3))
-    assert local.restore_newest(like_of(layout_of(2, 2, 2)), after=3) is None
     assert LocalCheckpoints(tmp_path, Path("runs/y")).steps() == []
 
 
 def test_another_mesh_finds_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     local = _saved(tmp_path, 1)
-    assert local.restore_newest(like_of(layout_of(1, 4, 1, num_devices=4)), after=0) is None
+    like = like_of(layout_of(1, 4, 1, num_devices=4))
+    assert restore_newest(Checkpoints(tmp_path / "checkpoints"), local, like) is None
     assert "warning: local checkpoint 1 is left out" in capsys.readouterr().err
 
 
@@ -38,7 +54,7 @@ def test_another_mesh_finds_none(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_damaged_one_is_left_out(tmp_path: Path, name: str, content: bytes):
     local = _saved(tmp_path, 1, 2)
     (local.directory / "2" / name).write_bytes(content)
-    step, state, _ = local.restore_newest(like_of(layout_of(2, 2, 2)), after=0)
+    step, state, _ = _restored(tmp_path, local)
     assert step == 1
     assert_equal(state, values_of(1))
 
@@ -50,7 +66,50 @@ def test_bits_that_the_whole_array_has_not_are_noticed(tmp_path: Path):
     document = json.loads(path.read_text())
     document["arrays"]["params/w"]["checksum"] += 1
     path.write_text(json.dumps(document))
-    assert local.restore_newest(like_of(layout_of(2, 2, 2)), after=0) is None
+    assert _restored(tmp_path, local) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "disk", "damaged", "expected"),
+    [
+        ([4], [3, 5], [], (5, "disk")),
+        ([4], [3, 5], ["disk 5"], (4, "folder")),
+        ([4], [3, 5], ["disk 5", "folder 4"], (3, "disk")),
+        ([2, 5], [3, 5], [], (5, "folder")),
+        ([2, 5], [3, 5], ["folder 5"], (5, "disk")),
+        ([2, 4, 6], [3, 5], ["folder 6"], (5, "disk")),
+        ([2], [3, 5], ["disk 5", "disk 3"], (2, "folder")),
+        ([], [3, 5], [], (5, "disk")),
+        ([2], [], [], (2, "folder")),
+    ],
+)
+def test_the_newest_sound_one_of_either_place_is_the_only_one_that_is_read(
+    tmp_path: Path,
+    folder: list[int],
+    disk: list[int],
+    damaged: list[str],
+    expected: tuple[int, str],
+):
+    """What the newest one makes needless is not even looked at: a damaged one would move."""
+    checkpoints, local = Checkpoints(tmp_path / "checkpoints"), _saved(tmp_path / "ssd", *disk)
+    for step in folder:
+        checkpoints.save(step, state_of(layout_of(2, 2, 2), step), {"place": "folder"})
+    checkpoints.wait()
+    for place in damaged:
+        step = place.split()[1]
+        if place.startswith("folder"):
+            truncate(data_files(tmp_path / "checkpoints", int(step))[-1])
+        else:
+            (local.directory / step / "arrays.bin").write_bytes(b"")
+    needless = [step for step in folder if step < expected[0]]
+    for step in needless:
+        truncate(data_files(tmp_path / "checkpoints", step)[-1])
+    found = restore_newest(checkpoints, local, like_of(layout_of(2, 2, 2)))
+    assert found is not None
+    step, state, extra = found
+    assert (step, extra["place"]) == expected
+    assert_equal(state, values_of(step))
+    assert set(needless) <= set(checkpoints.steps())
 
 
 def test_those_after_a_step_can_be_abandoned(tmp_path: Path):
