@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
@@ -224,6 +224,22 @@ def test_a_damaged_checkpoint_is_set_aside(
     assert train_experiment(short, workdir)
     assert finished_steps(workdir / "corrupt") == [30]
     assert finished_steps(workdir / "checkpoints") == [15, 30]
+
+
+def test_looking_for_checkpoints_lists_no_object_of_theirs(server: Server) -> None:
+    run = parse("gs://bucket/long")
+    for step in (1, 2):
+        for name in ("state/d/0", "state/d/1", "commit_success.txt"):
+            (run / "checkpoints" / str(step) / name).write_text("")
+    queries = []
+
+    def record(method: str, path: str) -> None:
+        queries.append(dict(parse_qsl(urlsplit(path).query)))
+
+    server.fault = record
+    assert finished_steps(run / "checkpoints") == [1, 2]
+    listed = [query.get("delimiter") for query in queries if "prefix" in query]
+    assert listed and set(listed) == {"/"}, queries
 
 
 def test_bad_input_is_one_line(

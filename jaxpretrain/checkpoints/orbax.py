@@ -25,12 +25,12 @@ from etils import epath
 
 from jaxpretrain.checkpoints import saving
 from jaxpretrain.checkpoints.names import checksums, describe, from_named, kind, to_named
-from jaxpretrain.checkpoints.streamed import COMMIT, CorruptCheckpoint, Streamed, stored_array
+from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, stored_array
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, checked, read_object
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
 from jaxpretrain.storage.files import write_atomically
-from jaxpretrain.storage.paths import absolute, is_remote
+from jaxpretrain.storage.paths import absolute
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,7 @@ def finished_steps(directory: Path) -> list[int]:
     Nothing is opened: a checkpoint may prove damaged. A missing folder has none. In a bucket, a
     step without its commit is none.
     """
-    if is_remote(directory):
-        names = [path.parent.name for path in directory.glob(f"*/{COMMIT}")]
-        return sorted(int(name) for name in names if name.isdecimal())
-    names = [path.name for path in directory.glob("*") if path.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(step for step, finished in saving.steps_in(directory).items() if finished)
 
 
 def require_checksums(named: dict[str, jax.Array], saved: Document) -> None:

@@ -13,6 +13,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import checked, read_object
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.jsonl import read_lines
+from jaxpretrain.storage.paths import names_in
 
 ABANDONED = "abandoned"
 """The folder in that of a run that holds what it has gone back behind."""
@@ -71,4 +72,5 @@ def read_rewinds(workdir: Path) -> list[Rewind]:
 
 
 def _folders(workdir: Path) -> list[Path]:
-    return [path for path in (workdir / ABANDONED).glob("*") if path.name.isdecimal()]
+    folder = workdir / ABANDONED
+    return [folder / name for name in names_in(folder) if name.isdecimal()]

@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from jaxpretrain.storage.paths import (
     file_system,
     is_remote,
     list_files,
+    names_in,
     patience,
 )
 
@@ -51,6 +53,8 @@ _SLOWEST = 2**20
 """Bytes a second below which a process's part of a save has failed."""
 _READ_BYTES = 2**28
 """Bytes of an array that are read back at a time."""
+_PARALLEL = 16
+"""Steps of a folder that are looked at at a time."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _HANDLERS = "orbax.checkpoint._src.handlers"
@@ -250,12 +254,24 @@ def is_full(problem: str) -> bool:
     return any(os.strerror(number) in problem for number in _FULL)
 
 
+def steps_in(directory: Path) -> dict[int, bool]:
+    """Returns the steps that have a folder in a folder of checkpoints, and which are finished."""
+    steps = [int(name) for name in names_in(directory) if name.isdecimal()]
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        are_finished = pool.map(lambda step: _is_finished(directory / str(step)), steps)
+        return dict(zip(steps, are_finished, strict=True))
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / COMMIT).exists() if is_remote(folder) else folder.is_dir()
+
+
 def make_folder(directory: Path) -> None:
     """Makes a folder of checkpoints without remains of saves; InputError where it cannot."""
     if is_remote(directory):
-        for name in {path.relative_to(directory).parts[0] for path in list_files(directory)}:
-            if name.isdecimal() and not (directory / name / COMMIT).exists():
-                remove(directory / name)
+        for step, is_finished in steps_in(directory).items():
+            if not is_finished:
+                remove(directory / str(step))
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)

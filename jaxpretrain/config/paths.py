@@ -4,6 +4,7 @@ Functions here are for paths of this machine; `storage/paths.py` also takes URLs
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,16 +13,25 @@ from jaxpretrain.config.errors import InputError
 
 T = TypeVar("T")
 
+_NO_URL = "is a URL; this takes a path of this machine (copy from or to the bucket)"
 
+
+@dataclass(frozen=True)
 class _IsPath(schema.Rule):
     """Marks a text that is a path."""
 
+    may_be_url: bool = False
+
     def complaint(self, value: object) -> str:
-        return _complaint(value) if isinstance(value, str) else ""
+        if not isinstance(value, str):
+            return ""
+        return _complaint(value) or ("" if self.may_be_url else _is_url(value))
 
 
 PathText = Annotated[str, _IsPath()]
-"""The type of a config field that holds a path."""
+"""The type of a config field that holds a path of this machine."""
+PlaceText = Annotated[str, _IsPath(may_be_url=True)]
+"""The type of a config field that holds a path or a URL, which `storage/paths.py` reads."""
 
 
 def expand(text: str, flag: str) -> Path:
@@ -49,7 +59,7 @@ def expand_paths(config: T) -> T:
 
 
 def _is_url(text: str) -> str:
-    return "is a URL; this takes a path of this machine" if "://" in text else ""
+    return _NO_URL if "://" in text else ""
 
 
 def _complaint(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.paths import PlaceText
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import open_raw
 from jaxpretrain.diagnosis.metric_names import bits_per_byte, perplexity
@@ -34,7 +34,7 @@ _COLUMNS = ("loss", "perplexity", "bits_per_byte", _NUM_TOKENS, "olmo_loss")
 class Perplexity(Evaluation):
     """Perplexity of sets of raw token files at each evaluation."""
 
-    sets: dict[str, tuple[PathText, ...]] = field(default_factory=dict)
+    sets: dict[str, tuple[PlaceText, ...]] = field(default_factory=dict)
     """Files of token ids of each set, by the name that its results go by."""
     dtype: Literal["uint16", "uint32"] | None = None
     """Type of the ids; none: the smallest that holds the model's vocabulary, as in OLMo's files."""

@@ -22,7 +22,7 @@ from jaxpretrain.diagnosis.remaining import Estimate, estimate
 from jaxpretrain.diagnosis.watch import findings_over_time
 from jaxpretrain.storage.files import relative
 from jaxpretrain.storage.jsonl import has_lines, read_lines
-from jaxpretrain.storage.paths import is_remote
+from jaxpretrain.storage.paths import is_remote, names_in
 from jaxpretrain.storage.run_documents import BaselinesFile, ExperimentFile, PlanFile, read_document
 
 METRICS = "metrics.jsonl"
@@ -147,9 +147,8 @@ def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist: no run has written metrics there")
-        below = {file.parent for file in path.glob(f"*/{METRICS}")}
-        below |= {part.parent.parent for part in path.glob("*/metrics/*.jsonl")}
-        found[path] = [path] if has_lines(path / METRICS) else sorted(below)
+        inside = [path] if has_lines(path / METRICS) else [path / name for name in names_in(path)]
+        found[path] = [folder for folder in inside if has_lines(folder / METRICS)]
     folders = list(dict.fromkeys(folder for below in found.values() for folder in below))
     if not folders:
         names = ", ".join(map(str, paths))

@@ -98,6 +98,17 @@ def file_system(path: PurePath) -> Any:
     return fsspec_backend.fs(str(path))
 
 
+def names_in(folder: Path) -> list[str]:
+    """Returns the names of what lies directly in a folder; none where there is no such folder.
+
+    A bucket lists no more than these, however many objects lie below them, which `glob` would list.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def list_files(folder: Path) -> dict[Path, dict[str, Any]]:
     """Returns each file below a folder, sorted, with what is known of it: `size` in bytes, ...
 

@@ -23,7 +23,7 @@ from jaxpretrain.config.durations import (
 )
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
-from jaxpretrain.config.paths import PathText, expand_paths
+from jaxpretrain.config.paths import PathText, PlaceText, expand_paths
 from jaxpretrain.config.ranges import BatchSize, Between, Positive, Seed, SequenceLength
 from jaxpretrain.config.schema import Mark, marks_at
 from jaxpretrain.config.serialize import Change
@@ -160,7 +160,7 @@ class Experiment:
     """The interval between checkpoints, and which of them are kept."""
     monitor: Monitor = Monitor()
     """Logs, metrics and traces."""
-    init_from: Annotated[PathText | None, Mark.IDENTITY] = None
+    init_from: Annotated[PlaceText | None, Mark.IDENTITY] = None
     """Checkpoint that the run begins with instead of fresh weights: a run's folder, one of its
     `checkpoints/<step>`, or a Hugging Face folder. A run that goes on does not read it again."""
     init_with: Annotated[Literal["weights", "optimizer", "everything"], Mark.IDENTITY] = "weights"

@@ -26,7 +26,7 @@ from jaxpretrain.config.serialize import ABSENT, Change, Document, diff, from_di
 from jaxpretrain.storage.files import atomic_file, write_atomically
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.storage.lease import leased
-from jaxpretrain.storage.paths import is_remote
+from jaxpretrain.storage.paths import is_remote, names_in
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
 from jaxpretrain.train.experiment import Experiment, Resolved, identity_changes
 from jaxpretrain.train.program import Memory
@@ -64,7 +64,7 @@ def lock(workdir: Path) -> Iterator[Callable[[], None]]:
 def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
     """Returns lines about accepted changes; InputError where the folder holds another run."""
     if _find(workdir) is None:
-        if any((workdir / "checkpoints").glob("*")):
+        if names_in(workdir / "checkpoints"):
             raise InputError(f"--workdir={workdir} has checkpoints but no experiment.json")
         return []
     changes = diff(saved_document(workdir)["config"], to_dict(experiment))

@@ -141,6 +141,18 @@ def test_what_interrupted_saves_left_does_not_count_and_goes_at_the_next_start(c
     assert_equal(checkpoints.restore(4, like_of(layout_of()))[0], values_of(4))
 
 
+def test_in_a_bucket_a_step_counts_from_its_commit_on(bucket: Path):
+    """What interrupted saves left goes at the next start; other names are nobody's business."""
+    for name in ("5/commit_success.txt", "5/state/0", "15/state/0", "corrupt/commit_success.txt"):
+        (bucket / "checkpoints" / name).write_text("")
+    assert Checkpoints(bucket / "checkpoints", read_only=True).steps() == [5]
+    assert (bucket / "checkpoints/15/state/0").exists()
+    assert Checkpoints(bucket / "checkpoints").steps() == [5]
+    assert not (bucket / "checkpoints/15").exists()
+    assert (bucket / "checkpoints/5/state/0").exists()
+    assert (bucket / "checkpoints/corrupt/commit_success.txt").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
     (tmp_path / "checkpoints").symlink_to(tmp_path / "gone" / "away")
     with pytest.raises(InputError, match=f"checkpoints, a link to {tmp_path}/gone/away, cannot"):

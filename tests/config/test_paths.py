@@ -7,7 +7,7 @@ from jaxpretrain.config.command import Parser
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides, validate
-from jaxpretrain.config.paths import PathText, as_local_path, expand, expand_paths
+from jaxpretrain.config.paths import PathText, PlaceText, as_local_path, expand, expand_paths
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Data:
     files: tuple[PathText, ...] = ()
     source: Source = Source()
     sources: dict[str, Source] | None = None
+    place: PlaceText | None = None
     name: str = "~"
 
 
@@ -52,12 +53,20 @@ def test_a_home_directory_is_expanded_in_every_path_and_in_nothing_else():
         ("files", "a.txt,", "--config.files=a.txt,: is empty: write a path"),
         ("source.root", "", "--config.source.root=: is empty: write a path, or none"),
         ("root", "~nobody_x/a", "--config.root=~nobody_x/a: there is no user nobody_x"),
+        ("place", "~nobody_x/a", "--config.place=~nobody_x/a: there is no user nobody_x"),
+        ("place", "", "--config.place=: is empty: write a path, or none"),
+        ("root", "gs://b/a", "--config.root=gs://b/a: is a URL; this takes a path of this machine"),
     ],
 )
 def test_what_is_no_path_is_refused(path: str, text: str, message: str):
     with pytest.raises(InputError) as error:
         apply_overrides(Data(), [(path, text)])
     assert " ".join(message.split()) in str(error.value)
+
+
+def test_a_place_may_be_a_url_and_is_kept_as_it_is_written():
+    config = apply_overrides(Data(), [("place", "gs://bucket/~a")])
+    assert expand_paths(config).place == "gs://bucket/~a"
 
 
 def test_an_empty_path_of_a_config_built_in_python_is_refused():

@@ -10,7 +10,15 @@ import pytest
 from jaxpretrain.config import errors
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.storage import paths
-from jaxpretrain.storage.paths import absolute, as_path, is_remote, kvstore, list_files, parse
+from jaxpretrain.storage.paths import (
+    absolute,
+    as_path,
+    is_remote,
+    kvstore,
+    list_files,
+    names_in,
+    parse,
+)
 
 
 def test_a_local_path_stays_one_of_pathlib(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +51,16 @@ def test_files_are_listed_with_their_sizes_wherever_they_lie(bucket, tmp_path) -
         }
         assert found == {"x/1.png": 3, "y.txt": 1}
     assert list_files(bucket / "none") == {}
+
+
+def test_the_names_in_a_folder_are_of_one_level_wherever_it_lies(bucket, tmp_path) -> None:
+    for root in (bucket / "a", tmp_path):
+        (root / "x" / "deeper").mkdir(parents=True, exist_ok=True)
+        (root / "x" / "deeper" / "1.png").write_bytes(b"123")
+        (root / "y.txt").write_bytes(b"1")
+        assert names_in(root) == ["x", "y.txt"]
+        assert names_in(root / "none") == []
+    assert names_in(tmp_path / "y.txt") == []
 
 
 @pytest.mark.parametrize(

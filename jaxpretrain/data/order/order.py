@@ -14,9 +14,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.paths import PlaceText
 from jaxpretrain.config.ranges import Positive
 from jaxpretrain.data.order.permutations import Hashed, Listed, Permutations, Shuffled
+from jaxpretrain.storage.copies import local_copy
+from jaxpretrain.storage.paths import parse
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Ordering(ABC):
 class OlmoOrder(Ordering):
     """OLMo's order (olmo/data/iterable_dataset.py): PCG64(seed + e) shuffles epoch e, from 0."""
 
-    global_indices: PathText | None = None
+    global_indices: PlaceText | None = None
     """OLMo's `global_indices.npy`, one uint32 an example: replaces the first epoch."""
 
     name = "olmo"
@@ -102,7 +104,7 @@ class OlmoOrder(Ordering):
         order = super().make(num_examples, seed)
         if self.global_indices is None:
             return order
-        listed = Listed(Path(self.global_indices), num_examples, order.permutations)
+        listed = Listed(self._file(), num_examples, order.permutations)
         if not order.epoch_size <= len(listed) <= num_examples:
             raise InputError(
                 f"data.order.global_indices {self.global_indices}: holds {len(listed):,} indices;"
@@ -115,13 +117,17 @@ class OlmoOrder(Ordering):
         """Returns the list, with a hash of the first MiB of the file."""
         if self.global_indices is None:
             return super().identity()
-        with Path(self.global_indices).open("rb") as file:
+        with self._file().open("rb") as file:
             return [*super().identity()[:-1], hashlib.sha256(file.read(2**20)).hexdigest()]
 
     def describe(self) -> str:
         """Returns the name, and the file that replaces the first epoch."""
         listed = self.global_indices
         return super().describe() + (f", the first as {listed} lists them" if listed else "")
+
+    def _file(self) -> Path:
+        """Returns the file of indices, or the copy of one in a bucket."""
+        return local_copy(parse(self.global_indices or "", "data.order.global_indices"))
 
     def _permutations(self, num_chunks: int, seed: int) -> Permutations:
         return Shuffled(num_chunks, seed)

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.paths import PathText
+from jaxpretrain.config.paths import PlaceText
 from jaxpretrain.config.schema import Mark
 from jaxpretrain.data.folders import Found, find_files, read_list
 from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
@@ -34,7 +34,7 @@ class RawTokens:
     """Type of token ids in files without a manifest: uint16 for OLMo 1, uint32 for OLMo 2."""
     trust_dtype: Annotated[bool, Mark.NO_EFFECT] = False
     """Reads raw files as `dtype` even where a sample of their ids looks like another type."""
-    label_mask: PathText | None = None
+    label_mask: PlaceText | None = None
     """Directory with a mask for each token file, of the same name relative to it as the token file
     has to `root`: one byte a token, 0 for tokens that are not to be learnt."""
 
@@ -43,7 +43,7 @@ class RawTokens:
 class TextSource:
     """The place of a corpus of token files."""
 
-    root: Annotated[PathText | None, Mark.NO_EFFECT] = None
+    root: Annotated[PlaceText | None, Mark.NO_EFFECT] = None
     """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
     prepare: PrepareText | None = None
     """The text that is prepared, once, in the cache directory, where `root` is none."""
@@ -53,7 +53,7 @@ class TextSource:
     """Split, or subdirectory of raw files, to evaluate on; none: there is no evaluation."""
     raw: RawTokens | None = None
     """Type of ids in files without a manifest, and masks; none: uint16, checked by a sample."""
-    file_list: PathText | None = None
+    file_list: PlaceText | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. none: the sorted paths."""
 

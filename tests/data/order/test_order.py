@@ -99,6 +99,17 @@ def test_olmos_file_of_indices_gives_its_batches(
     assert _batches(opened, golden, 2)[1] != golden["olmo"][1]
 
 
+def test_a_file_of_indices_may_be_in_a_bucket(bucket: Path, tmp_path: Path):
+    indices = np.array([3, 1, 0, 2, 4], "<u4")
+    (bucket / "indices.npy").write_bytes(indices.tobytes())
+    (tmp_path / "indices.npy").write_bytes(indices.tobytes())
+    there, here = (OlmoOrder(1, f"{place}/indices.npy") for place in (bucket, tmp_path))
+    assert there.identity() == here.identity()
+    assert there.make(5, seed=1)(np.arange(5)).tolist() == [3, 1, 0, 2, 4]
+    with pytest.raises(InputError, match="^gs://bucket/none.npy: there is no such file or folder"):
+        OlmoOrder(1, "gs://bucket/none.npy").make(5, seed=1)
+
+
 def _epochs(order: Order, num_epochs: int) -> list[np.ndarray]:
     return np.split(order(np.arange(num_epochs * order.epoch_size)), num_epochs)
 
