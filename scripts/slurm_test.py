@@ -146,9 +146,12 @@ class Job:
 
     def show(self, field: str) -> str:
         """Returns a field of the job, such as JobState."""
-        text = self.slurm.call("scontrol", "show", "job", str(self.number))
-        found = re.search(rf"\b{field}=(\S+)", text)
+        found = re.search(rf"\b{field}=(\S+)", self.describe())
         return found[1] if found else ""
+
+    def describe(self) -> str:
+        """Returns all that SLURM tells of the job, or of each job of an array."""
+        return self.slurm.call("scontrol", "show", "job", str(self.number))
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
         """Waits until something is true."""
@@ -357,9 +360,7 @@ def kill_node(slurm: Slurm) -> str:
     """`kill -9` of all processes of a node, SLURM's for the step too."""
     job = slurm.submit("node")
     job.wait_for_step(slurm.folder / "node", 25)
-    tasks = job.processes(NODES[1])
-    for pid in {*map(_parent, tasks), *tasks}:
-        os.kill(pid, signal.SIGKILL)
+    _lose_node(job)
     return _restarted(job, "node")
 
 
@@ -375,13 +376,16 @@ def bad_input(slurm: Slurm) -> str:
 
 
 def crash(slurm: Slurm) -> str:
-    """A crash that comes again before anything is saved, with `--max_restarts=2`."""
-    job = slurm.submit("crash", "--max_restarts=2", CRASH_AFTER="5")
+    """A lost node, then a crash that comes again, before anything is saved: `--max_restarts=2`."""
+    job = slurm.submit("crash", "--max_restarts=2", CRASH_AFTER="5", STEP_SECONDS="3")
+    job.wait_for_step(slurm.folder / "crash", 1)
+    _lose_node(job)
     _require(job.wait_for_end(), "FAILED", job)
-    starts = job.log().count("2 processes, by SLURM")
-    if starts != 3:
+    starts, comment = job.log().count("2 processes, by SLURM"), "1 failed at step -1"
+    if (starts, job.show("Restarts")) != (3, "1") or f"Comment={comment}" not in job.describe():
         raise Wrong(f"{starts} starts: {job.log()[-300:]!r}")
-    return f"given up after {starts} starts, exit code {job.show('ExitCode').partition(':')[0]}"
+    code = job.show("ExitCode").partition(":")[0]
+    return f"requeued as `{comment}`, given up after {starts} starts, exit code {code}"
 
 
 def sweep(slurm: Slurm) -> str:
@@ -430,8 +434,14 @@ def _restarted(job: Job, name: str) -> str:
 
 
 def _states(job: Job) -> list[str]:
-    text = job.slurm.call("scontrol", "show", "job", str(job.number))
-    return re.findall(r"JobState=(\S+)", text)
+    return re.findall(r"JobState=(\S+)", job.describe())
+
+
+def _lose_node(job: Job) -> None:
+    """Kills all processes of the job on the second node, also those of SLURM for the step."""
+    tasks = job.processes(NODES[1])
+    for pid in {*map(_parent, tasks), *tasks}:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _parent(pid: int) -> int:

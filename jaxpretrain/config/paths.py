@@ -35,9 +35,9 @@ PlaceText = Annotated[str, _IsPath(may_be_url=True)]
 
 
 def expand(text: str, flag: str) -> Path:
-    """Returns the path in a text, with `~` expanded; the error for no path begins with `flag`."""
+    """Returns the path in a text, with `~` expanded; an error begins with the flag, if any."""
     if against := _complaint(text) or _is_url(text):
-        raise InputError(f"{flag}={text}: {against}")
+        raise InputError(f"{flag}={text}: {against}" if flag else f"{text}: {against}")
     return Path(text).expanduser()
 
 
@@ -65,6 +65,9 @@ def _is_url(text: str) -> str:
 def _complaint(text: str) -> str:
     if not text.strip():
         return "is empty: write a path"
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.isalnum() and rest[:1] in ("", "/") and not rest.startswith("//"):
+        return f"is neither a path nor a URL; write {scheme}://{rest.strip('/') or 'BUCKET/FOLDER'}"
     try:
         Path(text).expanduser()
     except RuntimeError:

@@ -65,7 +65,9 @@ class Attempts:
         """
         again, has_progress = again_after(code), newest > self.newest
         self.newest = newest
+        if has_progress:
+            self.failures = 0
         if again != "while progress":
             return again == "at once"
-        self.failures = 0 if has_progress else self.failures + 1
+        self.failures += not has_progress
         return self.failures <= self.max_restarts

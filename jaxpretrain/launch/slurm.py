@@ -26,11 +26,13 @@ _SCRIPT = """\
 newest() {{ {program} launch newest --workdir="$workdir"; }}
 held() {{ squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format=%i | grep -q '[.][0-9]'; }}
 
-# The comment of the job keeps the count over a requeue.
-failures=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%k | sed -n 's/^failed starts: //p')
-failures=${{failures:-0}}
+# The comment of the job keeps the count of failed starts over a requeue, as long as no newer step
+# is saved.
+comment=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%k)
+before=$(newest) || exit
+failures=0
+if [[ $comment =~ ^([0-9]+)" failed at step $before"$ ]]; then failures=${{BASH_REMATCH[1]}}; fi
 while true; do
-    before=$(newest) || exit
     srun --kill-on-bad-exit=0 --wait=120 --cpu-bind=none {program} train "${{flags[@]}}"
     code=$?
     case $code in
@@ -42,10 +44,11 @@ while true; do
     esac
     after=$(newest) || exit
     failures=$((after > before ? 0 : failures + 1))
+    before=$after
     echo "exit code $code at step $after; $failures failed in a row without progress" >&2
     if ((failures > {max_restarts})); then exit $code; fi
     if held && sleep 30 && held; then # a node does not let go of the last start: take others
-        scontrol update JobId="$SLURM_JOB_ID" Comment="failed starts: $failures"
+        scontrol update JobId="$SLURM_JOB_ID" Comment="$failures failed at step $after"
         scontrol requeue "$SLURM_JOB_ID"
         exit $code
     fi

@@ -54,6 +54,8 @@ def test_a_home_directory_is_expanded_in_every_path_and_in_nothing_else():
         ("source.root", "", "--config.source.root=: is empty: write a path, or none"),
         ("root", "~nobody_x/a", "--config.root=~nobody_x/a: there is no user nobody_x"),
         ("place", "~nobody_x/a", "--config.place=~nobody_x/a: there is no user nobody_x"),
+        ("place", "gs:/b/a", "--config.place=gs:/b/a: is neither a path nor a URL; write gs://b/a"),
+        ("root", "gs:", "is neither a path nor a URL; write gs://BUCKET/FOLDER"),
         ("place", "", "--config.place=: is empty: write a path, or none"),
         ("root", "gs://b/a", "--config.root=gs://b/a: is a URL; this takes a path of this machine"),
     ],

@@ -34,6 +34,7 @@ def test_crashes_without_progress_are_counted_and_progress_starts_anew():
     assert attempts.goes_on(137, 10) and attempts.failures == 0
     assert attempts.goes_on(1, 10) and attempts.goes_on(1, 10)
     assert not attempts.goes_on(1, 10)
+    assert attempts.goes_on(75, 20) and attempts.failures == 0
 
 
 def test_what_is_complete_or_cannot_be_cured_is_never_started_again():

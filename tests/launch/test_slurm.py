@@ -77,13 +77,13 @@ SLURM_JOB_ID=7
             "137 9",
             "10 20",
             137,
-            ["scontrol update Comment=failed starts: 0", "scontrol requeue", "1 starts"],
+            ["scontrol update Comment=0 failed at step 20", "scontrol requeue", "1 starts"],
         ),
         (  # and again, before there was progress
             "137 9 1",
             "10",
             137,
-            ["scontrol update Comment=failed starts: 1", "scontrol requeue", "1 starts"],
+            ["scontrol update Comment=1 failed at step 10", "scontrol requeue", "1 starts"],
         ),
         ("137 1 1 0", "-1 10 10 10", 0, ["4 starts"]),  # counted since the last progress
     ],
@@ -101,12 +101,20 @@ def test_exit_codes_and_progress_decide(codes: str, steps: str, end: int, told: 
     assert (done.returncode, lines) == (end, told), done.stderr
 
 
-def test_failed_starts_are_counted_over_a_requeue():
+@pytest.mark.parametrize(
+    ("comment", "num_starts"),
+    [
+        ("1 failed at step 10", 2),
+        ("1 failed at step 5", 3),  # there was progress since
+        ("2 nodes of mine", 3),
+    ],
+)
+def test_failed_starts_are_counted_over_a_requeue(comment: str, num_starts: int):
     text = script("--max_restarts=2")
-    played = PLAYED.format(codes="1 1 1", steps="-1", comment="failed starts: 1")
+    played = PLAYED.format(codes="1 1 1", steps="-1", comment=comment)
     played += "newest() { echo 10; }\nflags=()\n" + text[text.index("# The comment") :]
     done = subprocess.run(["bash", "-c", played], capture_output=True, text=True, timeout=20)
-    assert (done.returncode, done.stdout.splitlines()) == (1, ["2 starts"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (1, [str(num_starts), "starts"]), done.stderr
 
 
 @pytest.mark.parametrize(

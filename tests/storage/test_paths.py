@@ -68,6 +68,7 @@ def test_the_names_in_a_folder_are_of_one_level_wherever_it_lies(bucket, tmp_pat
     [
         ("s3://bucket/a", "there is no store s3:// here; write a folder or gs://"),
         ("http://host/a", "there is no store http:// here; write a folder or gs://"),
+        ("gs:/bucket/a", "is neither a path nor a URL; write gs://bucket/a"),
         ("gs://", "names no bucket; write gs://BUCKET/FOLDER"),
         ("gs:///run", "names no bucket; write gs://BUCKET/FOLDER"),
         ("gs://Bad_/run", "names no bucket; write gs://BUCKET/FOLDER"),
