@@ -55,11 +55,12 @@ docs-test: $(VENV)/.dev  ## Run the commands of README.md, docs/ and notebooks/ 
 slurm: $(VENV)/.dev  ## Train on a SLURM of two virtual nodes here; needs root, slurm-wlm and munge
 	$(BIN)/python scripts/slurm_test.py $(ARGS)
 
-checks: $(VENV)/.dev  ## Lint, check the format, the types and the shape of the package
+checks: $(VENV)/.dev  ## Lint, check format, types, the shape of the package, what launch writes
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python scripts/count_house.py --check
+	$(BIN)/python -m pytest -q tests/launch/test_kubernetes.py tests/launch/test_slurm.py tests/launch/test_tpu_vm.py
 
 format: $(VENV)/.dev  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(SOURCES)

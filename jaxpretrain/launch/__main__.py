@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     """Prints, submits or runs a launch; `local` returns the exit code of training."""
     split = argv.index("--") if "--" in argv else len(argv)
     parser = make_parser()
+    if early := [item for item in argv[:split] if item.startswith("--config")]:
+        parser.error(f"write -- before {early[0]}: the flags of the training command stand behind")
     flags = parser.parse_args(argv[:split])
     _require_of_engine(flags, argv[:split])
     if flags.engine == "newest":
@@ -69,14 +71,14 @@ def make_parser() -> Parser:
         epilog=list_exit_codes(_EXIT_CODES),
     )
     about = "slurm, gke, tpu-vm or local; newest prints the newest step that a run has saved"
-    parser.add_argument("engine", metavar="ENGINE", help=about)
+    parser.add_argument("engine", metavar="ENGINE", nargs="?", help=about)
     add_engine_flags(parser)
     add = parser.add_argument_group("TPU VMs").add_argument
     add("--zone", help="zone of the cloud")
     add("--spot", action="store_true", help="cheaper VMs, which may be taken away")
     add("--runtime_version", help="software of the VMs; by default what the cloud advises")
     install = "command by which each VM installs jaxpretrain"
-    add("--install", default="pip install 'jaxpretrain[tpu]'", metavar="COMMAND", help=install)
+    add("--install", default="pip install 'jaxpretrain[tpu,gcs]'", metavar="COMMAND", help=install)
     add = parser.add_argument_group("local").add_argument
     add("--processes", type=int, default=1, help="processes of the run on this machine")
     add("--once", action="store_true", help="start once, and exit with 75 where there was progress")
@@ -86,6 +88,8 @@ def make_parser() -> Parser:
 
 def _require_of_engine(flags: Namespace, items: Sequence[str]) -> None:
     """Raises InputError where the engine is not known, or a flag is another engine's."""
+    if flags.engine is None:
+        raise InputError(f"name an engine: {', '.join(ENGINES)}")
     if flags.engine not in ENGINES:
         hint = nearest(flags.engine, ENGINES) or f" The engines are {', '.join(ENGINES)}."
         raise InputError(f"there is no engine '{flags.engine}'.{hint}")

@@ -8,6 +8,7 @@ from jaxpretrain.launch import kubernetes, slurm, tpu_vm
 from jaxpretrain.launch.clients import GCLOUD, KUBECTL, SBATCH, deliver
 from jaxpretrain.launch.flags import require_sensible
 from jaxpretrain.launch.local import run_local
+from jaxpretrain.launch.machines import num_devices_of
 from jaxpretrain.launch.training import check_training
 
 
@@ -27,7 +28,7 @@ def launch(flags: Namespace, training_flags: Sequence[str]) -> int:
             max_restarts=flags.max_restarts,
             once=flags.once,
         )
-    training = check_training(training_flags)
+    training = check_training(training_flags, num_devices=num_devices_of(flags))
     if flags.engine == "slurm":
         text, client = slurm.write_script(training.name, [training], flags), SBATCH
     elif flags.engine == "gke":

@@ -4,7 +4,6 @@ Each container runs `launch local --once`, which tells Kubernetes by an exit cod
 progress; the policies in a manifest map the codes to restarts. docs/distributed.md explains them.
 """
 
-import math
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 from jaxpretrain.config.command import EXIT_STOPPED
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.launch.flags import require_sensible
+from jaxpretrain.launch.machines import nodes_of, read_accelerator
 from jaxpretrain.launch.rules import codes_of
 from jaxpretrain.launch.training import Training
-from jaxpretrain.planning.machines import Target, parse_target
+from jaxpretrain.planning.machines import Target
 
 Manifest = dict[str, Any]
 
@@ -31,6 +31,8 @@ ACCELERATORS = {
 """Name of a chip in `plan --target` -> its name in the labels of GKE's nodes."""
 _PORT = 55527
 _NEVER = codes_of("never", failures_only=True)
+_DISRUPTED = {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+"""The condition of a pod that its node, and no fault of its own, has ended."""
 _RUN = ["jaxpretrain", "launch", "local", "--once", "--"]
 
 
@@ -41,7 +43,7 @@ def run_manifest(training: Training, flags: Namespace) -> str:
       InputError: the machine is not known, or is none of GKE's.
     """
     target = _target(flags)
-    nodes, _ = _nodes(target)
+    nodes, _ = nodes_of(target)
     arguments = [*_RUN, *training.flags]
     if target.platform == "gpu" and nodes > 1:  # on TPUs, JAX asks GKE
         first = f"{training.name}-workers-0-0.{training.name}"
@@ -101,7 +103,7 @@ def sweep_manifest(name: str, trainings: Sequence[Training], flags: Namespace) -
       InputError: the machine is not known, is none of GKE's, or has several nodes.
     """
     target = _target(flags)
-    nodes, _ = _nodes(target)
+    nodes, _ = nodes_of(target)
     if nodes * target.num_slices > 1:
         raise InputError(f"--accelerator={target.name}: a run of a sweep takes one node here")
     cases = "\n".join(f"  {i}) set -- {t.quoted} ;;" for i, t in enumerate(trainings))
@@ -125,10 +127,6 @@ def sweep_manifest(name: str, trainings: Sequence[Training], flags: Namespace) -
     return _to_yaml({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job})
 
 
-_DISRUPTED = {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-"""The condition of a pod that its node, and no fault of its own, has ended."""
-
-
 def _on_codes(action: str, codes: list[int]) -> Manifest:
     requirement = {"containerName": "training", "operator": "In", "values": sorted(codes)}
     return {"action": action, "onExitCodes": requirement}
@@ -141,7 +139,7 @@ def _job(completions: int) -> Manifest:
 def _pod(target: Target, command: list[str], flags: Namespace) -> Manifest:
     """Returns the template of the pods: one container, with all accelerators of its node."""
     assert target.chip is not None
-    _, per_node = _nodes(target)
+    _, per_node = nodes_of(target)
     selector = {"cloud.google.com/gke-accelerator": ACCELERATORS[target.chip.name]}
     if target.platform == "tpu":
         topology = "x".join(map(str, target.shape))
@@ -180,20 +178,7 @@ def _target(flags: Namespace) -> Target:
             "--accelerator is required: a machine as plan --target writes it, such as "
             "h100-80gb:2x8 or tpu-v5p:4x4x4"
         )
-    target = parse_target(flags.accelerator, "--accelerator")
-    if target.chip is None or target.chip.name not in ACCELERATORS:
-        raise InputError(f"--accelerator={flags.accelerator}: GKE has {', '.join(ACCELERATORS)}")
-    return target
-
-
-def _nodes(target: Target) -> tuple[int, int]:
-    """Returns the nodes of a slice, or of all GPUs, and the accelerators of each."""
-    assert target.chip is not None
-    if target.platform == "gpu":
-        return target.shape[0], target.shape[1]
-    chips = math.prod(target.shape)
-    per_node = min(chips, target.chip.devices_per_host)
-    return chips // per_node, per_node
+    return read_accelerator(flags, "GKE", ACCELERATORS)
 
 
 def _to_yaml(manifest: Manifest) -> str:

@@ -5,12 +5,13 @@ its host; the hosts meet again by themselves. docs/distributed.md explains each 
 """
 
 import math
+import shlex
 from argparse import Namespace
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.launch.flags import require_sensible
+from jaxpretrain.launch.machines import read_accelerator
 from jaxpretrain.launch.training import Training
-from jaxpretrain.planning.machines import parse_target
 
 _TYPES = {
     "tpu-v5e": ("v5litepod", 1, "v2-alpha-tpuv5-lite"),
@@ -29,7 +30,7 @@ startup=$(mktemp)
 trap 'rm -f "$startup"' EXIT
 cat > "$startup" <<'END'
 #!/bin/bash
-export HOME=/root
+export HOME=/root JAXPRETRAIN_JOB={job}
 {install} || exit
 exec jaxpretrain launch local --max_restarts={max_restarts} -- {flags}
 END
@@ -58,13 +59,12 @@ def write_script(training: Training, flags: Namespace) -> str:
         raise InputError(
             "--zone and --accelerator are required: --zone=us-east5-a --accelerator=tpu-v5p:4x4x4"
         )
-    target = parse_target(flags.accelerator, "--accelerator")
-    if target.chip is None or target.chip.name not in _TYPES:
-        raise InputError(f"--accelerator={flags.accelerator}: TPU VMs have {', '.join(_TYPES)}")
+    target = read_accelerator(flags, "the TPU VM service", _TYPES)
+    assert target.chip is not None
     kind, cores, software = _TYPES[target.chip.name]
     options = [
         f"--accelerator-type={kind}-{cores * math.prod(target.shape)}",
-        f"--runtime-version={flags.runtime_version or software}",
+        f"--runtime-version={shlex.quote(flags.runtime_version or software)}",
         '--metadata-from-file=startup-script="$startup"',
     ]
     if target.num_slices > 1:
@@ -75,7 +75,8 @@ def write_script(training: Training, flags: Namespace) -> str:
         options += ["--spot"]
     return _SCRIPT.format(
         name=training.name,
-        zone=flags.zone,
+        zone=shlex.quote(flags.zone),
+        job=shlex.quote(f"TPU VMs {training.name} in {flags.zone}"),
         install=flags.install,
         max_restarts=flags.max_restarts,
         flags=training.quoted,

@@ -10,7 +10,7 @@ from jaxpretrain.config.command import split_overrides
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.train.experiment import resolve
+from jaxpretrain.train.experiment import num_microbatches, resolve
 from jaxpretrain.train.flags import make_parser
 
 _MANY = 10**9
@@ -44,15 +44,18 @@ def engine_name(folder: Path) -> str:
     return (words if words[:1].isalpha() else f"run-{words}")[:40].rstrip("-")
 
 
-def check_training(flags: Sequence[str], *, has_place: bool = False) -> Training:
+def check_training(
+    flags: Sequence[str], *, num_devices: int | None = None, has_place: bool = False
+) -> Training:
     """Returns the training with some flags, which are those of `python -m jaxpretrain.main`.
 
-    Neither data nor the run's folder are opened: they may be out of reach here. `has_place` allows
-    the flags that name the processes.
+    Neither data nor the run's folder are opened: they may be out of reach here. Where the number of
+    devices is known, the mesh and the batch must fit it. `has_place` allows the flags that name the
+    processes.
 
     Raises:
       InputError: a flag or a field of the config does not exist or has no such value, --workdir is
-        missing, or a flag is the launcher's to give.
+        missing, a flag is the launcher's to give, or the devices do not fit.
     """
     rest, overrides = split_overrides(flags)
     parsed = make_parser("").parse_args(rest)
@@ -71,6 +74,11 @@ def check_training(flags: Sequence[str], *, has_place: bool = False) -> Training
     if experiment.data.num_examples is None:  # resolving would open the data to count them
         experiment = replace(experiment, data=replace(experiment.data, num_examples=_MANY))
     resolve(experiment)
+    if num_devices is not None and experiment.mesh != "auto":
+        replica, fsdp, _ = experiment.mesh.sizes(num_devices)
+        is_open = experiment.train.microbatch_size == "auto"
+        train = replace(experiment.train, microbatch_size=None) if is_open else experiment.train
+        num_microbatches(train, replica * fsdp)
     if parsed.workdir is None:
         raise InputError("--workdir is required after --: the folder of the run")
     return Training(tuple(flags), parsed.workdir)

@@ -108,9 +108,8 @@ def _opened(path: Path) -> BinaryIO:
 
 def newest_line(path: Path, name: str) -> dict[str, Any] | None:
     """Returns the last whole line with a name, looked for near the end; None without one."""
-    for file in [*reversed(parts_of(path)), path]:
-        if (is_remote(file) and file == path) or not file.exists():
-            continue
+    files = [*reversed(parts_of(path)), *([path] if not is_remote(path) and path.exists() else [])]
+    for file in files:
         with _opened(file) as opened:
             opened.seek(max(0, opened.seek(0, os.SEEK_END) - _BLOCK))
             for line in reversed(opened.read().splitlines(keepends=True)):

@@ -16,7 +16,9 @@ def test_the_script_of_a_command_is_printed(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: ENGINE"),
+        ([], "name an engine: slurm, gke, tpu-vm, local"),
+        (["slurm", *TRAINING[1:]], "write -- before --config=olmo_nano: the flags of the training"),
+        (["gke", "--config.seed=1"], "write -- before --config.seed=1"),
         (["slum", *TRAINING], "there is no engine 'slum'. Did you mean 'slurm'?"),
         (["slurm", "--node=2", *TRAINING], "unknown flag --node. Did you mean --nodes?"),
         (["slurm", "--nodes=2"], "write -- and, behind it, the flags of the training command"),

@@ -16,7 +16,7 @@ TRAINING = ["--config=olmo_nano", "--workdir=/shared/nano"]
     [
         ("slurm", ["--nodes=2"], "#!/bin/bash\n#SBATCH --job-name=nano\n#SBATCH --nodes=2\n"),
         ("gke", ["--image=i", "--accelerator=h100:8"], "apiVersion: jobset.x-k8s.io/v1alpha2\n"),
-        ("tpu-vm", ["--zone=z", "--accelerator=tpu-v6e:4x4"], "#!/bin/bash\nset -euo pipefail\n"),
+        ("tpu-vm", ["--zone=z", "--accelerator=tpu-v6e:2x4"], "#!/bin/bash\nset -euo pipefail\n"),
     ],
 )
 def test_each_engine_prints_what_it_gets(engine: str, flags: list[str], start: str, capsys):
@@ -43,7 +43,7 @@ def test_submit_without_the_client_is_one_line(engine, client, monkeypatch, tmp_
     given = {
         "slurm": [],
         "gke": ["--image=i", "--accelerator=h100:8"],
-        "tpu-vm": ["--zone=z", "--accelerator=tpu-v6e:4x4"],
+        "tpu-vm": ["--zone=z", "--accelerator=tpu-v6e:2x4"],
     }
     with pytest.raises(InputError, match=f"--submit needs {client}, which is not on this machine"):
         launch(flags_of(engine, *given[engine], "--submit"), TRAINING)

@@ -30,11 +30,18 @@ def test_one_slice_is_a_node():
     check_script(text)
 
 
+def test_a_host_that_starts_anew_is_the_same_job_for_the_lease_of_a_bucket():
+    assert "JAXPRETRAIN_JOB='TPU VMs it-s-nano in z'\n" in script(
+        "--zone=z", "--accelerator=tpu-v5e:4x4"
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--zone=z"], "--zone and --accelerator are required"),
-        (["--zone=z", "--accelerator=h100:8"], "TPU VMs have tpu-v5e, tpu-v5p, tpu-v6e"),
+        (["--zone=z", "--accelerator=h100:8"], "service has tpu-v5e, tpu-v5p, tpu-v6e"),
+        (["--zone=z", "--accelerator=tpu-v5p:3x3x3"], "27 chips are not whole hosts of 4"),
         (["--zone=z", "--accelerator=tpu-v5p:4"], "--accelerator=tpu-v5p:4: its slices"),
     ],
 )

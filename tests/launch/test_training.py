@@ -36,6 +36,27 @@ def test_what_training_would_refuse_is_refused_before(flags: list[str], message:
         check_training(flags)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("--config.mesh.tensor=5", "needs 5 devices, or a multiple of that, and there are 24"),
+        ("--config.train.batch_size=32", "does not divide over 24 data-parallel devices"),
+        ("--config.train.microbatch_size=5", "microbatch_size=5 does not divide the 2 examples"),
+    ],
+)
+def test_devices_that_do_not_fit_are_refused_before(setting: str, message: str):
+    given = [*GIVEN, "--config.train.batch_size=48", setting]
+    check_training(given)
+    with pytest.raises(InputError, match=message):
+        check_training(given, num_devices=24)
+
+
+def test_what_is_chosen_on_the_devices_is_not_checked_before():
+    given = [*GIVEN, "--config.train.batch_size=48", "--config.train.microbatch_size=auto"]
+    check_training(given, num_devices=24)
+    check_training([*given, "--config.mesh=auto"], num_devices=7)
+
+
 def test_data_and_folder_are_not_opened():
     check_training([*GIVEN, "--config.data.root=/nowhere"])
 
