@@ -18,8 +18,8 @@ def launch(flags: Namespace, training_flags: Sequence[str]) -> int:
     Raises:
       InputError: a flag is wrong, of the launch or of the training, or the client is missing.
     """
+    require_sensible(flags)
     if flags.engine == "local":
-        require_sensible(flags)
         if flags.processes < 1:
             raise InputError(f"--processes={flags.processes}: must be positive")
         return run_local(

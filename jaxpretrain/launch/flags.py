@@ -55,5 +55,10 @@ def require_sensible(flags: Namespace) -> None:
     for name in ("notice", "nodes", "processes_per_node", "gpus_per_node"):
         if (value := getattr(flags, name)) is not None and value < 1:
             raise InputError(f"--{name}={value}: must be positive")
+    if flags.gpus_per_node is not None and flags.gpus_per_node % flags.processes_per_node:
+        raise InputError(
+            f"--gpus_per_node={flags.gpus_per_node} does not divide over "
+            f"--processes_per_node={flags.processes_per_node}"
+        )
     if flags.max_restarts < 0:
         raise InputError(f"--max_restarts={flags.max_restarts}: must not be negative")

@@ -10,7 +10,6 @@ from typing import Any
 
 from jaxpretrain.config.command import EXIT_STOPPED
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.launch.flags import require_sensible
 from jaxpretrain.launch.machines import nodes_of, read_accelerator
 from jaxpretrain.launch.rules import codes_of
 from jaxpretrain.launch.training import Training
@@ -170,7 +169,6 @@ def _pod(target: Target, command: list[str], flags: Namespace) -> Manifest:
 
 
 def _target(flags: Namespace) -> Target:
-    require_sensible(flags)
     if not flags.image:
         raise InputError("--image is required: the container image, with jaxpretrain installed")
     if not flags.accelerator:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from jaxpretrain.config.command import console_command
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.launch.flags import require_sensible
 from jaxpretrain.launch.rules import codes_of
 from jaxpretrain.launch.training import Training
 
@@ -64,7 +63,6 @@ def write_script(name: str, trainings: Sequence[Training], flags: Namespace) -> 
     Raises:
       InputError: a flag has no such value.
     """
-    require_sensible(flags)
     if flags.partition is not None and not re.fullmatch(r"[\w.,+-]+", flags.partition):
         raise InputError(f"--partition={flags.partition}: is no name of a partition")
     if flags.time is not None and _seconds(flags.time) <= flags.notice:

@@ -9,7 +9,6 @@ import shlex
 from argparse import Namespace
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.launch.flags import require_sensible
 from jaxpretrain.launch.machines import read_accelerator
 from jaxpretrain.launch.training import Training
 
@@ -54,7 +53,6 @@ def write_script(training: Training, flags: Namespace) -> str:
     Raises:
       InputError: the machine is not known or is no TPU, or the zone is missing.
     """
-    require_sensible(flags)
     if not flags.zone or not flags.accelerator:
         raise InputError(
             "--zone and --accelerator are required: --zone=us-east5-a --accelerator=tpu-v5p:4x4x4"

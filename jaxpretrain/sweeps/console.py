@@ -15,6 +15,7 @@ from jaxpretrain.display.progress import activity
 from jaxpretrain.display.wording import count_of, format_count, format_number
 from jaxpretrain.launch import kubernetes, slurm
 from jaxpretrain.launch.clients import KUBECTL, SBATCH, deliver
+from jaxpretrain.launch.flags import require_sensible
 from jaxpretrain.launch.machines import num_devices_of
 from jaxpretrain.launch.training import check_training, engine_name
 from jaxpretrain.planning.machines import Target, parse_target
@@ -159,6 +160,7 @@ def _output(flags: Namespace) -> TextIO:
 def _hand_over(sweep: Sweep, runs: Sequence[SweepRun], flags: Namespace) -> int:
     """Prints what an engine gets for some runs, or submits it; returns the exit code."""
     folder: Path = flags.workdir
+    require_sensible(flags)
     num_devices = num_devices_of(flags)
     trainings = [
         check_training(flags_of(sweep, run, folder), num_devices=num_devices) for run in runs

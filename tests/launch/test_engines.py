@@ -24,6 +24,19 @@ def test_each_engine_prints_what_it_gets(engine: str, flags: list[str], start: s
     assert capsys.readouterr().out.startswith(start)
 
 
+@pytest.mark.parametrize(
+    ("engine", "flags", "message"),
+    [
+        ("slurm", ["--nodes=0", "--gpus_per_node=8"], "--nodes=0: must be positive"),
+        ("slurm", ["--nodes=3", "--gpus_per_node=8"], "does not divide over 24"),
+        ("gke", ["--image=i", "--accelerator=h100:3x8"], "does not divide over 24"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_line(engine: str, flags: list[str], message: str):
+    with pytest.raises(InputError, match=message):
+        launch(flags_of(engine, *flags), TRAINING)
+
+
 def test_with_submit_the_client_gets_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     kubectl = tmp_path / "kubectl"

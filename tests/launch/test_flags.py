@@ -10,10 +10,23 @@ def test_numbers_in_range_pass():
     require_sensible(flags_of("slurm", "--nodes=2", "--max_restarts=0", "--notice=1"))
 
 
-@pytest.mark.parametrize("flag", ["--nodes=0", "--processes_per_node=0", "--notice=-5"])
-def test_numbers_out_of_range_are_named(flag: str):
-    with pytest.raises(InputError, match=f"{flag}: must be positive"):
-        require_sensible(flags_of("slurm", flag))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nodes=0"], "--nodes=0: must be positive"),
+        (["--processes_per_node=0"], "--processes_per_node=0: must be positive"),
+        (["--gpus_per_node=-1"], "--gpus_per_node=-1: must be positive"),
+        (["--notice=-5"], "--notice=-5: must be positive"),
+        (["--max_restarts=-1"], "--max_restarts=-1: must not be negative"),
+        (
+            ["--gpus_per_node=8", "--processes_per_node=3"],
+            "--gpus_per_node=8 does not divide over --processes_per_node=3",
+        ),
+    ],
+)
+def test_numbers_that_make_no_sense_are_named(flags: list[str], message: str):
+    with pytest.raises(InputError, match=message):
+        require_sensible(flags_of("slurm", *flags))
 
 
 @pytest.mark.parametrize(

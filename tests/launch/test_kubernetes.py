@@ -122,7 +122,6 @@ def test_each_pod_of_a_sweep_is_a_run_by_itself():
         (GPU[:1], "--accelerator is required"),
         (("--image=i", "--accelerator=h101:8"), "--accelerator=h101:8: no such machine"),
         (("--image=i", "--accelerator=cpu:8"), "--accelerator=cpu:8: GKE has a100-40gb, "),
-        ((*GPU, "--notice=0"), "--notice=0: must be positive"),
     ],
 )
 def test_bad_flags_are_one_line(flags: tuple[str, ...], message: str):

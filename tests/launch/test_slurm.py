@@ -123,9 +123,6 @@ def test_failed_starts_are_counted_over_a_requeue(comment: str, num_starts: int)
         ("--time=soon", "--time=soon: write minutes, H:M:S or D-H:M:S"),
         ("--time=1:2:3:4", "write minutes"),
         ("--time=2", "--time=2 is over before --notice=120 seconds"),
-        ("--nodes=0", "--nodes=0: must be positive"),
-        ("--gpus_per_node=-1", "must be positive"),
-        ("--max_restarts=-1", "must not be negative"),
         ("--partition=a b", "is no name of a partition"),
     ],
 )
