@@ -1,5 +1,7 @@
 """Injects faults into small real runs from a seeded list, and counts how they end.
 
+Two faults are made at once by default, so that one computes while the other waits.
+
 make faults ARGS="--count=40 --seed=7 --output=FILE"
 make faults ARGS="--merge a.json b.json --output=all.json"
 """
@@ -7,6 +9,7 @@ make faults ARGS="--merge a.json b.json --output=all.json"
 import argparse
 import json
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -14,8 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
 # Read when JAX is imported.
@@ -31,6 +36,8 @@ os.environ |= {
     "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
 }
 
+from jaxpretrain.display.wording import count_of
+from tests.faults import starts
 from tests.faults.case import Case, Failed, NotHere
 from tests.faults.kinds import KINDS, Kind
 from tests.faults.starts import Hangs
@@ -63,21 +70,60 @@ class Result:
     """Faults that this machine could not make, which do not count."""
     seconds_to_step: list[float] = field(default_factory=list)
     """Seconds from each start after a fault to its first finished step; the imports are shared."""
+    core_seconds: dict[str, list[float]] = field(default_factory=dict)
+    """Number of processes -> seconds of a core that each fault of so many took, checks included."""
     sittings: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, kind: Kind, case: Case, failure: dict[str, Any] | None) -> None:
+    def add(self, outcome: "Outcome", seed: int) -> None:
         """Counts one fault."""
-        row = self.kinds.setdefault(kind.name, Row())
+        if outcome.not_here:
+            self.not_here.append(f"{outcome.kind}: {outcome.problem}")
+            return
+        row = self.kinds.setdefault(outcome.kind, Row())
         for counts in (self, row):
             counts.count += 1
-            counts.recovered += failure is None
-            counts.steps_lost += case.steps_lost
-        row.steps_redone += case.steps_redone
-        self.differing_bits += case.differing_bits
-        if case.seconds_to_step is not None:
-            self.seconds_to_step.append(round(case.seconds_to_step, 2))
-        if failure is not None:
-            self.failures.append(failure)
+            counts.recovered += outcome.problem is None
+            counts.steps_lost += outcome.case.steps_lost
+        row.steps_redone += outcome.case.steps_redone
+        self.differing_bits += outcome.case.differing_bits
+        if outcome.case.seconds_to_step is not None:
+            self.seconds_to_step.append(round(outcome.case.seconds_to_step, 2))
+        spent = self.core_seconds.setdefault(str(outcome.case.num_processes), [])
+        spent.append(round(outcome.core_seconds, 2))
+        if outcome.problem is not None:
+            failure = {"kind": outcome.kind, "problem": outcome.problem, "note": outcome.case.note}
+            self.failures.append(failure | {"again": outcome.again(seed)})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One fault and how it ended."""
+
+    number: int
+    kind: str
+    case: Case
+    problem: str | None
+    """Why it did not end as it must; None where it did."""
+    not_here: bool
+    """True where this machine cannot make the fault; `problem` says why."""
+    seconds: float
+    core_seconds: float
+    """Seconds of a core that all its processes took."""
+
+    def again(self, seed: int) -> str:
+        """Returns the command that makes the fault again."""
+        return f'make faults ARGS="--seed={seed} --first={self.number} --count=1"'
+
+    def describe(self, seed: int) -> str:
+        """Returns a line, and two more where it did not end as it must."""
+        how = "not here" if self.not_here else "ok" if self.problem is None else "FAILED"
+        count = self.case.num_processes
+        where = f"{count} processes" if count > 1 else "1 process"
+        spent = f"{self.seconds:.0f} s, {self.core_seconds:.1f} s of a core"
+        line = f"{how}: {self.kind}, {where}, {spent}"
+        if self.problem is None or self.not_here:
+            return line
+        return f"{line}\n  {self.case.note}: {self.problem}\n  again: {self.again(seed)}"
 
 
 def merged(results: Sequence[Result]) -> Result:
@@ -92,6 +138,8 @@ def merged(results: Sequence[Result]) -> Result:
             sums = total.kinds.setdefault(name, Row())
             for key, value in asdict(row).items():
                 setattr(sums, key, getattr(sums, key) + value)
+        for count, spent in result.core_seconds.items():
+            total.core_seconds.setdefault(count, []).extend(spent)
     return total
 
 
@@ -101,17 +149,32 @@ def read(path: Path) -> Result:
     return Result(**document | {"kinds": {k: Row(**row) for k, row in document["kinds"].items()}})
 
 
-def befall(
-    kind: Kind, world: World, number: int, seed: int, folder: Path
-) -> tuple[Case, str | None]:
-    """Makes one fault; returns its case, and why it did not end as it must."""
+def kind_of(number: int, seed: int, kinds: Sequence[Kind]) -> Kind:
+    """Returns the kind of a fault; kinds are taken in turn."""
+    return kinds[(number + seed) % len(kinds)]
+
+
+def draw_of(number: int, seed: int, kind: Kind) -> tuple[Random, int]:
+    """Returns the source of all that is random about a fault, and its number of processes."""
     draw = Random(f"{seed} {number}")
-    case = Case(world, folder, draw, draw.choice(kind.num_processes))
+    return draw, draw.choice(kind.num_processes)
+
+
+def befall(world: World, number: int, seed: int, kind: Kind) -> Outcome:
+    """Makes one fault; call it in a process of its own, whose children are counted."""
+    folder, began = world.root / f"fault-{number}", time.monotonic()
+    folder.mkdir()
+    case, problem, not_here = Case(world, folder, *draw_of(number, seed, kind)), None, False
     try:
         kind.make(case)
-    except (Failed, Hangs) as error:
-        return case, str(error)
-    return case, None
+    except (Failed, Hangs, NotHere) as error:
+        problem, not_here = str(error), isinstance(error, NotHere)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    core_seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    seconds = time.monotonic() - began
+    return Outcome(number, kind.name, case, problem, not_here, seconds, core_seconds)
 
 
 def run(
@@ -119,34 +182,21 @@ def run(
     numbers: Sequence[int],
     seed: int,
     kinds: Sequence[Kind] = KINDS,
+    jobs: int = 1,
     output: Path | None = None,
 ) -> Result:
-    """Makes the faults of some numbers, one after the other; `output` gets the result so far."""
+    """Makes the faults of some numbers, `jobs` at once; `output` gets the result so far."""
     result = Result()
     began = datetime.now(UTC)
     sitting = {"seed": seed, "first": numbers[0], "start": began.isoformat(timespec="minutes")}
     result.sittings.append(sitting)
-    for position, number in enumerate(numbers, start=1):
-        kind = kinds[(number + seed) % len(kinds)]
-        folder, started = world.root / f"fault-{number}", time.monotonic()
-        folder.mkdir()
-        again = f'make faults ARGS="--seed={seed} --first={number} --count=1"'
-        try:
-            case, problem = befall(kind, world, number, seed, folder)
-        except NotHere as error:
-            result.not_here.append(f"{kind.name}: {error}")
-            shutil.rmtree(folder)
-            continue
-        failure = None
-        if problem is not None:
-            failure = {"kind": kind.name, "problem": problem, "note": case.note, "again": again}
-            print(f"{kind.name} ({case.note}): {problem}\n  again: {again}", file=sys.stderr)
-        result.add(kind, case, failure)
-        seconds, how = time.monotonic() - started, "ok" if failure is None else "FAILED"
-        where = f"{case.num_processes} processes" if case.num_processes > 1 else "1 process"
-        line = f"{position}/{len(numbers)} {how}: {kind.name}, {where}, {seconds:.0f} s"
-        print(line, file=sys.stderr, flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
+    chosen = {number: kind_of(number, seed, kinds) for number in numbers}
+    for count in sorted({draw_of(number, seed, kind)[1] for number, kind in chosen.items()}):
+        world.reference(count)  # which all faults share
+    faults = [partial(befall, world, number, seed, kind) for number, kind in chosen.items()]
+    for position, outcome in enumerate(starts.side_by_side(faults, jobs), start=1):
+        print(f"{position}/{len(numbers)} {outcome.describe(seed)}", file=sys.stderr, flush=True)
+        result.add(outcome, seed)
         sitting["count"] = position
         sitting["minutes"] = round((datetime.now(UTC) - began).total_seconds() / 60, 1)
         if output is not None:
@@ -166,6 +216,9 @@ def table(result: Result) -> str:
             f"  {row.steps_redone:>12}"
         )
     lines.append(f"{len(result.kinds)} kinds, {result.differing_bits} differing bits")
+    for count, spent in sorted(result.core_seconds.items()):
+        middle = f"{median(spent):.1f} s of a core, in the middle"
+        lines.append(f"a fault of {count_of(int(count), 'process')}: {middle}")
     lines += [f"failed: {failure['kind']}: {failure['again']}" for failure in result.failures]
     lines += [f"could not be made here: {line}" for line in sorted(set(result.not_here))]
     return "\n".join(lines)
@@ -178,6 +231,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the seed of all that is drawn")
     parser.add_argument("--first", type=int, default=0, help="the number of the first fault")
     parser.add_argument("--kind", default="", help="only kinds whose names contain this")
+    parser.add_argument("--jobs", type=int, default=2, help="the number of faults at once")
     parser.add_argument("--output", type=Path, help="a file for the result as JSON")
     parser.add_argument("--merge", type=Path, nargs="+", help="files of results to add up")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the runs")
@@ -191,7 +245,7 @@ def main() -> int:
             world = World(root)
             world.prepare()
             numbers = range(flags.first, flags.first + flags.count)
-            result = run(world, numbers, flags.seed, kinds, flags.output)
+            result = run(world, numbers, flags.seed, kinds, flags.jobs, flags.output)
         finally:
             if not flags.keep:
                 shutil.rmtree(root, ignore_errors=True)

@@ -1,47 +1,55 @@
 """Faults of runs in a bucket, which is a server on loopback in a process of its own."""
 
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from urllib.parse import unquote
 
-from tests.bucket_server import bucket_server
-from tests.faults import points
+from jaxpretrain.storage.paths import list_files, parse
+from tests.bucket_server import Fault, bucket_server
+from tests.faults import damage, points, starts
 from tests.faults.case import Case
-from tests.faults.points import PHASES, at
+from tests.faults.points import PHASES, at, only
 
 
 @contextmanager
-def bucket(case: Case) -> Iterator[None]:
-    """Has the run of a case in a bucket."""
+def bucket(case: Case, fault: Fault | None = None) -> Iterator[Callable[[], None]]:
+    """Has the run of a case in a bucket; yields what ends the fault of its server.
+
+    `fault` is called in the server's process. All further processes of this one use the bucket.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
         with bucket_server() as server:
+            server.fault = fault or server.fault
+
+            def mend(*_: object) -> None:
+                server.fault = lambda method, path: None
+
+            signal.signal(signal.SIGUSR1, mend)
             os.write(writer, server.url.encode() + b"\n")
-            time.sleep(1e6)
+            while True:
+                signal.pause()
     os.close(writer)
     with os.fdopen(reader) as pipe:
         url = pipe.readline().strip()
-    there = {
+    os.environ |= {
         "STORAGE_EMULATOR_HOST": url,
         "TENSORSTORE_GCS_HTTP_URL": url,
         "JAXPRETRAIN_STORAGE_SECONDS": "60",
         "JAXPRETRAIN_CACHE": str(case.folder / "cache"),
     }
-    before = {name: os.environ.get(name) for name in there}
-    os.environ.update(there)  # for the checks, too
-    case.environment.update(there)
+    case.environment["JAXPRETRAIN_CACHE"] = os.environ["JAXPRETRAIN_CACHE"]
     case.workdir = "gs://bucket/run"
     try:
-        yield
+        yield lambda: os.kill(pid, signal.SIGUSR1)
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
@@ -53,11 +61,69 @@ def ends(case: Case, number: int, codes: set[int]) -> None:
     call = 3 if phase.startswith("old") else case.draw.randint(1, 4)
     case.note = f"{phase}, call {call}, {'after' if after else 'before'}"
 
-    def arm(process: int) -> None:
-        if process == 0:
-            at(PHASES[phase], points.send(number), call=call, after=after)
-
+    arm = partial(at, PHASES[phase], points.send(number), call=call, after=after)
     with bucket(case):
-        gang = case.start(arm)
+        gang = case.start(only(0, arm))
         case.check_codes(gang, codes, codes | {1, -6})
         case.recover(gang)
+
+
+def server_fails(case: Case) -> None:
+    """For some seconds the server refuses, cuts or delays every third request."""
+    how, first = case.draw.choice(["503", "cut", "slow"]), case.draw.randrange(150)
+    case.note = f"{how} from request {first}"
+    count, since = 0, 0.0
+
+    def fault(method: str, path: str) -> str | None:
+        nonlocal count, since
+        count += 1
+        if count == first + 1:
+            since = time.monotonic()
+        is_on = count > first and time.monotonic() < since + 6 and count % 3 == 0
+        return how if is_on else None
+
+    with bucket(case, fault):
+        gang = case.start()
+        case.check_codes(gang, {0})
+        case.compare()
+
+
+def server_refuses(case: Case) -> None:
+    """From one step on the server takes no part of a checkpoint, until after the end of the run."""
+    step = case.draw.choice([3, 6, 12])
+    how = case.draw.choice(["403", "503"])
+    case.note = f"{how} from step {step} on"
+    refused = re.compile(rf"checkpoints/({'|'.join(str(s) for s in (3, 6, 9, 12) if s >= step)})/")
+
+    def fault(method: str, path: str) -> str | None:
+        return how if method != "GET" and refused.search(unquote(path)) else None
+
+    with bucket(case, fault) as mend:
+        case.environment["JAXPRETRAIN_STORAGE_SECONDS"] = "3"
+        gang = case.start()
+        case.check_codes(gang, {1}, {1})
+        case.check_line(gang, r"^error: .*could not be saved: ")
+        mend()
+        case.environment["JAXPRETRAIN_STORAGE_SECONDS"] = "60"
+        case.recover(gang, has_lines=False)
+
+
+def copy_is_damaged(case: Case) -> None:
+    """The data lies in the bucket, and what this machine has copied of it is damaged."""
+    with bucket(case):
+        starts.in_child(_upload, case)
+        case.flags.append("--config.data.root=gs://bucket/tokens")
+        gang = case.start(lambda _: at(PHASES["step"], points.send(signal.SIGTERM), call=5))
+        case.check_codes(gang, {75})
+        copies = (case.folder / "cache" / "buckets").rglob("*")
+        path = case.draw.choice(sorted(path for path in copies if path.is_file()))
+        harm = case.draw.choice(damage.HARMS)
+        harm(path, case)
+        case.note = f"{harm.__name__} {path.relative_to(case.folder)}"
+        case.recover(gang)
+
+
+def _upload(case: Case) -> None:
+    for file in list_files(case.world.tokens):
+        to = parse("gs://bucket/tokens") / str(file.relative_to(case.world.tokens))
+        to.write_bytes(file.read_bytes())

@@ -1,7 +1,6 @@
 """One fault: a run that it befalls, checks of how it ended, and the run that goes on after it."""
 
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +63,11 @@ class Case:
             environment=self.world.environment | self.environment,
             leave_out=leave_out,
         )
+
+    @property
+    def usual_seconds(self) -> float:
+        """The seconds that the run takes where nothing interrupts it."""
+        return self.world.reference(self.num_processes).seconds
 
     def anyone(self) -> int:
         """Returns the number of a process, by chance."""
@@ -138,15 +142,12 @@ class Case:
     def compare(self, *, has_lines: bool = True) -> None:
         """Checks that the run has ended in the bits of one that nothing interrupted."""
         reference = self.world.reference(self.num_processes)
-        self.differing_bits += world.differing_bits(self.workdir, reference)
-        if self.differing_bits:
-            raise Failed(f"{self.differing_bits} bits differ")
-        if has_lines and world.results(self.workdir) != world.results(str(reference)):
+        bits, has_other_lines = world.differences(self.workdir, reference)
+        self.differing_bits += bits
+        if bits:
+            raise Failed(f"{bits} bits differ")
+        if has_lines and has_other_lines:
             raise Failed("the lines of metrics.jsonl differ")
-
-    def keep(self, *names: str) -> Path:
-        """Returns a copy of the run's folder, to take files from."""
-        return shutil.copytree(self.workdir, self.folder / "kept")
 
 
 def finished(text: str) -> int:

@@ -6,11 +6,12 @@ import signal
 import subprocess
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.faults import points
 from tests.faults.case import Case, Failed, NotHere
-from tests.faults.points import PHASES, at
+from tests.faults.points import PHASES, at, only
 
 Damage = Callable[[Path, Case], None]
 
@@ -36,6 +37,7 @@ def empty(path: Path, case: Case) -> None:
     path.write_bytes(b"")
 
 
+HARMS = (truncate, flip, remove, empty)
 PLACES = ("arrays", "metadata", "experiment.json", "metrics.jsonl", "tokens", "compiled")
 """What is damaged."""
 
@@ -88,6 +90,35 @@ def damaged(case: Case, harm: Damage) -> None:
         case.recover(gang)
 
 
+def local_part_is_damaged(case: Case) -> None:
+    """With checkpoints on local disks, the newest part of one process is damaged, or none is."""
+    disk, count = case.folder / "disk", case.num_processes
+    case.flags += [f"--config.checkpoint.local_dir={disk}", "--config.checkpoint.every=10 steps"]
+    call = case.draw.randint(3, 9)
+    killed = partial(at, points.LOCAL_SAVE, points.kill, call=call, after=True)
+    gang = case.start(only(0, killed))
+    case.check_codes(gang, {-signal.SIGKILL}, {1, 134, -signal.SIGABRT})
+    parts = [next(disk.rglob(f"{process}-of-{count}")) for process in range(count)]
+    steps = [{int(p.name) for p in part.iterdir() if p.name.isdecimal()} for part in parts]
+    whole = sorted(set.intersection(*steps))
+    path = parts[case.anyone()] / str(whole[-1]) / case.draw.choice(["arrays.bin", "document.json"])
+    harm = case.draw.choice((None, *HARMS))
+    case.note = f"killed after local save {call}, {whole} are whole"
+    expected = whole[-1:]
+    if harm is not None:
+        case.note += f", {harm.__name__} {path.relative_to(disk)}"
+        expected = [0, *whole][-2:-1]
+        if path.suffix == ".json":  # or harmless
+            expected += whole[-1:]
+        harm(path, case)
+    again = case.start()
+    case.check_codes(again, {0})
+    found = re.search(r"^going on after step (\d+)", again.text(), re.M)
+    if (int(found[1]) if found else 0) not in expected:
+        raise Failed(f"it does not go on after {expected}: {case.ends(again)}")
+    case.compare()
+
+
 @contextmanager
 def small_disk(case: Case, megabytes: int = 24) -> Iterator[Path]:
     """Yields a small file system of its own; NotHere without the right to mount one."""
@@ -110,7 +141,7 @@ def disk_fills(case: Case, *, for_a_while: bool = False) -> None:
     with small_disk(case) as disk:
         fill = points.fill(disk, room)
         case.environment["JAXPRETRAIN_STORAGE_SECONDS"] = "60" if for_a_while else "2"
-        gang = case.start(lambda process: process or at(PHASES[phase], fill, call=call))
+        gang = case.start(only(0, partial(at, PHASES[phase], fill, call=call)))
         if for_a_while:
             words = "waits up to 60 s for room|is not saved: No space left"
             gang.wait_for(lambda: re.search(words, gang.text()) is not None)
@@ -153,7 +184,7 @@ def read_only(case: Case) -> None:
 
 def stale_lock(case: Case) -> None:
     """What a dead process has left does not keep a run out of its folder."""
-    gang = case.start(lambda process: process or at(PHASES["step"], points.kill, call=7))
+    gang = case.start(only(0, partial(at, PHASES["step"], points.kill, call=7)))
     gang.finish()
     (Path(case.workdir) / ".lock").write_text("12345 on another host\n")
     for name in ("experiment.json.unfinished-12345", "checkpoints/4.orbax-checkpoint-tmp"):

@@ -11,14 +11,14 @@ from functools import partial
 
 from tests.faults import buckets, damage, points
 from tests.faults.case import Case, Failed
-from tests.faults.points import PHASES, at
+from tests.faults.points import PHASES, at, only
 from tests.faults.world import NUM_STEPS, SAVE_EVERY
 
 SIGKILL = -int(signal.SIGKILL)
 ANY_FAILURE = frozenset({1, 76, 134, -6})
 """How a process may end that has lost another one: by itself, or aborted by JAX."""
 FROM_KILL = frozenset({SIGKILL})
-STALL = "--config.monitor.stall=12 seconds"
+STALL = "--config.monitor.stall=20 seconds"
 BAD_STEP = 8
 SAVES = NUM_STEPS // SAVE_EVERY
 
@@ -31,11 +31,6 @@ class Kind:
     make: Callable[[Case], None]
     num_processes: tuple[int, ...] = (1, 1, 2)
     """What is drawn from for each fault."""
-
-
-def only(victim: int, arm: Callable[[], None]) -> Callable[[int], None]:
-    """Returns what arms one process."""
-    return lambda process: arm() if process == victim else None
 
 
 def _after_death(case: Case, victim: int, arm: Callable[[], None]) -> None:
@@ -73,7 +68,7 @@ def killed_in_removal(case: Case) -> None:
 
 
 def killed_at_random(case: Case) -> None:
-    victim, seconds = case.anyone(), case.draw.uniform(0.0, case.world.seconds(case.num_processes))
+    victim, seconds = case.anyone(), case.draw.uniform(0.0, case.usual_seconds)
     gang = case.start(only(victim, points.kill_soon(seconds)))
     others = ANY_FAILURE | {0}
     expected = (FROM_KILL | {0} if i == victim else others for i in range(case.num_processes))
@@ -90,7 +85,19 @@ def killed_again(case: Case) -> None:
     case.recover(gang)
 
 
+def told_to_stop_in_start(case: Case) -> None:
+    told_to_stop(case, case.draw.choice(["start", "restore", "first batch"]), signal.SIGTERM)
+
+
+def told_to_stop_at_the_end(case: Case) -> None:
+    """All is done by then; only what is printed may be missing."""
+    gang = case.start(only(case.anyone(), partial(_tell, "end", signal.SIGTERM, 1)))
+    case.check_codes(gang, {0, -int(signal.SIGTERM)})
+    case.recover(gang)
+
+
 def told_to_stop(case: Case, phase: str, number: int, *, last: int = 1) -> None:
+    case.note = phase
     call = case.draw.randint(1, last)
     gang = case.start(only(case.anyone(), partial(_tell, phase, number, call)))
     case.check_codes(gang, {75})
@@ -103,7 +110,8 @@ def _tell(phase: str, number: int, call: int) -> None:
 
 
 def interrupted(case: Case) -> None:
-    phase = case.draw.choice(["compile", "step", "evaluation", "save is written"])
+    phases = ["start", "restore", "compile", "first batch", "step", "evaluation"]
+    case.note = phase = case.draw.choice([*phases, "save begins", "save is written"])
     gang = case.start(only(0, partial(_tell, phase, signal.SIGINT, 1)))
     case.check_codes(gang, {75})
     case.check_line(gang, "^SIGINT: stopping (after this step|once the first step is compiled)")
@@ -111,8 +119,9 @@ def interrupted(case: Case) -> None:
 
 
 def interrupted_twice(case: Case) -> None:
-    phase = case.draw.choice(["compile", "step", "evaluation", "save is written", "save begins"])
-    call = 1 if phase == "compile" else case.draw.randint(1, 3)
+    phases = ["start", "restore", "compile", "step", "evaluation", "save is written", "save begins"]
+    case.note = phase = case.draw.choice(phases)
+    call = 1 if phase in ("start", "restore", "compile") else case.draw.randint(1, 3)
     arm = partial(at, PHASES[phase], points.interrupt_twice, call=call)
     gang = case.start(only(0, arm))
     case.check_codes(gang, {130})
@@ -189,7 +198,7 @@ def clock_jumps(case: Case) -> None:
 
 
 def peer_never_comes(case: Case) -> None:
-    gang = case.start(None, "--start_timeout=4", leave_out=case.num_processes - 1)
+    gang = case.start(None, "--start_timeout=8", leave_out=case.num_processes - 1)
     case.check_codes(gang, {1})
     case.check_line(gang, rf"^error: process {case.num_processes - 1} of .* did not come to")
     case.recover(gang)
@@ -248,6 +257,8 @@ KINDS = (
     _kind("killed at the end", killed_at, "end"),
     _kind("killed again at once", killed_again),
     _kind("SIGTERM in a step", told_to_stop, "step", signal.SIGTERM, last=8, on=(1, 2, 4)),
+    Kind("SIGTERM in the start", told_to_stop_in_start),
+    Kind("SIGTERM at the end", told_to_stop_at_the_end),
     _kind("SIGTERM in the compilation", told_to_stop, "compile", signal.SIGTERM),
     _kind("SIGTERM in an evaluation", told_to_stop, "evaluation", signal.SIGTERM, last=3),
     _kind("SIGTERM in the first save", told_to_stop, "save is written", signal.SIGTERM),
@@ -280,6 +291,10 @@ KINDS = (
     _kind("the folder can only be read", damage.read_only, on=(1, 2)),
     _kind("killed, in a bucket", buckets.ends, signal.SIGKILL, {SIGKILL}),
     _kind("SIGTERM, in a bucket", buckets.ends, signal.SIGTERM, {75}),
+    _kind("the server fails for a while, in a bucket", buckets.server_fails),
+    _kind("the server takes no more, in a bucket", buckets.server_refuses, on=(1, 2)),
+    _kind("a copy of the data is damaged, in a bucket", buckets.copy_is_damaged, on=(1,)),
+    _kind("a local checkpoint is damaged", damage.local_part_is_damaged, on=(1, 2)),
     _kind("what dead processes left", damage.stale_lock, on=(1, 2)),
 )
 """All kinds, in the order in which they are taken."""

@@ -37,6 +37,8 @@ OF_THE_FIRST = ("save begins", "save is committed", "old save is removed", "save
 """Phases that the first process alone has."""
 READ = "jaxpretrain.train.stages:Stages.read"
 """The read of a batch, in a thread of its own."""
+LOCAL_SAVE = "jaxpretrain.checkpoints.local:LocalCheckpoints.save"
+"""The save of a step to the disk of the host."""
 
 
 def wrap(place: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -69,6 +71,11 @@ def at(place: str, action: Action, *, call: int = 1, after: bool = False) -> Non
         return wrapped
 
     wrap(place, make)
+
+
+def only(victim: int, arm: Action) -> Callable[[int], None]:
+    """Returns what arms one process."""
+    return lambda process: arm() if process == victim else None
 
 
 def send(number: int) -> Action:

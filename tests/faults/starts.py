@@ -6,6 +6,7 @@ needs devices or storage, such as comparing checkpoints, is done in a fork too (
 """
 
 import atexit
+import gc
 import os
 import pickle
 import signal
@@ -15,13 +16,18 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from types import SimpleNamespace
 from typing import Any, NoReturn, TypeVar
 
 import grain  # noqa: F401  imported where batches are read, which would take each process a second
 import jax
+from jax._src import compiler  # no public name has a process keep its programs
 
 import jaxpretrain.planning.training  # noqa: F401  and all that it imports
 from jaxpretrain.config.command import run
@@ -33,8 +39,9 @@ T = TypeVar("T")
 Arm = Callable[[int], None]
 """What a process does before it starts, by its number: it makes its fault."""
 
-LIMIT_SECONDS = 300.0
-"""Seconds after which a process that should end by itself has failed to."""
+LIMIT_SECONDS = 600.0
+"""Seconds after which a process that should end by itself has failed to; machines may be busy."""
+_POLL_SECONDS = 0.02
 
 
 class Hangs(Exception):
@@ -69,7 +76,7 @@ class Gang:
             if time.monotonic() > deadline:
                 self.kill()
                 raise Hangs(f"nothing happened for {seconds:.0f} s: {self.text(0)[-400:]}")
-            time.sleep(0.005)
+            time.sleep(_POLL_SECONDS)
         return True
 
     def finish(self, seconds: float = LIMIT_SECONDS) -> list[int]:
@@ -88,7 +95,7 @@ class Gang:
         self.signal(signal.SIGKILL)
         self.signal(signal.SIGCONT)
         while self.poll():
-            time.sleep(0.005)
+            time.sleep(_POLL_SECONDS)
 
     def text(self, process: int = 0) -> str:
         """Returns what a process has printed so far."""
@@ -114,6 +121,7 @@ def start(
         together = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={num_processes}"]
     logs.mkdir(parents=True, exist_ok=True)
     gang = Gang([], [])
+    gc.freeze()  # what is imported is no garbage, in no process
     for process in range(num_processes):
         if process == leave_out:
             continue
@@ -137,8 +145,10 @@ def start(
 def _be(flags: list[str], log: Path, process: int, arm: Arm | None) -> NoReturn:
     """Becomes a process of the training command."""
     os.setsid()
-    # All that is compiled is kept, by the environment; a run keeps what takes a while.
+    # All that is compiled is kept, by the environment; a run keeps what takes a while. JAX has the
+    # first process alone keep programs, for all; on the CPU those of the others have other names.
     running.keep_compiled = lambda: None
+    compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0))
     for number, target in ((0, os.devnull), (1, os.devnull), (2, str(log))):
         os.dup2(os.open(target, os.O_RDWR | os.O_APPEND), number)
     sys.argv = ["jaxpretrain.main", *flags]
@@ -152,7 +162,8 @@ def _be(flags: list[str], log: Path, process: int, arm: Arm | None) -> NoReturn:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         traceback.print_exc()
-    threading._shutdown()  # as Python ends: threads first, then what was registered
+    # As Python ends: threads first, then what was registered.
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     sys.stderr.flush()
     os._exit(code)
@@ -160,22 +171,44 @@ def _be(flags: list[str], log: Path, process: int, arm: Arm | None) -> NoReturn:
 
 def in_child(action: Callable[..., T], *arguments: Any) -> T:
     """Returns the result of a function in a process of its own."""
+    return next(side_by_side([partial(action, *arguments)], 1))
+
+
+def side_by_side(actions: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
+    """Yields the results of functions as they come, each of a process of its own, `count` at once.
+
+    RuntimeError: one has raised an exception.
+    """
+    waiting = iter(actions)
+    with DefaultSelector() as results:
+        for action in islice(waiting, count):
+            _begin(action, results)
+        while results.get_map():
+            for key, _ in results.select():
+                results.unregister(key.fileobj)
+                with os.fdopen(key.fd, "rb") as pipe:
+                    has_worked, result = pickle.load(pipe)
+                os.waitpid(key.data, 0)
+                for action in islice(waiting, 1):
+                    _begin(action, results)
+                if not has_worked:
+                    raise RuntimeError(result)
+                yield result
+
+
+def _begin(action: Callable[[], object], results: DefaultSelector) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        for key in list(results.get_map().values()):
+            os.close(key.fd)
         os.close(reader)
         try:
-            found = True, action(*arguments)
+            outcome = pickle.dumps((True, action()))
         except BaseException:
-            found = False, traceback.format_exc()
+            outcome = pickle.dumps((False, traceback.format_exc()))
         with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(found, pipe)
+            pipe.write(outcome)
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        content = pipe.read()
-    os.waitpid(pid, 0)
-    worked, result = pickle.loads(content)
-    if not worked:
-        raise RuntimeError(result)
-    return result
+    results.register(reader, EVENT_READ, pid)

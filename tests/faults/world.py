@@ -4,7 +4,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,23 @@ WORDS = ("of", "the", "people", "and", "that", "union", "states", "congress", "l
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A run that nothing interrupted."""
+
+    seconds: float
+    """How long it took, once its programs were kept."""
+    arrays: Mapping[str, np.ndarray]
+    """Those of its last checkpoint."""
+    lines: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class World:
     """A folder with all that runs need."""
 
     root: Path
-    references: dict[int, Path] = field(default_factory=dict)
-    """Number of processes -> the folder of a run that nothing interrupted."""
-    durations: dict[int, float] = field(default_factory=dict)
-    """Number of processes -> the seconds that such a run takes, once its programs are kept."""
+    _references: dict[int, Reference] = field(default_factory=dict)
+    """Number of processes -> its reference."""
 
     @property
     def config(self) -> Path:
@@ -101,10 +110,10 @@ class World:
             )
         )
 
-    def reference(self, num_processes: int) -> Path:
-        """Returns the folder of an uninterrupted run, which is made where there is none yet."""
-        if num_processes not in self.references:
-            folder = self.root / f"alone-{num_processes}"
+    def reference(self, num_processes: int) -> Reference:
+        """Returns an uninterrupted run, which is made where there is none yet."""
+        if num_processes not in self._references:
+            folder, began = self.root / f"alone-{num_processes}", 0.0
             for _ in range(2):  # the first compiles
                 shutil.rmtree(folder, ignore_errors=True)
                 began = time.monotonic()
@@ -117,14 +126,9 @@ class World:
                 )
                 codes = gang.finish()
                 assert codes == [0] * num_processes, (codes, gang.text())
-                self.durations[num_processes] = time.monotonic() - began
-            self.references[num_processes] = folder
-        return self.references[num_processes]
-
-    def seconds(self, num_processes: int) -> float:
-        """Returns the seconds that an uninterrupted run takes."""
-        self.reference(num_processes)
-        return self.durations[num_processes]
+            seconds = time.monotonic() - began
+            self._references[num_processes] = Reference(seconds, *starts.in_child(_end, folder))
+        return self._references[num_processes]
 
 
 def _prepare(root: Path) -> None:
@@ -147,35 +151,33 @@ def _steps(workdir: str) -> list[int]:
     return Checkpoints(parse(workdir) / "checkpoints", read_only=True).steps()
 
 
-def differing_bits(workdir: str, reference: Path, step: int = NUM_STEPS) -> int:
-    """Returns how many bits of the checkpoint of a step differ between two runs."""
-    return starts.in_child(_differing_bits, workdir, reference, step)
+def differences(workdir: str, reference: Reference) -> tuple[int, bool]:
+    """Returns how many bits of the last checkpoint differ, and whether the lines of metrics do.
+
+    Lines are compared without what depends on time and sessions.
+    """
+    return starts.in_child(_differences, workdir, reference)
 
 
-def _differing_bits(workdir: str, reference: Path, step: int) -> int:
-    found, expected = (_arrays(path, step) for path in (parse(workdir), reference))
-    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
-    return sum(_bits(found[name], array) for name, array in expected.items())
+def _differences(workdir: str, reference: Reference) -> tuple[int, bool]:
+    arrays, lines = _end(parse(workdir))
+    assert arrays.keys() == reference.arrays.keys(), arrays.keys() ^ reference.arrays.keys()
+    bits = sum(_bits(arrays[name], array) for name, array in reference.arrays.items())
+    return bits, lines != reference.lines
 
 
-def _arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    arrays = Checkpoints(workdir / "checkpoints", read_only=True).stream(step).items()
-    return {name: np.concatenate([np.atleast_1d(x) for x in a.parts()]) for name, a in arrays}
+def _end(workdir: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Returns the arrays of the last checkpoint, and the lines of metrics."""
+    stored = Checkpoints(workdir / "checkpoints", read_only=True).stream(NUM_STEPS).items()
+    arrays = {name: np.concatenate([np.atleast_1d(x) for x in a.parts()]) for name, a in stored}
+    lines = read_lines(workdir / "metrics.jsonl")
+    return arrays, [_untimed(line) for line in lines if "run/num_devices" not in line]
+
+
+def _untimed(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in line.items() if not k.startswith(("time", "perf/"))}
 
 
 def _bits(a: np.ndarray, b: np.ndarray) -> int:
     x, y = (np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8) for array in (a, b))
     return int(np.unpackbits(x ^ y).sum()) if len(x) == len(y) else 8 * max(len(x), len(y))
-
-
-def results(workdir: str) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl` without those that depend on time and sessions."""
-    return starts.in_child(_results, workdir)
-
-
-def _results(workdir: str) -> list[dict[str, Any]]:
-    def untimed(line: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in line.items() if not k.startswith(("time", "perf/"))}
-
-    lines = read_lines(parse(workdir) / "metrics.jsonl")
-    return [untimed(line) for line in lines if "run/num_devices" not in line]
