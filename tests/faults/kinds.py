@@ -18,7 +18,6 @@ SIGKILL = -int(signal.SIGKILL)
 ANY_FAILURE = frozenset({1, 76, 134, -6})
 """How a process may end that has lost another one: by itself, or aborted by JAX."""
 FROM_KILL = frozenset({SIGKILL})
-STALL = "--config.monitor.stall=20 seconds"
 BAD_STEP = 8
 SAVES = NUM_STEPS // SAVE_EVERY
 
@@ -139,7 +138,7 @@ def interrupted_among_others(case: Case) -> None:
 def stopped(case: Case) -> None:
     """A process stands still as a whole, as on a host that hangs."""
     victim = case.anyone()
-    gang = case.start(only(victim, partial(_tell, "step", signal.SIGSTOP, 7)), STALL)
+    gang = case.start(only(victim, partial(_tell, "step", signal.SIGSTOP, 7)), case.stall)
     others = [i for i in range(case.num_processes) if i != victim]
     gang.wait_for(lambda: gang.poll() and all(i in gang.codes for i in others))
     gang.kill()
@@ -154,9 +153,8 @@ def stopped(case: Case) -> None:
 
 def hangs_at(case: Case, phase: str, words: str, call: int = 1) -> None:
     victim = case.anyone()
-    gang = case.start(
-        only(victim, partial(at, PHASES.get(phase, phase), points.hang, call=call)), STALL
-    )
+    hang = partial(at, PHASES.get(phase, phase), points.hang, call=call)
+    gang = case.start(only(victim, hang), case.stall)
     case.check_codes(gang, {76})
     case.check_line(gang, rf"^error: no progress for \d+ s.*{words}")
     damage.check_stacks(case, range(case.num_processes))
@@ -198,7 +196,8 @@ def clock_jumps(case: Case) -> None:
 
 
 def peer_never_comes(case: Case) -> None:
-    gang = case.start(None, "--start_timeout=8", leave_out=case.num_processes - 1)
+    timeout = f"--start_timeout={max(5.0, case.usual_seconds / 2):.0f}"
+    gang = case.start(None, timeout, leave_out=case.num_processes - 1)
     case.check_codes(gang, {1})
     case.check_line(gang, rf"^error: process {case.num_processes - 1} of .* did not come to")
     case.recover(gang)
