@@ -26,6 +26,7 @@ from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.sessions import Sessions
 from jaxpretrain.monitor.writers import LOGS
 from jaxpretrain.parallel import distributed
+from jaxpretrain.parallel.stop import stop_requests
 from jaxpretrain.storage.paths import parse
 from jaxpretrain.train import loop, resume
 from jaxpretrain.train import workdir as folder
@@ -35,7 +36,6 @@ from jaxpretrain.train.reporting import open_reporter
 from jaxpretrain.train.saves import NotSaved, Saver
 from jaxpretrain.train.stages import Stages, make_stages
 from jaxpretrain.train.step import TrainState
-from jaxpretrain.train.stop import stop_requests
 from jaxpretrain.train.watchdog import Watchdog
 
 _COMPILATIONS = 10

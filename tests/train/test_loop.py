@@ -19,6 +19,7 @@ from jaxpretrain.evals.contract import Items, Results
 from jaxpretrain.evals.held_out import HeldOut
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.writers import open_writers
+from jaxpretrain.parallel.stop import StopRequest
 from jaxpretrain.storage.jsonl import read_lines, to_numbers
 from jaxpretrain.train import loop
 from jaxpretrain.train.experiment import Skip
@@ -27,7 +28,6 @@ from jaxpretrain.train.reporting import work_of
 from jaxpretrain.train.saves import NotSaved, Saver
 from jaxpretrain.train.stages import StageProgram, Stages
 from jaxpretrain.train.step import TrainState
-from jaxpretrain.train.stop import StopRequest
 from jaxpretrain.train.watchdog import Watchdog
 
 

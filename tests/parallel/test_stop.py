@@ -9,7 +9,7 @@ import jax
 import pytest
 from jax.experimental import multihost_utils
 
-from jaxpretrain.train.stop import Preemption, stop_on_signal, stop_requests
+from jaxpretrain.parallel.stop import Preemption, stop_on_signal, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
@@ -109,7 +109,7 @@ def test_a_signal_is_answered_at_once_with_what_is_waited_for(
 
 BUSY = """
 import ctypes
-from jaxpretrain.train.stop import stop_on_signal
+from jaxpretrain.parallel.stop import stop_on_signal
 mutex = ctypes.create_string_buffer(64)
 with stop_on_signal():
     print("busy", flush=True)
