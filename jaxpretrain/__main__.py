@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": ("doctor", "check this machine: devices, memory, packages"),
     "launch": ("launch.__main__", "train on SLURM, GKE or TPU VMs; restart what was cut off"),
     "report": ("report", "write one HTML page about one or more runs"),
+    "replay": ("replay.__main__", "compute steps of a run again, and show what is in them"),
     "sweep": ("sweep", "compare settings over several seeds; tell differences from noise"),
     "scaling": ("scaling", "fit a scaling law to small runs, and predict a larger one"),
 }
@@ -115,7 +116,7 @@ def completion(shell: str) -> str:
 
 def start() -> None:
     """Starts the console command `jaxpretrain`; exits with the code of the command."""
-    if sys.argv[1:2] in (["train"], ["main"], ["evaluate"]):
+    if sys.argv[1:2] in (["train"], ["main"], ["evaluate"], ["replay"]):
         from jaxpretrain.devices.startup import use_huge_pages  # only where a model computes
 
         use_huge_pages()

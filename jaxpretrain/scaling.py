@@ -42,8 +42,7 @@ def main(argv: list[str]) -> int:
     # Runs of a ladder get the accelerators; this process only plans and fits.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
     with activity("loading JAX"):  # after the flags, and not silently
-        from jaxpretrain.laws.console import run_ladder, run_scaling
-        from jaxpretrain.laws.told import tell
+        from jaxpretrain.laws.console import run_ladder, tell_scaling
 
     if flags.sizes:
         code, document = run_ladder(flags, overrides, environment, gpus)
@@ -52,8 +51,7 @@ def main(argv: list[str]) -> int:
         elif flags.launcher == "local" and not (code or flags.plan_only):
             print(f"fit a law to it: jaxpretrain scaling {flags.workdir}")
         return code
-    document = run_scaling(flags, overrides)
-    print(json.dumps(document) if flags.json else "\n".join(tell(document)))
+    print(tell_scaling(flags, overrides))
     return 0
 
 

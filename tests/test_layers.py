@@ -43,6 +43,7 @@ LAYERS = (
     "launch",
     "sweeps",
     "laws",
+    "replay",
 )
 # Each may import from every layer, and from no other command.
 COMMANDS = (

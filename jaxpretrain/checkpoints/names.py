@@ -37,12 +37,13 @@ def describe(named: dict[str, jax.Array]) -> dict[str, dict[str, object]]:
 @jax.jit
 def checksums(named: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns a wrapping uint32 sum over the bits of each array: exact, whatever the sharding."""
-
-    def checksum(x: jax.Array) -> jax.Array:
-        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        return jnp.sum(jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32), dtype=jnp.uint32)
-
     return jax.tree.map(checksum, named)
+
+
+def checksum(x: jax.Array) -> jax.Array:
+    """Returns a wrapping uint32 sum over the bits of an array; it can be traced."""
+    bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    return jnp.sum(jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32), dtype=jnp.uint32)
 
 
 def part_checksum(part: np.ndarray) -> int:

@@ -1,5 +1,6 @@
 """The scaling command after its flags are parsed: points, fits, a prediction, the page."""
 
+import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from jaxpretrain.laws.points import (
 )
 from jaxpretrain.laws.prediction import parse_target, predict, require_place, write_prediction
 from jaxpretrain.laws.runs import points_in, scores_in
+from jaxpretrain.laws.told import tell
 from jaxpretrain.sweeps.arms import Override
 from jaxpretrain.sweeps.console import run_arms
 
@@ -60,6 +62,12 @@ def run_ladder(
     )
     flags = Namespace(**vars(flags), unequal=True, equal=None)
     return run_arms(ladder, flags, environment, gpus, compares=False)
+
+
+def tell_scaling(flags: Namespace, overrides: Sequence[Override]) -> str:
+    """Does what `run_scaling` does; returns words or, with `--json`, the document."""
+    document = run_scaling(flags, overrides)
+    return json.dumps(document) if flags.json else "\n".join(tell(document))
 
 
 def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:

@@ -190,6 +190,13 @@ class LanguageModel(Model, Protocol):
         """
         ...
 
+    def token_losses(self, params: Params, batch: Batch) -> jax.Array:
+        """Returns float32 [b, t]: the loss of each token where it is predicted, in nats.
+
+        It is 0 for the first token, and where the mask or the weights leave a token out.
+        """
+        ...
+
     @property
     def document_end(self) -> int | None:
         """The token that ends a text, where the model knows of one."""
@@ -212,4 +219,11 @@ class ImageModel(Model, Protocol):
         self, params: Params, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the images, their seen patches, and the predictions; [b, h, w, 3] in [0, 1]."""
+        ...
+
+    def patch_losses(self, params: Params, batch: Batch, rng: jax.Array) -> jax.Array:
+        """Returns float32 [b, l]: the error of each removed patch, 0 for the seen ones.
+
+        Patches go row by row. Masks are those of `loss`.
+        """
         ...

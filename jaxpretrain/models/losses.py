@@ -49,6 +49,30 @@ def cross_entropy(
     return objective, jax.lax.stop_gradient(ce_b), jax.lax.stop_gradient(z_b)
 
 
+def token_losses(
+    x_btd: jax.Array,
+    kernel_dv: jax.Array,
+    targets_bt: jax.Array,
+    weights_bt: jax.Array,
+    *,
+    products: Products = PLAIN,
+) -> jax.Array:
+    """Returns the weighted cross-entropy of each position, float32 [b, t], in nats.
+
+    Each position counts as a sequence of its own in `cross_entropy`, whose logits are the same.
+    """
+    width = x_btd.shape[-1]
+
+    def of_chunk(part: slice) -> jax.Array:
+        columns = [a[:, part].reshape(-1, 1) for a in (targets_bt, weights_bt)]
+        x_r1d = x_btd[:, part].reshape(-1, 1, width)
+        _, ce_r, _ = cross_entropy(x_r1d, kernel_dv, *columns, products=products)
+        return ce_r.reshape(len(x_btd), -1)
+
+    starts = range(0, x_btd.shape[1], CHUNK)
+    return jnp.concatenate([of_chunk(slice(at, at + CHUNK)) for at in starts], axis=1)
+
+
 def _chunked_sums(*arguments):
     return _fold(*arguments, with_gradients=False)[0]
 

@@ -203,6 +203,19 @@ class Layout:
         whole, of_rows = PartitionSpec(), PartitionSpec("replica")
         return self._on_each(of_copy, ["replica"], (whole, of_rows, whole), whole)
 
+    def apart(self, f: Callable[..., _Tree], over: Sequence[str]) -> Callable[..., _Tree]:
+        """Returns f(params, batch, rng) as computed by each group of devices for its own rows.
+
+        The groups are those along the mesh axes `over`; results are stacked, [groups, ...]. Nothing
+        is added up between groups, and each has the parameters whole along these axes.
+        """
+
+        def of_group(*arguments: Any) -> Any:
+            return jax.tree.map(lambda x: x[None], f(*arguments))
+
+        whole, of_rows = PartitionSpec(), PartitionSpec(tuple(over))
+        return self._on_each(of_group, over, (whole, of_rows, whole), of_rows)
+
     def _on_each(
         self, f: Callable[..., Any], over: Collection[str], in_specs: Any, out_specs: Any
     ) -> Callable[..., Any]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxpretrain.diagnosis.metric_names import evaluation_sets
 from jaxpretrain.display.wording import format_count, format_number, format_seconds
+from jaxpretrain.reports.parts import table
 from jaxpretrain.reports.runs import Group, RunHistory, differences, grouped, named
-from jaxpretrain.reports.words import judgement, table
+from jaxpretrain.reports.words import judgement
 
 MOST_FIELDS = 8
 """The largest number of different fields in the table; more stand below it."""

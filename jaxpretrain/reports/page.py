@@ -17,6 +17,8 @@ from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import COLUMNS, charts, hours_chart, layer_charts
 from jaxpretrain.reports.comparison import as_csv, comparison
 from jaxpretrain.reports.curves import Chart, Section
+from jaxpretrain.reports.parts import plot
+from jaxpretrain.reports.replays import read_replays, section
 from jaxpretrain.reports.runs import RunHistory, common_folder, folder_name, read_runs, run_folders
 from jaxpretrain.reports.scaling import scaling_sections
 from jaxpretrain.reports.sweep import sweep_sections
@@ -98,15 +100,19 @@ def _write(path: Path, text: str) -> None:
 def page(runs: Sequence[RunHistory]) -> str:
     """Returns the HTML document about some runs: the one, or their comparison and then each."""
     curves, hours, several = charts(runs), hours_chart(runs), len(runs) > 1
-    bars = _plot("hours") if hours.traces else ""
+    bars = plot("hours") if hours.traces else ""
     inner = [hours] if bars else []
     top, each, parts = "", "", {}
     columns = max(COLUMNS // len(runs), FEWEST_COLUMNS)
     for place, run in enumerate(runs):
-        layers = layer_charts(run, f"run{place}_" if several else "", columns)
+        prefix = f"run{place}_" if several else ""
+        layers = layer_charts(run, prefix, columns)
+        replays, what_if = section(read_replays(run.folder), prefix)
+        inner += what_if
         top = words.verdict(run) + words.cards(run)
         parts: dict[str, Section] = {
             "Findings": words.findings(run, [*curves, *layers]),
+            "Replays": replays,
             "Time": words.times(run) + ("" if several else bars),
             "Interventions": words.interventions(run),
             "Plan": words.planned(run),
@@ -187,10 +193,6 @@ def _grid(shown: Sequence[Chart]) -> str:
     return f'<div class="charts">{"".join(map(_place, shown))}</div>'
 
 
-def _plot(key: str, height: int = 200) -> str:
-    return f'<div class="plot" id="plot-{key}" style="min-height:{height}px"></div>'
-
-
 def _place(chart: Chart) -> str:
     """Returns the place of a chart, with its title and its buttons."""
     is_map = any(trace["type"] == "heatmap" for trace in chart.traces)
@@ -205,7 +207,7 @@ def _place(chart: Chart) -> str:
         f'<div class="chart{" wide" if chart.key == "loss" else ""}" id="chart-{chart.key}">'
         f'<div class="head"><h3>{escape(chart.title)}</h3>'
         f'<div class="buttons">{buttons}</div></div>'
-        f"{note}{_plot(chart.key, chart.layout.get('height', 300))}</div>"
+        f"{note}{plot(chart.key, chart.layout.get('height', 300))}</div>"
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import format_count, format_number
 from jaxpretrain.reports.curves import Chart, Json, Section
-from jaxpretrain.reports.words import table
+from jaxpretrain.reports.parts import table
 
 NAMES = ("A", "B", "E", "alpha", "beta")
 _CURVE = 60  # points of a drawn curve

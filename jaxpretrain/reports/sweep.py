@@ -11,8 +11,9 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.display.wording import format_count, format_number, format_signed
 from jaxpretrain.reports.charts import charts
 from jaxpretrain.reports.curves import Chart, Json, Section, upright
+from jaxpretrain.reports.parts import table
 from jaxpretrain.reports.runs import METRICS, RunHistory, read_run
-from jaxpretrain.reports.words import table, title
+from jaxpretrain.reports.words import title
 from jaxpretrain.storage.run_documents import SWEEP, SweepFile, read_document
 
 MOST_CURVES = 24

@@ -15,6 +15,8 @@ from jaxpretrain.diagnosis.metric_names import evaluation_sets
 from jaxpretrain.diagnosis.remaining import checks
 from jaxpretrain.display.wording import count_of, format_count, format_number, format_seconds
 from jaxpretrain.reports.curves import Chart
+from jaxpretrain.reports.parts import table
+from jaxpretrain.reports.replays import about, read_replays
 from jaxpretrain.reports.runs import RunHistory
 
 _CLASS = {None: "good", "info": "good", "warning": "warning", "error": "error"}
@@ -123,7 +125,7 @@ def cards(run: RunHistory) -> str:
 
 def findings(run: RunHistory, charts: Sequence[Chart]) -> str:
     """Returns the findings of a run with links into the curves; those that hold come first."""
-    text = ""
+    text, kept = "", read_replays(run.folder)
     for finding in sorted(run.findings, key=lambda f: (f.is_over, -f.first)):
         steps = f"steps {finding.first:,} to {finding.last:,}"
         if finding.first == finding.last:
@@ -143,6 +145,7 @@ def findings(run: RunHistory, charts: Sequence[Chart]) -> str:
             f'<div class="finding {color}"><h3>{escape(finding.title)}</h3>'
             f'<p class="soft">{kind}; {steps}</p>'
             f"<p>{escape(finding.reading)}</p><p>What to do: {escape(finding.advice)}</p>"
+            f"{about(finding, run.folder, kept, run.history.step)}"
             f'<p class="soft">{escape(evidence)}</p></div>'
         )
     return text
@@ -263,15 +266,6 @@ def samples(run: RunHistory) -> str:
         is_open = "" if text else " open"
         text += f"<details{is_open}><summary>step {record['step']:,}</summary>{texts}</details>"
     return text
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns an HTML table of plain text."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def words(name: str) -> str:

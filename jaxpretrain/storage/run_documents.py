@@ -11,6 +11,12 @@ SWEEP = "sweep.json"
 """The file of a sweep's folder with its plan, the states of its runs, and its answer."""
 
 
+REPLAYS = "replays"
+"""The folder of the kept replays in the folder of a run."""
+REPLAY = "replay.json"
+"""The file of a replay with what was found."""
+
+
 @dataclass(frozen=True)
 class SessionEntry:
     """One start of a run, in the list in `experiment.json`."""
@@ -100,6 +106,25 @@ class PredictionFile:
     hindcast: bool = False
     """True where the run had begun before."""
     scores: tuple[PredictedScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReplayFile:
+    """The fields of `replay.json` that are read."""
+
+    steps: tuple[int, int]
+    """The first and the last step."""
+    proof: Document
+    notes: tuple[str, ...] = ()
+    suspects: tuple[Document, ...] = ()
+    metrics: tuple[Document, ...] = ()
+    files: tuple[Document, ...] = ()
+    sources: tuple[Document, ...] = ()
+    documents: tuple[Document, ...] = ()
+    examples: tuple[Document, ...] = ()
+    closer: tuple[Document, ...] = ()
+    """The examples with the loss of each token or patch."""
+    arms: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True)

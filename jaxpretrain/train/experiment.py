@@ -113,6 +113,9 @@ class Train:
     """An average of the weights over steps; none: there is no average."""
     on_bad_step: Skip | Literal["stop"] = "stop"
     """stop: a loss or gradient that is not finite ends the run. skip: such steps change nothing."""
+    recheck_every: Steps | None = None
+    """Interval between steps whose gradient is computed twice more beside the step and compared
+    bit for bit; a difference ends the run with 76 and names the devices. none or 0: never."""
     compiler_options: dict[str, bool | str] = field(default_factory=dict)
     """XLA options of the training step, by name; an unknown one is an error. On GPUs,
     xla_gpu_deterministic_ops=true gives sums a fixed order, so that runs repeat bit for bit, which
@@ -233,6 +236,8 @@ class Timeline:
     """The interval between looks at the layers; 0: never."""
     stall: int | None
     """The seconds without progress that end the run; None: they follow from the steps."""
+    recheck_every: int
+    """The interval between gradients that are computed twice; 0: never."""
     keep_every: int | None
     """Checkpoints at multiples of this are kept for good; None: no more than the newest."""
 
@@ -255,6 +260,7 @@ class Resolved(Experiment):
             log_every=whole_steps(self.monitor.every),
             signals_every=whole_steps(self.monitor.signals_every),
             stall=whole_steps(self.monitor.stall or 0) or None,
+            recheck_every=whole_steps(self.train.recheck_every or 0),
             keep_every=whole_steps(self.checkpoint.keep_every or 0) or None,
         )
 
@@ -301,18 +307,19 @@ def resolve(experiment: Experiment) -> Resolved:
     return Resolved(**{field.name: getattr(experiment, field.name) for field in fields(experiment)})
 
 
-def skip_steps(experiment: Resolved, texts: Sequence[str]) -> Resolved:
+def skip_steps(experiment: Resolved, texts: Sequence[str], flag: str = "--skip_steps") -> Resolved:
     """Returns an experiment that leaves out the samples of steps such as "1200-1210" too.
 
-    The steps are those of a run with the experiment as it is. InputError for no such steps.
+    The steps are those of a run with the experiment as it is. InputError, about the flag, for no
+    such steps.
     """
-    given = parse_ranges(texts, "--skip_steps")
+    given = parse_ranges(texts, flag)
     if not given:
         return experiment
     pace, skip = experiment.timeline.pace, parse_ranges(experiment.data.skip, "data.skip")
     if given[0][0] < 1 or given[-1][1] > experiment.timeline.num_steps:
         last = experiment.timeline.num_steps
-        raise InputError(f"--skip_steps={','.join(texts)}: the run has steps 1 to {last:,}")
+        raise InputError(f"{flag}={','.join(texts)}: the run has steps 1 to {last:,}")
     added: Ranges = tuple(
         (
             int(positions(np.array(pace.samples(first).start), skip)),

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpretrain.config.command import EXIT_STALLED
 from jaxpretrain.data.contract import TrainingData
 from jaxpretrain.data.loader import Batches, load_batches, load_in_workers
 from jaxpretrain.diagnosis.clock import Clock
@@ -23,12 +24,13 @@ from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.evals.contract import Evaluator, Interrupted
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.trace import Trace
+from jaxpretrain.parallel.stop import Stop
 from jaxpretrain.storage.staging import local_folder
 from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.recheck import describe_unequal
 from jaxpretrain.train.saves import Ended, Saver
-from jaxpretrain.train.stages import Stages
+from jaxpretrain.train.stages import StageProgram, Stages
 from jaxpretrain.train.step import TrainState
-from jaxpretrain.train.stop import Stop
 from jaxpretrain.train.watchdog import Watchdog
 
 
@@ -41,6 +43,12 @@ class NonFinite(Ended):
             "learning rate or a longer warm-up; --config.train.on_bad_step=skip leaves such steps "
             "out"
         )
+
+
+class Unequal(Ended):
+    """A gradient that was computed twice has come out differently."""
+
+    exit_code = EXIT_STALLED  # another start, perhaps without that host, can be right
 
 
 class Alarm(Ended):
@@ -99,6 +107,8 @@ def train(run: Run, state: TrainState, first: int) -> bool:
             with run.clock.measure("train"):
                 trace.before(step)
                 batch = stage.program.layout.put(batch, stage.batch_size)
+                if _due(step, timeline.recheck_every):
+                    _recheck(run, stage, state, batch, step)
                 state, metrics = train_step(state, batch)
                 signals = metrics.pop("signals")  # left on the device unless they are due
                 if probe is not None:
@@ -129,6 +139,19 @@ def train(run: Run, state: TrainState, first: int) -> bool:
     if step != last and (alarm := run.stop.alarm()):
         raise Alarm(f"step {step} is saved. {alarm}")
     return step >= last and not is_due
+
+
+def _recheck(
+    run: Run, stage: StageProgram, state: TrainState, batch: Mapping[str, jax.Array], step: int
+) -> None:
+    """Computes the gradient of a step twice; Unequal, in all processes, where that differs."""
+    problem = describe_unequal(stage.recheck.unequal(state, batch))
+    run.watchdog.beat()
+    if problem is not None:
+        raise Unequal(
+            f"step {step:,}: the same gradient, computed twice, differs {problem}; the step was "
+            "not made and nothing of it is saved. Leave that host out, and start the same command"
+        )
 
 
 def _next(run: Run, batches: Batches) -> Mapping[str, np.ndarray]:

@@ -56,18 +56,18 @@ class Program:
         of the device. The result refuses other shapes and layouts, so nothing is ever compiled a
         second time. InputError: the compiler does not know an option, or does not take its value.
         """
-        device = self.layout.mesh.devices.flat[0]
-        chosen: dict[str, Any] = {
-            **compiler_options(device.device_kind),
-            **self.experiment.train.compiler_options,
-            **(options or {}),
-        }
         try:
-            return self.traced_step.lower().compile(compiler_options=chosen)
+            return self.traced_step.lower().compile(compiler_options=self.options(options))
         except jax.errors.JaxRuntimeError as error:
             if "compile option" in str(error) or "setting option" in str(error):
                 raise InputError(f"train.compiler_options: {error}") from error
             raise
+
+    def options(self, more: Mapping[str, bool | str | int] | None = None) -> dict[str, Any]:
+        """Returns the compiler's options of the device, the experiment's on top, then more."""
+        device = self.layout.mesh.devices.flat[0]
+        own = self.experiment.train.compiler_options
+        return {**compiler_options(device.device_kind), **own, **(more or {})}
 
     @cached_property
     def traced_step(self) -> jax.stages.Traced:

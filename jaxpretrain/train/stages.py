@@ -20,6 +20,7 @@ from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.parallel import distributed
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import Memory, Probe, Program, make_program, require_fit
+from jaxpretrain.train.recheck import Recheck, make_recheck
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class StageProgram:
     def probe(self) -> Probe:
         """The compiled probe of the layers."""
         return self.program.compile_probe()
+
+    @cached_property
+    def recheck(self) -> Recheck:
+        """The compiled comparison of two gradients of a step."""
+        return make_recheck(self.program)
 
     @property
     def batch_size(self) -> int:

@@ -107,7 +107,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 _LEAVES_OUT = ("mask", "weight")
 """Arrays of a batch that can leave out examples, even all of them."""
-_Sums = tuple[Params, jax.Array, dict[str, Any]]
+Sums = tuple[Params, jax.Array, dict[str, Any]]
 """Sums over a batch: gradients, weight, and losses by name and source."""
 
 
@@ -129,12 +129,10 @@ def make_train_step(
     source has `NAME/loss` and `NAME/weight`. Means over no weight are not numbers. `signals` holds
     gradient norms, weight norms and update ratios of each part and layer, by name.
     """
-    sum_gradient = _make_sum_gradient(model, layout, num_microbatches, len(sources))
+    sum_gradient = layout.by_copy(make_sum_gradient(model, layout, num_microbatches, len(sources)))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step + 1)
-        batch_size = len(next(iter(batch.values())))
-        batch = {**batch, "row": layout.constrain_batch(jnp.arange(batch_size))}
+        rng, batch = step_key(state.rng, state.step), numbered(batch, layout)
         grads, weight, sums = sum_gradient(state.params, batch, rng)
         is_empty = None if batch.keys().isdisjoint(_LEAVES_OUT) else weight == 0
         divisor = weight if is_empty is None else jnp.where(is_empty, 1.0, weight)
@@ -154,9 +152,20 @@ def make_train_step(
     return train_step
 
 
-def _make_sum_gradient(
+def step_key(rng: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns the key of all random draws in the step after `step`, from that of the run."""
+    return jax.random.fold_in(jax.random.wrap_key_data(rng), step + 1)
+
+
+def numbered(batch: Batch, layout: Layout) -> dict[str, jax.Array]:
+    """Returns a batch with the numbers of its rows."""
+    batch_size = len(next(iter(batch.values())))
+    return {**batch, "row": layout.constrain_batch(jnp.arange(batch_size))}
+
+
+def make_sum_gradient(
     model: Model, layout: Layout, num_microbatches: int, num_sources: int
-) -> Callable[[Params, Batch, jax.Array], _Sums]:
+) -> Callable[[Params, Batch, jax.Array], Sums]:
     """Makes the function (params, batch, rng) -> sums over the batch, in microbatches."""
 
     def objective(params: Params, batch: Batch, rng: jax.Array):
@@ -169,12 +178,12 @@ def _make_sum_gradient(
         }
         return total, (weight, sums)
 
-    def gradient(params: Params, batch: Batch, rng: jax.Array) -> _Sums:
+    def gradient(params: Params, batch: Batch, rng: jax.Array) -> Sums:
         grads, (weight, sums) = jax.grad(objective, has_aux=True)(params, batch, rng)
         return grads, weight, sums
 
-    def accumulated(params: Params, batch: Batch, rng: jax.Array) -> _Sums:
-        def add(sums: _Sums, microbatch: Batch) -> tuple[_Sums, None]:
+    def accumulated(params: Params, batch: Batch, rng: jax.Array) -> Sums:
+        def add(sums: Sums, microbatch: Batch) -> tuple[Sums, None]:
             microbatch = {name: layout.constrain_batch(x) for name, x in microbatch.items()}
             return jax.tree.map(jnp.add, sums, gradient(params, microbatch, rng)), None
 
@@ -183,7 +192,7 @@ def _make_sum_gradient(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(add, zeros, portions)[0]
 
-    return layout.by_copy(accumulated if num_microbatches > 1 else gradient)
+    return accumulated if num_microbatches > 1 else gradient
 
 
 def _means(sums: dict[str, Any], weight: jax.Array, sources: tuple[str, ...]) -> Metrics:

@@ -167,18 +167,24 @@ def describe_program() -> Document:
     }
 
 
-def program_changes(workdir: Path) -> list[str]:
-    """Returns a line about versions and devices that differ from the last session in the folder."""
-    there, here = _find(workdir), describe_program()
+def program_changes(workdir: Path, step: int | None = None) -> list[str]:
+    """Returns a line about versions and devices that differ from the last session in the folder.
+
+    With a `step`, from the session that made it.
+    """
+    there, here, what = _find(workdir), describe_program(), "ran last in this folder"
     if there is None:
         return []
+    if step is not None:
+        made = (one for one in reversed(_sessions(workdir)) if (one["first_step"] or 0) < step)
+        there, what = next(made, there), f"made step {step:,}"
     changes = [
         change
         for name in ("versions", "git_revision", "devices")
         for change in diff({name: there.get(name)}, {name: here[name]})
     ]
     shown = "; ".join(f"{path} was {was}, is {now}" for path, was, now in changes)
-    return [f"not what ran last in this folder: {shown}"] if changes else []
+    return [f"not what {what}: {shown}"] if changes else []
 
 
 def require_nothing_lost(workdir: Path) -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.models.losses import cross_entropy
+from jaxpretrain.models.losses import CHUNK, cross_entropy, token_losses
 
 B, T, D, V = 2, 12, 5, 17
 Z_LOSS = 0.01
@@ -153,3 +153,11 @@ def test_no_more_than_a_chunk_of_logits_ever_exists(chunk, num_positions):
     memory = traced.lower().compile().memory_analysis()
     logits_bytes = 4 * B * num_positions * vocab
     assert memory.temp_size_in_bytes < 3 * logits_bytes + 4 * D * vocab + 4096
+
+
+@pytest.mark.parametrize("chunk", [5, CHUNK])
+def test_the_losses_of_tokens_add_up_to_those_of_sequences(inputs, chunk, monkeypatch):
+    monkeypatch.setattr("jaxpretrain.models.losses.CHUNK", chunk)
+    losses_bt = jax.jit(token_losses)(*inputs)
+    assert losses_bt.shape == (B, T) and losses_bt[0, 3] == 0
+    np.testing.assert_allclose(losses_bt.sum(axis=1), naive(*inputs)[1], rtol=2e-6)

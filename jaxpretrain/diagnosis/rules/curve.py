@@ -20,6 +20,7 @@ PLATEAU_RATE = 0.1  # learning rate relative to its peak below which a loss flat
 SPIKE_SIGMAS = 8.0  # least height of a spike in standard deviations of the noise
 SPIKE_RISE = 0.03  # least height of a spike relative to the level before it
 SPIKE_WARNS = 3  # number of high reports in a row that makes a spike a warning
+SPIKE_AROUND = 5  # number of steps around a spike that are worth a replay
 MOST_SPIKES = 20  # number of spikes that are kept: the tallest
 EMPTY_SHARE = 0.05  # least share of empty batches among the reported ones
 EMPTY_ROWS = 4  # fewest empty batches
@@ -178,16 +179,18 @@ def _spike(history: History, rows: np.ndarray, before: float, rise: float) -> Fi
     is_over = rows[-1] < len(loss) - 1
     rows_high = int(rows[-1] - rows[0] + 1)
     back = f"It was back after {last - first + 1:,} steps." if is_over else "It has not come back."
+    steps = f"{max(first - SPIKE_AROUND, 1)}-{min(last + SPIKE_AROUND, history.step)}"
+    see = f" jaxpretrain replay --workdir=DIR --steps={steps} shows what is in it."
     return Finding(
         "spike",
         first,
         last,
         f"The loss rose from {format_number(before)} to {format_number(before + rise)} at step "
         f"{first:,}. {back}",
-        "Nothing."
+        "Nothing." + see
         if is_over
         else "Nothing yet: most spikes recover by themselves. If it stays, go on from a checkpoint "
-        "before it, with other data or a lower learning rate.",
+        "before it, with other data or a lower learning rate." + see,
         {"before": before, "rise": rise, "reports": rows_high},
         subject=f"step {first:,}",
         is_over=is_over,

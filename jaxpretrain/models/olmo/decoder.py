@@ -31,7 +31,7 @@ from jaxpretrain.models.contract import (
 )
 from jaxpretrain.models.costs import Bytes, Costs
 from jaxpretrain.models.layers import Precision, choose_precision
-from jaxpretrain.models.losses import CHUNK, cross_entropy
+from jaxpretrain.models.losses import CHUNK, cross_entropy, token_losses
 from jaxpretrain.models.olmo.block import Attend, Block, RopeTable, block_costs, make_norm
 from jaxpretrain.models.olmo.config import DecoderConfig
 from jaxpretrain.models.olmo.decode import Cache, Stack, empty_cache
@@ -273,13 +273,7 @@ class DecoderModel(LanguageModel):
         """
         tokens_bt = batch["tokens"]
         x_btd = self.hidden(params, tokens_bt)
-        example_b = batch.get("weight", jnp.ones(tokens_bt.shape[0], jnp.float32))
-        # The last position has no target; it keeps its place so that lengths stay round.
-        targets_bt = jnp.roll(tokens_bt, -1, axis=1)
-        weights_bt = jnp.ones(tokens_bt.shape, jnp.float32).at[:, -1].set(0.0)
-        weights_bt = weights_bt * example_b[:, None]
-        if "mask" in batch:
-            weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
+        example_b, targets_bt, weights_bt = _targets(batch)
 
         def losses(spread: Spread, kernel_dv: jax.Array, *arrays: jax.Array) -> LossSums:
             x_btd, targets_bt, weights_bt = arrays
@@ -303,6 +297,14 @@ class DecoderModel(LanguageModel):
         if self.config.loss_denominator == "all":
             count_b = example_b * tokens_bt.shape[1]
         return jnp.sum(objective), jnp.sum(count_b), {"loss": ce_b, "z": z_b, "weight": weight_b}
+
+    def token_losses(self, params: Params, batch: Batch) -> jax.Array:
+        """Returns the cross-entropy of each token where it is predicted and counts, else 0."""
+        _, targets_bt, weights_bt = _targets(batch)
+        x_btd = self.hidden(params, batch["tokens"])
+        kernel_dv, products = self.output_kernel(params), self.precision.products
+        losses_bt = token_losses(x_btd, kernel_dv, targets_bt, weights_bt, products=products)
+        return jnp.roll(losses_bt, 1, axis=1)
 
     @property
     def document_end(self) -> int | None:
@@ -369,3 +371,16 @@ class DecoderModel(LanguageModel):
 
     def _head_kernel(self, params: Params) -> jax.Array:
         return params["embed"]["embedding"].T if self.config.tied_head else params["head"]["kernel"]
+
+
+def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns weights of sequences [b], and the target of each position with its weight [b, t]."""
+    tokens_bt = batch["tokens"]
+    example_b = batch.get("weight", jnp.ones(tokens_bt.shape[0], jnp.float32))
+    # The last position has no target; it keeps its place so that lengths stay round.
+    targets_bt = jnp.roll(tokens_bt, -1, axis=1)
+    weights_bt = jnp.ones(tokens_bt.shape, jnp.float32).at[:, -1].set(0.0)
+    weights_bt = weights_bt * example_b[:, None]
+    if "mask" in batch:
+        weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
+    return example_b, targets_bt, weights_bt

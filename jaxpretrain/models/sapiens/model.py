@@ -230,17 +230,17 @@ class VitMaeModel(ImageModel):
         Each is a mean over the values of a patch, summed over the removed patches. `orders_bl`
         holds permutations of the patches: the first `num_seen` are seen, the others removed.
         """
-        patches_blp = self._patches(images_bhwc)
-        target_bmp = patches.take(patches_blp, orders_bl[:, self.num_seen :])
-        if self.config.normalize_patches:
-            mean, deviation = patches.patch_moments(target_bmp)
-            target_bmp = (target_bmp - mean) / deviation
-        predicted_bmp = self._predict(params, patches_blp, orders_bl)
+        errors = self._patch_errors(params, images_bhwc, orders_bl)
+        error_b, zero_b = (jnp.sum(error_bm, axis=1) for error_bm in errors)
+        return error_b, zero_b
 
-        def error(x_bmp: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.mean(jnp.square(x_bmp), axis=2), axis=1)
-
-        return error(predicted_bmp - target_bmp), error(target_bmp)
+    def patch_losses(self, params: Params, batch: Batch, rng: jax.Array) -> jax.Array:
+        """Returns the squared error of each removed patch, 0 for seen ones; float32 [b, l]."""
+        orders_bl = self._draw_orders(batch, rng)
+        error_bm, _ = self._patch_errors(params, batch["images"], orders_bl)
+        nothing_bl1 = jnp.zeros((*orders_bl.shape, 1), jnp.float32)
+        removed_bm = orders_bl[:, self.num_seen :]
+        return patches.put(nothing_bl1, removed_bm, error_bm[:, :, None])[:, :, 0]
 
     def encode(self, params: Params, images_bhwc: jax.Array) -> jax.Array:
         """Returns features [b, 1 + l, d] of class token and patches; reads only the encoder."""
@@ -343,6 +343,22 @@ class VitMaeModel(ImageModel):
     def _draw_orders(self, batch: Batch, rng: jax.Array) -> jax.Array:
         rows_b = batch.get("row", jnp.arange(batch["images"].shape[0]))
         return patches.draw_orders(rng, rows_b, self.num_patches)
+
+    def _patch_errors(
+        self, params: Params, images_bhwc: jax.Array, orders_bl: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the squared errors of the predictions, and of predicting zero; float32 [b, m]."""
+        patches_blp = self._patches(images_bhwc)
+        target_bmp = patches.take(patches_blp, orders_bl[:, self.num_seen :])
+        if self.config.normalize_patches:
+            mean, deviation = patches.patch_moments(target_bmp)
+            target_bmp = (target_bmp - mean) / deviation
+        predicted_bmp = self._predict(params, patches_blp, orders_bl)
+
+        def error(x_bmp: jax.Array) -> jax.Array:
+            return jnp.mean(jnp.square(x_bmp), axis=2)
+
+        return error(predicted_bmp - target_bmp), error(target_bmp)
 
     def _patches(self, images_bhwc: jax.Array) -> jax.Array:
         return patches.patchify(patches.normalize(images_bhwc), self.config.patch_size)
