@@ -98,16 +98,18 @@ def transposed(a_mn: jax.Array) -> jax.Array:
 def _plain_forward(
     x_rk: jax.Array, w_kn: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    w_kn = w_kn.astype(x_rk.dtype)  # kept rounded: a recomputed layer gathers it once
+    w_kn = w_kn.astype(x_rk.dtype)
     return x_rk @ w_kn, (x_rk, w_kn)
 
 
 def _plain_backward(
     residuals: tuple[jax.Array, jax.Array], dout_rn: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    # No operand is a transpose: of weights, XLA would gather that too where a layer is recomputed.
     x_rk, w_kn = residuals
-    dw_kn = jnp.dot(x_rk.T, dout_rn, preferred_element_type=jnp.float32)
-    return dout_rn @ w_kn.T, dw_kn
+    dx_rk = jax.lax.dot_general(dout_rn, w_kn, (((1,), (1,)), ((), ())))
+    rows = ((0,), (0,)), ((), ())
+    return dx_rk, jax.lax.dot_general(x_rk, dout_rn, rows, preferred_element_type=jnp.float32)
 
 
 unrounded_matmul = jax.custom_vjp(plain_matmul)

@@ -1,3 +1,4 @@
+import re
 from typing import Any, get_args
 
 import flax.linen as nn
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxpretrain.models import layers
 from jaxpretrain.models.choices import RematPolicy
@@ -236,6 +238,21 @@ def test_an_unrounded_product_is_the_plain_one_but_for_the_gradient_of_the_weigh
     np.testing.assert_allclose(dw, np.float32(x).T @ np.float32(dout), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(plain_dw.astype(jnp.bfloat16), plain_dw)
     assert np.any(dw.astype(jnp.bfloat16) != dw)
+
+
+@pytest.mark.parametrize("products", [PLAIN, UNROUNDED], ids=["rounded", "unrounded"])
+def test_a_recomputed_layer_gathers_its_weights_once_in_each_pass(products):
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    columns = NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+
+    def loss(w_lkn: jax.Array, x_rk: jax.Array) -> jax.Array:
+        layer = jax.checkpoint(lambda x_rk, w_kn: (jax.nn.silu(products.matmul(x_rk, w_kn)), None))
+        return jnp.sum(jnp.square(jax.lax.scan(layer, x_rk, w_lkn)[0]))
+
+    step = jax.jit(jax.grad(loss), in_shardings=(columns, rows), out_shardings=columns)
+    text = step.lower(jnp.ones((4, 64, 64)), jnp.ones((32, 64))).compile().as_text()
+    assert len(re.findall(r" all-gather\(", text)) == 2  # one in each of the two loops
 
 
 def test_the_gradient_of_an_embedding_is_summed_in_float32():
