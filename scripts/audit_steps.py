@@ -23,9 +23,11 @@ CASES: tuple[tuple[str, str, str, dict[str, object]], ...] = (
     ("7B, 2 x 8 H100, one copy", "olmo7b", "h100-80gb:2x8", {"size": 8}),
     ("7B, 16 x 8 H100, 16 copies", "olmo7b", "h100-80gb:16x8", {"size": 8, "replica": 16}),
     ("OLMo 2 1B, 1 H200", "olmo2_1b", "h200:1", {"size": 16}),
-    ("OLMo 2 32B, 16 x 8 H100", "olmo2_32b", "h100-80gb:16x8", {"size": 1, "remat": "full"}),
+    ("32B, 16 x 8 H100", "olmo2_32b", "h100-80gb:16x8", {"size": 1, "remat": "full"}),
+    ("32B, the same, attention", "olmo2_32b", "h100-80gb:16x8", {"size": 8, "remat": "attention"}),
     ("Sapiens 1B, 8 A100", "sapiens_1b", "a100-80gb:8", {"size": 32}),
-    ("7B, TPU v5p 4x4x4", "olmo7b", "tpu-v5p:4x4x4", {"size": 8}),
+    ("7B, TPU v5p 4x4x4, one copy", "olmo7b", "tpu-v5p:4x4x4", {"size": 8}),
+    ("7B, TPU v5p 4x4x4, 4 copies", "olmo7b", "tpu-v5p:4x4x4", {"size": 8, "replica": 4}),
 )
 HEAD = ("step", "FLOPs, of the model's", "GB sent", "least", "GB across hosts", "least", "hidden")
 HEAD += ("TB of traffic", "estimate", "GiB", "s predicted", "s measured")

@@ -229,8 +229,7 @@ class _Counter:
             for start in products_since:
                 products_since[start] += flops + (x.opcode == "while")
             if x.opcode == "while":
-                trips = int(x.attribute(r'known_trip_count":\{"n":"(\d+)"') or 1)
-                self._run(x.called("body")[0], times * trips)
+                self._run(x.called("body")[0], times * self._module.trips(x))
             elif x.opcode in ("call", "conditional"):
                 for called in x.called("to_apply|branch_computations|true_computation"):
                     self._run(called, times)

@@ -118,6 +118,21 @@ class Module(dict[str, Computation]):
                 name = found[2]
                 current[name] = _instruction(name, line[found.end() :], is_root=bool(found[1]))
 
+    def trips(self, x: Instruction) -> int:
+        """Returns how often the body of a loop runs; 1 where the text does not say.
+
+        Compilers for TPUs do not write it down. There it is the number that the loop's counter,
+        which begins at zero, has to stay below.
+        """
+        if known := x.attribute(r'known_trip_count":\{"n":"(\d+)"'):
+            return int(known)
+        for condition in (self[name] for name in x.called("condition") if name in self):
+            root = next(y for y in condition.values() if y.is_root)
+            if root.opcode == "compare" and "direction=LT" in root.text:
+                bound = re.match(r"\d+", condition.source(root.operands[1]).text)
+                return int(bound[0]) if bound else 1
+        return 1
+
     def flops(self, computation: Computation, x: Instruction) -> tuple[float, float]:
         """Returns the FLOPs of an instruction's products, and of those with float32 operands."""
         if x.opcode in ("fusion", "async-start"):
@@ -247,14 +262,38 @@ def _product_flops(x: Instruction, operands: Sequence[Shape]) -> float:
     if target.startswith("__cudnn$fmha"):
         return _attention_flops(x, operands, products=5 if "Backward" in target else 2)
     if x.opcode == "convolution":
-        # An element of the output meets a kernel's all but for its axis of output features, "o".
-        features = x.attribute(r"dim_labels=\w+_(\w+)->").index("o")
-        return 2.0 * x.shapes[0].size * operands[1].size / operands[1].dims[features]
+        return _convolution_flops(x, *operands)
     if x.opcode != "dot" and "gemm" not in target and "matmul" not in target:
         return 0.0
     contracted = x.attribute(r'lhs_contracting_dim(?:ension)?s"?[=:] ?[\[{]([\d", ]+)')
     axes = [int(axis) for axis in re.findall(r"\d+", contracted)]
     return 2.0 * x.shapes[0].size * math.prod(operands[0].dims[axis] for axis in axes)
+
+
+def _convolution_flops(x: Instruction, inputs: Shape, kernel: Shape) -> float:
+    """Returns the FLOPs of a convolution, without those on padding.
+
+    Compilers for TPUs write batches of products as convolutions of which most is padding.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", x.text)
+    assert labels is not None, x.text
+    read, taps, written = (
+        dict(zip(names, shape.dims, strict=True))
+        for names, shape in zip(labels.groups(), (inputs, kernel, x.shapes[0]), strict=True)
+    )
+    window = dict(part.split("=") for part in x.attribute(r"window=\{([^}]*)\}").split())
+    flops = 2.0 * written["b"] * taps["i"] * taps["o"]
+    for axis, label in enumerate(sorted(taps.keys() - {"i", "o"})):
+        stride, inputs_apart, taps_apart = (
+            int(window[name].split("x")[axis]) if name in window else 1
+            for name in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        before = int(window["pad"].split("x")[axis].split("_")[0]) if "pad" in window else 0
+        places = np.arange(written[label])[:, None] * stride - before
+        places = places + np.arange(taps[label]) * taps_apart
+        is_inside = (places >= 0) & (places <= (read[label] - 1) * inputs_apart)
+        flops *= int(np.sum(is_inside & (places % inputs_apart == 0)))
+    return flops
 
 
 def _attention_flops(x: Instruction, operands: Sequence[Shape], *, products: int) -> float:

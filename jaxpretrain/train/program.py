@@ -4,14 +4,16 @@ Training, planning and benchmarks all start from the same `Program`, so what is 
 is what trains.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import jax
+from jax.extend.backend import get_compile_options
 
-from jaxpretrain.config.errors import InputError
+from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.data.contract import EvalSet, TrainingData
 from jaxpretrain.devices.chips import GIB, compiler_options
 from jaxpretrain.devices.memory import Device, memory_limit
@@ -60,7 +62,9 @@ class Program:
             return self.traced_step.lower().compile(compiler_options=self.options(options))
         except jax.errors.JaxRuntimeError as error:
             if "compile option" in str(error) or "setting option" in str(error):
-                raise InputError(f"train.compiler_options: {error}") from error
+                unknown = re.search(r"No such compile option: '([^']*)'", str(error))
+                hint = nearest(unknown[1], _known_options()) if unknown else ""
+                raise InputError(f"train.compiler_options: {error}{hint}") from error
             raise
 
     def options(self, more: Mapping[str, bool | str | int] | None = None) -> dict[str, Any]:
@@ -161,6 +165,14 @@ class Program:
         if phases.startswith("warmup") and "," not in phases:
             facts["warning"] = ["the run ends inside its warm-up, before the learning rate peaks"]
         return facts
+
+
+def _known_options() -> list[str]:
+    """Returns the names of XLA's options, without those that only compilers for TPUs have."""
+    options = get_compile_options(num_replicas=1, num_partitions=1)
+    # What is read of it is valid only as long as the name it is read from.
+    built = options.executable_build_options
+    return re.findall(r"^(xla_\w+):", str(built.debug_options), re.MULTILINE)
 
 
 def _num_operations(jaxpr: Any) -> int:

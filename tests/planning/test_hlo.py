@@ -74,6 +74,84 @@ def test_products_have_their_operations(line: str, flops: float, float32: bool) 
     assert text.flops(computation, computation["x"]) == (flops, flops if float32 else 0.0)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "output", "attributes", "taps"),
+    [
+        # Three products of heads, as compilers for TPUs write them: each meets one tap of three.
+        (
+            "2,10,6,1",
+            "3,7,6,1",
+            "2,10,3,7",
+            "window={size=1x3 pad=0_0x2_2 rhs_reversal=0x1}, dim_labels=0bf1_1oi0->0b1f",
+            10 * 2 * 3,
+        ),
+        # A window of three moves by two over ten places, with one of padding before them.
+        (
+            "2,10,6",
+            "3,6,7",
+            "2,5,7",
+            "window={size=3 stride=2 pad=1_0}, dim_labels=b0f_0io->b0f",
+            2 * (2 + 4 * 3),
+        ),
+        # Inputs are two apart, so a window of two meets one; taps that are two apart meet two.
+        (
+            "2,3,6",
+            "2,6,7",
+            "2,4,7",
+            "window={size=2 lhs_dilate=2}, dim_labels=b0f_0io->b0f",
+            2 * 4,
+        ),
+        (
+            "2,5,6",
+            "2,6,7",
+            "2,3,7",
+            "window={size=2 rhs_dilate=2}, dim_labels=b0f_0io->b0f",
+            2 * 3 * 2,
+        ),
+    ],
+)
+def test_padding_of_a_convolution_is_no_operation(
+    inputs: str, kernel: str, output: str, attributes: str, taps: int
+) -> None:
+    text = module(
+        f"  %a = bf16[{inputs}] parameter(0)",
+        f"  %b = bf16[{kernel}] parameter(1)",
+        f"  ROOT %x = f32[{output}] convolution(%a, %b), {attributes}",
+    )
+    (computation,) = text.values()
+    assert text.flops(computation, computation["x"]) == (2 * 6 * 7 * taps, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("bound", "direction", "attributes", "trips"),
+    [
+        ("s32[] constant(5)", "LT", "", 5),
+        ("s32[] constant(5)", "LT", ', backend_config={"known_trip_count":{"n":"3"}}', 3),
+        ("s32[] constant(5)", "GT", "", 1),
+        ("s32[] get-tuple-element(%p), index=1", "LT", "", 1),
+    ],
+)
+def test_a_loop_runs_as_often_as_its_counter_says(
+    bound: str, direction: str, attributes: str, trips: int
+) -> None:
+    text = Module(
+        f"""
+%condition (p: (s32[], s32[])) -> pred[] {{
+  %p = (s32[], s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = {bound}
+  ROOT %c = pred[] compare(%i, %n), direction={direction}
+}}
+
+ENTRY %main (a: (s32[], s32[])) -> (s32[], s32[]) {{
+  %a = (s32[], s32[]) parameter(0)
+  ROOT %w = (s32[], s32[]) while(%a), condition=%condition, body=%body{attributes}
+}}
+"""
+    )
+    assert text.trips(text["main"]["w"]) == trips
+
+
 FUSION = """
 %inside (p: f32[32,8], q: s32[], r: f32[1,8]) -> f32[32,8] {
   %q = s32[] parameter(1)
