@@ -144,7 +144,7 @@ def make_document(plan: Plan, price: float | None) -> dict[str, object]:
         "memory_bytes_per_device": None if shown is None else shown.total,
         "memory_parts": None if shown is None else asdict(shown.memory),
         "eval_bytes_per_device": plan.eval_bytes,
-        "max_microbatch_size": None if best is None else best.size,
+        "max_microbatch_size": plan.max_size,
         "overrides": [] if best is None else plan.overrides(best),
         "enough": plan.sufficient_target,
         "plan_seconds": round(plan.seconds, 2),

@@ -48,6 +48,13 @@ class Plan:
         return self.trials[0] if self.trials else None
 
     @property
+    def max_size(self) -> int | None:
+        """The largest microbatch of what runs as the best trial does, apart from its microbatch."""
+        best = self.best
+        alike = [t for t in self.trials if best is not None and _whole(t) == _whole(best)]
+        return max((trial.size for trial in alike), default=None)
+
+    @property
     def shown(self) -> search.Trial | None:
         """The trial to describe: the best one, or the experiment as configured if nothing fits."""
         return self.best or self.configured
@@ -133,16 +140,18 @@ def _configured(
 
 def _insert_configured(trials: list[search.Trial], configured: search.Trial) -> list[search.Trial]:
     """Adds the experiment as configured, before all trials that are not clearly faster."""
-
-    def identity(trial: search.Trial) -> tuple[int, Resolved]:
-        train = replace(trial.experiment.train, microbatch_size=None)
-        return trial.size, replace(trial.experiment, train=train)
-
-    others = [trial for trial in trials if identity(trial) != identity(configured)]
+    same = configured.size, _whole(configured)
+    others = [trial for trial in trials if (trial.size, _whole(trial)) != same]
     is_largest = any(trial.is_largest for trial in trials if trial not in others)
     configured = replace(configured, is_largest=is_largest)
     faster = [t for t in others if t.time.expected < 0.995 * configured.time.expected]
     return [*faster, configured, *(trial for trial in others if trial not in faster)]
+
+
+def _whole(trial: search.Trial) -> Resolved:
+    """Returns the experiment of a trial without its microbatch."""
+    train = replace(trial.experiment.train, microbatch_size=None)
+    return replace(trial.experiment, train=train)
 
 
 def _sufficient(experiment: Resolved, target: Target, limit: int) -> str | None:

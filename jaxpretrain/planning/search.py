@@ -233,16 +233,24 @@ def search(
     estimated.sort(key=lambda pair: _rank(pair[1]))
     if compiler is None:
         return _ranked([trial for _, trial in estimated])
-    trials: list[Trial] = []
+    fitting: list[tuple[Arrangement, Trial]] = []
+
+    def try_largest(arrangement: Arrangement) -> None:
+        found = _largest_that_fits(arrangement, limit, compiler, deadline)
+        fitting.extend((arrangement, trial) for trial in found)
+
     for arrangement, estimate in _chosen(estimated):
-        is_over = goal == "fastest" and trials and min(map(_rank, trials)) <= _rank(estimate)
+        fastest = min((_rank(trial) for _, trial in fitting), default=None)
+        is_over = goal == "fastest" and fastest is not None and fastest <= _rank(estimate)
         if is_over or time.monotonic() > deadline:
             break
-        trials += _largest_that_fits(arrangement, limit, compiler, deadline)
+        try_largest(arrangement)
     # Estimates may be too high. Where nothing else fits, the least of the others is tried.
-    if hopeless and not trials and time.monotonic() <= deadline:
-        least = min(hopeless, key=lambda a: a.memory(a.sizes[0]).total)
-        trials += _largest_that_fits(least, limit, compiler, deadline)
+    if hopeless and not fitting and time.monotonic() <= deadline:
+        try_largest(min(hopeless, key=lambda a: a.memory(a.sizes[0]).total))
+    trials = [trial for _, trial in fitting]
+    if fitting and time.monotonic() <= deadline:
+        trials += _roomier(*min(fitting, key=lambda pair: _rank(pair[1])), limit, compiler)
     return _ranked(trials)
 
 
@@ -306,6 +314,21 @@ def _largest_that_fits(
     if low < 0:
         return []
     return [make_trial(arrangement, sizes[low], results[low], is_largest=high - low == 1)]
+
+
+def _roomier(arrangement: Arrangement, trial: Trial, limit: int, compiler: Compiler) -> list[Trial]:
+    """Returns the trial of the next smaller microbatch; [] where it is slower, or not needed.
+
+    Only a trial that takes more than half of the limit needs more room.
+    """
+    size = max((size for size in arrangement.sizes if size < trial.size), default=None)
+    if size is None or trial.total <= limit / 2:
+        return []
+    if arrangement.time(size).expected > _ALIKE * trial.time.expected:
+        return []
+    (compiled,) = compiler.compile([arrangement.experiment(size)])
+    fits = compiled.fits(limit)
+    return [make_trial(arrangement, size, compiled, is_largest=False)] if fits else []
 
 
 def _corrected(estimates: Sequence[int], results: dict[int, Compiled], index: int) -> float:

@@ -96,7 +96,7 @@ def test_the_document_has_what_programs_rely_on(decoder, one):
     assert answer["fits"] is answer["fits_as_configured"] is True
     assert answer["source"] == "compiled"
     assert answer["memory_bytes_per_device"] == sum(answer["memory_parts"].values())
-    assert answer["max_microbatch_size"] == found.best.size
+    assert answer["max_microbatch_size"] == found.max_size
     assert answer["overrides"] == found.overrides(found.best)
     assert answer["tokens_per_second"] * answer["step_seconds"] == pytest.approx(16 * 64)
     assert answer["steps"] == 10

@@ -16,6 +16,7 @@ from jaxpretrain.models.olmo.variants import OLMO_SIZES
 from jaxpretrain.models.sapiens.model import SAPIENS_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.planning import estimates
 from jaxpretrain.planning.estimates import (
     StepTime,
     _spans_torus,
@@ -290,6 +291,31 @@ def test_an_axis_may_need_three_dimensions_of_a_torus(shape, fsdp: int, spans: b
 
 def test_nothing_spans_where_devices_have_no_places() -> None:
     assert not _spans_torus(program(TEXT, 8).layout.mesh)
+
+
+def test_gathers_over_three_dimensions_of_a_torus_take_twice_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mesh = Mesh(replica=2, fsdp=4)
+    plain = time(mesh=mesh).parts["network"]
+    gathered = travelling(8) * (1 - 1 / 4) / H100.link_bandwidth
+    monkeypatch.setattr(estimates, "_spans_torus", lambda mesh: True)
+    # Sums over copies stay what they were.
+    assert time(mesh=mesh).parts["network"] - plain == pytest.approx(gathered)
+
+
+def test_half_the_microbatch_takes_hardly_longer_where_products_hide_gathers() -> None:
+    """OLMo-7B on eight H100s; what is known of A100s and TPUs hides less."""
+    model = replace(OLMO_SIZES["olmo_7b"], remat="dots")
+    steps = {}
+    for name in ("h100-80gb", "tpu-v5e"):
+        for size in (4, 8):
+            train = Train(duration="10 steps", batch_size=2048, microbatch_size=size)
+            chip = CHIPS[name]
+            given = {"model": model, "data": TextData(seq_len=2048), "train": train}
+            steps[name, size] = time(chip=chip, efficiency=chip.efficiency, **given).expected
+    assert 1.0 < steps["h100-80gb", 4] / steps["h100-80gb", 8] < 1.01
+    assert steps["tpu-v5e", 4] / steps["tpu-v5e", 8] > 1.02
 
 
 def test_pairs_of_documents_have_their_price_on_gpus() -> None:

@@ -173,9 +173,10 @@ class Fake:
     remat: str
     fixed: float
     each: float
-    speed: float  # seconds of a step, apart from what each microbatch costs
+    speed: float  # seconds of a step with a large microbatch; smaller ones take longer
     error: float = 1.0  # the estimate's share of the truth
     scan_layers: bool = True
+    overhead: float = 2.0  # of a microbatch: half of the largest one takes 3 % longer
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
 
     @property
@@ -189,7 +190,7 @@ class Fake:
         return memory(self.error * (self.fixed + self.each * size))
 
     def time(self, size: int):
-        return SimpleNamespace(expected=self.speed + 1.0 / size)
+        return SimpleNamespace(expected=self.speed * (1.0 + self.overhead / size))
 
 
 @dataclass
@@ -254,7 +255,7 @@ def test_who_wants_the_fastest_alone_compiles_no_more_than_that_takes():
     assert trial.experiment == (fakes[1], 64)
     assert {fake for fake, _ in compiler.compiled} == {fakes[1]}
     # An estimate that promised too much is not the last word.
-    promising = Fake("none", 100, 100, 2.5, error=0.2)
+    promising = Fake("none", 100, 100, 2.5, error=0.2, overhead=0.5)
     trials = search([*fakes, promising], 500, Compiler(), goal="fastest", **flags)
     assert trials[0].experiment[0] == promising
     assert trials[0].size == 4
@@ -277,6 +278,24 @@ def test_of_plans_that_are_as_fast_the_one_with_most_room_is_the_best():
     slim = replace(slim, speed=1.04)
     trials, _ = find([wide, slow, slim], 10_000)
     assert [trial.experiment[0] for trial in trials] == [wide, slim, slow]
+
+
+@pytest.mark.parametrize(
+    ("each", "limit", "overhead", "sizes"),
+    [
+        (10, 740, 1.0, [32, 64]),  # 1.5 % longer, and all of the limit is taken
+        (10, 740, 2.0, [64]),  # 3 % longer
+        (10, 1500, 1.0, [64]),  # there is room enough
+        (1000, 1100, 1.0, [1]),  # there is no smaller one
+    ],
+)
+def test_where_room_is_short_a_smaller_microbatch_that_is_as_fast_is_the_best(
+    each: float, limit: int, overhead: float, sizes: list[int]
+):
+    for goal in ("frontier", "fastest"):
+        fakes = [Fake("dots", 100, each, 1.0, overhead=overhead)]
+        trials = search(fakes, limit, Compiler(), goal=goal, deadline=math.inf)
+        assert [trial.size for trial in trials] == sizes
 
 
 def test_what_estimates_give_up_on_is_tried_before_nothing_is_said_to_fit():
@@ -315,14 +334,15 @@ def test_what_a_compiler_refuses_does_not_fit():
 
 def test_every_pair_of_neighbours_is_settled():
     for fixed, each, error in itertools.product((0, 50), (7, 30), (0.7, 1.4)):
-        fake = Fake("full", fixed, each, 1.0, error, sizes=tuple(range(1, 25)))
+        fake = Fake("full", fixed, each, 1.0, error, overhead=100.0, sizes=tuple(range(1, 25)))
         for limit in range(60, 800, 67):
             trials, _ = find([fake], limit, Compiler(1))
             assert [t.size for t in trials] == [s for s in [largest(fake, limit)] if s]
 
 
 def test_two_results_correct_an_estimate_that_is_wrong_in_proportion():
-    fake = Fake("full", 0, 10, 1.0, error=0.25, sizes=tuple(range(1, 101)))
+    sizes = tuple(range(1, 101))
+    fake = Fake("full", 0, 10, 1.0, error=0.25, overhead=1e9, sizes=sizes)
     trials, compiler = find([fake], 505, Compiler(2))
     assert [trial.size for trial in trials] == [50]
     # The first result moves the estimates down to the smallest size; two give their slope.
