@@ -61,6 +61,12 @@ class Instruction:
         """Bytes of the result."""
         return sum(shape.bytes for shape in self.shapes)
 
+    @property
+    def constant(self) -> int | None:
+        """The integer that this is; None for anything else."""
+        number = self.attribute(r"^(\d+)\)")
+        return int(number) if self.opcode == "constant" and number else None
+
     def attribute(self, pattern: str) -> str:
         """Returns the first group of a pattern that is found in the text, else ""."""
         found = re.search(pattern, self.text)
@@ -121,17 +127,23 @@ class Module(dict[str, Computation]):
     def trips(self, x: Instruction) -> int:
         """Returns how often the body of a loop runs; 1 where the text does not say.
 
-        Compilers for TPUs do not write it down. There it is the number that the loop's counter,
-        which begins at zero, has to stay below.
+        Compilers for TPUs do not write it down. There a counter begins at zero, and has to stay
+        below a constant; the body adds another constant to it.
         """
         if known := x.attribute(r'known_trip_count":\{"n":"(\d+)"'):
             return int(known)
-        for condition in (self[name] for name in x.called("condition") if name in self):
-            root = next(y for y in condition.values() if y.is_root)
-            if root.opcode == "compare" and "direction=LT" in root.text:
-                bound = re.match(r"\d+", condition.source(root.operands[1]).text)
-                return int(bound[0]) if bound else 1
-        return 1
+        condition = self.get("".join(x.called("condition")), Computation())
+        body = self.get("".join(x.called("body")), Computation())
+        check = next((y for y in condition.values() if y.is_root), None)
+        if check is None or check.opcode != "compare" or "direction=LT" not in check.text:
+            return 1
+        counter, bound = (condition.source(name) for name in check.operands)
+        place = counter.attribute(r"index=(\d+)")
+        results = next((y.operands for y in body.values() if y.is_root), ())
+        sums = [body.source(name) for name in results[int(place) : int(place) + 1]] if place else []
+        steps = [body.source(name) for y in sums if y.opcode == "add" for name in y.operands]
+        step = next((n for y in steps if (n := y.constant) is not None), 1)
+        return 1 if bound.constant is None else -(-bound.constant // step)
 
     def flops(self, computation: Computation, x: Instruction) -> tuple[float, float]:
         """Returns the FLOPs of an instruction's products, and of those with float32 operands."""

@@ -123,24 +123,35 @@ def test_padding_of_a_convolution_is_no_operation(
 
 
 @pytest.mark.parametrize(
-    ("bound", "direction", "attributes", "trips"),
+    ("bound", "direction", "step", "attributes", "trips"),
     [
-        ("s32[] constant(5)", "LT", "", 5),
-        ("s32[] constant(5)", "LT", ', backend_config={"known_trip_count":{"n":"3"}}', 3),
-        ("s32[] constant(5)", "GT", "", 1),
-        ("s32[] get-tuple-element(%p), index=1", "LT", "", 1),
+        ("s32[] constant(5)", "LT", 1, "", 5),
+        ("s32[] constant(6)", "LT", 2, "", 3),
+        ("s32[] constant(5)", "LT", 2, "", 3),
+        ("s32[] constant(5)", "LT", 1, ', backend_config={"known_trip_count":{"n":"4"}}', 4),
+        ("s32[] constant(5)", "GT", 1, "", 1),
+        ("s32[] get-tuple-element(%p), index=0", "LT", 1, "", 1),
     ],
 )
 def test_a_loop_runs_as_often_as_its_counter_says(
-    bound: str, direction: str, attributes: str, trips: int
+    bound: str, direction: str, step: int, attributes: str, trips: int
 ) -> None:
     text = Module(
         f"""
 %condition (p: (s32[], s32[])) -> pred[] {{
   %p = (s32[], s32[]) parameter(0)
-  %i = s32[] get-tuple-element(%p), index=0
+  %i = s32[] get-tuple-element(%p), index=1
   %n = {bound}
   ROOT %c = pred[] compare(%i, %n), direction={direction}
+}}
+
+%body (q: (s32[], s32[])) -> (s32[], s32[]) {{
+  %q = (s32[], s32[]) parameter(0)
+  %other = s32[] get-tuple-element(%q), index=0
+  %j = s32[] get-tuple-element(%q), index=1
+  %step = s32[] constant({step})
+  %next = s32[] add(%j, %step)
+  ROOT %r = (s32[], s32[]) tuple(%other, %next)
 }}
 
 ENTRY %main (a: (s32[], s32[])) -> (s32[], s32[]) {{
