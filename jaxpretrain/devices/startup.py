@@ -61,8 +61,7 @@ def prepare_environment(target: str) -> None:
         return
     os.environ["JAX_PLATFORMS"] = "cpu"
     if cpus := re.fullmatch(r"cpu:(\d+)", target):
-        count = f"--xla_force_host_platform_device_count={cpus[1]}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
+        os.environ["JAX_NUM_CPU_DEVICES"] = cpus[1]
     # Without it, the CUDA plugin refuses to load where there is no driver.
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     # Without them, libtpu asks the network where it is and serves one process at a time.

@@ -66,6 +66,8 @@ class Audit:
     """FLOPs of products whose operands both are float32."""
     opaque_kernels: int
     """Kernels whose operations XLA does not know."""
+    num_instructions: int
+    """Instructions of the program: its size, which does not grow with the number of devices."""
     remat_instructions: int
     """Instructions that XLA computes a second time to save memory."""
     traffic_bytes: int
@@ -210,6 +212,7 @@ class _Counter:
             product_flops=self._flops,
             float32_product_flops=self._float32_flops,
             opaque_kernels=self._num_opaque,
+            num_instructions=len(names),
             remat_instructions=sum(".remat" in name for name in names),
             traffic_bytes=round(self._traffic),
             largest_copies=tuple(copies),

@@ -65,14 +65,15 @@ def test_programs_are_kept_below_the_cache_folder_unless_the_user_says_where(
 
 
 def test_planning_leaves_the_accelerators_of_this_host_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "environ", {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--a=b"})
+    given = {"JAX_PLATFORMS": "cuda", "JAX_NUM_CPU_DEVICES": "8"}
+    monkeypatch.setattr(os, "environ", dict(given))
     prepare_environment("local")
-    assert os.environ == {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--a=b"}
+    assert os.environ == given
     prepare_environment("cpu:4")
     assert os.environ["JAX_PLATFORMS"] == "cpu"
-    assert os.environ["XLA_FLAGS"] == "--a=b --xla_force_host_platform_device_count=4"
+    assert os.environ["JAX_NUM_CPU_DEVICES"] == "4"
     prepare_environment("h100-80gb:8")
-    assert os.environ["XLA_FLAGS"] == "--a=b --xla_force_host_platform_device_count=4"
+    assert os.environ["JAX_NUM_CPU_DEVICES"] == "4"
 
 
 def test_jax_is_not_there_before_it_is_told():

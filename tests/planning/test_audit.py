@@ -2,8 +2,10 @@
 
 import json
 import lzma
+import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.planning.audit import Audit, Collective, _warnings, audit, count
+from jaxpretrain.planning.compiled import compile_step
 from jaxpretrain.planning.machines import Machine
 from jaxpretrain.train.program import make_program
 from tests.planning.conftest import changed
@@ -171,6 +175,43 @@ def planned(*flags: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def require_as_large(sizes: Iterable[tuple[int, int]]) -> None:
+    """Fails where memory or program, in bytes and instructions, differ by more than 3 %."""
+    for numbers in zip(*sizes, strict=True):
+        assert max(numbers) <= 1.03 * min(numbers), numbers
+
+
+def test_neither_memory_nor_program_grows_with_the_number_of_devices(decoder, eight: Machine):
+    small = changed(decoder, train__microbatch_size=1)
+    compiled = compile_step(small, eight)
+    assert compiled.audit is not None
+    # As many examples for each device, in copies of the model on eight devices.
+    values = {"batch_size": 256, "microbatch_size": 1}
+    large = changed(decoder, mesh__replica=16, **{f"train__{k}": v for k, v in values.items()})
+    code = """
+import json, sys
+import jax
+from jaxpretrain.config.serialize import from_dict
+from jaxpretrain.config.serialize import to_dict
+from jaxpretrain.planning.audit import audit
+from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.program import make_program, measured
+program = make_program(from_dict(Resolved, json.load(sys.stdin)), jax.devices())
+step = program.compile()
+print(json.dumps([measured(program, step).total, audit(program, step, 1).num_instructions]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(to_dict(large)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "128"},
+    )
+    assert done.returncode == 0, done.stderr
+    require_as_large([(compiled.total, compiled.audit.num_instructions), json.loads(done.stdout)])
+
+
 @pytest.mark.slow
 def test_the_documented_plan_is_what_trains() -> None:
     plan = planned("--target=h100-80gb:8", "--config.train.microbatch_size=8")
@@ -189,13 +230,16 @@ def test_copies_of_the_model_cost_as_little_on_many_hosts_as_on_few() -> None:
             f"--config.mesh.replica={hosts}",
             "--config.train.microbatch_size=2",
         )
-        for hosts in (2, 8, 16)
+        for hosts in (1, 2, 8, 16)
     }
-    for plan in plans.values():
+    for hosts, plan in plans.items():
         found = plan["audit"]
-        assert 0 < found["cross_host_bytes"] <= 1.1 * found["cross_host_minimum"]
+        assert found["cross_host_bytes"] <= 1.1 * found["cross_host_minimum"]
+        assert (found["cross_host_minimum"] > 0) == (hosts > 1)
         assert found["product_flops"] == pytest.approx(found["expected_flops"], rel=0.01)
-    memory = [plan["memory_bytes_per_device"] for plan in plans.values()]
-    assert max(memory) <= 1.01 * min(memory)
+    require_as_large(
+        (plan["memory_bytes_per_device"], plan["audit"]["num_instructions"])
+        for plan in plans.values()
+    )
     seconds = [plan["plan_seconds"] for plan in plans.values()]
     assert max(seconds) <= 3 * min(seconds)

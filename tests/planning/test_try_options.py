@@ -73,7 +73,7 @@ def test_values_are_combined_and_those_of_one_try_are_set_together():
 def variant(name: str, seconds: Any, loss: float = 2.0) -> Variant:
     """A variant that has had its turns; its step is that of the number one."""
     step = jax.jit(lambda x: x).lower(1.0).compile()
-    found = Audit(1.0, 0.0, 0, 0, 100, (), (), 0, 0)
+    found = Audit(1.0, 0.0, 0, 9, 0, 100, (), (), 0, 0)
     made: Any = Variant(name, None, step, found, 1.0)  # pyright: ignore[reportArgumentType]
     return replace(made, results=np.array([loss, 1.0]), seconds=list(seconds))
 
@@ -103,7 +103,7 @@ def test_a_ratio_is_that_of_turns_in_the_same_round(monkeypatch: pytest.MonkeyPa
 
 def test_what_differs_in_an_audit_is_listed_by_name():
     before = Audit(
-        1.0, 0.0, 0, 0, 100, (), (Collective("all-gather", "bf16", False, False, 7),), 7, 0
+        1.0, 0.0, 0, 9, 0, 100, (), (Collective("all-gather", "bf16", False, False, 7),), 7, 0
     )
     after = replace(
         before, traffic_bytes=80, collectives=(Collective("all-gather", "bf16", False, True, 7),)
