@@ -57,7 +57,7 @@ def make_parser() -> Parser:
         "--search",
         default="",
         help="fields that may change, comma-separated: microbatch_size, remat, mesh, attention, "
-        "scan_layers, or none (default: the first three, except those that are set by --config...)",
+        "scan_layers, or none (default: all but attention, except those that --config... sets)",
     )
     add("--memory_gib", type=float, help="limit per device (default: what is usable, less 5 %%)")
     add(

@@ -1,6 +1,6 @@
 """Compares planned with published throughputs, and fits the efficiencies of the time model.
 
-python scripts/compare_throughput.py [--json]
+python scripts/compare_throughput.py [--exposed=X] [--json]
 
 Other models are written as decoders of the same sizes, and their activation checkpointing as the
 remat policy that recomputes most nearly the same. Each source has the same weight in the fit. The
@@ -283,12 +283,19 @@ def error(row: Row, step: StepTime) -> float:
     return step.units_per_second_per_device / row.published - 1
 
 
-def fit(rows: Sequence[Row], programs: Sequence[Program]) -> Efficiency:
-    """Fits the logarithm of the throughput by least squares, on a grid of efficiencies."""
+def fit(
+    rows: Sequence[Row], programs: Sequence[Program], exposed: float | None = None
+) -> Efficiency:
+    """Fits the logarithm of the throughput by least squares, on a grid of efficiencies.
+
+    The share of gathers and scatters that products do not hide is given or that of the chips, which
+    compiled programs show.
+    """
     counts = {row.source: sum(r.source == row.source for r in rows) for row in rows}
     # Seconds at the vendor's rates: those that an efficiency divides, and the others.
     terms = []
-    exposed = CHIPS[rows[0].chip].efficiency.exposed  # as compiled, not fitted
+    if exposed is None:
+        exposed = CHIPS[rows[0].chip].efficiency.exposed
     for row, program in zip(rows, programs, strict=True):
         step = predicted(row, program, Efficiency(1.0, 1.0, exposed))
         fixed = step.parts["memory"] + step.parts["network"]
@@ -312,11 +319,16 @@ def main(argv: list[str]) -> None:
     """Prints a table, or one JSON document."""
     parser = Parser(prog="python scripts/compare_throughput.py", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument(
+        "--exposed",
+        type=float,
+        help="share of gathers that fits take as waited for (default: known)",
+    )
     flags = parser.parse_args(argv)
     programs = {row: row.program() for row in ROWS}
     table = [line(row, programs[row]) for row in ROWS]
     groups = dict.fromkeys(row.group for row in ROWS)
-    fits = {group: summary(group, programs) for group in groups}
+    fits = {group: summary(group, programs, flags.exposed) for group in groups}
     if flags.json:
         print(json.dumps({"fits": fits, "rows": table}))
         return
@@ -334,16 +346,18 @@ def main(argv: list[str]) -> None:
         print(f"\n{name}: {json.dumps(facts)}")
 
 
-def summary(group: str, programs: dict[Row, Program]) -> dict[str, Any]:
+def summary(
+    group: str, programs: dict[Row, Program], exposed: float | None = None
+) -> dict[str, Any]:
     """Returns the fit of a group, its errors, and the errors on rows that a fit did not see."""
     rows = [row for row in ROWS if row.group == group and row.calibrates]
-    fitted = fit(rows, [programs[row] for row in rows])
+    fitted = fit(rows, [programs[row] for row in rows], exposed)
     errors = [error(row, predicted(row, programs[row], fitted)) for row in rows]
     one_source = len({row.source for row in rows}) == 1
     unseen = []
     for row in rows:
         others = [r for r in rows if (r is not row if one_source else r.source != row.source)]
-        efficiency = fit(others, [programs[other] for other in others])
+        efficiency = fit(others, [programs[other] for other in others], exposed)
         unseen.append(error(row, predicted(row, programs[row], efficiency)))
     return {
         "rows": len(rows),

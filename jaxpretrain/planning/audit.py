@@ -102,22 +102,28 @@ class Audit:
 
     def listed(self) -> list[str]:
         """Returns lines with all numbers, and a line for each warning."""
-        rows = [
-            ("FLOPs in products", self.product_flops, self.expected_flops),
-            ("GB of traffic outside", self.traffic_bytes / 1e9, self.expected_traffic_bytes / 1e9),
-            ("GB sent", self.sent_bytes / 1e9, self.sent_minimum / 1e9),
-            ("GB sent across hosts", self.cross_host_bytes / 1e9, self.cross_host_minimum / 1e9),
+        lines = [
+            _line("FLOPs in products", self.product_flops, f"model {self.expected_flops:,.5g}"),
+            _line("FLOPs of these in float32", self.float32_product_flops),
+            _line("instructions recomputed", self.remat_instructions),
         ]
-        lines = [f"{name:<24}{n:>12,.5g}  least {least:,.5g}" for name, n, least in rows]
-        lines.append(f"{'instructions again':<24}{self.remat_instructions:>12}")
-        lines.append(f"{'FLOPs of float32':<24}{self.float32_product_flops:>12,.5g}")
+        for name, number, what, beside in (
+            (
+                "GB moved outside products",
+                self.traffic_bytes,
+                "estimate",
+                self.expected_traffic_bytes,
+            ),
+            ("GB sent", self.sent_bytes, "least", self.sent_minimum),
+            ("GB sent across hosts", self.cross_host_bytes, "least", self.cross_host_minimum),
+        ):
+            lines.append(_line(name, number / 1e9, f"{what} {beside / 1e9:,.5g}"))
         for c in self.collectives:
             across = ", across hosts" if c.crosses_hosts else ""
             waits = "behind products" if c.overlapped else "waited for"
-            lines.append(f"{c.kind + ' ' + c.dtype:<24}{c.bytes / 1e9:>12,.5g} GB  {waits}{across}")
-        lines += [
-            f"{'copies':<24}{c.bytes / 1e9:>12,.5g} GB  {c.kernels}" for c in self.largest_copies
-        ]
+            lines.append(_line(f"GB by {c.kind} {c.dtype}", c.bytes / 1e9, waits + across))
+        for c in self.largest_copies:
+            lines.append(_line("GB of most copies", c.bytes / 1e9, c.kernels))
         return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
 
     @property
@@ -178,6 +184,10 @@ def _warnings(found: Audit, is_narrow: bool) -> list[str]:
     if found._hidden < _MIN_HIDDEN_SHARE:
         lines.append("products hide little of the communication: most of it is waited for")
     return lines
+
+
+def _line(name: str, number: float, beside: str = "") -> str:
+    return f"{name:<30}{number:>11,.5g}  {beside}".rstrip()
 
 
 def _times(number: float, least: float) -> str:

@@ -81,6 +81,11 @@ class Instruction:
 class Computation(dict[str, Instruction]):
     """Instructions by name, in the order of the schedule."""
 
+    @property
+    def root(self) -> Instruction:
+        """The instruction whose result is that of the computation."""
+        return next(x for x in self.values() if x.is_root)
+
     @cached_property
     def parameters(self) -> list[str]:
         """Names of the parameters, in their order."""
@@ -132,18 +137,17 @@ class Module(dict[str, Computation]):
         """
         if known := x.attribute(r'known_trip_count":\{"n":"(\d+)"'):
             return int(known)
-        condition = self.get("".join(x.called("condition")), Computation())
-        body = self.get("".join(x.called("body")), Computation())
-        check = next((y for y in condition.values() if y.is_root), None)
-        if check is None or check.opcode != "compare" or "direction=LT" not in check.text:
+        condition, body = (self[name] for part in ("condition", "body") for name in x.called(part))
+        check = condition.root
+        if check.opcode != "compare" or "direction=LT" not in check.text:
             return 1
         counter, bound = (condition.source(name) for name in check.operands)
         place = counter.attribute(r"index=(\d+)")
-        results = next((y.operands for y in body.values() if y.is_root), ())
-        sums = [body.source(name) for name in results[int(place) : int(place) + 1]] if place else []
-        steps = [body.source(name) for y in sums if y.opcode == "add" for name in y.operands]
-        step = next((n for y in steps if (n := y.constant) is not None), 1)
-        return 1 if bound.constant is None else -(-bound.constant // step)
+        if bound.constant is None or not place or body.root.opcode != "tuple":
+            return 1
+        next_counter = body.source(body.root.operands[int(place)])
+        steps = [n for name in next_counter.operands if (n := body[name].constant) is not None]
+        return math.ceil(bound.constant / (steps[0] if steps else 1))
 
     def flops(self, computation: Computation, x: Instruction) -> tuple[float, float]:
         """Returns the FLOPs of an instruction's products, and of those with float32 operands."""
@@ -249,7 +253,7 @@ def _closing(text: str) -> int:
 
 def _written(inside: Computation) -> int:
     """Returns the bytes that a fusion writes; where it updates a slice, those of the slice."""
-    root = next(x for x in inside.values() if x.is_root)
+    root = inside.root
     names = root.operands if root.opcode == "tuple" else (root.name,)
     results = [inside.source(name) for name in names]
     updates = [inside[x.operands[1]] for x in results if x.opcode == "dynamic-update-slice"]

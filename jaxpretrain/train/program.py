@@ -64,7 +64,9 @@ class Program:
             if "compile option" in str(error) or "setting option" in str(error):
                 unknown = re.search(r"No such compile option: '([^']*)'", str(error))
                 hint = nearest(unknown[1], _known_options()) if unknown else ""
-                raise InputError(f"train.compiler_options: {error}{hint}") from error
+                raise InputError(
+                    f"train.compiler_options: {error}{'.' if hint else ''}{hint}"
+                ) from error
             raise
 
     def options(self, more: Mapping[str, bool | str | int] | None = None) -> dict[str, Any]:

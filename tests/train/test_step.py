@@ -500,7 +500,7 @@ def test_another_shape_is_refused_and_not_compiled(
     ("options", "message"),
     [
         ({"xla_no_such_thing": "1"}, "train.compiler_options: .*'xla_no_such_thing'$"),
-        ({"xla_cpu_enable_fastmath": True}, "fastmath' Did you mean 'xla_cpu_enable_fast_math'"),
+        ({"xla_cpu_enable_fastmath": True}, "fastmath'. Did you mean 'xla_cpu_enable_fast_math'"),
         ({"xla_backend_optimization_level": "high"}, "train.compiler_options: .*'high'"),
     ],
 )
