@@ -75,10 +75,10 @@ def check_training(
         experiment = replace(experiment, data=replace(experiment.data, num_examples=_MANY))
     resolve(experiment)
     if num_devices is not None and experiment.mesh != "auto":
-        replica, fsdp, _ = experiment.mesh.sizes(num_devices)
+        sizes = experiment.mesh.sizes(num_devices)
         is_open = experiment.train.microbatch_size == "auto"
         train = replace(experiment.train, microbatch_size=None) if is_open else experiment.train
-        num_microbatches(train, replica * fsdp)
+        num_microbatches(train, sizes)
     if parsed.workdir is None:
         raise InputError("--workdir is required after --: the folder of the run")
     return Training(tuple(flags), parsed.workdir)

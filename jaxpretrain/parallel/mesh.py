@@ -62,7 +62,7 @@ class Mesh:
     def sizes(self, num_devices: int) -> tuple[int, ...]:
         """Returns the devices along each of `AXES`; InputError where they need another number."""
         sizes = [self.replica, self.fsdp, self.tensor]
-        asked = _text(sizes)
+        asked = describe_sizes(sizes)
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise InputError(f"mesh ({asked}): sizes are positive, and one at most may be -1")
         needed = math.prod(size for size in sizes if size != -1)
@@ -75,7 +75,20 @@ class Mesh:
         return tuple(num_devices // needed if size == -1 else size for size in sizes)
 
 
-def _text(sizes: Iterable[int]) -> str:
+def nearest_sizes(sizes: tuple[int, ...], batch_size: int) -> tuple[int, ...]:
+    """Returns the sizes of the mesh, of no more devices, that divides a batch and is most like one.
+
+    It keeps `tensor`, takes as many devices as it can, and as many copies as are nearest.
+    """
+    replica, fsdp, tensor = sizes
+    num_data = max(n for n in range(1, replica * fsdp + 1) if batch_size % n == 0)
+    copies = (n for n in range(1, num_data + 1) if num_data % n == 0)
+    nearest = min(copies, key=lambda n: abs(n - replica))
+    return nearest, num_data // nearest, tensor
+
+
+def describe_sizes(sizes: Iterable[int]) -> str:
+    """Returns the sizes of a mesh by the names of its axes."""
     return ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
 
 
@@ -94,7 +107,7 @@ def _arrange(devices: Sequence[Device], sizes: tuple[int, ...]) -> np.ndarray:
         return mesh_utils.create_hybrid_device_mesh(inner, (num_slices, 1, 1), list(devices))
     except NotImplementedError:
         raise InputError(
-            f"mesh ({_text(sizes)}): the links of the slice make no such mesh"
+            f"mesh ({describe_sizes(sizes)}): the links of the slice make no such mesh"
         ) from None
 
 

@@ -41,6 +41,7 @@ class Presence:
     def listen(self, num_processes: int) -> str:
         """Waits for all others in a thread; returns what they must know: port and password."""
         listener, password = listen(0), secrets.token_hex(8)
+        told = f"{listener.getsockname()[1]} {password}"  # the thread closes the socket
         listener.settimeout(1.0)
 
         def gather() -> None:
@@ -58,7 +59,7 @@ class Presence:
             self._watch(self._connections)
 
         threading.Thread(target=gather, name="presence", daemon=True).start()
-        return f"{listener.getsockname()[1]} {password}"
+        return told
 
     def connect(self, host: str, told: str) -> None:
         """Makes the connection to process 0 in a thread.

@@ -4,6 +4,7 @@
 durations into whole steps; that is what runs and what `experiment.json` keeps.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
@@ -30,11 +31,12 @@ from jaxpretrain.config.serialize import Change
 from jaxpretrain.data.skip import Ranges, describe, joined, parse_ranges, positions
 from jaxpretrain.data.sources import DataChoice
 from jaxpretrain.diagnosis.rules import NAMES
+from jaxpretrain.display.wording import count_of
 from jaxpretrain.evals.config import Eval
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import OptimizerChoice
-from jaxpretrain.parallel.mesh import Mesh
+from jaxpretrain.parallel.mesh import Mesh, describe_sizes, nearest_sizes
 
 
 @dataclass(frozen=True)
@@ -174,25 +176,21 @@ class Experiment:
     """Seed of the initial parameters, of the order of the data and of every random draw."""
 
 
-def nearest_divisor(number: int, wanted: int) -> int:
-    """Returns the divisor of a number that is nearest to the wanted one; of two, the smaller."""
-    divisors = (one for one in range(1, number + 1) if number % one == 0)
-    return min(divisors, key=lambda one: (abs(one - wanted), one))
-
-
-def num_microbatches(train: Train, num_data: int) -> int:
-    """Returns the number of microbatches that each of `num_data` data-parallel devices computes.
+def num_microbatches(train: Train, sizes: tuple[int, ...]) -> int:
+    """Returns the number of microbatches that each device of a mesh of these sizes computes.
 
     Raises InputError where the batch does not divide, or the microbatch is still `auto`.
     """
     if train.microbatch_size == "auto":
         raise InputError("train.microbatch_size=auto: jaxpretrain.main and .plan choose; set it")
+    num_data = sizes[0] * sizes[1]
     share, rest = divmod(train.batch_size, num_data)
     if rest:
+        nearest = nearest_sizes(sizes, train.batch_size)
         raise InputError(
             f"train.batch_size={train.batch_size} does not divide over {num_data} "
-            "data-parallel devices (mesh.replica x mesh.fsdp); the nearest number that it divides "
-            f"over is {nearest_divisor(train.batch_size, num_data)}"
+            f"data-parallel devices (mesh.replica x mesh.fsdp); the nearest mesh that it divides "
+            f"over is {describe_sizes(nearest)}, of {count_of(math.prod(nearest), 'device')}"
         )
     microbatch = train.microbatch_size or share
     if share % microbatch:

@@ -208,7 +208,7 @@ def chosen_mesh(experiment: Experiment) -> Mesh:
 def make_program(experiment: Resolved, devices: Sequence[Device]) -> Program:
     """Binds an experiment to devices, real or described; InputError where sizes do not fit."""
     layout = Layout(chosen_mesh(experiment).build(devices))
-    microbatches = num_microbatches(experiment.train, layout.num_data)
+    microbatches = num_microbatches(experiment.train, layout.mesh.devices.shape)
     data = experiment.data
     model = build_model(experiment, layout)
     shapes = jax.eval_shape(model.init, jax.random.key(0))

@@ -225,13 +225,15 @@ def two_starts(case: Case) -> None:
 
 
 def other_processes(case: Case) -> None:
-    """Goes on with another number of processes, and back."""
+    """Goes on with another number of processes, one among them, and back."""
+    case.is_joined = True
     gang = case.start(only(0, partial(_tell, "step", signal.SIGTERM, 4)))
     case.check_codes(gang, {75})
     other = case.draw.choice([n for n in (1, 2, 4) if n != case.num_processes])
+    case.note = f"{other} processes in between"
     gang = case.start(only(0, partial(_tell, "step", signal.SIGTERM, 2)), num_processes=other)
     case.check_codes(gang, {75})
-    case.recover(gang, flags=["--config.monitor.every=1"])
+    case.recover(gang)
 
 
 def _kind(name: str, make: Callable[..., None], *arguments: object, **options: object) -> Kind:
@@ -279,7 +281,7 @@ KINDS = (
     _kind("a process is lost at a save", peer_is_lost_at, "save is written", on=(2, 4)),
     _kind("a process is lost at the end", peer_is_lost_at, "end", on=(2,)),
     _kind("two starts at once", two_starts, on=(1,)),
-    _kind("other numbers of processes", other_processes),
+    Kind("other numbers of processes", other_processes, (2, 4)),
     _kind("a file is cut", damage.damaged, damage.truncate),
     _kind("a bit is flipped", damage.damaged, damage.flip),
     _kind("a file is missing", damage.damaged, damage.remove),

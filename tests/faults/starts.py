@@ -111,10 +111,14 @@ def start(
     arm: Arm | None = None,
     environment: dict[str, str] | None = None,
     leave_out: int | None = None,
+    is_joined: bool = False,
 ) -> Gang:
-    """Starts the processes of a run that share `num_devices`; one of them may be left out."""
+    """Starts the processes of a run that share `num_devices`; one of them may be left out.
+
+    `is_joined`: a single process adds up as several do, by Gloo.
+    """
     together: list[str] = []
-    if num_processes > 1:
+    if num_processes > 1 or is_joined:
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))
             port = server.getsockname()[1]

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.models.contract import Spread
-from jaxpretrain.parallel.mesh import AXES, Layout, Mesh
+from jaxpretrain.parallel.mesh import AXES, Layout, Mesh, nearest_sizes
 
 
 def _layout(replica: int = 1, fsdp: int = -1, tensor: int = 1, num_devices: int = 8) -> Layout:
@@ -278,3 +278,21 @@ def test_constraints_place_activations_and_leave_values_alone():
 def test_the_description_names_devices_and_axes():
     assert _layout(2, 2, 2).describe() == ("8 x cpu as replica 2 x fsdp 2 x tensor 2, 1 process")
     assert _layout(num_devices=1).describe().startswith("1 x cpu as replica 1 x fsdp 1 x tensor 1")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "expected"),
+    [
+        ((1, 6, 1), 16, (1, 4, 1)),
+        ((2, 3, 2), 16, (2, 2, 2)),
+        ((3, 2, 1), 16, (2, 2, 1)),
+        ((6, 1, 4), 16, (4, 1, 4)),
+        ((1, 7, 1), 16, (1, 4, 1)),  # 8 would be nearer, and there are 7
+        ((4, 2, 1), 7, (1, 7, 1)),
+        ((2, 2, 1), 5, (1, 1, 1)),
+    ],
+)
+def test_the_nearest_mesh_that_divides_a_batch(
+    sizes: tuple[int, ...], batch_size: int, expected: tuple[int, ...]
+):
+    assert nearest_sizes(sizes, batch_size) == expected

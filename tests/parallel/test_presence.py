@@ -73,3 +73,9 @@ def test_a_stranger_makes_no_connection(monkeypatch: pytest.MonkeyPatch):
     assert _until(lambda: set(first._connections) == {1})
     assert lost == []
     second.leave()
+
+
+def test_a_single_process_may_be_alone():
+    """Its listener ends at once, before or after what others would have to know is told."""
+    for _ in range(50):
+        assert int(Presence(0).listen(1).partition(" ")[0]) > 0

@@ -76,20 +76,26 @@ def test_where_and_how_data_is_named_and_counted_makes_no_other_run(experiment: 
 )
 def test_each_device_works_through_its_share(batch_size, microbatch_size, num_data, expected):
     train = Train(batch_size=batch_size, microbatch_size=microbatch_size)
-    assert num_microbatches(train, num_data) == expected
+    assert num_microbatches(train, (1, num_data, 1)) == expected
 
 
 @pytest.mark.parametrize(
     ("batch_size", "microbatch_size", "num_data", "message"),
     [
-        (12, None, 8, "the nearest number that it divides over is 6"),
+        (
+            12,
+            None,
+            8,
+            "the nearest mesh that it divides over is replica=1, fsdp=6, tensor=1, of 6 de",
+        ),
         (16, 3, 1, "train.microbatch_size=3 does not divide the 16 examples"),
         (16, 4, 8, "train.microbatch_size=4 does not divide the 2 examples"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_one_line(batch_size, microbatch_size, num_data, message):
     with pytest.raises(InputError) as error:
-        num_microbatches(Train(batch_size=batch_size, microbatch_size=microbatch_size), num_data)
+        train = Train(batch_size=batch_size, microbatch_size=microbatch_size)
+        num_microbatches(train, (1, num_data, 1))
     assert message in str(error.value)
 
 
