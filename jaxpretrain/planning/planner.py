@@ -16,8 +16,6 @@ from jaxpretrain.planning.machines import Machine, Target, next_larger, placehol
 from jaxpretrain.train.experiment import Resolved
 from jaxpretrain.train.program import make_program
 
-_HOPELESS = 1.5
-"""A step that is estimated to take this many times the limit is not compiled."""
 _MAX_DOUBLINGS = 12
 
 
@@ -131,8 +129,7 @@ def _configured(
     program = make_program(experiment, machine.devices)
     size, compiled = program.microbatch_size, None
     arrangement = search.Arrangement(program, machine, (size,))
-    # Compiling a step that is far too large takes long and tells nothing new.
-    if compiler is not None and arrangement.memory(size).total < _HOPELESS * limit:
+    if compiler is not None and arrangement.memory(size).total < search.HOPELESS * limit:
         (compiled,) = compiler.compile([experiment])
     trial = search.make_trial(arrangement, size, compiled, is_largest=False)
     return replace(trial, experiment=experiment)

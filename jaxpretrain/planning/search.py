@@ -36,6 +36,10 @@ MAX_TENSOR = 8
 _ALIKE = 1.02
 """Plans whose times differ by less are alike: the one that takes least memory is the best."""
 
+HOPELESS = 1.5
+"""A step that is estimated to take this many times the limit is not compiled: it would not fit, and
+XLA spends minutes on saving memory."""
+
 _VALUES: dict[str, tuple[str | int, ...]] = {
     REMAT: ("none", "attention", "dots", "full"),
     "model.attention": ("auto", "xla_blocks"),
@@ -299,11 +303,17 @@ def _largest_that_fits(
     estimates = [arrangement.memory(size).total for size in sizes]
     results: dict[int, Compiled] = {}  # by index of the size
     low, high = -1, len(sizes)  # the size at `low` fits, the size at `high` does not
+
+    def is_worth_it(index: int) -> bool:
+        return _corrected(estimates, results, index) <= HOPELESS * limit
+
     while high - low > 1 and time.monotonic() < deadline:
         between = range(low + 1, high)
         fitting = [i for i in between if _corrected(estimates, results, i) <= limit]
         guess = max(fitting, default=low + 1)
-        indices = [i for i in (guess, guess + 1) if i < high][: compiler.num_workers]
+        indices = [guess]
+        if guess + 1 < high and compiler.num_workers > 1 and is_worth_it(guess + 1):
+            indices.append(guess + 1)
         compiled = compiler.compile([arrangement.experiment(sizes[i]) for i in indices])
         results |= dict(zip(indices, compiled, strict=True))
         for index, result in zip(indices, compiled, strict=True):
@@ -311,6 +321,8 @@ def _largest_that_fits(
                 low = max(low, index)
             else:
                 high = min(high, index)
+        if 0 <= low < high - 1 and not is_worth_it(low + 1):
+            high = low + 1
     if low < 0:
         return []
     return [make_trial(arrangement, sizes[low], results[low], is_largest=high - low == 1)]

@@ -235,6 +235,15 @@ def test_good_estimates_need_two_compilations():
     assert sorted(size for _, size in compiler.compiled) == [16, 32]
 
 
+@pytest.mark.parametrize(("limit", "sizes"), [(640, [4, 8]), (450, [4])])
+def test_what_is_far_too_large_is_not_compiled(limit: int, sizes: list[int]):
+    """Twice the memory of what fits with room for little more."""
+    for workers in (1, 2):
+        (trial,), compiler = find([Fake("full", 0, 100, 1.0)], limit, Compiler(workers))
+        assert (trial.size, trial.is_largest) == (4, True)
+        assert [size for _, size in compiler.compiled] == sizes
+
+
 def test_what_fits_comes_fastest_first_with_one_of_each_policy():
     fakes = [
         Fake("full", 100, 1, 4.0),
