@@ -45,7 +45,8 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("--workdir", type=as_path, metavar="DIR", required=True, help="folder of the run")
-    add("--steps", metavar="A-B", required=True, help="steps to look at, or one step")
+    steps = "steps to look at, or one step (default with --against: where the runs part)"
+    add("--steps", metavar="A-B", help=steps)
     start = "checkpoint to begin with; 0: the initial state (default: the newest before the steps)"
     add("--from", dest="start", type=int, metavar="STEP", help=start)
     examples = "examples to look at more closely; 0: only prove that the steps are the same"
@@ -55,6 +56,8 @@ def make_parser() -> Parser:
     samples = "what if these samples were left out: K,K or K-K; repeatable"
     add("--without_examples", action="append", default=[], metavar="LIST", help=samples)
     add("--twice", action="store_true", help="compute all of it twice and compare the bits")
+    against = "another run of the config, or FILE.csv or .jsonl with losses of another program"
+    add("--against", type=as_path, metavar="DIR", help=against)
     where = "folder to write to (default: replays/A-B in the folder of the run)"
     add("--output", type=as_path, metavar="DIR", help=where)
     add("--json", action="store_true", help="print one JSON document on standard output")

@@ -8,13 +8,14 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import finite
 from jaxpretrain.display.progress import Progress, activity, say
 from jaxpretrain.replay import twice
+from jaxpretrain.replay.against import compare_with
 from jaxpretrain.replay.arms import make_arms
 from jaxpretrain.replay.arms import tell as tell_arm
 from jaxpretrain.replay.document import closer, describe_replay, write_replay
 from jaxpretrain.replay.epoch import look_around
 from jaxpretrain.replay.microscope import Microscope, View
 from jaxpretrain.replay.proof import judge
-from jaxpretrain.replay.stretch import Look, Step, Stretch, open_stretch
+from jaxpretrain.replay.stretch import Look, Step, Stretch, kept_checkpoints, open_stretch
 from jaxpretrain.replay.suspects import suspects
 from jaxpretrain.replay.told import tell
 from jaxpretrain.storage.run_documents import REPLAYS
@@ -32,6 +33,20 @@ def run_replay(flags: Namespace, overrides: Sequence[tuple[str, str]]) -> tuple[
     """
     if flags.examples < 0:
         raise InputError(f"--examples={flags.examples}: must be 0 or more")
+    against = None
+    if flags.against is not None:
+        with activity("comparing the runs"):
+            parted, against = compare_with(flags.workdir, flags.against)
+        if parted is None:
+            return 0, json.dumps({"against": against}) if flags.json else "\n".join(against)
+        if flags.steps is None:
+            flags.steps = str(parted)
+            if flags.start is None and not any(
+                kept < parted for kept in kept_checkpoints(flags.workdir).steps()
+            ):
+                flags.start = 0
+    if flags.steps is None:
+        raise InputError("--steps=A-B is required: the steps to look at")
     with activity("opening the run and its data"):
         stretch = open_stretch(flags.workdir, flags.steps, flags.start)
         arms = make_arms(stretch, flags.without, flags.without_examples, overrides)
@@ -56,7 +71,7 @@ def run_replay(flags: Namespace, overrides: Sequence[tuple[str, str]]) -> tuple[
             around = look_around(stretch, views)
     document = describe_replay(stretch, steps, verdicts, found, around)
     document["closer"], pictures = closer(stretch, views, around, flags.examples)
-    document["twice"] = compared and compared.words
+    document |= {"twice": compared and compared.words, "against": against}
     original = {step.number: step.metrics["loss"] for step in steps}
     for arm in arms:
         losses = {s.number: s.metrics["loss"] for s in _run(arm.stretch, None, arm.name)}

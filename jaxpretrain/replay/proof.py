@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from jaxpretrain.config.serialize import Document
 from jaxpretrain.replay.stretch import Line, Step, Stretch
 from jaxpretrain.storage.jsonl import to_numbers
 
@@ -50,7 +49,9 @@ def judge(stretch: Stretch, steps: Sequence[Step]) -> list[Verdict]:
     ]
 
 
-def compare(step: Step, line: Line | None, signals: Document, allowed: float) -> Verdict:
+def compare(
+    step: Step, line: Line | None, signals: Mapping[str, object], allowed: float
+) -> Verdict:
     """Returns the comparison of a step with its lines of metrics and of signals.
 
     Metrics are recorded with all their bits, signals with four digits.

@@ -4,6 +4,7 @@ State, data and draws are functions of the seed and the step, so that the progra
 one of its checkpoints, makes the same steps. The folder of the run is only read.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,6 @@ import numpy as np
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import Document
 from jaxpretrain.data.contract import Batch, TrainingData
 from jaxpretrain.data.loader import load_batches
 from jaxpretrain.data.skip import Skipping, parse_ranges
@@ -28,6 +28,7 @@ from jaxpretrain.storage.jsonl import has_lines, read_blocks
 from jaxpretrain.train import resume
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
+from jaxpretrain.train.program import Program
 from jaxpretrain.train.stages import StageProgram, Stages, make_stages
 from jaxpretrain.train.step import TrainState
 
@@ -63,7 +64,7 @@ class Stretch:
     last: int
     recorded: Mapping[int, Line]
     """The lines of `metrics.jsonl` about steps after `start`, by step."""
-    signals: Mapping[int, Document]
+    signals: Mapping[int, Mapping[str, object]]
     """The lines of `signals.jsonl` about these steps."""
     before: Line
     """The newest line of `metrics.jsonl` about a step until `start`; {} without one."""
@@ -94,14 +95,10 @@ class Stretch:
 
     def restore(self) -> TrainState:
         """Returns the state that the stretch begins with; InputError where it cannot be read."""
-        program = self.stages.program
         if not self.start:
-            step, state = resume.initial_state(program)
-            if step:
-                raise InputError(f"--from=0: the run began at step {step:,}, in another folder")
-            return state
+            return initial_state(self.stages.program)
         try:
-            return _checkpoints(self.workdir).restore(self.start, program.state)[0]
+            return kept_checkpoints(self.workdir).restore(self.start, self.stages.program.state)[0]
         except CorruptCheckpoint as error:
             raise InputError(
                 f"{self.workdir}: checkpoint {self.start} is damaged ({error}); --from=STEP takes "
@@ -152,16 +149,16 @@ def open_stretch(workdir: Path, steps: str, start: int | None = None) -> Stretch
     if not first:
         raise InputError(f"{flag}: steps count from 1")
     experiment = folder.read_experiment(workdir)
-    recorded, before = _lines(workdir, "metrics", last), {}
-    signals = _lines(workdir, "signals", last)
-    kept = _checkpoints(workdir).steps()
-    ended = max([*_known_steps(workdir), *kept], default=0)
+    recorded, before = read_recorded(workdir), {}
+    signals = _lines(workdir / "signals.jsonl", "step", last)
+    kept = kept_checkpoints(workdir).steps()
+    ended = max([*recorded, *kept], default=0)
     if last > ended:
         raise InputError(f"{flag}: the run in {workdir} has got to step {ended:,}")
     start = _start(kept, first, start, flag)
     if earlier := [step for step in recorded if step <= start]:
         before = recorded[max(earlier)]
-    recorded = {step: line for step, line in recorded.items() if step > start}
+    recorded = {step: line for step, line in recorded.items() if start < step <= last}
     if not recorded:
         raise InputError(
             f"{flag}: {workdir}/metrics.jsonl has no losses of the steps {start + 1:,} to "
@@ -193,6 +190,22 @@ def open_data(experiment: Resolved, stages: Stages, workdir: Path | None = None)
         identity = data.fingerprint, data.describe()
         folder.check_data(workdir, experiment, *identity, allow_change=False)
     return data
+
+
+def initial_state(program: Program) -> TrainState:
+    """Returns the state before the first step of a run; InputError where it began elsewhere."""
+    step, state = resume.initial_state(program)
+    if step:
+        raise InputError(f"--from=0: the run began at step {step:,}, in another folder")
+    return state
+
+
+def read_recorded(workdir: Path) -> dict[int, Line]:
+    """Returns the lines of `metrics.jsonl` with a loss by their steps; InputError without any."""
+    path = workdir / "metrics.jsonl"
+    if not has_lines(path):
+        raise InputError(f"{workdir} holds no run with recorded losses: there is no {path.name}")
+    return _lines(path, "train/loss", math.inf)
 
 
 def fitting_stages(experiment: Resolved, devices: Sequence[Device]) -> tuple[Stages, list[str]]:
@@ -233,24 +246,12 @@ def _start(kept: Sequence[int], first: int, wanted: int | None, flag: str) -> in
     )
 
 
-def _checkpoints(workdir: Path) -> Checkpoints:
+def kept_checkpoints(workdir: Path) -> Checkpoints:
+    """Returns the checkpoints of a run, which are only read."""
     return Checkpoints(workdir / "checkpoints", read_only=True)
 
 
-def _known_steps(workdir: Path) -> Iterator[int]:
-    """Yields the steps that lines of losses are about."""
-    path = workdir / "metrics.jsonl"
-    if not has_lines(path):
-        raise InputError(
-            f"{workdir} holds no run that has recorded losses: there is no {path.name}"
-        )
-    for _, records in read_blocks(path):
-        yield from (record["step"] for record in records if "train/loss" in record)
-
-
-def _lines(workdir: Path, name: str, last: int) -> dict[int, Document]:
-    """Returns the lines of a file about training, or about layers, until a step."""
-    mark = {"metrics": "train/loss"}.get(name, "step")
-    blocks = read_blocks(workdir / f"{name}.jsonl")
-    lines = (line for _, records in blocks for line in records)
+def _lines(path: Path, mark: str, last: float) -> dict[int, Line]:
+    """Returns the lines of a file until a step that have some name, by their steps."""
+    lines = (line for _, records in read_blocks(path) for line in records)
     return {line["step"]: line for line in lines if line["step"] <= last and mark in line}

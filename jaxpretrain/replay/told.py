@@ -10,6 +10,8 @@ _MOST = 6
 
 def tell(document: Document) -> Iterator[str]:
     """Yields the lines about the proof, the suspects, the steps, and what else was asked for."""
+    if document["against"] is not None:
+        yield from (*document["against"], "")
     yield f"the same steps? {document['proof']['words']}"
     if (twice := document["twice"]) is not None:
         yield twice
@@ -40,9 +42,6 @@ def tell(document: Document) -> Iterator[str]:
     for arm in document["arms"]:
         yield ""
         yield f"{arm['name']}: {arm['words']}"
-    if (against := document["against"]) is not None:
-        yield ""
-        yield from against["lines"]
 
 
 def _parts(document: Document) -> Iterator[str]:

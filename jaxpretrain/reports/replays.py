@@ -48,6 +48,7 @@ def section(kept: Kept, prefix: str = "") -> tuple[str, list[Chart]]:
         text += (
             f'<details id="{_anchor(document)}" open><summary><b>Steps {first:,} to {last:,}</b>: '
             f"{escape(words)}</summary>{_list(document.get('notes', ()))}"
+            f"{_list(document.get('against') or ())}"
             f"{_suspects(document)}{_steps(document)}"
             f"{''.join(plot(chart.key) for chart in arms)}"
             f"{_list([': '.join((arm['name'], arm['words'])) for arm in document.get('arms', ())])}"

@@ -125,6 +125,8 @@ class ReplayFile:
     closer: tuple[Document, ...] = ()
     """The examples with the loss of each token or patch."""
     arms: tuple[Document, ...] = ()
+    against: tuple[str, ...] | None = None
+    """Lines about another run that parts from this one."""
 
 
 @dataclass(frozen=True)

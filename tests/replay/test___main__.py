@@ -13,7 +13,9 @@ def test_flags_have_their_names():
 
 
 def test_a_replay_needs_a_run_and_steps(tmp_path):
-    with pytest.raises(InputError, match="--steps"):
+    with pytest.raises(InputError, match="--steps=A-B is required"):
         main([f"--workdir={tmp_path}"])
+    with pytest.raises(InputError, match="--workdir"):
+        main(["--steps=3-5"])
     with pytest.raises(InputError, match="is no run: it has no experiment.json"):
         main([f"--workdir={tmp_path}", "--steps=3-5"])
