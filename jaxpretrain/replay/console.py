@@ -4,8 +4,10 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.config.serialize import finite
+from jaxpretrain.config.serialize import Document, finite
 from jaxpretrain.display.progress import Progress, activity, say
 from jaxpretrain.replay import twice
 from jaxpretrain.replay.against import compare_with
@@ -33,37 +35,63 @@ def run_replay(flags: Namespace, overrides: Sequence[tuple[str, str]]) -> tuple[
     """
     if flags.examples < 0:
         raise InputError(f"--examples={flags.examples}: must be 0 or more")
-    against = None
-    if flags.against is not None:
-        with activity("comparing the runs"):
-            parted, against = compare_with(flags.workdir, flags.against)
-        if parted is None:
-            return 0, json.dumps({"against": against}) if flags.json else "\n".join(against)
-        if flags.steps is None:
-            flags.steps = str(parted)
-            if flags.start is None and not any(
-                kept < parted for kept in kept_checkpoints(flags.workdir).steps()
-            ):
-                flags.start = 0
+    against = None if flags.against is None else _compare(flags)
     if flags.steps is None:
-        raise InputError("--steps=A-B is required: the steps to look at")
+        if against is None:
+            raise InputError("--steps=A-B is required: the steps to look at")
+        return 0, json.dumps({"against": against}) if flags.json else "\n".join(against)
     with activity("opening the run and its data"):
         stretch = open_stretch(flags.workdir, flags.steps, flags.start)
         arms = make_arms(stretch, flags.without, flags.without_examples, overrides)
     output = flags.output or flags.workdir / REPLAYS / f"{stretch.first}-{stretch.last}"
+    output.mkdir(parents=True, exist_ok=True)  # now, and not after all the work
     say(*stretch.describe())
+    is_wrong, document, pictures = _replay(stretch, flags)
+    document["against"] = against
+    original = {one["step"]: one["loss"] for one in document["metrics"]}
+    for arm in arms:
+        losses = {s.number: s.metrics["loss"] for s in _run(arm.stretch, None, arm.name)}
+        words = tell_arm(stretch, original, losses)
+        document["arms"].append({"name": arm.name, "words": words, "losses": [*losses.items()]})
+    document = finite(document)
+    write_replay(output, document, pictures)
+    code = EXIT_DIFFERS if is_wrong else 0
+    if flags.json:
+        return code, json.dumps(document | {"folder": str(output)})
+    kept = f"kept in {output}; jaxpretrain report {flags.workdir} shows it"
+    return code, "\n".join([*tell(document), "", kept])
+
+
+def _compare(flags: Namespace) -> list[str]:
+    """Returns lines about the run of `--against`; sets `--steps`, if need be, to where they part.
+
+    Where no checkpoint before that step is kept, the replay begins with the initial state.
+    """
+    with activity("comparing the runs"):
+        parted, lines = compare_with(flags.workdir, flags.against)
+    if parted is not None and flags.steps is None:
+        flags.steps = str(parted)
+        kept = kept_checkpoints(flags.workdir).steps()
+        if flags.start is None and not any(step < parted for step in kept):
+            flags.start = 0
+    return lines
+
+
+def _replay(stretch: Stretch, flags: Namespace) -> tuple[bool, Document, dict[str, np.ndarray]]:
+    """Computes a stretch, twice if asked to; returns whether bits differ, document and pictures."""
     look = Microscope(stretch, flags.examples) if flags.examples else None
     recorder = twice.Recorder(look) if flags.twice else None
     steps = _run(stretch, recorder or look, "replaying")
     verdicts = judge(stretch, steps)
     found = suspects(steps, stretch.before, stretch.first)
-    compared = None
+    is_wrong, words = any(one.state == "differs" for one in verdicts), None
     if recorder is not None:
         again = twice.Recorder[View]()
-        compared = twice.compare(
-            stretch, (recorder, steps), (again, _run(stretch, again, "a second time"))
-        )
-        found = [*([compared.suspect] if compared.suspect else []), *found]
+        other = again, _run(stretch, again, "a second time")
+        compared = twice.compare(stretch, (recorder, steps), other)
+        words = compared.words
+        if compared.suspect is not None:
+            is_wrong, found = True, [compared.suspect, *found]
     views = [step.seen for step in steps if step.seen is not None]
     around = None
     if views:
@@ -71,21 +99,7 @@ def run_replay(flags: Namespace, overrides: Sequence[tuple[str, str]]) -> tuple[
             around = look_around(stretch, views)
     document = describe_replay(stretch, steps, verdicts, found, around)
     document["closer"], pictures = closer(stretch, views, around, flags.examples)
-    document |= {"twice": compared and compared.words, "against": against}
-    original = {step.number: step.metrics["loss"] for step in steps}
-    for arm in arms:
-        losses = {s.number: s.metrics["loss"] for s in _run(arm.stretch, None, arm.name)}
-        words = tell_arm(stretch, original, losses)
-        document["arms"].append({"name": arm.name, "words": words, "losses": [*losses.items()]})
-    document = finite(document)
-    write_replay(output, document, pictures)
-    is_wrong = any(one.state == "differs" for one in verdicts)
-    is_wrong |= compared is not None and compared.suspect is not None
-    code = EXIT_DIFFERS if is_wrong else 0
-    if flags.json:
-        return code, json.dumps(document | {"folder": str(output)})
-    kept = f"kept in {output}; jaxpretrain report {flags.workdir} shows it"
-    return code, "\n".join([*tell(document), "", kept])
+    return is_wrong, document | {"twice": words}, pictures
 
 
 def _run(stretch: Stretch, look: Look[View] | None, what: str) -> list[Step[View]]:

@@ -505,6 +505,7 @@ def test_the_timeline_holds_what_the_config_says_in_steps(experiment: Experiment
         "eval.every": "0 steps",
         "checkpoint.every": "72 sequences",
         "checkpoint.keep_every": "0 steps",
+        "train.recheck_every": "64 sequences",
         "monitor.every": "9 steps",
         "monitor.signals_every": "11 steps",
     }
@@ -519,6 +520,7 @@ def test_the_timeline_holds_what_the_config_says_in_steps(experiment: Experiment
         log_every=9,
         signals_every=11,
         stall=None,
+        recheck_every=7,  # 2 x 4 + 3 x 8 + 2 x 16
         keep_every=None,
     )
     assert [list(timeline.pace.samples(step)) for step in (2, 3)] == [
