@@ -28,6 +28,7 @@ COMMANDS = {
     "replay": ("replay.__main__", "compute steps of a run again, and show what is in them"),
     "sweep": ("sweep", "compare settings over several seeds; tell differences from noise"),
     "scaling": ("scaling", "fit a scaling law to small runs, and predict a larger one"),
+    "coordinate_check": ("coordinate_check.__main__", "check that sizes can share their settings"),
 }
 """Command -> the module with its `main`, and what the command does."""
 
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int | None:
 
 
 def _help() -> str:
-    lines = [f"  {name:<11} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    lines = [f"  {name:<16} {purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxpretrain COMMAND [FLAGS]",

@@ -17,6 +17,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import expand
 from jaxpretrain.evals.tasks.package import find_tokenizer
 from jaxpretrain.interop import source as sources
+from jaxpretrain.interop.folding import fold
 from jaxpretrain.interop.hugging_face import open_hugging_face, special_ids, write_hugging_face
 from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
@@ -39,6 +40,8 @@ def convert(flags: Namespace) -> tuple[dict[str, object], list[str]]:
         "sapiens_training": partial(write_sapiens, layout="training"),
         "checkpoint": write_workdir,
     }
+    if flags.to != "checkpoint":
+        source = fold(source)
     with _new_folder(flags.output) as folder:
         writers[flags.to](source, folder)
     summary: dict[str, object] = {

@@ -39,6 +39,7 @@ LAYERS = (
     "conversion",
     "inference",
     "inspection",
+    "coordinate_check",
     "planning",
     "launch",
     "sweeps",

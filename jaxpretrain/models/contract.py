@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from jaxpretrain.models.costs import Costs
+from jaxpretrain.models.scaling import FactorsOf
 
 Params = dict[str, Any]
 """A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
@@ -139,6 +140,18 @@ class Model(Protocol):
 
         Names end with the stack, `attention_logit/blocks`. `rng` is used as in `loss`.
         """
+        ...
+
+    def coordinates(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """Returns what the layers compute for a few examples, float32, and `logits`, by name.
+
+        Arrays whose names end with a stack, `activation/blocks`, begin with an axis of layers.
+        """
+        ...
+
+    @property
+    def factors(self) -> FactorsOf | None:
+        """The factors of the settings of each parameter, unless sizes share no settings."""
         ...
 
     def flops_per_example(self, *, causal: bool) -> float:

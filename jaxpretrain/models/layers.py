@@ -175,14 +175,23 @@ def _is_box(node: object) -> bool:
     return isinstance(node, nn.Partitioned)
 
 
+def multiply(x: jax.Array, factor: float) -> jax.Array:
+    """Returns x times a factor; x itself where the factor is one, so that no program changes."""
+    return x if factor == 1.0 else x * factor
+
+
 class Linear(nn.Module):
-    """A linear map y = x W, [.., in] -> [.., out], plus a bias where it has an initialiser."""
+    """A linear map y = x W, [.., in] -> [.., out], plus a bias where it has an initialiser.
+
+    W is the kernel times `factor`.
+    """
 
     features: int
     axes: tuple[str, str]
     precision: Precision
     kernel_init: Initializer
     bias_init: Initializer | None = None
+    factor: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -190,7 +199,8 @@ class Linear(nn.Module):
         dtype, products, _ = self.precision
         kernel = weight(self, "kernel", self.kernel_init, self.axes, (x.shape[-1], self.features))
         # As one matrix: with two contracted axes the weight gradient misses XLA's fast CPU product.
-        y_ro = products.matmul(x.astype(dtype).reshape(-1, x.shape[-1]), kernel)
+        x_ri = x.astype(dtype).reshape(-1, x.shape[-1])
+        y_ro = products.matmul(x_ri, multiply(kernel, self.factor))
         if self.bias_init is not None:
             bias_o = weight(self, "bias", self.bias_init, self.axes[1:], (self.features,))
             y_ro = y_ro + bias_o.astype(dtype)[None]

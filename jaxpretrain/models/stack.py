@@ -126,25 +126,58 @@ def observe_stack(
 QUERY_CHUNK = 512
 
 
-def seen(x_btd: jax.Array, logit: jax.Array) -> dict[str, jax.Array]:
+Look = Callable[[jax.Array, jax.Array, jax.Array, Mask], dict[str, jax.Array]]
+"""A function of the output of a layer [b, t, d], its rotated queries [b, t, n, h], its keys
+[b, s, m, h] and their mask, that returns arrays by name."""
+
+
+def signals(
+    x_btd: jax.Array, q_btnh: jax.Array, k_bsmh: jax.Array, mask: Mask
+) -> dict[str, jax.Array]:
     """Returns `attention_logit`, and `activation_rms` of the residual stream, each float32 []."""
     square = jnp.mean(jnp.square(x_btd.astype(jnp.float32)))
-    return {"attention_logit": logit, "activation_rms": jnp.sqrt(square)}
+    largest = largest_logit(q_btnh, k_bsmh, mask)
+    return {"attention_logit": largest, "activation_rms": jnp.sqrt(square)}
+
+
+def coordinates(
+    x_btd: jax.Array, q_btnh: jax.Array, k_bsmh: jax.Array, mask: Mask
+) -> dict[str, jax.Array]:
+    """Returns float32 `activation` [b, t, d] and `attention_logit` [b, m, g, t, s], 0 if masked.
+
+    All pairs exist at once, so that lengths must be moderate.
+    """
+    visible_bts = mask.visible(slice(0, x_btd.shape[1]), slice(0, x_btd.shape[1]))
+    scores_bmgts = _scores(q_btnh, k_bsmh)
+    if visible_bts is not None:
+        scores_bmgts = jnp.where(visible_bts[:, None, None], scores_bmgts, 0.0)
+    return {"activation": x_btd.astype(jnp.float32), "attention_logit": scores_bmgts}
+
+
+def by_stack(tower: str, seen: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns what was seen of the layers of a tower under its names: `activation_rms/blocks`."""
+    ending = f"{tower}/{STACK}".lstrip("/")
+    return {f"{name}/{ending}": of_layers for name, of_layers in seen.items()}
 
 
 def largest_logit(q_btnh: jax.Array, k_bsmh: jax.Array, mask: Mask) -> jax.Array:
     """Returns the largest logit of all heads and visible pairs, float32 [], in chunks."""
-    b, t, n, h = q_btnh.shape
-    m = k_bsmh.shape[2]
-    q_btmgh = q_btnh.reshape(b, t, m, n // m, h) * jnp.asarray(h**-0.5, q_btnh.dtype)
+    t = q_btnh.shape[1]
     largest = jnp.float32(-jnp.inf)
     for start in range(0, t, QUERY_CHUNK):
         queries = slice(start, min(start + QUERY_CHUNK, t))
         keys = slice(0, queries.stop if mask.causal else k_bsmh.shape[1])
-        both = q_btmgh[:, queries], k_bsmh[:, keys]
-        scores_bmgts = jnp.einsum("btmgh,bsmh->bmgts", *both, preferred_element_type=jnp.float32)
+        scores_bmgts = _scores(q_btnh[:, queries], k_bsmh[:, keys])
         visible_bts = mask.visible(queries, keys)
         if visible_bts is not None:
             scores_bmgts = jnp.where(visible_bts[:, None, None], scores_bmgts, -jnp.inf)
         largest = jnp.maximum(largest, jnp.max(scores_bmgts))
     return largest
+
+
+def _scores(q_btnh: jax.Array, k_bsmh: jax.Array) -> jax.Array:
+    """Returns the logits of all pairs, float32 [b, m, g, t, s]."""
+    b, t, n, h = q_btnh.shape
+    m = k_bsmh.shape[2]
+    q_btmgh = q_btnh.reshape(b, t, m, n // m, h) * jnp.asarray(h**-0.5, q_btnh.dtype)
+    return jnp.einsum("btmgh,bsmh->bmgts", q_btmgh, k_bsmh, preferred_element_type=jnp.float32)

@@ -59,6 +59,12 @@ def mask(params: Params, rule: Callable[[Path], bool]) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: rule(path), params)
 
 
+def multiply(factor: Callable[[Path], float]) -> optax.GradientTransformation:
+    """Returns the multiplication of each parameter's update by a factor of its path."""
+    leaf = lambda path, u: factor(path) * u  # noqa: E731
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(leaf, updates))
+
+
 Parts = dict[str, jax.Array]
 """Numbers by part of a model, float32. A part of a stack has `blocks` in its name and a number for
 each layer from the bottom, [layers] (`blocks/query`; `blocks` is the whole layer); another part has

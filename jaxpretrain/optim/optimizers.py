@@ -13,11 +13,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxpretrain.config.durations import Steps, whole_steps
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Between, Epsilon, NonNegative, Positive
 from jaxpretrain.config.schema import snake_case, value_text
+from jaxpretrain.models import scaling
 from jaxpretrain.models.contract import Params
 from jaxpretrain.optim import directions, layers
 from jaxpretrain.optim.layers import PARAMETER_KINDS as PARAMETER_KINDS
+from jaxpretrain.optim.layers import name_of
 from jaxpretrain.optim.schedules import Schedule, Triangular
 
 Part = tuple[str, optax.GradientTransformation]
@@ -74,8 +77,18 @@ class Shared:
     """Type in which the first moment is kept between steps. A second moment always is float32: its
     small increments would be lost in bfloat16."""
 
-    def build(self, num_steps: int, batch_size: int, params: Params) -> Optimizer:
-        """Returns the optimizer of parameters or shapes; InputError for one of unknown kind."""
+    def build(
+        self,
+        num_steps: int,
+        batch_size: int,
+        params: Params,
+        factors: scaling.FactorsOf | None = None,
+    ) -> Optimizer:
+        """Returns the optimizer of parameters or shapes; `factors` are those of their settings.
+
+        Raises:
+          InputError: a parameter is of unknown kind, or no rule for `factors` is known.
+        """
         rate = self.learning_rate(num_steps, batch_size)
         clip = optax.identity()
         if self.clip_norm is not None:
@@ -83,7 +96,7 @@ class Shared:
             clip = layers.clip_by_global_norm(self.clip_norm, warmup, self.clip_warmup_factor)
         transform = optax.named_chain(
             ("clip", clip),
-            *self._parts(params),
+            *self._scaled_parts(params, factors),
             # Optax counts finished updates, a schedule the one being made.
             ("learning_rate", optax.scale_by_learning_rate(lambda count: rate(count + 1))),
         )
@@ -123,6 +136,27 @@ class Shared:
         """Returns the parts between clipping and the learning rate."""
         raise NotImplementedError
 
+    def _scaled_parts(self, params: Params, factors: scaling.FactorsOf | None) -> list[Part]:
+        """Returns the parts with the factors of epsilon and of the learning rate.
+
+        Decay comes after the rate's factor and so has none: a factor of the rate is made up for by
+        its inverse on the weight decay, as CompleteP has it.
+        """
+        parts = self._parts(params)
+        if factors is None:
+            return parts
+        epsilon = ("epsilon", layers.multiply(lambda path: 1 / factors(name_of(path)).epsilon))
+        rates = ("rates", layers.multiply(lambda path: self._rate(path, factors(name_of(path)))))
+        place = [name for name, _ in parts].index("decay")
+        return [epsilon, *parts[:place], rates, *parts[place:]]
+
+    def _rate(self, path: layers.Path, factors: scaling.Factors) -> float:
+        """Returns the factor of the learning rate of a parameter."""
+        raise InputError(
+            f"no rule is known for optim={snake_case(type(self))} with model.scaling; take adam_w, "
+            "lion or muon, or model.scaling=standard"
+        )
+
     def _decay(self, params: Params) -> Part:
         where = decay_mask(params, self.decayed)
         return "decay", optax.add_decayed_weights(self.weight_decay, where)
@@ -147,6 +181,9 @@ class AdamW(Shared):
             adam = _always_first(adam)
         return [("adam", adam), self._decay(params)]
 
+    def _rate(self, path: layers.Path, factors: scaling.Factors) -> float:
+        return factors.rate
+
 
 @dataclass(frozen=True)
 class Lion(Shared):
@@ -158,6 +195,9 @@ class Lion(Shared):
     def _parts(self, params: Params) -> list[Part]:
         lion = optax.scale_by_lion(*self.betas, mu_dtype=self.moment_dtype)
         return [("lion", lion), self._decay(params)]
+
+    def _rate(self, path: layers.Path, factors: scaling.Factors) -> float:
+        return factors.rate
 
 
 @dataclass(frozen=True)
@@ -222,6 +262,11 @@ class Muon(Shared):
             self._decay(params),
             ("adam_rate", optax.masked(optax.scale(self.adam_rate), others)),
         ]
+
+    def _rate(self, path: layers.Path, factors: scaling.Factors) -> float:
+        if not layers.is_layer_matrix(path):
+            return factors.rate
+        return factors.muon_rate if self.scale == "adamw_rms" else 1.0
 
 
 OptimizerChoice = AdamW | Lion | Adafactor | Muon

@@ -16,6 +16,7 @@ from jaxpretrain.monitor.writers import PICTURES
 from jaxpretrain.reports import words
 from jaxpretrain.reports.charts import COLUMNS, charts, hours_chart, layer_charts
 from jaxpretrain.reports.comparison import as_csv, comparison
+from jaxpretrain.reports.coordinates import coordinate_sections
 from jaxpretrain.reports.curves import Chart, Section
 from jaxpretrain.reports.parts import plot
 from jaxpretrain.reports.replays import read_replays, section
@@ -88,6 +89,16 @@ def write_scaling(document: Document, output: Path) -> None:
     top, sections = scaling_sections(document)
     text = _document(f"Scaling laws of {document['metric']}", datetime.now(), top, sections)
     _write(output, text)
+
+
+def write_coordinates(document: Document, output: Path) -> None:
+    """Writes the page about a coordinate check, from the document of its command.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    top, sections = coordinate_sections(document)
+    _write(output, _document("Coordinate check", datetime.now(), top, sections))
 
 
 def _write(path: Path, text: str) -> None:

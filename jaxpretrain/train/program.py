@@ -213,7 +213,8 @@ def make_program(experiment: Resolved, devices: Sequence[Device]) -> Program:
     model = build_model(experiment, layout)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     batch_size = experiment.train.batch_size
-    optimizer = experiment.optim.build(experiment.timeline.num_steps, batch_size, shapes)
+    num_steps = experiment.timeline.num_steps
+    optimizer = experiment.optim.build(num_steps, batch_size, shapes, model.factors)
     batch = model.batch_spec(batch_size) | {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         for name, (shape, dtype) in data.extra_spec().items()

@@ -336,7 +336,8 @@ def initial_state(program: Program) -> tuple[int, TrainState]:
 def require_initial_state(program: Program) -> None:
     """Raises InputError, before anything is compiled, where `initial_state` would."""
     if (path := program.experiment.init_from) is not None:
-        require_arrays(parse(path, _FLAG), _wanted(program), flag=_FLAG)
+        model = program.experiment.model
+        require_arrays(parse(path, _FLAG), _wanted(program), model, flag=_FLAG)
 
 
 def _wanted(program: Program) -> dict[str, jax.ShapeDtypeStruct]:

@@ -20,6 +20,7 @@ from jaxpretrain.interop.hugging_face import is_hugging_face, open_hugging_face
 from jaxpretrain.interop.source import TOKENIZER_FILES, Source, refuse_olmo_core
 from jaxpretrain.interop.tables import whole
 from jaxpretrain.models.contract import Model, Params
+from jaxpretrain.models.scaling import Scaled
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Layout, Mesh
 from jaxpretrain.storage.copies import local_copy
@@ -112,10 +113,22 @@ def load_arrays(
         return found.step, found.load(wanted, f"{flag}={path}")
 
 
-def require_arrays(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], *, flag: str) -> None:
-    """Raises InputError where `load_arrays` would, except for damage that only reading finds."""
+def require_arrays(
+    path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], model: Scaled, *, flag: str
+) -> None:
+    """Raises InputError where `load_arrays` would, except for damage that only reading finds.
+
+    Weights that `model` multiplies by other factors than theirs did are refused too.
+    """
     with _opened(path, flag) as found:
         found.check(wanted, f"{flag}={path}")
+        theirs: Scaled = found.experiment().model
+        if theirs.growth != model.growth:
+            raise InputError(
+                f"{flag}={path}: its weights are of {theirs.describe_base()}, and a model of "
+                f"{model.describe_base()} multiplies them by other factors; take weights of the "
+                "same scaling and base"
+            )
 
 
 def checkpoint_behind(path: Path, flag: str) -> tuple[Path, int, Document] | None:

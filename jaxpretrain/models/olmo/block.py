@@ -14,7 +14,7 @@ from jaxpretrain.models import masks
 from jaxpretrain.models.choices import AttentionKernel, RematPolicy
 from jaxpretrain.models.contract import Constrain
 from jaxpretrain.models.costs import Blocks
-from jaxpretrain.models.layers import Linear, Norm, Precision, RMSNorm
+from jaxpretrain.models.layers import Linear, Norm, Precision, RMSNorm, multiply
 from jaxpretrain.models.olmo.config import DecoderConfig
 from jaxpretrain.models.olmo.rotary import rotate
 
@@ -84,13 +84,17 @@ class Block(nn.Module):
         mlp_norm = make_norm(self.config, name="mlp_norm")
         if self.config.norm_position == "before":
             out_btd, kept = self._attention(attention_norm(x_btd), rope, attend)
-            x_btd = x_btd + out_btd
-            x_btd = x_btd + self._mlp(mlp_norm(x_btd))
+            x_btd = x_btd + self._branch(out_btd)
+            x_btd = x_btd + self._branch(self._mlp(mlp_norm(x_btd)))
         else:
             out_btd, kept = self._attention(x_btd, rope, attend)
-            x_btd = x_btd + attention_norm(out_btd)
-            x_btd = x_btd + mlp_norm(self._mlp(x_btd))
+            x_btd = x_btd + self._branch(attention_norm(out_btd))
+            x_btd = x_btd + self._branch(mlp_norm(self._mlp(x_btd)))
         return self.constrain(x_btd, ("batch", None, None)), kept
+
+    def _branch(self, x_btd: jax.Array) -> jax.Array:
+        """Returns what a branch adds to the residual stream."""
+        return multiply(x_btd, self.config.growth.branch)
 
     def _attention(
         self, x_btd: jax.Array, rope: RopeTable, attend: Attend

@@ -16,6 +16,8 @@ from jaxpretrain.config.schema import Mark
 from jaxpretrain.models.choices import AttentionChoice, RematChoice, require_divisible
 from jaxpretrain.models.layers import Initializer, LayerNorm, RMSNorm, truncated_normal
 from jaxpretrain.models.olmo.rotary import Rope, Yarn
+from jaxpretrain.models.scaling import Factors, Growth, Role, Scaled
+from jaxpretrain.models.stack import is_stacked
 
 Std = Annotated[float, Between(0, 100, "(]")]
 """The type of a field that holds a standard deviation."""
@@ -55,7 +57,7 @@ class FullMegatron:
 def initial_std(
     init: Normal | Mitchell | FullMegatron,
     name: str,
-    fan_in: int,
+    fan_in: float,
     layer: jax.Array | int,
     num_layers: int,
 ) -> float | jax.Array:
@@ -71,7 +73,7 @@ def initial_std(
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Scaled):
     """The sizes and choices of a decoder language model of the OLMo family."""
 
     d_model: Width = 2048
@@ -139,15 +141,33 @@ class DecoderConfig:
         """The number of channels of all keys, or of all values."""
         return (self.num_kv_heads or self.num_heads) * self.head_dim
 
+    @property
+    def growth(self) -> Growth:
+        """The size of the model relative to the one that its settings are meant for."""
+        return self.growth_of(self.d_model, self.num_heads, self.num_layers)
+
+    def factors(self, name: str) -> Factors:
+        """Returns the factors of the settings of a parameter, such as `blocks/0/query/kernel`."""
+        role: Role = "input"
+        if name.endswith("/kernel"):
+            role = "hidden" if is_stacked(name) else "output"
+        return self.growth.factors(role, in_layer=is_stacked(name))
+
     def initializer(self, name: str, layer: jax.Array | int = 0) -> Initializer:
         """Returns what draws the weight of that name in a layer, counted from the bottom."""
-        fan_in = self.d_ff if name == "down" else self.d_model
-        std = initial_std(self.init, name, fan_in, layer, self.num_layers)
+        growth, num_layers = self.growth, self.num_layers
+        fan_in = growth.base(self.d_ff if name == "down" else self.d_model)
+        if self.scaling == "completep" and self.base_depth is not None:
+            layer, num_layers = layer * self.base_depth // num_layers, self.base_depth
+        std = initial_std(self.init, name, fan_in, layer, num_layers)
+        if name not in ("embed", "head"):
+            std = std * growth.factors("hidden").deviation
         return truncated_normal(std, self.init.cutoff)
 
     def check(self) -> None:
         """Raises InputError where sizes do not fit together."""
         validate(self, "model")
+        self.growth  # noqa: B018  refuses a base that does not fit
         if self.document_end is not None and self.document_end >= self.vocab_size:
             raise InputError(
                 f"model.document_end={self.document_end} is not below "

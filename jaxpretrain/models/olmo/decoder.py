@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models import layers, masks, stack
+from jaxpretrain.models import layers, masks, scaling, stack
 from jaxpretrain.models.attention import attend_cached, attention, resolve_kernel
 from jaxpretrain.models.choices import AttentionKernel, RematPolicy, require_policy
 from jaxpretrain.models.contract import (
@@ -40,6 +40,12 @@ from jaxpretrain.models.olmo.rotary import Rope, Yarn, rope_table
 _Carry = tuple[jax.Array, dict[str, Stack]]
 """The residual stream, keys and values that go from layer to layer with a cache."""
 
+
+_KINDS: dict[scaling.Role, str] = {
+    "input": "embedding and norms",
+    "hidden": "matrices of layers",
+    "output": "head",
+}
 
 LossSums = tuple[jax.Array, ...]
 """The objective [1], and the cross-entropy and z of each sequence, [b]."""
@@ -111,6 +117,11 @@ class DecoderModel(LanguageModel):
     def input_limits(self) -> dict[str, int]:
         """Returns the true vocabulary size, not the padded one, for `tokens`."""
         return {"tokens": self.config.vocab_size}
+
+    @property
+    def factors(self) -> scaling.FactorsOf | None:
+        """The factors of the settings of each parameter, unless scaling is standard."""
+        return None if self.config.scaling == "standard" else self.config.factors
 
     def units_per_example(self) -> tuple[str, int]:
         """Returns "tokens" and the length of a sequence."""
@@ -240,28 +251,36 @@ class DecoderModel(LanguageModel):
 
     def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         """Returns `attention_logit/blocks` and `activation_rms/blocks` (see `stack`)."""
+        return stack.by_stack("", self._watch(params, batch["tokens"], stack.signals)[1])
+
+    def coordinates(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """Returns `activation/blocks`, `attention_logit/blocks` (see `stack`) and `logits`."""
+        x_btd, seen = self._watch(params, batch["tokens"], stack.coordinates)
+        x_btd = layers.apply(self._final_norm, params.get("final_norm", {}), x_btd)
+        return stack.by_stack("", seen) | {"logits": self._project(params, x_btd)}
+
+    def _watch(
+        self, params: Params, tokens_bt: jax.Array, look: stack.Look
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the residual stream [b, t, d] and what is seen of each layer, bottom first."""
         windows = self.config.windows
-        x_btd, documents_bt = self._embed(params, batch["tokens"])
+        x_btd, documents_bt = self._embed(params, tokens_bt)
         positions_bt = jnp.arange(x_btd.shape[1])[None]
 
-        def look(x_btd: jax.Array, params: Params, position: int) -> tuple[jax.Array, Params]:
+        def watch_layer(
+            x_btd: jax.Array, params: Params, position: int
+        ) -> tuple[jax.Array, dict[str, jax.Array]]:
             mask = masks.Mask(True, windows[position], documents_bt)
-
-            def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-                return self._attend(q, k, v, mask), stack.largest_logit(q, k, mask)
-
+            attend = lambda q, k, v: (self._attend(q, k, v, mask), (q, k))  # noqa: E731
             rope = self._rope(position, positions_bt)
-            x_btd, logit = layers.apply(self._block(), params, x_btd, rope, watched)
-            return x_btd, stack.seen(x_btd, logit)
+            x_btd, (q, k) = layers.apply(self._block(), params, x_btd, rope, attend)
+            return x_btd, look(x_btd, q, k, mask)
 
-        _, seen = stack.observe_stack(look, x_btd, params[stack.STACK])
-        return {f"{name}/{stack.STACK}": of_layers for name, of_layers in seen.items()}
+        return stack.observe_stack(watch_layer, x_btd, params[stack.STACK])
 
     def logits(self, params: Params, tokens_bt: jax.Array) -> jax.Array:
         """Returns float32 logits [b, t, v] over the padded vocabulary."""
-        x_btd = self.hidden(params, tokens_bt)
-        kernel_dv = self.output_kernel(params)
-        return jnp.einsum("btd,dv->btv", x_btd, kernel_dv, preferred_element_type=jnp.float32)
+        return self._project(params, self.hidden(params, tokens_bt))
 
     def loss(
         self, params: Params, batch: Batch, rng: jax.Array
@@ -344,6 +363,7 @@ class DecoderModel(LanguageModel):
             f"loss in chunks of {CHUNK} positions, z-loss {c.z_loss:g}",
             f"attention {self.kernel} (asked: {c.attention}){windows}{yarn}{inside}, "
             f"layers {'scanned' if c.scan_layers else 'unrolled'}, remat {c.remat}",
+            *scaling.describe(c, c.growth, _KINDS),
         ]
 
     def _embed(
@@ -369,7 +389,12 @@ class DecoderModel(LanguageModel):
         kernel_dv = self._head_kernel(params).astype(self.config.dtype)
         return self.constrain(kernel_dv, (None, "vocab"))
 
+    def _project(self, params: Params, x_btd: jax.Array) -> jax.Array:
+        kernel_dv = self.output_kernel(params)
+        return jnp.einsum("btd,dv->btv", x_btd, kernel_dv, preferred_element_type=jnp.float32)
+
     def _head_kernel(self, params: Params) -> jax.Array:
+<<<<<<< HEAD
         return params["embed"]["embedding"].T if self.config.tied_head else params["head"]["kernel"]
 
 
@@ -384,3 +409,9 @@ def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
     if "mask" in batch:
         weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
     return example_b, targets_bt, weights_bt
+=======
+        """Returns the float32 matrix [d, v] that turns hidden states into logits."""
+        tied = self.config.tied_head
+        kernel_dv = params["embed"]["embedding"].T if tied else params["head"]["kernel"]
+        return layers.multiply(kernel_dv, self.config.growth.factors("output").product)
+>>>>>>> 69f407e (wip)

@@ -23,7 +23,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.ranges import Between, Depth, Width
 from jaxpretrain.config.schema import Mark
-from jaxpretrain.models import choices, layers
+from jaxpretrain.models import choices, layers, stack
 from jaxpretrain.models.attention import attention, resolve_kernel
 from jaxpretrain.models.contract import (
     Batch,
@@ -42,15 +42,19 @@ from jaxpretrain.models.masks import Mask
 from jaxpretrain.models.sapiens import patches
 from jaxpretrain.models.sapiens.patches import Positions, PositionsKind
 from jaxpretrain.models.sapiens.towers import Block, Tower, init_parts, linear, uniform
-from jaxpretrain.models.stack import STACK
+from jaxpretrain.models.scaling import Factors, FactorsOf, Growth, Role, Scaled
+from jaxpretrain.models.scaling import describe as describe_scaling
 
 MLP_RATIO = 4
 """The inner width of the decoder's MLPs over its width, in every published size."""
 
 
 @dataclass(frozen=True)
-class VitMae:
-    """A masked autoencoder of images; the defaults are Sapiens 0.3B."""
+class VitMae(Scaled):
+    """A masked autoencoder of images; the defaults are Sapiens 0.3B.
+
+    With `scaling`, the encoder is what grows; the decoder stays as it is, as in all of Sapiens.
+    """
 
     patch_size: Annotated[Width, Mark.LOSS] = 16
     """The side of a patch in pixels; it divides height and width."""
@@ -106,12 +110,26 @@ class VitMae:
         precision = choose_precision(platform, self.dtype, self.reduce_dtype)
         return VitMaeModel(self, (height, width, channels), kernel, precision, constrain, shard)
 
+    @property
+    def growth(self) -> Growth:
+        """The size of the encoder relative to the one that the settings are meant for."""
+        return self.growth_of(self.d_model, self.num_heads, self.num_layers)
+
+    def factors(self, name: str) -> Factors:
+        """Returns the factors of the settings of a parameter, such as `encoder/patch/kernel`."""
+        in_layer = stack.is_stacked(name)
+        role: Role = "hidden" if in_layer and name.endswith("/kernel") else "input"
+        if name.startswith("decoder/"):
+            role = "output" if name == "decoder/embed/kernel" else "fixed"
+        return self.growth.factors(role, in_layer=in_layer)
+
     def num_seen(self, num_patches: int) -> int:
         """Returns the patches that the encoder sees of an image of so many."""
         return int(num_patches * (1.0 - self.mask_ratio))
 
     def _check(self, height: int, width: int) -> None:
         validate(self, "model")
+        self.growth  # noqa: B018  refuses a base that does not fit
         choices.require_divisible(
             (height, self.patch_size, "the images' height by model.patch_size"),
             (width, self.patch_size, "the images' width by model.patch_size"),
@@ -130,6 +148,14 @@ class VitMae:
                 f"model.mask_ratio={self.mask_ratio}: of {num_patches} patches, at least one must "
                 "be removed and one be seen"
             )
+
+
+_KINDS: dict[Role, str] = {
+    "input": "patches, tokens, norms and biases of the encoder",
+    "hidden": "matrices of the encoder's layers",
+    "output": "features of the encoder for the decoder",
+    "fixed": "the rest of the decoder, which stays as it is",
+}
 
 
 class VitMaeModel(ImageModel):
@@ -161,17 +187,26 @@ class VitMaeModel(ImageModel):
         tower = partial(Tower, scan=c.scan_layers, remat=choices.require_policy(c.remat))
         # torch's default for a bias; "norm" is an axis that stays whole on every device.
         bias = uniform(self._values**-0.5)
+        growth = c.growth
         self._encoder = tower(
-            linear(d, ("norm", "embed"), precision, bias_init=bias, name="patch"),
+            linear(
+                d,
+                ("norm", "embed"),
+                precision,
+                bias_init=bias,
+                role="input",
+                growth=growth,
+                name="patch",
+            ),
             num_inputs=self._values,
             token_name="cls",
             positions=positions(d),
-            block=block(c.num_heads, c.d_ff),
+            block=block(c.num_heads, c.d_ff, growth=growth),
             num_layers=c.num_layers,
         )
         self._head = linear(self._values, ("embed", "norm"), precision)
         self._decoder = tower(
-            linear(e, ("embed", "norm"), precision, name="embed"),
+            linear(e, ("embed", "norm"), precision, role="output", growth=growth, name="embed"),
             num_inputs=d,
             token_name="mask",
             positions=positions(e),
@@ -191,6 +226,11 @@ class VitMaeModel(ImageModel):
     def input_limits(self) -> dict[str, int]:
         """Returns {}: every byte is a pixel."""
         return {}
+
+    @property
+    def factors(self) -> FactorsOf | None:
+        """The factors of the settings of each parameter, unless scaling is standard."""
+        return None if self.config.scaling == "standard" else self.config.factors
 
     def units_per_example(self) -> tuple[str, int]:
         """Returns "images" and 1."""
@@ -249,19 +289,31 @@ class VitMaeModel(ImageModel):
 
     def signals(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         """Returns the signals of both towers; `rng` and rows mask the images as in `loss`."""
+        return self._watch(params, batch, rng, stack.signals)[1]
+
+    def coordinates(self, params: Params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+        """Returns `activation` and `attention_logit` of both towers (see `stack`), and `logits`.
+
+        These are the predicted values of the removed patches, float32 [b, m, p].
+        """
+        x_bte, seen = self._watch(params, batch, rng, stack.coordinates)
+        x_bme = x_bte[:, 1 + self.num_seen :]
+        predicted_bmp = layers.apply(self._head, params["decoder"]["head"], x_bme)
+        return seen | {"logits": predicted_bmp.astype(jnp.float32)}
+
+    def _watch(
+        self, params: Params, batch: Batch, rng: jax.Array, look: stack.Look
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the output of the decoder [b, 1 + l, e], and what is seen of all layers."""
         patches_blp = self._patches(batch["images"])
         orders_bl = self._draw_orders(batch, rng)
         seen_bk = orders_bl[:, : self.num_seen]
         seen_bkp = patches.take(patches_blp, seen_bk)
         x_btd = self._encoder.tokens(params["encoder"], seen_bkp, seen_bk)
-        x_btd, encoder = self._encoder.signals(params["encoder"], x_btd)
+        x_btd, encoder = self._encoder.watch(params["encoder"], x_btd, look)
         x_bte = self._decoder.tokens(params["decoder"], x_btd, orders_bl)
-        _, decoder = self._decoder.signals(params["decoder"], x_bte)
-        return {
-            f"{name}/{tower}/{STACK}": of_layers
-            for tower, seen in (("encoder", encoder), ("decoder", decoder))
-            for name, of_layers in seen.items()
-        }
+        x_bte, decoder = self._decoder.watch(params["decoder"], x_bte, look)
+        return x_bte, stack.by_stack("encoder", encoder) | stack.by_stack("decoder", decoder)
 
     def reconstruct(
         self, params: Params, batch: Batch, rng: jax.Array
@@ -335,6 +387,7 @@ class VitMaeModel(ImageModel):
             f"attention {self.kernel} (asked: {c.attention}), full, head sizes {head_dims[0]} and "
             f"{head_dims[1]}{padded}, layers {'scanned' if c.scan_layers else 'unrolled'}, "
             f"remat {c.remat}",
+            *describe_scaling(c, c.growth, _KINDS),
         ]
 
     def _init(self, rng: jax.Array) -> Params:

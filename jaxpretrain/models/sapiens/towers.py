@@ -9,6 +9,7 @@ them, d width, n heads, h head size, f d_ff, p values of a patch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ from jaxpretrain.models.costs import Blocks
 from jaxpretrain.models.layers import ZEROS, Initializer, LayerNorm, Linear, Norm, Precision, weight
 from jaxpretrain.models.masks import Mask
 from jaxpretrain.models.sapiens.patches import Positions
+from jaxpretrain.models.scaling import BASE, Growth, Role
 
 EPSILON = 1e-6
 """The number that LayerNorm adds to the variance."""
@@ -37,15 +39,18 @@ def uniform(bound: float) -> Initializer:
     return init
 
 
-def xavier(num_fused: int) -> Initializer:
-    """Returns uniform draws within +-sqrt(6 / (in + num_fused * out)).
+def xavier(num_fused: int, role: Role = "fixed", growth: Growth = BASE) -> Initializer:
+    """Returns uniform draws within +-sqrt(6 / (in + num_fused * out)), in and out at the base size.
 
     The reference makes queries, keys and values with one [d, 3 d] matrix, whose bound is smaller
     than that of three matrices: here each is one of `num_fused` parts.
     """
 
     def init(rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        return uniform((6.0 / (shape[0] + num_fused * shape[1])) ** 0.5)(rng, shape, dtype)
+        num_in = growth.base(shape[0]) if role in ("hidden", "output") else shape[0]
+        num_out = growth.base(shape[1]) if role in ("hidden", "input") else shape[1]
+        bound = (6.0 / (num_in + num_fused * num_out)) ** 0.5
+        return uniform(bound * growth.factors(role).deviation)(rng, shape, dtype)
 
     return init
 
@@ -57,10 +62,13 @@ def linear(
     *,
     num_fused: int = 1,
     bias_init: Initializer = ZEROS,
+    role: Role = "fixed",
+    growth: Growth = BASE,
     name: str | None = None,
 ) -> Linear:
     """Returns a linear map with a bias whose kernel is one of `num_fused` parts of a matrix."""
-    return Linear(features, axes, precision, xavier(num_fused), bias_init, name=name)
+    init, factor = xavier(num_fused, role, growth), growth.factors(role).product
+    return Linear(features, axes, precision, init, bias_init, factor, name=name)
 
 
 def layer_norm(precision: Precision, name: str | None = None) -> Norm:
@@ -90,36 +98,44 @@ class Block(nn.Module):
     precision: Precision
     attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q, k, v -> [b, t, n, h]
     constrain: Constrain
+    growth: Growth | None = None
+    """The growth of the tower with the size of the model; none: it stays as it is."""
 
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         """Returns the residual stream [b, t, d] after the layer."""
         attention_norm = layer_norm(self.precision, "attention_norm")
         mlp_norm = layer_norm(self.precision, "mlp_norm")
-        x_btd = x_btd + self._attention(attention_norm(x_btd))
-        x_btd = x_btd + self._mlp(mlp_norm(x_btd))
+        branch = (self.growth or BASE).branch
+        x_btd = x_btd + layers.multiply(self._attention(attention_norm(x_btd)), branch)
+        x_btd = x_btd + layers.multiply(self._mlp(mlp_norm(x_btd)), branch)
         return self.constrain(x_btd, ("batch", None, None))
 
     def _attention(self, x_btd: jax.Array) -> jax.Array:
         b, t, d = x_btd.shape
 
         def heads(name: str) -> jax.Array:
-            part = linear(d, ("embed", "heads"), self.precision, num_fused=3, name=name)
+            part = self._linear(d, ("embed", "heads"), num_fused=3, name=name)
             x_btnh = part(x_btd).reshape(b, t, self.num_heads, d // self.num_heads)
             return self.constrain(x_btnh, ("batch", None, "heads", None))
 
         out_btnh = self.attend(heads("query"), heads("key"), heads("value"))
-        output = linear(d, ("heads", "embed"), self.precision, name="output")
+        output = self._linear(d, ("heads", "embed"), name="output")
         return output(out_btnh.reshape(b, t, d))
 
     def _mlp(self, x_btd: jax.Array) -> jax.Array:
         dtype, small = self.precision.dtype, layers.truncated_normal(1e-6, None)
-        up = linear(self.d_ff, ("embed", "mlp"), self.precision, bias_init=small, name="up")
+        up = self._linear(self.d_ff, ("embed", "mlp"), bias_init=small, name="up")
         hidden_btf = nn.gelu(up(x_btd).astype(jnp.float32), approximate=False).astype(dtype)
         hidden_btf = self.constrain(hidden_btf, ("batch", None, "mlp"))
         d = x_btd.shape[-1]
-        down = linear(d, ("mlp", "embed"), self.precision, bias_init=small, name="down")
+        down = self._linear(d, ("mlp", "embed"), bias_init=small, name="down")
         return down(hidden_btf)
+
+    def _linear(self, features: int, axes: tuple[str, str], **options: Any) -> Linear:
+        if self.growth is not None:
+            options |= {"role": "hidden", "growth": self.growth}
+        return linear(features, axes, self.precision, **options)
 
 
 Init = Callable[[jax.Array], Params]
@@ -204,22 +220,24 @@ class Tower:
         )
         return layers.apply(self._norm, params["norm"], x_btd)
 
-    def signals(self, params: Params, x_btd: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns its output and the signals of its layers (see `stack`)."""
+    def watch(
+        self, params: Params, x_btd: jax.Array, look: stack.Look
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns its output, and what is seen of each layer, from the bottom (see `stack`)."""
 
-        def look(
+        def watch_layer(
             x_btd: jax.Array, params: Params, _: int
         ) -> tuple[jax.Array, dict[str, jax.Array]]:
-            logits = []
+            queries_and_keys: list[tuple[jax.Array, jax.Array]] = []
 
             def watched(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-                logits.append(stack.largest_logit(q, k, Mask(causal=False)))
+                queries_and_keys.append((q, k))
                 return self.block.attend(q, k, v)
 
             x_btd = layers.apply(self.block.clone(attend=watched), params, x_btd)
-            return x_btd, stack.seen(x_btd, logits[0])
+            return x_btd, look(x_btd, *queries_and_keys[0], Mask(causal=False))
 
-        x_btd, seen = stack.observe_stack(look, x_btd, params[stack.STACK])
+        x_btd, seen = stack.observe_stack(watch_layer, x_btd, params[stack.STACK])
         return layers.apply(self._norm, params["norm"], x_btd), seen
 
     def costs(self, num_tokens: int, kernel: AttentionKernel) -> Blocks:

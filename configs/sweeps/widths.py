@@ -1,0 +1,34 @@
+"""Does the best learning rate stay where it is as the model gets wider?
+
+Command   python -m jaxpretrain.sweep --sweep=widths --workdir=runs/widths --jobs=2
+Hardware  cpu:1, two cores, 4 GB of memory.
+"""
+
+from jaxpretrain.api import make_sweep
+
+WIDTHS = (64, 128, 256, 512)
+SCALINGS = {
+    "mup": {},
+    "standard": {"model.scaling": "standard", "model.base_width": None},
+}
+
+
+def get_sweep():
+    """Four widths with and without muP, five learning rates, two seeds: 80 short runs."""
+    arms = {
+        f"{scaling}-{width}": {
+            "model.d_model": width,
+            "model.num_heads": width // 16,
+            "model.d_ff": 3 * width,
+            **settings,
+        }
+        for scaling, settings in SCALINGS.items()
+        for width in WIDTHS
+    }
+    return make_sweep(
+        "widths_nano",
+        arms=arms,
+        grid={"optim.schedule.peak": "1.5e-3,3e-3,6e-3,1.2e-2,2.4e-2"},
+        shared={"monitor.tensorboard": False},
+        seeds=2,
+    )
