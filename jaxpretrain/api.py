@@ -45,8 +45,8 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.models.olmo.rotary import Rope as Rope
     from jaxpretrain.models.olmo.rotary import Yarn as Yarn
     from jaxpretrain.models.olmo.variants import OLMO_SIZES as OLMO_SIZES
-    from jaxpretrain.models.sapiens.model import SAPIENS_SIZES as SAPIENS_SIZES
     from jaxpretrain.models.sapiens.model import VitMae as VitMae
+    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES as SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import Adafactor as Adafactor
     from jaxpretrain.optim.optimizers import AdamW as AdamW
     from jaxpretrain.optim.optimizers import Lion as Lion

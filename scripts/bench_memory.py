@@ -84,7 +84,7 @@ def _experiment(name: str, length: int, microbatch: int, remat: str):
     from jaxpretrain.data.images.images import ImageData
     from jaxpretrain.data.text.text import TextData
     from jaxpretrain.models.olmo.variants import OLMO_SIZES
-    from jaxpretrain.models.sapiens.model import SAPIENS_SIZES
+    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.train.experiment import Experiment, Train, resolve
 

@@ -92,7 +92,7 @@ def make_experiment(case: Any) -> Any:
     from jaxpretrain.data.images.images import ImageData
     from jaxpretrain.data.text.text import TextData
     from jaxpretrain.models.olmo.variants import OLMO_SIZES
-    from jaxpretrain.models.sapiens.model import SAPIENS_SIZES
+    from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
     from jaxpretrain.optim.optimizers import AdamW
     from jaxpretrain.parallel.mesh import Mesh
     from jaxpretrain.train.experiment import Experiment, Train, resolve

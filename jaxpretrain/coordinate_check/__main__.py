@@ -1,8 +1,8 @@
-"""Checks that what a model computes does not depend on its width or depth.
+r"""Checks that what a model computes does not depend on its width or depth.
 
     jaxpretrain coordinate_check --config=olmo_nano \
         --config.model.scaling=mup --config.model.base_width=64 \
-        --widths=64,128,256,512
+        --widths=64,128,256
 
 Trains models of several sizes for some steps at the peak of the learning rate. Shows the slopes of
 the changes of activations and logits over the size: they are flat where sizes share settings.
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> Parser:
     """Returns the parser of the command."""
-    usage = "%(prog)s --config=... [--widths=LIST] [--depths=LIST] [FLAGS]"
+    usage = "%(prog)s --config=... --widths=LIST [FLAGS]"
     parser = Parser(
         prog="jaxpretrain coordinate_check",
         usage=usage,

@@ -22,8 +22,9 @@ from jaxpretrain.interop import tables
 from jaxpretrain.interop.source import Source, param_shapes, types_of
 from jaxpretrain.interop.tables import Table, TensorRow
 from jaxpretrain.interop.tensors import Tensor, from_torch, read_torch, require_torch
-from jaxpretrain.models.sapiens.model import SAPIENS_SIZES, VitMae
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.models.sapiens.patches import sincos_positions
+from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 from jaxpretrain.models.stack import is_stacked
 
 

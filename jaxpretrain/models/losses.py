@@ -8,11 +8,24 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxpretrain.models.contract import IN_ONE, Spread
+from jaxpretrain.models.contract import IN_ONE, Batch, Spread
 from jaxpretrain.models.layers import PLAIN, Products
 
 CHUNK = 512
 """The positions of each sequence whose logits exist at once in training."""
+
+
+def next_tokens(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns weights of sequences [b], and the target of each position with its weight [b, t]."""
+    tokens_bt = batch["tokens"]
+    example_b = batch.get("weight", jnp.ones(tokens_bt.shape[0], jnp.float32))
+    # The last position has no target; it keeps its place so that lengths stay round.
+    targets_bt = jnp.roll(tokens_bt, -1, axis=1)
+    weights_bt = jnp.ones(tokens_bt.shape, jnp.float32).at[:, -1].set(0.0)
+    weights_bt = weights_bt * example_b[:, None]
+    if "mask" in batch:
+        weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
+    return example_b, targets_bt, weights_bt
 
 
 def cross_entropy(

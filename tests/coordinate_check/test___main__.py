@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.coordinate_check.__main__ import main
 from jaxpretrain.coordinate_check import coordinates
+from jaxpretrain.coordinate_check.__main__ import main
 from tests.coordinate_check.test_coordinates import config as config
 
 CONFIG = "--config=widths_nano"

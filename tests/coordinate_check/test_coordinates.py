@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.coordinate_check import coordinates
 from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
 from jaxpretrain.data.text.text import TextData
-from jaxpretrain.coordinate_check import coordinates
 from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.models.olmo.config import Normal
 from jaxpretrain.models.olmo.decoder import Decoder

@@ -13,7 +13,7 @@ from jaxpretrain.data.text.text import TextData
 from jaxpretrain.devices.chips import CHIPS, Chip, Efficiency
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.olmo.variants import OLMO_SIZES
-from jaxpretrain.models.sapiens.model import SAPIENS_SIZES
+from jaxpretrain.models.sapiens.variants import SAPIENS_SIZES
 from jaxpretrain.optim.optimizers import AdamW
 from jaxpretrain.parallel.mesh import Mesh
 from jaxpretrain.planning import estimates

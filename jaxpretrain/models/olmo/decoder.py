@@ -31,7 +31,7 @@ from jaxpretrain.models.contract import (
 )
 from jaxpretrain.models.costs import Bytes, Costs
 from jaxpretrain.models.layers import Precision, choose_precision
-from jaxpretrain.models.losses import CHUNK, cross_entropy, token_losses
+from jaxpretrain.models.losses import CHUNK, cross_entropy, next_tokens, token_losses
 from jaxpretrain.models.olmo.block import Attend, Block, RopeTable, block_costs, make_norm
 from jaxpretrain.models.olmo.config import DecoderConfig
 from jaxpretrain.models.olmo.decode import Cache, Stack, empty_cache
@@ -292,7 +292,7 @@ class DecoderModel(LanguageModel):
         """
         tokens_bt = batch["tokens"]
         x_btd = self.hidden(params, tokens_bt)
-        example_b, targets_bt, weights_bt = _targets(batch)
+        example_b, targets_bt, weights_bt = next_tokens(batch)
 
         def losses(spread: Spread, kernel_dv: jax.Array, *arrays: jax.Array) -> LossSums:
             x_btd, targets_bt, weights_bt = arrays
@@ -319,7 +319,7 @@ class DecoderModel(LanguageModel):
 
     def token_losses(self, params: Params, batch: Batch) -> jax.Array:
         """Returns the cross-entropy of each token where it is predicted and counts, else 0."""
-        _, targets_bt, weights_bt = _targets(batch)
+        _, targets_bt, weights_bt = next_tokens(batch)
         x_btd = self.hidden(params, batch["tokens"])
         kernel_dv, products = self.output_kernel(params), self.precision.products
         losses_bt = token_losses(x_btd, kernel_dv, targets_bt, weights_bt, products=products)
@@ -394,24 +394,7 @@ class DecoderModel(LanguageModel):
         return jnp.einsum("btd,dv->btv", x_btd, kernel_dv, preferred_element_type=jnp.float32)
 
     def _head_kernel(self, params: Params) -> jax.Array:
-<<<<<<< HEAD
-        return params["embed"]["embedding"].T if self.config.tied_head else params["head"]["kernel"]
-
-
-def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns weights of sequences [b], and the target of each position with its weight [b, t]."""
-    tokens_bt = batch["tokens"]
-    example_b = batch.get("weight", jnp.ones(tokens_bt.shape[0], jnp.float32))
-    # The last position has no target; it keeps its place so that lengths stay round.
-    targets_bt = jnp.roll(tokens_bt, -1, axis=1)
-    weights_bt = jnp.ones(tokens_bt.shape, jnp.float32).at[:, -1].set(0.0)
-    weights_bt = weights_bt * example_b[:, None]
-    if "mask" in batch:
-        weights_bt = weights_bt * jnp.roll(batch["mask"], -1, axis=1)
-    return example_b, targets_bt, weights_bt
-=======
         """Returns the float32 matrix [d, v] that turns hidden states into logits."""
         tied = self.config.tied_head
         kernel_dv = params["embed"]["embedding"].T if tied else params["head"]["kernel"]
         return layers.multiply(kernel_dv, self.config.growth.factors("output").product)
->>>>>>> 69f407e (wip)
