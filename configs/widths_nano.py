@@ -41,7 +41,7 @@ def get_config(width: str = "64") -> Experiment:
             num_heads=d_model // HEAD,
             d_ff=3 * d_model,
             norm=RMSNorm(epsilon=1e-6),
-            norm_position="after",
+            norm_position="before",
             qk_norm=True,
             init=Normal(),
             tied_head=False,

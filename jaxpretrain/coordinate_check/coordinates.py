@@ -55,7 +55,7 @@ class Slope:
     kind: Kind
     quantity: str
     layer: int | str | None
-    """The layer from the bottom, bottom, middle or top over depths, or None outside of layers."""
+    """The layer from the bottom; middle or top over depths; none outside of layers."""
     slopes: list[float]
     """The slope at each step; the first one is the initialization."""
 
@@ -230,9 +230,9 @@ def _slopes(axis: Axis, measured: dict[int, _Values]) -> Iterator[Slope]:
         tables = [values[kind, quantity] for values in measured.values()]
         stacked = is_stacked(quantity)
         labels: list[int | str | None] = [*range(tables[0].shape[1])] if stacked else [None]
-        if axis == "depth" and stacked:
-            labels = ["bottom", "middle", "top"]
-            tables = [t[:, [0, (t.shape[1] - 1) // 2, t.shape[1] - 1]] for t in tables]
+        if axis == "depth" and stacked:  # at equal parts of the depth
+            labels = ["middle", "top"]
+            tables = [t[:, [(t.shape[1] + 1) // 2 - 1, t.shape[1] - 1]] for t in tables]
         with np.errstate(divide="ignore", invalid="ignore"):
             y = np.log2(np.stack(tables))  # [sizes, steps, layers]
             centred = (x - x.mean())[:, None, None]
