@@ -228,17 +228,31 @@ def _slopes(axis: Axis, measured: dict[int, _Values]) -> Iterator[Slope]:
     x = np.log2([*measured])
     for kind, quantity in next(iter(measured.values())):
         tables = [values[kind, quantity] for values in measured.values()]
-        stacked = is_stacked(quantity)
-        labels: list[int | str | None] = [*range(tables[0].shape[1])] if stacked else [None]
-        if axis == "depth" and stacked:  # at equal parts of the depth
-            labels = ["middle", "top"]
-            tables = [t[:, [(t.shape[1] + 1) // 2 - 1, t.shape[1] - 1]] for t in tables]
+        labels: list[int | str | None] = [None]
+        if is_stacked(quantity):
+            labels = [*range(tables[0].shape[1])]
+        if axis == "depth" and is_stacked(quantity):
+            labels, tables = _at_equal_depths(quantity, tables)
         with np.errstate(divide="ignore", invalid="ignore"):
             y = np.log2(np.stack(tables))  # [sizes, steps, layers]
             centred = (x - x.mean())[:, None, None]
             table = np.sum(centred * (y - y.mean(0)), 0) / np.sum(centred**2)
         for place, label in enumerate(labels):
             yield Slope(axis, kind, quantity, label, table[:, place].tolist())
+
+
+def _at_equal_depths(
+    quantity: str, tables: Sequence[np.ndarray]
+) -> tuple[list[int | str | None], list[np.ndarray]]:
+    """Returns the layers of tables [steps, layers] that lie at equal parts of the depth.
+
+    These are the outputs of the middle and the top; the input of attention lies below its layer, so
+    that only the layer above the middle is comparable.
+    """
+    if quantity.startswith("attention_logit"):
+        return ["middle"], [table[:, [table.shape[1] // 2]] for table in tables]
+    places = [[max(table.shape[1] // 2 - 1, 0), table.shape[1] - 1] for table in tables]
+    return ["middle", "top"], [table[:, rows] for table, rows in zip(tables, places, strict=True)]
 
 
 def _document(

@@ -153,8 +153,18 @@ def test_branches_without_their_factor_grow_with_the_depth(config, monkeypatch):
     monkeypatch.setattr(Growth, "branch", 1.0)
     document = check(config, depths=(1, 8))
     top = [r for r in document["slopes"] if r["layer"] == "top" and r["kind"] == "size"]
-    assert {row["quantity"] for row in top} == {"activation/blocks", "attention_logit/blocks"}
+    assert [row["quantity"] for row in top] == ["activation/blocks"]
     assert max(row["slopes"][0] for row in top) > 0.3 > right["max_initial_slope"]
+
+
+def test_depths_are_compared_at_equal_parts():
+    """Outputs of the middle and the top; attention where its input is that of the middle."""
+    tables = [np.arange(n)[None] for n in (2, 8)]
+    labels, found = coordinates._at_equal_depths("activation/blocks", tables)
+    assert labels == ["middle", "top"]
+    assert [table.tolist() for table in found] == [[[0, 1]], [[3, 7]]]
+    labels, found = coordinates._at_equal_depths("attention_logit/blocks", tables)
+    assert (labels, [table.tolist() for table in found]) == (["middle"], [[[1]], [[4]]])
 
 
 @pytest.mark.parametrize(
