@@ -1,7 +1,7 @@
 """A small model of any width, to see that settings are shared by widths: docs/widths.md.
 
 Command   python -m jaxpretrain.coordinate_check --config=configs/widths_nano.py \
-              --widths=64,128,256,512,1024 --config.train.batch_size=4
+              --widths=64,128,256,512,1024
 Hardware  cpu:1, two cores, 4 GB of memory.
 
 The argument is the width, a multiple of 16 (widths_nano:256); its settings are meant for a width of
@@ -54,7 +54,7 @@ def get_config(width: str = "64") -> Experiment:
             prepare=PrepareText(dataset="sotu_text", tokenizer="bpe", vocab_size=512),
             seq_len=64,
         ),
-        optim=AdamW(schedule=WarmupCosine(peak=6e-3, warmup="30 steps")),
+        optim=AdamW(schedule=WarmupCosine(peak=8e-3, warmup="30 steps")),
         train=Train(duration="300 steps", batch_size=8),
         eval=Eval(every="300 steps", max_examples=500),
         checkpoint=Checkpoint(every="300 steps"),

@@ -28,7 +28,7 @@ def get_sweep():
     return make_sweep(
         "widths_nano",
         arms=arms,
-        grid={"optim.schedule.peak": "1.5e-3,3e-3,6e-3,1.2e-2,2.4e-2"},
+        grid={"optim.schedule.peak": "2e-3,4e-3,8e-3,1.6e-2,3.2e-2"},
         shared={"monitor.tensorboard": False},
         seeds=2,
     )
