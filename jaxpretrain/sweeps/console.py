@@ -297,5 +297,17 @@ def _plan_text(plan: _Plan) -> str:
     )
     same = [name.replace("_", " ") for name in comparison.equal]
     lines += [f"equal over the arms: {', '.join(same)}"] * bool(same)
-    lines += [f"not equal: {line}" for line in comparison.refused + comparison.named]
+    lines += _not_equal(comparison.refused + comparison.named)
     return "\n".join(lines)
+
+
+def _not_equal(differences: Sequence[str]) -> list[str]:
+    """Returns a line for each difference from the control, with all arms that have it."""
+    arms: dict[str, list[str]] = {}
+    for line in differences:
+        arm, _, text = line.partition(": ")
+        arms.setdefault(text, []).append(arm)
+    return [
+        f"not equal: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {text}"
+        for text, names in arms.items()
+    ]
