@@ -9,8 +9,9 @@ import base64
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -49,72 +50,80 @@ def local_copy(
     lock = cache_dir() / "locks" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
     with only_one_process(lock):
         missing = [
-            (file, about, local / name, (hashes or {}).get(name))
+            _Copy(file, about, local / name, (hashes or {}).get(name))
             for name, (file, about) in files.items()
             if not _is_copy(local / name, about)
         ]
         if missing:
-            _copy_all(path, missing)
+            _copy_all(missing, f"copying {path}: MB")
     return local
 
 
-def _copy_all(path: Path, missing: list[tuple[Path, dict[str, Any], Path, str | None]]) -> None:
-    """Copies files several at a time and shows how far it is."""
-    total, began, told = sum(about["size"] for _, about, *_ in missing), time.monotonic(), 0.0
-    done, stop = [0], Event()
+@dataclass
+class _Copy:
+    """The copy of an object to this machine."""
+
+    file: Path
+    about: Mapping[str, Any]
+    """What the bucket tells of the object."""
+    local: Path
+    sha256: str | None
+    """The hash that the object must have, where it is known."""
+    num_bytes: int = 0
+    """The bytes that are here, those of an interrupted copy too."""
+
+    def make(self, stop: Event) -> None:
+        """Copies until the end, or until `stop`; goes on where an earlier copy has ended."""
+        size, time_written = self.about["size"], _time_of(self.about)
+        version = hashlib.sha256(repr((size, time_written)).encode()).hexdigest()[:12]
+        part = self.local.with_name(f"{self.local.name}{TEMPORARY}{version}")
+        self.local.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as output:
+            self.num_bytes = output.tell()
+            while self.num_bytes < size and not stop.is_set():
+                start, end = self.num_bytes, min(self.num_bytes + _BLOCK, size)
+                block = file_system(self.file).cat_file(str(self.file), start=start, end=end)
+                if len(block) != end - start:
+                    raise InputError(f"{self.file}: has changed while it was copied; run it again")
+                output.write(block)
+                self.num_bytes = end
+        if stop.is_set():
+            return
+        if against := _complaint(part, self.about, self.sha256):
+            part.unlink()
+            advice = "run it again, and if that does not help, replace it"
+            raise InputError(f"{self.file}: {against}; {advice}")
+        os.utime(part, (time_written, time_written))
+        os.replace(part, self.local)
+
+
+def _copy_all(copies: Sequence[_Copy], what: str) -> None:
+    """Makes copies, several at a time, and shows how far they are."""
+    total, began, told = sum(copy.about["size"] for copy in copies), time.monotonic(), 0.0
+    stop = Event()
     with (
-        Progress(max(total // 10**6, 1), f"copying {path}: MB", stays=False) as progress,
+        Progress(max(total // 10**6, 1), what, stays=False) as progress,
         ThreadPoolExecutor(_PARALLEL) as pool,
     ):
-        waiting: set[Future[None]] = {pool.submit(_copy, *one, done, stop) for one in missing}
+        waiting: set[Future[None]] = {pool.submit(copy.make, stop) for copy in copies}
         try:
             while waiting:
                 ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in ended:
                     future.result()
                 seconds = max(time.monotonic() - began, 1e-3)
-                rate = done[0] / seconds
+                num_bytes = sum(copy.num_bytes for copy in copies)
+                rate = num_bytes / seconds
                 is_due = seconds - told > MAX_SILENCE
                 told = seconds if is_due else told
                 metrics = {
                     "perf/megabytes_per_second": rate / 1e6,
-                    "perf/eta_seconds": (total - done[0]) / rate if rate else None,
+                    "perf/eta_seconds": (total - num_bytes) / rate if rate else None,
                 }
-                progress.update(done[0] // 10**6, metrics if is_due else None)
+                progress.update(num_bytes // 10**6, metrics if is_due else None)
         finally:
             stop.set()  # after a failure, the others end with their blocks
             pool.shutdown(cancel_futures=True)
-
-
-def _copy(
-    file: Path,
-    about: Mapping[str, Any],
-    local: Path,
-    sha256: str | None,
-    done: list[int],
-    stop: Event,
-) -> None:
-    """Copies one file, going on where an earlier copy of the same object has ended."""
-    version = hashlib.sha256(repr((about["size"], _time_of(about))).encode()).hexdigest()[:12]
-    part = local.with_name(f"{local.name}{TEMPORARY}{version}")
-    local.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("ab") as output:
-        start = output.tell()
-        done[0] += start
-        while start < about["size"] and not stop.is_set():
-            end = min(start + _BLOCK, about["size"])
-            block = file_system(file).cat_file(str(file), start=start, end=end)
-            if len(block) != end - start:
-                raise InputError(f"{file}: has changed while it was copied; run it again")
-            output.write(block)
-            start, done[0] = end, done[0] + len(block)
-    if stop.is_set():
-        return
-    if against := _complaint(part, about, sha256):
-        part.unlink()
-        raise InputError(f"{file}: {against}; run it again, and if that does not help, replace it")
-    os.utime(part, (_time_of(about), _time_of(about)))
-    os.replace(part, local)
 
 
 def _complaint(part: Path, about: Mapping[str, Any], sha256: str | None) -> str:
