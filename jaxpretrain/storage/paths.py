@@ -118,9 +118,9 @@ def list_files(folder: Path) -> dict[Path, dict[str, Any]]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return {path: {"size": path.stat().st_size} for path in files}
     found = file_system(folder).find(str(folder), detail=True)
-    scheme = str(folder).partition("://")[0]
+    root = str(folder).partition("://")[2]
     return {
-        parse(f"{scheme}://{name.lstrip('/')}"): about
+        folder / name.lstrip("/").removeprefix(root).lstrip("/"): about
         for name, about in sorted(found.items())
         if not name.endswith("/")  # an object that stands for a folder
     }

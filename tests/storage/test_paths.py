@@ -50,6 +50,7 @@ def test_files_are_listed_with_their_sizes_wherever_they_lie(bucket, tmp_path) -
             str(path.relative_to(root)): about["size"] for path, about in list_files(root).items()
         }
         assert found == {"x/1.png": 3, "y.txt": 1}
+    assert [*list_files(bucket / "a" / "y.txt")] == [bucket / "a" / "y.txt"]
     assert list_files(bucket / "none") == {}
 
 
