@@ -25,7 +25,7 @@ from etils import epath
 
 from jaxpretrain.checkpoints import saving
 from jaxpretrain.checkpoints.names import checksums, describe, from_named, kind, to_named
-from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, stored_array
+from jaxpretrain.checkpoints.streamed import CorruptCheckpoint, Streamed, opener, stored_array
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, checked, read_object
 from jaxpretrain.parallel.distributed import exchange, first_problem, is_primary
@@ -200,8 +200,9 @@ class Checkpoints:
 
         Raises CorruptCheckpoint, also while an array is read, where it is not what was written.
         """
-        state, arrays = absolute(self._folder(step)) / "state", self.document(step)["arrays"]
-        return {name: stored_array(state, name, found) for name, found in arrays.items()}
+        open_ = opener(absolute(self._folder(step)) / "state")
+        arrays = self.document(step)["arrays"]
+        return {name: stored_array(open_, name, found) for name, found in arrays.items()}
 
     def wait(self) -> None:
         """Waits until the save under way has ended."""

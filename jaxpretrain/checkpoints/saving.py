@@ -34,7 +34,7 @@ import tensorstore as ts
 from etils import epath
 
 from jaxpretrain.checkpoints.names import part_checksum
-from jaxpretrain.checkpoints.streamed import COMMIT, open_stored
+from jaxpretrain.checkpoints.streamed import COMMIT, opener
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.devices.chips import GIB
@@ -202,10 +202,10 @@ class Save(threading.Thread):
 
     def _read_sums(self) -> dict[str, int]:
         """Returns the share of this process in the checksum of each array, from what is stored."""
-        state, sums = self._temporary / "state", {}
+        open_, sums = opener(absolute(self._temporary / "state")), {}
         for name, parts in self._parts.items():
             if parts:
-                store = open_stored(absolute(state), name)
+                store = open_(name)
                 sums[name] = sum(_sum_of(store[part]) for part in parts) % 2**32
         return sums
 

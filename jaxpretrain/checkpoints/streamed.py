@@ -16,6 +16,8 @@ from jaxpretrain.storage.paths import kvstore
 COMMIT = "commit_success.txt"
 """The last file of a checkpoint. Orbax asks for it where a store cannot rename, as a bucket."""
 _CHUNK_BYTES = 2**26
+_CACHE_BYTES = 2**26
+"""Bytes of a checkpoint's index and arrays that are kept in memory while it is read."""
 
 
 class CorruptCheckpoint(Exception):
@@ -85,16 +87,30 @@ def _write_array(folder: Path, array: Streamed) -> int:
     return checksum % 2**32
 
 
-def open_stored(state: Path, name: str) -> ts.TensorStore:
-    """Opens an array of the folder `<step>/state`; ValueError where it cannot be read."""
-    store: dict[str, object] = kvstore(state / name)
-    if (state / "manifest.ocdbt").exists():
-        store = {"driver": "ocdbt", "base": kvstore(state), "path": f"{name}/"}
-    return ts.open({"driver": "zarr", "kvstore": store}, open=True).result()
+def opener(state: Path) -> Callable[[str], ts.TensorStore]:
+    """Returns the function that opens an array of the folder `<step>/state`, by its name.
+
+    It raises ValueError where the array cannot be read. The index of the arrays is read once, which
+    in a bucket saves several requests for each, so the folder must be complete.
+    """
+    is_ocdbt = (state / "manifest.ocdbt").exists()
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+
+    def open_(name: str) -> ts.TensorStore:
+        store: dict[str, object] = kvstore(state / name)
+        if is_ocdbt:
+            store = {"driver": "ocdbt", "base": kvstore(state), "path": f"{name}/"}
+        as_read = {"recheck_cached_metadata": False, "recheck_cached_data": False}
+        spec = {"driver": "zarr", "kvstore": store, **as_read}
+        return ts.open(spec, open=True, context=context).result()
+
+    return open_
 
 
-def stored_array(state: Path, name: str, described: Mapping[str, Any]) -> Streamed:
-    """Returns an array of the folder `<step>/state`, which the checkpoint's document describes.
+def stored_array(
+    open_: Callable[[str], ts.TensorStore], name: str, described: Mapping[str, Any]
+) -> Streamed:
+    """Returns an array that `open_` opens, and that the checkpoint's document describes.
 
     Reading its parts raises CorruptCheckpoint where it is not what was written.
     """
@@ -102,7 +118,7 @@ def stored_array(state: Path, name: str, described: Mapping[str, Any]) -> Stream
     def parts() -> Iterator[np.ndarray]:
         checksum = 0
         try:
-            opened = open_stored(state, name)
+            opened = open_(name)
             stored = {"shape": list(opened.shape), "dtype": opened.dtype.name}
             if stored != {key: described[key] for key in stored}:
                 raise CorruptCheckpoint(f"{name} is stored as {stored}")
