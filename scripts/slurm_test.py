@@ -313,7 +313,7 @@ def uninterrupted(slurm: Slurm) -> str:
 
 
 def time_limit(slurm: Slurm) -> str:
-    """The time limit."""
+    """The time limit, with `--time=2 --notice=60`."""
     job = slurm.submit("limited", "--time=2", "--notice=60", STEP_SECONDS="2")
     _require(job.wait_for_end(), "COMPLETED", job)
     if int(job.show("Restarts")) < 1 or "stopped and saved" not in job.log():
