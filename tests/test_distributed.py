@@ -383,3 +383,35 @@ def test_bad_input_of_the_second_process_alone_is_told_by_the_first(config: Path
     (code, error), (other_code, other_error) = _finish(processes)
     assert (code, other_code, other_error) == (2, 2, "")
     assert error.splitlines()[1].startswith(f"error: {tmp_path / '1.py'}: no such file")
+
+
+FLIP = """
+import jax
+
+from jaxpretrain.train.recheck import Recheck
+from tests.train.test_recheck import flipped
+
+right, calls = Recheck.checksums, []
+
+
+def wrong(self, state, batch):
+    calls.append(int(state.step))
+    if calls.count(7) == 2 and jax.process_index() == 1:  # the second gradient of step 8
+        batch = {"tokens": flipped(batch["tokens"], jax.local_devices()[2])}
+    return right(self, state, batch)
+
+
+Recheck.checksums = wrong
+"""
+
+
+def test_a_device_that_computes_wrongly_is_named_with_its_process(config: Path, tmp_path: Path):
+    planted = tmp_path / "flip.py"
+    planted.write_text(config.read_text() + FLIP)
+    flags = ("--config.train.recheck_every=4 steps", "--config.eval.every=0 steps")
+    (code, error), (other_code, _) = _finish(_start(planted, tmp_path / "run", *flags))
+    assert (code, other_code) == (76, 76), error
+    assert "error: step 8: the same gradient, computed twice, differs on devices " in error
+    assert f" of process 1 ({socket.gethostname()}), in gradient/" in error
+    assert _losses(tmp_path / "run")[7, "train/loss"] > 0
+    assert (8, "train/loss") not in _losses(tmp_path / "run")

@@ -108,7 +108,7 @@ def train(run: Run, state: TrainState, first: int) -> bool:
                 trace.before(step)
                 batch = stage.program.layout.put(batch, stage.batch_size)
                 if _due(step, timeline.recheck_every):
-                    _recheck(run, stage, state, batch, step)
+                    in_flight = _recheck(run, stage, state, batch, step, in_flight)
                 state, metrics = train_step(state, batch)
                 signals = metrics.pop("signals")  # left on the device unless they are due
                 if probe is not None:
@@ -142,9 +142,18 @@ def train(run: Run, state: TrainState, first: int) -> bool:
 
 
 def _recheck(
-    run: Run, stage: StageProgram, state: TrainState, batch: Mapping[str, jax.Array], step: int
+    run: Run,
+    stage: StageProgram,
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    step: int,
+    in_flight: tuple[int, Mapping[str, Any]] | None,
 ) -> None:
-    """Computes the gradient of a step twice; Unequal, in all processes, where that differs."""
+    """Computes the gradient of a step twice; Unequal, in all processes, where that differs.
+
+    The step before is reported first, so that nothing is in flight, which None says.
+    """
+    _report(run, in_flight)
     problem = describe_unequal(stage.recheck.unequal(state, batch))
     run.watchdog.beat()
     if problem is not None:
