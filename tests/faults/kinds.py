@@ -138,7 +138,8 @@ def interrupted_among_others(case: Case) -> None:
 def stopped(case: Case) -> None:
     """A process stands still as a whole, as on a host that hangs."""
     victim = case.anyone()
-    gang = case.start(only(victim, partial(_tell, "step", signal.SIGSTOP, 7)), case.stall)
+    limit = case.stall(most=60.0)  # after 100 seconds without a heartbeat, JAX comes first
+    gang = case.start(only(victim, partial(_tell, "step", signal.SIGSTOP, 7)), limit)
     others = [i for i in range(case.num_processes) if i != victim]
     gang.wait_for(lambda: gang.poll() and all(i in gang.codes for i in others))
     gang.kill()
@@ -154,7 +155,7 @@ def stopped(case: Case) -> None:
 def hangs_at(case: Case, phase: str, words: str, call: int = 1) -> None:
     victim = case.anyone()
     hang = partial(at, PHASES.get(phase, phase), points.hang, call=call)
-    gang = case.start(only(victim, hang), case.stall)
+    gang = case.start(only(victim, hang), case.stall())
     case.check_codes(gang, {76})
     case.check_line(gang, rf"^error: no progress for \d+ s.*{words}")
     damage.check_stacks(case, range(case.num_processes))

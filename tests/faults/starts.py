@@ -149,6 +149,8 @@ def start(
 def _be(flags: list[str], log: Path, process: int, arm: Arm | None) -> NoReturn:
     """Becomes a process of the training command."""
     os.setsid()
+    # Shells have what they start in the background ignore Ctrl-C, and so this process may.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # All that is compiled is kept, by the environment; a run keeps what takes a while. JAX has the
     # first process alone keep programs, for all; on the CPU those of the others have other names.
     running.keep_compiled = lambda: None
