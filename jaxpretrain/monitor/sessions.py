@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -34,10 +33,9 @@ class Sessions:
         """The unix time at which the run began."""
         return self._sessions[0].started
 
-    def begin(self, clock: Clock, spent: Mapping[str, float]) -> None:
-        """Takes the clock as it was restored, and the seconds of `rendezvous` and `restore`."""
+    def begin(self, clock: Clock, *, rendezvous: float = 0.0, restore: float = 0.0) -> None:
+        """Takes the clock as it was restored, and the seconds of two phases before it."""
         known: dict[str, float] = {part: x for part, x in clock.restored.items()}
-        rendezvous, restore = spent.get("rendezvous", 0.0), spent.get("restore", 0.0)
         started = process_start()
         self._sessions.append(Session(started, rendezvous, restore, known, started, known))
         self.note(clock)

@@ -294,7 +294,8 @@ def _restore(
     clock.restore(document.get("clock", {}))
     sessions = Sessions(workdir) if distributed.is_primary() else None
     if sessions is not None:
-        sessions.begin(clock, {phase: x for phase, x in watchdog.spent.items()})
+        spent = watchdog.spent
+        sessions.begin(clock, rendezvous=spent["rendezvous"], restore=spent["restore"])
     if point is None:
         return _Start(checkpoints, local, sessions=sessions)
     changes = resume.describe_changes(point, experiment, opened.data.fingerprint)

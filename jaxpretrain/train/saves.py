@@ -69,8 +69,10 @@ class Saver:
     @cached_property
     def timer(self) -> CommonTimer:
         """The timer of saves by time, which must be entered."""
-        seconds = self.timeline.save_seconds
-        return CommonTimer(seconds and seconds / (1 if self.local is None else LOCAL_SAVES))
+        seconds: float | None = self.timeline.save_seconds
+        if seconds is not None and self.local is not None:
+            seconds /= LOCAL_SAVES
+        return CommonTimer(seconds)
 
     def has_checkpoints(self) -> bool:
         """Returns True where the folder has a checkpoint."""

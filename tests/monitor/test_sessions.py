@@ -30,7 +30,7 @@ def test_a_session_that_was_cut_off_ends_with_its_last_line_and_its_stacks(
 ):
     clock = Clock(lambda: now[0] - NOW)
     first = Sessions(tmp_path)
-    first.begin(clock, {})
+    first.begin(clock)
     with clock.measure("train"):
         now[0] += 40.0
     first.note(clock)  # with a save
@@ -46,7 +46,7 @@ def test_a_session_that_was_cut_off_ends_with_its_last_line_and_its_stacks(
     clock = Clock(lambda: now[0] - NOW - 1000.0)
     clock.restore(saved)
     second = Sessions(tmp_path)
-    second.begin(clock, {})
+    second.begin(clock)
     with clock.measure("train"):
         now[0] += 50.0
     second.note(clock)
