@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from jaxpretrain.config.serialize import Document
+from jaxpretrain.models.stack import STACK
 from jaxpretrain.reports.curves import Chart, Json, Section
 from jaxpretrain.reports.words import table
 
@@ -59,7 +60,8 @@ def _panels(document: Document, axis: str, kind: str) -> list[Chart]:
         }
         note = "Root mean square, mean over layers; a line for each step."
         key = f"{axis}_{kind}_{len(charts)}"
-        charts.append(Chart(key, quantity.replace("_", " "), traces, layout, note=note))
+        heading = quantity.replace("_", " ").replace(f"/{STACK}", " of layers")
+        charts.append(Chart(key, heading, traces, layout, note=note))
     return charts
 
 
