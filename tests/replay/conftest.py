@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxpretrain.data.images.image_sources import Folder
+from jaxpretrain.data.images.images import ImageData
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train.experiment import Checkpoint, Experiment, Stage, resolve
 from jaxpretrain.train.run import train_experiment
@@ -69,6 +72,33 @@ def run(staged: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(config: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run without stages."""
     workdir = tmp_path_factory.mktemp("plain") / "run"
+    assert train_experiment(resolve(config), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def images(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on images of which one folder is noise."""
+    image_module = pytest.importorskip("PIL.Image")
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for index in range(32):
+        folder = root / ("noise" if index % 8 == 0 else "flat")
+        folder.mkdir(exist_ok=True)
+        pixels = random.integers(255, size=(16, 16, 3)) if index % 8 == 0 else np.full(
+            (16, 16, 3), 8 * index)  # fmt: skip
+        image_module.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    config = replace(
+        experiment,
+        model=VitMae(
+            patch_size=4, d_model=32, num_layers=2, num_heads=4, d_ff=32, decoder_d_model=16,
+            decoder_num_layers=1, decoder_num_heads=2, dtype="float32", remat="none",
+        ),
+        data=ImageData(source=Folder(str(root)), size=16, validation_fraction=0.0),
+        train=replace(experiment.train, duration="6 steps", batch_size=8, microbatch_size=None),
+        eval=replace(experiment.eval, every="0 steps"),
+    )  # fmt: skip
+    workdir = tmp_path_factory.mktemp("images_run") / "run"
     assert train_experiment(resolve(config), workdir)
     return workdir
 

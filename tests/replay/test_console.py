@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 
 from jaxpretrain.replay.__main__ import main
+from jaxpretrain.report import main as report
 from tests.replay.conftest import contents
 
 
@@ -49,6 +51,24 @@ def test_losses_that_are_not_those_of_the_run_are_an_exit_code(
     assert (output / "replay.json").exists() and not (other / "replays" / "13-15").exists()
 
 
+def test_images_are_shown_with_their_patches_and_errors(
+    run_command: Any, images: Path, tmp_path: Path
+):
+    workdir = shutil.copytree(images, tmp_path / "run")
+    flags = (f"--workdir={workdir}", "--steps=5-6", "--without=5", "--examples=2")
+    code, told, _ = run_command(main, *flags)
+    assert code == 0 and "the same steps? identical: 2 of 2 steps are recorded" in told
+    kept = json.loads((workdir / "replays" / "5-6" / "replay.json").read_text())
+    assert kept["documents"] == [] and len(kept["closer"]) == 2 and len(kept["arms"]) == 1
+    for one in kept["closer"]:
+        assert len(one["losses"]) == 16 and one["losses"].count(0.0) == 4
+        png = (workdir / "replays" / "5-6" / one["picture"]).read_bytes()
+        assert png[1:4] == b"PNG"
+    report([str(workdir)])
+    html = (workdir / "report.html").read_text()
+    assert html.count("image, seen patches, prediction, errors</figcaption>") == 2
+
+
 def test_bad_input_is_one_line_and_code_2(run_command: Any, workdir: Path):
     for flag, line in (
         ("--steps=40-50", "error: --steps=40-50: the run in .* has got to step 16"),
@@ -57,4 +77,4 @@ def test_bad_input_is_one_line_and_code_2(run_command: Any, workdir: Path):
     ):
         code, _, said = run_command(main, f"--workdir={workdir}", "--steps=7-9", flag)
         last = said.strip().splitlines()[-1]
-        assert code == 2 and pytest.importorskip("re").match(line, last), last
+        assert code == 2 and re.match(line, last), last

@@ -1,18 +1,12 @@
-from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.data.images.image_sources import Folder
-from jaxpretrain.data.images.images import ImageData
-from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.layers import global_norm
 from jaxpretrain.replay.microscope import Microscope, View
 from jaxpretrain.replay.stretch import Step, open_stretch
-from jaxpretrain.train.experiment import Experiment, resolve
-from jaxpretrain.train.run import train_experiment
 from jaxpretrain.train.step import step_key
 
 
@@ -75,33 +69,6 @@ def test_the_gradient_of_an_example_is_its_share_of_that_of_the_step(plain: Path
     for one in known:
         assert one.gradient == pytest.approx(norm(one.row), rel=1e-4)
         assert one.layer
-
-
-@pytest.fixture(scope="module")
-def images(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on images of which one folder is noise."""
-    image_module = pytest.importorskip("PIL.Image")
-    root = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for index in range(32):
-        folder = root / ("noise" if index % 8 == 0 else "flat")
-        folder.mkdir(exist_ok=True)
-        pixels = random.integers(255, size=(16, 16, 3)) if index % 8 == 0 else np.full(
-            (16, 16, 3), 8 * index)  # fmt: skip
-        image_module.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
-    config = replace(
-        experiment,
-        model=VitMae(
-            patch_size=4, d_model=32, num_layers=2, num_heads=4, d_ff=32, decoder_d_model=16,
-            decoder_num_layers=1, decoder_num_heads=2, dtype="float32", remat="none",
-        ),
-        data=ImageData(source=Folder(str(root)), size=16, validation_fraction=0.0),
-        train=replace(experiment.train, duration="6 steps", batch_size=8, microbatch_size=None),
-        eval=replace(experiment.eval, every="0 steps"),
-    )  # fmt: skip
-    workdir = tmp_path_factory.mktemp("images_run") / "run"
-    assert train_experiment(resolve(config), workdir)
-    return workdir
 
 
 def test_images_have_the_errors_of_their_patches_and_pictures(images: Path):
