@@ -325,6 +325,7 @@ def _compile(
     about = format_seconds(seconds)
     with reporter.activity(f"compiling the step (usually {about})"):
         memory = require_fit(stage.program, stage.train_step)
+    watchdog.beat()
     lines = look(stage.program, stage.train_step)
     facts = {"memory": [memory.describe()]} | ({"step": lines} if lines else {})
     reporter.message(format_facts(facts))
@@ -332,6 +333,7 @@ def _compile(
     if state is None:
         with reporter.activity("creating the initial state"):
             first, state = _begin(opened.stages.program, reporter)
+    watchdog.beat()
     with reporter.activity("compiling the evaluations"):
         compile_evaluators(opened.evaluators, reporter.message)
     return memory, first, state

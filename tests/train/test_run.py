@@ -24,6 +24,7 @@ from jaxpretrain.train.experiment import Ema, Experiment, resolve
 from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.run import open_run, train_experiment
+from jaxpretrain.train.watchdog import Watchdog
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +246,20 @@ def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(six_steps: Experime
     assert (lines[-1]["step"], lines[-1]["train/grad_norm"]) == (4, None)
     assert any(line.get("train/perplexity", 0) is None for line in lines)  # no float holds it
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 3]
+
+
+def test_each_part_of_the_compilation_is_progress(six_steps: Experiment, tmp_path: Path):
+    """The step, the state and the evaluations, each of which may take minutes."""
+    phases: list[str] = []
+
+    class Dog(Watchdog):
+        def beat(self) -> None:
+            super().beat()
+            phases.append(self._mark.phase)
+
+    one_step = replace(six_steps, train=replace(six_steps.train, duration="1 steps"))
+    assert train_experiment(resolve(one_step), tmp_path / "run", watchdog=Dog(tmp_path))
+    assert phases.count("compile") == 2
 
 
 def test_another_run_is_refused_before_anything_happens(run: Path, six_steps: Experiment):
