@@ -14,6 +14,7 @@ from jaxpretrain.train.experiment import num_microbatches, resolve
 from jaxpretrain.train.flags import make_parser
 
 _MANY = 10**9
+"""Examples of data that is not opened, for durations in epochs."""
 PLACES = ("--coordinator", "--num_processes", "--process_id")
 """The flags by which a launcher tells a process its place."""
 

@@ -27,7 +27,6 @@ from jaxpretrain.monitor.sessions import Sessions
 from jaxpretrain.monitor.writers import LOGS
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.stop import stop_requests
-from jaxpretrain.storage.paths import parse
 from jaxpretrain.train import loop, resume
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
@@ -207,7 +206,7 @@ def _local(experiment: Resolved, workdir: Path) -> LocalCheckpoints | None:
     place = experiment.checkpoint.local_dir
     if place is None:
         return None
-    return LocalCheckpoints(parse(place, "--config.checkpoint.local_dir"), workdir)
+    return LocalCheckpoints(Path(place), workdir)
 
 
 def _open_together(
