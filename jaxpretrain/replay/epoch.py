@@ -1,15 +1,18 @@
 """The epoch around a stretch: where documents of its batches come again, and which ids are rare.
 
 A document counts as the same where a run of tokens from its middle is. Their hashes are compared
-with those at every position of the epoch, or of a part of it where it is long.
+with those at every position of the epoch, or of a part of it where it is long. Images are the same
+where their files are.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxpretrain.data.skip import Skipping
+from jaxpretrain.data.images.images import TrainingImages
+from jaxpretrain.data.skip import Ranges, Skipping, positions, sample_at
 from jaxpretrain.data.text.text import TrainingSequences
 from jaxpretrain.replay.microscope import Part, View
 from jaxpretrain.replay.stretch import Stretch
@@ -18,6 +21,8 @@ ANCHOR = 24
 """The number of tokens in a row that make two documents the same."""
 MAX_TOKENS = 20_000_000
 """The largest number of tokens of the epoch that are looked at, which takes some seconds."""
+MAX_IMAGES = 20_000
+"""The largest number of images whose files are compared."""
 _ROWS = 256
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -31,14 +36,18 @@ class Epoch:
     counts: np.ndarray
     """The number of times that each id occurs, int64 [ids]."""
     again: dict[Part, list[int]]
-    """Document -> the other samples that have it, in order."""
+    """Document or image -> the other samples that have it, in order."""
 
 
 def look_around(
     stretch: Stretch, views: Sequence[View], max_tokens: int = MAX_TOKENS
 ) -> Epoch | None:
-    """Returns what the epoch of the first step has of the stretch; None for data without tokens."""
-    data = stretch.data.inner if isinstance(stretch.data, Skipping) else stretch.data
+    """Returns what the epoch of the first step has of the stretch; None for data of other kinds."""
+    data, ranges = stretch.data, ()
+    if isinstance(data, Skipping):
+        data, ranges = data.inner, data.ranges
+    if isinstance(data, TrainingImages):
+        return _equal_images(data, ranges, views)
     if not isinstance(data, TrainingSequences):
         return None
     anchors = dict(_anchors(views))
@@ -64,6 +73,32 @@ def look_around(
                 if int(samples[row]) != part.place.sample:
                     again.setdefault(part, set()).add(int(samples[row]))
     return Epoch(seen / size, counts, {part: sorted(where) for part, where in again.items()})
+
+
+def _equal_images(data: TrainingImages, ranges: Ranges, views: Sequence[View]) -> Epoch:
+    """Returns the samples of the first epoch whose files have the same bytes as those seen.
+
+    `ranges` of the order are left out of the run.
+    """
+    parts = [one for view in views for one in view.examples]
+    order = positions(np.array([one.place.sample for one in parts]), ranges)
+
+    def digest(place: int) -> bytes:
+        return hashlib.sha256(data.images.read(data.indices[place])).digest()
+
+    known: dict[bytes, list[tuple[Part, int]]] = {}
+    for one, place in zip(parts, data.order(order).tolist(), strict=True):
+        known.setdefault(digest(place), []).append((one, place))
+    again: dict[Part, set[int]] = {}
+    num_images = min(len(data.indices), MAX_IMAGES)
+    for place in range(num_images):
+        for one, own in known.get(digest(place), ()):
+            for position in data.order.find(place, data.num_examples):
+                sample = sample_at(position, ranges)
+                if place != own and sample is not None:
+                    again.setdefault(one, set()).add(sample)
+    found = {one: sorted(samples) for one, samples in again.items()}
+    return Epoch(num_images / len(data.indices), np.zeros(0, np.int64), found)
 
 
 def hashes_of(tokens: np.ndarray) -> np.ndarray:

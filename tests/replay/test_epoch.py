@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxpretrain.data.images.images import TrainingImages
 from jaxpretrain.replay.epoch import ANCHOR, hashes_of, look_around
 from jaxpretrain.replay.microscope import Microscope
 from jaxpretrain.replay.stretch import open_stretch
@@ -42,3 +43,24 @@ def test_a_document_that_comes_again_in_the_epoch_is_found(config: Experiment, t
     assert {samples[0] for samples in around.again.values()} == {one, other}
     part = look_around(stretch, [view for view in views if view], max_tokens=1)
     assert part is not None and part.share == 1.0  # a block is looked at in any case
+
+
+def test_an_image_whose_file_is_there_twice_is_found(images: Path):
+    stretch = open_stretch(images, "5-6")
+    data = stretch.data
+    assert isinstance(data, TrainingImages)
+    views = [step.seen for step in stretch.run(stretch.restore(), Microscope(stretch, 1))]
+    shown = [view for view in views if view]
+    around = look_around(stretch, shown)
+    assert around is not None and (around.share, around.again) == (1.0, {})
+    first = shown[0].examples[0]
+    other = int(data.order(np.array([3]))[0])  # no sample of these steps
+    root = Path(stretch.experiment.data.source.root)  # pyright: ignore
+    copy, old = root / data.images.name(data.indices[other]), None
+    try:
+        old = copy.read_bytes()
+        copy.write_bytes((root / first.place.name).read_bytes())
+        around = look_around(stretch, shown)
+    finally:
+        copy.write_bytes(old or b"")
+    assert around is not None and around.again == {first: [3]}
