@@ -22,7 +22,7 @@ INPUTS = pyproject.toml constraints.txt
 SOURCES = jaxpretrain configs scripts tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install evals quickstart test test-all faults parity docs-test slurm checks format constraints clean
+.PHONY: help install evals quickstart test test-all faults parity docs-test slurm site checks format constraints clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ docs-test: $(VENV)/.dev  ## Run the commands of README.md, docs/ and notebooks/ 
 slurm: $(VENV)/.dev  ## Train on a SLURM of two virtual nodes here; needs root, slurm-wlm and munge
 	$(BIN)/python scripts/slurm_test.py $(ARGS)
 
+site: $(VENV)/.site  ## Build the site of the documentation in build/site
+	$(BIN)/python scripts/make_site.py $(ARGS)
+
 checks: $(VENV)/.dev  ## Lint, check format, types, the shape of the package, what launch writes
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -83,6 +86,10 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/pip
 	@echo "Installing about 165 packages into $(VENV): 0.9 GB to download, 3.3 GB on disk, 1 to 5 minutes" >&2
 	@$(DOTS) $(INSTALL) -e '.[dev,vision,evals,gcs]'
 	@touch $@ $(VENV)/.core
+
+$(VENV)/.site: $(VENV)/.core
+	@$(DOTS) $(INSTALL) -e '.[site]'
+	@touch $@
 
 # Not under constraints.txt: OLMo's trainer wants other versions of what it shares with us.
 $(PARITY)/.ready: $(INPUTS)

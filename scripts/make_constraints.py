@@ -14,8 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-HEADER = """\
-# Exact versions of what `pip install '.[dev,vision,evals,gcs]'` brings, resolved on Linux x86-64.
+EXTRAS = "dev,vision,evals,gcs,site"
+HEADER = f"""\
+# Exact versions of what `pip install '.[{EXTRAS}]'` brings, resolved on Linux x86-64.
 # Use: pip install -c constraints.txt -e '.[dev]'. Written by `make constraints`; not by hand.
 """
 
@@ -23,7 +24,7 @@ HEADER = """\
 def resolve(python: str) -> tuple[str, dict[str, str]]:
     """Returns the version of an interpreter, such as "3.11", and its packages with versions."""
     command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-    command += ["--report", "-", ".[dev,vision,evals,gcs]"]
+    command += ["--report", "-", f".[{EXTRAS}]"]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     report = json.loads(output)
     packages = (item["metadata"] for item in report["install"])

@@ -1,9 +1,15 @@
 """README.md, docs/ and the notebooks: their blocks can be run, their links lead somewhere."""
 
+import io
+import json
 import re
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from jaxpretrain.config.errors import InputError
 from scripts import docs_test
@@ -92,3 +98,41 @@ def test_a_command_over_two_lines_is_checked_as_one(tmp_path: Path):
     docs_test._check_command("jaxpretrain report \\\n    runs/a \\\n    --csv=a.csv", tmp_path)
     with pytest.raises(InputError, match="unknown flag --cvs"):
         docs_test._check_command("jaxpretrain report runs/a \\\n    --cvs=a.csv", tmp_path)
+
+
+def _nav(entries: list[Any]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for inside in entry.values():
+                yield from [inside] if isinstance(inside, str) else _nav(inside)
+
+
+def test_every_page_has_its_place_on_the_site() -> None:
+    nav = set(_nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    pages = {page.relative_to(ROOT).as_posix() for page in PAGES}
+    assert pages <= nav
+    made = {"docs/reference/commands.md", "docs/reference/fields.md", "docs/reference/configs.md"}
+    assert nav - pages == made | {"CHANGELOG.md"}
+
+
+def test_names_of_metrics_are_on_their_page() -> None:
+    """Those of a run that was kept, with the names of its sets and sources left open."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    known = {name for row in text.splitlines() for name in re.findall(r"`([a-z_]+/[^`]*)`", row)}
+    patterns = [
+        re.sub(r"[A-Z]+", "[^/]+", re.escape(name).replace(r"\.\.\.", ".+")) for name in known
+    ]
+    with tarfile.open(ROOT / "tests" / "golden" / "run_c1d242c.tar.xz") as archive:
+        lines = [
+            line
+            for member in archive.getmembers()
+            if member.name.endswith(("metrics.jsonl", "signals.jsonl"))
+            for line in (archive.extractfile(member) or io.BytesIO()).read().splitlines()
+        ]
+    names = {name for line in lines for name in json.loads(line)} - {"step", "time"}
+    assert len(names) > 30
+    without_errors = {name.removesuffix("_stderr").removesuffix("_random_init") for name in names}
+    unknown = [n for n in without_errors if not any(re.fullmatch(p, n) for p in patterns)]
+    assert sorted(unknown) == []

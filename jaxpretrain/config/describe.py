@@ -40,6 +40,21 @@ def describe(config: object) -> list[FieldInfo]:
     return list(_describe(config, type(config)))
 
 
+def fields_of(cls: type) -> list[FieldInfo]:
+    """Returns the fields of a class of configs, with their defaults; `required`: there is none."""
+    meanings, found = _meanings(cls), []
+    hints = schema.field_types(cls)
+    for field in dataclasses.fields(cls):
+        value = "required"
+        if field.default is not dataclasses.MISSING:
+            value = schema.value_text(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = schema.value_text(field.default_factory())
+        type_text = schema.type_text(hints[field.name])
+        found.append(FieldInfo(field.name, type_text, value, meanings.get(field.name, "")))
+    return found
+
+
 def format_help(infos: Iterable[FieldInfo], part: str = "") -> str:
     """Returns the fields as text for a terminal of 80 columns, one section for each group.
 

@@ -3,8 +3,9 @@ from typing import Literal
 
 import pytest
 
-from jaxpretrain.config.describe import FieldInfo, describe, format_help
+from jaxpretrain.config.describe import FieldInfo, describe, fields_of, format_help
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.train import experiment
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,12 @@ def test_help_of_a_part_has_that_field_and_those_below_it():
     assert "optim.moment" in format_help(infos, "optim.moment")
     with pytest.raises(InputError, match="--help_config=optm: .* Did you mean 'optim'?"):
         format_help(infos, "optm")
+
+
+def test_the_fields_of_a_class_have_their_defaults():
+    found = {info.path: info for info in fields_of(experiment.Experiment)}
+    assert found["model"].value_text == "required"
+    assert found["model"].type_text == "decoder | vit_mae"
+    assert found["seed"].type_text.startswith("int")
+    assert found["init_from"].value_text == "none"
+    assert all(info.meaning for info in found.values())
