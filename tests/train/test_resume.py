@@ -372,6 +372,15 @@ def test_what_cannot_be_begun_with_is_refused_without_compiling(
     wider = replace(experiment.model, d_ff=2 * experiment.model.d_ff)
     with pytest.raises(InputError, match="is another model's"):
         require_initial_state(program(init_from=str(five_steps), model=wider))
+    at_base = replace(experiment.model, scaling="mup", base_width=32)
+    require_initial_state(program(init_from=str(five_steps), model=at_base))
+    scaled = replace(at_base, base_width=16)
+    expected = (
+        "its weights are of model.scaling=standard, and a model of model.scaling=mup, "
+        "model.base_width=16 multiplies them by other factors"
+    )
+    with pytest.raises(InputError, match=expected):
+        require_initial_state(program(init_from=str(five_steps), model=scaled))
 
 
 def test_moments_come_along_when_asked_for_and_the_schedule_begins(
