@@ -58,7 +58,10 @@ def ends(case: Case, number: int, codes: set[int]) -> None:
     """A run in a bucket is killed or told to stop at any phase."""
     phases = ["step", "evaluation", "save is written", "save is committed", "old save is removed"]
     phase, after = case.draw.choice(phases), case.draw.random() < 0.5
-    call = 3 if phase.startswith("old") else case.draw.randint(1, 4)
+    if number == signal.SIGKILL:
+        call = 3 if phase.startswith("old") else case.draw.randint(1, 4)
+    else:  # in time to stop: in the last save, the run only ends
+        call = case.draw.randint(1, 2)
     case.note = f"{phase}, call {call}, {'after' if after else 'before'}"
 
     arm = partial(at, PHASES[phase], points.send(number), call=call, after=after)
