@@ -26,6 +26,7 @@ COMMANDS = {
     "launch": ("launch.__main__", "train on SLURM, GKE or TPU VMs; restart what was cut off"),
     "report": ("report", "write one HTML page about one or more runs"),
     "replay": ("replay.__main__", "compute steps of a run again, and show what is in them"),
+    "track": ("track.__main__", "send a run to Weights & Biases or MLflow, also later"),
     "sweep": ("sweep", "compare settings over several seeds; tell differences from noise"),
     "scaling": ("scaling", "fit a scaling law to small runs, and predict a larger one"),
     "coordinate_check": ("coordinate_check.__main__", "check that sizes can share their settings"),

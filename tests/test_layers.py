@@ -35,6 +35,7 @@ LAYERS = (
     "monitor",
     "reports",
     "evals",
+    "track",
     "train",
     "conversion",
     "inference",

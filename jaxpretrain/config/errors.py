@@ -39,4 +39,6 @@ def extras() -> dict[str, list[str]]:
 
 def install(extra: str) -> str:
     """Returns the command that installs what an extra of this package requires."""
-    return f"pip install {' '.join(map(shlex.quote, extras()[extra]))}"
+    # A clone may have an extra that its installed metadata does not know yet.
+    required = extras().get(extra, [f"jaxpretrain[{extra}]"])
+    return f"pip install {' '.join(map(shlex.quote, required))}"

@@ -201,6 +201,35 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [record for _, records in read_blocks(path) for record in records]
 
 
+class Follower:
+    """Reads the lines that have come to a file, or as its parts, since they were last asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._place = 0  # in bytes
+        self._num_lines = 0
+        self._parts: set[str] = set()
+
+    def new_blocks(self) -> Iterator[list[dict[str, Any]]]:
+        """Yields the records of new lines, some megabytes at a time; errors as `read_blocks`."""
+        if not is_remote(self._path) and self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._place)
+                while lines := [line for line in file.readlines(_BLOCK) if line.endswith(b"\n")]:
+                    yield [self._record(line) for line in lines]
+                    self._place += sum(map(len, lines))
+        for part in parts_of(self._path):
+            if part.name not in self._parts:
+                yield [record for _, block in _read_file(part) for record in block]
+                self._parts.add(part.name)
+
+    def _record(self, line: bytes) -> dict[str, Any]:
+        self._num_lines += 1
+        if (record := _parse(line)) is None:
+            raise bad_line(self._path, self._num_lines, 'not a JSON object with "step"')
+        return record
+
+
 def bad_line(path: Path, number: int, reason: str) -> InputError:
     """Returns the error about a line that is complete and yet wrong."""
     return InputError(f"{path}, line {number}: {reason}; remove that line")

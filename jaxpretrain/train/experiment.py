@@ -37,6 +37,7 @@ from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.sapiens.model import VitMae
 from jaxpretrain.optim.optimizers import OptimizerChoice
 from jaxpretrain.parallel.mesh import Mesh, describe_sizes, nearest_sizes
+from jaxpretrain.track.contract import TrackerName
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Monitor:
     and 20 of the slowest steps."""
     tensorboard: bool = True
     """Writes TensorBoard event files, with CLU's metric writers."""
+    trackers: tuple[TrackerName, ...] = ()
+    """The trackers that the run is mirrored to while it trains, by processes beside it."""
     profile: tuple[Annotated[int, Positive], Annotated[int, Positive]] | None = None
     """The first and the last step of an XProf trace, which is written to WORKDIR/profile."""
 

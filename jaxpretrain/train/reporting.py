@@ -15,7 +15,8 @@ from jaxpretrain.display.progress import Progress
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import Writers, open_writers
 from jaxpretrain.parallel import distributed
-from jaxpretrain.storage.jsonl import has_lines
+from jaxpretrain.storage.jsonl import has_lines, newest_line
+from jaxpretrain.track.beside import trackers_beside
 from jaxpretrain.train.stages import Stages
 
 
@@ -34,12 +35,22 @@ def open_reporter(
     """
     experiment = stages.program.experiment
     work, timeline = work_of(stages), experiment.timeline
+    path, names = workdir / "metrics.jsonl", experiment.monitor.trackers
+
+    def is_complete() -> bool:
+        newest = newest_line(path, "train/loss")
+        return newest is not None and newest["step"] >= work.total_steps
+
     if not distributed.is_primary():
-        with Progress(work.total_steps, is_shown=False) as progress:
+        with (
+            Progress(work.total_steps, is_shown=False) as progress,
+            trackers_beside(workdir, names, progress.message, is_complete),
+        ):
             yield Reporter(work, Writers(progress.message), progress, clock, timeline.log_every)
         return
     with (
         Progress(work.total_steps) as progress,
+        trackers_beside(workdir, names, progress.message, is_complete) as begin_trackers,
         open_writers(
             workdir,
             progress.message,
@@ -52,7 +63,7 @@ def open_reporter(
             experiment.optim, timeline.num_steps, experiment.train.batch_size, timeline.stage_ends
         )
         plan = replace(plan, prediction=read_prediction(workdir))
-        path = workdir / "metrics.jsonl"
+        begin_trackers()  # the files are cut to the step that the run goes on from
         # The watch knows the metrics of earlier sessions.
         watch = Watch(plan, read_history(path) if has_lines(path) else None)
         yield Reporter(work, writers, progress, clock, timeline.log_every, watch, first_start)

@@ -27,6 +27,8 @@ from jaxpretrain.monitor.sessions import Sessions
 from jaxpretrain.monitor.writers import LOGS
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.stop import stop_requests
+from jaxpretrain.track.beside import FLAG
+from jaxpretrain.track.contract import require_packages
 from jaxpretrain.train import loop, resume
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import Resolved
@@ -87,6 +89,8 @@ def open_run(
     as it was opened before; its data is not opened again. `rewind_to` is a step to go back to.
     InputError: something that was given is wrong.
     """
+    if distributed.is_primary():
+        require_packages(experiment.monitor.trackers, FLAG)
     experiment, kept = folder.kept_before(workdir, experiment, given)
     keep_compiled()
     stages = make_stages(experiment, jax.devices())

@@ -9,6 +9,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.display.wording import to_number
 from jaxpretrain.storage import jsonl
 from jaxpretrain.storage.jsonl import (
+    Follower,
     JsonlWriter,
     add_part,
     drop_after,
@@ -208,3 +209,31 @@ def test_the_newest_line_with_a_name_is_found_from_the_end(tmp_path):
     add_part(path, b'{"step": 6, "b": 5}\n')
     assert newest_line(path, "a") == {"step": 5, "a": 5}
     assert newest_line(path, "c") is None
+
+
+def test_a_follower_has_every_whole_line_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    follower = Follower(path)
+    steps = lambda: [r["step"] for block in follower.new_blocks() for r in block]  # noqa: E731
+    assert steps() == []
+    write_steps(path, [1, 2])
+    with path.open("a") as file:
+        file.write('{"step": 3, "time": 1.0')
+        file.flush()
+        assert steps() == [1, 2]
+        assert steps() == []
+        file.write(', "train/loss": 1.0}\n')
+    assert steps() == [3]
+    with path.open("a") as file:
+        file.write("[]\n")
+    with pytest.raises(InputError, match="line 4: not a JSON object"):
+        steps()
+
+
+def test_a_follower_has_every_part_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    follower = Follower(path)
+    (tmp_path / "metrics").mkdir()
+    for part in ([1, 2], [3]):
+        add_part(path, b"".join(b'{"step": %d, "time": 1.0}\n' % step for step in part))
+        assert [r["step"] for block in follower.new_blocks() for r in block] == part

@@ -1,0 +1,1 @@
+"""Trackers: a run's folder mirrored to Weights & Biases and MLflow, live or later."""
