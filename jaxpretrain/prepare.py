@@ -18,8 +18,9 @@ from pathlib import Path
 from jaxpretrain.config.command import Parser, run, split_paths
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.config.paths import as_local_path, expand_paths
-from jaxpretrain.data.prepare.documents import COMPRESSED, LINES, TEXT
-from jaxpretrain.data.prepare.prepare_text import PrepareText, prepare_text
+from jaxpretrain.data.prepare.documents import KINDS
+from jaxpretrain.data.prepare.prepare_text import PrepareText, describe_lost, prepare_text
+from jaxpretrain.data.prepare.rows import Rows
 from jaxpretrain.data.token_files.manifest import Manifest
 
 
@@ -27,11 +28,14 @@ def main(argv: list[str]) -> None:
     """Runs the command."""
     flags = make_parser().parse_args(argv)
     flags.files = tuple(name for value in flags.files for name in split_paths(value))
+    flags.where = tuple(flags.where)
     spec = PrepareText(**{field.name: getattr(flags, field.name) for field in fields(PrepareText)})
+    rows = Rows(**{field.name: getattr(flags, field.name) for field in fields(Rows)})
     validate(spec, "--")
+    validate(rows, "--")
     spec, output = expand_paths(spec), flags.output
     start = time.perf_counter()
-    manifest = prepare_text(spec, output, workers=flags.workers)
+    manifest = prepare_text(spec, output, workers=flags.workers, rows=rows)
     summary = _summary(manifest, output, time.perf_counter() - start)
     print(json.dumps(summary) if flags.json else _describe(summary))
 
@@ -44,21 +48,44 @@ def make_parser() -> Parser:
     add("--output", type=as_local_path, required=True, help="folder to create")
     add("--dataset", help="TFDS text dataset, NAME[:CONFIG]; sotu_text requires no network")
     add("--data_dir", help="folder of TFDS datasets")
-    kinds = f"{', '.join(LINES + TEXT)}, also compressed ({', '.join(COMPRESSED)})"
-    files = f"files, folders and globs, comma-separated; repeatable. Kinds: {kinds}"
+    files = "files, folders and globs, comma-separated; repeatable; also gs://... and "
+    files += f"hf://datasets/ORG/NAME/... Kinds: {KINDS}"
     add("--files", action="append", default=[], help=files)
-    add("--text_key", default=default.text_key, help="feature or key of the text")
+    add("--text_key", default=default.text_key, help="feature, key or column of the text")
+    _add_rows(parser)
     fraction = "part of the documents that is kept for validation, if the corpus has no splits"
     add("--validation_fraction", type=float, default=default.validation_fraction, help=fraction)
-    add("--tokenizer", default=default.tokenizer, help="tokenizer.json or folder; bpe trains one")
+    tokenizer = "tokenizer.json, folder, or name of a model on the hub; bpe trains one"
+    add("--tokenizer", default=default.tokenizer, help=tokenizer)
     add("--vocab_size", type=int, default=default.vocab_size, help="size of a trained tokenizer")
     add("--eos_token", default=default.eos_token, help="token at the end of every document")
     add("--name", help="name in evaluations (default: that of the dataset)")
     add("--part_tokens", type=int, default=default.part_tokens, help="tokens per file")
-    add("--download", action="store_true", help="let TFDS download the dataset")
+    add("--download", action="store_true", help="download the TFDS dataset or the tokenizer")
     add("--workers", type=int, default=os.cpu_count() or 1, help="tokenizing processes")
     add("--json", action="store_true", help="print one JSON document on standard output")
     return parser
+
+
+def _add_rows(parser: Parser) -> None:
+    """Adds the flags that choose documents among rows and texts."""
+    default, add = Rows(), parser.add_argument
+    template = "text of a document from several columns, such as '{title}\\n{body}'"
+    add("--template", type=_unescaped, help=template)
+    where = "rows to take, such as 'score>=3' or lang=en,de; repeatable"
+    add("--where", action="append", default=[], metavar="TEST", help=where)
+    add("--id_key", help="column of ids, which are kept in SPLIT/ids.jsonl")
+    separator = "text between the documents of one file or row; \\n is a new line"
+    add("--document_separator", type=_unescaped, help=separator)
+    add("--bos_token", help="token at the beginning of every document")
+    add("--max_bytes", type=int, help="leave out documents of more bytes")
+    undecodable = "documents that may be left out because they are not text"
+    add("--max_undecodable", type=int, default=default.max_undecodable, help=undecodable)
+
+
+def _unescaped(text: str) -> str:
+    """Returns a text in which a typed backslash with n or t is a new line or a tab."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _summary(manifest: Manifest, output: Path, seconds: float) -> dict:
@@ -74,6 +101,7 @@ def _summary(manifest: Manifest, output: Path, seconds: float) -> dict:
         "splits": splits,
         "vocab_size": manifest.vocab_size,
         "dtype": manifest.dtype,
+        "lost": manifest.created_from.get("lost", {}),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(num_tokens / seconds),
     }
@@ -87,6 +115,8 @@ def _describe(summary: dict) -> str:
             f"  {name:<12}{split['num_documents']:>12,} documents {split['num_tokens']:>16,} tokens"
             f" {split['num_bytes'] / 1e6:>12,.1f} MB {per_token:>8.2f} bytes/token"
         )
+    if lost := describe_lost(summary["lost"]).strip(" ()"):
+        lines.append(f"  {lost}")
     lines.append(f"  {summary['seconds']:.1f} s, {summary['tokens_per_second']:,} tokens/s")
     return "\n".join(lines)
 

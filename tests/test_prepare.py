@@ -66,8 +66,8 @@ def test_what_is_odd_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         f"the tokenizer has {vocab_size} ids, not the 4,096 of --vocab_size: the text has no more"
         " pieces to merge",
         "warning: 1 of 3 documents spell '<|endoftext|>', which is learnt as text and ends no"
-        " document; if it stands between documents, divide them there, one a file or a line of"
-        " .jsonl each",
+        " document; if it stands between documents, divide them there:"
+        " --document_separator='<|endoftext|>'",
     ]
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpretrain.config.conditions import number_of, parse_condition
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.serialize import parse_json
 from jaxpretrain.laws.law import FLOPS
@@ -21,8 +21,6 @@ COLUMNS = ("n", "d", "c", "loss")
 """The names of quantities in `--columns`: parameters, tokens, FLOPs, loss."""
 LEAST = 6
 """The smallest number of points with a law of five coefficients."""
-_CONDITION = re.compile(r"([^<>=!]+)(<=|>=|!=|<|>|=)(.*)")
-_COMPARED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 Row = Mapping[str, Any]
 """The cells of a row of a table by their columns."""
 
@@ -153,20 +151,10 @@ def matching(rows: Sequence[Row], conditions: Iterable[str]) -> np.ndarray:
       InputError: a condition has another form, or names no column.
     """
     holds = np.ones(len(rows), bool)
-    for condition in conditions:
-        flag = f"--where={condition}"
-        if (parts := _CONDITION.fullmatch(condition)) is None:
-            raise InputError(f"{flag}: write COLUMN>=NUMBER, or COLUMN=VALUE,VALUE")
-        column, sign, wanted = require_column(parts[1].strip(), rows, flag), parts[2], parts[3]
-        if sign in _COMPARED:
-            limit = _number(wanted)
-            if math.isnan(limit):
-                raise InputError(f"{flag}: {wanted} is no number")
-            holds &= _COMPARED[sign](_values(rows, column), limit)
-        else:
-            kept = {_comparable(value) for value in wanted.split(",")}
-            is_kept = np.array([_comparable(row[column]) in kept for row in rows])
-            holds &= is_kept if sign == "=" else ~is_kept
+    for text in conditions:
+        condition = parse_condition(text)
+        column = require_column(condition.column, rows, f"--where={text}")
+        holds &= np.array([condition.holds(row[column]) for row in rows])
     return holds
 
 
@@ -226,16 +214,4 @@ def require_numbers(points: Points) -> None:
 
 
 def _values(rows: Sequence[Row], column: str) -> np.ndarray:
-    return np.array([_number(row[column]) for row in rows])
-
-
-def _number(value: object) -> float:
-    try:
-        return float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _comparable(value: object) -> float | str:
-    number = _number(value)
-    return str(value).strip() if math.isnan(number) else number
+    return np.array([number_of(row[column]) for row in rows])

@@ -25,16 +25,20 @@ class _Store(NamedTuple):
     file_system: str
     """The class that fsspec uses, by its full name."""
     driver: str
-    """The name of its key-value store in TensorStore."""
+    """The name of its key-value store in TensorStore; "" for a store that is only read from."""
 
 
-_STORES = {"gs": _Store("gcs", "gcsfs", "jaxpretrain.storage.gcs.Gcs", "gcs")}
+_STORES = {
+    "gs": _Store("gcs", "gcsfs", "jaxpretrain.storage.gcs.Gcs", "gcs"),
+    "hf": _Store("data", "huggingface_hub", "huggingface_hub.HfFileSystem", ""),
+}
 """URL scheme -> store."""
 
 
-def parse(text: str, flag: str = "") -> Path:
+def parse(text: str, flag: str = "", *, is_only_read: bool = False) -> Path:
     """Returns the path in a text: of this machine with `~` expanded, or in a bucket.
 
+    Where it is only read, it may also lie on the Hugging Face hub: `hf://datasets/ORG/NAME/...`.
     Raises InputError, which begins with the flag, for no path, and for a URL of a store that is
     not known, whose package is missing, or that names no bucket.
     """
@@ -42,10 +46,11 @@ def parse(text: str, flag: str = "") -> Path:
     scheme, is_url, rest = text.partition("://")
     if not is_url:
         return paths.expand(text, flag)
-    if scheme not in _STORES:
-        known = ", ".join(f"{name}://" for name in _STORES)
+    stores = {name: store for name, store in _STORES.items() if store.driver or is_only_read}
+    if scheme not in stores:
+        known = ", ".join(f"{name}://" for name in stores)
         raise InputError(f"{where}: there is no store {scheme}:// here; write a folder or {known}")
-    store = _STORES[scheme]
+    store = stores[scheme]
     if importlib.util.find_spec(store.package) is None:
         raise InputError(
             f"{where}: {scheme}:// needs the package {store.package}, of the extra {store.extra}: "
@@ -142,7 +147,7 @@ def _prepare_clients(scheme: str, store: _Store) -> None:
     # Otherwise epath takes TensorFlow's client, which has no time limits; it may have chosen it.
     os.environ["EPATH_USE_TF"] = "false"
     gpath._is_tf_installed.cache_clear()
-    for name in {scheme, store.driver}:
+    for name in {scheme, store.driver or scheme}:
         fsspec.register_implementation(name, store.file_system, clobber=True)
     # A transfer that stands still for a minute has failed, and TensorStore begins it again.
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")

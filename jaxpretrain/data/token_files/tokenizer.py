@@ -54,23 +54,26 @@ class _TokenizerFile:
     added_tokens: tuple[_Added, ...] | None = None
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, eos_token: str) -> str:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, eos_token: str, bos_token: str | None = None
+) -> str:
     """Returns the `tokenizer.json` of a byte-level BPE trained on texts; the same each time.
 
     NFC normalisation and byte-level pieces, as in OLMo's. Small corpora may give fewer ids than
-    `vocab_size`, which includes the EOS token and the 256 bytes.
+    `vocab_size`, which includes the special tokens and the 256 bytes.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if vocab_size < 257:
         raise InputError(f"vocab_size is {vocab_size}, but 256 bytes and the EOS need 257")
+    special = list(dict.fromkeys([eos_token, *([bos_token] if bos_token else [])]))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[eos_token],
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -141,16 +144,16 @@ def encoder(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokeniz
     return tokenizer
 
 
-def special_id(tokenizer_json: str, token: str) -> int:
-    """Returns the id of a token such as the EOS; raises InputError where there is none."""
+def special_id(tokenizer_json: str, token: str, use: str = "end") -> int:
+    """Returns the id of a token that is to `end` or `begin` documents; InputError without one."""
     added, vocab = _ids(json.loads(tokenizer_json))
     ids = vocab | {entry["content"]: entry["id"] for entry in added}
     if token in ids:
         return ids[token]
     specials = ", ".join(repr(entry["content"]) for entry in added if entry["special"])
     raise InputError(
-        f"the tokenizer has no token {token!r} to end documents with; its special tokens are"
-        f" {specials or 'none'} (set --eos_token)"
+        f"the tokenizer has no token {token!r} to {use} documents with; its special tokens are"
+        f" {specials or 'none'} (set --{'eos' if use == 'end' else 'bos'}_token)"
     )
 
 

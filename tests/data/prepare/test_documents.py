@@ -1,16 +1,15 @@
 import gzip
 import json
-import lzma
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.prepare.documents import TextFiles, TfdsDocuments, opened
+from jaxpretrain.data.prepare.documents import TextFiles, TfdsDocuments
+from jaxpretrain.data.prepare.rows import Losses, Rows
 from jaxpretrain.data.tfds_builder import TfdsName
+from jaxpretrain.storage.paths import parse
+from tests.bucket_server import bucket_server
 
 
 def _files(*patterns: Path | str, text_key: str = "text", fraction: float = 0.0) -> TextFiles:
@@ -100,9 +99,9 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path, pattern: str):
 
 
 def test_an_unknown_kind_of_file_is_named(tmp_path: Path):
-    (tmp_path / "a.parquet").write_bytes(b"")
-    with pytest.raises(InputError, match=r"a\.parquet: unknown kind.*\.jsonl"):
-        _files(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.csv: unknown kind.*\.jsonl"):
+        _files(tmp_path / "a.csv")
 
 
 def test_a_folder_without_text_is_named(tmp_path: Path):
@@ -120,7 +119,7 @@ def test_a_folder_without_text_is_named(tmp_path: Path):
         (b'{"text": null}', "has null under the key 'text', not a text"),
         (b'{"text": 3}', "has a number under the key 'text'"),
         (b'{"text": ["a"]}', "has a list under the key 'text'"),
-        (b'["text"]', "is a list, not an object with a text under 'text'"),
+        (b'["text"]', "is a list, not an object with keys"),
         (b'{"text": "\xff"}', "is not UTF-8"),
         (b'{"text": "\\ud800"}', "half a surrogate pair"),
     ],
@@ -251,62 +250,71 @@ def test_a_dataset_with_nothing_but_train_is_divided(train_only: str):
     assert {document.split for document in whole} == {"train"}
 
 
-CONTENT = b"".join(
-    b"line %d\n" % number for number in np.random.default_rng(0).integers(0, 2**40, 40_000)
-)
+def test_rows_of_parquet_are_documents(tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet, table
+
+    rows = {"title": ["a", "b", "c"], "body": ["one", "two", None], "score": [1, 5, 4]}
+    parquet.write_table(table(rows), tmp_path / "a.parquet")
+    losses = Losses()
+    chosen = Rows(template="{title}\n{body}", where=("score>=3",), id_key="title")
+    documents = TextFiles((str(tmp_path),), "text", 0.0, chosen)
+    found = [(document.text, document.id) for document in documents.read(losses)]
+    assert found == [("b\ntwo", "b"), ("c\n", "c")]
+    assert losses.counts == {"filtered": 1}
+    with pytest.raises(InputError, match=r"a\.parquet: has no column 'boddy'.*'body'"):
+        _ = list(TextFiles((str(tmp_path),), "boddy", 0.0))
 
 
-def _zst(content: bytes) -> bytes:
-    return pytest.importorskip("zstandard").compress(content)
+def test_a_separator_stands_between_documents(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one\n<end>\ntwo\n\n<end>\n<end>\xe9<end>\n")
+    (tmp_path / "b.jsonl").write_bytes(_lines(["three<end>four"]))
+    losses = Losses()
+    documents = TextFiles((str(tmp_path),), "text", 0.0, Rows(document_separator="<end>"))
+    assert [d.text for d in documents.read(losses)] == ["one", "two", "é", "three", "four"]
+    assert losses.counts == {"empty": 2}
 
 
-COMPRESS = [(".gz", gzip.compress), (".xz", lzma.compress), (".zst", _zst), ("", bytes)]
+def test_what_is_no_text_is_left_out_up_to_a_number(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(_lines(["one", "", "x" * 99]) + b'{"text": "\xff"}\nplain\n')
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    losses, rows = Losses(3), Rows(max_bytes=50, max_undecodable=3)
+    documents = TextFiles((str(tmp_path),), "text", 0.0, rows)
+    assert [document.text for document in documents.read(losses)] == ["one"]
+    assert losses.counts == {"empty": 1, "too_long": 1, "undecodable": 3}
+    with pytest.raises(InputError, match=r"b\.txt: is not UTF-8.*more than --max_undecodable=2"):
+        list(documents.read(Losses(2)))
 
 
-@pytest.mark.parametrize(("suffix", "compress"), COMPRESS)
-def test_content_and_lines(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]):
-    path = tmp_path / f"a{suffix}"
-    path.write_bytes(compress(CONTENT))
-    with opened(path) as file:
-        assert file.read() == CONTENT
-    with opened(path) as file:
-        assert list(file) == CONTENT.splitlines(keepends=True)
+def test_text_without_columns_has_no_columns_to_test(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one")
+    documents = TextFiles((str(tmp_path),), "text", 0.0, Rows(where=("score>=3",)))
+    with pytest.raises(InputError, match=r"a\.txt: is text without columns"):
+        list(documents)
 
 
-@pytest.mark.parametrize(("suffix", "compress"), COMPRESS)
-def test_concatenated_files_are_one(
-    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
-):
-    path = tmp_path / f"a{suffix}"
-    path.write_bytes(compress(CONTENT) + compress(b"") + compress(b"the end\n"))
-    with opened(path) as file:
-        assert file.read() == CONTENT + b"the end\n"
+def test_rows_of_a_dataset_are_tested():
+    rows = Rows(template="{id}: {year}", where=("year>=2020",), id_key="id")
+    documents = _tfds("sotu_text", rows=rows)
+    found = list(documents)
+    assert found and all(
+        document.text == f"{document.id}: {document.text[-4:]}" for document in found
+    )
+    assert all(int(document.text[-4:]) >= 2020 for document in found)
+    with pytest.raises(InputError, match="no column 'yeer'.*'year'"):
+        _tfds("sotu_text", rows=Rows(where=("yeer>=2020",)))
 
 
-@pytest.mark.parametrize(("suffix", "compress"), COMPRESS[:3])
-@pytest.mark.parametrize("part", [0.01, 0.5, 0.9999])
-def test_a_cut_file_is_an_error(
-    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes], part: float
-):
-    path = tmp_path / f"a{suffix}"
-    whole = compress(CONTENT)
-    path.write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(InputError, match=f"a{suffix}: is damaged"), opened(path) as file:
-        file.read()
-
-
-@pytest.mark.parametrize(("suffix", "compress"), COMPRESS[:3])
-def test_a_file_of_another_kind_is_an_error(
-    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
-):
-    path = tmp_path / f"a{suffix}"
-    path.write_bytes(b"plain text that is not compressed")
-    with pytest.raises(InputError, match=f"a{suffix}: is damaged"), opened(path) as file:
-        file.read()
-
-
-def test_zst_without_its_package_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    (tmp_path / "a.zst").write_bytes(b"")
-    with pytest.raises(InputError, match="pip install zstandard"), opened(tmp_path / "a.zst"):
-        pass
+def test_files_of_a_bucket_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch):
+    with bucket_server() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        for name, texts in {"a/1.jsonl.gz": ["one"], "a/b/2.jsonl.gz": ["two", "three"]}.items():
+            (parse("gs://bucket") / name).write_bytes(gzip.compress(_lines(texts)))
+        (parse("gs://bucket") / "a" / "picture.png").write_bytes(b"")
+        assert _texts("gs://bucket/a") == ["one", "two", "three"]
+        assert _texts("gs://bucket/a/*/*.gz", "gs://bucket/a/1.jsonl.gz") == ["two", "three", "one"]
+        with pytest.raises(InputError, match=r"gs://bucket/a/\*\.txt: no such file of a known"):
+            _texts("gs://bucket/a/*.txt")
+        before = _files("gs://bucket/a/1.jsonl.gz").identity
+        (parse("gs://bucket") / "a/1.jsonl.gz").write_bytes(gzip.compress(_lines(["four"])))
+        assert _files("gs://bucket/a/1.jsonl.gz").identity != before

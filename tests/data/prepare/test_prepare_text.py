@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import validate
 from jaxpretrain.data.prepare import prepare_text as module
 from jaxpretrain.data.prepare.prepare_text import PrepareText, cache_name, prepare_text
+from jaxpretrain.data.prepare.rows import Rows
 from jaxpretrain.data.token_files.manifest import MANIFEST, Manifest, load_manifest
 from jaxpretrain.data.token_files.tokenizer import token_bytes
 
@@ -34,8 +36,6 @@ def _tokens(root: Path, split: str) -> np.ndarray:
 
 def test_the_directory_holds_the_documents(prepared: Path, texts: list[str]):
     """Decoded and cut at the EOS, each text is there once, in order within its split."""
-    from tokenizers import Tokenizer
-
     manifest = load_manifest(prepared)
     tokenizer = Tokenizer.from_file(str(prepared / manifest.tokenizer.file))
     expected = [unicodedata.normalize("NFC", text) for text in texts]
@@ -268,3 +268,85 @@ def test_after_a_bad_corpus_the_directory_serves_another(spec: PrepareText, tmp_
         with pytest.raises(InputError):
             _prepare(change(spec, tmp_path), tmp_path / "out")
     assert _prepare(spec, tmp_path / "out").name == "tiny"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> tuple[PrepareText, Rows]:
+    """A corpus with scores and names, of which some lines are lost, in several parts."""
+    lines = [{"id": f"d{n}", "text": f"document {n} " * 9, "score": n % 5} for n in range(300)]
+    lines += [{"id": "none", "text": "", "score": 9}, {"id": "long", "text": "x" * 999, "score": 9}]
+    corpus = tmp_path / "rows.jsonl"
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines) + "cut\n")
+    spec = PrepareText(
+        files=(str(corpus),), validation_fraction=0.2, vocab_size=300, part_tokens=1000
+    )
+    chosen = Rows(
+        where=("score>=2",), id_key="id", bos_token="<s>", max_bytes=500, max_undecodable=1
+    )
+    return spec, chosen
+
+
+def test_ids_losses_and_the_first_token(rows: tuple[PrepareText, Rows], tmp_path: Path):
+    spec, chosen = rows
+    manifest = prepare_text(spec, tmp_path / "out", workers=1, rows=chosen)
+    assert manifest.created_from["lost"] == {
+        "filtered": 120,
+        "empty": 1,
+        "too_long": 1,
+        "undecodable": 1,
+    }
+    lost = [json.loads(line) for line in (tmp_path / "out" / "lost.jsonl").open()]
+    assert [(line["place"][-4:], line["reason"]) for line in lost] == [
+        (":301", "empty"),
+        (":302", "too_long"),
+        (":303", "undecodable"),
+    ]
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    start = tokenizer.token_to_id("<s>")
+    for split in manifest.splits:
+        tokens = _tokens(tmp_path / "out", split)
+        ends = np.flatnonzero(tokens == manifest.eos_id)
+        ids = [json.loads(line) for line in (tmp_path / "out" / split / "ids.jsonl").open()]
+        documents = np.split(tokens, ends + 1)[:-1]
+        assert len(ids) == len(documents) == manifest.splits[split].num_documents
+        for id_, document in zip(ids, documents, strict=True):
+            assert document[0] == start
+            assert tokenizer.decode(document[1:-1]).startswith(f"document {id_[1:]} ")
+
+
+def test_rows_are_resumed_byte_for_byte(
+    rows: tuple[PrepareText, Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec, chosen = rows
+    prepare_text(spec, tmp_path / "whole", workers=1, rows=chosen)
+    encode = module.encode
+
+    def interrupted(*args: Any):
+        for count, item in enumerate(encode(*args)):
+            if count == 100:
+                raise KeyboardInterrupt
+            yield item
+
+    monkeypatch.setattr(module, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_text(spec, tmp_path / "out", workers=1, rows=chosen)
+    assert list((tmp_path / "out").glob("*/part-*.json"))
+    assert not list((tmp_path / "out").rglob("*.unfinished-*"))
+    monkeypatch.setattr(module, "encode", encode)
+    prepare_text(spec, tmp_path / "out", workers=1, rows=chosen)
+    assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
+def test_other_rows_are_another_dataset(rows: tuple[PrepareText, Rows], tmp_path: Path):
+    spec, chosen = rows
+    prepare_text(spec, tmp_path / "out", workers=1, rows=chosen)
+    with pytest.raises(InputError, match="holds another dataset"):
+        prepare_text(spec, tmp_path / "out", workers=1, rows=replace(chosen, where=()))
+
+
+def test_a_first_token_that_is_not_there_is_named(
+    prepared: Path, spec: PrepareText, tmp_path: Path
+):
+    given = replace(spec, tokenizer=str(prepared))
+    with pytest.raises(InputError, match="no token '<s>' to begin documents.*set --bos_token"):
+        prepare_text(given, tmp_path / "out", workers=1, rows=Rows(bos_token="<s>"))
