@@ -35,8 +35,11 @@ class StageProgram:
 
     @cached_property
     def train_step(self) -> jax.stages.Compiled:
-        """The compiled step."""
-        return self.program.compile()
+        """The compiled step; its recheck, where there is to be one, is compiled with it."""
+        compiled = self.program.compile()
+        if self.program.experiment.timeline.recheck_every:
+            _ = self.recheck  # now, so that a start finds out whether it fits
+        return compiled
 
     @cached_property
     def probe(self) -> Probe:

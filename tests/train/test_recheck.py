@@ -16,6 +16,7 @@ from jaxpretrain.train.loop import Unequal
 from jaxpretrain.train.program import make_program
 from jaxpretrain.train.recheck import Recheck, describe_unequal, make_recheck
 from jaxpretrain.train.run import train_experiment
+from jaxpretrain.train.stages import make_stages
 
 
 def flipped(x: jax.Array, device: jax.Device) -> jax.Array:
@@ -75,6 +76,15 @@ def test_where_gradients_differ_is_said_in_a_line():
 @pytest.fixture
 def checked(experiment: Experiment) -> Experiment:
     return replace(experiment, train=replace(experiment.train, recheck_every="2 steps"))
+
+
+def test_it_is_compiled_with_the_step_and_only_where_it_is_asked_for(
+    experiment: Experiment, checked: Experiment
+):
+    for config, is_there in ((experiment, False), (checked, True)):
+        stage = make_stages(resolve(config), jax.devices()[:1]).at(1)
+        assert stage.train_step is not None
+        assert ("recheck" in vars(stage)) == is_there
 
 
 def test_a_run_that_checks_its_gradients_trains_as_without(
