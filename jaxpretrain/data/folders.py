@@ -24,16 +24,23 @@ Found = tuple[list[Path], tuple[str, ...]]
 
 
 def find_files(
-    root: Path, is_read: Callable[[Path], bool], *, what: str, if_none: str, if_few: str
+    root: Path,
+    is_read: Callable[[Path], bool],
+    *,
+    what: str,
+    if_none: str,
+    if_few: str,
+    beside: tuple[str, ...] = (),
 ) -> Found:
     """Finds the files below an existing folder that can be read, for which `is_read` is true.
 
-    `what` is the name of such files and their kinds, for messages. Raises InputError where there
-    are none, with the advice `if_none`, or where most files are of other kinds, with `if_few` too.
+    `what` is the name of such files and their kinds, for messages; files with the suffixes `beside`
+    belong to them. Raises InputError where there are none, with the advice `if_none`, or where most
+    files are of other kinds, with `if_few` too.
     """
     files, num_hidden = files_below(root)
     paths = [path for path in files if is_read(path)]
-    skipped = [path for path in files if not is_read(path)]
+    skipped = [path for path in files if not is_read(path) and path.suffix not in beside]
     counts = Counter(path.suffix.lower() or "without a suffix" for path in skipped)
     listed = [f"{count:,} {kind}" for kind, count in sorted(counts.items())]
     listed += [f"{num_hidden:,} hidden"] if num_hidden else []

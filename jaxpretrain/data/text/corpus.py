@@ -1,9 +1,11 @@
 """A corpus of token files: how it is named in a config, found, checked and opened.
 
-It is a directory that `prepare` made, with a manifest, or one of OLMo's, with raw token ids.
+It is a directory that `prepare` made, with a manifest, or one of raw token ids: OLMo's `.npy`,
+Megatron's `.bin` with `.idx`, or nanoGPT's `train.bin` and `val.bin`.
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +15,26 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.paths import PlaceText
 from jaxpretrain.config.schema import Mark
-from jaxpretrain.data.folders import Found, find_files, read_list
+from jaxpretrain.data.folders import Found, files_below, find_files, read_list
 from jaxpretrain.data.prepare.prepare_text import UNFINISHED, PrepareText, cache_name, prepare_text
 from jaxpretrain.data.token_files.manifest import MANIFEST, Dtype, Manifest, load_manifest
+from jaxpretrain.data.token_files.megatron import (
+    INDEX,
+    Index,
+    common_end,
+    common_type,
+    read_index,
+)
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_bytes
 from jaxpretrain.data.token_files.tokens import TokenFiles, Verify, open_raw, open_split
 from jaxpretrain.storage.copies import local_copy
 from jaxpretrain.storage.files import cache_dir
 from jaxpretrain.storage.paths import is_remote, parse
 
-TOKENS = ".npy"
-"""The suffix of token files."""
+TOKENS = (".npy", ".bin")
+"""The suffixes of token files; where there are files with the first, others are none."""
+_HELD_OUT = {"validation": ("validation.bin", "val.bin"), "train": ("train.bin",)}
+"""The files that are a split by their name, as nanoGPT calls them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class TextSource:
     """The place of a corpus of token files."""
 
     root: Annotated[PlaceText | None, Mark.NO_EFFECT] = None
-    """Directory of token files: one that `prepare` made, or OLMo's raw .npy files."""
+    """Directory of token files: one that `prepare` made, OLMo's raw .npy files, or .bin files of
+    Megatron or nanoGPT."""
     prepare: PrepareText | None = None
     """The text that is prepared, once, in the cache directory, where `root` is none."""
     train_split: Annotated[str, Mark.SAME_SCORES] = "train"
@@ -52,7 +64,8 @@ class TextSource:
     validation_split: str | None = "validation"
     """Split, or subdirectory of raw files, to evaluate on; none: there is no evaluation."""
     raw: RawTokens | None = None
-    """Type of ids in files without a manifest, and masks; none: uint16, checked by a sample."""
+    """Type of ids in files without a manifest, and masks; none: that of a Megatron index, or else
+    uint16, checked by a sample."""
     file_list: PlaceText | None = None
     """For raw files: a text file with one path a line, relative to `root`, in the order of the
     run's examples; a repeated path counts again. none: the sorted paths."""
@@ -113,7 +126,9 @@ class Corpus:
     def open_validation(self) -> TokenFiles | None:
         """Opens the sequences to evaluate on, at least one; None where there is no such split."""
         split = self.source.validation_split
-        if split is None or (self.manifest is None and not (self.root / split).is_dir()):
+        if split is None:
+            return None
+        if self.manifest is None and not (self.root / split).is_dir() and not self._file_of(split):
             return None
         return self._open(split, f"lower data.seq_len, or set {self.flag}.validation_split=none")
 
@@ -131,10 +146,7 @@ class Corpus:
         elif self.verify == "hash":
             raise InputError(f"{self.root}: has no manifest, so no hashes to verify by")
         else:
-            paths, notes = self._raw_paths(split)
-            raw = self.source.raw or RawTokens()
-            flag = None if raw.trust_dtype else f"{self.flag}.raw=raw_tokens and {self.flag}.raw"
-            files = open_raw(self.root, paths, dtype=raw.dtype, flag=flag, notes=notes, **sizes)
+            files = self._open_raw(split, sizes)
         if not len(files):
             raise InputError(
                 f"{self.root}: split {split} has {files.num_tokens} tokens in {len(files.files)}"
@@ -142,20 +154,55 @@ class Corpus:
             )
         return files
 
+    def _open_raw(self, split: str, sizes: Mapping[str, int]) -> TokenFiles:
+        paths, notes = self._raw_paths(split)
+        raw, indices = self.source.raw or RawTokens(), _indices(paths)
+        dtype = common_type(indices) or raw.dtype
+        if self.source.raw and dtype != raw.dtype and not raw.trust_dtype:
+            raise InputError(
+                f"{indices[0].path}: its index says {dtype}; set {self.flag}.raw.dtype={dtype}, or"
+                f" leave {self.flag}.raw out"
+            )
+        if indices:
+            end, count = common_end(indices), sum(index.num_documents for index in indices)
+            ends = "do not end with one id, so that nothing marks their ends"
+            ends = ends if end is None else f"end with id {end}"
+            notes = (*notes, f"{self.root}: {count:,} documents by the indices, which {ends}")
+        flag = None if raw.trust_dtype else f"{self.flag}.raw=raw_tokens and {self.flag}.raw"
+        dtype = raw.dtype if raw.trust_dtype else dtype
+        return open_raw(self.root, paths, dtype=dtype, flag=flag, notes=notes, **sizes)
+
+    def eos_id(self) -> int | None:
+        """Returns the id that ends documents, of the manifest or of Megatron's indices, if any."""
+        if self.manifest is not None:
+            return self.manifest.eos_id
+        return common_end(_indices(self._raw_paths(self.source.train_split)[0]))
+
+    def _file_of(self, split: str) -> Path | None:
+        """Returns the file that is a split by its name; None where there is none."""
+        names = _HELD_OUT.get(split, (f"{split}.bin",))
+        return next((self.root / name for name in names if (self.root / name).is_file()), None)
+
     def _raw_paths(self, split: str) -> Found:
         source = self.source
         if source.file_list and split == source.train_split:
             return [self.root / name for name in _listed(source, self.flag)], ()
+        if own := self._file_of(split):
+            return [own], ()
+        held_out = self._file_of(source.validation_split) if source.validation_split else None
         names = [name for name in (source.train_split, source.validation_split) if name]
         # Without such folders all files are for training; with them, only those of the split.
         divided = any((self.root / name).is_dir() for name in names)
         folder = self.root / split if divided else self.root
         if not folder.is_dir():
             raise InputError(f"{folder}: holds no token files; {_how_to_get(self.flag)}")
+        found = {path.suffix for path in files_below(folder)[0]}
+        suffix = next((suffix for suffix in TOKENS if suffix in found), TOKENS[0])
         return find_files(
             folder,
-            lambda path: path.suffix == TOKENS,
-            what=f"token files (*{TOKENS})",
+            lambda path: path.suffix == suffix and path != held_out,
+            beside=(INDEX,),
+            what=f"token files ({', '.join(f'*{suffix}' for suffix in TOKENS)})",
             if_none=_how_to_get(self.flag),
             if_few=f"name the token files in {self.flag}.file_list",
         )
@@ -191,9 +238,16 @@ def _on_this_machine(source: TextSource, flag: str) -> Path:
         if has_manifest:
             return name in hashes or name.endswith(".json")
         is_held_out = source.validation_split and name.startswith(f"{source.validation_split}/")
+        name = name.removesuffix(INDEX) + ".bin" if name.endswith(INDEX) else name
         return name.endswith(TOKENS) and (listed is None or name in listed or bool(is_held_out))
 
     return local_copy(root, is_wanted, hashes)
+
+
+def _indices(paths: Iterable[Path]) -> list[Index]:
+    """Returns the indices of those files that have one, each once."""
+    found = (read_index(path) for path in dict.fromkeys(paths))
+    return [index for index in found if index is not None]
 
 
 def _listed(source: TextSource, flag: str) -> list[str]:

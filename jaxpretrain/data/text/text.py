@@ -231,7 +231,7 @@ def open_training(
         fingerprint=fingerprint([identity, files.seq_len, *ordering.identity()]),
         notes=files.notes,
         tokenizer_path=corpus.tokenizer_path,
-        eos_id=corpus.manifest.eos_id if corpus.manifest else None,
+        eos_id=corpus.eos_id(),
     )
 
 

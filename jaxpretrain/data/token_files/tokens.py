@@ -21,6 +21,8 @@ HASHED_BY_DEFAULT = 10**9
 """The size of token files in bytes up to which `verify="auto"` compares hashes: about a second."""
 MAX_OPEN_FILES = 512
 """The number of maps that are open at once. Each holds a file descriptor, of 1024 by default."""
+_LLM_C = tuple(number.to_bytes(4, "little") for number in (20240520, 20240801))
+"""The first bytes of the token files of llm.c."""
 MOSTLY = 0.5
 """The share of a file's ids from which on one id is worth a warning."""
 
@@ -203,6 +205,11 @@ def open_raw(
         if sample.startswith(b"\x93NUMPY"):
             raise InputError(
                 f"{path}: is a NumPy file with a header; token files hold nothing but ids"
+            )
+        if sample[:4] in _LLM_C:
+            raise InputError(
+                f"{path}: begins with the header of llm.c, 1,024 bytes; token files hold nothing"
+                f" but ids: tail -c +1025 {path} > NEW"
             )
         if flag is not None:
             token_sample.check_type(path, sample, dtype, vocab_size, flag)
