@@ -76,7 +76,7 @@ def read_index(path: Path) -> Index | None:
 
 def common_type(indices: Iterable[Index]) -> Dtype | None:
     """Returns the type of the ids of all files; None without indices, InputError for several."""
-    by_type = {index.dtype: index.path for index in indices}
+    by_type: dict[Dtype, Path] = {index.dtype: index.path for index in indices}
     if len(by_type) > 1:
         listed = ", ".join(f"{dtype} in {path}" for dtype, path in by_type.items())
         raise InputError(f"token files of one source have one type of ids, here {listed}")
