@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.storage.paths import is_remote, parse
 from jaxpretrain.track.contract import TrackerName, connect, files_of, parse_trackers
+
+if TYPE_CHECKING:
+    from jaxpretrain.track.mirror import Mirror
 
 READY, BEGIN, REPORT = "ready", "begin", "report"
 """The words between a run and the process."""
@@ -34,14 +37,18 @@ def send(workdir: Path, name: TrackerName) -> None:
 
     InputError: it refuses the run, the folder holds none, or a process mirrors it right now.
     """
-    from jaxpretrain.track.mirror import Mirror  # here: it imports JAX
-
-    service = connect(name, files_of(workdir))
-    service.check()
+    connect(name, files_of(workdir)).check()
     with _alone(workdir, name, _COMMAND_PATIENCE):
-        mirror = Mirror(workdir, name, service)
+        mirror = open_mirror(workdir, name)
         mirror.finish()
         mirror.close()
+
+
+def open_mirror(workdir: Path, name: TrackerName) -> "Mirror":
+    """Opens the run of a folder in a tracker."""
+    from jaxpretrain.track.mirror import Mirror  # here: it imports JAX, after the first answer
+
+    return Mirror(workdir, name, connect(name, files_of(workdir)))
 
 
 @contextmanager
@@ -73,8 +80,7 @@ class Follower:
     def check(self) -> int:
         """Says `ready`, or what is wrong; returns 2 where the tracker refuses the run."""
         try:
-            self._service = connect(self._name, files_of(self._workdir))
-            self._service.check()
+            connect(self._name, files_of(self._workdir)).check()
             self._say(READY)
         except InputError as error:
             self._say(f"error: {error}")
@@ -85,8 +91,6 @@ class Follower:
 
     def follow(self, words: "queue.SimpleQueue[str]") -> int:
         """Mirrors the folder until the words end; returns 1 where something is left to send."""
-        from jaxpretrain.track.mirror import Mirror  # here: it imports JAX, after the first answer
-
         mirror, said, pause = None, {words.get()}, self._every
         if BEGIN not in said:
             return 0
@@ -97,8 +101,7 @@ class Follower:
                 is_last = "" in said
                 try:
                     if mirror is None and (self._workdir / "experiment.json").exists():
-                        self._service = connect(self._name, files_of(self._workdir))
-                        mirror = Mirror(self._workdir, self._name, self._service)
+                        mirror = open_mirror(self._workdir, self._name)
                     if mirror is not None:
                         mirror.finish() if is_last and REPORT in said else mirror.send()
                         if is_last:

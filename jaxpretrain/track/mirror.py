@@ -35,7 +35,7 @@ _APART = 30.0  # fewest seconds between two looks for findings
 
 @dataclass
 class Sent:
-    """What a place has of a run."""
+    """A note of what a place has of a run."""
 
     key: str
     """The identifier of the run there."""
