@@ -47,7 +47,7 @@ def trackers_beside(
     failed has a report. InputError, in all processes: a tracker refuses the run.
     """
     started: list[_Beside] = []
-    is_over = False
+    is_over, patience = False, 0.0  # seconds; a run that does not begin has nothing to wait for
     try:
         if names:
             with distributed.fail_together("trackers"):
@@ -59,23 +59,24 @@ def trackers_beside(
 
         def begin() -> None:
             for one in started:
-                one.say(BEGIN)
+                one.begin()
 
+        patience = STOP_SECONDS
         yield begin
-        is_over = is_complete()
+        is_over = bool(started) and is_complete()
     except Exception:
-        is_over = True
+        is_over = patience > 0
         raise
     finally:
         for one in started:
             one.end(is_over=is_over)
         began = time.monotonic()
         going_on = [one for one in started if not one.ends_by(began + _SILENT_SECONDS)]
-        if going_on:
+        if going_on and patience:
             names_left = " and ".join(one.name for one in going_on)
             message(f"waiting for {names_left} to take the rest of the run ...")
         for one in started:
-            one.finish(began + (END_SECONDS if is_over else STOP_SECONDS))
+            one.finish(began + (END_SECONDS if is_over else patience))
 
 
 class _Beside:
@@ -86,7 +87,7 @@ class _Beside:
         self._workdir = workdir
         self._message = message
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._is_started = False
+        self._is_started = self._has_begun = False
         command = [sys.executable, "-m", "jaxpretrain.track.follow", str(workdir), name]
         path = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH")]))
         with (files_of(workdir) / f"{name}.log").open("w") as log:
@@ -117,7 +118,12 @@ class _Beside:
             self._show(answer)
         self._is_started = True
 
-    def say(self, word: str) -> None:
+    def begin(self) -> None:
+        """Lets the process read the folder."""
+        self._has_begun = True
+        self._say(BEGIN)
+
+    def _say(self, word: str) -> None:
         """Says a word to the process, which may be gone."""
         assert self._process.stdin is not None
         with suppress(OSError):
@@ -127,7 +133,7 @@ class _Beside:
     def end(self, *, is_over: bool) -> None:
         """Says that the run has ended, and that a report is wanted where it is over."""
         if is_over:
-            self.say(REPORT)
+            self._say(REPORT)
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
@@ -146,7 +152,7 @@ class _Beside:
                     os.killpg(self._process.pid, number)
                 if self.ends_by(time.monotonic() + _SILENT_SECONDS):
                     break
-        if self._process.returncode and self._is_started:
+        if self._process.returncode and self._has_begun:
             again = f"{console_command()} track {self._workdir} --to={self.name}"
             self._message(f"warning: {self.name} has not all of the run; `{again}` sends the rest")
 

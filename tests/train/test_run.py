@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import io
 import itertools
 import json
@@ -6,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -308,6 +310,34 @@ def test_bad_input_leaves_no_files(six_steps: Experiment, tmp_path: Path, change
     with pytest.raises(InputError):
         train_experiment(resolve(six_steps), tmp_path / "run")
     assert not list(tmp_path.rglob("*.*")) and not list(tmp_path.rglob("checkpoints"))
+
+
+def _with_tracker(experiment: Experiment) -> Experiment:
+    return replace(experiment, monitor=replace(experiment.monitor, trackers=("wandb",)))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_tracker_without_its_package_leaves_no_files(six_steps: Experiment, tmp_path: Path):
+    with pytest.raises(InputError, match="monitor.trackers=wandb: the package wandb is missing"):
+        train_experiment(resolve(_with_tracker(six_steps)), tmp_path / "run")
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_tracker_stands_beside_the_run(
+    run: Path, six_steps: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jaxpretrain.train.run.require_packages", lambda names, flag: None)
+    program, words = tmp_path / "program", tmp_path / "words"
+    # It takes the place of the tracker's process, and notes what the run says and where.
+    script = "import sys\nprint('ready', flush=True)\nfile = open({!r}, 'w')\n"
+    script += "file.write(' '.join(sys.argv[1:] + sys.stdin.read().split()))\n"
+    program.write_text(f"#!{sys.executable}\n" + script.format(str(words)))
+    program.chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", str(program))
+        assert train_experiment(resolve(_with_tracker(six_steps)), run)
+    command = f"-m jaxpretrain.track.follow {run} wandb"
+    assert words.read_text() == f"{command} begin report"
 
 
 def test_the_average_of_the_weights_is_evaluated_when_asked_for(
