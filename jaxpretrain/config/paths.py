@@ -66,7 +66,8 @@ def _complaint(text: str) -> str:
     if not text.strip():
         return "is empty: write a path"
     scheme, colon, rest = text.partition(":")
-    if colon and scheme.isalnum() and rest[:1] in ("", "/") and not rest.startswith("//"):
+    is_meant = (scheme.isalnum() and rest[:1] in ("", "/")) or scheme in ("gs", "s3")
+    if colon and is_meant and not rest.startswith("//"):
         return f"is neither a path nor a URL; write {scheme}://{rest.strip('/') or 'BUCKET/FOLDER'}"
     try:
         Path(text).expanduser()

@@ -39,6 +39,8 @@ class _Gang:
             subprocess.Popen(command, env=environment, start_new_session=True)
             for command, environment in starts
         ]
+        if self.times_asked:  # while they started, or just before, when there was none to tell
+            self.signal(signal.SIGTERM)
         deadline = None
         while any(process.poll() is None for process in self.running):
             failed = any(process.poll() for process in self.running)

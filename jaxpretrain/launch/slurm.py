@@ -65,7 +65,7 @@ def write_script(name: str, trainings: Sequence[Training], flags: Namespace) -> 
     """
     if flags.partition is not None and not re.fullmatch(r"[\w.,+-]+", flags.partition):
         raise InputError(f"--partition={flags.partition}: is no name of a partition")
-    if flags.time is not None and _seconds(flags.time) <= flags.notice:
+    if flags.time is not None and 0 < _seconds(flags.time) <= flags.notice:  # 0: no limit
         raise InputError(
             f"--time={flags.time} is over before --notice={flags.notice} seconds: the job would be "
             "told to stop when it starts"

@@ -22,7 +22,12 @@ from jax.errors import JaxRuntimeError
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.devices.gpus import count_gpus
 from jaxpretrain.display.wording import count_of
-from jaxpretrain.parallel.launchers import find_launcher, local_gpus, require_consistent
+from jaxpretrain.parallel.launchers import (
+    find_launcher,
+    local_gpus,
+    named_devices,
+    require_consistent,
+)
 from jaxpretrain.parallel.presence import Presence
 from jaxpretrain.parallel.roll_call import MissingProcesses, call_roll
 
@@ -59,13 +64,13 @@ def start(
     if not seconds > 0:
         raise InputError(f"--start_timeout={seconds:g}: must be positive")
     by_hand = _check(coordinator, num_processes, process_id)
-    launcher, gpus = None, None
+    launcher, gpus = None, named_devices(os.environ)
     if not by_hand:
         launcher = find_launcher(os.environ)
         require_consistent(os.environ, launcher)
         if launcher is None:
             return
-        gpus = local_gpus(os.environ, count_gpus(os.environ))
+        gpus = gpus or local_gpus(os.environ, count_gpus(os.environ))
         coordinator, num_processes, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, (), launcher.method, int(seconds)
         )

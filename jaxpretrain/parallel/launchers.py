@@ -36,7 +36,9 @@ def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
             "--process_id=$OMPI_COMM_WORLD_RANK"
         )
     if environment.keys() >= {*_SLURM_STEP, "SLURM_LOCALID"}:
-        count, place = (_number(environment, f"SLURM_{name}", 0) for name in ("NTASKS", "PROCID"))
+        # JAX and `local_gpus` read the last two as numbers, too.
+        names = ("NTASKS", "PROCID", "JOB_ID", "LOCALID")
+        count, place, _, _ = (_number(environment, f"SLURM_{name}", 0) for name in names)
         if place >= count:
             raise InputError(
                 f"SLURM_PROCID={place} is no place among SLURM_NTASKS={count}: they are of another "
@@ -87,6 +89,19 @@ def require_consistent(environment: Mapping[str, str], launcher: Launcher | None
             f"MEGASCALE_NUM_SLICES={slices} is for the hosts of several TPU slices, but {by}: it "
             f"is of another job; unset {', '.join(_SLICES)}"
         )
+
+
+def named_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """Returns the devices that `JAX_LOCAL_DEVICE_IDS` names; None where it is not set.
+
+    Raises InputError where it is no list of numbers, which JAX would end with a traceback.
+    """
+    text = environment.get("JAX_LOCAL_DEVICE_IDS")
+    if not text:
+        return None
+    if not all(one.strip().isdecimal() for one in text.split(",")):
+        raise InputError(f"JAX_LOCAL_DEVICE_IDS={text}: must be numbers, such as 0,1")
+    return [int(one) for one in text.split(",")]
 
 
 def local_gpus(environment: Mapping[str, str], num_visible: int) -> list[int] | None:

@@ -7,6 +7,7 @@ those of pathlib: files that are mapped, locked and renamed need them.
 
 import argparse
 import importlib.util
+import math
 import os
 import re
 from pathlib import Path, PurePath
@@ -40,8 +41,9 @@ def parse(text: str, flag: str = "", *, is_only_read: bool = False) -> Path:
 
     Where it is only read, it may also lie on the Hugging Face hub: `hf://datasets/ORG/NAME/...`.
     Raises InputError, which begins with the flag, for no path, and for a URL of a store that is
-    not known, whose package is missing, or that names no bucket.
+    not known, whose package is missing, or that names no bucket or goes up by `..`.
     """
+    patience()  # so that a wrong one is refused here, not at the first request that fails
     where = f"{flag}={text}" if flag else text
     scheme, is_url, rest = text.partition("://")
     if not is_url:
@@ -57,7 +59,9 @@ def parse(text: str, flag: str = "", *, is_only_read: bool = False) -> Path:
             f"{install(store.extra)}"
         )
     if not re.match(r"[a-z0-9][\w.-]+(/|$)", rest):
-        raise InputError(f"{where}: names no bucket; write {scheme}://BUCKET/FOLDER")
+        raise InputError(f"{where}: names no bucket; write {scheme}://my-bucket/FOLDER")
+    if ".." in rest.split("/"):  # which each client reads in its own way
+        raise InputError(f"{where}: a bucket has no '..'; write the place without it")
     _prepare_clients(scheme, store)
     from etils import epath  # here, because most commands never see a URL
 
@@ -134,9 +138,18 @@ def list_files(folder: Path) -> dict[Path, dict[str, Any]]:
 def patience() -> float:
     """Returns the seconds for which a failing request is tried again, 300 by default.
 
-    `$JAXPRETRAIN_STORAGE_SECONDS` sets them.
+    `$JAXPRETRAIN_STORAGE_SECONDS` sets them. Raises InputError where it is no number of seconds.
     """
-    return float(os.environ.get("JAXPRETRAIN_STORAGE_SECONDS") or 300)
+    text = os.environ.get("JAXPRETRAIN_STORAGE_SECONDS") or "300"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InputError(
+            f"JAXPRETRAIN_STORAGE_SECONDS={text}: must be a number of seconds, such as 300"
+        )
+    return seconds
 
 
 def _prepare_clients(scheme: str, store: _Store) -> None:

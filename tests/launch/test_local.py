@@ -114,6 +114,13 @@ def test_a_request_to_stop_is_passed_on_and_ends_the_launch(play, tmp_path, numb
     assert (code, len(starts)) == (75, 1)
 
 
+def test_a_request_that_comes_before_the_processes_have_started_reaches_them():
+    gang = local._Gang()
+    gang.ask(signal.SIGTERM, None)
+    waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert gang.run([(waiting, dict(os.environ))]) == 128 + signal.SIGTERM
+
+
 def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     shares = [local._environment(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(2)]

@@ -131,6 +131,6 @@ def test_bad_values_are_one_line(flag: str, message: str):
         script(flag)
 
 
-@pytest.mark.parametrize("time", ["3", "2:01", "0:2:01", "1-0", "1-0:0", "0-0:2:1"])
+@pytest.mark.parametrize("time", ["0", "3", "2:01", "0:2:01", "1-0", "1-0:0", "0-0:2:1"])
 def test_times_of_slurm_are_understood(time: str):
     assert f"--time={time}\n" in script(f"--time={time}")

@@ -3,7 +3,12 @@ from jax._src import cloud_tpu_init
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.parallel import launchers
-from jaxpretrain.parallel.launchers import Launcher, local_gpus, require_consistent
+from jaxpretrain.parallel.launchers import (
+    Launcher,
+    local_gpus,
+    named_devices,
+    require_consistent,
+)
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -162,3 +167,17 @@ def test_open_mpi_says_who_shares_a_host():
     environment = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
     assert local_gpus(environment, 4) == [2, 3]
     assert local_gpus({}, 4) is None
+
+
+def test_devices_by_name_are_numbers():
+    assert named_devices({}) is None and named_devices({"JAX_LOCAL_DEVICE_IDS": ""}) is None
+    assert named_devices({"JAX_LOCAL_DEVICE_IDS": "0, 3"}) == [0, 3]
+    for text in ("abc", "0,", "-1", "0 1"):
+        with pytest.raises(InputError, match=f"^JAX_LOCAL_DEVICE_IDS={text}: must be numbers"):
+            named_devices({"JAX_LOCAL_DEVICE_IDS": text})
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_PROCID"])
+def test_slurm_variables_that_are_no_numbers_are_refused_by_name(name: str):
+    with pytest.raises(InputError, match=f"^{name}=abc: must be a number"):
+        launchers.find_launcher(SLURM | {name: "abc"})

@@ -70,9 +70,11 @@ def test_the_names_in_a_folder_are_of_one_level_wherever_it_lies(bucket, tmp_pat
         ("s3://bucket/a", "there is no store s3:// here; write a folder or gs://"),
         ("http://host/a", "there is no store http:// here; write a folder or gs://"),
         ("gs:/bucket/a", "is neither a path nor a URL; write gs://bucket/a"),
-        ("gs://", "names no bucket; write gs://BUCKET/FOLDER"),
-        ("gs:///run", "names no bucket; write gs://BUCKET/FOLDER"),
-        ("gs://Bad_/run", "names no bucket; write gs://BUCKET/FOLDER"),
+        ("gs://", "names no bucket; write gs://my-bucket/FOLDER"),
+        ("gs:///run", "names no bucket; write gs://my-bucket/FOLDER"),
+        ("gs:bucket/a", "is neither a path nor a URL; write gs://bucket/a"),
+        ("gs://bucket/a/../b", "a bucket has no '..'; write the place without it"),
+        ("gs://Bad_/run", "names no bucket; write gs://my-bucket/FOLDER"),
         ("", "is empty: write a path"),
     ],
 )
@@ -114,3 +116,7 @@ def test_patience_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert paths.patience() == 300
     monkeypatch.setenv("JAXPRETRAIN_STORAGE_SECONDS", "12")
     assert paths.patience() == 12
+    for text in ("abc", "nan", "inf", "-1"):
+        monkeypatch.setenv("JAXPRETRAIN_STORAGE_SECONDS", text)
+        with pytest.raises(InputError, match=f"^JAXPRETRAIN_STORAGE_SECONDS={text}: must be a"):
+            parse("runs/a")
