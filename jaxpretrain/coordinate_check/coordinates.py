@@ -10,7 +10,7 @@ Source: Yang et al., Tensor Programs V (arXiv 2203.03466), appendix D.1.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +22,8 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.devices.memory import Device
 from jaxpretrain.display.progress import MAX_SILENCE, Progress
-from jaxpretrain.display.wording import format_table
+from jaxpretrain.display.wording import format_known, format_table
+from jaxpretrain.models.choices import require_divisible
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.models.stack import is_stacked
 from jaxpretrain.optim.layers import norms
@@ -108,6 +109,7 @@ def check_coordinates(
 def _of_width(config: Experiment, width: int) -> Experiment:
     """Returns the experiment with a model of a width, with heads of the same size."""
     model = config.model
+    require_divisible((model.d_model, model.num_heads, "model.d_model by model.num_heads"))
     head_dim = model.d_model // model.num_heads
     if width % head_dim:
         raise InputError(f"--widths={width}: no multiple of the head size {head_dim}")
@@ -261,9 +263,11 @@ def _document(
     steps = len(slopes[0].slopes) - 1
     changes = [s for s in slopes if s.kind == "change"]
     initial = [s for s in slopes if s.kind == "size"]
-    counted = [v for s in changes for v in s.slopes[min(FIRST_STEP, steps) :]]
-    largest = max(map(abs, counted), default=math.nan)
-    grown = max((s.slopes[0] for s in initial), default=math.nan)
+    largest = _largest(abs(v) for s in changes for v in s.slopes[min(FIRST_STEP, steps) :])
+    grown = _largest(s.slopes[0] for s in initial)
+    flat = False
+    if largest is not None and grown is not None:
+        flat = largest <= MAX_SLOPE and grown <= MAX_INITIAL_SLOPE
     return {
         "scaling": config.model.scaling,
         "base_width": config.model.base_width,
@@ -275,7 +279,7 @@ def _document(
         "slopes": [vars(slope) | {"slopes": _known(slope.slopes)} for slope in slopes],
         "max_abs_slope": largest,
         "max_initial_slope": grown,
-        "flat": largest <= MAX_SLOPE and grown <= MAX_INITIAL_SLOPE,
+        "flat": flat,
         "sizes": [
             {
                 "axis": axis,
@@ -291,6 +295,12 @@ def _document(
     }
 
 
+def _largest(slopes: Iterable[float]) -> float | None:
+    """Returns the largest slope; None where one is unknown, because a size diverged or vanished."""
+    largest = float(np.max([*slopes]))  # unlike max, it keeps NaN
+    return largest if math.isfinite(largest) else None
+
+
 def _known(values: Sequence[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
@@ -301,22 +311,20 @@ def tell(document: Document) -> list[str]:
         ("quantity", "layer", "over", "at start", "largest of changes")
     ]
     by_key = {(s["axis"], s["kind"], s["quantity"], s["layer"]): s for s in document["slopes"]}
+    first = min(FIRST_STEP, document["num_steps"])
     for (axis, kind, quantity, layer), slope in by_key.items():
         if kind != "size":
             continue
         change = by_key[axis, "change", quantity, layer]["slopes"]
-        steepest = max((v for v in change[FIRST_STEP:] if v is not None), key=abs, default=None)
+        steepest = max((v for v in change[first:] if v is not None), key=abs, default=None)
         shown = "-" if layer is None else str(layer)
-        rows.append((quantity, shown, axis, _signed(slope["slopes"][0]), _signed(steepest)))
+        signed = [format_known(value, "+.3f", "-") for value in (slope["slopes"][0], steepest)]
+        rows.append((quantity, shown, axis, *signed))
     verdict = "flat" if document["flat"] else "NOT flat"
     limits = f"at most {MAX_SLOPE:g} in size, at the start at most {MAX_INITIAL_SLOPE:g} upwards"
     return [
         *format_table(rows),
         f"{verdict} under model.scaling={document['scaling']}: the largest slope of a change is "
-        f"{document['max_abs_slope']:.3f}, the largest at the start "
-        f"{document['max_initial_slope']:+.3f} (flat: {limits})",
+        f"{format_known(document['max_abs_slope'], '.3f')}, the largest at the start "
+        f"{format_known(document['max_initial_slope'], '+.3f')} (flat: {limits})",
     ]
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"

@@ -58,6 +58,11 @@ def format_signed(value: float | None, digits: int) -> str:
     return ("+" if value is not None and value > 0 else "") + format_number(value, digits)
 
 
+def format_known(value: float | None, spec: str, unknown: str = "unknown") -> str:
+    """Returns a number by a format of Python, such as `+.3f`, or a word where it is None."""
+    return unknown if value is None else format(value, spec)
+
+
 def format_count(count: float) -> str:
     """Returns a number with three significant digits and a suffix: 950, 12.3k, 1.2M, 2T."""
     for suffix in ("", "k", "M", "B"):

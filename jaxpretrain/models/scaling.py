@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import Depth, Width
+from jaxpretrain.models.choices import require_divisible
 
 Role = Literal["input", "hidden", "output", "fixed"]
 """The sides of a parameter that grow with the width: its outputs, both, its inputs, none."""
@@ -130,6 +131,9 @@ class Scaled:
                     f"model.{name}={value} has no effect with model.scaling={self.scaling}; set "
                     f"model.scaling to {others}, or model.{name} to none"
                 )
+        if self.scaling == "standard":
+            return BASE
+        require_divisible((d_model, num_heads, "model.d_model by model.num_heads"))
         width, depth = self.base_width or d_model, self.base_depth or num_layers
         head_dim = d_model // num_heads
         if width % head_dim:
@@ -153,9 +157,16 @@ def describe(scaled: Scaled, growth: Growth, kinds: dict[Role, str]) -> list[str
     ]
     for role, parameters in kinds.items():
         one = growth.factors(role, in_layer=role == "hidden")
+        muon = in_layers = ""
+        if one.muon_rate != one.rate:
+            rate = f"learning rate x {one.muon_rate:.4g}, weight decay x {1 / one.muon_rate:.4g}"
+            muon = f" (Muon: {rate}; with scale=spectral both x 1)"
+        if role == "input" and growth.depth != 1:  # norms and biases are in layers too
+            inner = growth.factors(role, in_layer=True)
+            in_layers = f" (in layers {inner.epsilon:.4g})"
         lines.append(
-            f"{parameters}: deviation x {one.deviation:.4g}, product x {one.product:.4g}, learning "
-            f"rate x {one.rate:.4g} (Muon {one.muon_rate:.4g}), weight decay x {1 / one.rate:.4g}, "
-            f"epsilon x {one.epsilon:.4g}"
+            f"{parameters}: deviation x {one.deviation:.4g}, product x {one.product:.4g}, epsilon "
+            f"x {one.epsilon:.4g}{in_layers}, learning rate x {one.rate:.4g}, weight decay x "
+            f"{1 / one.rate:.4g}{muon}"
         )
     return lines

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from jaxpretrain.config.serialize import Document
+from jaxpretrain.display.wording import format_known
 from jaxpretrain.models.stack import STACK
 from jaxpretrain.reports.curves import Chart, Json, Section
 from jaxpretrain.reports.words import table
@@ -26,8 +27,8 @@ def _top(document: Document) -> str:
     flat = document["flat"]
     text = (
         f"{'Flat' if flat else 'Not flat'} under scaling {document['scaling']}: the largest slope "
-        f"of a change is {document['max_abs_slope']:.3f}, the largest at initialization "
-        f"{document['max_initial_slope']:+.3f}."
+        f"of a change is {format_known(document['max_abs_slope'], '.3f')}, the largest at "
+        f"initialization {format_known(document['max_initial_slope'], '+.3f')}."
     )
     return f'<div class="verdict {"good" if flat else "warning"}"><p>{escape(text)}</p></div>'
 

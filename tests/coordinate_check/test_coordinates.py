@@ -1,6 +1,7 @@
 """The coordinate check on small models, whose slopes are noisy: right factors, wrong ones."""
 
 import json
+import math
 from dataclasses import replace
 
 import jax
@@ -183,6 +184,27 @@ def test_sizes_that_tell_nothing_are_refused(config, sizes, message):
 def test_a_width_without_a_whole_counterpart_is_refused(config):
     with pytest.raises(InputError, match=r"model.num_kv_heads=2 at width 32"):
         check(config, widths=(32, 40))
+
+
+def test_fewer_channels_than_heads_are_refused(config):
+    with pytest.raises(InputError, match="cannot divide model.d_model by model.num_heads: 32 / 64"):
+        check(config, widths=(32, 64), num_heads=64)
+
+
+def test_a_run_that_diverges_is_not_flat(config):
+    """What a diverged size computes is no number, and has no slope; the slopes before are flat."""
+    kinds: list[coordinates.Kind] = ["size", "change"]
+    rows = [
+        coordinates.Slope("width", kind, "logits", None, [0.0, 0.0, 0.01, math.nan, 0.02])
+        for kind in kinds
+    ]
+    document = coordinates._document(config, {"width": {}, "depth": {}}, rows)
+    assert (document["max_abs_slope"], document["flat"]) == (None, False)
+    json.dumps(document, allow_nan=False)
+    text = "\n".join(coordinates.tell(document))
+    assert (
+        "NOT flat under model.scaling=completep: the largest slope of a change is unknown" in text
+    )
 
 
 def test_more_steps_than_the_run_has_are_refused(config):

@@ -9,6 +9,7 @@ from jaxpretrain.display.wording import (
     format_count,
     format_facts,
     format_finish,
+    format_known,
     format_number,
     format_seconds,
     format_signed,
@@ -136,3 +137,8 @@ def test_wrapped_lines_hang_below_the_text_and_long_words_stay_whole():
         "",
         "end",
     ]
+
+
+def test_what_is_not_known_is_a_word():
+    assert [format_known(value, "+.2f") for value in (0.125, None)] == ["+0.12", "unknown"]
+    assert format_known(None, "+.2f", "-") == "-"

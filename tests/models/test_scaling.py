@@ -240,6 +240,11 @@ def test_only_the_encoder_of_images_grows():
         ({"base_width": 32}, "model.base_width=32 has no effect with model.scaling=standard"),
         ({"scaling": "mup"}, "model.scaling=mup needs model.base_width"),
         ({"scaling": "mup", "base_width": 12}, "no multiple of the head size 8"),
+        ({"num_heads": 64}, "cannot divide model.d_model by model.num_heads: 32 / 64"),
+        (
+            {"scaling": "mup", "base_width": 8, "num_heads": 5},
+            "cannot divide model.d_model by model.num_heads: 32 / 5",
+        ),
         (
             {"scaling": "mup", "base_width": 8, "base_depth": 2},
             "model.base_depth=2 has no effect with model.scaling=mup; set model.scaling",
@@ -265,6 +270,10 @@ def test_start_up_tells_the_factors_in_use():
     text = "\n".join(built(scaled).describe())
     assert "scaling completep: 4 times the width 8, 2 times the depth 2" in text
     assert "residual branches x 0.5" in text
-    line = "matrices of layers: deviation x 0.5, product x 1, learning rate x 0.25 (Muon 0.5), "
-    assert line + "weight decay x 4, epsilon x 0.125" in text
+    assert (
+        "matrices of layers: deviation x 0.5, product x 1, epsilon x 0.125, learning rate x 0.25, "
+        "weight decay x 4 (Muon: learning rate x 0.5, weight decay x 2; with scale=spectral both "
+        "x 1)" in text
+    )
+    assert "norms: deviation x 1, product x 1, epsilon x 0.25 (in layers 0.125), learning" in text
     assert "scaling" not in "\n".join(built(DECODER).describe())

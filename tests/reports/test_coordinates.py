@@ -54,3 +54,8 @@ def test_a_flat_result_says_so():
     top, sections = coordinate_sections(json.loads(json.dumps(DOCUMENT | {"flat": True})))
     assert "Flat under scaling mup" in top
     assert "+1.000" in str(sections["Slopes"])
+
+
+def test_a_slope_that_is_unknown_is_named():
+    top, _ = coordinate_sections(DOCUMENT | {"max_abs_slope": None})
+    assert "the largest slope of a change is unknown" in top
