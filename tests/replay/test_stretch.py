@@ -50,7 +50,7 @@ def test_another_mesh_gives_the_same_steps_but_for_rounding(run: Path):
     assert notes == []
     here = replace(stretch, stages=stages)
     verdicts = judge(here, [*here.run(here.restore())])
-    assert {v.state for v in verdicts} == {"equal to rounding"}
+    assert {v.state for v in verdicts} == {"equal to rounding"}, verdicts
     assert 0 < max(v.size for v in verdicts) < 1e-5
     assert sum_up(verdicts).startswith("equal to rounding: at most ")
 
