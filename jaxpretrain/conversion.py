@@ -22,11 +22,12 @@ from jaxpretrain.interop.hugging_face import open_hugging_face, special_ids, wri
 from jaxpretrain.interop.olmo import open_olmo
 from jaxpretrain.interop.sapiens import open_sapiens, write_sapiens
 from jaxpretrain.interop.source import Source
+from jaxpretrain.reports.model_card import write_card
 from jaxpretrain.storage.copies import local_copy
 from jaxpretrain.storage.files import unfinished
 from jaxpretrain.storage.paths import file_system, is_remote, list_files
 from jaxpretrain.storage.staging import local_folder
-from jaxpretrain.train.trained import experiment_of, open_source
+from jaxpretrain.train.trained import checkpoint_behind, experiment_of, open_source
 from jaxpretrain.train.workdir import write_experiment
 
 
@@ -42,12 +43,16 @@ def convert(flags: Namespace) -> tuple[dict[str, object], list[str]]:
     }
     if flags.to != "checkpoint":
         source = fold(source)
+    num_parameters = sum(math.prod(array.shape) for array in source.params.values())
+    run = checkpoint_behind(flags.input, "--input") if _is_of_run(flags) else None
     with _new_folder(flags.output) as folder:
         writers[flags.to](source, folder)
+        if run is not None and flags.to == "hf":
+            write_card(folder, run[0], source.step, num_parameters)
     summary: dict[str, object] = {
         "output": str(flags.output),
         "step": source.step,
-        "num_parameters": sum(math.prod(array.shape) for array in source.params.values()),
+        "num_parameters": num_parameters,
         "source_dtype": " and ".join(sources.types_before(source.origin)),
         "has_optimizer": flags.to == "checkpoint" and bool(source.optimizer),
     }
@@ -77,6 +82,10 @@ def _read(flags: Namespace) -> Source:
         is_folder = (path / "tokenizer.json").is_file()  # other files may lie beside it
         tokenizer = path if is_folder else find_tokenizer(str(path))
     return sources.with_tokens(source, tokenizer, flags.eos_id)
+
+
+def _is_of_run(flags: Namespace) -> bool:
+    return flags.source == "checkpoint" and not flags.merge
 
 
 @contextmanager
