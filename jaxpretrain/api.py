@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers and for `_homes`
     from jaxpretrain.data.images.image_sources import Tfds as Tfds
     from jaxpretrain.data.images.images import Augment as Augment
     from jaxpretrain.data.images.images import ImageData as ImageData
+    from jaxpretrain.data.images.shards import Shards as Shards
     from jaxpretrain.data.order.order import HashedOrder as HashedOrder
     from jaxpretrain.data.order.order import OlmoCoreOrder as OlmoCoreOrder
     from jaxpretrain.data.order.order import OlmoOrder as OlmoOrder

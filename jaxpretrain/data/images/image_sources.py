@@ -90,7 +90,7 @@ class Folder:
         if self.validation_root is not None:
             root = Path(self.validation_root).expanduser()
             held_out = ImageFiles.find(root, "data.source.validation_root", train.classes)
-        return _divide(train, held_out, validation_fraction)
+        return divide(train, held_out, validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Tfds:
         own = [split for split in ("validation", "test") if split in builder.info.splits]
         held_out = self.validation_split or (own[0] if own else None)
         found = TfdsImages.open(builder, held_out, self) if held_out else None
-        return _divide(TfdsImages.open(builder, self.split, self), found, validation_fraction)
+        return divide(TfdsImages.open(builder, self.split, self), found, validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class TfdsImages(ImageSet):
         return f"{self.place} {len(self)}"
 
 
-def _divide(train: ImageSet, held_out: ImageSet | None, fraction: float) -> tuple[Split, Split]:
+def divide(train: ImageSet, held_out: ImageSet | None, fraction: float) -> tuple[Split, Split]:
     """Returns the images to train on and the held-out ones.
 
     Without a set of their own the latter are chosen by a hash of their names: adding images moves

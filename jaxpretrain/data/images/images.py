@@ -20,6 +20,7 @@ from jaxpretrain.config.schema import Mark
 from jaxpretrain.data import contract
 from jaxpretrain.data.images.image_codec import Box, Undecodable, decode, import_pillow, resized
 from jaxpretrain.data.images.image_sources import Folder, ImageSet, Split, Tfds
+from jaxpretrain.data.images.shards import Shards
 from jaxpretrain.data.order.order import Order
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ MAX_STAND_INS = 100
 class ImageData(contract.DataConfig):
     """Square RGB images for training and evaluation."""
 
-    source: Folder | Tfds = Folder()
+    source: Folder | Tfds | Shards = Folder()
     """The place of the images."""
     size: Annotated[int, Between(1, 16384)] = 224
     """Side of an example in pixels."""
