@@ -16,7 +16,13 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.storage.jsonl import has_lines
 from jaxpretrain.storage.paths import as_path, names_in
 from jaxpretrain.storage.run_documents import ExperimentFile, read_document
-from jaxpretrain.track.contract import TRACKERS, TrackerName, parse_trackers, require_packages
+from jaxpretrain.track.contract import (
+    TRACKERS,
+    TrackerName,
+    parse_trackers,
+    require_packages,
+    runs_of_sweep,
+)
 from jaxpretrain.track.follow import in_a_line, send
 
 
@@ -53,10 +59,10 @@ def make_parser() -> Parser:
 
 
 def _runs(folder: Path) -> list[Path]:
-    """Returns the folder of a run, or those below it; a sweep has them in runs/."""
+    """Returns the folder of a run, or those of a sweep, or those right below it."""
     if has_lines(folder / "metrics.jsonl"):
         return [folder]
-    below = [parent / name for parent in (folder, folder / "runs") for name in names_in(parent)]
+    below = [*runs_of_sweep(folder)] or [folder / name for name in names_in(folder)]
     found = [path for path in below if has_lines(path / "metrics.jsonl")]
     if not found:
         raise InputError(f"{folder}: no run has written metrics there; name a run's folder")

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args
 
 from jaxpretrain.config.errors import InputError, install, nearest
-from jaxpretrain.config.serialize import Document
+from jaxpretrain.config.serialize import Document, checked, read_object
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.storage.files import cache_dir
 from jaxpretrain.storage.paths import is_remote
+from jaxpretrain.storage.run_documents import SWEEP, SweepFile
 from jaxpretrain.storage.staging import local_folder
 
 TrackerName = Literal["wandb", "mlflow"]
@@ -112,6 +113,17 @@ def files_of(workdir: Path) -> Path:
     folder = cache_dir() / FOLDER / local_folder(workdir).name if remote else workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def runs_of_sweep(folder: Path) -> dict[Path, dict[str, str]]:
+    """Returns the folders of a sweep's runs with their arm and seed; {} where there is no sweep."""
+    path = folder / SWEEP
+    arms = checked(SweepFile, read_object(path), path).arms if path.exists() else ()
+    return {
+        folder / run.folder: {"arm": arm.name, "seed": str(run.seed)}
+        for arm in arms
+        for run in arm.runs
+    }
 
 
 def require_packages(names: Iterable[TrackerName], flag: str) -> None:

@@ -24,8 +24,16 @@ from jaxpretrain.storage.copies import local_copy
 from jaxpretrain.storage.files import write_atomically
 from jaxpretrain.storage.jsonl import Follower, read_lines
 from jaxpretrain.storage.paths import is_remote, list_files
-from jaxpretrain.storage.run_documents import SWEEP, ExperimentFile, SweepFile, read_document
-from jaxpretrain.track.contract import FOLDER, Identity, Line, Service, TrackerName, files_of
+from jaxpretrain.storage.run_documents import ExperimentFile, read_document
+from jaxpretrain.track.contract import (
+    FOLDER,
+    Identity,
+    Line,
+    Service,
+    TrackerName,
+    files_of,
+    runs_of_sweep,
+)
 
 MOST_ROWS = 10_000
 """The largest number of rows of a table, which is W&B's own limit."""
@@ -168,12 +176,10 @@ def identity(workdir: Path, key: str, rewinds: int) -> Identity:
     """Returns the run in a folder, as a tracker is to know it."""
     name = group = folder_name(workdir)
     labels: dict[str, str] = {}
-    folder = (workdir if is_remote(workdir) else workdir.resolve()).parent.parent
-    if (folder / SWEEP).exists():
-        for arm in checked(SweepFile, read_object(folder / SWEEP), folder / SWEEP).arms:
-            for run in arm.runs:
-                if Path(run.folder).name == name:
-                    group, labels = folder_name(folder), {"arm": arm.name, "seed": str(run.seed)}
+    here = workdir if is_remote(workdir) else workdir.resolve()
+    for folder in here.parents[1:3]:  # SWEEP/ARM/seedN, SWEEP/ARM/TUNED/seedN
+        if (found := runs_of_sweep(folder).get(here)) is not None:
+            name, group, labels = str(here.relative_to(folder)), folder_name(folder), found
     return Identity(key, f"{name} (rewind {rewinds})" if rewinds else name, group, labels)
 
 

@@ -28,6 +28,14 @@ def write_steps(folder: Path, steps: range) -> None:
     writer.close()
 
 
+def write_sweep(folder: Path, runs: dict[str, int]) -> None:
+    """Writes the document of a sweep whose runs have these folders and seeds."""
+    entries = [{"folder": name, "seed": seed, "state": "done"} for name, seed in runs.items()]
+    arms = [{"name": "peak", "overrides": [], "runs": entries}]
+    document = {"config": "olmo_nano", "control": "peak", "arms": arms}
+    (folder / "sweep.json").write_text(json.dumps(document))
+
+
 def write_picture(folder: Path, step: int) -> None:
     """Writes a PNG file of one black pixel."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.track import __main__ as command
-from tests.track.conftest import CONFIG, Recorder
+from tests.track.conftest import CONFIG, Recorder, write_sweep
 
 ALL = "has all of it"
 
@@ -28,11 +28,12 @@ def test_the_runs_of_a_sweep_are_sent_one_by_one(
     workdir: Path, recorder: Recorder, run_command
 ) -> None:
     sweep = workdir.parent / "sweep"
-    for name in ("a-0", "b-0"):
-        shutil.copytree(workdir, sweep / "runs" / name)
+    for name in ("a/seed1", "b/seed1"):
+        shutil.copytree(workdir, sweep / name)
+    write_sweep(sweep, {"a/seed1": 1, "b/seed1": 1, "b/seed2": 2})  # the last is still to come
     code, out, _ = run_command(command.main, sweep)
     assert code == 0 and out.count(ALL) == 2
-    assert [run.name for run in recorder.opened] == ["a-0", "b-0"]
+    assert [run.name for run in recorder.opened] == ["a/seed1", "b/seed1"]
 
 
 def test_a_tracker_that_fails_is_a_line_and_the_others_go_on(

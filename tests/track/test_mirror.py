@@ -10,7 +10,7 @@ from jaxpretrain.config.errors import InputError
 from jaxpretrain.storage.jsonl import JsonlWriter, add_part, drop_after, read_lines
 from jaxpretrain.track.mirror import Mirror, identity
 from tests.reports.conftest import make_run
-from tests.track.conftest import CONFIG, Recorder, write_steps
+from tests.track.conftest import CONFIG, Recorder, write_steps, write_sweep
 
 
 def mirrored(workdir: Path, recorder: Recorder) -> None:
@@ -152,15 +152,17 @@ def test_at_the_end_come_findings_items_and_the_report(tmp_path: Path) -> None:
     assert tables == [(9, "eval/items", ["step", "task", "choices", "label"], rows)]
 
 
-def test_a_run_of_a_sweep_has_its_group_arm_and_seed(workdir: Path) -> None:
+@pytest.mark.parametrize("name", ["peak/seed3", "peak/clip=1/seed3"])
+def test_a_run_of_a_sweep_has_its_group_arm_and_seed(workdir: Path, name: str) -> None:
     sweep = workdir.parent / "ablation"
-    shutil.move(workdir, sweep / "runs" / "peak-0")
-    arms = [{"name": "peak=1e-3", "runs": [{"folder": "runs/peak-0", "seed": 3}]}]
-    document = {"config": "olmo_nano", "control": "peak=1e-3", "arms": arms}
-    (sweep / "sweep.json").write_text(json.dumps(document))
-    found = identity(sweep / "runs" / "peak-0", "k", 0)
-    assert (found.name, found.group) == ("peak-0", "ablation")
-    assert found.labels == {"arm": "peak=1e-3", "seed": "3"}
+    sweep.mkdir()
+    write_sweep(sweep, {name: 3})
+    shutil.move(workdir, sweep / name)
+    found = identity(sweep / name, "k", 0)
+    assert (found.name, found.group) == (name, "ablation")
+    assert found.labels == {"arm": "peak", "seed": "3"}
+    shutil.copytree(sweep / name, sweep / "other" / "seed3")  # of no sweep
+    assert identity(sweep / "other" / "seed3", "k", 0).group == "seed3"
 
 
 def test_what_is_no_run_and_a_damaged_note_are_input_errors(workdir: Path) -> None:
