@@ -47,6 +47,8 @@ def local_copy(
     if not found:
         raise InputError(f"{path}: there is no such file or folder")
     files = {name: entry for name, entry in found.items() if name == "." or is_wanted(name)}
+    if outside := next((name for name in files if ".." in name.split("/")), None):
+        raise InputError(f"{path}: the object {outside} would be copied out of its folder")
     lock = cache_dir() / "locks" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
     with only_one_process(lock):
         missing = [

@@ -59,6 +59,13 @@ def test_what_is_not_there_is_one_line(bucket) -> None:
         local_copy(bucket / "none")
 
 
+def test_no_object_is_copied_out_of_its_folder(bucket, monkeypatch) -> None:
+    found = {bucket / "data" / ".." / ".." / "evil": {"size": 1}}
+    monkeypatch.setattr(copies, "list_files", lambda path: found)
+    with pytest.raises(InputError, match="the object ../../evil would be copied out of its"):
+        local_copy(bucket / "data")
+
+
 def test_a_copy_with_another_hash_is_refused_and_removed(bucket) -> None:
     (bucket / "data" / "a.npy").write_bytes(b"ids")
     with pytest.raises(InputError, match=r"a\.npy: is damaged, its SHA-256 is not the manifest's"):

@@ -241,7 +241,10 @@ def _on_this_machine(source: TextSource, flag: str) -> Path:
         name = name.removesuffix(INDEX) + ".bin" if name.endswith(INDEX) else name
         return name.endswith(TOKENS) and (listed is None or name in listed or bool(is_held_out))
 
-    return local_copy(root, is_wanted, hashes)
+    local = local_copy(root, is_wanted, hashes)
+    if not local.is_dir():  # a file, or only files that are not wanted
+        raise InputError(f"{flag}.root={root}: is no folder of token files; {_how_to_get(flag)}")
+    return local
 
 
 def _indices(paths: Iterable[Path]) -> list[Index]:

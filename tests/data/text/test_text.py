@@ -384,6 +384,16 @@ def test_prepared_files_in_a_bucket_are_the_same_data(data: TextData, prepared: 
         remote.open(seed=1, limits={"tokens": 2**16})
 
 
+@pytest.mark.parametrize("root", ["gs://bucket/words.txt", "gs://bucket/words"])
+def test_a_root_in_a_bucket_without_token_files_is_named_as_it_was_given(
+    data: TextData, bucket: Path, root: str
+):
+    (bucket / "words.txt").write_text("a")
+    (bucket / "words" / "a.txt").write_text("a")
+    with pytest.raises(InputError, match=f"^data.root={root}: is no folder of token files; make"):
+        replace(data, root=root).open(seed=1, limits={"tokens": 2**16})
+
+
 def test_of_raw_files_in_a_bucket_the_listed_ones_are_copied(bucket: Path, tmp_path: Path):
     for name in ("a.npy", "b.npy", "validation/c.npy", "other.txt"):
         (bucket / "raw" / name).write_bytes(np.arange(64, dtype=np.uint16).tobytes())
