@@ -2,7 +2,7 @@
 
 python scripts/audit_steps.py [--only=h100] [--json]
 
-Compiles eight steps, each in half a minute to some minutes, and prints the table of
+Compiles ten steps, each in half a minute to some minutes, and prints the table of
 docs/benchmarks.md. It needs the compilers of the targets (jaxpretrain[plan-gpu], and
 jaxpretrain[plan-tpu] in another environment); cases without theirs are left out.
 """
@@ -13,7 +13,8 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from jaxpretrain.config.command import Parser, run
+from jaxpretrain.config.command import Parser, run, split_overrides
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.planning.machines import parse_target
 
 # Name, config, target, fields.
@@ -38,19 +39,29 @@ def main(argv: list[str]) -> None:
     parser = Parser(prog="python scripts/audit_steps.py", description=__doc__)
     parser.add_argument("--only", default="", help="part of the names of targets")
     parser.add_argument("--json", action="store_true", help="one JSON document")
-    flags, fields = parser.parse_known_args(argv)
+    rest, overrides = split_overrides(argv)
+    flags = parser.parse_args(rest)
+    fields = [f"--config.{path}={value}" for path, value in overrides]
+    cases = [case for case in CASES if flags.only in case[2]]
+    if not cases:
+        targets = ", ".join(dict.fromkeys(case[2] for case in CASES))
+        raise InputError(f"--only={flags.only}: part of no target; they are {targets}")
+    cases = [case for case in cases if find_spec(_compiler(case[2])) is not None]
+    if not cases:
+        raise InputError("no compiler for these targets: pip install -e '.[plan-gpu]', or plan-tpu")
     if not flags.json:
         print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}", flush=True)
     plans = {}
-    for case in CASES:
-        target = parse_target(case[2])
-        compiler = "libtpu" if target.platform == "tpu" else "jax_cuda13_plugin"
-        if flags.only in case[2] and find_spec(compiler) is not None:
-            plans[case[0]] = plan = planned(case, fields)
-            if not flags.json:
-                print(f"| {' | '.join([case[0], *row(plan)])} |", flush=True)
+    for case in cases:
+        plans[case[0]] = plan = planned(case, fields)
+        if not flags.json:
+            print(f"| {' | '.join([case[0], *row(plan)])} |", flush=True)
     if flags.json:
         print(json.dumps(plans))
+
+
+def _compiler(target: str) -> str:
+    return "libtpu" if parse_target(target).platform == "tpu" else "jax_cuda13_plugin"
 
 
 def planned(case: tuple[str, str, str, dict[str, object]], fields: list[str]) -> dict[str, Any]:
@@ -61,7 +72,10 @@ def planned(case: tuple[str, str, str, dict[str, object]], fields: list[str]) ->
     command += [f"--target={target}", "--search=none"]
     values = {"remat": "dots"} | changed
     command += [f"--config.{paths[name]}={value}" for name, value in values.items()]
-    done = subprocess.run([*command, *fields], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([*command, *fields], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 2:  # its line is printed
+        raise InputError(f"{case[0]}: the plan refuses this")
+    done.check_returncode()
     return json.loads(done.stdout)
 
 

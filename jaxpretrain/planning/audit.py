@@ -20,6 +20,7 @@ from jaxpretrain.train.program import Program
 _KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id"}
 _FREE |= {"after-all", "optimization-barrier", "copy-done", "custom-call"}
+_CALLED = "to_apply|branch_computations|true_computation|false_computation"
 _NUM_COPIES = 3
 
 _MAX_FLOPS_RATIO = 1.01
@@ -234,24 +235,22 @@ class _Counter:
     def _run(self, name: str, times: int) -> None:
         """Adds a computation whose instructions are kernels, in their order."""
         computation = self._module[name]
-        products_since: dict[str, float] = {}  # the start of each open collective
+        flops_at: dict[str, float] = {}  # the FLOPs so far, by the start of each open collective
         for x in computation.values():
             flops, float32_flops = self._module.flops(computation, x)
             self._flops += times * flops
             self._float32_flops += times * float32_flops
-            for start in products_since:
-                products_since[start] += flops + (x.opcode == "while")
             if x.opcode == "while":
                 self._run(x.called("body")[0], times * self._module.trips(x))
             elif x.opcode in ("call", "conditional"):
-                for called in x.called("to_apply|branch_computations|true_computation"):
+                for called in x.called(_CALLED):  # of branches all, which is at most too much
                     self._run(called, times)
             elif kind := self._kind(computation, x):
                 if x.opcode.endswith("-start"):
-                    products_since[x.name] = 0.0
+                    flops_at[x.name] = self._flops
                     continue
                 started = computation[x.operands[0]] if x.opcode.endswith("-done") else x
-                is_hidden = products_since.pop(started.name, 0.0) > 0.0
+                is_hidden = self._flops > flops_at.get(started.name, self._flops)
                 is_hidden &= '"is_sync":true' not in started.text
                 self._communicate(computation, started, kind, times, is_hidden)
             elif "tpu_custom_call" in x.text and x.opcode == "custom-call":

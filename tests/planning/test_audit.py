@@ -99,6 +99,16 @@ ENTRY %main (a: f32[8]) -> f32[8] {
   ROOT %end = f32[4]{0} async-done(%async)
 }
 
+%n () -> () {
+  ROOT %none = () tuple()
+}
+
+%product () -> () {
+  %y = f32[8]{0} constant(0)
+  %e = f32[8,8]{1,0} dot(%y, %y), lhs_contracting_dims={}
+  ROOT %nothing = () tuple()
+}
+
 %wrapped (q: f32[8]) -> f32[4] {
   %q = f32[8]{0} parameter(0)
   ROOT %s = f32[4]{0} reduce-scatter(%q), replica_groups={{0,1},{2,3}}, dimensions={0}
@@ -113,11 +123,13 @@ PRODUCT = "%d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={}"
         (PRODUCT, '"is_sync":false', True),
         (PRODUCT, '"is_sync":true', False),
         ("%n = f32[8]{0} negate(%x)", "", False),
+        ("%c = () call(), to_apply=%product", "", True),
+        ("%c = () conditional(%i), true_computation=%n, false_computation=%product", "", True),
     ],
 )
 def test_loops_count_as_often_as_they_run(between: str, sync: str, hidden: bool) -> None:
     found = count(LOOP.replace("BETWEEN", between).replace("SYNC", sync), [0, 0, 1, 1])
-    assert found.product_flops == found.float32_product_flops == 640 * (between == PRODUCT)
+    assert found.product_flops == found.float32_product_flops == 640 * ("%n =" not in between)
     assert set(found.collectives) == {
         Collective("all-reduce", "f32", False, hidden, 5 * 32),
         Collective("all-gather", "f32", True, False, 3 * 32),
@@ -126,7 +138,7 @@ def test_loops_count_as_often_as_they_run(between: str, sync: str, hidden: bool)
     }
     assert found.cross_host_bytes == 128
     assert found.remat_instructions == 1
-    assert found.traffic_bytes == 64 + 5 * 64 * (between != PRODUCT)
+    assert found.traffic_bytes == 64 + 5 * 64 * ("%n =" in between)
 
 
 def test_a_step_is_audited_beside_its_least(decoder, eight: Machine) -> None:
