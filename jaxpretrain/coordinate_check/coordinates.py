@@ -85,6 +85,10 @@ def check_coordinates(
     for axis, sizes in families.items():
         if len(sizes) == 1:
             raise InputError(f"--{axis}s: a slope takes two sizes or more, without repetition")
+    chosen = devices or jax.devices()
+    for experiment in (one for sizes in families.values() for one in sizes.values()):
+        # A size that does not fit is refused before others are trained.
+        experiment.model.build(experiment.data.example_spec(), platform=chosen[0].platform)
     measured: dict[Axis, dict[int, _Values]] = {"width": {}, "depth": {}}
     total = (len(widths) + len(depths)) * num_seeds * (num_steps + 1)
     with Progress(total) as progress:
@@ -92,7 +96,7 @@ def check_coordinates(
         for axis, sizes in families.items():
             for size, experiment in sizes.items():
                 with progress.activity(f"compiling {axis} {size}"):
-                    compiled, batches = _prepare(experiment, num_steps, devices or jax.devices())
+                    compiled, batches = _prepare(experiment, num_steps, chosen)
                 runs: list[list[_Row]] = [[] for _ in range(num_seeds)]
                 for seed, rows in enumerate(runs, start=config.seed):
                     for row in _measure(compiled, batches, seed):

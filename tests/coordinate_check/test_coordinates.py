@@ -191,6 +191,12 @@ def test_fewer_channels_than_heads_are_refused(config):
         check(config, widths=(32, 64), num_heads=64)
 
 
+def test_a_size_that_does_not_fit_is_refused_before_others_are_trained(config, monkeypatch):
+    monkeypatch.setattr(coordinates, "_prepare", lambda *_: pytest.fail("a size is trained"))
+    with pytest.raises(InputError, match="model.num_layers by the length of model.windows: 3 / 2"):
+        check(config, depths=(2, 3), windows=(4, None))
+
+
 def test_a_run_that_diverges_is_not_flat(config):
     """What a diverged size computes is no number, and has no slope; the slopes before are flat."""
     kinds: list[coordinates.Kind] = ["size", "change"]
