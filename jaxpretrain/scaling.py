@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     flags = make_parser().parse_args(rest)
     if flags.bootstraps < 1:
         raise InputError(f"--bootstraps={flags.bootstraps}: must be positive")
-    require_runs_flags(flags)
+    require_runs_flags(flags, rest)
     environment, gpus = dict(os.environ), named_gpus(os.environ)
     # Runs of a ladder get the accelerators; this process only plans and fits.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         parser.error("give --config and what is varied, or --sweep")
     if flags.workdir is None and not flags.plan_only:
         parser.error("--workdir is required: the folder of the sweep; or --plan_only")
-    require_runs_flags(flags)
+    require_runs_flags(flags, rest)
     environment, gpus = dict(os.environ), named_gpus(os.environ)
     # The runs get the accelerators, and this process only plans for them.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)

@@ -18,14 +18,13 @@ from collections.abc import Sequence
 
 from jaxpretrain.config.command import Parser, list_exit_codes, run
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.launch.flags import add_engine_flags
+from jaxpretrain.launch.flags import SLURM, add_engine_flags
 from jaxpretrain.storage.paths import as_path
 
-_SLURM = {"nodes", "processes_per_node", "gpus_per_node", "time", "partition"}
 _TPU_VM = {"zone", "spot", "runtime_version", "install"}
 _LOCAL = {"processes", "once"}
 ENGINES = {
-    "slurm": {"submit", "notice", "max_restarts", *_SLURM},
+    "slurm": {"submit", "notice", "max_restarts", *SLURM},
     "gke": {"submit", "notice", "max_restarts", "image", "accelerator"},
     "tpu-vm": {"submit", "max_restarts", "accelerator", *_TPU_VM},
     "local": {"max_restarts", *_LOCAL},

@@ -1,9 +1,20 @@
 """The flags of the engines, which `launch`, `sweep` and `scaling` take."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from jaxpretrain.config.command import Parser
 from jaxpretrain.config.errors import InputError
+
+SLURM = ("nodes", "processes_per_node", "gpus_per_node", "time", "partition")
+"""The flags of SLURM alone."""
+
+_OF_LAUNCHER = {
+    "local": ("jobs",),
+    "slurm": ("submit", "notice", "max_restarts", *SLURM),
+    "kubernetes": ("submit", "notice", "max_restarts", "image", "accelerator"),
+}
+"""Launcher of many runs -> the flags that only some launchers take."""
 
 
 def add_engine_flags(parser: Parser) -> None:
@@ -40,12 +51,16 @@ def add_runs_flags(parser: Parser) -> None:
     add_engine_flags(parser)
 
 
-def require_runs_flags(flags: Namespace) -> None:
-    """Raises InputError where flags of `add_runs_flags` do not fit together."""
+def require_runs_flags(flags: Namespace, items: Sequence[str]) -> None:
+    """Raises InputError where flags of `add_runs_flags`, given as `items`, do not fit together."""
     if flags.jobs < 1:
         raise InputError(f"--jobs={flags.jobs}: must be positive")
-    if flags.launcher == "local" and flags.submit:
-        raise InputError("--submit: to what? Add --launcher=slurm or --launcher=kubernetes")
+    for item in items:
+        name = item.partition("=")[0].removeprefix("--")
+        owners = [place for place, names in _OF_LAUNCHER.items() if name in names]
+        if item.startswith("--") and owners and flags.launcher not in owners:
+            wanted = " or ".join(f"--launcher={place}" for place in owners)
+            raise InputError(f"--{name} goes with {wanted}, not with {flags.launcher}")
     if flags.launcher != "local" and flags.json:
         raise InputError("--json: --launcher prints what the engine gets; leave one of them out")
 

@@ -33,13 +33,23 @@ def test_numbers_that_make_no_sense_are_named(flags: list[str], message: str):
     ("given", "message"),
     [
         (["--jobs=0"], "--jobs=0: must be positive"),
-        (["--submit"], "--submit: to what"),
+        (
+            ["--submit"],
+            "--submit goes with --launcher=slurm or --launcher=kubernetes",
+        ),
+        (["--nodes=3"], "--nodes goes with --launcher=slurm, not with local"),
+        (
+            ["--launcher=slurm", "--image=x"],
+            "--image goes with --launcher=kubernetes, not",
+        ),
+        (["--launcher=kubernetes", "--jobs=3"], "--jobs goes with --launcher=local"),
         (["--launcher=slurm", "--json"], "--json: --launcher prints"),
     ],
 )
 def test_flags_of_many_runs_must_fit_together(given: list[str], message: str):
     parser = Parser()
     add_runs_flags(parser)
-    require_runs_flags(parser.parse_args(["--launcher=slurm", "--submit", "--jobs=2"]))
+    right = ["--launcher=slurm", "--submit", "--nodes=2"]
+    require_runs_flags(parser.parse_args(right), right)
     with pytest.raises(InputError, match=message):
-        require_runs_flags(parser.parse_args(given))
+        require_runs_flags(parser.parse_args(given), given)
