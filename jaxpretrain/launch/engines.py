@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.launch import kubernetes, slurm, tpu_vm
@@ -10,6 +11,7 @@ from jaxpretrain.launch.flags import require_sensible
 from jaxpretrain.launch.local import run_local
 from jaxpretrain.launch.machines import num_devices_of
 from jaxpretrain.launch.training import check_training
+from jaxpretrain.storage.paths import is_remote
 
 
 def launch(flags: Namespace, training_flags: Sequence[str]) -> int:
@@ -29,6 +31,8 @@ def launch(flags: Namespace, training_flags: Sequence[str]) -> int:
             once=flags.once,
         )
     training = check_training(training_flags, num_devices=num_devices_of(flags))
+    if flags.engine != "slurm":
+        _require_shared(training.workdir, flags.engine)
     if flags.engine == "slurm":
         text, client = slurm.write_script(training.name, [training], flags), SBATCH
     elif flags.engine == "gke":
@@ -36,3 +40,12 @@ def launch(flags: Namespace, training_flags: Sequence[str]) -> int:
     else:
         text, client = tpu_vm.write_script(training, flags), GCLOUD
     return deliver(text, client, is_submitted=flags.submit)
+
+
+def _require_shared(workdir: Path, engine: str) -> None:
+    """Raises InputError for a folder that lies on the disk of a pod or of a VM, which is lost."""
+    if not (is_remote(workdir) or workdir.is_absolute()):
+        raise InputError(
+            f"--workdir={workdir}: on {engine} this is a folder of one machine, which is lost at "
+            "each restart; give a bucket, gs://BUCKET/RUN, or the absolute path of a shared disk"
+        )

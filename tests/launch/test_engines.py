@@ -37,6 +37,22 @@ def test_flags_that_do_not_fit_are_one_line(engine: str, flags: list[str], messa
         launch(flags_of(engine, *flags), TRAINING)
 
 
+@pytest.mark.parametrize(
+    ("engine", "flags"),
+    [
+        ("gke", ["--image=i", "--accelerator=h100:8"]),
+        ("tpu-vm", ["--zone=z", "--accelerator=tpu-v6e:2x4"]),
+    ],
+)
+def test_a_folder_of_one_machine_is_refused_where_restarts_lose_it(engine: str, flags: list[str]):
+    for workdir in ("/shared/nano", "gs://bucket/nano"):
+        given = ["--config=olmo_nano", f"--workdir={workdir}"]
+        assert launch(flags_of(engine, *flags), given) == 0
+    with pytest.raises(InputError, match=f"--workdir=runs/nano: on {engine} this is a folder of"):
+        launch(flags_of(engine, *flags), ["--config=olmo_nano", "--workdir=runs/nano"])
+    assert launch(flags_of("slurm"), ["--config=olmo_nano", "--workdir=runs/nano"]) == 0
+
+
 def test_with_submit_the_client_gets_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     kubectl = tmp_path / "kubectl"
