@@ -230,3 +230,25 @@ def test_a_step_takes_the_options_of_its_device(program: Program, monkeypatch: p
     with pytest.raises(InputError, match="xla_no_such_option"):
         program.compile()
     assert asked == ["cpu"]
+
+
+def test_a_step_that_a_pass_of_the_compiler_fails_on_is_compiled_without_it(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[dict[str, Any]] = []
+
+    def fails_at_first(lowered: Any, compiler_options: dict[str, Any]) -> str:
+        asked.append(compiler_options)
+        if len(asked) % 2:
+            raise jax.errors.JaxRuntimeError(
+                "INTERNAL: RET_CHECK failure (while_loop_all_reduce_code_motion.cc:1125)"
+            )
+        return "compiled"
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fails_at_first)
+    assert program.compile() == "compiled"
+    first, second = asked
+    name, failing = "xla_disable_hlo_passes", "while-loop-all-reduce-code-motion"
+    assert (name in first, second) == (False, first | {name: failing})
+    assert program.compile({name: "another"}) == "compiled"
+    assert asked[3][name] == f"another,{failing}"
