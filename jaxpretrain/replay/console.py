@@ -83,7 +83,7 @@ def _replay(stretch: Stretch, flags: Namespace) -> tuple[bool, Document, dict[st
     recorder = twice.Recorder(look) if flags.twice else None
     steps = _run(stretch, recorder or look, "replaying")
     verdicts = judge(stretch, steps)
-    found = suspects(steps, stretch.before, stretch.first)
+    found = suspects(steps, stretch.rate_before, stretch.first)
     is_wrong, words = any(one.state == "differs" for one in verdicts), None
     if recorder is not None:
         again = twice.Recorder[View]()

@@ -81,6 +81,14 @@ class Stretch:
         """The number of steps that are computed."""
         return self.last - self.start
 
+    @property
+    def rate_before(self) -> float:
+        """The learning rate of step `start`: as recorded, else that of the schedule."""
+        recorded = self.before.get("train/learning_rate")
+        if recorded is not None and self.before["step"] == self.start:
+            return recorded
+        return float(self.stages.program.optimizer.learning_rate(self.start))
+
     def describe(self) -> list[str]:
         """Returns lines about what differs, and how many steps there are and how long they take."""
         whence = f"checkpoint {self.start:,}" if self.start else "the initial state"

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpretrain.display.wording import format_number
 from jaxpretrain.replay.microscope import Part, View
-from jaxpretrain.replay.stretch import Line, Step
+from jaxpretrain.replay.stretch import Step
 
 RATE_JUMP = 1.5
 """The ratio of two learning rates in a row that is a jump after the first steps of a run."""
@@ -53,15 +53,15 @@ class Suspect:
     """The evidence in words."""
 
 
-def suspects(steps: Sequence[Step[View]], before: Line, first: int) -> list[Suspect]:
+def suspects(steps: Sequence[Step[View]], rate_before: float, first: int) -> list[Suspect]:
     """Returns what stands out in the steps from `first` on, the likeliest cause first.
 
-    `before` is what the run has recorded of a step before them.
+    `rate_before` is the learning rate of the step before them all.
     """
     views = [step.seen for step in steps if step.seen is not None]
     examples = [one for view in views for one in view.examples]
     rules = (
-        _rates(steps, before, first),
+        _rates(steps, rate_before, first),
         _masks(examples),
         _documents([one for view in views for one in view.documents]),
         _shards(examples),
@@ -71,13 +71,10 @@ def suspects(steps: Sequence[Step[View]], before: Line, first: int) -> list[Susp
     return [one for rule in rules for one in sorted(rule, key=lambda one: -one.score)[:MOST]]
 
 
-def _rates(steps: Sequence[Step[View]], before: Line, first: int) -> Iterator[Suspect]:
+def _rates(steps: Sequence[Step[View]], before: float, first: int) -> Iterator[Suspect]:
     """Yields the steps whose learning rate is far above the one before."""
-    rates = [(step.number, step.metrics["learning_rate"]) for step in steps]
-    known = before.get("train/learning_rate")
-    if known is not None:
-        rates.insert(0, (rates[0][0] - 1, known))
-    for (_, earlier), (step, rate) in pairwise(rates):
+    rates = pairwise([before, *(step.metrics["learning_rate"] for step in steps)])
+    for step, (earlier, rate) in enumerate(rates, steps[0].number):
         if step >= max(first, FIRST_STEPS) and rate > RATE_JUMP * earlier > 0:
             why = f"the learning rate goes from {earlier:.3g} to {rate:.3g} in one step"
             yield Suspect("step", f"step {step:,}", step, rate / earlier, why)

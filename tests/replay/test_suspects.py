@@ -24,7 +24,7 @@ from tests.train.conftest import VOCAB_SIZE
 def found_in(workdir: Path, steps: str) -> list[Suspect]:
     stretch = open_stretch(workdir, steps)
     made = [*stretch.run(stretch.restore(), Microscope(stretch, 4))]
-    return suspects(made, stretch.before, stretch.first)
+    return suspects(made, stretch.rate_before, stretch.first)
 
 
 def trained(config: Experiment, tmp_path: Path, plant: Callable[[Path], None]) -> Path:
@@ -91,6 +91,18 @@ def test_a_rate_that_jumps(config: Experiment, plain: Path, tmp_path: Path):
     first, *_ = found_in(workdir, "9-12")
     assert (first.kind, first.name) == ("step", "step 9")
     assert first.why.startswith("the learning rate goes from 0.00") and first.score > 50
+
+
+def test_a_slow_rise_of_the_rate_is_no_jump_where_few_steps_are_recorded(
+    config: Experiment, tmp_path: Path
+):
+    schedule = replace(config.optim.schedule, warmup="16 steps")
+    monitor = replace(config.monitor, every="12 steps")
+    config = replace(config, optim=replace(config.optim, schedule=schedule), monitor=monitor)
+    assert train_experiment(resolve(config), tmp_path / "run")
+    stretch = open_stretch(tmp_path / "run", "9-12")
+    assert stretch.before["step"] == 1
+    assert [one for one in found_in(tmp_path / "run", "9-12") if one.kind == "step"] == []
 
 
 def test_a_layer_that_explodes(config: Experiment, plain: Path, tmp_path: Path):
