@@ -139,7 +139,7 @@ def test_names_in_a_checkpoint_are_the_contract(fresh: TrainState):
 
 
 BATCH_SIZE, SEQ_LEN = 16, 16
-SAME = 3e-7
+SAME = 2e-7
 """Relative difference of metrics that only differ in the order of their sums, in float32."""
 
 
@@ -165,12 +165,12 @@ def _run(
     return reports, jax.device_get(state)
 
 
-def _assert_same(found: Any, expected: Any) -> None:
+def _assert_same(found: Any, expected: Any, rel: float = SAME) -> None:
     """The first two steps to rounding, later ones to a few roundings, parameters to a thousandth of
     an update.
     """
     for a, b in zip(found[0][:2], expected[0], strict=False):
-        assert a == pytest.approx(b, rel=SAME)
+        assert a == pytest.approx(b, rel=rel)
     for a, b in zip(found[0], expected[0], strict=True):
         assert a == pytest.approx(b, rel=2e-5)
     for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
@@ -416,7 +416,8 @@ def test_examples_of_unequal_weight_make_one_weighted_mean(program: Program, fre
     for parts in (1, 4):
         compiled = replace(program, num_microbatches=parts, batch=spec).compile()
         results.append(_run(program, compiled, fresh, [batch]))
-    _assert_same(results[1], results[0])
+    # Unequal weights round once more: a norm differs by 2.2e-7.
+    _assert_same(results[1], results[0], rel=3e-7)
 
     def loss(params: Any, row: jax.Array) -> jax.Array:
         return program.model.loss(params, {"tokens": row[None]}, jax.random.key(0))[0] / 15
