@@ -124,7 +124,11 @@ def _when(
     end = relative(here[last]["train/loss"], there[last]["train/loss"])
     until = f"after the same until step {parted.equal_until:,}" if parted.equal_until else "at once"
     allowed = bound(dtype, parted.step - parted.equal_until)
-    why = "rounding explains that" if parted.size <= allowed else "rounding does not explain that"
+    why = (
+        "rounding could explain that"
+        if parted.size <= allowed
+        else "rounding does not explain that"
+    )
     return (
         f"they part at step {parted.step:,}, {until}: {parted.place} differs by {parted.size:.2g} "
         f"of its value, at step {last:,} the loss by {end:.2g}; {why} (at most {allowed:.2g})"

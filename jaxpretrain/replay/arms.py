@@ -80,6 +80,9 @@ def _changed(stretch: Stretch, overrides: Sequence[tuple[str, str]]) -> Arm:
     for here, there in zip(stages.stages, stretch.stages.stages, strict=False):
         if _shapes(here.program.batch) != _shapes(there.program.batch):
             raise InputError(f"{name}: changes the shape of the batch, which a replay keeps")
+    here, there = (one.program.state for one in (stages, stretch.stages))
+    if [x.shape for x in jax.tree.leaves(here)] != [x.shape for x in jax.tree.leaves(there)]:
+        raise InputError(f"{name}: changes the shapes of the state, which a replay keeps")
     if stages.samples(stretch.start + 1) != stretch.stages.samples(stretch.start + 1):
         raise InputError(f"{name}: changes which samples the steps have, which a replay keeps")
     data = stretch.data

@@ -44,7 +44,10 @@ def run_replay(flags: Namespace, overrides: Sequence[tuple[str, str]]) -> tuple[
         stretch = open_stretch(flags.workdir, flags.steps, flags.start)
         arms = make_arms(stretch, flags.without, flags.without_examples, overrides)
     output = flags.output or flags.workdir / REPLAYS / f"{stretch.first}-{stretch.last}"
-    output.mkdir(parents=True, exist_ok=True)  # now, and not after all the work
+    try:
+        output.mkdir(parents=True, exist_ok=True)  # now, and not after all the work
+    except OSError as error:
+        raise InputError(f"{output}: no folder can be made there ({error.strerror})") from error
     say(*stretch.describe())
     is_wrong, document, pictures = _replay(stretch, flags)
     document["against"] = against
@@ -58,7 +61,9 @@ def run_replay(flags: Namespace, overrides: Sequence[tuple[str, str]]) -> tuple[
     code = EXIT_DIFFERS if is_wrong else 0
     if flags.json:
         return code, json.dumps(document | {"folder": str(output)})
-    kept = f"kept in {output}; jaxpretrain report {flags.workdir} shows it"
+    kept = f"kept in {output}"
+    if output.resolve().is_relative_to((flags.workdir / REPLAYS).resolve()):
+        kept += f"; jaxpretrain report {flags.workdir} shows it"
     return code, "\n".join([*tell(document), "", kept])
 
 

@@ -48,6 +48,7 @@ def test_losses_that_are_not_those_of_the_run_are_an_exit_code(
     code, told, _ = run_command(main, *flags)
     assert code == 3
     assert "the same steps? differs: first at step 14, in loss, by 0.0099 of its value" in told
+    assert told.rstrip().endswith(f"kept in {output}")  # a report of the run knows nothing of it
     assert (output / "replay.json").exists() and not (other / "replays" / "13-15").exists()
 
 
@@ -78,3 +79,10 @@ def test_bad_input_is_one_line_and_code_2(run_command: Any, workdir: Path):
         code, _, said = run_command(main, f"--workdir={workdir}", "--steps=7-9", flag)
         last = said.strip().splitlines()[-1]
         assert code == 2 and re.match(line, last), last
+
+
+def test_an_output_that_is_a_file_is_one_line(run_command: Any, workdir: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    flags = (f"--workdir={workdir}", "--steps=7-9", f"--output={tmp_path}/file")
+    code, _, error = run_command(main, *flags)
+    assert code == 2 and "file: no folder can be made there (File exists)" in error
