@@ -87,7 +87,7 @@ class Stretch:
         recorded = self.before.get("train/learning_rate")
         if recorded is not None and self.before["step"] == self.start:
             return recorded
-        return float(self.stages.program.optimizer.learning_rate(self.start))
+        return float(np.asarray(self.stages.program.optimizer.learning_rate(self.start)))
 
     def describe(self) -> list[str]:
         """Returns lines about what differs, and how many steps there are and how long they take."""
@@ -194,9 +194,16 @@ def open_data(experiment: Resolved, stages: Stages, workdir: Path | None = None)
     limits = stages.program.model.input_limits()
     data = experiment.data.open(seed=experiment.seed, limits=limits)
     data = Skipping.of(data, parse_ranges(experiment.data.skip, "data.skip"))
-    if workdir is not None:
-        identity = data.fingerprint, data.describe()
-        folder.check_data(workdir, experiment, *identity, allow_change=False)
+    if workdir is None:
+        return data
+    saved = folder.saved_document(workdir)
+    if (was := saved.get("data_fingerprint")) != data.fingerprint:
+        before = saved.get("data_description") or "not written down"
+        raise InputError(
+            f"--workdir={workdir}: the data is not that of this run: it holds "
+            f"[{data.describe()}], was [{before}]; fingerprint {data.fingerprint}, was {was}. A "
+            "replay needs the files of before"
+        )
     return data
 
 
