@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
+from jaxpretrain.data.skip import open_training
 from jaxpretrain.devices.memory import Device
 from jaxpretrain.display.progress import MAX_SILENCE, Progress
 from jaxpretrain.display.wording import format_known, format_table
@@ -150,9 +151,8 @@ def _prepare(
 def _batches(
     experiment: Resolved, program: Program, num_steps: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    data = experiment.data.unhashed().open(
-        seed=experiment.seed, limits=program.model.input_limits()
-    )
+    limits = program.model.input_limits()
+    data = open_training(experiment.data.unhashed(), seed=experiment.seed, limits=limits)
     for step in range(1, num_steps + 1):
         samples = experiment.timeline.pace.samples(step)
         yield dict(data.batch(np.arange(samples.start, samples.stop)))
@@ -191,8 +191,7 @@ def _measure(
 ) -> Iterator[_Row]:
     """Yields the root mean squares at initialization and after each step."""
     program, batch_size = measured.program, measured.program.experiment.train.batch_size
-    shardings = jax.tree.map(lambda s: s.sharding, program.state)
-    state = jax.jit(program.init, out_shardings=shardings)(seed)
+    state = program.create_state(seed)
     watched = {name: rows[:NUM_EXAMPLES] for name, rows in batches[0].items()}
     first = measured.see(state.params, watched)
     yield jax.device_get(measured.compare(first, first))

@@ -6,7 +6,7 @@ run goes on, as long as the run has not come to it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Self
@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.data.contract import Batch, TrainingData
+from jaxpretrain.data.contract import Batch, DataConfig, TrainingData
 
 Ranges = tuple[tuple[int, int], ...]
 """The first and the last position of each range, in order."""
@@ -117,3 +117,17 @@ class Skipping(TrainingData):
     def report(self) -> list[str]:
         """Returns warnings about what reading has found since the last call."""
         return self.inner.report()
+
+
+def open_training(config: DataConfig, *, seed: int, limits: Mapping[str, int]) -> TrainingData:
+    """Opens the training data of a config without the samples that it leaves out.
+
+    InputError: as `DataConfig.open`, or the ranges are none.
+    """
+    data = config.open(seed=seed, limits=limits)
+    return Skipping.of(data, parse_ranges(config.skip, "data.skip"))
+
+
+def unskipped(data: TrainingData) -> tuple[TrainingData, Ranges]:
+    """Returns data with all its samples, and the ranges that are left out of it."""
+    return (data.inner, data.ranges) if isinstance(data, Skipping) else (data, ())

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from jaxpretrain.config.command import Parser, list_exit_codes, run
 from jaxpretrain.config.errors import InputError, nearest
-from jaxpretrain.launch.flags import SLURM, add_engine_flags
+from jaxpretrain.launch.flags import SLURM, add_engine_flags, foreign
 from jaxpretrain.storage.paths import as_path
 
 _TPU_VM = {"zone", "spot", "runtime_version", "install"}
@@ -92,11 +92,8 @@ def _require_of_engine(flags: Namespace, items: Sequence[str]) -> None:
     if flags.engine not in ENGINES:
         hint = nearest(flags.engine, ENGINES) or f" The engines are {', '.join(ENGINES)}."
         raise InputError(f"there is no engine '{flags.engine}'.{hint}")
-    for item in items:
-        name = item.partition("=")[0].removeprefix("--")
-        if item.startswith("--") and name not in ENGINES[flags.engine]:
-            owners = [engine for engine, names in ENGINES.items() if name in names]
-            raise InputError(f"--{name} is a flag of {' and '.join(owners)}, not of {flags.engine}")
+    for name, owners in foreign(items, flags.engine, ENGINES):
+        raise InputError(f"--{name} is a flag of {' and '.join(owners)}, not of {flags.engine}")
 
 
 if __name__ == "__main__":

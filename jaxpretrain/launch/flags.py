@@ -1,7 +1,7 @@
 """The flags of the engines, which `launch`, `sweep` and `scaling` take."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from jaxpretrain.config.command import Parser
 from jaxpretrain.config.errors import InputError
@@ -51,16 +51,27 @@ def add_runs_flags(parser: Parser) -> None:
     add_engine_flags(parser)
 
 
+def foreign(
+    items: Sequence[str], place: str, table: Mapping[str, Collection[str]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields each flag among arguments that is not of a place, with the places that it is of.
+
+    `table` has the flags of each place; flags that are of none of them are passed over.
+    """
+    for item in items:
+        name = item.partition("=")[0].removeprefix("--")
+        owners = [owner for owner, names in table.items() if name in names]
+        if item.startswith("--") and owners and place not in owners:
+            yield name, owners
+
+
 def require_runs_flags(flags: Namespace, items: Sequence[str]) -> None:
     """Raises InputError where flags of `add_runs_flags`, given as `items`, do not fit together."""
     if flags.jobs < 1:
         raise InputError(f"--jobs={flags.jobs}: must be positive")
-    for item in items:
-        name = item.partition("=")[0].removeprefix("--")
-        owners = [place for place, names in _OF_LAUNCHER.items() if name in names]
-        if item.startswith("--") and owners and flags.launcher not in owners:
-            wanted = " or ".join(f"--launcher={place}" for place in owners)
-            raise InputError(f"--{name} goes with {wanted}, not with {flags.launcher}")
+    for name, owners in foreign(items, flags.launcher, _OF_LAUNCHER):
+        wanted = " or ".join(f"--launcher={place}" for place in owners)
+        raise InputError(f"--{name} goes with {wanted}, not with {flags.launcher}")
     if flags.launcher != "local" and flags.json:
         raise InputError("--json: --launcher prints what the engine gets; leave one of them out")
 

@@ -84,18 +84,22 @@ def global_norm(tree: optax.Params) -> jax.Array:
     return _root_of_sum(_squares(tree))
 
 
+SMALL_NORM = 1e-6
+"""The number that clipping adds to a norm; it is torch's and so OLMo's."""
+
+
 def clip_by_global_norm(
     max_norm: float, warmup: int = 0, warmup_factor: float = 1.0
 ) -> optax.GradientTransformation:
     """Returns the scaling by min(1, max_norm / (norm + 1e-6)), norm over all parameters, float32.
 
-    The 1e-6 is torch's and so OLMo's; Optax's own clipping has none. In the updates 2 to
+    Optax's own clipping has no 1e-6. In the updates 2 to
     warmup + 1, counted from 1, the threshold is `warmup_factor` times as high: OLMo's trainer
     clips and then looks up the threshold of the step, which so takes effect one update late.
     """
 
     def clip(updates: optax.Updates, threshold: ArrayLike) -> optax.Updates:
-        factor = jnp.minimum(1.0, threshold / (global_norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, threshold / (global_norm(updates) + SMALL_NORM))
         return jax.tree.map(lambda u: u * factor, updates)
 
     if not warmup:

@@ -107,6 +107,14 @@ class Shared:
         rate, multiple = self.schedule.build(num_steps), self.rate_multiple(batch_size)
         return rate if multiple == 1.0 else lambda number: multiple * rate(number)
 
+    def clipped_to(self, number: int, norm: float) -> float:
+        """Returns the factor by which clipping scales the gradient of an update, counted from 1."""
+        if self.clip_norm is None:
+            return 1.0
+        is_raised = 2 <= number <= whole_steps(self.clip_warmup) + 1
+        limit = self.clip_norm * (self.clip_warmup_factor if is_raised else 1.0)
+        return min(1.0, limit / (norm + layers.SMALL_NORM))
+
     def rate_multiple(self, batch_size: int) -> float:
         """Returns the factor of the schedule's rates that scaling gives; 1.0 without scaling."""
         return 1.0 if self.rate_scaling is None else self.rate_scaling.multiple(batch_size)

@@ -26,6 +26,7 @@ from jaxpretrain.replay.stretch import (
     Line,
     Step,
     Stretch,
+    Upcoming,
     initial_state,
     kept_checkpoints,
     open_stretch,
@@ -34,8 +35,7 @@ from jaxpretrain.replay.stretch import (
 from jaxpretrain.storage.jsonl import read_lines
 from jaxpretrain.train import workdir as folder
 from jaxpretrain.train.experiment import identity_changes
-from jaxpretrain.train.stages import StageProgram
-from jaxpretrain.train.step import TrainState, make_sum_gradient, numbered, step_key
+from jaxpretrain.train.step import make_sum_gradient, numbered, step_key
 
 STEPS = ("step", "_step")
 LOSSES = ("loss", "train/loss", "train/CrossEntropyLoss", "train/CE loss")
@@ -251,16 +251,9 @@ def _explained(runs: Sequence[Stretch], step: int, whence: str) -> Iterator[str]
     )
 
 
-def _look(
-    number: int,
-    stage: StageProgram,
-    state: TrainState,
-    rows: Batch,
-    batch: Mapping[str, jax.Array],
-) -> Detail:
+def _look(step: Upcoming) -> Detail:
     """Looks at a step before it is made: its batch, its gradients, and its layers."""
-    del number
-    program = stage.program
+    stage, state, program = step.stage, step.state, step.stage.program
     layout, parts = program.layout, program.num_microbatches
     gradient = make_sum_gradient(program.model, layout, 1, 0)
 
@@ -268,14 +261,14 @@ def _look(
     def of_part(params: Params, portion: Mapping[str, jax.Array], rng: jax.Array) -> _Named:
         return to_named(gradient(params, portion, rng)[0])
 
-    rng, whole = step_key(state.rng, state.step), jax.device_get(numbered(batch, layout))
+    rng, whole = step_key(state.rng, state.step), jax.device_get(numbered(step.batch, layout))
     size = stage.batch_size // parts
     portions = [{n: x[i::parts] for n, x in whole.items() if n != "source"} for i in range(parts)]
     gradients = [
         jax.device_get(of_part(state.params, layout.put(portion, size), rng))
         for portion in portions
     ]
-    return Detail(rows, gradients, jax.device_get(stage.probe(state.params, batch)))
+    return Detail(step.rows, gradients, jax.device_get(stage.probe(state.params, step.batch)))
 
 
 def _layers(

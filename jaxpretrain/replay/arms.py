@@ -8,7 +8,14 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.overrides import apply_overrides
-from jaxpretrain.data.skip import Ranges, Skipping, joined, parse_ranges, positions
+from jaxpretrain.data.skip import (
+    Ranges,
+    Skipping,
+    joined,
+    parse_ranges,
+    positions,
+    unskipped,
+)
 from jaxpretrain.display.wording import format_number
 from jaxpretrain.replay.stretch import Stretch, fitting_stages, open_data
 from jaxpretrain.train.experiment import Resolved, resolve, skip_steps
@@ -67,7 +74,7 @@ def make_arms(
 
 def _without(stretch: Stretch, name: str, ranges: Ranges) -> Arm:
     """Returns the arm that leaves out positions in the order of the data."""
-    data = stretch.data.inner if isinstance(stretch.data, Skipping) else stretch.data
+    data, _ = unskipped(stretch.data)
     return Arm(name, replace(stretch, data=Skipping.of(data, ranges)))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpretrain.config.durations import whole_steps
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.data.images.image_codec import encode_png
 from jaxpretrain.data.token_files.tokenizer import read_tokenizer, token_texts
@@ -115,12 +114,7 @@ def write_replay(folder: Path, document: Document, pictures: Mapping[str, np.nda
 
 def _metrics(stretch: Stretch, step: Step[View]) -> Document:
     """Returns the numbers of a step, with what clipping left of its gradient."""
-    optim, norm = stretch.experiment.optim, step.metrics["grad_norm"]
-    left = 1.0
-    if (limit := optim.clip_norm) is not None:
-        if 2 <= step.number <= whole_steps(optim.clip_warmup) + 1:
-            limit *= optim.clip_warmup_factor
-        left = min(1.0, limit / (norm + 1e-6))
+    left = stretch.experiment.optim.clipped_to(step.number, step.metrics["grad_norm"])
     return {"step": step.number, **step.metrics, "clipped_to": left}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxpretrain.data.images.images import TrainingImages
-from jaxpretrain.data.skip import Ranges, Skipping, positions, sample_at
+from jaxpretrain.data.skip import Ranges, positions, sample_at, unskipped
 from jaxpretrain.data.text.text import TrainingSequences
 from jaxpretrain.replay.microscope import Part, View
 from jaxpretrain.replay.stretch import Stretch
@@ -29,7 +29,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was found around a stretch."""
+    """The counts of ids in an epoch, and its samples that repeat documents of a stretch."""
 
     share: float
     """The share of the epoch that was looked at."""
@@ -43,9 +43,7 @@ def look_around(
     stretch: Stretch, views: Sequence[View], max_tokens: int = MAX_TOKENS
 ) -> Epoch | None:
     """Returns what the epoch of the first step has of the stretch; None for data of other kinds."""
-    data, ranges = stretch.data, ()
-    if isinstance(data, Skipping):
-        data, ranges = data.inner, data.ranges
+    data, ranges = unskipped(stretch.data)
     if isinstance(data, TrainingImages):
         return _equal_images(data, ranges, views)
     if not isinstance(data, TrainingSequences):

@@ -13,16 +13,16 @@ import numpy as np
 
 from jaxpretrain.data.contract import Batch, TrainingData
 from jaxpretrain.data.images.images import TrainingImages
-from jaxpretrain.data.skip import Skipping, positions
+from jaxpretrain.data.skip import positions, unskipped
 from jaxpretrain.data.text.text import TrainingSequences
 from jaxpretrain.evals.samples import grid, reduced
 from jaxpretrain.inspection.batches import documents
 from jaxpretrain.models.contract import ImageModel, LanguageModel, Params
 from jaxpretrain.optim.layers import norms
-from jaxpretrain.replay.stretch import Stretch
+from jaxpretrain.replay.stretch import Stretch, Upcoming
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.stages import StageProgram
-from jaxpretrain.train.step import TrainState, step_key
+from jaxpretrain.train.step import step_key
 
 MAX_PERIOD = 13
 """The longest pattern, in tokens, whose repetitions are counted."""
@@ -61,7 +61,7 @@ class Part:
     repeated: float = 0.0
     """The largest share of tokens that equal the one a short period before."""
     period: int = 0
-    """That period."""
+    """The distance in tokens at which the most of them repeat."""
     gradient: float | None = None
     """The norm of its gradient, relative to the weight of the step as in the step's own norm; None
     where it was not computed."""
@@ -71,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True)
 class View:
-    """What the microscope sees of a step."""
+    """The losses of a step by token or patch, with its examples and documents."""
 
     step: int
     rows: Batch
@@ -93,17 +93,10 @@ class Microscope:
         self._num_examples = num_examples
         self._compiled: dict[tuple[int, str], _Compiled] = {}
 
-    def __call__(
-        self,
-        number: int,
-        stage: StageProgram,
-        state: TrainState,
-        rows: Batch,
-        batch: Mapping[str, jax.Array],
-    ) -> View:
+    def __call__(self, step: Upcoming) -> View:
         """Looks at a step, which stays as it is."""
-        del batch
-        rows = {**rows, "row": np.arange(stage.batch_size, dtype=np.int32)}
+        number, stage, state = step.number, step.stage, step.state
+        rows = {**step.rows, "row": np.arange(stage.batch_size, dtype=np.int32)}
         size = stage.batch_size // stage.program.num_microbatches
         portions = [slice(at, at + size) for at in range(0, stage.batch_size, size)]
         rng = step_key(state.rng, state.step)
@@ -198,9 +191,8 @@ class Microscope:
 
 def places(data: TrainingData, samples: np.ndarray) -> list[Place]:
     """Returns the places of samples of a run, int64 [n]."""
-    own = samples
-    if isinstance(data, Skipping):
-        data, samples = data.inner, positions(samples, data.ranges)
+    own, (data, ranges) = samples, unskipped(data)
+    samples = positions(samples, ranges)
     if isinstance(data, TrainingSequences):
         return [
             Place(sample, f"{one.file}, tokens {one.tokens[0]:,} to {one.tokens[1] - 1:,}",

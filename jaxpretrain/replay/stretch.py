@@ -19,7 +19,7 @@ from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import Batch, TrainingData
 from jaxpretrain.data.loader import load_batches
-from jaxpretrain.data.skip import Skipping, parse_ranges
+from jaxpretrain.data.skip import open_training, parse_ranges
 from jaxpretrain.devices.memory import Device
 from jaxpretrain.devices.startup import keep_compiled
 from jaxpretrain.display.wording import count_of, format_seconds
@@ -35,8 +35,24 @@ from jaxpretrain.train.step import TrainState
 Line = Mapping[str, float | None]
 """The metrics of a step by name; None where a number is not finite."""
 Seen = TypeVar("Seen")
-Look = Callable[[int, StageProgram, TrainState, Batch, Mapping[str, jax.Array]], Seen | None]
-"""Looks at a step before it is made: its number, stage and state, its batch here and on devices."""
+
+
+@dataclass(frozen=True)
+class Upcoming:
+    """A step that is about to be made."""
+
+    number: int
+    stage: StageProgram
+    state: TrainState
+    """The state that the step begins with; it is used up by the step."""
+    rows: Batch
+    """The batch on this machine."""
+    batch: Mapping[str, jax.Array]
+    """The batch on the devices."""
+
+
+Look = Callable[[Upcoming], Seen | None]
+"""The type of a function that looks at a step before it is made."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Step(Generic[Seen]):
     signals: dict[str, np.ndarray]
     """Arrays of parts and layers by name."""
     seen: Seen | None
-    """What the look saw, in the steps of the stretch."""
+    """The result of the look at the step, None before the stretch or without a look."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +141,8 @@ class Stretch:
                 stage = self.stages.at(number)
                 batch = stage.program.layout.put(rows, stage.batch_size)
                 is_shown = number >= self.first
-                seen = look(number, stage, state, rows, batch) if look and is_shown else None
+                upcoming = Upcoming(number, stage, state, rows, batch)
+                seen = look(upcoming) if look and is_shown else None
                 state, metrics = stage.train_step(state, batch)
                 signals = metrics.pop("signals")
                 if is_shown or number in self.signals:
@@ -192,8 +209,7 @@ def open_stretch(workdir: Path, steps: str, start: int | None = None) -> Stretch
 def open_data(experiment: Resolved, stages: Stages, workdir: Path | None = None) -> TrainingData:
     """Returns the opened data of an experiment; with a run's folder, it must be the run's data."""
     limits = stages.program.model.input_limits()
-    data = experiment.data.open(seed=experiment.seed, limits=limits)
-    data = Skipping.of(data, parse_ranges(experiment.data.skip, "data.skip"))
+    data = open_training(experiment.data, seed=experiment.seed, limits=limits)
     if workdir is None:
         return data
     saved = folder.saved_document(workdir)

@@ -1,6 +1,6 @@
 """Is it the hardware: a stretch computed twice, whose states and gradients must be the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -8,12 +8,9 @@ import jax
 import numpy as np
 
 from jaxpretrain.checkpoints.names import checksums, to_named
-from jaxpretrain.data.contract import Batch
-from jaxpretrain.replay.stretch import Look, Seen, Step, Stretch
+from jaxpretrain.replay.stretch import Look, Seen, Step, Stretch, Upcoming
 from jaxpretrain.replay.suspects import Suspect
 from jaxpretrain.train.recheck import describe_unequal
-from jaxpretrain.train.stages import StageProgram
-from jaxpretrain.train.step import TrainState
 
 Checksums = dict[str, np.ndarray]
 
@@ -28,18 +25,11 @@ class Recorder(Generic[Seen]):
         self.gradients: dict[int, Checksums] = {}
         """Step -> checksums of each array of its gradient, by groups of devices."""
 
-    def __call__(
-        self,
-        number: int,
-        stage: StageProgram,
-        state: TrainState,
-        rows: Batch,
-        batch: Mapping[str, jax.Array],
-    ) -> Seen | None:
+    def __call__(self, step: Upcoming) -> Seen | None:
         """Takes the checksums, and returns what the other look sees."""
-        self.states[number] = jax.device_get(checksums(to_named(state)))
-        self.gradients[number] = stage.recheck.checksums(state, batch)
-        return self._look(number, stage, state, rows, batch) if self._look else None
+        self.states[step.number] = jax.device_get(checksums(to_named(step.state)))
+        self.gradients[step.number] = step.stage.recheck.checksums(step.state, step.batch)
+        return self._look(step) if self._look else None
 
 
 @dataclass(frozen=True)

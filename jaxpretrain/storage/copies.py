@@ -67,7 +67,7 @@ class _Copy:
 
     file: Path
     about: Mapping[str, Any]
-    """What the bucket tells of the object."""
+    """The size of the object in the bucket, its time and its hash, as the bucket tells them."""
     local: Path
     sha256: str | None
     """The hash that the object must have, where it is known."""

@@ -10,7 +10,7 @@ from jaxpretrain.config.errors import InputError, install
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def is_on_hub(path: PurePath) -> bool:
+def is_on_hub(path: PurePath | str) -> bool:
     """Returns true for a path of the form `hf://...`."""
     return str(path).startswith("hf://")
 
@@ -27,7 +27,7 @@ def told_of(path: PurePath | str) -> Iterator[None]:
     The package raises errors of several libraries for a hub that cannot be reached, a name that is
     not there, and files that need a login.
     """
-    if not str(path).startswith("hf://"):
+    if not is_on_hub(path):
         yield
         return
     try:

@@ -81,9 +81,11 @@ class Mirror:
         document = self._document()
         rewinds = len(read_rewinds(workdir))
         self._sent = Sent(uuid.uuid4().hex[:12], rewinds)
-        before = self._read().get(self._place)
+        self._places = self._read()  # no other process writes them meanwhile
+        before = self._places.get(self._place)
         if before is not None and before.rewinds == rewinds:
             self._sent = before
+        self._places[self._place] = self._sent
         self._run = service.open(identity(workdir, self._sent.key, rewinds))
         self._run.config(document)
         self._write()
@@ -167,8 +169,7 @@ class Mirror:
 
     def _write(self) -> None:
         self._state.parent.mkdir(parents=True, exist_ok=True)
-        document = {place: asdict(one) for place, one in self._read().items()}
-        document[self._place] = asdict(self._sent)
+        document = {place: asdict(one) for place, one in self._places.items()}
         write_atomically(self._state, json.dumps(document, indent=1) + "\n")
 
 

@@ -118,10 +118,12 @@ class Program:
         jitted = jax.jit(probe, out_shardings=layout.replicated)
         return jitted.lower(self.state.params, self.batch).compile()
 
-    def create_state(self) -> TrainState:
-        """Creates a fresh state from the experiment's seed. It is sharded from the beginning."""
+    def create_state(self, seed: int | None = None) -> TrainState:
+        """Creates a fresh state from a seed, by default the experiment's; sharded from birth."""
         shardings = jax.tree.map(lambda s: s.sharding, self.state)
-        return jax.jit(self.init, out_shardings=shardings)(self.experiment.seed)
+        return jax.jit(self.init, out_shardings=shardings)(
+            self.experiment.seed if seed is None else seed
+        )
 
     def setting(self, data: TrainingData | None, eval_sets: Sequence[EvalSet]) -> Setting:
         """Returns the parts of this program that evaluators are built from, with its opened data.

@@ -15,7 +15,7 @@ from jaxpretrain.checkpoints.saving import seconds_for
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.contract import EvalSet, TrainingData
-from jaxpretrain.data.skip import Skipping, parse_ranges
+from jaxpretrain.data.skip import open_training
 from jaxpretrain.devices.startup import has_huge_pages, keep_compiled
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.display.progress import activity
@@ -99,8 +99,7 @@ def open_run(
     folder.require_nothing_lost(workdir)
     if earlier is None:
         limits = stages.program.model.input_limits()
-        data = experiment.data.open(seed=experiment.seed, limits=limits)
-        data = Skipping.of(data, parse_ranges(experiment.data.skip, "data.skip"))
+        data = open_training(experiment.data, seed=experiment.seed, limits=limits)
         eval_sets = experiment.data.open_evals(limits=limits)
     else:
         data, eval_sets = earlier.data, earlier.eval_sets

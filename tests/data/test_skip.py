@@ -1,13 +1,23 @@
 """Samples that are left out, counted by hand and against a plain list."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import TrainingData
-from jaxpretrain.data.skip import Skipping, before, describe, parse_ranges, positions
+from jaxpretrain.data.skip import (
+    Skipping,
+    before,
+    describe,
+    open_training,
+    parse_ranges,
+    positions,
+    unskipped,
+)
+from jaxpretrain.data.text.text import TextData
 
 
 class Numbers(TrainingData):
@@ -62,3 +72,15 @@ def test_ranges_are_written_as_they_are_read():
     ranges = parse_ranges(["1_000-1_999", " 7 "], "--skip")
     assert ranges == ((7, 7), (1000, 1999))
     assert parse_ranges(describe(ranges).split(","), "--skip") == ranges
+
+
+def test_opened_data_lacks_what_its_config_leaves_out(tmp_path):
+    np.arange(24, dtype="<u2").tofile(tmp_path / "a.npy")
+    config = TextData(root=str(tmp_path), seq_len=4)
+    whole = open_training(config, seed=0, limits={"tokens": 30})
+    assert unskipped(whole) == (whole, ())
+    skipping = open_training(replace(config, skip=("1-2",)), seed=0, limits={"tokens": 30})
+    inner, ranges = unskipped(skipping)
+    assert (inner.fingerprint, ranges) == (whole.fingerprint, ((1, 2),))
+    expected = whole.batch(np.array([0, 3, 4]))["tokens"]
+    np.testing.assert_array_equal(skipping.batch(np.arange(3))["tokens"], expected)

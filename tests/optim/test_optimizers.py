@@ -17,6 +17,7 @@ from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import from_dict
 from jaxpretrain.models.layers import RMSNorm
 from jaxpretrain.models.olmo.decoder import Decoder
+from jaxpretrain.optim.layers import clip_by_global_norm
 from jaxpretrain.optim.optimizers import (
     PARAMETER_KINDS,
     Adafactor,
@@ -508,3 +509,16 @@ def test_betas_and_scaling_are_set_by_their_flags():
     assert config.optim == AdamW(betas=(0.8, 0.95), rate_scaling=RateScaling(64))
     adafactor = apply_overrides(Saved(), [("optim", "adafactor"), ("optim.beta1", "0.8")])
     assert adafactor.optim == Adafactor(beta1=0.8)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_what_clipping_leaves_is_known_without_the_gradient(clip_norm: float | None):
+    """As the transformation scales a gradient in updates before, in and after the warm-up."""
+    optim = AdamW(clip_norm=clip_norm, clip_warmup=2, clip_warmup_factor=3.0)
+    gradient = {"head": {"kernel": jnp.full((2, 2), 1.0)}}
+    clip = optax.identity() if clip_norm is None else clip_by_global_norm(clip_norm, 2, 3.0)
+    state = clip.init(gradient)
+    for number in range(1, 5):
+        clipped, state = clip.update(gradient, state)
+        expected = float(clipped["head"]["kernel"][0, 0])  # pyright: ignore
+        assert optim.clipped_to(number, 2.0) == pytest.approx(expected, rel=1e-6)

@@ -98,15 +98,15 @@ class Block(nn.Module):
     precision: Precision
     attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q, k, v -> [b, t, n, h]
     constrain: Constrain
-    growth: Growth | None = None
-    """The growth of the tower with the size of the model; none: it stays as it is."""
+    growth: Growth = BASE
+    """The growth of the tower with the size of the model."""
 
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         """Returns the residual stream [b, t, d] after the layer."""
         attention_norm = layer_norm(self.precision, "attention_norm")
         mlp_norm = layer_norm(self.precision, "mlp_norm")
-        branch = (self.growth or BASE).branch
+        branch = self.growth.branch
         x_btd = x_btd + layers.multiply(self._attention(attention_norm(x_btd)), branch)
         x_btd = x_btd + layers.multiply(self._mlp(mlp_norm(x_btd)), branch)
         return self.constrain(x_btd, ("batch", None, None))
@@ -133,9 +133,8 @@ class Block(nn.Module):
         return down(hidden_btf)
 
     def _linear(self, features: int, axes: tuple[str, str], **options: Any) -> Linear:
-        if self.growth is not None:
-            options |= {"role": "hidden", "growth": self.growth}
-        return linear(features, axes, self.precision, **options)
+        growth = self.growth
+        return linear(features, axes, self.precision, role="hidden", growth=growth, **options)
 
 
 Init = Callable[[jax.Array], Params]
