@@ -11,8 +11,8 @@ once: 96-4x; and the rule of batch and learning rate, when not that of OLMo's la
 96-4x-step_law. N counts all parameters but the embedding. A run of 128-4x reads 73 million tokens:
 the source files of installed packages are enough, with a vocabulary of 1,024,
 
-    jaxpretrain prepare --output=data/code --vocab_size=1024 \
-        --files=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    jaxpretrain prepare --output=data/code --vocab_size=1024 --max_undecodable=100 \
+        --files="$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/**/*.py"
 
 The rules are those of configs/olmo_ladder.py, far below the sizes that they were found at; batches
 are multiples of 8.

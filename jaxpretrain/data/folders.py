@@ -19,6 +19,9 @@ _CONTAINERS = (
 )
 """The suffixes of files that may hold a whole corpus."""
 
+_MOST_KINDS = 8
+"""The number of kinds of skipped files that a message names."""
+
 Found = tuple[list[Path], tuple[str, ...]]
 """The files of a folder that can be read, sorted, and a line about those skipped, if any."""
 
@@ -42,9 +45,7 @@ def find_files(
     paths = [path for path in files if is_read(path)]
     skipped = [path for path in files if not is_read(path) and path.suffix not in beside]
     counts = Counter(path.suffix.lower() or "without a suffix" for path in skipped)
-    listed = [f"{count:,} {kind}" for kind, count in sorted(counts.items())]
-    listed += [f"{num_hidden:,} hidden"] if num_hidden else []
-    others = ", ".join(listed)
+    others = _listed(counts, num_hidden)
     if not paths:
         raise InputError(f"{root}: holds no {what}, but {others or 'nothing'}; {if_none}")
     if _is_most(skipped, paths):
@@ -53,6 +54,16 @@ def find_files(
             f" {what}; move or convert the others, or {if_few}"
         )
     return paths, (f"{root}: skipped {others}",) if others else ()
+
+
+def _listed(counts: Counter[str], num_hidden: int) -> str:
+    """Returns the commonest kinds of files with their counts, and the rest as one sum."""
+    common = counts.most_common(_MOST_KINDS)
+    listed = [f"{count:,} {kind}" for kind, count in sorted(common)]
+    if num_kinds := len(counts) - len(common):
+        rest = counts.total() - sum(count for _, count in common)
+        listed.append(f"{rest:,} of {num_kinds:,} more kinds")
+    return ", ".join([*listed, *([f"{num_hidden:,} hidden"] if num_hidden else [])])
 
 
 def files_below(root: Path) -> tuple[list[Path], int]:

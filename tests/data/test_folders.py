@@ -75,6 +75,15 @@ def test_what_is_skipped_is_counted_by_kind(tmp_path: Path):
     assert _find(tmp_path / "only")[1] == ()
 
 
+def test_many_kinds_of_skipped_files_are_told_as_the_commonest_and_a_sum(tmp_path: Path):
+    _make(tmp_path, *(f"{i}.txt" for i in range(50)))
+    _make(tmp_path, *(f"a.{kind}" for kind in "cdefghijk"), "b.k", "c.k", ".hidden", size=1)
+    common = ", ".join(f"1 .{kind}" for kind in "cdefghi")
+    assert _find(tmp_path)[1] == (
+        f"{tmp_path}: skipped {common}, 3 .k, 1 of 1 more kinds, 1 hidden",
+    )
+
+
 @pytest.mark.parametrize("num_bytes", [1, 1000])
 def test_a_folder_that_is_mostly_of_other_kinds_is_refused(tmp_path: Path, num_bytes: int):
     _make(tmp_path, "a.txt", "b.txt")

@@ -118,7 +118,8 @@ class Losses:
         """Counts what is no text. Raises the error where it is one more than are allowed."""
         if self.counts["undecodable"] >= self._max_undecodable:
             if not self._max_undecodable:
-                raise error
+                hint = "--max_undecodable=N leaves out up to N such and lists them"
+                raise InputError(f"{error}; {hint}")
             raise InputError(
                 f"{error}; more than --max_undecodable={self._max_undecodable} are no text"
             )
