@@ -64,8 +64,13 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text; it also stands before a text without a context."""
+        """The token that ends a text."""
         return self._end_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text without a context: that which begins texts, or else ends them."""
+        return next(iter(self._generator.begin_ids), self._end_id)
 
     @property
     def max_length(self) -> int:
@@ -75,15 +80,16 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Returns the token ids of the text alone, without any that the harness asks to add."""
-        return self._tokenizer.encode(string).ids
+        """Returns the token ids of a text, which begins as in training unless it goes on."""
+        begin = [] if add_special_tokens is False else self._generator.begin_ids
+        return [*begin, *self._tokenizer.encode(string).ids]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Returns the log-likelihood of each whole text, scored in windows of the context."""
         texts = [request.args[0] for request in requests]
         windows, owners = [], []
         for owner, text in enumerate(texts):
-            ids = self.tok_encode(text)
+            ids = self.tok_encode(text, add_special_tokens=False)
             rolling = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
             for window in map(make_disjoint_window, rolling):
                 windows.append((None, *window))

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import read_object
+from jaxpretrain.data.token_files.special import begin_ids
 from jaxpretrain.data.token_files.tokenizer import end_id, special_tokens
 from jaxpretrain.interop import hf_config, tables
 from jaxpretrain.interop import source as sources
@@ -115,16 +116,15 @@ def _without_copy(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tens
 
 def special_ids(source: Source) -> JsonObject:
     """Returns the known ids of special tokens by their Hugging Face names."""
-    told = source.origin.get("token_ids") or {}
-    if source.eos_id is not None:
-        return {**told, "eos_token_id": source.eos_id}
-    if told:
-        return dict(told)
-    model, text = source.model, source.tokenizer_json()
-    number = model.document_end if isinstance(model, Decoder) else None
+    if told := source.origin.get("token_ids"):
+        return told if source.eos_id is None else {**told, "eos_token_id": source.eos_id}
+    model, text, number = source.model, source.tokenizer_json(), source.eos_id
+    if number is None and isinstance(model, Decoder):
+        number = model.document_end
     if number is None and text is not None:
         number = end_id(text)
-    return {"eos_token_id": number}
+    first = begin_ids(text) if text is not None else []
+    return {"eos_token_id": number} | ({"bos_token_id": first[0]} if len(first) == 1 else {})
 
 
 def _tokenizer_documents(source: Source, token_ids: JsonObject) -> JsonObject:

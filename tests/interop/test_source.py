@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files.special import beginning_with
 from jaxpretrain.data.token_files.tokenizer import train_bpe
 from jaxpretrain.interop.hugging_face import open_hugging_face, special_ids
 from jaxpretrain.interop.source import Source, copy_token_files, merge, text_data, with_tokens
@@ -58,6 +59,10 @@ def test_a_model_of_raw_files_gets_a_tokenizer_and_an_end(
     document = json.loads((source.folder / "tokenizer_config.json").read_text())
     assert document == {"eos_token": "</s>", "padding": 1}
     assert special_ids(folder) == {"eos_token_id": 300}
+    text = beginning_with((given / "tokenizer.json").read_text(), "<|end|>")
+    (source.folder / "tokenizer.json").write_text(text)
+    ids = {"eos_token_id": 300, "bos_token_id": 0}
+    assert special_ids(replace(source, eos_id=300)) == ids
     assert with_tokens(source, None, 7).end_ids() == (7,)
 
 

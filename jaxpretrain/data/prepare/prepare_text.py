@@ -32,7 +32,7 @@ from jaxpretrain.data.prepare.rows import Losses, Rows
 from jaxpretrain.data.prepare.token_writer import SplitWriter
 from jaxpretrain.data.tfds_builder import TfdsName
 from jaxpretrain.data.token_files import manifest as manifests
-from jaxpretrain.data.token_files.special import CONFIG, check_special_tokens
+from jaxpretrain.data.token_files.special import CONFIG, beginning_with, check_special_tokens
 from jaxpretrain.data.token_files.tokenizer import (
     read_tokenizer,
     special_id,
@@ -333,23 +333,24 @@ def _claim(output: Path, key: str) -> None:
 
 def _make_tokenizer(spec: PrepareText, documents: Documents, output: Path) -> str:
     """Returns the text of `<output>/tokenizer.json`, which is copied, trained, or there already."""
-    path = output / TOKENIZER
+    path, bos_token = output / TOKENIZER, documents.rows.bos_token
     if path.exists():
         return read_tokenizer(path)
     if spec.tokenizer == "bpe":
         say("training the tokenizer")
         texts = (document.text for document in documents if document.split == "train")
         with activity("training the tokenizer"):
-            text = train_bpe(texts, spec.vocab_size, spec.eos_token, documents.rows.bos_token)
+            text = train_bpe(texts, spec.vocab_size, spec.eos_token, bos_token)
         if (num_ids := vocabulary_size(text)) < spec.vocab_size:
             say(
                 f"the tokenizer has {num_ids:,} ids, not the {spec.vocab_size:,} of --vocab_size:"
                 " the text has no more pieces to merge"
             )
     else:
-        given, bos_token = _tokenizer_path(spec), documents.rows.bos_token
+        given = _tokenizer_path(spec)
         text, folder = read_tokenizer(given), given if given.is_dir() else given.parent
+        special_id(text, spec.eos_token)
         say(*check_special_tokens(text, folder, spec.eos_token, bos_token))
-    special_id(text, spec.eos_token)
+    text = beginning_with(text, bos_token)
     write_atomically(path, text)
     return text

@@ -125,18 +125,25 @@ def _check_vocabulary(raw: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path}: model.vocab: an id is not a whole number below {_MOST_IDS:,}")
 
 
+def parsed(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokenizer":
+    """Returns the tokenizer just as its file has it; InputError where it is none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the package raises plain Exception for a bad file
+        raise InputError(f"{path}: the tokenizers package cannot read it: {error}") from None
+
+
 def encoder(tokenizer_json: str, path: Path | str = "the tokenizer") -> "Tokenizer":
     """Returns the tokenizer of documents, prompts and tasks: it encodes the text alone, all of it.
 
     Text that spells a special token is encoded as text, so an EOS is always the end of a document.
     Truncation, padding and special tokens around a text, which the file may ask for, are off.
     """
-    from tokenizers import Tokenizer, processors
+    from tokenizers import processors
 
-    try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # the package raises plain Exception for a bad file
-        raise InputError(f"{path}: the tokenizers package cannot read it: {error}") from None
+    tokenizer = parsed(tokenizer_json, path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.post_processor = processors.Sequence([])

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files.special import begin_ids
 from jaxpretrain.data.token_files.tokenizer import encoder, end_id, read_tokenizer, vocabulary_size
 from jaxpretrain.evals.generation.token_loop import Rows, Sampling, TokenLoop
 from jaxpretrain.evals.scoring.sharing import round_up
@@ -59,6 +60,8 @@ class Generator:
         tokenizer_json = read_tokenizer(tokenizer_path)
         self.tokenizer = encoder(tokenizer_json, tokenizer_path)
         """The tokenizer of prompts and continuations."""
+        self.begin_ids = begin_ids(tokenizer_json)
+        """The tokens that every text begins with, as the documents of the training data did."""
         size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
         if size > limit:
             raise InputError(
@@ -76,7 +79,8 @@ class Generator:
 
     def encode(self, prompt: str | Sequence[int]) -> Sequence[int]:
         """Returns the token ids of a prompt; InputError where it is empty or fills the context."""
-        ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+        is_text = isinstance(prompt, str)
+        ids = [*self.begin_ids, *self.tokenizer.encode(prompt).ids] if is_text else prompt
         if not ids:
             raise InputError("the prompt is empty: give at least one token of text")
         if len(ids) >= self._context:

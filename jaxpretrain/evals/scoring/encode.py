@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files.special import begin_ids
 from jaxpretrain.data.token_files.tokenizer import encoder, read_tokenizer, vocabulary_size
 from jaxpretrain.evals.tasks.task import Task
 
@@ -29,6 +30,8 @@ class TextEncoder:
                 f"vocabulary {vocab_size}"
             )
         self._encoder = encoder(tokenizer_json, path)
+        self.begin_ids = begin_ids(tokenizer_json)
+        """The tokens that every text begins with, as the documents of the training data did."""
 
     def __call__(self, texts: Iterable[str]) -> dict[str, list[int]]:
         """Returns the ids of each text, without any that the tokenizer would put around it."""
@@ -69,9 +72,10 @@ def encode_task(
             if not ids[text]:
                 where = f"task {task.name}, item {item.name}"
                 raise InputError(f"{where}: the {what} {text!r} has no tokens")
-    conditional = [Request(ids[c.context], ids[c.continuation]) for _, c in choices]
+    begin = encode.begin_ids
+    conditional = [Request([*begin, *ids[c.context]], ids[c.continuation]) for _, c in choices]
     unconditional = [
-        Request(ids[c.unconditional or ""], ids[c.continuation])
+        Request([*begin, *ids[c.unconditional or ""]], ids[c.continuation])
         for item, c in choices
         if item.has_unconditional
     ]

@@ -311,7 +311,11 @@ def test_ids_losses_and_the_first_token(rows: tuple[PrepareText, Rows], tmp_path
         assert len(ids) == len(documents) == manifest.splits[split].num_documents
         for id_, document in zip(ids, documents, strict=True):
             assert document[0] == start
-            assert tokenizer.decode(document[1:-1]).startswith(f"document {id_[1:]} ")
+            text = tokenizer.decode(document[1:-1])
+            assert text.startswith(f"document {id_[1:]} ")
+            assert (
+                tokenizer.encode(text).ids == document[:-1].tolist()
+            )  # as programs encode prompts
 
 
 def test_rows_are_resumed_byte_for_byte(

@@ -171,13 +171,18 @@ def _cut(tokenizer: Any) -> None:
 def test_prompts_are_encoded_as_documents_and_tasks_are(
     change, tokenizer_path: Path, tmp_path: Path
 ):
-    """Whatever the file asks for; a special token that a text spells is text."""
+    """They begin as the file's template says; a special token that a text spells is text."""
     changed = Tokenizer.from_file(str(tokenizer_path))
     change(changed)
     path = tmp_path / "tokenizer.json"
     path.write_text(changed.to_str())
     for prompt in ("the union of the", "the <|end|>"):
-        found = Generator(make_model(), make_layout(), path).encode(prompt)
+        generator = Generator(make_model(), make_layout(), path)
+        begin = [changed.token_to_id("<|end|>")] if change is _framed else []
+        assert generator.begin_ids == TextEncoder(path, VOCAB_SIZE).begin_ids == begin
+        found = list(generator.encode(prompt))
+        assert found[: len(begin)] == begin
+        found = found[len(begin) :]
         assert found == Generator(make_model(), make_layout(), tokenizer_path).encode(prompt)
         assert found == TextEncoder(path, VOCAB_SIZE)([prompt])[prompt]
         document = Document("train", prompt, prompt.encode())

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files.special import beginning_with
 from jaxpretrain.evals.scoring.encode import Request, TextEncoder, encode_task
 from jaxpretrain.evals.tasks.task import Choice, Item, Task
 
@@ -44,6 +45,17 @@ def test_items_with_a_continuation_beyond_the_context_are_left_out(encode: TextE
     assert [item.name for item in fitting.items] == ["q"] and len(requests) == 2
     with pytest.raises(InputError, match="task t: every item has .* context of 2; .* has"):
         encode_task(_task(long), encode, 2)
+
+
+def test_contexts_begin_as_documents_of_the_tokenizer_do(tokenizer: Path, tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(beginning_with(tokenizer.read_text(), "<|end|>"))
+    encode = TextEncoder(path, 290)
+    (first,) = encode.begin_ids
+    ids = encode(["a", " b", "c"])
+    _, conditional, unconditional = encode_task(_task(Choice("a", " b", "c")), encode, 48)
+    assert conditional == [Request([first, *ids["a"]], ids[" b"])]
+    assert unconditional == [Request([first, *ids["c"]], ids[" b"])]
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tokenizer: Path):
