@@ -42,21 +42,23 @@ def told_of(path: PurePath | str) -> Iterator[None]:
 
 
 def fetch_file(repository: str, name: str, *, download: bool) -> Path | None:
-    """Returns a file of a model on the hub, of the hub's cache on this machine or downloaded.
+    """Returns a file of a model on the hub, of the hub's cache on this machine or else downloaded.
 
-    Raises InputError where it may be downloaded and cannot be; None where it is not in the cache.
+    Raises InputError where it may be downloaded and cannot be; None where there is none.
     """
     try:
         import huggingface_hub
     except ImportError:
         raise InputError(f"{repository}: needs huggingface_hub: {install('data')}") from None
     with told_of(f"hf://{repository}/{name}"):
-        try:
-            found = huggingface_hub.hf_hub_download(repository, name, local_files_only=not download)
-            return Path(found)
-        except huggingface_hub.errors.LocalEntryNotFoundError as error:
-            if download:  # it looked into the cache because the hub did not answer
-                raise ConnectionError(error) from None
-        except huggingface_hub.errors.EntryNotFoundError:
-            pass
+        for is_local in (True, False) if download else (True,):
+            try:
+                if not is_local:  # fails at once without network; a download tries it six times
+                    huggingface_hub.model_info(repository)
+                found = huggingface_hub.hf_hub_download(repository, name, local_files_only=is_local)
+                return Path(found)
+            except huggingface_hub.errors.EntryNotFoundError:  # also of the cache
+                continue
+            except huggingface_hub.errors.RepositoryNotFoundError as error:
+                raise FileNotFoundError(error) from None
     return None
