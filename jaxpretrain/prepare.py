@@ -26,7 +26,10 @@ from jaxpretrain.data.token_files.manifest import Manifest
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    flags = make_parser().parse_args(argv)
+    parser = make_parser()
+    flags = parser.parse_args(argv)
+    if flags.template is not None and flags.text_key != PrepareText().text_key:
+        parser.error("--text_key and --template both name the text of a document; give one")
     flags.files = tuple(name for value in flags.files for name in split_paths(value))
     flags.where = tuple(flags.where)
     spec = PrepareText(**{field.name: getattr(flags, field.name) for field in fields(PrepareText)})

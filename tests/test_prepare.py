@@ -113,6 +113,8 @@ def prepared_tokenizer(tmp_path: Path) -> Path:
         (["--output=x", "--datset=sotu_text"], "--dataset"),
         (["--output=x", "--files=absent.txt"], "absent.txt: no such file"),
         (["--output=x", "--files=a.txt", "--workers=two"], "--workers"),
+        (["--output=x", "--files=a.txt", "--text_key=a", "--template={b}"], "give one"),
+        (["--output=x", "--files=a.txt", "--where=score"], "--where=score: write COLUMN>=NUMBER"),
         (["--output=x", "--dataset=sotu"], "Did you mean 'sotu_text'"),
     ],
 )

@@ -207,7 +207,7 @@ def _in_parquet(path: Path, image_key: str, label_key: str) -> Iterator[_Entry]:
     try:
         with pa.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            require_columns(path, [image_key], schema.names)
+            require_columns(path, {image_key: "data.source.image_key"}, schema.names)
             about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
             feature = about.get("info", {}).get("features", {}).get(label_key, {})
             names = feature.get("names") if isinstance(feature, dict) else None

@@ -1,6 +1,6 @@
 """The rows of parquet and Arrow files, a few at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +17,11 @@ COLUMNAR = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Yields these columns of each row; a text is its bytes, which may not be UTF-8, null is "".
 
-    Raises InputError where a column is not there, or the file is damaged.
+    `columns` maps each to the flag that names it. Raises InputError where a column is not there,
+    or the file is damaged.
     """
     pa = import_pyarrow("parquet and Arrow files")
     try:
@@ -45,18 +46,25 @@ def import_pyarrow(what: str):
     return pyarrow
 
 
-def require_columns(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
-    """Raises InputError, with the nearest name, for a column that a file does not have."""
-    for name in columns:
-        if name not in known:
-            some = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+def require_columns(
+    place: Path | str, columns: Mapping[str, str], known: Iterable[str], what: str = "column"
+) -> None:
+    """Raises InputError, with the nearest name, for a column that a file or a row does not have.
+
+    `columns` maps each to the flag that names it, `what` is what columns are called there.
+    """
+    names = list(known)
+    for name, flag in columns.items():
+        if name not in names:
+            some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
             raise InputError(
-                f"{path}: has no column {name!r} (columns: {some}).{nearest(name, known)}"
+                f"{place}: has no {what} {name!r} ({what}s: {some}); set {flag}."
+                f"{nearest(name, names)}"
             )
 
 
 def _batches(
-    pa: ModuleType, file: IO[bytes], path: Path, columns: Sequence[str]
+    pa: ModuleType, file: IO[bytes], path: Path, columns: Mapping[str, str]
 ) -> "Iterator[pyarrow.RecordBatch]":
     if path.suffix.lower() == ".parquet":
         table = pa.parquet.ParquetFile(file)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.data import tfds_builder
 from jaxpretrain.data.folders import Found, find_files, matching_files
 from jaxpretrain.data.prepare.columnar import COLUMNAR, read_rows, require_columns
@@ -268,12 +268,7 @@ class TfdsDocuments(Documents):
         features = sorted(
             tfds_builder.features_of(self._builder)
         )  # as a dataset is read back, in any order
-        if not rows.parts and text_key not in features:
-            raise InputError(
-                f"{dataset}: has no feature {text_key!r} (it has {', '.join(features)});"
-                f" set --text_key.{nearest(text_key, features)}"
-            )
-        require_columns(Path(dataset), rows.columns(text_key), features)
+        require_columns(dataset, rows.columns(text_key), features, "feature")
         self._text_key = text_key
         self._own = [split for split in ("train", "validation", "test") if split in info.splits]
         if not self._own:

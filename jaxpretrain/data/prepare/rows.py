@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 from jaxpretrain.config.conditions import Condition, parse_condition
-from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.ranges import NonNegative, Positive
+from jaxpretrain.data.prepare.columnar import require_columns
 from jaxpretrain.storage.files import complete, unfinished
 
 _KINDS = {
@@ -43,6 +44,9 @@ class Rows:
     max_undecodable: Annotated[int, NonNegative] = 0
     """Number of rows and documents that may be left out since they are not text."""
 
+    def __post_init__(self) -> None:
+        self.columns("")  # a bad template or test is refused before any work
+
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
         """The tests, parsed; InputError for one that is none."""
@@ -63,11 +67,12 @@ class Rows:
             raise InputError(f"--template={self.template!r}: names no column; write {{NAME}}")
         return tuple((before, name) for before, name, *_ in found)
 
-    def columns(self, text_key: str) -> list[str]:
-        """Returns the names of all columns that are read, once each."""
-        texts = [name for _, name in self.parts if name] or [text_key]
-        tested = [condition.column for condition in self.conditions]
-        return list(dict.fromkeys([*texts, *tested, *([self.id_key] if self.id_key else [])]))
+    def columns(self, text_key: str) -> dict[str, str]:
+        """Returns the names of all columns that are read, each with a flag that names it."""
+        found = {} if self.id_key is None else {self.id_key: "--id_key"}
+        found |= {condition.column: "--where" for condition in self.conditions}
+        names = {name: "--template" for _, name in self.parts if name}
+        return found | (names or {text_key: "--text_key"})
 
     def passes(self, row: Mapping[str, object], place: str) -> bool:
         """Returns true where all tests hold for a row."""
@@ -79,7 +84,11 @@ class Rows:
     def text_of(self, row: Mapping[str, object], text_key: str, place: str) -> str:
         """Returns the text of a row; InputError where it has none."""
         if not self.parts:
-            return _text(row, text_key, place)
+            text = _plain(_cell(row, text_key, place, "--text_key"), place)
+            if isinstance(text, str | None):
+                return text or ""  # null is empty
+            kind = _KINDS.get(type(text), "no text")
+            raise InputError(f"{place}: has {kind} in the column {text_key!r}, not a text")
         return "".join(
             before + (_filled(row, name, place) if name else "") for before, name in self.parts
         )
@@ -183,10 +192,7 @@ def divided(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
 
 def _cell(row: Mapping[str, object], name: str, place: str, flag: str) -> object:
     if name not in row:
-        raise InputError(
-            f"{place}: has nothing under the key {name!r} (keys: {', '.join(row)}); set"
-            f" {flag}.{nearest(name, row)}"
-        )
+        require_columns(place, {name: flag}, row)
     return row[name]
 
 
@@ -194,24 +200,8 @@ def _plain(value: object, place: str) -> object:
     return decode(value, place) if isinstance(value, bytes) else value
 
 
-def _text(row: Mapping[str, object], key: str, place: str) -> str:
-    if key not in row:
-        raise InputError(
-            f"{place}: has no text under the key {key!r} (keys: {', '.join(row)}); set"
-            f" --text_key.{nearest(key, row)}"
-        )
-    text = _plain(row[key], place)
-    if not isinstance(text, str):
-        kind = _KINDS.get(type(text), "no text")
-        raise InputError(
-            f"{place}: has {kind} under the key {key!r}, not a text; leave the line out, or write"
-            ' "", which is skipped'
-        )
-    return text
-
-
 def _filled(row: Mapping[str, object], name: str, place: str) -> str:
     value = _plain(_cell(row, name, place, "--template"), place)
     if isinstance(value, list | dict):
-        raise InputError(f"{place}: has {_KINDS[type(value)]} under the key {name!r}, not a text")
+        raise InputError(f"{place}: has {_KINDS[type(value)]} in the column {name!r}, not a text")
     return "" if value is None else str(value)

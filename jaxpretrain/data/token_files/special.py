@@ -85,8 +85,8 @@ def check_special_tokens(
     if told_start not in (None, bos_token):
         begin = f"with {bos_token!r}" if bos_token else "without one"
         notes.append(
-            f"note: the tokenizer in {folder} begins texts with {told_start!r}; documents begin {begin}"
-            " here (--bos_token)"
+            f"note: the tokenizer in {folder} begins texts with {told_start!r}; documents begin"
+            f" {begin} here (--bos_token)"
         )
     if config.get("chat_template") or (folder / TEMPLATE).is_file():
         others = [t for t in special_tokens(tokenizer_json) if t not in (eos_token, bos_token)]

@@ -37,7 +37,7 @@ NAMES = ["a.parquet", "a.arrow", "stream.arrow", "a.feather"]
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_the_columns_that_are_asked_for(tmp_path: Path, name: str):
     path = _write(tmp_path / name, pa.table(TABLE))
-    rows = list(read_rows(path, ["text", "id"]))
+    rows = list(read_rows(path, dict.fromkeys(("text", "id"), "--text_key")))
     assert [row["id"] for row in rows] == TABLE["id"]
     assert rows[3] == {"text": "text é 3".encode(), "id": 3}
     assert rows[7] == {"text": "", "id": 7}  # null
@@ -46,8 +46,10 @@ def test_rows_of_the_columns_that_are_asked_for(tmp_path: Path, name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_column_names_the_nearest(tmp_path: Path, name: str):
     path = _write(tmp_path / name, pa.table(TABLE))
-    with pytest.raises(InputError, match=r"no column 'texts' \(columns: id, text, l.*'text'\?"):
-        next(read_rows(path, ["texts"]))
+    with pytest.raises(
+        InputError, match=r"no column 'texts' \(columns: id, text, l.*; set --text_key\. .*'text'\?"
+    ):
+        next(read_rows(path, {"texts": "--text_key"}))
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary", "binary"])
@@ -57,7 +59,8 @@ def test_texts_of_every_type_are_bytes(tmp_path: Path, kind: str):
     column = column.dictionary_encode() if kind == "dictionary" else column
     column = column.cast(types[kind]) if kind in types else column
     path = _write(tmp_path / "a.parquet", pa.table({"text": column}))
-    assert [row["text"] for row in read_rows(path, ["text"])] == [b"one", "two é".encode(), b"one"]
+    texts = [row["text"] for row in read_rows(path, {"text": "--text_key"})]
+    assert texts == [b"one", "two é".encode(), b"one"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +68,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str):
     path = _write(tmp_path / name, pa.table(TABLE))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{name}: is damaged"):
-        list(read_rows(path, ["text"]))
+        list(read_rows(path, {"text": "--text_key"}))
 
 
 def test_without_pyarrow_the_line_says_how_to_get_it(
@@ -75,4 +78,4 @@ def test_without_pyarrow_the_line_says_how_to_get_it(
     monkeypatch.setattr(errors, "extras", lambda: {"data": ["pyarrow>=26"]})
     import_pyarrow.cache_clear()
     with pytest.raises(InputError, match="parquet and Arrow files need pyarrow: pip install 'pyar"):
-        next(read_rows(tmp_path / "a.parquet", ["text"]))
+        next(read_rows(tmp_path / "a.parquet", {"text": "--text_key"}))

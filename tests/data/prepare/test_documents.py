@@ -115,10 +115,9 @@ def test_a_folder_without_text_is_named(tmp_path: Path):
     [
         (b'{"text": "cut', "is not a line of JSON"),
         (b"plain", "is not a line of JSON"),
-        (b'{"body": "x", "id": 3}', r"no text under the key 'text' \(keys: body, id\)"),
-        (b'{"text": null}', "has null under the key 'text', not a text"),
-        (b'{"text": 3}', "has a number under the key 'text'"),
-        (b'{"text": ["a"]}', "has a list under the key 'text'"),
+        (b'{"body": "x", "id": 3}', r"no column 'text' \(columns: body, id\); set --text_key"),
+        (b'{"text": 3}', "has a number in the column 'text'"),
+        (b'{"text": ["a"]}', "has a list in the column 'text'"),
         (b'["text"]', "is a list, not an object with keys"),
         (b'{"text": "\xff"}', "is not UTF-8"),
         (b'{"text": "\\ud800"}', "half a surrogate pair"),
@@ -194,7 +193,9 @@ def test_a_dataset_that_is_not_prepared_is_not_downloaded(tmp_path: Path):
 
 
 def test_an_unknown_feature_names_the_known():
-    with pytest.raises(InputError, match=r"no feature 'texts' \(it has id, text, year\).*'text'"):
+    with pytest.raises(
+        InputError, match=r"no feature 'texts' \(features: id, text, year\); set --text_key.*'text'"
+    ):
         _tfds("sotu_text", text_key="texts")
 
 
@@ -262,7 +263,9 @@ def test_rows_of_parquet_are_documents(tmp_path: Path):
     found = [(document.text, document.id) for document in documents.read(losses)]
     assert found == [("b\ntwo", "b"), ("c\n", "c")]
     assert losses.counts == {"filtered": 1}
-    with pytest.raises(InputError, match=r"a\.parquet: has no column 'boddy'.*'body'"):
+    with pytest.raises(
+        InputError, match=r"a\.parquet: has no column 'boddy'.*set --text_key.*'body'"
+    ):
         _ = list(TextFiles((str(tmp_path),), "boddy", 0.0))
 
 
@@ -276,7 +279,9 @@ def test_a_separator_stands_between_documents(tmp_path: Path):
 
 
 def test_what_is_no_text_is_left_out_up_to_a_number(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_bytes(_lines(["one", "", "x" * 99]) + b'{"text": "\xff"}\nplain\n')
+    (tmp_path / "a.jsonl").write_bytes(
+        _lines(["one", None, "x" * 99]) + b'{"text": "\xff"}\nplain\n'
+    )
     (tmp_path / "b.txt").write_bytes(b"\xff")
     losses, rows = Losses(3), Rows(max_bytes=50, max_undecodable=3)
     documents = TextFiles((str(tmp_path),), "text", 0.0, rows)
@@ -301,7 +306,7 @@ def test_rows_of_a_dataset_are_tested():
         document.text == f"{document.id}: {document.text[-4:]}" for document in found
     )
     assert all(int(document.text[-4:]) >= 2020 for document in found)
-    with pytest.raises(InputError, match="no column 'yeer'.*'year'"):
+    with pytest.raises(InputError, match="no feature 'yeer'.*set --where.*'year'"):
         _tfds("sotu_text", rows=Rows(where=("yeer>=2020",)))
 
 

@@ -13,13 +13,14 @@ ROW = {"title": "A", "body": b"text \xc3\xa9", "score": 3, "none": None, "tags":
 def test_a_template_takes_several_columns():
     rows = Rows(template="{title}: {{{score}}}\n{body}{none}", where=("score>=3",), id_key="title")
     assert rows.text_of(ROW, "text", "a:1") == "A: {3}\ntext é"
-    assert rows.columns("text") == ["title", "score", "body", "none"]
+    assert sorted(rows.columns("text")) == ["body", "none", "score", "title"]
     assert rows.id_of(ROW, "a:1") == "A"
 
 
 def test_without_a_template_the_key_holds_the_text():
     assert Rows().text_of(ROW, "body", "a:1") == "text é"
-    assert Rows().columns("body") == ["body"]
+    assert Rows().columns("body") == {"body": "--text_key"}
+    assert Rows().text_of({"body": None}, "body", "a:1") == ""  # as in parquet
 
 
 @pytest.mark.parametrize(
@@ -34,16 +35,16 @@ def test_without_a_template_the_key_holds_the_text():
 )
 def test_a_template_of_another_form_is_refused(template: str, complaint: str):
     with pytest.raises(InputError, match=f"--template=.*{complaint}"):
-        _ = Rows(template=template).parts
+        Rows(template=template)
 
 
 @pytest.mark.parametrize(
     ("rows", "key", "complaint"),
     [
-        (Rows(), "boddy", r"a:1: has no text under the key 'boddy' .*--text_key. Did.*'body'"),
-        (Rows(template="{titel}"), "text", r"nothing under the key 'titel'.*--template.*'title'"),
-        (Rows(template="{tags}"), "text", "has a list under the key 'tags'"),
-        (Rows(), "score", "has a number under the key 'score'"),
+        (Rows(), "boddy", r"a:1: has no column 'boddy' .*--text_key. Did.*'body'"),
+        (Rows(template="{titel}"), "text", r"no column 'titel'.*--template.*'title'"),
+        (Rows(template="{tags}"), "text", "has a list in the column 'tags'"),
+        (Rows(), "score", "has a number in the column 'score'"),
     ],
 )
 def test_a_row_without_the_text_is_named(rows: Rows, key: str, complaint: str):
