@@ -44,11 +44,14 @@ def convert(flags: Namespace) -> tuple[dict[str, object], list[str]]:
     if flags.to != "checkpoint":
         source = fold(source)
     num_parameters = sum(math.prod(array.shape) for array in source.params.values())
-    run = checkpoint_behind(flags.input, "--input") if _is_of_run(flags) else None
+    inputs = flags.merge or [flags.input]
+    flag = "--merge" if flags.merge else "--input"
+    is_of_run = flags.to == "hf" and flags.source == "checkpoint"
+    run = checkpoint_behind(inputs[0], flag) if is_of_run else None
     with _new_folder(flags.output) as folder:
         writers[flags.to](source, folder)
-        if run is not None and flags.to == "hf":
-            write_card(folder, run[0], source.step, num_parameters)
+        if run is not None:
+            write_card(folder, run[0], run[1], num_parameters, len(inputs))
     summary: dict[str, object] = {
         "output": str(flags.output),
         "step": source.step,
@@ -82,10 +85,6 @@ def _read(flags: Namespace) -> Source:
         is_folder = (path / "tokenizer.json").is_file()  # other files may lie beside it
         tokenizer = path if is_folder else find_tokenizer(str(path))
     return sources.with_tokens(source, tokenizer, flags.eos_id)
-
-
-def _is_of_run(flags: Namespace) -> bool:
-    return flags.source == "checkpoint" and not flags.merge
 
 
 @contextmanager

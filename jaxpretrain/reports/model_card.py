@@ -7,9 +7,8 @@ from pathlib import Path
 
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.history import History, read_history
-from jaxpretrain.reports.runs import METRICS
 from jaxpretrain.storage.jsonl import has_lines
-from jaxpretrain.storage.run_documents import ExperimentFile, read_document
+from jaxpretrain.storage.run_documents import METRICS, ExperimentFile, read_document
 
 CARD = "README.md"
 
@@ -42,14 +41,22 @@ made it.
 """
 
 
-def model_card(run: Path, step: int, hugging_face: Document, num_parameters: int) -> str:
-    """Returns the card of the checkpoint at a step of a run that was exported with this config."""
+def model_card(
+    run: Path, step: int, hugging_face: Document, num_parameters: int, num_merged: int = 1
+) -> str:
+    """Returns the card of the checkpoint at a step of a run that was exported with this config.
+
+    Of several checkpoints whose weights were averaged, the run is the first; losses of the average
+    are not known.
+    """
     document = read_document(run / "experiment.json", ExperimentFile)
     history = read_history(run / METRICS).until(step)
     parts = [f"{_HEAD}\n# {run.name}\n", _summary(document, history, step), ""]
+    if num_merged > 1:
+        parts += [f"The weights are the mean of {num_merged} checkpoints; this is the first.", ""]
     facts = _facts(document, history, hugging_face, num_parameters)
     parts += ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts)]
-    if scores := list(_scores(history)):
+    if num_merged == 1 and (scores := list(_scores(history))):
         parts += ["", "## Losses and evaluations", ""]
         parts += ["| Measured | Value | At step |", "| --- | --- | --- |", *scores]
     config = {name: document["config"].get(name) for name in ("model", "optim")}
@@ -108,7 +115,9 @@ def _scores(history: History) -> Iterator[str]:
             yield f"| `{name}` | {series.values[-1]:.4f} | {int(series.steps[-1]):,} |"
 
 
-def write_card(folder: Path, run: Path, step: int, num_parameters: int) -> None:
+def write_card(
+    folder: Path, run: Path, step: int, num_parameters: int, num_merged: int = 1
+) -> None:
     """Writes the card of a run beside an export in Hugging Face's form.
 
     A folder without metrics, which was converted and not trained here, gets none: all that is known
@@ -117,4 +126,5 @@ def write_card(folder: Path, run: Path, step: int, num_parameters: int) -> None:
     if not has_lines(run / METRICS):
         return
     config: Mapping[str, object] = json.loads((folder / "config.json").read_text())
-    (folder / CARD).write_text(model_card(run, step, dict(config), num_parameters))
+    card = model_card(run, step, dict(config), num_parameters, num_merged)
+    (folder / CARD).write_text(card)

@@ -21,12 +21,16 @@ from jaxpretrain.diagnosis.predicted import TRAINING, final_value, read_predicti
 from jaxpretrain.diagnosis.remaining import Estimate, estimate
 from jaxpretrain.diagnosis.watch import findings_over_time
 from jaxpretrain.storage.files import relative
-from jaxpretrain.storage.jsonl import has_lines, read_lines
-from jaxpretrain.storage.paths import is_remote, names_in
-from jaxpretrain.storage.run_documents import BaselinesFile, ExperimentFile, PlanFile, read_document
-
-METRICS = "metrics.jsonl"
-"""The file that makes a folder a run."""
+from jaxpretrain.storage.jsonl import read_lines
+from jaxpretrain.storage.paths import is_remote
+from jaxpretrain.storage.run_documents import (
+    METRICS,
+    BaselinesFile,
+    ExperimentFile,
+    PlanFile,
+    read_document,
+    runs_in,
+)
 
 FORECAST_PARTS = (0.1, 0.2, 0.3, 0.5, 0.7)
 """The parts of the run at which earlier forecasts are shown."""
@@ -147,8 +151,7 @@ def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist: no run has written metrics there")
-        inside = [path] if has_lines(path / METRICS) else [path / name for name in names_in(path)]
-        found[path] = [folder for folder in inside if has_lines(folder / METRICS)]
+        found[path] = runs_in(path)
     folders = list(dict.fromkeys(folder for below in found.values() for folder in below))
     if not folders:
         names = ", ".join(map(str, paths))

@@ -12,9 +12,10 @@ from jaxpretrain.display.wording import format_count, format_number, format_sign
 from jaxpretrain.reports.charts import charts
 from jaxpretrain.reports.curves import Chart, Json, Section, upright
 from jaxpretrain.reports.parts import table
-from jaxpretrain.reports.runs import METRICS, RunHistory, read_run
+from jaxpretrain.reports.runs import RunHistory, read_run
 from jaxpretrain.reports.words import title
-from jaxpretrain.storage.run_documents import SWEEP, SweepFile, read_document
+from jaxpretrain.storage.jsonl import has_lines
+from jaxpretrain.storage.run_documents import METRICS, SWEEP, SweepFile, read_document
 
 MOST_CURVES = 24
 """The largest number of arms whose curves are drawn."""
@@ -32,7 +33,7 @@ def sweep_sections(folder: Path) -> tuple[str, dict[str, Section]]:
     document = read_document(folder / SWEEP, SweepFile)
     arms, control, metric = document["arms"], document["control"], document.get("metric") or ""
     listed = [run for arm in arms for run in arm["runs"]]
-    names = [run["folder"] for run in listed if (folder / run["folder"] / METRICS).exists()]
+    names = [run["folder"] for run in listed if has_lines(folder / run["folder"] / METRICS)]
     runs = {name: read_run(folder / name, name) for name in names}
     metrics = dict.fromkeys(name for arm in arms for name in arm.get("metrics", {}))
     results: dict[str, Results] = {

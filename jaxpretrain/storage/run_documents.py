@@ -1,12 +1,17 @@
 """The types in the JSON documents of the folders of runs and sweeps, such as `experiment.json`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxpretrain.config.renames import upgraded
 from jaxpretrain.config.serialize import Document, checked, read_object
+from jaxpretrain.storage.jsonl import has_lines
+from jaxpretrain.storage.paths import names_in
 
+METRICS = "metrics.jsonl"
+"""The file that makes a folder a run."""
 SWEEP = "sweep.json"
 """The file of a sweep's folder with its plan, the states of its runs, and its answer."""
 
@@ -156,6 +161,14 @@ class SweepFile:
     shared: tuple[tuple[str, str], ...] = ()
     equal_by: str | None = None
     arms: tuple[ArmOfSweep, ...] = ()
+
+
+def runs_in(folder: Path, below: Iterable[Path] = ()) -> list[Path]:
+    """Returns a folder that is a run, or else the runs among some below it, by default its own."""
+    if has_lines(folder / METRICS):
+        return [folder]
+    inside = list(below) or [folder / name for name in names_in(folder)]
+    return [path for path in inside if has_lines(path / METRICS)]
 
 
 def read_document(path: Path, kind: type) -> Document:

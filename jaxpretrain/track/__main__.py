@@ -13,9 +13,8 @@ from pathlib import Path
 
 from jaxpretrain.config.command import Parser, run
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.storage.jsonl import has_lines
-from jaxpretrain.storage.paths import as_path, names_in
-from jaxpretrain.storage.run_documents import ExperimentFile, read_document
+from jaxpretrain.storage.paths import as_path
+from jaxpretrain.storage.run_documents import ExperimentFile, read_document, runs_in
 from jaxpretrain.track.contract import (
     TRACKERS,
     TrackerName,
@@ -60,11 +59,7 @@ def make_parser() -> Parser:
 
 def _runs(folder: Path) -> list[Path]:
     """Returns the folder of a run, or those of a sweep, or those right below it."""
-    if has_lines(folder / "metrics.jsonl"):
-        return [folder]
-    below = [*runs_of_sweep(folder)] or [folder / name for name in names_in(folder)]
-    found = [path for path in below if has_lines(path / "metrics.jsonl")]
-    if not found:
+    if not (found := runs_in(folder, runs_of_sweep(folder))):
         raise InputError(f"{folder}: no run has written metrics there; name a run's folder")
     return found
 

@@ -40,6 +40,9 @@ def test_the_card_lies_beside_the_config(tmp_path: Path):
     (folder / "config.json").write_text(json.dumps(CONFIG))
     write_card(folder, run, 100, 10)
     assert (folder / "README.md").read_text() == model_card(run, 100, CONFIG, 10)
+    write_card(folder, run, 100, 10, num_merged=3)
+    card = (folder / "README.md").read_text()
+    assert "The weights are the mean of 3 checkpoints" in card and "train/loss" not in card
     (run / "metrics.jsonl").unlink()
     (folder / "README.md").unlink()
     write_card(folder, run, 100, 10)  # of a folder that was converted and not trained
