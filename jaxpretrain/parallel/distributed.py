@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 import jax
@@ -33,6 +33,9 @@ from jaxpretrain.parallel.roll_call import MissingProcesses, call_roll
 
 PATIENCE_SECONDS = 600
 """Seconds that a process waits for the others where all must agree; one may read data slowly."""
+JAX_SECONDS = 600
+"""Seconds without a heartbeat after which JAX aborts the processes, with a stack of its own code.
+It may do so after half of them, long after `peers.SILENT_SECONDS`: the watchdog comes first."""
 
 
 class AgreedError(InputError):
@@ -45,6 +48,7 @@ def start(
     process_id: int | None,
     port: int | None = None,
     seconds: float = 300.0,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Joins the processes of the run where there are several, and says so in one line.
 
@@ -52,6 +56,8 @@ def start(
     name the processes by hand; without them the environment decides. `port` replaces the port of a
     launcher's address. Processes that do not come within the given seconds are named, and all that
     came exit with code 1.
+
+    `beat` is called when all have come, at about the same time in all of them.
 
     SIGUSR1 and SIGUSR2 are passed on as SIGTERM, which JAX's preemption service waits for.
 
@@ -83,19 +89,26 @@ def start(
         if str(error):
             _say(f"error: {error}")
         raise SystemExit(1) from None
+    beat()
     jax.distributed.initialize(
         coordinator,
         num_processes,
         process_id,
         gpus,
         cluster_detection_method="deactivate",
-        initialization_timeout=int(seconds),
+        # All have come: the watchdog is to notice first that one stands still from here on.
+        initialization_timeout=int(seconds) + JAX_SECONDS,
+        heartbeat_timeout_seconds=JAX_SECONDS,
     )
+    _have_met(coordinator, num_processes, launcher.name if launcher else "flags")
+
+
+def _have_met(coordinator: str, num_processes: int, source: str) -> None:
+    """Sends signals on, connects the processes, and says who has met."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     _connect_presence(coordinator.rpartition(":")[0].strip("[]"), num_processes)
     if is_primary():
-        source = launcher.name if launcher else "flags"
         _say(f"{count_of(num_processes, 'process')}, by {source}, coordinator {coordinator}")
 
 
@@ -114,15 +127,30 @@ def _connect_presence(host: str, num_processes: int) -> None:
     if is_primary():
         publish("presence", presence.listen(num_processes))
     else:
-        assert global_state.client is not None
-        name = "jaxpretrain/published/presence/0"
-        presence.connect(host, global_state.client.blocking_key_value_get(name, 60_000))
+        presence.connect(host, _what_the_first_tells)
+
+
+def _what_the_first_tells() -> str:
+    """Waits for what process 0 tells about its connections; OSError: it tells nothing."""
+    assert global_state.client is not None
+    try:
+        return global_state.client.blocking_key_value_get(
+            "jaxpretrain/published/presence/0", 60_000
+        )
+    except JaxRuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 def leave() -> None:
     """Tells the other processes that this one ends as they do, and so is not lost."""
     for presence in _presences:
         presence.leave()
+
+
+def wait_until_gone(processes: Collection[int], seconds: float) -> None:
+    """Waits in process 0 until others have ended, for so many seconds at most."""
+    for presence in _presences:
+        presence.wait_until_gone(processes, seconds)
 
 
 def process_id() -> int:

@@ -1,9 +1,8 @@
 """Each process of a run stays connected to the first one, so that a death is noticed at once.
 
-JAX notices that a process has died after 100 seconds without its heartbeat, and then aborts the
-others with a stack of its own code. The system closes the connections of a dead process within
-milliseconds, however it died. The first process then tells all others, prints one line, and all
-exit with 1. Where no connection can be made, as behind a firewall, only JAX's way remains.
+The system closes the connections of a dead process within milliseconds, however it died. The first
+process then tells all others, prints one line, and all exit with 1. Where no connection can be
+made, as behind a firewall, the watchdog notices it later, by the silence of that process (`peers`).
 """
 
 import os
@@ -12,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 
@@ -61,15 +60,15 @@ class Presence:
         threading.Thread(target=gather, name="presence", daemon=True).start()
         return told
 
-    def connect(self, host: str, told: str) -> None:
-        """Makes the connection to process 0 in a thread.
+    def connect(self, host: str, ask: Callable[[], str]) -> None:
+        """Makes the connection to process 0 in a thread; `ask` returns what `listen` has there.
 
-        Where it cannot be made, the process goes on without it.
+        Where it cannot be made, or `ask` raises an OSError, the process goes on without it.
         """
-        port, _, password = told.partition(" ")
 
         def connect() -> None:
             with suppress(OSError):
+                port, _, password = ask().partition(" ")
                 connection = socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS)
                 connection.sendall(f"{password} {self._process}".encode())
                 self._connections[0] = connection
@@ -83,6 +82,21 @@ class Presence:
         for connection in list(self._connections.values()):
             with suppress(OSError):
                 connection.sendall(_BYE)
+
+    def wait_until_gone(self, processes: Collection[int], seconds: float) -> None:
+        """Waits in process 0 until others have ended, for so many seconds at most.
+
+        Those without a connection get one second.
+        """
+        deadline = time.monotonic() + seconds
+        if not self._connections.keys() >= set(processes):
+            time.sleep(1.0)
+        for connection in [self._connections[i] for i in processes if i in self._connections]:
+            with suppress(OSError):  # it is broken, or time is up
+                while (left := deadline - time.monotonic()) > 0:
+                    connection.settimeout(left)
+                    if not connection.recv(64):
+                        break
 
     def _watch(self, connections: Mapping[int, socket.socket]) -> None:
         with DefaultSelector() as selector:

@@ -51,14 +51,15 @@ def run_training(
 ) -> int:
     """Trains a config, or compiles it for a preflight, and returns the exit code.
 
-    `processes` are the arguments of `distributed.start`. `skipped_steps` are steps such as "7-9"
-    whose samples are left out, `rewind_to` is a step to go back to. InputError: something that was
-    given is wrong, or there was no room.
+    `processes` are all but the last argument of `distributed.start`. `skipped_steps` are steps such
+    as "7-9" whose samples are left out, `rewind_to` is a step to go back to. InputError: something
+    that was given is wrong, or there was no room.
     """
     use_most_memory()
     with Watchdog(workdir) as watchdog, distributed.leaving_at_failure():
         watchdog.enter("rendezvous", allowance=processes[-1] + DEFAULT_SECONDS)
-        distributed.start(*processes)
+        distributed.start(*processes, watchdog.beat)
+        watchdog.met()
         watchdog.enter("start", allowance=math.inf)
         needs_folder = workdir is None and not preflight_only
         experiment = _configured(config, overrides, skipped_steps, needs_folder)

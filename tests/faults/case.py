@@ -72,10 +72,9 @@ class Case:
         """The seconds that the run takes where nothing interrupts it."""
         return self.world.reference(self.num_processes).seconds
 
-    def stall(self, most: float = 600.0) -> str:
+    def stall(self) -> str:
         """Returns the flag of a limit that no phase comes near, however busy this machine is."""
-        limit = min(max(20.0, 2 * self.usual_seconds), most)
-        return f"--config.monitor.stall={limit:.0f} seconds"
+        return f"--config.monitor.stall={max(20.0, 2 * self.usual_seconds):.0f} seconds"
 
     def anyone(self) -> int:
         """Returns the number of a process, by chance."""

@@ -20,6 +20,8 @@ ANY_FAILURE = frozenset({1, 76, 134, -6})
 FROM_KILL = frozenset({SIGKILL})
 BAD_STEP = 8
 SAVES = NUM_STEPS // SAVE_EVERY
+STEADY = ("step", "evaluation", "save is written")
+"""Phases that come again and again."""
 
 
 @dataclass(frozen=True)
@@ -136,18 +138,31 @@ def interrupted_among_others(case: Case) -> None:
 
 
 def stopped(case: Case) -> None:
-    """A process stands still as a whole, as on a host that hangs."""
+    """A process is stopped as a whole, as on a host that hangs."""
     victim = case.anyone()
-    limit = case.stall(most=60.0)  # after 100 seconds without a heartbeat, JAX comes first
-    gang = case.start(only(victim, partial(_tell, "step", signal.SIGSTOP, 7)), limit)
+    phase = case.draw.choice(["rendezvous", "start", "restore", "compile", "first batch", *STEADY])
+    call = case.draw.randint(1, 3) if phase in STEADY else 1
+    stands_still(case, victim, phase, call, has_limit=case.draw.random() < 0.75)
+
+
+def stands_still(case: Case, victim: int, phase: str, call: int, *, has_limit: bool) -> None:
+    """The others notice that they make no progress, or that it says nothing more."""
+    case.note = f"process {victim}, {phase} {call}, {'a' if has_limit else 'no'} limit"
+    flags = [case.stall()] if has_limit else []
+
+    def arm(process: int) -> None:
+        if phase == "rendezvous":  # whose five minutes no flag makes shorter
+            points.shorten_default(30.0)
+        if process == victim:
+            at(PHASES[phase], points.send(signal.SIGSTOP), call=call)
+
+    gang = case.start(arm, *flags, *(["--start_timeout=30"] if phase == "rendezvous" else []))
     others = [i for i in range(case.num_processes) if i != victim]
     gang.wait_for(lambda: gang.poll() and all(i in gang.codes for i in others))
     gang.kill()
     case.check_codes(gang, *(FROM_KILL if i == victim else {76} for i in range(case.num_processes)))
-    first = others[0]
-    case.check_line(gang, r"^error: no progress for \d+ s", first)
-    if victim:
-        case.check_line(gang, f"process {victim} does not answer", first)
+    noticed = rf"^error: (no progress|process {victim} says nothing) for \d+ s"
+    case.check_line(gang, rf"{noticed}.*process {victim} does not answer", others[0])
     damage.check_stacks(case, others)
     case.recover(gang)
 

@@ -19,6 +19,7 @@ import jax
 Action = Callable[[], None]
 
 PHASES = {
+    "rendezvous": "jaxpretrain.parallel.distributed:jax.distributed.initialize",
     "start": "jaxpretrain.train.run:open_run",
     "restore": "jaxpretrain.checkpoints.orbax:Checkpoints.restore_newest",
     "compile": "jaxpretrain.train.program:Program.compile",
@@ -185,6 +186,13 @@ def poison(call: int) -> None:
         return compile_
 
     wrap("jaxpretrain.train.program:Program.compile", make)
+
+
+def shorten_default(seconds: float) -> None:
+    """Has the watchdog of this process allow fewer seconds where no limit is given."""
+    for name in ("jaxpretrain.train.watchdog", "jaxpretrain.planning.training"):
+        module: Any = importlib.import_module(name)
+        module.DEFAULT_SECONDS = seconds
 
 
 def shift_clock(seconds: float, call: int) -> None:

@@ -45,6 +45,15 @@ def test_results_of_several_sittings_add_up(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_processes_that_are_stopped_as_a_whole_end_the_others_with_their_stacks(tmp_path: Path):
+    """Six of two and four processes, drawn so that the first one and others are stopped."""
+    output = tmp_path / "faults.json"
+    done = _faults("--kind=a process stands still", "--count=6", "--seed=5", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(output.read_text())["recovered"] == 6
+
+
+@pytest.mark.slow
 def test_a_fault_of_each_of_a_dozen_kinds_ends_as_it_must(tmp_path: Path):
     output = tmp_path / "faults.json"
     done = _faults("--count=12", "--seed=3", f"--output={output}")

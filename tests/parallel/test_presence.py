@@ -1,6 +1,7 @@
 """The connections between processes, here of one process; tests/faults/ kills real ones."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,7 @@ class Gang:
         told = self.all[0].listen(3)
         self.port = int(told.partition(" ")[0])
         for presence in self.all[1:]:
-            presence.connect("127.0.0.1", told)
+            presence.connect("127.0.0.1", lambda: told)
         assert _until(lambda: len(self.all[0]._connections) == 2)
         assert _until(lambda: all(presence._connections for presence in self.all))
 
@@ -60,6 +61,31 @@ def test_those_that_leave_are_not_lost():
     assert gang.lost == {}
 
 
+def test_the_first_ends_after_those_that_end():
+    gang = Gang()
+    first = gang.all[0]
+    first.leave()
+    threading.Timer(0.5, gang.die, [1]).start()
+    began = time.monotonic()
+    first.wait_until_gone([1], 9.0)
+    assert 0.4 < time.monotonic() - began < 5.0
+    began = time.monotonic()
+    first.wait_until_gone([2], 0.5)  # it stays
+    assert 0.4 < time.monotonic() - began < 5.0
+
+
+def test_without_an_answer_a_process_goes_on_alone():
+    def ask() -> str:
+        raise OSError("the first does not answer")
+
+    lost: list[int] = []
+    presence = Presence(1, lost.append)
+    presence.connect("127.0.0.1", ask)
+    presence.wait_until_gone([], 1.0)
+    presence.leave()
+    assert lost == [] and not presence.is_lost.is_set()
+
+
 def test_a_stranger_makes_no_connection(monkeypatch: pytest.MonkeyPatch):
     lost: list[int] = []
     first = Presence(0, lost.append)
@@ -69,7 +95,7 @@ def test_a_stranger_makes_no_connection(monkeypatch: pytest.MonkeyPatch):
         with socket.create_connection(("127.0.0.1", int(port))) as stranger:
             stranger.sendall(greeting)
     second = Presence(1, lost.append)
-    second.connect("127.0.0.1", told)
+    second.connect("127.0.0.1", lambda: told)
     assert _until(lambda: set(first._connections) == {1})
     assert lost == []
     second.leave()
