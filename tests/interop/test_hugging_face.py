@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxpretrain.checkpoints.names import from_named
 from jaxpretrain.config.errors import InputError
+from jaxpretrain.data.token_files.special import beginning_with
 from jaxpretrain.interop.hugging_face import open_hugging_face, write_hugging_face
 from jaxpretrain.interop.source import Source
 from jaxpretrain.interop.tables import whole
@@ -185,6 +186,12 @@ def test_transformers_loads_the_tokenizer_of_a_model_trained_here(
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|end|>", 0)
     ids = tokenizer("the union of the states")["input_ids"]
     assert tokenizer.decode(ids) == "the union of the states"
+    # Prompts begin there as the documents of the data did.
+    (folder / "tokenizer.json").write_text(beginning_with(tokenizer_json, "<|end|>"))
+    write_hugging_face(replace(open_hugging_face(folder), origin={}), tmp_path / "begun")
+    begun = transformers.AutoTokenizer.from_pretrained(tmp_path / "begun")
+    assert begun("the union of the states")["input_ids"] == [0, *ids]
+    assert begun.bos_token == "<|end|>"
 
 
 def test_a_second_copy_of_a_tied_embedding_is_dropped_only_if_it_is_one(hugging_face: Folder):
