@@ -136,6 +136,8 @@ def require_packages(names: Iterable[TrackerName], flag: str) -> None:
 def parse_trackers(text: str, flag: str) -> tuple[TrackerName, ...]:
     """Returns the trackers in a list such as "wandb,mlflow"; InputError for another name."""
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InputError(f"{flag}={text}: names no tracker; there are {', '.join(TRACKERS)}")
     for name in names:
         if name not in TRACKERS:
             hint = nearest(name, TRACKERS) or f" The trackers are {', '.join(TRACKERS)}."

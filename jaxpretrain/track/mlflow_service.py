@@ -21,7 +21,7 @@ from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.storage.files import unfinished
 from jaxpretrain.track.contract import PROJECT, Identity, Line, Service, TrackedRun
 
-_FILE = "mlflow.db"
+_FILE, _SQLITE = "mlflow.db", "sqlite:///"
 _KEY = f"{PROJECT}.key"
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # of one request, by MLflow's rules
 _LONGEST_PARAM, _LONGEST_TAG = 6000, 5000  # characters
@@ -44,7 +44,11 @@ class _Mlflow:
     def __init__(self, folder: Path) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         self._folder = None if uri else folder
-        self._uri = uri or f"sqlite:///{folder / _FILE}"
+        # A server knows where artifacts go; without one, MLflow takes the current directory.
+        files = folder if not uri else Path(uri.partition(_SQLITE)[2]).absolute().parent
+        is_file = not uri or uri.startswith(_SQLITE)
+        self._artifacts = (files / "mlflow-artifacts").as_uri() if is_file else None
+        self._uri = uri or f"{_SQLITE}{folder / _FILE}"
         self._experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
         self.place = f"{uri or _FILE}, {self._experiment}"
 
@@ -75,7 +79,7 @@ class _Mlflow:
     def _client(self) -> MlflowClient:
         if self._folder is not None and not (file := self._folder / _FILE).exists():
             # MLflow makes its tables in a hundred steps; a file that one has left is of no use.
-            MlflowClient(f"sqlite:///{unfinished(file)}").search_experiments(max_results=1)
+            MlflowClient(f"{_SQLITE}{unfinished(file)}").search_experiments(max_results=1)
             os.replace(unfinished(file), file)
         return MlflowClient(self._uri)
 
@@ -83,9 +87,8 @@ class _Mlflow:
         client, name = self._client(), self._experiment
         found = client.get_experiment_by_name(name)
         if found is None:
-            place = None if self._folder is None else (self._folder / "mlflow-artifacts").as_uri()
             try:
-                return client.create_experiment(name, artifact_location=place)
+                return client.create_experiment(name, artifact_location=self._artifacts)
             except MlflowException:  # another run of a sweep has just made it
                 if (found := client.get_experiment_by_name(name)) is None:
                     raise

@@ -19,6 +19,8 @@ def test_a_list_of_trackers_is_read_in_one_order() -> None:
         parse_trackers("wandb,mlfow", "--to")
     with pytest.raises(InputError, match="The trackers are wandb, mlflow"):
         parse_trackers("x", "--to")
+    with pytest.raises(InputError, match="--to=: names no tracker; there are wandb, mlflow"):
+        parse_trackers("", "--to")
 
 
 def test_a_missing_package_is_a_line_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,21 @@ def test_a_local_file_has_the_record_bit_for_bit_and_once(workdir: Path) -> None
     ]
 
 
+def test_a_file_of_many_runs_has_the_artifacts_beside_it(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow itself would put them into the current directory."""
+    shared, here = tmp_path / "shared", tmp_path / "here"
+    shared.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared / 'all.db'}")
+    two_sessions(workdir)
+    check_run(workdir, f"sqlite:///{shared / 'all.db'}")
+    assert {path.name for path in shared.iterdir()} == {"all.db", "mlflow-artifacts"}
+    assert not list(here.iterdir())
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """The address of MLflow's own server, which keeps its files in a folder of the test."""
