@@ -62,14 +62,14 @@ def gather() -> None:
     reference.mkdir()
     os.environ["COLUMNS"] = "80"
     for name, lines in (
-        ("fields.md", _fields()),
+        ("fields.md", fields_page()),
         ("commands.md", _commands()),
         ("configs.md", _configs()),
     ):
         (reference / name).write_text("\n".join(lines) + "\n")
 
 
-def _fields() -> Iterator[str]:
+def fields_page() -> Iterator[str]:
     """Yields the page of the fields of all classes that configs are written with."""
     yield "# Fields of configs\n"
     yield (
@@ -91,19 +91,21 @@ def _row(field: FieldInfo) -> str:
         f"`{field.path}`",
         _code(field.type_text),
         _code(field.value_text),
-        _text(field.meaning),
+        shown(field.meaning),
     )
     return f"| {' | '.join(cells)} |"
 
 
 def _code(text: str) -> str:
-    return f"<code>{_text(text)}</code>" if text else ""
+    return f"<code>{shown(text)}</code>" if text else ""
 
 
-def _text(text: str) -> str:
-    return (
-        escape(text, quote=False).replace("|", "&#124;").replace("*", "&#42;").replace("_", "&#95;")
-    )
+def shown(text: str) -> str:
+    """Returns what shows a text in a table as it is, and what stands in backquotes as code."""
+    text = escape(text, quote=False)
+    for character, entity in {"|": "&#124;", "*": "&#42;", "_": "&#95;"}.items():
+        text = text.replace(character, entity)
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text)
 
 
 def _commands() -> Iterator[str]:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import tarfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from jaxpretrain.config.errors import InputError
-from scripts import docs_test
+from scripts import docs_test, make_site
+from scripts.make_site import shown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -136,3 +138,19 @@ def test_names_of_metrics_are_on_their_page() -> None:
     without_errors = {name.removesuffix("_stderr").removesuffix("_random_init") for name in names}
     unknown = [n for n in without_errors if not any(re.fullmatch(p, n) for p in patterns)]
     assert sorted(unknown) == []
+
+
+def test_cells_of_the_reference_show_their_text_as_it_is() -> None:
+    assert shown("a * b_c of `STEP|<n>_x`") == (
+        "a &#42; b&#95;c of <code>STEP&#124;&lt;n&gt;&#95;x</code>"
+    )
+    rows = [row for row in make_site.fields_page() if row.startswith("| ")]
+    assert len(rows) > 100 and not [row for row in rows if re.search("`[^`|]*&", row)]
+
+
+def test_every_extra_is_on_the_page_of_the_installation() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert [name for name in extras if f"`{name}`" not in page] == []

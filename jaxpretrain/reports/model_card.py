@@ -53,7 +53,10 @@ def model_card(
     history = read_history(run / METRICS).until(step)
     parts = [f"{_HEAD}\n# {run.name}\n", _summary(document, history, step), ""]
     if num_merged > 1:
-        parts += [f"The weights are the mean of {num_merged} checkpoints; this is the first.", ""]
+        parts += [
+            f"The weights are the mean of {num_merged} checkpoints; the facts are of the first."
+        ]
+        parts += [""]
     facts = _facts(document, history, hugging_face, num_parameters)
     parts += ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts)]
     if num_merged == 1 and (scores := list(_scores(history))):
@@ -91,7 +94,7 @@ def _facts(
         # The folders of one machine say nothing to others.
         yield "Data", re.sub(r"(?<!\w)(\w+:/)?/[^\s:;,]*/", "", data).replace("|", "\\|")
     training = config.get("train") or {}
-    for name, key in {"Planned duration": "duration", "Batch": "batch_size"}.items():
+    for name, key in {"Planned steps": "duration", "Batch": "batch_size"}.items():
         if training.get(key) is not None:
             yield name, f"{training[key]}"
     rate = history.last("train/learning_rate")
