@@ -19,6 +19,7 @@ from jaxpretrain import convert
 from jaxpretrain.checkpoints.orbax import Checkpoints
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.text.text import TextData
+from jaxpretrain.data.token_files.special import beginning_with
 from jaxpretrain.evals.generation.generator import Generator
 from jaxpretrain.evals.harness import Harness
 from jaxpretrain.evals.harness_model import HarnessModel
@@ -179,6 +180,30 @@ def test_data_that_cannot_be_loaded_is_one_line(
     setting, _ = make_setting(task_tokenizer=tokenizer)
     with pytest.raises(InputError, match="harness.tasks=far: its data cannot be loaded: .*Hub"):
         Harness(("far",), str(tmp_path)).build(setting)
+
+
+def test_texts_begin_as_the_documents_of_the_tokenizer_do(
+    make_scorer: Any, tokenizer: Path, tmp_path: Path, log_likelihood: Any
+):
+    """Once, also where there is no context; what goes on does not begin."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(beginning_with(tokenizer.read_text(), "<|end|>"))
+    scorer, params = make_scorer()
+    layout = Layout(Mesh().build(jax.devices()[:1]))
+    generator = Generator(DECODER.build(EXAMPLE, platform="cpu"), layout, path)
+    model = HarnessModel(scorer, generator, params, path)
+    (first,) = generator.begin_ids
+    context = model.tok_encode("A", add_special_tokens=False)
+    assert model.tok_encode("A") == [first, *context] and model.prefix_token_id == first
+    rose = model.tok_encode(" rose", add_special_tokens=False)
+    pairs = [("A", " rose"), ("", " rose")]
+    (after, _), (alone, _) = model.loglikelihood(
+        [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
+    )
+    assert after == pytest.approx(log_likelihood([first, *context], rose), rel=2e-5)
+    assert alone == pytest.approx(log_likelihood([first], rose), rel=2e-5)
+    (rolled,) = model.loglikelihood_rolling([Instance("", {}, (" rose",), 0)])
+    assert rolled == pytest.approx(alone, rel=2e-5)
 
 
 def test_a_continuation_beyond_the_context_is_scored_in_windows(
