@@ -129,6 +129,32 @@ def test_a_finished_run_stays_as_it_is(run: Path, six_steps: Experiment, capsys)
     assert Checkpoints(run / "checkpoints").steps() == [4, 6]
 
 
+def test_a_run_goes_on_with_fewer_devices_and_with_more(
+    six_steps: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The batch and the order of the data stay, and so do the losses but for the order of sums."""
+    devices = jax.devices()
+
+    def go_on(name: str, num_devices: int, duration: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(jax, "devices", lambda *_: devices[:num_devices])
+        train = replace(six_steps.train, duration=duration, batch_size=24)
+        assert train_experiment(resolve(replace(six_steps, train=train)), tmp_path / name)
+        return [line for line in _results(tmp_path / name) if "train/loss" in line]
+
+    whole = go_on("whole", 8, "6 steps")
+    go_on("elastic", 8, "2 steps")
+    go_on("elastic", 6, "4 steps")
+    elastic = go_on("elastic", 8, "6 steps")
+    starts = [x for x in read_lines(tmp_path / "elastic/metrics.jsonl") if "run/num_devices" in x]
+    assert [line["run/num_devices"] for line in starts] == [8, 6, 8]
+    assert [line["step"] for line in elastic] == [1, 2, 3, 4, 5, 6]
+    assert [line["train/tokens"] for line in elastic] == [line["train/tokens"] for line in whole]
+    for name in ("train/loss", "train/grad_norm"):
+        np.testing.assert_allclose(
+            [line[name] for line in elastic], [line[name] for line in whole], rtol=1e-5
+        )
+
+
 def test_no_start_deletes_what_the_last_session_kept_unless_it_says_so(
     run: Path, six_steps: Experiment, capsys: pytest.CaptureFixture[str]
 ):
