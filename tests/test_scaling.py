@@ -83,27 +83,27 @@ def test_a_ladder_is_trained_fitted_and_its_prediction_scored(
     launcher = HereLauncher()
     monkeypatch.setattr("jaxpretrain.sweeps.console.LocalLauncher", lambda *_: launcher)
     ladder, large = tmp_path / "ladder", tmp_path / "large"
-    flags = (f"--config={config}", "--sizes=8,16,32", "--multiples=1,2", f"--workdir={ladder}")
+    flags = (f"--config={config}", "--sizes=8,16,32", "--multiples=1,2,4", f"--workdir={ladder}")
     code, output, error = run_command(main, *flags)
     assert code == 0, error
-    assert "6 runs: 6 arms x 1 seed" in output
+    assert "9 runs: 9 arms x 1 seed" in output
     assert "not equal" not in output
-    assert len(launcher.commands) == 6
+    assert len(launcher.commands) == 9
     assert run_command(main, *flags)[0] == 0
-    assert len(launcher.commands) == 6  # finished runs are kept
+    assert len(launcher.commands) == 9  # finished runs are kept
 
-    fit = (ladder, "--bootstraps=10", f"--predict={config}:64-4x", f"--workdir={large}")
+    fit = (ladder, "--bootstraps=10", f"--predict={config}:64-8x", f"--workdir={large}")
     code, output, error = run_command(main, *fit)
     assert code == 0, error
     said = json.loads((large / "prediction.json").read_text())
     assert (said["metric"], said["hindcast"], said["num_points"]) == (
         "eval/validation/loss",
         False,
-        6,
+        9,
     )
     assert f"Prediction for {said['parameters'] / 1e3:.3g}k parameters" in output
 
-    assert train([f"--config={config}:64-4x", f"--workdir={large}"]) == 0
+    assert train([f"--config={config}:64-8x", f"--workdir={large}"]) == 0
     code, output, _ = run_command(report, large)
     assert "prediction scored (eval/validation/loss)" in output
     code, _, error = run_command(main, *fit)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpretrain.laws.huber import minimize_huber
 from jaxpretrain.laws.law import NAMES, Law
-from jaxpretrain.laws.points import Points
+from jaxpretrain.laws.points import Points, undetermined
 
 Method = Literal["huber", "variable_projection"]
 GRID = np.linspace(0.1, 1.1, 6)
@@ -51,15 +51,16 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def resamplings(number: int, points: Points, seed: int = 0) -> np.ndarray:
     """Returns how often each point is drawn in resamplings of as many points [number, n].
 
-    Only those from which a law can be fitted are taken: with as many different points as there are
-    coefficients or more, and with two sizes and two lengths.
+    Only those from which a law can be fitted are taken.
+
+    Raises:
+      InputError: all the points together determine no law.
     """
+    points.require_law()
     random, size, kept = np.random.default_rng(seed), len(points), []
-    kinds = [np.unique(x.round(4), return_inverse=True)[1] for x in points.logs[:2]]
     while len(kept) < number:
         counts = random.multinomial(size, np.full(size, 1 / size))
-        drawn = counts > 0
-        if drawn.sum() >= len(NAMES) and all(len(np.unique(kind[drawn])) > 1 for kind in kinds):
+        if not undetermined(points.logs[:2, counts > 0]):
             kept.append(counts)
     return np.array(kept).reshape(number, size)
 

@@ -15,12 +15,14 @@ import numpy as np
 from jaxpretrain.config.conditions import number_of, parse_condition
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.serialize import parse_json
-from jaxpretrain.laws.law import FLOPS
+from jaxpretrain.laws.law import FLOPS, NAMES
 
 COLUMNS = ("n", "d", "c", "loss")
 """The names of quantities in `--columns`: parameters, tokens, FLOPs, loss."""
 LEAST = 6
 """The smallest number of points with a law of five coefficients."""
+SAME = 0.01
+"""The relative difference up to which sizes and lengths count as the same."""
 Row = Mapping[str, Any]
 """The cells of a row of a table by their columns."""
 
@@ -81,13 +83,38 @@ class Points:
         """Checks that a law of five coefficients can be fitted.
 
         Raises:
-          InputError: there are too few points, or all have the same size or the same length.
+          InputError: there are too few points, sizes or lengths, or both only grow together.
         """
         if len(self) < LEAST:
             raise InputError(f"{len(self)} points: a law with 5 coefficients takes {LEAST} or more")
-        for values, what in ((self.parameters, "parameters"), (self.tokens, "tokens")):
-            if np.ptp(np.log(values)) < 0.01:
-                raise InputError(f"all points have {values[0]:.4g} {what}: a law takes two or more")
+        if reason := undetermined(self.logs[:2]):
+            raise InputError(reason)
+
+
+def undetermined(places: np.ndarray) -> str:
+    """Returns why runs at some places determine no law; "" where they do.
+
+    Two sizes have two values of E + A / N^alpha, which fit any alpha, and likewise two lengths.
+    Where D is a power of N, the two terms can change places.
+
+    Args:
+      places: log N and log D [2, n].
+    """
+    kinds = (places / SAME).round()
+    for what, values, found in zip(("parameters", "tokens"), places, kinds, strict=True):
+        if (number := len(np.unique(found))) == 1:
+            return f"all points have {np.exp(values[0]):.4g} {what}: a law takes three or more"
+        if number == 2:
+            return f"the points have only two values of {what}: a law takes three or more"
+    if (number := len(np.unique(kinds, axis=1).T)) < len(NAMES):
+        return f"the points are {number} runs, repeated: a law with 5 coefficients takes 5 or more"
+    slope, level = np.polyfit(*places, 1)
+    if np.abs(places[1] - slope * places[0] - level).max() < SAME:
+        return (
+            f"all points have tokens = {np.exp(level):.3g} parameters^{slope:.3g}: their two terms "
+            "cannot be told apart; take other lengths for some of the sizes"
+        )
+    return ""
 
 
 def read_table(path: Path) -> list[Row]:
@@ -111,6 +138,9 @@ def read_table(path: Path) -> list[Row]:
         raise InputError(f"--points={path}: a table ends with .csv or .jsonl")
     if not rows or not all(isinstance(row, dict) and row for row in rows):
         raise InputError(f"--points={path}: holds no rows with named columns")
+    for place, row in enumerate(rows):
+        if None in row:  # as with a comma inside of a number
+            raise InputError(f"--points={path}: row {place + 1} has more cells than the heading")
     return rows
 
 
@@ -126,16 +156,19 @@ def parse_columns(text: str, rows: Sequence[Row]) -> dict[str, str]:
         if quantity not in COLUMNS or not equals:
             hint = nearest(quantity, COLUMNS) or " It is n=NAME,d=NAME,loss=NAME, or c= for FLOPs."
             raise InputError(f"--columns={text}: {item} names no quantity.{hint}")
+        if quantity in found:
+            raise InputError(f"--columns={text}: names {quantity} twice")
         found[quantity] = require_column(column, rows, "--columns")
-    if not {"n", "loss"} <= found.keys() or not {"c", "d"} & found.keys():
-        raise InputError(f"--columns={text}: give n=, loss=, and d= or c=")
+    if found.keys() not in ({"n", "loss", "d"}, {"n", "loss", "c"}):
+        raise InputError(f"--columns={text}: give n=, loss=, and d= or c=, not both")
     return found
 
 
 def require_column(name: str, rows: Sequence[Row], flag: str) -> str:
     """Returns the name of a column; InputError where the table has none of it."""
-    if name not in rows[0]:
-        hint = nearest(name, rows[0]) or f" The columns are {', '.join([*rows[0]][:8])}."
+    known = dict.fromkeys(column for row in rows for column in row)
+    if name not in known:
+        hint = nearest(name, known) or f" The columns are {', '.join([*known][:8])}."
         raise InputError(f"{flag}: the table has no column {name}.{hint}")
     return name
 
@@ -154,7 +187,7 @@ def matching(rows: Sequence[Row], conditions: Iterable[str]) -> np.ndarray:
     for text in conditions:
         condition = parse_condition(text)
         column = require_column(condition.column, rows, f"--where={text}")
-        holds &= np.array([condition.holds(row[column]) for row in rows])
+        holds &= np.array([condition.holds(row.get(column)) for row in rows])
     return holds
 
 
@@ -214,4 +247,4 @@ def require_numbers(points: Points) -> None:
 
 
 def _values(rows: Sequence[Row], column: str) -> np.ndarray:
-    return np.array([number_of(row[column]) for row in rows])
+    return np.array([number_of(row.get(column)) for row in rows])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.laws.fits import fit_huber, fit_projected, influence, resamplings
 from tests.laws.published import DATA, LAW, SHARED, chinchilla, ladder, made, needs_shared, table
 
@@ -40,10 +41,14 @@ def test_a_point_that_is_off_is_the_strongest():
 
 
 def test_resamplings_determine_a_law():
-    points = made()[np.arange(7)]
+    points = made()[np.array([0, 1, 2, 4, 5, 8, 10])]
     counts = resamplings(50, points)
     assert ((counts > 0).sum(axis=1) >= 5).all()
     assert (counts.sum(axis=1) == 7).all()
+    for values in (points.parameters, points.tokens):
+        assert all(len(np.unique(values[row > 0])) == 3 for row in counts)
+    with pytest.raises(InputError, match="only two values of tokens"):
+        resamplings(1, made()[np.arange(7)])
 
 
 def test_the_prediction_of_the_ladder_is_reproduced():

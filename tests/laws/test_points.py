@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.laws.points import matching, parse_columns, points_of, read_table
-from tests.laws.published import DATA, made, table
+from jaxpretrain.laws.points import Points, matching, parse_columns, points_of, read_table
+from tests.laws.published import DATA, LAW, made, table
 
 ROWS = [
     {"size": "1e6", "tokens": "2e7", "loss": "3.5", "kind": "1x"},
@@ -59,6 +60,8 @@ def test_rows_without_a_size_are_left_out_and_said():
     [
         (lambda: parse_columns("n=sise,d=tokens,loss=loss", ROWS), "Did you mean 'size'"),
         (lambda: parse_columns("n=size,loss=loss", ROWS), "d= or c="),
+        (lambda: parse_columns("n=size,d=tokens,c=tokens,loss=loss", ROWS), "not both"),
+        (lambda: parse_columns("n=size,n=tokens,loss=loss", ROWS), "names n twice"),
         (lambda: parse_columns("n=size,d=tokens,los=loss", ROWS), "Did you mean 'loss'"),
         (lambda: matching(ROWS, ["token>1"]), "Did you mean 'tokens'"),
         (lambda: matching(ROWS, ["tokens>many"]), "many is no number"),
@@ -78,12 +81,39 @@ def test_bad_input_is_one_line(call, words):
 
 
 @pytest.mark.parametrize("what", ["parameters", "tokens"])
-def test_one_size_or_one_length_is_no_law(what):
+@pytest.mark.parametrize(("number", "words"), [(1, "all points have 1e"), (2, "only two values")])
+def test_one_or_two_sizes_or_lengths_are_no_law(what, number, words):
     points = made()
-    rows = getattr(points, what) == getattr(points, what)[0]
-    many = points[np.tile(np.flatnonzero(rows), 2)]
-    with pytest.raises(InputError, match=f"{what}: a law takes two"):
+    values = getattr(points, what)
+    many = points[np.tile(np.flatnonzero(np.isin(values, np.unique(values)[:number])), 2)]
+    with pytest.raises(InputError, match=rf"{words}.*\b{what}\b.*: a law takes three"):
         many.require_law()
+
+
+def test_sizes_and_lengths_that_grow_together_are_no_law():
+    sizes = np.geomspace(1e7, 1e9, 8)
+    line = Points(sizes, 20 * sizes, LAW.loss(sizes, 20 * sizes), ("",) * 8, "loss")
+    with pytest.raises(InputError, match=r"tokens = 20 parameters\^1: .* cannot be told apart"):
+        line.require_law()
+    tokens = line.tokens * np.where(np.arange(8) < 2, 2, 1)
+    replace(line, tokens=tokens).require_law()
+
+
+def test_a_few_runs_with_several_seeds_are_no_law():
+    few = made()[np.tile([0, 1, 6, 11], 3)]
+    with pytest.raises(InputError, match="are 4 runs, repeated"):
+        few.require_law()
+
+
+def test_rows_may_lack_cells_that_are_not_needed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"more": 1, **ROWS[0]}, ROWS[1], {"loss": 3.0}])))
+    found = table(path, "n=size,d=tokens,loss=loss")
+    assert found.warnings == ("1 of 3 rows have no size or length and are left out",)
+    assert table(path, "n=size,d=tokens,loss=loss", "more=1").losses.tolist() == [3.5]
+    path.write_text("\n".join(map(json.dumps, [{"size": 1, "tokens": 2}, ROWS[1]])))
+    with pytest.raises(InputError, match="row 1: loss is nan"):
+        table(path, "n=size,d=tokens,loss=loss")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +121,7 @@ def test_one_size_or_one_length_is_no_law(what):
     [
         ("a.txt", "n\n1\n", "ends with .csv or .jsonl"),
         ("a.csv", "", "holds no rows"),
+        ("a.csv", "n,loss\n1,2\n1,000,2\n", "row 2 has more cells than the heading"),
         ("a.jsonl", "{", "is not JSON in each line"),
         ("a.jsonl", "3\n", "holds no rows"),
     ],
