@@ -38,6 +38,8 @@ DOUBTFUL = 5.0
 theirs, from which they are doubted."""
 EXPONENTS = (0.01, 2.0)
 """The exponents between which a law is believed."""
+WIDE = 3.0
+"""The upper end of an exponent's interval, relative to the lower one, from which it is unknown."""
 MOST_BUDGETS = 12
 """The largest number of budgets that are told unless some are named."""
 
@@ -221,24 +223,35 @@ def _doubts(found: Analysis) -> list[str]:
             "above the law of the others: cooled too briefly, or not converged; leave them out and "
             "compare"
         )
-    if found.huber and not all(
-        EXPONENTS[0] < exponent < EXPONENTS[1]
-        for exponent in (found.huber.law.alpha, found.huber.law.beta)
-    ):
+    if found.huber and (wide := _wide(found.huber)):
         lines.append(
-            "an exponent lies outside of all known ones: the points do not determine the law; take "
-            "more sizes and lengths, further apart"
+            f"the points do not determine the terms of the law: 95 % of {wide}; A, B, E and the "
+            "best sizes are as uncertain, and so are runs far from the points; take more sizes and "
+            "lengths, further apart"
         )
     if found.isoflop and found.huber:
         exponent, size = bias(points, found.huber.law, found.isoflop)
-        lines.append(
-            f"parabolas are biased: on losses that follow the law exactly, they are off by "
-            f"{format_number(exponent, 3)} in the exponent of N and by up to {abs(size):.1%} in a "
-            "size"
-        )
+        if np.isfinite(exponent):
+            lines.append(
+                f"parabolas are biased: on losses that follow the law exactly, they are off by "
+                f"{format_number(exponent, 3)} in the exponent of N and by up to {abs(size):.1%} "
+                "in a size"
+            )
     if len(points) < 10 and found.huber:
         lines.append(f"{len(points)} points are few for 5 coefficients: intervals are rough")
     return lines
+
+
+def _wide(fit: Fit) -> str:
+    """Returns which exponents lie anywhere, and between what ends; "" where all are known."""
+    found = []
+    for name in ("alpha", "beta"):
+        low, high = fit.interval(partial(_coefficient, name))
+        known = EXPONENTS[0] < _coefficient(name, fit.law) < EXPONENTS[1]
+        if not known or high > WIDE * low:
+            ends = (format_number(end, 3) for end in (low, high))
+            found.append(f"{name} lie from {' to '.join(ends)}")
+    return " and of ".join(found)
 
 
 def _short_runs(points: Points, fit: Fit) -> float | None:

@@ -18,7 +18,13 @@ from jaxpretrain.laws.points import (
     read_table,
     require_column,
 )
-from jaxpretrain.laws.prediction import parse_target, predict, require_place, write_prediction
+from jaxpretrain.laws.prediction import (
+    doubts,
+    parse_target,
+    predict,
+    require_place,
+    write_prediction,
+)
 from jaxpretrain.laws.runs import points_in, scores_in
 from jaxpretrain.laws.told import tell
 from jaxpretrain.sweeps.arms import Override
@@ -77,6 +83,13 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
       InputError: something that was given is wrong, or determines no law.
     """
     hindcast = False
+    for flag in ("config", "multiples", "rule", "target", "plan_only"):
+        if getattr(flags, flag):
+            raise InputError(f"--{flag} goes with --sizes=LIST, which trains a ladder")
+    if overrides and not flags.predict:
+        raise InputError(f"--config.{overrides[0][0]} goes with --predict=CONFIG or --sizes=LIST")
+    if flags.hindcast and not flags.workdir:
+        raise InputError("--hindcast: give --predict=CONFIG and --workdir, the folder of the run")
     if flags.workdir and not flags.predict:
         raise InputError("--workdir is the folder of the run that --predict=CONFIG is about")
     if flags.workdir and flags.points and not flags.metric:
@@ -95,6 +108,7 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
         document["scored"] = scores_in(flags.folders)
     if target:
         document["prediction"] = predict(found, target, last=flags.last, hindcast=hindcast)
+        document["warnings"] += doubts(found.points, target)
         if flags.workdir:
             write_prediction(flags.workdir, document["prediction"])
     if output := flags.output or (flags.folders and flags.folders[0] / PAGE):
@@ -116,7 +130,7 @@ def read_points(flags: Namespace) -> Points:
         for flag in ("columns", "tasks", "where"):
             if getattr(flags, flag):
                 raise InputError(f"--{flag} goes with --points; runs have their own columns")
-        points = points_in(flags.folders, flags.metric, flags.last)
+        points = points_in(flags.folders, flags.metric, flags.last, predicted=flags.workdir)
         return points.without_highest(flags.drop_highest)
     if flags.columns is None:
         raise InputError("--points: name its columns, --columns=n=NAME,d=NAME,loss=NAME")

@@ -48,6 +48,26 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def interval_of_run(
+    value: float, resampled: np.ndarray, residuals: np.ndarray, number: int = len(NAMES)
+) -> tuple[float, float]:
+    """Returns the ends of the interval of a new run, about what is expected of it.
+
+    Each resampled value gets the residual of a point that is drawn for it. Residuals are smaller
+    than the noise, because the coefficients follow them, so all deviations grow by the square root
+    of n / (n - number).
+
+    Args:
+      value: the expected value, such as the log of a loss.
+      resampled: that value by the law of each resampling.
+      residuals: the measured values of the n points minus those of the law.
+      number: the number of coefficients of the law.
+    """
+    drawn = np.random.default_rng(0).choice(residuals, len(resampled))
+    wider = np.sqrt(len(residuals) / (len(residuals) - number))
+    return interval(value + wider * (resampled - value + drawn))
+
+
 def resamplings(number: int, points: Points, seed: int = 0) -> np.ndarray:
     """Returns how often each point is drawn in resamplings of as many points [number, n].
 

@@ -13,12 +13,12 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.laws.fits import interval
 from jaxpretrain.laws.law import FLOPS, Law
-from jaxpretrain.laws.points import Points
+from jaxpretrain.laws.points import Points, same
 
 SAME_BUDGET = 0.1
 """The relative difference of FLOPs up to which points have the same budget."""
 LEAST = 4
-"""The smallest number of points with a parabola, and of budgets with a law over compute."""
+"""The smallest number of sizes with a parabola, and of budgets with a law over compute."""
 _EXPONENTS = np.linspace(0.005, 0.6, 1191)
 
 
@@ -79,7 +79,7 @@ def fit_parabolas(points: Points) -> list[Parabola]:
     Budgets with fewer than `LEAST` sizes, or with the smallest loss outside of their sizes, have
     none.
     """
-    found = (_parabola(points, rows) for rows in budgets(points) if len(rows) >= LEAST)
+    found = (_parabola(points, rows) for rows in budgets(points))
     return [one for one in found if one is not None]
 
 
@@ -91,7 +91,7 @@ def fit_isoflop(points: Points, resamplings: int, seed: int = 0) -> Isoflop | No
     random, again = np.random.default_rng(seed), []
     for _ in range(resamplings):
         drawn = [random.choice(one.rows, len(one.rows)) for one in parabolas]
-        ones = [_parabola(points, rows) for rows in drawn if len(set(rows)) >= LEAST]
+        ones = [_parabola(points, rows) for rows in drawn]
         known = [one for one in ones if one is not None]
         if len({one.flops for one in known}) > 1:
             again.append(power([o.flops for o in known], [o.parameters for o in known])[1])
@@ -176,8 +176,10 @@ def fit_compute(flops: np.ndarray, losses: np.ndarray) -> dict[str, float] | Non
 
 
 def _parabola(points: Points, rows: np.ndarray, *, is_inside: bool = True) -> Parabola | None:
-    """Returns the parabola of a budget; None without a minimum between its sizes."""
+    """Returns the parabola of a budget; None with few sizes, or without a minimum between them."""
     sizes, losses = points.logs[0][rows], points.losses[rows]
+    if len(np.unique(same(sizes))) < LEAST:
+        return None
     middle = sizes.mean()
     curvature, slope, level = np.polyfit(sizes - middle, losses, 2)
     if curvature <= 0:

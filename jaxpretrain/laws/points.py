@@ -100,7 +100,7 @@ def undetermined(places: np.ndarray) -> str:
     Args:
       places: log N and log D [2, n].
     """
-    kinds = (places / SAME).round()
+    kinds = same(places)
     for what, values, found in zip(("parameters", "tokens"), places, kinds, strict=True):
         if (number := len(np.unique(found))) == 1:
             return f"all points have {np.exp(values[0]):.4g} {what}: a law takes three or more"
@@ -115,6 +115,11 @@ def undetermined(places: np.ndarray) -> str:
             "cannot be told apart; take other lengths for some of the sizes"
         )
     return ""
+
+
+def same(logs: np.ndarray) -> np.ndarray:
+    """Returns logs of sizes or lengths, rounded so that those that count as the same are equal."""
+    return (logs / SAME).round()
 
 
 def read_table(path: Path) -> list[Row]:

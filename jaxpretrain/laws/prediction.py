@@ -11,9 +11,11 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document, finite
 from jaxpretrain.diagnosis.predicted import FILE, read_prediction
+from jaxpretrain.display.wording import format_number
 from jaxpretrain.laws.analysis import Analysis
-from jaxpretrain.laws.fits import interval
-from jaxpretrain.laws.law import FLOPS, NAMES
+from jaxpretrain.laws.fits import interval_of_run
+from jaxpretrain.laws.law import FLOPS
+from jaxpretrain.laws.points import Points
 from jaxpretrain.laws.sizes import configured, size_of
 from jaxpretrain.storage.files import write_atomically
 
@@ -39,6 +41,8 @@ def parse_target(text: str, overrides: tuple[tuple[str, str], ...] = ()) -> Pred
     if (given := _SIZE.fullmatch(text)) is None:
         size = size_of(configured(text, overrides))
         return PredictionTarget(text, float(size.parameters), float(size.tokens))
+    if overrides:
+        raise InputError(f"--config.{overrides[0][0]}: --predict={text} is no config to change")
     try:
         parameters, tokens = map(float, given.groups())
     except ValueError:
@@ -51,9 +55,7 @@ def parse_target(text: str, overrides: tuple[tuple[str, str], ...] = ()) -> Pred
 def predict(found: Analysis, target: PredictionTarget, *, last: int, hindcast: bool) -> Document:
     """Returns the content of `prediction.json`.
 
-    The interval is that of a new run: of the laws of all resamplings, each with the residual of a
-    point that is drawn for it. Residuals are smaller than the noise, because the coefficients
-    follow them, so all deviations grow by the square root of n / (n - 5).
+    Intervals are those of a new run, not of a law.
 
     Raises:
       InputError: the points determine no law.
@@ -62,10 +64,8 @@ def predict(found: Analysis, target: PredictionTarget, *, last: int, hindcast: b
         raise InputError("--predict: optima determine no law; give the points of all runs")
     n, d = target.parameters, target.tokens
     loss, number = float(found.huber.law.loss(n, d)), len(found.points)
-    many = np.log(found.huber.resampled.loss(n, d) / loss)
-    rest = np.random.default_rng(0).choice(found.residuals(), len(many))
-    wider = np.sqrt(number / (number - len(NAMES)))
-    low, high = interval(loss * np.exp(wider * (many + rest)))
+    many = np.log(found.huber.resampled.loss(n, d))
+    low, high = np.exp(interval_of_run(np.log(loss), many, found.residuals())).tolist()
     scores = []
     for name, law in found.tasks.items():
         guess = law.predict(n, d)
@@ -94,6 +94,23 @@ def predict(found: Analysis, target: PredictionTarget, *, last: int, hindcast: b
     if None in (finite(loss), finite(low), finite(high)):
         raise InputError("--predict: the points do not determine the law; take more of them")
     return said
+
+
+def doubts(points: Points, target: PredictionTarget) -> list[str]:
+    """Returns warnings about a size or a length that is further from the points than the FLOPs."""
+    further = max(1.5, FLOPS * target.parameters * target.tokens / points.flops.max())
+    lines = []
+    for what, wanted, known in (
+        ("parameters", target.parameters, points.parameters),
+        ("tokens", target.tokens, points.tokens),
+    ):
+        for times, way in ((wanted / known.max(), "more"), (known.min() / wanted, "fewer")):
+            if times > further:
+                lines.append(
+                    f"the run has {format_number(times, 3)} times {way} {what} than any point: "
+                    "this is how far the law is extrapolated, whatever the FLOPs"
+                )
+    return lines
 
 
 def require_place(workdir: Path, *, hindcast: bool) -> bool:

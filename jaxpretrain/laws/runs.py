@@ -47,7 +47,9 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     return [*found]
 
 
-def points_in(folders: Sequence[Path], metric: str | None, last: int = 1) -> Points:
+def points_in(
+    folders: Sequence[Path], metric: str | None, last: int = 1, predicted: Path | None = None
+) -> Points:
     """Returns the points of the finished runs in some folders; others are left out and named.
 
     Runs that were predicted are no points; see `scores_in`.
@@ -57,6 +59,7 @@ def points_in(folders: Sequence[Path], metric: str | None, last: int = 1) -> Poi
       metric: the name of the loss; None: the first held-out loss that all runs have, otherwise the
         training loss.
       last: the number of last values whose mean is taken.
+      predicted: the folder of the run that is being predicted, which is no point.
 
     Raises:
       InputError: no run is finished, or one has no such metric.
@@ -65,7 +68,8 @@ def points_in(folders: Sequence[Path], metric: str | None, last: int = 1) -> Poi
         raise InputError(f"--last={last}: must be positive")
     runs, warnings = [], []
     for folder in find_runs(folders):
-        if (folder / PREDICTION).exists():
+        is_predicted = predicted is not None and folder.resolve() == predicted.resolve()
+        if is_predicted or (folder / PREDICTION).exists():
             continue  # it is scored, and no point that the next prediction follows from
         experiment, history = read_experiment(folder), read_history(folder / "metrics.jsonl")
         steps = experiment.timeline.num_steps

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.laws.fits import Fit, fit_huber, interval, optimize
+from jaxpretrain.laws.fits import Fit, fit_huber, interval_of_run, optimize
 from jaxpretrain.laws.points import Points
 
 LEAST = 6
@@ -44,19 +44,25 @@ class TaskLaw:
     sigmoid: Sigmoid
     resampled: Sigmoid
 
+    residuals: np.ndarray
+    """The log of the bits, and the accuracy, minus those of the laws, of each point [2, n]."""
+
     def predict(self, parameters: float, tokens: float) -> dict[str, float]:
         """Returns `bits_per_byte` and `accuracy` of a run, each also with `_low` and `_high`."""
-        found: dict[str, float] = {}
-        bits = self.bits.law.loss(parameters, tokens)
+        bits = float(self.bits.law.loss(parameters, tokens))
         many = self.bits.resampled.loss(parameters, tokens)
-        shares = self.resampled.accuracy(many)
-        for name, value, spread in (
-            ("bits_per_byte", bits, many),
-            ("accuracy", self.sigmoid.accuracy(bits), shares),
-        ):
-            low, high = interval(spread)
-            found |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
-        return found
+        share, shares = float(self.sigmoid.accuracy(bits)), self.resampled.accuracy(many)
+        low, high = np.exp(interval_of_run(np.log(bits), np.log(many), self.residuals[0])).tolist()
+        number = len(vars(self.sigmoid))
+        ends = np.clip(interval_of_run(share, shares, self.residuals[1], number), 0, 1).tolist()
+        return {
+            "bits_per_byte": bits,
+            "bits_per_byte_low": low,
+            "bits_per_byte_high": high,
+            "accuracy": share,
+            "accuracy_low": ends[0],
+            "accuracy_high": ends[1],
+        }
 
 
 def fit_tasks(points: Points, counts: np.ndarray) -> dict[str, TaskLaw]:
@@ -79,7 +85,9 @@ def fit_tasks(points: Points, counts: np.ndarray) -> dict[str, TaskLaw]:
         first = _fit_sigmoid(bits, shares, np.ones(len(points)), None)
         again = [_fit_sigmoid(bits, shares, row, first) for row in counts]
         columns: Any = np.array(again).reshape(-1, 4).T
-        laws[name] = TaskLaw(fit, Sigmoid(*first), Sigmoid(*columns))
+        expected, sigmoid = fit.law.loss(points.parameters, points.tokens), Sigmoid(*first)
+        rest = np.stack([np.log(bits / expected), shares - sigmoid.accuracy(bits)])
+        laws[name] = TaskLaw(fit, sigmoid, Sigmoid(*columns), rest)
     return laws
 
 

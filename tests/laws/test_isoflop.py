@@ -50,6 +50,14 @@ def test_a_budget_without_a_minimum_inside_has_no_parabola():
     assert fit_parabolas(cut) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_size_with_many_seeds_has_no_parabola():
+    points = on_budgets()
+    seeds = points[np.repeat(np.arange(2, 28, 7), 6)]
+    assert fit_parabolas(seeds) == []
+    assert fit_isoflop(seeds, 3) is None
+
+
 def test_the_exponents_of_ten_settings_are_reproduced():
     rows = read_table(DATA / "porian_optima.csv")
     keys = ("dataset", "hparams", "warmup", "decay", "param_count")

@@ -47,6 +47,15 @@ def test_finished_runs_are_points(make_run, tmp_path):
     assert points_in([tmp_path / "runs"], "train/loss").losses == pytest.approx([4.05, 4.05])
 
 
+def test_a_run_is_no_point_of_its_own_hindcast(make_run, tmp_path):
+    make_run("a", eval__held__loss=3.0)
+    make_run("b", eval__held__loss=2.9)
+    folders = [tmp_path / "runs"]
+    points = points_in(folders, None, predicted=tmp_path / "runs" / "x" / ".." / "b")
+    assert points.losses.tolist() == [3.0]
+    assert len(points_in(folders, None, predicted=tmp_path / "elsewhere")) == 2
+
+
 def test_runs_that_were_not_cooled_are_doubted(make_run, tmp_path):
     make_run("constant", rates=np.ones(11))
     make_run("brief", rates=[*np.ones(10), 0.1])

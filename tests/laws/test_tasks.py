@@ -25,6 +25,18 @@ def test_both_steps_of_a_made_task_are_found():
     assert found["accuracy_low"] <= found["accuracy"] + 1e-6
 
 
+def test_intervals_of_tasks_are_those_of_a_new_run():
+    noise, sigmoid = np.random.default_rng(0).normal(size=(2, 16)), Sigmoid(0.25, 0.9, 4.0, 2.5)
+    points = made(0.002)
+    shares = sigmoid.accuracy(points.losses) + 0.02 * noise[0]
+    points = replace(points, tasks={"made": (points.losses, shares)})
+    law = fit_tasks(points, resamplings(40, points))["made"]
+    found = law.predict(1e8, 1e10)  # among the points, where the sigmoid itself is well known
+    assert 0.05 < found["accuracy_high"] - found["accuracy_low"] < 0.15
+    low, high = (np.log(found[f"bits_per_byte_{end}"]) for end in ("low", "high"))
+    assert 0.004 < high - low < 0.015
+
+
 def test_published_tasks_at_13b_are_predicted_about_as_published():
     points = ladder(**TASKS)
     laws = fit_tasks(points, resamplings(1, points))
