@@ -6,7 +6,7 @@ Hardware  cpu:1, two cores, 2 GB of memory.
 Hours     about 1 (eight of the nine runs took 0.8 beside other work).
 Result    points for `jaxpretrain scaling runs/ladder --predict=nano_ladder:96-5x`; docs/scaling.md.
 
-The argument is the width: 48, 64, 80, 96 or 128; how many times twenty tokens a parameter, when not
+The argument is the width: 48, 64, 80, 96, 112 or 128; how many times twenty tokens a parameter, when not
 once: 96-2.5x; and the rule of batch and learning rate, when not that of OLMo's ladder:
 96-4x-step_law. N counts all parameters but the embedding. The source files of installed packages
 are text enough, with a vocabulary of 1,024:
@@ -34,8 +34,9 @@ from jaxpretrain.api import (
     nearest,
 )
 
-LAYERS = {"48": 2, "64": 2, "80": 2, "96": 3, "128": 4}
-"""The number of layers of each width."""
+WIDTHS = ("48", "64", "80", "96", "112", "128")
+NUM_LAYERS = 2
+"""The number of layers of all widths: so small, a third layer changes what a model can learn."""
 RULES = ("olmo", "step_law")
 SEQ_LEN = 256
 VOCAB = 1024
@@ -46,15 +47,15 @@ def get_config(place: str = "48") -> Experiment:
     width, _, rest = place.partition("-")
     length, _, rule = rest.partition("-")
     multiple = length.removesuffix("x") or "1"
-    if width not in LAYERS or not multiple.replace(".", "", 1).isdecimal() or not float(multiple):
-        hint = nearest(width, LAYERS) or f" Widths are {', '.join(LAYERS)}; 96-4x is longer."
+    if width not in WIDTHS or not multiple.replace(".", "", 1).isdecimal() or not float(multiple):
+        hint = nearest(width, WIDTHS) or f" Widths are {', '.join(WIDTHS)}; 96-4x is longer."
         raise InputError(f"there is no {place}.{hint}")
     if (rule or "olmo") not in RULES:
         raise InputError(f"there is no rule {rule}. The rules are {', '.join(RULES)}.")
-    d_model, num_layers = int(width), LAYERS[width]
+    d_model = int(width)
     d_ff = 8 * d_model // 3 // 16 * 16
     layer = 4 * d_model**2 + 3 * d_model * d_ff
-    num_params = num_layers * layer + d_model * VOCAB
+    num_params = NUM_LAYERS * layer + d_model * VOCAB
     tokens = round(20 * float(multiple) * num_params)
     if rule == "step_law":
         batch_tokens = 0.58 * tokens**0.571
@@ -68,7 +69,7 @@ def get_config(place: str = "48") -> Experiment:
             vocab_size=VOCAB,
             embedding_rows=VOCAB,
             d_model=d_model,
-            num_layers=num_layers,
+            num_layers=NUM_LAYERS,
             num_heads=4,
             d_ff=d_ff,
             norm=RMSNorm(epsilon=1e-6),
