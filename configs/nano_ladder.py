@@ -6,8 +6,8 @@ Hardware  cpu:1, two cores, 2 GB of memory.
 Hours     about 1 (eight of the nine runs took 0.8 beside other work).
 Result    points for `jaxpretrain scaling runs/ladder --predict=nano_ladder:96-5x`; docs/scaling.md.
 
-The argument is the width: 48, 64, 80, 96, 112 or 128; how many times twenty tokens a parameter, when not
-once: 96-2.5x; and the rule of batch and learning rate, when not that of OLMo's ladder:
+The argument is the width: 48, 64, 80, 96, 112 or 128; how many times twenty tokens a parameter,
+when not once: 96-2.5x; and the rule of batch and learning rate, when not that of OLMo's ladder:
 96-4x-step_law. N counts all parameters but the embedding. The source files of installed packages
 are text enough, with a vocabulary of 1,024:
 
