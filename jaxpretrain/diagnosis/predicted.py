@@ -1,5 +1,6 @@
 """The prediction that was written into a run's folder, and the results to score it by."""
 
+from datetime import datetime
 from pathlib import Path
 
 from jaxpretrain.config.serialize import checked, read_object
@@ -39,3 +40,12 @@ def read_prediction(workdir: Path) -> PredictionFile | None:
     if not path.exists():
         return None
     return checked(PredictionFile, read_object(path), path)
+
+
+def is_late(said: PredictionFile, history: History) -> bool:
+    """Returns true for a hindcast, also where the file does not admit it."""
+    try:
+        made = datetime.fromisoformat(said.time).timestamp()
+    except ValueError:
+        return True
+    return said.hindcast or made > history.span[0]

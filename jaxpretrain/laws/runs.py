@@ -11,7 +11,7 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.history import History, read_history
 from jaxpretrain.diagnosis.metric_names import lower_is_better
 from jaxpretrain.diagnosis.predicted import FILE as PREDICTION
-from jaxpretrain.diagnosis.predicted import TRAINING, final_value, read_prediction
+from jaxpretrain.diagnosis.predicted import TRAINING, final_value, is_late, read_prediction
 from jaxpretrain.laws.points import Points, require_numbers
 from jaxpretrain.laws.sizes import size_of
 from jaxpretrain.train.workdir import read_experiment
@@ -106,22 +106,20 @@ def scores_in(folders: Sequence[Path]) -> list[Document]:
     """Returns the predictions in the folders of finished runs, each with what came.
 
     Each has `name`, `loss`, `low`, `high`, `measured`, `error` (relative), `is_inside` (true where
-    the interval holds what came) and `hindcast`.
+    the interval holds what came) and `hindcast` (true also where the file is younger than the run).
     """
     found = []
     for folder in find_runs(folders):
         if (said := read_prediction(folder)) is None:
             continue
-        history, steps = (
-            read_history(folder / "metrics.jsonl"),
-            read_experiment(folder).timeline.num_steps,
-        )
+        history = read_history(folder / "metrics.jsonl")
+        steps = read_experiment(folder).timeline.num_steps
         measured = final_value(history, said.metric, steps, said.last)
         if measured is not None:
             score = {"measured": measured, "error": said.loss / measured - 1}
             score["is_inside"] = said.low <= measured <= said.high
             ends = {"loss": said.loss, "low": said.low, "high": said.high}
-            found.append({"name": str(folder), **ends, **score, "hindcast": said.hindcast})
+            found.append({"name": str(folder), **ends, **score, "hindcast": is_late(said, history)})
     return found
 
 

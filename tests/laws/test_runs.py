@@ -5,8 +5,9 @@ import pytest
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
-from jaxpretrain.laws.runs import points_in
+from jaxpretrain.laws.runs import points_in, scores_in
 from jaxpretrain.laws.sizes import configured, size_of
+from jaxpretrain.storage.run_documents import PredictionFile
 from tests.sweeps.tiny import write_config
 
 
@@ -54,6 +55,17 @@ def test_a_run_is_no_point_of_its_own_hindcast(make_run, tmp_path):
     points = points_in(folders, None, predicted=tmp_path / "runs" / "x" / ".." / "b")
     assert points.losses.tolist() == [3.0]
     assert len(points_in(folders, None, predicted=tmp_path / "elsewhere")) == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_prediction_that_is_younger_than_its_run_is_a_hindcast(make_run, tmp_path, late):
+    make_run("a", eval__held__loss=3.0)
+    time = f"{'2026' if late else '1969'}-01-01T00:00:00+00:00"
+    said = PredictionFile("eval/held/loss", 3.1, 2.9, 3.2, time, "hash", 4.0)
+    (tmp_path / "runs" / "a" / "prediction.json").write_text(json.dumps(vars(said)))
+    (score,) = scores_in([tmp_path / "runs"])
+    assert (score["measured"], score["is_inside"], score["hindcast"]) == (3.0, True, late)
+    assert score["error"] == pytest.approx(3.1 / 3.0 - 1)
 
 
 def test_runs_that_were_not_cooled_are_doubted(make_run, tmp_path):

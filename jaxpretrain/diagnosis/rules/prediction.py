@@ -1,12 +1,11 @@
 """The score of a prediction: what was said about the end of a run, beside what came."""
 
 from collections.abc import Iterator
-from datetime import datetime
 
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import TrainingPlan
-from jaxpretrain.diagnosis.predicted import final_value
+from jaxpretrain.diagnosis.predicted import final_value, is_late
 from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
 
@@ -20,7 +19,7 @@ def scored(history: History, plan: TrainingPlan) -> Iterator[Finding]:
     for one in (loss, *said.scores):
         measured = final_value(history, one.metric, plan.total_steps, said.last)
         if measured:
-            yield _score(one, measured, said, _is_late(said, history), plan.total_steps)
+            yield _score(one, measured, said, is_late(said, history), plan.total_steps)
 
 
 def _score(
@@ -49,12 +48,3 @@ def _score(
         signal=one.metric,
         subject=one.metric,
     )
-
-
-def _is_late(said: PredictionFile, history: History) -> bool:
-    """Returns true for a hindcast, also where the file does not admit it."""
-    try:
-        made = datetime.fromisoformat(said.time).timestamp()
-    except ValueError:
-        return True
-    return said.hindcast or made > history.span[0]
