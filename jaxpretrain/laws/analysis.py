@@ -36,6 +36,11 @@ SHORT_PART = 0.25
 DOUBTFUL = 5.0
 """The mean distance of the shortest runs from the law of the others, in standard deviations of
 theirs, from which they are doubted."""
+MISSED = 0.01
+"""The part of its loss by which the largest run may lie beside the law of the others."""
+NOISE = 3.0
+"""The distance of the largest run from the law of the others, in standard deviations of theirs,
+that is no noise."""
 EXPONENTS = (0.01, 2.0)
 """The exponents between which a law is believed."""
 WIDE = 3.0
@@ -223,6 +228,12 @@ def _doubts(found: Analysis) -> list[str]:
             "above the law of the others: cooled too briefly, or not converged; leave them out and "
             "compare"
         )
+    if found.huber and (missed := _largest_run(points, found.huber)):
+        name, apart = missed
+        lines.append(
+            f"the law of the other runs misses the largest one, {name}, by {-apart:+.1%}: expect "
+            "more beyond it; runs that differ in shape, learning rate or data follow no common law"
+        )
     if found.huber and (wide := _wide(found.huber)):
         lines.append(
             f"the points do not determine the terms of the law: 95 % of {wide}; A, B, E and the "
@@ -264,3 +275,16 @@ def _short_runs(points: Points, fit: Fit) -> float | None:
     rest = points.logs[2] - np.log(law.loss(points.parameters, points.tokens))
     apart = float(rest[is_short].mean())
     return apart if apart > DOUBTFUL * rest[~is_short].std() else None
+
+
+def _largest_run(points: Points, fit: Fit) -> tuple[str, float] | None:
+    """Returns the largest run and the log of its loss over the law of the others; None in noise."""
+    place = int(points.flops.argmax())
+    is_other = np.arange(len(points)) != place
+    if is_other.sum() <= len(NAMES):
+        return None
+    law = refit(points, fit, is_other)
+    rest = points.logs[2] - np.log(law.loss(points.parameters, points.tokens))
+    apart = float(rest[place])
+    is_far = abs(apart) > max(MISSED, NOISE * rest[is_other].std())
+    return (points.names[place], apart) if is_far else None

@@ -44,6 +44,17 @@ def test_short_runs_above_the_law_are_doubted():
     assert any("cooled too briefly" in line for line in describe(analyse(lifted, 2))["warnings"])
 
 
+def test_a_largest_run_beside_the_law_of_the_others_is_told():
+    points = made(0.0005)
+    is_largest = points.flops == points.flops.max()
+    lower = replace(points, losses=points.losses * np.where(is_largest, 0.97, 1))
+    (line,) = (x for x in describe(analyse(lower, 2))["warnings"] if "misses the largest" in x)
+    name = points.names[int(points.flops.argmax())]
+    assert f"{name}, by +3." in line  # the law is 3 % above the run
+    slightly = replace(points, losses=points.losses * np.where(is_largest, 0.995, 1))
+    assert not any("misses" in x for x in describe(analyse(slightly, 2))["warnings"])
+
+
 def test_points_without_a_law_are_doubted():
     points = made()
     random = replace(points, losses=3 + np.random.default_rng(0).normal(size=16) / 1e3)
