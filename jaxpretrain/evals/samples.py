@@ -67,7 +67,7 @@ def held_out_prompts(setting: Setting) -> list[str]:
     """Returns the words that each validation set begins with; [] without a tokenizer."""
     if setting.tokenizer_path is None:
         return []
-    tokenizer = encoder(read_tokenizer(setting.tokenizer_path))
+    tokenizer = encoder(read_tokenizer(setting.tokenizer_path), setting.tokenizer_path)
     prompts = []
     for eval_set in setting.eval_sets:
         tokens = eval_set.batch(np.arange(1))["tokens"][0]

@@ -123,7 +123,8 @@ def special_ids(source: Source) -> JsonObject:
         number = model.document_end
     if number is None and text is not None:
         number = end_id(text)
-    first = begin_ids(text) if text is not None else []
+    path = source.token_files().get("tokenizer.json")
+    first = begin_ids(text, path) if text is not None and path is not None else []
     return {"eos_token_id": number} | ({"bos_token_id": first[0]} if len(first) == 1 else {})
 
 

@@ -67,7 +67,7 @@ def test_a_sweep_of_equal_time_goes_on_with_its_durations(config, monkeypatch, t
     swept(*flags)
     swept(*flags)
     of_arm = [
-        next(x for x in c if "train.duration" in x) for c in launcher.commands if "40" in c[4]
+        next(x for x in c if "train.duration" in x) for c in launcher.commands if "d_ff=40" in c[4]
     ]
     assert len(of_arm) == 4
     assert len(set(of_arm)) == 1

@@ -139,7 +139,7 @@ def test_names_in_a_checkpoint_are_the_contract(fresh: TrainState):
 
 
 BATCH_SIZE, SEQ_LEN = 16, 16
-SAME = 2e-7
+SAME = 3e-7
 """Relative difference of metrics that only differ in the order of their sums, in float32."""
 
 
@@ -416,8 +416,7 @@ def test_examples_of_unequal_weight_make_one_weighted_mean(program: Program, fre
     for parts in (1, 4):
         compiled = replace(program, num_microbatches=parts, batch=spec).compile()
         results.append(_run(program, compiled, fresh, [batch]))
-    # Unequal weights round once more: a norm differs by 2.2e-7.
-    _assert_same(results[1], results[0], rel=3e-7)
+    _assert_same(results[1], results[0])
 
     def loss(params: Any, row: jax.Array) -> jax.Array:
         return program.model.loss(params, {"tokens": row[None]}, jax.random.key(0))[0] / 15

@@ -27,9 +27,13 @@ def token_in(config: Mapping[str, Any], name: str) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def begin_ids(tokenizer_json: str) -> list[int]:
-    """Returns the special tokens that the tokenizer's own template puts before a text."""
-    return [number for number, _ in takewhile(lambda token: token[1], _framed(tokenizer_json))]
+def begin_ids(tokenizer_json: str, path: Path) -> list[int]:
+    """Returns the special tokens that the tokenizer's own template puts before a text.
+
+    `path` is its file, for the message. InputError: it is no tokenizer.
+    """
+    framed = _framed(tokenizer_json, path)
+    return [number for number, _ in takewhile(lambda token: token[1], framed)]
 
 
 def beginning_with(tokenizer_json: str, bos_token: str | None) -> str:
@@ -54,9 +58,9 @@ def beginning_with(tokenizer_json: str, bos_token: str | None) -> str:
     return json.dumps(json.loads(tokenizer_json) | {"post_processor": template}, ensure_ascii=False)
 
 
-def _framed(tokenizer_json: str) -> list[tuple[int, bool]]:
+def _framed(tokenizer_json: str, path: Path | str = "the tokenizer") -> list[tuple[int, bool]]:
     """Returns the ids of a short text in the tokenizer's template, and which of them are of it."""
-    encoding = parsed(tokenizer_json).encode("a")
+    encoding = parsed(tokenizer_json, path).encode("a")
     return [(n, bool(m)) for n, m in zip(encoding.ids, encoding.special_tokens_mask, strict=True)]
 
 
@@ -76,7 +80,8 @@ def check_special_tokens(
             raise InputError(
                 f"{folder}: {token!r} is id {ids[token]} in tokenizer.json and {number} in {CONFIG}"
             )
-    told_end, told_start = token_in(config, "eos_token"), _told_start(tokenizer_json, config)
+    told_end = token_in(config, "eos_token")
+    told_start = _told_start(tokenizer_json, config, folder / "tokenizer.json")
     if told_end is not None and told_end != eos_token:
         notes.append(
             f"note: {folder / CONFIG} ends texts with {told_end!r}; documents end with"
@@ -98,12 +103,12 @@ def check_special_tokens(
     return notes
 
 
-def _told_start(tokenizer_json: str, config: Mapping[str, Any]) -> str | None:
+def _told_start(tokenizer_json: str, config: Mapping[str, Any], path: Path) -> str | None:
     """Returns the token that the tokenizer's files begin texts with; None where they use none."""
     if config.get("add_bos_token") and (told := token_in(config, "bos_token")) is not None:
         return told
     by_id = {number: token for token, number in special_tokens(tokenizer_json).items()}
-    return next((by_id.get(number) for number in begin_ids(tokenizer_json)), None)
+    return next((by_id.get(number) for number in begin_ids(tokenizer_json, path)), None)
 
 
 def _added(tokenizer_json: str) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ class Generator:
         tokenizer_json = read_tokenizer(tokenizer_path)
         self.tokenizer = encoder(tokenizer_json, tokenizer_path)
         """The tokenizer of prompts and continuations."""
-        self.begin_ids = begin_ids(tokenizer_json)
+        self.begin_ids = begin_ids(tokenizer_json, tokenizer_path)
         """The tokens that every text begins with, as the documents of the training data did."""
         size, limit = vocabulary_size(tokenizer_json), model.input_limits()["tokens"]
         if size > limit:

@@ -30,7 +30,7 @@ class TextEncoder:
                 f"vocabulary {vocab_size}"
             )
         self._encoder = encoder(tokenizer_json, path)
-        self.begin_ids = begin_ids(tokenizer_json)
+        self.begin_ids = begin_ids(tokenizer_json, path)
         """The tokens that every text begins with, as the documents of the training data did."""
 
     def __call__(self, texts: Iterable[str]) -> dict[str, list[int]]:

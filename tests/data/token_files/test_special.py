@@ -47,11 +47,11 @@ def test_a_template_begins_texts_as_documents_do_and_ends_none(
     framed = Tokenizer.from_str(tokenizer)
     special = [("<s>", 1), ("</s>", 0)]
     framed.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=special)
-    assert begin_ids(framed.to_str()) == [1]
+    assert begin_ids(framed.to_str(), Path("t.json")) == [1]
     text = encoder(tokenizer).encode("some text").ids
     for given in (tokenizer, framed.to_str()):
         made = beginning_with(given, bos_token)
-        assert begin_ids(made) == begin
+        assert begin_ids(made, Path("t.json")) == begin
         assert Tokenizer.from_str(made).encode("some text").ids == [*begin, *text]
         assert Tokenizer.from_str(made).encode("some", " text").ids[: len(begin)] == begin
         assert beginning_with(made, bos_token) == made
