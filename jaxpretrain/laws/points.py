@@ -108,7 +108,7 @@ def undetermined(places: np.ndarray) -> str:
             return f"the points have only two values of {what}: a law takes three or more"
     if (number := len(np.unique(kinds, axis=1).T)) < len(NAMES):
         return f"the points are {number} runs, repeated: a law with 5 coefficients takes 5 or more"
-    slope, level = np.polyfit(*places, 1)
+    slope, level = np.polyfit(places[0], places[1], 1)
     if np.abs(places[1] - slope * places[0] - level).max() < SAME:
         return (
             f"all points have tokens = {np.exp(level):.3g} parameters^{slope:.3g}: their two terms "
