@@ -36,7 +36,7 @@ from jaxpretrain.api import (
 
 WIDTHS = ("48", "64", "80", "96", "112", "128")
 NUM_LAYERS = 2
-"""The number of layers of all widths: so small, a third layer changes what a model can learn."""
+"""The number of layers of all widths: a law is about models of one shape."""
 RULES = ("olmo", "step_law")
 SEQ_LEN = 256
 VOCAB = 1024

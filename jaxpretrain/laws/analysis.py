@@ -268,23 +268,31 @@ def _wide(fit: Fit) -> str:
 def _short_runs(points: Points, fit: Fit) -> float | None:
     """Returns how far the shortest runs lie above the law of the others; None within its noise."""
     ratio = points.tokens / points.parameters
-    is_short = ratio <= np.quantile(ratio, SHORT_PART)
-    if (~is_short).sum() <= len(NAMES):
+    found = _above_others(points, fit, ratio <= np.quantile(ratio, SHORT_PART))
+    if found is None:
         return None
-    law = refit(points, fit, ~is_short)
-    rest = points.logs[2] - np.log(law.loss(points.parameters, points.tokens))
-    apart = float(rest[is_short].mean())
-    return apart if apart > DOUBTFUL * rest[~is_short].std() else None
+    apart, noise = found
+    return apart if apart > DOUBTFUL * noise else None
 
 
 def _largest_run(points: Points, fit: Fit) -> tuple[str, float] | None:
     """Returns the largest run and the log of its loss over the law of the others; None in noise."""
     place = int(points.flops.argmax())
-    is_other = np.arange(len(points)) != place
-    if is_other.sum() <= len(NAMES):
+    found = _above_others(points, fit, np.arange(len(points)) == place)
+    if found is None:
         return None
-    law = refit(points, fit, is_other)
+    apart, noise = found
+    return (points.names[place], apart) if abs(apart) > max(MISSED, NOISE * noise) else None
+
+
+def _above_others(points: Points, fit: Fit, chosen: np.ndarray) -> tuple[float, float] | None:
+    """Returns how far chosen points [n] lie above the law of the others, and the noise of those.
+
+    These are the mean and the standard deviation of logs of losses over the law. None: the others
+    are too few for a law.
+    """
+    if (~chosen).sum() <= len(NAMES):
+        return None
+    law = refit(points, fit, ~chosen)
     rest = points.logs[2] - np.log(law.loss(points.parameters, points.tokens))
-    apart = float(rest[place])
-    is_far = abs(apart) > max(MISSED, NOISE * rest[is_other].std())
-    return (points.names[place], apart) if is_far else None
+    return float(rest[chosen].mean()), float(rest[~chosen].std())

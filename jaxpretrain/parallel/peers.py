@@ -40,7 +40,10 @@ class Service(Protocol):
 
 
 class Peers:
-    """What one process of a run knows of the others; no method waits without a limit."""
+    """The knowledge that one process has of the others of its run.
+
+    No method waits without a limit.
+    """
 
     def __init__(self, process: int, num_processes: int, service: Service | None = None) -> None:
         """Begins to say that this process is alive. None: the service of the run."""

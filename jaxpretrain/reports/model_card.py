@@ -53,10 +53,8 @@ def model_card(
     history = read_history(run / METRICS).until(step)
     parts = [f"{_HEAD}\n# {run.name}\n", _summary(document, history, step), ""]
     if num_merged > 1:
-        parts += [
-            f"The weights are the mean of {num_merged} checkpoints; the facts are of the first."
-        ]
-        parts += [""]
+        mean = f"The weights are the mean of {num_merged} checkpoints; the facts are of the first."
+        parts += [mean, ""]
     facts = _facts(document, history, hugging_face, num_parameters)
     parts += ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts)]
     if num_merged == 1 and (scores := list(_scores(history))):
