@@ -5,7 +5,8 @@ once and rounded up, so that a run never sees less than its config says.
 """
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, TypeVar
@@ -35,7 +36,7 @@ Devices count steps with 32 bits. A narrower range stands around it: Annotated[S
 StepsOrTime = Annotated[int | str, _Whole("steps", or_time=True), Between(0, 2**31 - 1)]
 """The type of a field that holds a duration in steps as `Steps`, or a time: "1200 seconds"."""
 
-Seconds = Annotated[int | str, _Whole("seconds"), Between(0, 2**31 - 1)]
+Seconds = Annotated[int | str, _Whole("seconds"), Between(1, 2**31 - 1)]
 """The type of a config field that holds a time: text, or whole seconds once resolved."""
 
 Examples = Annotated[int | str, _Whole("examples"), NonNegative]
@@ -141,10 +142,12 @@ def resolve_durations(
             return value
         unit = marks[0].unit
         here = ".".join((path, *keys))
+        amounts = () if unit == "seconds" else _UNITS
+        times = (*_TIMES,) if marks[0].or_time or not amounts else ()
         try:
-            duration = parse_duration(value, unit)
-            if marks[0].or_time and duration.unit in _TIMES:
-                return f"{_whole_seconds(duration)} seconds"
+            duration = parse_duration(value, unit, (*amounts, *times))
+            is_time = marks[0].or_time and duration.unit in _TIMES
+            unit = "seconds" if is_time else unit
             if unit == "seconds":
                 whole = _whole_seconds(duration)
             else:
@@ -155,7 +158,7 @@ def resolve_durations(
         if against := schema.complaint(whole, hint):
             makes = "" if str(value) == str(whole) else f" makes {whole} {unit}"
             raise InputError(f"{here}={value}{makes}: {against}")
-        return whole
+        return f"{whole} seconds" if is_time else whole
 
     return schema.rebuild(config, type(config), resolved)
 
@@ -181,20 +184,27 @@ def _whole_seconds(duration: Duration) -> int:
     return math.ceil(duration.value * _TIMES[duration.unit])
 
 
-def parse_duration(text: str | int, default_unit: str = "steps") -> Duration:
-    """Reads "<number> <unit>", the unit in singular or plural; a bare number is of the default."""
+def parse_duration(
+    text: str | int, default_unit: str = "steps", units: Sequence[str] = _UNITS
+) -> Duration:
+    """Reads "<number> <unit>", the unit in singular or plural; a bare number is of the default.
+
+    `units` are those that an error names.
+    """
     words = str(text).split()
     if len(words) not in (1, 2):
         raise InputError(f"duration '{text}': write a number and a unit, such as '5000 steps'")
     number, unit = (*words, default_unit)[:2]
     plural = unit if unit.endswith("s") else f"{unit}s"
     if plural not in (*_UNITS, *_TIMES):
-        hint = nearest(plural, _UNITS) or f" The units are {', '.join(_UNITS)}."
+        hint = nearest(plural, units) or f" The units are {', '.join(units)}."
         raise InputError(f"duration '{text}': unknown unit '{unit}'.{hint}")
     try:
         value = Fraction(schema.parse_decimal(number))
     except ValueError:
-        raise InputError(f"duration '{text}': '{number}' is not a number") from None
+        glued = re.fullmatch(r"([\d.]+)([a-z]+)", number) if len(words) == 1 else None
+        hint = f"; write '{glued[1]} {glued[2]}'" if glued else ""
+        raise InputError(f"duration '{text}': '{number}' is not a number{hint}") from None
     if value < 0:
         raise InputError(f"duration '{text}': must not be negative")
     return Duration(value, plural)

@@ -90,6 +90,7 @@ def test_rounding_is_exact_where_floats_are_not():
         ("inf steps", "'inf' is not a number"),
         ("1e999999999 steps", "'1e999999999' is not a number"),
         ("1/2 epochs", "'1/2' is not a number"),
+        ("20minutes", "'20minutes' is not a number; write '20 minutes'"),
         ("-1 steps", "must not be negative"),
         ("", "write a number and a unit"),
         ("5 more steps", "write a number and a unit"),
@@ -256,6 +257,14 @@ def test_a_time_is_whole_seconds_and_stays_a_text_where_steps_may_stand():
     [
         (Timed(limit="3 steps"), "--config.limit: '3 steps' is no time: count seconds, minutes"),
         (Timed(every="0 minutes"), "--config.every: '0 minutes': a time must be positive"),
+        (Timed(every="20 minuts"), "unknown unit 'minuts'. Did you mean 'minutes'?"),
+        (
+            Timed(every="20 parsecs"),
+            "The units are steps, tokens, examples, images, sequences, epochs, seconds, minutes, "
+            "hours, days.",
+        ),
+        (Timed(limit="20 parsecs"), "The units are seconds, minutes, hours, days."),
+        (Timed(every="1e30 days"), "seconds: must be from 0 to 2147483647"),
         (
             Timed(warmup="3 minutes"),
             "--config.warmup: duration '3 minutes': is a time; count steps",
