@@ -4,6 +4,7 @@ Goodput is the share of the time since the first start that went into steps that
 is told by cause, and all of it adds up to the time that has passed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,12 +98,13 @@ def goodput(sessions: Sequence[Session]) -> Goodput | None:
     if not sessions:
         return None
     spent: dict[str, float] = {cause: 0.0 for cause in CAUSES}
-    for number, session in enumerate(sessions):
-        after = sessions[number + 1] if number + 1 < len(sessions) else None
+    after: Session | None = None
+    kept = (
+        math.inf
+    )  # seconds of steps, in all sessions until then, behind which no later start went
+    for session in reversed(sessions):
         own = {k: x - session.clock.get(k, 0.0) for k, x in session.seconds.items()}
-        # Nobody goes on from what is beyond the clock of the next start.
-        lost = 0.0 if after is None else _steps(session.seconds) - _steps(after.clock)
-        lost = min(max(lost, 0.0), _steps(own))
+        lost = min(max(_steps(session.seconds) - kept, 0.0), _steps(own))
         for part, cause in _PARTS.items():
             spent[cause] += own.get(part, 0.0)
         share = lost / _steps(own) if lost else 0.0
@@ -117,6 +119,7 @@ def goodput(sessions: Sequence[Session]) -> Goodput | None:
         spent["stall"] += session.stalled
         if after is not None:
             spent["idle"] += max(after.started - session.ended - session.stalled, 0.0)
+        after, kept = session, min(kept, _steps(session.clock))
     return Goodput(spent)
 
 

@@ -33,10 +33,16 @@ class Sessions:
         """The unix time at which the run began."""
         return self._sessions[0].started
 
-    def begin(self, clock: Clock, *, rendezvous: float = 0.0, restore: float = 0.0) -> None:
-        """Takes the clock as it was restored, and the seconds of two phases before it."""
+    def begin(self, clock: Clock, rendezvous: float = 0.0, restore: float = 0.0) -> None:
+        """Takes the clock as it was restored, and the seconds of two phases before it.
+
+        A process may begin several sessions, one after another: the time before belongs to those.
+        """
         known: dict[str, float] = {part: x for part, x in clock.restored.items()}
         started = process_start()
+        if self._sessions:
+            before = self._sessions[-1].ended + self._sessions[-1].stalled
+            started = before if started < before < time.time() else started
         self._sessions.append(Session(started, rendezvous, restore, known, started, known))
         self.note(clock)
 

@@ -31,6 +31,19 @@ def test_all_causes_together_are_the_time_that_has_passed():
     assert found.share == pytest.approx(90 / 3800)
 
 
+def test_steps_that_several_starts_had_made_are_lost_where_one_goes_back_behind_them_all():
+    """100 s of steps in two starts, from 60 s on in the second; the third goes on after 25 s."""
+    first = Session(0.0, clock={}, ended=60.0, seconds=_parts(50, 10))
+    second = Session(70.0, clock=_parts(50, 10), ended=110.0, seconds=_parts(82, 18))
+    third = Session(120.0, clock=_parts(20, 5), ended=150.0, seconds=_parts(50, 5))
+    found = goodput([first, second, third])
+    assert found is not None and found.wall == pytest.approx(150)
+    assert found.seconds["lost steps"] == pytest.approx(35 + 40)
+    # Of the 25 s that are kept, the share of steps is that of all 60.
+    assert found.seconds["steps"] == pytest.approx(50 * 25 / 60 + 30)
+    assert found.seconds["idle"] == pytest.approx(20)
+
+
 def test_the_line_names_what_took_most_first():
     found = goodput([FIRST])
     assert found is not None

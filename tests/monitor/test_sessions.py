@@ -21,6 +21,24 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+def test_sessions_of_one_process_share_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As after an out-of-memory, where the run goes on in the same process."""
+    now = [NOW + 10.0]
+    monkeypatch.setattr("jaxpretrain.monitor.sessions.time.time", lambda: now[0])
+    monkeypatch.setattr("jaxpretrain.monitor.sessions.process_start", lambda: NOW)
+    for _ in range(3):
+        sessions, clock = Sessions(tmp_path), Clock(lambda: now[0])
+        sessions.begin(clock)
+        with clock.measure("train"):
+            now[0] += 20.0
+        sessions.note(clock)
+        now[0] += 5.0
+    found = sessions.goodput()
+    assert found.wall == pytest.approx(80.0)
+    assert found.seconds["start"] == pytest.approx(20.0)
+    assert found.seconds["lost steps"] + found.seconds["steps"] == pytest.approx(60.0)
+
+
 def test_a_process_knows_when_it_began():
     assert 0 < time.time() - process_start() < 24 * 3600
 
