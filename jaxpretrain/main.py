@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
             flags.coordinator_port,
             flags.start_timeout,
         ),
-        skipped_steps=[step for text in flags.skip_steps for step in text.split(",")],
+        skipped_steps=flags.skip_steps,
         rewind_to=flags.rewind_to,
     )
 

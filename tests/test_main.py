@@ -249,6 +249,14 @@ def _assert_one_line(result: tuple[object, str, str], message: str) -> None:
         ("--config.data.root=/nowhere", "/nowhere: no such directory"),
         ("--config.data.seq_len=100000000", "not one sequence of"),
         ("--config.checkpoint.keep_last=0", "keep_last=0: must be positive"),
+        ("--config.checkpoint.every=20 minuts", "unknown unit 'minuts'. Did you mean 'minutes'?"),
+        (
+            "--config.monitor.stall=0",
+            "monitor.stall=0: must be from 1 to 2147483647, or none",
+        ),
+        ("--config.data.skip=5-9,8", "data.skip: 5-9 and 8-8 overlap"),
+        ("--skip_steps=9-4", "--skip_steps=9-4: runs backwards; write 4-9"),
+        ("--rewind_to=4", "has no checkpoint of that step; it has none"),
         ("--wrkdir=x", "--workdir"),
     ],
 )

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,9 +33,11 @@ from jaxpretrain.parallel.distributed import (
     num_processes,
     process_id,
 )
-from jaxpretrain.storage.files import unfinished, write_atomically
+from jaxpretrain.storage.files import TEMPORARY, unfinished, write_atomically
+from jaxpretrain.storage.paths import absolute
 
 _KEPT = 2
+_ABANDONED = ".abandoned"
 _Index = tuple[tuple[int, int], ...]
 """The first and the last row, exclusive, of a part in each dimension of an array."""
 
@@ -43,10 +46,21 @@ class LocalCheckpoints:
     """The checkpoints of one run on the disk of this host, of this process alone."""
 
     def __init__(self, directory: Path, workdir: Path) -> None:
-        """Takes the folder of the local disk; `workdir` tells runs in it apart."""
-        run = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
+        """Takes the folder of the local disk; `workdir` tells runs in it apart.
+
+        Raises InputError where this process cannot write there.
+        """
+        run = hashlib.sha256(str(absolute(workdir)).encode()).hexdigest()[:16]
         self.directory = directory / run / f"{process_id()}-of-{num_processes()}"
         self._thread: threading.Thread | None = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass
+            for path in self.directory.glob(f"*{TEMPORARY}*"):  # of a process that was killed
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError as error:
+            raise InputError(f"checkpoint.local_dir={directory}: {error.strerror}") from error
 
     def steps(self) -> list[int]:
         """Returns the steps that this process has a checkpoint of, in order."""
@@ -96,12 +110,15 @@ class LocalCheckpoints:
         return from_named(like, named), extra
 
     def abandon(self, after: int) -> None:
-        """Gives the checkpoints after a step another name, so that none is gone on from."""
-        for step in self.steps():
-            if step > after:
-                path = self.directory / str(step)
-                shutil.rmtree(path.with_suffix(".abandoned"), ignore_errors=True)
-                path.rename(path.with_suffix(".abandoned"))
+        """Gives the checkpoints after a step another name, so that none is gone on from.
+
+        Those of other numbers of processes too; other processes of this host may do the same.
+        """
+        for path in self.directory.parent.glob("*/*"):
+            if path.name.isdecimal() and int(path.name) > after:
+                shutil.rmtree(path.with_suffix(_ABANDONED), ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    path.rename(path.with_suffix(_ABANDONED))
 
     def remove(self) -> None:
         """Removes all checkpoints of this process."""
@@ -131,8 +148,14 @@ class LocalCheckpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             line = f"warning: step {step:,} is not saved locally: {reason(error)}"
             print(line, file=sys.stderr, flush=True)
-        for old in self.steps()[:-_KEPT]:
-            shutil.rmtree(self.directory / str(old), ignore_errors=True)
+        for kind in ("", _ABANDONED):
+            found = {
+                int(p.stem): p
+                for p in self.directory.iterdir()
+                if p.stem.isdecimal() and p.suffix == kind
+            }
+            for old in sorted(found)[:-_KEPT]:
+                shutil.rmtree(found[old], ignore_errors=True)
 
     def _digest(self, step: int) -> str:
         """Returns what tells a checkpoint from others of the same step; "" for a damaged one."""

@@ -16,6 +16,8 @@ import numpy as np
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.data.contract import Batch, DataConfig, TrainingData
 
+_END = 2**55
+"""Number of samples that no run comes to: 2**31 steps of 2**24 samples."""
 Ranges = tuple[tuple[int, int], ...]
 """The first and the last position of each range, in order."""
 
@@ -30,6 +32,8 @@ def parse_ranges(texts: Sequence[str], flag: str) -> Ranges:
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
             raise InputError(f"{flag}={text}: runs backwards; write {last}-{first}")
+        if last >= _END:
+            raise InputError(f"{flag}={text}: no run comes that far; {_END - 1} is the last number")
         ranges.append((first, last))
     ranges.sort()
     for (first, last), (start, end) in pairwise(ranges):
@@ -80,6 +84,15 @@ def before(ranges: Ranges, num_samples: int) -> Ranges:
     """Returns what ranges leave out among the positions of the first samples of a run."""
     end = num_positions(num_samples, ranges)
     return tuple(pair for pair in ranges if pair[0] < end)
+
+
+def unreached(data: TrainingData, num_samples: int) -> list[str]:
+    """Returns a line about the ranges that the first samples of a run do not come to, if any."""
+    _, ranges = unskipped(data)
+    beyond = ranges[len(before(ranges, num_samples)) :]
+    end = num_positions(num_samples, ranges)
+    after = f"the run ends before that, with sample {end - 1} of the data"
+    return [f"data.skip={describe(beyond)} leaves nothing out: {after}"] if beyond else []
 
 
 def describe(ranges: Ranges) -> str:

@@ -52,8 +52,9 @@ def run_training(
     """Trains a config, or compiles it for a preflight, and returns the exit code.
 
     `processes` are all but the last argument of `distributed.start`. `skipped_steps` are steps such
-    as "7-9" whose samples are left out, `rewind_to` is a step to go back to. InputError: something
-    that was given is wrong, or there was no room.
+    as "7-9,12" whose samples are left out; each text counts the steps of a run without those of the
+    texts before. `rewind_to` is a step to go back to. InputError: something that was given is
+    wrong, or there was no room.
     """
     use_most_memory()
     with Watchdog(workdir) as watchdog, distributed.leaving_at_failure():
@@ -108,7 +109,10 @@ def _configured(
         given = apply_overrides(load_config(config), overrides)
         if needs_folder:
             raise InputError("--workdir is required: the folder of the run")
-        return skip_steps(resolve(given), skipped_steps)
+        experiment = resolve(given)
+        for text in skipped_steps:
+            experiment = skip_steps(experiment, text.split(","))
+        return experiment
 
 
 def _choose(

@@ -303,6 +303,11 @@ def resolve(experiment: Experiment) -> Resolved:
     train = replace(train, stages=stages)
     experiment = replace(experiment, train=train)
     experiment = resolve_durations(experiment, batch_size=pace_of(train), **units)
+    if experiment.checkpoint.local_dir is not None and experiment.checkpoint.every == 0:
+        raise InputError(
+            "checkpoint.local_dir gets nine of ten saves, and checkpoint.every=0 makes none but the"
+            " last; set checkpoint.every, or --config.checkpoint.local_dir=none"
+        )
     if count.cache_info().currsize:  # it was needed
         experiment = replace(experiment, data=replace(experiment.data, num_examples=count()))
     return Resolved(**{field.name: getattr(experiment, field.name) for field in fields(experiment)})

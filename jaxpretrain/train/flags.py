@@ -60,8 +60,8 @@ def make_parser(description: str) -> Parser:
         "--skip_steps",
         action="append",
         default=[],
-        metavar="FIRST-LAST",
-        help="leave out the samples of these steps, as data.skip does; may be given several times",
+        metavar="FIRST-LAST,...",
+        help="leave out the samples of these steps; given again: of the run without those before",
     )
     add(
         "--rewind_to",

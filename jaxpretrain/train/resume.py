@@ -20,21 +20,24 @@ import numpy as np
 
 from jaxpretrain.checkpoints.names import from_named, to_named
 from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.checkpoints.rewind import rewind
 from jaxpretrain.checkpoints.streamed import CorruptCheckpoint
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.schema import Mark, marks_at, snake_case, value_text, walk
 from jaxpretrain.config.serialize import ABSENT, Document, diff, from_dict, to_dict
 from jaxpretrain.data.skip import before as until
 from jaxpretrain.data.skip import describe as describe_ranges
-from jaxpretrain.data.skip import parse_ranges
+from jaxpretrain.data.skip import num_positions, parse_ranges
 from jaxpretrain.data.text.mixture import Mixture
+from jaxpretrain.monitor.writers import LOGS
 from jaxpretrain.optim import schedules
+from jaxpretrain.parallel.distributed import is_primary
 from jaxpretrain.storage.paths import parse
 from jaxpretrain.train.experiment import Experiment, Resolved, Stage, Train, pace_of
 from jaxpretrain.train.program import Program
 from jaxpretrain.train.step import TrainState
 from jaxpretrain.train.trained import checkpoint_behind, load_arrays, require_arrays
-from jaxpretrain.train.workdir import saved_document
+from jaxpretrain.train.workdir import note_saved, saved_document
 
 _SAME_RATE = 0.01
 """Relative difference of learning rates that needs no line."""
@@ -62,13 +65,39 @@ class ResumePoint:
         return from_dict(Resolved, to_dict(now) | before)
 
 
-def newest_point(workdir: Path) -> ResumePoint | None:
-    """Returns the newest checkpoint of a folder whose document can be read; None without one."""
+def newest_point(workdir: Path, step: int | None = None) -> ResumePoint | None:
+    """Returns the newest checkpoint of a folder whose document can be read; None without one.
+
+    With a `step`, only its checkpoint is looked at.
+    """
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    for step in reversed(checkpoints.steps()):
+    for one in reversed(checkpoints.steps() if step is None else [step]):
         with suppress(CorruptCheckpoint):  # told when its arrays are restored
-            return point_of(workdir, step, checkpoints.document(step))
+            return point_of(workdir, one, checkpoints.document(one))
     return None
+
+
+def go_back(
+    workdir: Path, step: int, checkpoints: Checkpoints, like: object
+) -> tuple[tuple[int, TrainState, Document], list[str]]:
+    """Restores an older checkpoint, and then moves what comes after it aside.
+
+    All processes call it together. Returns (step, state, extra) as `Checkpoints.restore_newest`,
+    and lines about what was moved. InputError: the checkpoint is damaged, and nothing was moved.
+    """
+    try:
+        found = step, *checkpoints.restore(step, like)
+    except CorruptCheckpoint as error:
+        others = ", ".join(f"{one:,}" for one in checkpoints.steps() if one != step) or "none"
+        raise InputError(
+            f"--rewind_to={step}: that checkpoint is damaged ({error}), and nothing was moved; "
+            f"the others are of step {others}"
+        ) from error
+    if not is_primary():
+        return found, []
+    line = rewind(workdir, step, LOGS)
+    note_saved(workdir, step)
+    return found, [line] if line else []
 
 
 def point_of(folder: Path, step: int, document: Document, flag: str | None = None) -> ResumePoint:
@@ -125,7 +154,8 @@ def require_same_samples(point: ResumePoint, experiment: Resolved, data_fingerpr
         )
     meant = experiment
     if isinstance(experiment.data, Mixture) and isinstance(before.data, Mixture):
-        meant = replace(meant, data=_same_mixture(point, before.data, experiment.data))
+        seen = num_positions(point.samples, skips[1])
+        meant = replace(meant, data=_same_mixture(point, seen, before.data, experiment.data))
     expected = int(experiment.timeline.pace.examples(point.step))
     if expected != point.samples:
         stages = _stages(point, before, experiment)
@@ -170,19 +200,22 @@ def _reordered(point: ResumePoint, experiment: Resolved, data_fingerprint: str) 
     ]
 
 
-def _same_mixture(point: ResumePoint, before: Mixture, now: Mixture) -> Mixture:
-    """Returns a mixture that is `before` until the checkpoint and `now` after it."""
-    if before.proportions(point.samples) == now.proportions(point.samples):
+def _same_mixture(point: ResumePoint, seen: int, before: Mixture, now: Mixture) -> Mixture:
+    """Returns a mixture that is `before` until the checkpoint and `now` after it.
+
+    `seen` is the number of its samples until then, those that are left out included.
+    """
+    if before.proportions(seen) == now.proportions(seen):
         return now
-    seen = {name for _, shares in before.proportions(point.samples) for name in shares}
-    missing = sorted(seen - now.sources.keys())
+    names = {name for _, shares in before.proportions(seen) for name in shares}
+    missing = sorted(names - now.sources.keys())
     if missing:
         raise InputError(
             f"{point.flag}: data.sources has no {' and no '.join(missing)}, of which the first "
-            f"{point.samples:,} samples are; keep it, with weight 0 in a stage that begins at "
-            f'"{point.samples} examples", or {_new_run(point)}'
+            f"{seen:,} samples are; keep it, with weight 0 in a stage that begins at "
+            f'"{seen} examples", or {_new_run(point)}'
         )
-    return now.after(before, point.samples)
+    return now.after(before, seen)
 
 
 def _stages(point: ResumePoint, before: Resolved, now: Resolved) -> tuple[Stage, ...]:

@@ -10,12 +10,12 @@ import jax
 
 from jaxpretrain.checkpoints.local import LocalCheckpoints, restore_newest
 from jaxpretrain.checkpoints.orbax import Checkpoints
-from jaxpretrain.checkpoints.rewind import rewind
+from jaxpretrain.checkpoints.rewind import require_kept
 from jaxpretrain.checkpoints.saving import seconds_for
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import to_dict
 from jaxpretrain.data.contract import EvalSet, TrainingData
-from jaxpretrain.data.skip import open_training
+from jaxpretrain.data.skip import open_training, unreached
 from jaxpretrain.devices.startup import has_huge_pages, keep_compiled
 from jaxpretrain.diagnosis.clock import Clock
 from jaxpretrain.display.progress import activity
@@ -24,7 +24,6 @@ from jaxpretrain.evals.contract import Evaluator, compile_evaluators
 from jaxpretrain.models.olmo.decoder import Decoder
 from jaxpretrain.monitor.reporter import Reporter
 from jaxpretrain.monitor.sessions import Sessions
-from jaxpretrain.monitor.writers import LOGS
 from jaxpretrain.parallel import distributed
 from jaxpretrain.parallel.stop import stop_requests
 from jaxpretrain.track.beside import FLAG
@@ -86,8 +85,8 @@ def open_run(
     `given` are the paths of config fields that this very start sets: checkpoints that the last
     session kept may be deleted only if `checkpoint.keep_last` or `checkpoint.keep_every` is among
     them. `between_batches` is called between the batches of evaluations. `earlier` is the same run
-    as it was opened before; its data is not opened again. `rewind_to` is a step to go back to.
-    InputError: something that was given is wrong.
+    as it was opened before; its data is not opened again. `rewind_to` is a step to go back to;
+    here it is only checked. InputError: something that was given is wrong.
     """
     if distributed.is_primary():
         require_packages(experiment.monitor.trackers, FLAG)
@@ -111,13 +110,14 @@ def open_run(
     identity = data.fingerprint, data.describe()
     folder.check_data(workdir, experiment, *identity, allow_change=allow_config_change)
     if rewind_to is not None:
-        changes += _rewind(experiment, workdir, rewind_to)
-    point = resume.newest_point(workdir)
-    if point is None:
+        require_kept(workdir, rewind_to)
+    point = resume.newest_point(workdir, rewind_to)
+    if point is None and rewind_to is None:
         resume.require_initial_state(stages.program)
         point = resume.taken_point(experiment)
     if point is not None:
         resume.require_same_samples(point, experiment, data.fingerprint)
+    kept += unreached(data, int(experiment.timeline.pace.examples(experiment.timeline.num_steps)))
     return Opened(stages, data, eval_sets, evaluators, changes + kept, point)
 
 
@@ -157,7 +157,7 @@ def train_experiment(
             rewind_to=rewind_to,
         )
         opened, guard = _open_together(open_, workdir, held)
-        start = _restore(opened, workdir, clock, guard, watchdog)
+        start = _restore(opened, workdir, clock, guard, watchdog, rewind_to)
         reporter = held.enter_context(
             open_reporter(opened.stages, workdir, clock, start.resumed, guard, start.first_start)
         )
@@ -187,29 +187,15 @@ def train_experiment(
             saver.end()
 
 
-def _rewind(experiment: Resolved, workdir: Path, step: int) -> list[str]:
-    """Goes back to a step, in all processes together; returns lines about it."""
-    line, problem = None, None
-    if distributed.is_primary():
-        try:
-            with folder.lock(workdir):
-                line = rewind(workdir, step, LOGS)
-            folder.note_saved(workdir, step)
-        except InputError as error:
-            problem = str(error)
-    if problem := distributed.first_problem("rewind", problem):
-        raise InputError(problem)
-    if (local := _local(experiment, workdir)) is not None:
-        local.abandon(after=step)
-    return [line] if line else []
-
-
 def _local(experiment: Resolved, workdir: Path) -> LocalCheckpoints | None:
     """Returns the checkpoints on the disk of this host; None where the run makes none."""
     place = experiment.checkpoint.local_dir
     if place is None:
         return None
-    return LocalCheckpoints(Path(place), workdir)
+    local = LocalCheckpoints(Path(place), workdir)
+    if not folder.has_run(workdir):  # the one whose checkpoints lie there is deleted
+        local.abandon(after=-1)
+    return local
 
 
 def _open_together(
@@ -269,9 +255,17 @@ def _unguarded() -> None:
 
 
 def _restore(
-    opened: Opened, workdir: Path, clock: Clock, guard: Callable[[], None], watchdog: Watchdog
+    opened: Opened,
+    workdir: Path,
+    clock: Clock,
+    guard: Callable[[], None],
+    watchdog: Watchdog,
+    rewind_to: int | None,
 ) -> _Start:
-    """Restores the state and the clock from the newest checkpoint that is sound."""
+    """Restores the state and the clock from the newest checkpoint that is sound, or an older one.
+
+    `rewind_to` is the step of the older one; None: the newest.
+    """
     experiment, point = opened.experiment, opened.point
     watchdog.enter("restore", allowance=seconds_for(opened.stages.program.state))
     with (
@@ -285,22 +279,29 @@ def _restore(
             guard=guard,
         )
         local = _local(experiment, workdir)
-        found = restore_newest(checkpoints, local, opened.stages.program.state)
+        lines, like = [], opened.stages.program.state
+        if rewind_to is None:
+            found = restore_newest(checkpoints, local, like)
+        else:
+            found, lines = resume.go_back(workdir, rewind_to, checkpoints, like)
         step, state, document = found or (0, None, {})
         saved = next(reversed(checkpoints.steps()), None)
         _require_room(opened, checkpoints, step)
         if found is not None:
             point = resume.point_of(workdir, step, document)
             resume.require_same_samples(point, experiment, opened.data.fingerprint)
+        if local is not None:  # what is newer is not whole everywhere, or was gone back behind
+            local.abandon(after=step)
     watchdog.enter("compile")
     clock.restore(document.get("clock", {}))
     sessions = Sessions(workdir) if distributed.is_primary() else None
     if sessions is not None:
         spent = watchdog.spent
-        sessions.begin(clock, rendezvous=spent["rendezvous"], restore=spent["restore"])
+        known = (spent.pop(phase, 0.0) for phase in ("rendezvous", "restore"))
+        sessions.begin(clock, *known)
     if point is None:
         return _Start(checkpoints, local, sessions=sessions)
-    changes = resume.describe_changes(point, experiment, opened.data.fingerprint)
+    changes = lines + resume.describe_changes(point, experiment, opened.data.fingerprint)
     is_evaluation_due = document.get("evaluation_due", False)
     return _Start(
         checkpoints, local, point.step, changes, state, is_evaluation_due, sessions, saved

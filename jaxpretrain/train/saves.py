@@ -84,8 +84,9 @@ class Saver:
             self._num_times += 1
             is_local = self.local is not None and self._num_times % LOCAL_SAVES
             return "local" if is_local else "workdir"
-        every = self.timeline.save_every
-        if every and step % every == 0:
+        every, by_time = self.timeline.save_every, self.timeline.save_seconds is not None
+        always = self.timeline.keep_every if by_time else every
+        if always and step % always == 0:
             return "workdir"
         is_local = self.local is not None and every and step % -(-every // LOCAL_SAVES) == 0
         return "local" if is_local else None

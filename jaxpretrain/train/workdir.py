@@ -61,6 +61,11 @@ def lock(workdir: Path) -> Iterator[Callable[[], None]]:
         yield lambda: None
 
 
+def has_run(workdir: Path) -> bool:
+    """Returns True where a run has been in the folder."""
+    return _path(workdir).exists()
+
+
 def check_owner(workdir: Path, experiment: Experiment, *, allow_change: bool) -> list[str]:
     """Returns lines about accepted changes; InputError where the folder holds another run."""
     if _find(workdir) is None:
@@ -316,7 +321,7 @@ def _path(workdir: Path) -> Path:
 
 def _find(workdir: Path) -> Document | None:
     """Returns the document `experiment.json`; None where there is none."""
-    if not _path(workdir).exists():
+    if not has_run(workdir):
         return None
     document = read_document(_path(workdir), ExperimentFile)
     if "config" not in document:

@@ -1,6 +1,7 @@
 """Checkpoints of a host's own disk, here of one process; runs go on from them in test_saves.py."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from jaxpretrain.checkpoints.local import LocalCheckpoints, restore_newest
 from jaxpretrain.checkpoints.orbax import Checkpoints
+from jaxpretrain.config.errors import InputError
+from jaxpretrain.storage.files import TEMPORARY
 from tests.checkpoints.conftest import (
     assert_equal,
     data_files,
@@ -119,3 +122,43 @@ def test_those_after_a_step_can_be_abandoned(tmp_path: Path):
     assert (local.directory / "6.abandoned").is_dir()
     local.remove()
     assert local.steps() == []
+
+
+def test_those_of_other_numbers_of_processes_are_abandoned_too(tmp_path: Path):
+    """Else a run that had two processes, then one and then two would go on from the wrong line."""
+    local = _saved(tmp_path, 4)
+    other = local.directory.with_name("1-of-2")
+    for name in ("4", "6", "6.abandoned"):
+        (other / name).mkdir(parents=True)
+    (other / "6" / "new").touch()
+    local.abandon(4)
+    assert sorted(path.name for path in other.iterdir()) == ["4", "6.abandoned"]
+    assert (other / "6.abandoned" / "new").exists()
+
+
+def test_the_disk_does_not_fill_up_with_what_is_of_no_use(tmp_path: Path):
+    local = _saved(tmp_path, 1, 2)
+    for name in ("3.abandoned", "5.abandoned", "10.abandoned", f"7{TEMPORARY}12"):
+        (local.directory / name).mkdir()
+    _saved(tmp_path, 3)
+    left = {"2", "3", "5.abandoned", "10.abandoned"}
+    assert {path.name for path in local.directory.iterdir()} == left
+
+
+def test_a_relative_path_is_the_same_run_and_in_another_place_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    _saved(tmp_path / "ssd", 1)
+    assert LocalCheckpoints(tmp_path / "ssd", tmp_path / "a" / "runs/x").steps() == [1]
+    monkeypatch.chdir(tmp_path / "b")
+    assert LocalCheckpoints(tmp_path / "ssd", Path("runs/x")).steps() == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    message = f"checkpoint.local_dir={tmp_path / 'file'}: Not a directory"
+    with pytest.raises(InputError, match=re.escape(message)):
+        LocalCheckpoints(tmp_path / "file", Path("runs/x"))

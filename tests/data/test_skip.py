@@ -15,6 +15,7 @@ from jaxpretrain.data.skip import (
     open_training,
     parse_ranges,
     positions,
+    unreached,
     unskipped,
 )
 from jaxpretrain.data.text.text import TextData
@@ -42,6 +43,21 @@ def test_samples_after_a_range_move_up():
     assert Skipping.of(NUMBERS, ()) is NUMBERS
 
 
+def test_ranges_that_a_run_does_not_come_to_are_named():
+    data = Skipping.of(NUMBERS, parse_ranges(["4-5", "12-14", "15-16", "90"], "--skip"))
+    assert unreached(data, 10) == [  # which end with sample 11 of the data
+        "data.skip=12-14,15-16,90-90 leaves nothing out: the run ends before that, with sample 11 "
+        "of the data"
+    ]
+    assert unreached(data, 11)[0].startswith("data.skip=90-90 leaves nothing out")
+    assert unreached(data, 200) == unreached(NUMBERS, 10) == []
+
+
+def test_the_last_numbers_do_not_overflow():
+    ranges = parse_ranges(["0-9", f"12-{2**55 - 1}"], "--skip")
+    assert positions(np.arange(3), ranges).tolist() == [10, 11, 2**55]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_ranges_leave_out_what_they_name(seed: int):
     draw = random.Random(seed)
@@ -61,6 +77,7 @@ def test_any_ranges_leave_out_what_they_name(seed: int):
         (["1-5", "5-8"], "--config.data.skip: 1-5 and 5-8 overlap"),
         (["all"], "--config.data.skip=all: write START-END, such as 100-199, or one number"),
         (["-4-2"], "--config.data.skip=-4-2: write START-END"),
+        (["0-36028797018963968"], "no run comes that far; 36028797018963967 is the last number"),
     ],
 )
 def test_bad_ranges_are_one_line(texts: list[str], message: str):

@@ -37,7 +37,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     config = tmp_path / "tiny.py"
     config.write_text(TINY.format(hardware="local", d_ff=64))
 
-    def call(training: Training, *overrides: tuple[str, str], workdir: bool = True) -> int:
+    def call(
+        training: Training, *overrides: tuple[str, str], workdir: bool = True, **more: Any
+    ) -> int:
         monkeypatch.setattr(commanded, "train_experiment", training)
         return run_training(
             str(config),
@@ -46,6 +48,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             preflight_only=False,
             allow_config_change=True,
             processes=(None, None, None, None, 300.0),
+            **more,
         )
 
     return call
@@ -75,6 +78,15 @@ def test_training_is_told_what_was_given(start: Any):
         "look": commanded._look,
         "rewind_to": None,
     }
+
+
+def test_steps_are_left_out_one_text_after_another(start: Any):
+    """Step 7 is the one that a run without the steps 2-3 has shown."""
+    training = Training(True, True)
+    start(training, ("train.batch_size", "16"), skipped_steps=["2-3", "7"])
+    start(training, ("train.batch_size", "16"), skipped_steps=["2-3,7"])
+    ranges = [experiment.data.skip for experiment, _ in training.calls]
+    assert ranges == [("16-47", "128-143"), ("16-47", "96-111")]
 
 
 def test_without_room_a_chosen_microbatch_is_left_alone(start: Any):

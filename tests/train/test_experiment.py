@@ -594,3 +594,8 @@ def test_steps_to_leave_out_become_samples(experiment: Experiment):
         skip_steps(resolved, ["19-21"])
     with pytest.raises(InputError, match="--config.data.skip: 1-5 and 4-9 overlap"):
         resolve(_changed(experiment, ("data.skip", "1-5,4-9")))
+
+
+def test_a_local_folder_that_would_get_no_save_is_refused(experiment: Experiment):
+    with pytest.raises(InputError, match="local_dir gets nine of ten saves, and .*every=0 makes"):
+        resolve(_changed(experiment, ("checkpoint.local_dir", "/ssd"), ("checkpoint.every", "0")))

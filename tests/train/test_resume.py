@@ -196,6 +196,21 @@ def test_other_weights_of_a_mixture_begin_where_the_checkpoint_ends(
     require_same_samples(point, amended, "other")
 
 
+def test_other_weights_begin_behind_the_samples_that_were_left_out(experiment: Experiment):
+    """The mixture counts them: 48 samples of the run are 58 of the mixture."""
+    skip = ("5-9", "50-54", "58-70")
+    before, now = (
+        replace(mixed, data=replace(mixed.data, skip=skip))
+        for mixed in (_mixed(experiment, a=0.5, b=0.5), _mixed(experiment, a=0.9, b=0.1))
+    )
+    problem = _problem(_point(before, 3), now, "other")
+    assert "to go on at sample 48" in problem
+    amended = resolve(_amended(problem, now)).data
+    assert isinstance(amended, Mixture)
+    assert amended.proportions(58) == resolve(before).data.proportions(58)
+    assert [stage.at for stage in amended.stages] == [58]
+
+
 def test_a_source_that_was_read_is_to_stay(experiment: Experiment):
     point = _point(_mixed(experiment, a=1, b=1), 3)
     problem = _problem(point, _mixed(experiment, a=1, c=1), "other")

@@ -27,6 +27,7 @@ from jaxpretrain.train.loop import NonFinite
 from jaxpretrain.train.program import Program, make_program
 from jaxpretrain.train.run import open_run, train_experiment
 from jaxpretrain.train.watchdog import Watchdog
+from tests.checkpoints.conftest import data_files, truncate
 
 
 @pytest.fixture(scope="module")
@@ -407,4 +408,32 @@ def test_a_run_goes_back_before_bad_samples_and_leaves_them_out(
     with pytest.raises(InputError, match="data.skip=none until step 6, was 64-79"):
         train_experiment(resolve(six_steps), run)
     later = _skipping(six_steps, "64-79", "500-600")
+    capsys.readouterr()
     assert train_experiment(resolve(later), run)
+    unreached = "data.skip=500-600 leaves nothing out: the run ends before that, with sample 111"
+    assert unreached in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_refused_way_back_moves_nothing(run: Path, six_steps: Experiment):
+    """Neither where the settings do not fit the older step, nor where that one is damaged."""
+
+    def contents() -> dict[str, bytes]:
+        kept = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
+        return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+    before = contents()
+    with pytest.raises(InputError, match="data.skip=16-31 until step 4, was none: the run has"):
+        train_experiment(resolve(_skipping(six_steps, "16-31")), run, rewind_to=4)
+    with pytest.raises(InputError, match="--rewind_to=5: .*; the nearest is 4; it has 4, 6"):
+        train_experiment(resolve(six_steps), run, rewind_to=5)
+    assert contents() == before
+    document = run / "checkpoints" / "4" / "meta" / "metadata"
+    for damaged in (data_files(run / "checkpoints", 4), [document]):
+        for path in damaged:
+            truncate(path)
+        before = contents()
+        with pytest.raises(
+            InputError, match=r"--rewind_to=4: .* damaged \(.*the others are of step"
+        ):
+            train_experiment(resolve(six_steps), run, rewind_to=4)
+        assert contents() == before

@@ -1,5 +1,6 @@
 """When saves are due and where they go; tests of the loop show how they are made and told."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,20 @@ def test_ten_saves_of_a_local_disk_come_in_the_time_of_one(
     assert _places(_saver(program, local, save_every=every), len(expected)) == expected
 
 
-@pytest.mark.parametrize(("local", "expected"), [(False, "--w" * 4), (True, "l" * 9 + "wll")])
+@pytest.mark.parametrize(
+    ("local", "keep_every", "expected"),
+    [(False, None, "--w" * 4), (True, None, "l" * 9 + "wll"), (False, 5, "--w-ww--ww-w")],
+)
 def test_by_time_a_save_is_due_when_the_time_has_come(
-    program: Program, local: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+    program: Program,
+    local: bool,
+    keep_every: int | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    saver, now = _saver(program, local, save_every=0, save_seconds=30), [0.0]
+    """And at the steps that are kept for good, which it would seldom come to otherwise."""
+    changes = {"save_every": 0, "save_seconds": 30, "keep_every": keep_every}
+    saver, now = _saver(program, local, **changes), [0.0]
     monkeypatch.setattr(timer.time, "monotonic", lambda: now[0])
     found = ""
     with saver.timer:
@@ -98,6 +108,19 @@ def test_a_start_goes_on_from_the_newest_checkpoint_of_either_place(
         lines = [x for x in read_lines(run / "metrics.jsonl") if "train/loss" in x]
         assert [line["step"] for line in lines] == list(range(1, 26))
         _assert_same(run, plain)
+
+
+def test_local_checkpoints_of_a_deleted_run_are_left_alone(
+    stopped: tuple[Experiment, Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    """A new run in its place begins at step 0, and so does one that needs no local checkpoints."""
+    local, run, plain = stopped
+    shutil.rmtree(run)
+    capsys.readouterr()
+    assert train_experiment(resolve(local), run)
+    assert "starting at step 0" in capsys.readouterr().err
+    assert len([x for x in read_lines(run / "metrics.jsonl") if "train/loss" in x]) == 25
+    _assert_same(run, plain)
 
 
 def _assert_same(run: Path, plain: Path) -> None:
