@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -240,6 +241,8 @@ def main() -> int:
         result = merged([read(path) for path in flags.merge])
     else:
         kinds = [kind for kind in KINDS if flags.kind in kind.name]
+        # So that the folder is removed, and with it all processes end.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         root = Path(tempfile.mkdtemp(prefix="jaxpretrain-faults-"))
         try:
             world = World(root)

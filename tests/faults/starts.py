@@ -6,6 +6,7 @@ needs devices or storage, such as comparing checkpoints, is done in a fork too (
 """
 
 import atexit
+import ctypes
 import gc
 import os
 import pickle
@@ -149,6 +150,7 @@ def start(
 def _be(flags: list[str], log: Path, process: int, arm: Arm | None) -> NoReturn:
     """Becomes a process of the training command."""
     os.setsid()
+    _end_with_parent()
     # Shells have what they start in the background ignore Ctrl-C, and so this process may.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # All that is compiled is kept, by the environment; a run keeps what takes a while. JAX has the
@@ -173,6 +175,16 @@ def _be(flags: list[str], log: Path, process: int, arm: Arm | None) -> NoReturn:
     atexit._run_exitfuncs()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """Has the kernel kill this process when the one that forked it ends, however it ends.
+
+    SIGTERM gets its usual meaning again, which the program of faults has changed for itself.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    set_signal_of_parents_death = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_signal_of_parents_death, int(signal.SIGKILL))
 
 
 def in_child(action: Callable[..., T], *arguments: Any) -> T:
@@ -206,6 +218,7 @@ def _begin(action: Callable[[], object], results: DefaultSelector) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        _end_with_parent()
         for key in list(results.get_map().values()):
             os.close(key.fd)
         os.close(reader)
