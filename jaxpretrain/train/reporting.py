@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from jaxpretrain.config.errors import InputError
 from jaxpretrain.devices.chips import peak_flops
 from jaxpretrain.diagnosis.clock import Clock
-from jaxpretrain.diagnosis.history import read_history
+from jaxpretrain.diagnosis.history import History, read_history
 from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.predicted import read_prediction
 from jaxpretrain.diagnosis.watch import Watch
@@ -64,9 +65,22 @@ def open_reporter(
         )
         plan = replace(plan, prediction=read_prediction(workdir))
         begin_trackers()  # the files are cut to the step that the run goes on from
-        # The watch knows the metrics of earlier sessions.
-        watch = Watch(plan, read_history(path) if has_lines(path) else None)
+        watch = Watch(plan, earlier_sessions(path, progress.message))
         yield Reporter(work, writers, progress, clock, timeline.log_every, watch, first_start)
+
+
+def earlier_sessions(path: Path, say: Callable[[str], None]) -> History | None:
+    """Returns what earlier sessions have written to `metrics.jsonl`, for the watch; None for none.
+
+    A damaged line is said, and ends no run; nothing is known of earlier sessions then.
+    """
+    if not has_lines(path):
+        return None
+    try:
+        return read_history(path)
+    except InputError as error:
+        say(f"warning: {error}. Until then, this run and its report know no earlier sessions")
+        return None
 
 
 def work_of(stages: Stages) -> Work:

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -170,6 +171,8 @@ def befall(world: World, number: int, seed: int, kind: Kind) -> Outcome:
         kind.make(case)
     except (Failed, Hangs, NotHere) as error:
         problem, not_here = str(error), isinstance(error, NotHere)
+    except Exception:  # a mistake of the suite ends no sitting
+        problem = traceback.format_exc()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

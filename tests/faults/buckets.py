@@ -117,7 +117,7 @@ def copy_is_damaged(case: Case) -> None:
         starts.in_child(_upload, case)
         case.flags.append("--config.data.root=gs://bucket/tokens")
         gang = case.start(lambda _: at(PHASES["step"], points.send(signal.SIGTERM), call=5))
-        case.check_codes(gang, {75})
+        case.require_stopped(gang)
         copies = (case.folder / "cache" / "buckets").rglob("*")
         path = case.draw.choice(sorted(path for path in copies if path.is_file()))
         harm = case.draw.choice(damage.HARMS)

@@ -92,6 +92,22 @@ class Case:
             if code not in expected:
                 raise Failed(f"process {number} exits with {code}: {self.ends(gang)}")
 
+    def has_stopped(self, gang: Gang) -> bool:
+        """Checks that a run that was told to stop has; returns False where its end came first.
+
+        Several processes agree on the step while they go on, so that the end can come first.
+        """
+        codes = gang.finish()
+        if self.num_processes > 1 and not any(codes):
+            return False
+        self.check_codes(gang, {75})
+        return True
+
+    def require_stopped(self, gang: Gang) -> None:
+        """Checks that a run that was told to stop has, before its end; otherwise NotHere."""
+        if not self.has_stopped(gang):
+            raise NotHere("the run came to its end before its processes had agreed on a stop")
+
     def check_line(self, gang: Gang, pattern: str, process: int = 0) -> None:
         """Checks that a process has said one thing in one line, without a traceback."""
         text = gang.text(process)

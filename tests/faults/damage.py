@@ -53,7 +53,7 @@ def damaged(case: Case, harm: Damage) -> None:
         case.environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
     call = 7 if case.draw.random() < 0.7 else 4  # with two checkpoints, or one
     gang = case.start(lambda _: at(PHASES["step"], points.send(signal.SIGTERM), call=call))
-    case.check_codes(gang, {75})
+    case.require_stopped(gang)
     workdir = Path(case.workdir)
     newest = case.committed()[-1]
     folder = workdir / "checkpoints" / str(newest)
@@ -61,7 +61,7 @@ def damaged(case: Case, harm: Damage) -> None:
         "arrays": [p for p in folder.rglob("d/*") if p.is_file()],
         "metadata": [p for p in folder.rglob("*") if p.is_file() and p.parent.name != "d"],
         "experiment.json": [workdir / "experiment.json"],
-        "metrics.jsonl": [workdir / "metrics.jsonl", workdir / "signals.jsonl"],
+        "metrics.jsonl": [*workdir.glob("*.jsonl")],
         "tokens": [p for p in (case.folder / "tokens").rglob("*") if p.is_file()],
         "compiled": sorted((case.folder / "xla").glob("*-cache")),
     }[place]
@@ -168,7 +168,7 @@ def disk_is_full_at_the_start(case: Case) -> None:
 def read_only(case: Case) -> None:
     """The run's folder can be read alone when the run is to go on."""
     gang = case.start(lambda _: at(PHASES["step"], points.send(signal.SIGTERM), call=5))
-    case.check_codes(gang, {75})
+    case.require_stopped(gang)
     bind = ["mount", "--bind", case.workdir, case.workdir]
     if subprocess.run(bind, capture_output=True).returncode:
         raise NotHere("a folder that can only be read takes the right to mount one")
