@@ -122,7 +122,7 @@ class Checkpoints:
 
     def ended(self) -> list[saving.Save]:
         """Returns the saves that have ended since the last call, in order; waits for nothing."""
-        if self._under_way is not None and not self._under_way.is_alive():
+        if self._under_way is not None and self._under_way.has_ended.is_set():
             self.wait()
         ended, self._ended = self._ended, []
         return ended
@@ -207,7 +207,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until the save under way has ended."""
         if self._under_way is not None:
-            self._under_way.join()
+            self._under_way.has_ended.wait()
             self._ended.append(self._under_way)
             self._under_way = None
 

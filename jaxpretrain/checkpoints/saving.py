@@ -81,7 +81,7 @@ def seconds_for(state: object) -> float:
 
 
 class Save(threading.Thread):
-    """A save under way, which all processes make together; it has ended when the thread has.
+    """A save under way, which all processes make together.
 
     The arrays are copied when the constructor returns, and may be donated. The first process calls
     two functions, in the background: `guard` before it changes anything in a bucket, which raises
@@ -117,12 +117,21 @@ class Save(threading.Thread):
             for name, array in named.items()
         }
         self._has_begun = False
+        self.has_ended = threading.Event()
+        """Set at its end. Python takes a thread that goes on for ended where Ctrl-C comes while it
+        is joined."""
         self._is_copied = threading.Event()
         silence_orbax()
         self.start()
         self._is_copied.wait()
 
     def _run(self, named: dict[str, jax.Array]) -> None:
+        try:
+            self._save_and_commit(named)
+        finally:
+            self.has_ended.set()
+
+    def _save_and_commit(self, named: dict[str, jax.Array]) -> None:
         began = time.monotonic()
         try:
             self.problem = self._save(named)

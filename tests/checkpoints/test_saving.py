@@ -1,8 +1,10 @@
 import gc
 import json
+import os
 import re
 import resource
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +127,26 @@ def test_nothing_counts_before_all_is_written_and_nobody_waits(
     checkpoints.wait()
     assert [(x.step, x.problem) for x in checkpoints.ended()] == [(1, None)]
     assert checkpoints.ended() == [] and checkpoints.steps() == [1]
+
+
+def test_a_save_that_ctrl_c_did_not_wait_for_is_no_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a line says that a step is saved that is not, and the next start misses it."""
+    may_commit, commit = threading.Event(), Save._commit
+    monkeypatch.setattr(Save, "_commit", lambda self: may_commit.wait() and commit(self))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, _state(), {})
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.wait()
+    signal.signal(signal.SIGINT, previous)
+    assert checkpoints.ended() == [] and checkpoints.steps() == []
+    may_commit.set()
+    checkpoints.wait()
+    assert [(x.step, x.problem) for x in checkpoints.ended()] == [(1, None)]
+    assert checkpoints.steps() == [1]
 
 
 def test_orbax_itself_reads_what_is_saved(tmp_path: Path):
