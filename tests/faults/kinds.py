@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tests.faults import buckets, damage, points
-from tests.faults.case import Case, Failed
+from tests.faults.case import Case, Failed, NotHere
 from tests.faults.points import PHASES, at, only
 from tests.faults.world import NUM_STEPS, SAVE_EVERY
 
@@ -233,6 +233,8 @@ def two_starts(case: Case) -> None:
         case.wait_step(first, case.draw.randint(1, 6))
     second = case.start()
     codes = sorted([max(first.finish()), max(second.finish())])
+    if codes == [0, 0] and " steps are done" in first.text() + second.text():
+        raise NotHere("one start came to its end before the other looked")
     if codes != [0, 2]:
         raise Failed(f"they end with {codes}: {case.ends(first)} {case.ends(second)}")
     loser = second if second.codes[0] == 2 else first
