@@ -88,10 +88,11 @@ def go_back(
     try:
         found = step, *checkpoints.restore(step, like)
     except CorruptCheckpoint as error:
-        others = ", ".join(f"{one:,}" for one in checkpoints.steps() if one != step) or "none"
+        others = ", ".join(f"{one:,}" for one in checkpoints.steps() if one != step)
+        hint = f"the others are of step {others}" if others else "there is no other"
         raise InputError(
             f"--rewind_to={step}: that checkpoint is damaged ({error}), and nothing was moved; "
-            f"the others are of step {others}"
+            f"{hint}"
         ) from error
     if not is_primary():
         return found, []
