@@ -1,11 +1,10 @@
 """The smallest ladder: models for two CPU cores, to learn how scaling laws are made and scored.
 
-Command   python -m jaxpretrain.scaling --config=configs/nano_ladder.py --sizes=64,96,128 \
-              --multiples=1,2,4 --workdir=runs/ladder --jobs=2 --config.data.root=data/code
+Command   python -m jaxpretrain.scaling --config=configs/nano_ladder.py --sizes=48,64,96 \
+              --multiples=2,4,8 --workdir=runs/ladder --jobs=2 --config.data.root=data/code
 Hardware  cpu:1, two cores, 2 GB of memory.
-Hours     about 1.
-Result    points for `jaxpretrain scaling runs/ladder --predict=nano_ladder:160-2.8x`;
-          docs/scaling.md.
+Hours     about 0.5, by the speed of the runs in docs/scaling.md.
+Result    points for `jaxpretrain scaling runs/ladder --predict=nano_ladder:160-5x`.
 
 The argument is the width, a multiple of 16, and how many times twenty tokens a parameter, when not
 once: 96-2.5x. N counts all parameters but the embedding. The source files of installed packages

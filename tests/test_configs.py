@@ -39,7 +39,7 @@ ARGUMENTS = {
     "olmo3_7b": ["stage1", "stage1_extended", "midtrain", "long_context"],
     "olmo3_32b": ["stage1", "midtrain", "long_context"],
     "olmo_ladder": ["20m", "60m", "150m", "300m", "750m", "150m-5x", "150m-0.5x-step_law"],
-    "nano_ladder": ["64", "96-4x", "128-0.5x", "160-2.8x"],
+    "nano_ladder": ["64", "96-4x", "128-0.5x", "160-3.7x"],
 }
 NAMES = [file.stem for file in CONFIGS if file.stem != "olmo_yaml"]
 NAMES += [f"{name}:{argument}" for name, group in ARGUMENTS.items() for argument in group]
