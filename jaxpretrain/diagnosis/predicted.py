@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxpretrain.config.serialize import checked, read_object
 from jaxpretrain.diagnosis.history import History
+from jaxpretrain.display.wording import format_count
 from jaxpretrain.storage.run_documents import PredictionFile
 
 FILE = "prediction.json"
@@ -13,6 +14,8 @@ TRAINING = "train/loss"
 """The metric whose end is a mean over steps: a single batch is noise."""
 LATE = 0.9
 """The part of the steps after which the training loss counts as that of the end."""
+SAME_RUN = 0.05
+"""The relative difference of sizes and lengths up to which a prediction is about a run."""
 
 
 def final_value(history: History, metric: str, steps: int, last: int = 1) -> float | None:
@@ -40,6 +43,25 @@ def read_prediction(workdir: Path) -> PredictionFile | None:
     if not path.exists():
         return None
     return checked(PredictionFile, read_object(path), path)
+
+
+def about_another(said: PredictionFile, parameters: float | None, tokens: float | None) -> str:
+    """Returns what a prediction is about, beside a run of another size; "" where it fits the run.
+
+    Parameters are those without the embedding. What is not known of either fits.
+    """
+    pairs = ((said.parameters, parameters), (said.tokens, tokens))
+    if not any(a and b and abs(a / b - 1) > SAME_RUN for a, b in pairs):
+        return ""
+    there, here = (
+        " and ".join(
+            f"{format_count(value)} {unit}"
+            for value, unit in zip(sizes, ("parameters", "tokens"), strict=True)
+            if value
+        )
+        for sizes in zip(*pairs, strict=True)
+    )
+    return f"the prediction is about {there}, and the run has {here}"
 
 
 def is_late(said: PredictionFile, history: History) -> bool:

@@ -105,7 +105,8 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
         found = analyse(points, flags.bootstraps, are_optima=flags.optima)
         document = describe(found, parse_numbers("--budgets", flags.budgets))
     if flags.folders:
-        document["scored"] = scores_in(flags.folders)
+        document["scored"], unscored = scores_in(flags.folders)
+        document["warnings"] += unscored
     if target:
         document["prediction"] = predict(found, target, last=flags.last, hindcast=hindcast)
         document["warnings"] += doubts(found.points, target)

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpretrain.config.errors import InputError, nearest
+from jaxpretrain.config.errors import InputError, closest, nearest
 from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.history import History, read_history
 from jaxpretrain.diagnosis.metric_names import lower_is_better
 from jaxpretrain.diagnosis.predicted import FILE as PREDICTION
-from jaxpretrain.diagnosis.predicted import TRAINING, final_value, is_late, read_prediction
+from jaxpretrain.diagnosis.predicted import (
+    TRAINING,
+    about_another,
+    final_value,
+    is_late,
+    read_prediction,
+)
 from jaxpretrain.laws.points import Points, require_numbers
 from jaxpretrain.laws.sizes import size_of
 from jaxpretrain.train.workdir import read_experiment
@@ -102,25 +108,34 @@ def points_in(
     return points
 
 
-def scores_in(folders: Sequence[Path]) -> list[Document]:
-    """Returns the predictions in the folders of finished runs, each with what came.
+def scores_in(folders: Sequence[Path]) -> tuple[list[Document], list[str]]:
+    """Returns the predictions in the folders of runs, each with what came; and why some have none.
 
-    Each has `name`, `loss`, `low`, `high`, `measured`, `error` (relative), `is_inside` (true where
-    the interval holds what came) and `hindcast` (true also where the file is younger than the run).
+    A run of another size than the one that was predicted has no score. Each score has `name`,
+    `loss`, `low`, `high`, `measured`, `error` (relative), `is_inside` (true where the interval
+    holds what came) and `hindcast` (true also where the file is younger than the run).
     """
-    found = []
+    found, unscored = [], []
     for folder in find_runs(folders):
         if (said := read_prediction(folder)) is None:
             continue
-        history = read_history(folder / "metrics.jsonl")
-        steps = read_experiment(folder).timeline.num_steps
+        history, experiment = read_history(folder / "metrics.jsonl"), read_experiment(folder)
+        size, steps = size_of(experiment), experiment.timeline.num_steps
         measured = final_value(history, said.metric, steps, said.last)
-        if measured is not None:
+        if other := about_another(said, size.parameters, size.tokens):
+            unscored.append(f"{folder}: no score, because {other}")
+        elif history.step < steps:
+            unscored.append(f"{folder}: no score yet ({history.step:,} of {steps:,} steps)")
+        elif measured is None:
+            near = closest(said.metric, history.names("eval/"))
+            hint = f"; it has {near}" * (near is not None)
+            unscored.append(f"{folder}: no score, because it has no {said.metric} at its end{hint}")
+        else:
             score = {"measured": measured, "error": said.loss / measured - 1}
             score["is_inside"] = said.low <= measured <= said.high
             ends = {"loss": said.loss, "low": said.low, "high": said.high}
             found.append({"name": str(folder), **ends, **score, "hindcast": is_late(said, history)})
-    return found
+    return found, unscored
 
 
 def _metric(runs: Sequence[_Finished], wanted: str | None) -> str:

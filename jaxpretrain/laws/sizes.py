@@ -1,6 +1,5 @@
 """The size and the length of a run, from its config alone."""
 
-import math
 from dataclasses import dataclass, replace
 
 import jax
@@ -8,6 +7,7 @@ import jax
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
 from jaxpretrain.config.overrides import apply_overrides
+from jaxpretrain.models.contract import count_computing
 from jaxpretrain.train.experiment import Resolved, resolve
 
 
@@ -34,10 +34,9 @@ def size_of(experiment: Resolved) -> Size:
     if unit != "tokens":
         raise InputError(f"scaling laws are about tokens, and this model reads {unit}")
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    counted = [math.prod(x.shape) for path, x in leaves if path[-1].key != "embedding"]
     timeline = experiment.timeline
-    return Size(sum(counted), round(timeline.pace.examples(timeline.num_steps) * per_example))
+    tokens = round(timeline.pace.examples(timeline.num_steps) * per_example)
+    return Size(count_computing(shapes), tokens)
 
 
 def configured(spec: str, overrides: tuple[tuple[str, str], ...] = ()) -> Resolved:

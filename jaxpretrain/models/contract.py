@@ -4,6 +4,7 @@ Losses are sums with their weights, so that microbatches, devices, hosts and eva
 up exactly.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,6 +15,16 @@ from jaxpretrain.models.scaling import FactorsOf
 
 Params = dict[str, Any]
 """A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
+
+
+def count_computing(params: Params) -> int:
+    """Returns the number of parameters without those of the embedding, which take no arithmetic.
+
+    Shapes alone will do for the arrays.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return sum(math.prod(x.shape) for path, x in leaves if path[-1].key != "embedding")
+
 
 Batch = Mapping[str, jax.Array]
 """Arrays by name; the first axis is the batch. Optional are `weight` [B], the weights of examples

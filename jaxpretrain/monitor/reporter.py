@@ -45,6 +45,8 @@ class Work:
     save_every: int
     """The interval between saves in steps; 0 saves only at the end."""
     num_devices: int
+    num_parameters: int
+    """The parameters without the embedding."""
 
     def units(self, step: int) -> int:
         """Returns the tokens or images of the first `step` steps."""
@@ -81,14 +83,19 @@ class Reporter:
         """Begins a session with this resolved config, after `step` finished steps.
 
         The loop calls it before compilation, which then overlaps with the writers' slow imports.
-        A line of the metrics marks where each session began and on how many devices.
+        A line of the metrics marks where each session began, on how many devices, and the size of
+        the run.
         """
         self._writers.hparams(config)
         total = self._work.total_steps
         if step >= total:
             self.message(f"nothing left to do: {step:,} of {total:,} steps are done")
         else:
-            mark = {"run/num_devices": self._work.num_devices}
+            mark = {
+                "run/num_devices": self._work.num_devices,
+                "run/parameters": self._work.num_parameters,
+                f"run/{self._work.unit}": self._work.units(total),
+            }
             self._writers.scalars(step, mark)
             if self._watch is not None:
                 self._watch.begin(step, time.time(), mark)

@@ -106,6 +106,10 @@ class PredictionFile:
     """The SHA-256 of the points that it follows from."""
     extrapolation: float
     """The FLOPs of the run, relative to those of the largest point."""
+    parameters: float | None = None
+    """The parameters of the run that is predicted, without the embedding."""
+    tokens: float | None = None
+    """The tokens of all its steps."""
     last: int = 1
     """The number of last values whose mean is the measured loss."""
     hindcast: bool = False

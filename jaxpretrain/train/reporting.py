@@ -13,6 +13,7 @@ from jaxpretrain.diagnosis.intent import plan_of
 from jaxpretrain.diagnosis.predicted import read_prediction
 from jaxpretrain.diagnosis.watch import Watch
 from jaxpretrain.display.progress import Progress
+from jaxpretrain.models.contract import count_computing
 from jaxpretrain.monitor.reporter import Reporter, Work
 from jaxpretrain.monitor.writers import Writers, open_writers
 from jaxpretrain.parallel import distributed
@@ -102,6 +103,7 @@ def work_of(stages: Stages) -> Work:
         peak_flops=None if peak is None else peak * mesh.size,
         total_steps=timeline.num_steps,
         num_devices=mesh.size,
+        num_parameters=count_computing(program.state.params),
         eval_every=timeline.eval_every,
         save_every=timeline.save_every,
     )

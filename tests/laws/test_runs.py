@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -61,11 +62,36 @@ def test_a_run_is_no_point_of_its_own_hindcast(make_run, tmp_path):
 def test_a_prediction_that_is_younger_than_its_run_is_a_hindcast(make_run, tmp_path, late):
     make_run("a", eval__held__loss=3.0)
     time = f"{'2026' if late else '1969'}-01-01T00:00:00+00:00"
-    said = PredictionFile("eval/held/loss", 3.1, 2.9, 3.2, time, "hash", 4.0)
-    (tmp_path / "runs" / "a" / "prediction.json").write_text(json.dumps(vars(said)))
-    (score,) = scores_in([tmp_path / "runs"])
+    put_prediction(tmp_path / "runs" / "a", time=time)
+    (score,), unscored = scores_in([tmp_path / "runs"])
+    assert unscored == []
     assert (score["measured"], score["is_inside"], score["hindcast"]) == (3.0, True, late)
     assert score["error"] == pytest.approx(3.1 / 3.0 - 1)
+
+
+def put_prediction(folder, **changes):
+    """Writes a prediction of 3.1 for a held-out loss, by default about no certain size."""
+    said = PredictionFile("eval/held/loss", 3.1, 2.9, 3.2, "1969-01-01T00:00:00+00:00", "hash", 4.0)
+    (folder / "prediction.json").write_text(json.dumps(vars(said) | changes))
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes", "words"),
+    [
+        (100, {"parameters": 1.04, "tokens": 0.96}, None),
+        (100, {"parameters": 1.1}, "about 3.94k parameters, and the run has 3.58k"),
+        (50, {"tokens": 0.5}, "no score, because the prediction is about 6.4k tokens, and"),
+        (50, {}, r"no score yet \(50 of 100 steps\)"),
+        (100, {"metric": "eval/hold/loss"}, "no eval/hold/loss at its end; it has eval/held/loss"),
+    ],
+)
+def test_a_prediction_without_a_score_says_why(make_run, tmp_path, steps, changes, words):
+    size = size_of(make_run("a", steps=steps, eval__held__loss=3.0))
+    sizes = {name: changes[name] * getattr(size, name) for name in vars(size) if name in changes}
+    put_prediction(tmp_path / "runs" / "a", **(changes | sizes))
+    scores, unscored = scores_in([tmp_path / "runs"])
+    assert (len(scores), len(unscored)) == ((1, 0) if words is None else (0, 1))
+    assert words is None or re.search(words, unscored[0])
 
 
 def test_runs_that_were_not_cooled_are_doubted(make_run, tmp_path):

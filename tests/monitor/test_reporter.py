@@ -72,6 +72,7 @@ def _work(**changes: Any) -> Work:
         "eval_every": 8,
         "save_every": 0,
         "num_devices": 1,
+        "num_parameters": 7,
     }
     return Work(**(fields | changes))
 
@@ -219,7 +220,8 @@ def test_each_session_leaves_a_mark_with_its_devices():
     sink.hparams = lambda config: None
     reporter = Reporter(_work(num_devices=8), sink, sink, Time().clock, 1)
     reporter.begin(5, {})
-    assert sink.lines == [(5, {"run/num_devices": 8})]
+    mark = {"run/num_devices": 8, "run/parameters": 7, "run/tokens": TOTAL * 100}
+    assert sink.lines == [(5, mark)]
 
 
 def test_findings_are_said_and_handed_to_the_loop():

@@ -5,15 +5,33 @@ from collections.abc import Iterator
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import TrainingPlan
-from jaxpretrain.diagnosis.predicted import final_value, is_late
+from jaxpretrain.diagnosis.predicted import about_another, final_value, is_late
 from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
 
 
 def scored(history: History, plan: TrainingPlan) -> Iterator[Finding]:
-    """Compares the end of a run with `prediction.json`, metric by metric."""
+    """Compares the end of a run with `prediction.json`, metric by metric.
+
+    A run of another size is told from its first step on, so that it can be stopped, and not scored.
+    """
     said = plan.prediction
-    if said is None or history.step < plan.total_steps:
+    if said is None or history.step < 1:
+        return
+    parameters, tokens = (history.last(f"run/{name}") for name in ("parameters", "tokens"))
+    if other := about_another(said, parameters, tokens):
+        yield Finding(
+            "prediction_scored",
+            1,
+            history.step,
+            f"There is no score: {other}.",
+            "Train the run that was predicted in a new folder, or predict this one in a folder of "
+            "its own and train it there.",
+            {"parameters": parameters or 0.0, "tokens": tokens or 0.0},
+            signal=said.metric,
+        )
+        return
+    if history.step < plan.total_steps:
         return
     loss = PredictedScore(said.metric, said.loss, said.low, said.high)
     for one in (loss, *said.scores):

@@ -39,6 +39,24 @@ def test_what_was_said_after_the_start_is_a_hindcast(run, said):
     assert finding.reading.startswith("A hindcast, made after the run began,")
 
 
+@pytest.mark.parametrize("step", [50, 100])
+def test_a_run_of_another_size_has_no_score_and_is_told_from_the_start(history, step):
+    sizes = {"run/parameters": [5e6, 7e6], "run/tokens": [1e8, 2e8]}
+    run = history([50, 100], {"eval/a/loss": [4.0, 3.0], **sizes}).until(step)
+    said = replace(SAID, parameters=7.1e6, tokens=2e8)
+    found = [*scored(run, replace(PLAN, prediction=said))]
+    assert len(found) == 1
+    words = (
+        "is about 7.1M parameters and 200M tokens, and the run has 5M parameters and 100M tokens"
+    )
+    assert (words in found[0].reading) == (step == 50)
+    assert found[0].severity == ("warning" if step == 50 else "info")
+    # Older runs do not say what size they have.
+    old = history([50, 100], {"eval/a/loss": [4.0, 3.0]})
+    (score,) = scored(old, replace(PLAN, prediction=said))
+    assert "error" in score.evidence
+
+
 def test_nothing_is_scored_before_the_end_or_without_a_prediction(run):
     assert [*scored(run.until(50), PLAN)] == []
     assert [*scored(run, replace(PLAN, prediction=None))] == []
