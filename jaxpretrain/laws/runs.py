@@ -39,7 +39,7 @@ class _Finished:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Returns the folders of runs in some folders and anywhere below them, sorted.
+    """Returns the folders of runs in some folders and anywhere below them, each once.
 
     Raises:
       InputError: a folder does not exist, or holds no run.
@@ -48,9 +48,11 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         below = sorted(file.parent for file in folder.rglob("metrics.jsonl"))
         if not below:
-            raise InputError(f"{folder}: holds no run; a run has a metrics.jsonl")
-        found |= dict.fromkeys(below)
-    return [*found]
+            hint = "is a file; a table is given as --points=FILE" if folder.is_file() else ""
+            raise InputError(f"{folder}: {hint or 'holds no run; a run has a metrics.jsonl'}")
+        for run in below:
+            found.setdefault(run.resolve(), run)
+    return [*found.values()]
 
 
 def points_in(
@@ -68,7 +70,7 @@ def points_in(
       predicted: the folder of the run that is being predicted, which is no point.
 
     Raises:
-      InputError: no run is finished, or one has no such metric.
+      InputError: no run is finished, or one has no such metric, or fewer values of it.
     """
     if last < 1:
         raise InputError(f"--last={last}: must be positive")
@@ -87,13 +89,22 @@ def points_in(
         if doubt := _cooling(history):
             warnings.append(f"{folder}: {doubt}")
     if not runs:
-        raise InputError(f"no run is finished: {'; '.join(warnings[:3])}")
+        none = "they were predicted; name the folder of the runs that a law is fitted to as well"
+        raise InputError(f"no run is a finished point: {'; '.join(warnings[:3]) or none}")
     name = _metric(runs, metric)
+    if last > 1 and name == TRAINING:
+        raise InputError(f"--last={last}: {name} is the mean over the last tenth of the steps")
     losses = []
     for run in runs:
         loss = final_value(run.history, name, run.steps, last)
         if loss is None:
-            raise InputError(f"{run.name}: has no {name} at its end; name another --metric")
+            raise InputError(
+                f"{run.name}: has no finite {name} at its end; name another --metric, or the "
+                "folders of the other runs"
+            )
+        if last > 1 and len(run.history[name].finite) < last:
+            number = len(run.history[name].finite)
+            raise InputError(f"--last={last}: {run.name} has {number} values of {name}")
         losses.append(loss)
     points = Points(
         np.array([run.parameters for run in runs], float),

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,9 +121,28 @@ def test_bad_input_is_one_line(make_run, tmp_path):
         (lambda: points_in([folder], "eval/hold/loss"), "Did you mean 'eval/held/loss'"),
         (lambda: points_in([folder], "train/learning_rate"), "about a loss"),
         (lambda: points_in([folder], None, last=0), "--last=0"),
+        (lambda: points_in([folder], None, last=12), "a has 11 values of eval/held/loss"),
+        (lambda: points_in([folder], "train/loss", last=2), "mean over the last tenth"),
+        (lambda: points_in([folder / "a" / "metrics.jsonl"], None), "given as --points=FILE"),
     ):
         with pytest.raises(InputError, match=words):
             call()
     make_run("b", steps=20)
-    with pytest.raises(InputError, match="no run is finished"):
+    with pytest.raises(InputError, match="no run is a finished point: .*b: not finished"):
         points_in([folder / "b"], None)
+    put_prediction(folder / "a")
+    with pytest.raises(InputError, match="they were predicted; name the folder of the runs"):
+        points_in([folder / "a"], None)
+
+
+def test_the_end_of_a_run_is_a_finite_number(make_run, tmp_path):
+    make_run("a", eval__held__loss=3.0)
+    make_run("b", eval__held__loss=np.nan)
+    with pytest.raises(InputError, match="b: has no finite eval/held/loss at its end"):
+        points_in([tmp_path / "runs"], None)
+
+
+def test_a_run_is_one_point_by_whatever_names(make_run, tmp_path, monkeypatch):
+    make_run("a", eval__held__loss=3.0)
+    monkeypatch.chdir(tmp_path)
+    assert points_in([Path("runs"), tmp_path / "runs", Path("runs/a")], None).names == ("runs/a",)
