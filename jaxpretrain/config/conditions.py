@@ -24,7 +24,7 @@ class Condition:
         """Returns true for a value of the column that passes the test."""
         if self.sign in _COMPARED:
             return bool(_COMPARED[self.sign](number_of(value), self.wanted[0]))
-        return (_comparable(value) in self.wanted) == (self.sign == "=")
+        return (comparable(value) in self.wanted) == (self.sign == "=")
 
 
 def parse_condition(text: str) -> Condition:
@@ -39,9 +39,11 @@ def parse_condition(text: str) -> Condition:
         raise InputError(f"--where={text}: write COLUMN>=NUMBER, or COLUMN=VALUE,VALUE")
     column, sign, wanted = parts[1].strip(), parts[2], parts[3]
     if sign not in _COMPARED:
-        return Condition(column, sign, tuple(map(_comparable, wanted.split(","))))
+        if wanted.startswith(("=", "<", ">")):
+            raise InputError(f"--where={text}: {sign}{wanted[0]} is no sign; it is =, !=, < or >=")
+        return Condition(column, sign, tuple(map(comparable, wanted.split(","))))
     if math.isnan(limit := number_of(wanted)):
-        raise InputError(f"--where={text}: {wanted} is no number")
+        raise InputError(f"--where={text}: '{wanted}' is no number")
     return Condition(column, sign, (limit,))
 
 
@@ -53,7 +55,8 @@ def number_of(value: object) -> float:
         return math.nan
 
 
-def _comparable(value: object) -> float | str:
+def comparable(value: object) -> float | str:
+    """Returns what a value is compared as: a number where it spells one, or else a text."""
     if isinstance(value, bool):
         return str(value).lower()
     number = number_of(value)

@@ -1,6 +1,7 @@
 """The points that laws are fitted to: a size, a length and a loss for each finished run."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpretrain.config.conditions import number_of, parse_condition
+from jaxpretrain.config.conditions import comparable, number_of, parse_condition
 from jaxpretrain.config.errors import InputError, nearest
 from jaxpretrain.config.serialize import parse_json
 from jaxpretrain.laws.law import FLOPS, NAMES
@@ -23,6 +24,7 @@ LEAST = 6
 """The smallest number of points with a law of five coefficients."""
 SAME = 0.01
 """The relative difference up to which sizes and lengths count as the same."""
+_MISSING = ("", "nan", "na", "null", "none")  # what tables write where there is no number
 Row = Mapping[str, Any]
 """The cells of a row of a table by their columns."""
 
@@ -76,7 +78,7 @@ class Points:
           InputError: so many points are not there.
         """
         if not 0 <= number < len(self):
-            raise InputError(f"--drop_highest={number}: there are {len(self)} points")
+            raise InputError(f"--drop_highest={number}: it is 0 to {len(self) - 1} of the points")
         return self[np.sort(np.argsort(self.losses, kind="stable")[: len(self) - number])]
 
     def require_law(self) -> None:
@@ -133,12 +135,21 @@ def read_table(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--points={path}: cannot be read ({error})") from None
     if path.suffix == ".csv":
-        rows: list[Any] = list(csv.DictReader(text.splitlines()))
-    elif path.suffix == ".jsonl":
         try:
-            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
-        except ValueError as error:
-            raise InputError(f"--points={path}: is not JSON in each line ({error})") from None
+            reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+            rows: list[Any] = list(reader)
+        except csv.Error as error:
+            raise InputError(f"--points={path}: is no table ({error})") from None
+        heading = reader.fieldnames or ()
+        if twice := [name for name in heading if name and heading.count(name) > 1]:
+            raise InputError(f"--points={path}: two columns are called {twice[0]}; rename one")
+    elif path.suffix == ".jsonl":
+        rows = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            try:
+                rows += [parse_json(line)] if line.strip() else []
+            except ValueError as error:
+                raise InputError(f"--points={path}: line {number} is not JSON ({error})") from None
     else:
         raise InputError(f"--points={path}: a table ends with .csv or .jsonl")
     if not rows or not all(isinstance(row, dict) and row for row in rows):
@@ -160,12 +171,14 @@ def parse_columns(text: str, rows: Sequence[Row]) -> dict[str, str]:
         quantity, equals, column = item.partition("=")
         if quantity not in COLUMNS or not equals:
             hint = nearest(quantity, COLUMNS) or " It is n=NAME,d=NAME,loss=NAME, or c= for FLOPs."
-            raise InputError(f"--columns={text}: {item} names no quantity.{hint}")
+            raise InputError(f"--columns={text}: '{item}' names no quantity.{hint}")
         if quantity in found:
             raise InputError(f"--columns={text}: names {quantity} twice")
         found[quantity] = require_column(column, rows, "--columns")
     if found.keys() not in ({"n", "loss", "d"}, {"n", "loss", "c"}):
         raise InputError(f"--columns={text}: give n=, loss=, and d= or c=, not both")
+    if len({*found.values()}) < len(found):
+        raise InputError(f"--columns={text}: each quantity has a column of its own")
     return found
 
 
@@ -186,13 +199,21 @@ def matching(rows: Sequence[Row], conditions: Iterable[str]) -> np.ndarray:
     numbers where both are.
 
     Raises:
-      InputError: a condition has another form, or names no column.
+      InputError: a condition has another form, or names no column or a value that no row has.
     """
     holds = np.ones(len(rows), bool)
     for text in conditions:
         condition = parse_condition(text)
         column = require_column(condition.column, rows, f"--where={text}")
+        if condition.sign in ("=", "!="):
+            names = dict.fromkeys(f"{comparable(row.get(column))}" for row in rows)
+            for value in map(str, condition.wanted):
+                if value and value not in names:
+                    hint = nearest(value, names) or f" There are {', '.join([*names][:8])}."
+                    raise InputError(f"--where={text}: no row has the {column} {value}.{hint}")
         holds &= np.array([condition.holds(row.get(column)) for row in rows])
+    if not holds.any():
+        raise InputError("--where: no row passes all tests")
     return holds
 
 
@@ -211,13 +232,16 @@ def points_of(
       tasks: the columns with the bits per byte and the accuracy of each task.
 
     Raises:
-      InputError: no row is left, a loss is not finite, or a number is not positive.
+      InputError: no row is left, a cell is no number, or one that is not positive and finite.
     """
     kept = np.flatnonzero(matching(rows, conditions))
-    values = {quantity: _values(rows, column)[kept] for quantity, column in columns.items()}
+    values = {quantity: _values(rows, column, kept) for quantity, column in columns.items()}
     parameters = values["n"]
-    tokens = values["d"] if "d" in values else values["c"] / (FLOPS * parameters)
-    known = np.isfinite(parameters) & np.isfinite(tokens)
+    with np.errstate(all="ignore"):  # such numbers are named below
+        tokens = values["d"] if "d" in values else values["c"] / (FLOPS * parameters)
+    known = ~np.isnan(np.stack([values[name] for name in values if name != "loss"])).any(axis=0)
+    if not known.any():
+        raise InputError(f"no row has a size and a length: {', '.join(columns.values())}")
     missing = len(known) - int(known.sum())
     note = f"{missing} of {len(known)} rows have no size or length and are left out"
     found = Points(
@@ -227,7 +251,7 @@ def points_of(
         tuple(f"row {place + 1}" for place in kept[known]),
         columns["loss"],
         {
-            name: (_values(rows, bits)[kept][known], _values(rows, share)[kept][known])
+            name: (_values(rows, bits, kept)[known], _values(rows, share, kept)[known])
             for name, (bits, share) in (tasks or {}).items()
         },
         (note,) * bool(missing),
@@ -237,19 +261,33 @@ def points_of(
 
 
 def require_numbers(points: Points) -> None:
-    """Checks that there are points, with positive finite numbers; InputError names the first."""
-    if not len(points):
-        raise InputError("no points are left: --where holds for none of the rows")
+    """Checks that points have positive finite numbers; InputError names the first without."""
     for name, *numbers in zip(
         points.names, points.parameters, points.tokens, points.losses, strict=True
     ):
         for what, number in zip(("parameters", "tokens", points.metric), numbers, strict=True):
             if not 0 < number < math.inf:
+                shown = "missing" if math.isnan(number) else number
                 raise InputError(
-                    f"{name}: {what} is {number}, not a positive finite number; "
-                    "leave it out with --where"
+                    f"{name}: {what} is {shown}, not a positive finite number; leave it out, in a "
+                    "table with --where"
                 )
 
 
-def _values(rows: Sequence[Row], column: str) -> np.ndarray:
-    return np.array([number_of(row.get(column)) for row in rows])
+def _values(rows: Sequence[Row], column: str, kept: np.ndarray) -> np.ndarray:
+    """Returns the numbers in some rows of a column, NaN for empty cells, null and NaN itself.
+
+    Raises:
+      InputError: a cell is something else.
+    """
+    numbers = []
+    for place in kept:
+        cell = rows[place].get(column)
+        number = math.nan if isinstance(cell, bool) else number_of(cell)
+        if math.isnan(number) and str(comparable(cell)).lower() not in _MISSING:
+            raise InputError(
+                f"row {place + 1}: {column} is {json.dumps(cell)}, no number such as 1.5e9; "
+                "correct it, or leave it out with --where"
+            )
+        numbers.append(number)
+    return np.array(numbers)

@@ -26,7 +26,12 @@ def test_values_that_pass_and_fail(text: str, passing: list[object], failing: li
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("score", "write COLUMN>=NUMBER"), ("score>=high", "high is no number"), ("=3", "write")],
+    [
+        ("score", "write COLUMN>=NUMBER"),
+        ("score>=high", "'high' is no number"),
+        ("=3", "write"),
+        ("a==3", "== is no sign"),
+    ],
 )
 def test_another_form_is_refused(text: str, complaint: str):
     with pytest.raises(InputError, match=f"--where={text}: .*{complaint}"):
