@@ -13,6 +13,7 @@ The law is E + A / N^alpha + B / D^beta, with N parameters (without the embeddin
 
 import json
 import os
+from argparse import Namespace
 
 from jaxpretrain.config.command import EXIT_STOPPED, Parser, list_exit_codes, run, split_overrides
 from jaxpretrain.config.errors import InputError
@@ -20,7 +21,7 @@ from jaxpretrain.config.paths import as_local_path
 from jaxpretrain.devices.gpus import named_gpus
 from jaxpretrain.devices.startup import prepare_environment
 from jaxpretrain.display.progress import activity
-from jaxpretrain.launch.flags import add_runs_flags, require_runs_flags
+from jaxpretrain.launch.flags import add_runs_flags, foreign, require_runs_flags
 
 _EXIT_CODES = {
     0: "done",
@@ -29,15 +30,30 @@ _EXIT_CODES = {
     EXIT_STOPPED: "stopped; the same command goes on",
 }
 """Exit code of the command -> its meaning."""
+_OF_FITS = (
+    *("drop_highest", "metric", "optima", "budgets", "bootstraps"),
+    *("predict", "workdir", "hindcast", "output"),
+)
+_FLAGS = {
+    "--sizes=LIST": (
+        *("sizes", "config", "multiples", "budgets", "rule", "target", "plan_only"),
+        *("workdir", "jobs", "launcher", "retry_failed"),
+    ),
+    "--points=FILE": ("points", "columns", "where", "tasks", "last", *_OF_FITS),
+    "folders of runs": ("last", *_OF_FITS),
+    "--optima": (
+        *("optima", "points", "columns", "where"),
+        *("drop_highest", "metric", "bootstraps", "output"),
+    ),
+}
+"""What the command is about -> the flags that say something about it."""
 
 
 def main(argv: list[str]) -> int:
     """Trains a ladder, or fits laws and prints what follows; returns a code of `_EXIT_CODES`."""
     rest, overrides = split_overrides(argv)
     flags = make_parser().parse_args(rest)
-    if flags.bootstraps < 1:
-        raise InputError(f"--bootstraps={flags.bootstraps}: must be positive")
-    require_runs_flags(flags, rest)
+    _require_sensible(flags, rest)
     environment, gpus = dict(os.environ), named_gpus(os.environ)
     # Runs of a ladder get the accelerators; this process only plans and fits.
     prepare_environment("cpu" if flags.target in (None, "local") else flags.target)
@@ -53,6 +69,26 @@ def main(argv: list[str]) -> int:
         return code
     print(tell_scaling(flags, overrides))
     return 0
+
+
+def _require_sensible(flags: Namespace, items: list[str]) -> None:
+    """Raises InputError where flags, given as `items`, say nothing, or do not fit together."""
+    if empty := [item for item in items if item.startswith("--") and item.endswith("=")]:
+        raise InputError(f"{empty[0]} has no value")
+    for name in ("bootstraps", "last"):
+        if getattr(flags, name) < 1:
+            raise InputError(f"--{name}={getattr(flags, name)}: must be positive")
+    if not (flags.sizes or flags.points or flags.folders):
+        raise InputError("give the folders of runs, --points=FILE with --columns, or --sizes=LIST")
+    if flags.folders and (flags.sizes or flags.points):
+        other = "--sizes=LIST" if flags.sizes else "--points=FILE"
+        raise InputError(f"{flags.folders[0]}: folders of runs do not go with {other}")
+    what = "--sizes=LIST" if flags.sizes else "--points=FILE" if flags.points else "folders of runs"
+    for place in (what, "--optima") if flags.optima else (what,):
+        for name, owners in foreign(items, place, _FLAGS):
+            wanted = " or ".join(owner for owner in owners if owner != "--optima")
+            raise InputError(f"--{name} goes with {wanted}, not with {place}")
+    require_runs_flags(flags, items)
 
 
 def make_parser() -> Parser:

@@ -51,9 +51,6 @@ def run_ladder(
     Raises:
       InputError: something that was given is wrong.
     """
-    for flag in ("points", "folders", "predict"):
-        if getattr(flags, flag):
-            raise InputError(f"--sizes trains a ladder; {flag} come after it, in a second command")
     if flags.config is None or (flags.workdir is None and not flags.plan_only):
         raise InputError("--sizes: give --config and --workdir, the folder of the ladder")
     if flags.multiples and flags.budgets:
@@ -83,15 +80,16 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
       InputError: something that was given is wrong, or determines no law.
     """
     hindcast = False
-    for flag in ("config", "multiples", "rule", "target", "plan_only"):
-        if getattr(flags, flag):
-            raise InputError(f"--{flag} goes with --sizes=LIST, which trains a ladder")
     if overrides and not flags.predict:
         raise InputError(f"--config.{overrides[0][0]} goes with --predict=CONFIG or --sizes=LIST")
     if flags.hindcast and not flags.workdir:
         raise InputError("--hindcast: give --predict=CONFIG and --workdir, the folder of the run")
     if flags.workdir and not flags.predict:
         raise InputError("--workdir is the folder of the run that --predict=CONFIG is about")
+    if flags.points and not flags.workdir and (flags.metric or flags.last > 1):
+        raise InputError(
+            "--metric and --last: say with --points how the run of --workdir is scored"
+        )
     if flags.workdir and flags.points and not flags.metric:
         raise InputError(
             "--metric=NAME: name the metric of the run that the points are about, such as "
@@ -100,10 +98,11 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
     if flags.predict and flags.workdir:
         hindcast = require_place(flags.workdir, hindcast=flags.hindcast)
     target = flags.predict and parse_target(flags.predict, tuple(overrides))
+    budgets = parse_numbers("--budgets", flags.budgets)
     points = read_points(flags)
     with activity("fitting"):
         found = analyse(points, flags.bootstraps, are_optima=flags.optima)
-        document = describe(found, parse_numbers("--budgets", flags.budgets))
+        document = describe(found, budgets)
     if flags.folders:
         document["scored"], unscored = scores_in(flags.folders)
         document["warnings"] += unscored
@@ -125,12 +124,7 @@ def read_points(flags: Namespace) -> Points:
     Raises:
       InputError: there are none, or a file cannot be read.
     """
-    if (flags.points is None) == (not flags.folders):
-        raise InputError("give the folders of runs, or --points=FILE with --columns")
     if flags.points is None:
-        for flag in ("columns", "tasks", "where"):
-            if getattr(flags, flag):
-                raise InputError(f"--{flag} goes with --points; runs have their own columns")
         points = points_in(flags.folders, flags.metric, flags.last, predicted=flags.workdir)
         return points.without_highest(flags.drop_highest)
     if flags.columns is None:
@@ -154,6 +148,8 @@ def parse_tasks(texts: Sequence[str], rows: Sequence[Row]) -> dict[str, tuple[st
         bits, colon, share = columns.partition(":")
         if not (name and equals and colon):
             raise InputError(f"--tasks={text}: write NAME=BITS_PER_BYTE_COLUMN:ACCURACY_COLUMN")
+        if name in found:
+            raise InputError(f"--tasks={text}: {name} is there twice")
         flag = f"--tasks={text}"
         found[name] = (require_column(bits, rows, flag), require_column(share, rows, flag))
     return found

@@ -72,8 +72,6 @@ def points_in(
     Raises:
       InputError: no run is finished, or one has no such metric, or fewer values of it.
     """
-    if last < 1:
-        raise InputError(f"--last={last}: must be positive")
     runs, warnings = [], []
     for folder in find_runs(folders):
         is_predicted = predicted is not None and folder.resolve() == predicted.resolve()

@@ -25,8 +25,5 @@ def test_tasks_are_columns_of_the_table():
     assert parse_tasks(["a=bpb:acc"], rows) == {"a": ("bpb", "acc")}
     with pytest.raises(InputError, match="Did you mean 'acc'"):
         parse_tasks(["a=bpb:ac"], rows)
-
-
-def test_flags_of_tables_do_not_go_with_runs(tmp_path):
-    with pytest.raises(InputError, match="--columns goes with --points"):
-        points(str(tmp_path), COLUMNS)
+    with pytest.raises(InputError, match="a is there twice"):
+        parse_tasks(["a=bpb:acc", "a=acc:bpb"], rows)

@@ -120,7 +120,6 @@ def test_bad_input_is_one_line(make_run, tmp_path):
         (lambda: points_in([folder / "none"], None), "holds no run"),
         (lambda: points_in([folder], "eval/hold/loss"), "Did you mean 'eval/held/loss'"),
         (lambda: points_in([folder], "train/learning_rate"), "about a loss"),
-        (lambda: points_in([folder], None, last=0), "--last=0"),
         (lambda: points_in([folder], None, last=12), "a has 11 values of eval/held/loss"),
         (lambda: points_in([folder], "train/loss", last=2), "mean over the last tenth"),
         (lambda: points_in([folder / "a" / "metrics.jsonl"], None), "given as --points=FILE"),
