@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxpretrain.config.serialize import checked, read_object
 from jaxpretrain.diagnosis.history import History
-from jaxpretrain.display.wording import format_count
+from jaxpretrain.display.wording import format_count, format_number
 from jaxpretrain.storage.run_documents import PredictionFile
 
 FILE = "prediction.json"
@@ -62,6 +62,14 @@ def about_another(said: PredictionFile, parameters: float | None, tokens: float 
         for sizes in zip(*pairs, strict=True)
     )
     return f"the prediction is about {there}, and the run has {here}"
+
+
+def how_far(extrapolation: float) -> str:
+    """Returns what follows `it` on how far a prediction goes beyond the points, in FLOPs."""
+    times = format_number(extrapolation, 3)
+    if extrapolation > 1:
+        return f"extrapolates {times} times beyond the largest run"
+    return f"extrapolates to no more FLOPs: it has {times} times those of the largest run"
 
 
 def is_late(said: PredictionFile, history: History) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from jaxpretrain.config import schema
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.files import load_config
@@ -16,6 +18,7 @@ from jaxpretrain.config.serialize import diff, to_dict
 from jaxpretrain.laws.law import FLOPS
 from jaxpretrain.laws.sizes import configured, size_of
 from jaxpretrain.sweeps.arms import Arm, Override, Sweep, classes_first
+from jaxpretrain.train.experiment import Resolved
 
 _DIGITS = 4
 """The significant digits of a multiple that follows from a budget."""
@@ -41,7 +44,7 @@ def make_ladder(
       shared: settings of all runs; they win over those of the rule.
 
     Raises:
-      InputError: the config knows no such size or rule, or two runs are the same.
+      InputError: the config knows no such size or rule, two runs are the same, or one is too short.
     """
     given = tuple(shared)
     places = [
@@ -49,7 +52,7 @@ def make_ladder(
         for size in sizes
         for multiple in (_multiples(config, size, budgets, given) if budgets else multiples)
     ]
-    names = [f"{size}-{multiple:g}x" for size, multiple in places]
+    names = [f"{size}-{_plain(multiple)}x" for size, multiple in places]
     twins = [name for name in names if names.count(name) > 1]
     if twins or len(names) < 2:
         what = f"{twins[0]} is there twice" if twins else "one run is no ladder"
@@ -62,6 +65,8 @@ def make_ladder(
         for name, spec in zip(names, specs, strict=True)
     )
     sweep = Sweep(specs[0], given, arms, control=names[0], control_reason="the first of the ladder")
+    for name, spec in zip(names, specs, strict=True):
+        _require_cooling(name, configured(spec, classes_first(given)))
     return replace(sweep, seeds=(sweep.base.seed,))
 
 
@@ -78,6 +83,21 @@ def parse_numbers(flag: str, text: str | None) -> list[float]:
     if not all(0 < number < math.inf for number in numbers):
         raise InputError(f"{flag}={text}: write positive numbers with commas between them")
     return numbers
+
+
+def _plain(number: float) -> str:
+    """Returns a number as configs write it, with six digits and never with an exponent."""
+    return np.format_float_positional(float(f"{number:.6g}"), trim="-")
+
+
+def _require_cooling(name: str, experiment: Resolved) -> None:
+    """Raises InputError where a run ends in its warm-up: its loss would be no point of a law."""
+    steps = experiment.timeline.num_steps
+    if [phase for phase, _ in experiment.optim.schedule.phases(steps)] == ["warmup"]:
+        raise InputError(
+            f"{name}: ends in its warm-up, after {steps:,} steps; take larger --multiples or "
+            "--budgets, or smaller sizes"
+        )
 
 
 def _multiples(

@@ -19,7 +19,7 @@ from jaxpretrain.laws.points import Points
 from jaxpretrain.laws.sizes import configured, size_of
 from jaxpretrain.storage.files import write_atomically
 
-_SIZE = re.compile(r"n=([^,=]+),d=([^,=]+)")
+_SIZE = re.compile(r"n=([^,=]+),d=([^,=]+)|[ncd]=.*")
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def parse_target(text: str, overrides: tuple[tuple[str, str], ...] = ()) -> Pred
         raise InputError(f"--config.{overrides[0][0]}: --predict={text} is no config to change")
     try:
         parameters, tokens = map(float, given.groups())
-    except ValueError:
+    except (TypeError, ValueError):
         parameters = tokens = np.nan
     if not (0 < parameters < np.inf and 0 < tokens < np.inf):
-        raise InputError(f"--predict={text}: write a config, or n=13e9,d=5e12")
+        raise InputError(f"--predict={text}: write a config, or n=13e9,d=5e12, numbers above 0")
     return PredictionTarget(text, parameters, tokens)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from jaxpretrain.config.serialize import Document
+from jaxpretrain.diagnosis.predicted import how_far
 from jaxpretrain.display.wording import format_count, format_number, format_table
 from jaxpretrain.laws.law import NAMES
 from jaxpretrain.reports.scaling import optimal_rows
@@ -78,7 +79,7 @@ def _prediction(found: Document | None) -> Iterator[str]:
     yield (
         f"{kind} for {size} parameters and {length} tokens: {found['metric']} "
         f"{_number(found['loss'])}, 95 % from {_number(found['low'])} to {_number(found['high'])}; "
-        f"extrapolates {format_number(found['extrapolation'], 3)} times beyond the largest run."
+        f"it {how_far(found['extrapolation'])}."
     )
     for row in found["scores"]:
         ends = f"95 % from {_number(row['low'])} to {_number(row['high'])}"

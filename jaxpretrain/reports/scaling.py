@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.config.serialize import Document
+from jaxpretrain.diagnosis.predicted import how_far
 from jaxpretrain.display.wording import format_count, format_number
 from jaxpretrain.reports.curves import Chart, Json, Section
 from jaxpretrain.reports.parts import table
@@ -40,8 +41,8 @@ def _top(document: Document) -> str:
         lines.append(
             f"The {kind} for {format_count(found['parameters'])} parameters and "
             f"{format_count(found['tokens'])} tokens is {_number(found['loss'])}, 95 % from "
-            f"{_number(found['low'])} to {_number(found['high'])}. It extrapolates "
-            f"{format_number(found['extrapolation'], 3)} times beyond the largest run."
+            f"{_number(found['low'])} to {_number(found['high'])}. It "
+            f"{how_far(found['extrapolation'])}."
         )
     lines += [f"Warning: {line}." for line in document["warnings"]]
     kind = "warning" if document["warnings"] else "good"

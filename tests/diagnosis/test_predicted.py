@@ -1,7 +1,7 @@
 import pytest
 
 from jaxpretrain.config.errors import InputError
-from jaxpretrain.diagnosis.predicted import FILE, final_value, read_prediction
+from jaxpretrain.diagnosis.predicted import FILE, final_value, how_far, read_prediction
 
 
 def test_the_end_of_a_metric_is_a_value_after_all_steps(history):
@@ -19,3 +19,8 @@ def test_a_damaged_prediction_is_named(tmp_path):
     (tmp_path / FILE).write_text('{"metric": "train/loss", "loss": "low"}')
     with pytest.raises(InputError, match=FILE):
         read_prediction(tmp_path)
+
+
+def test_a_prediction_inside_of_the_points_goes_beyond_none():
+    assert how_far(30.0) == "extrapolates 30.0 times beyond the largest run"
+    assert "0.50 times those of the largest run" in how_far(0.5)

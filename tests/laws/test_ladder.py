@@ -17,10 +17,18 @@ def test_the_runs_of_a_ladder_are_those_of_the_config():
 
 
 def test_each_size_runs_at_each_budget():
-    ladder = make_ladder("olmo_ladder", ["20m", "60m"], budgets=[1e16, 4e16], shared=[ROOT])
+    ladder = make_ladder("olmo_ladder", ["20m", "60m"], budgets=[1e17, 4e17], shared=[ROOT])
     sizes = [size_of(resolve(ladder.experiment(run))) for run in ladder.runs()]
     flops = [FLOPS * size.parameters * size.tokens for size in sizes]
-    assert flops == pytest.approx([1e16, 4e16] * 2, rel=0.01)
+    assert flops == pytest.approx([1e17, 4e17] * 2, rel=0.01)
+
+
+def test_a_run_that_ends_in_its_warm_up_is_no_rung():
+    with pytest.raises(InputError, match=r"60m-0\.00002x: ends in its warm-up, after \d+ steps"):
+        make_ladder("olmo_ladder", ["60m", "20m"], multiples=[2e-5], shared=[ROOT])
+    warmup = ("optim.schedule.warmup", "0 steps")
+    ladder = make_ladder("olmo_ladder", ["60m", "20m"], multiples=[0.02], shared=[ROOT, warmup])
+    assert [arm.name for arm in ladder.arms] == ["60m-0.02x", "20m-0.02x"]
 
 
 def test_the_other_rule_changes_batch_and_learning_rate():

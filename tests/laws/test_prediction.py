@@ -73,7 +73,7 @@ def test_a_target_is_a_config_or_two_numbers(tmp_path):
     target = parse_target(str(write_config(tmp_path)), (("train.duration", "9 steps"),))
     assert target.tokens == 9 * 8 * 16
     assert parse_target("n=1e9,d=2e10") == PredictionTarget("n=1e9,d=2e10", 1e9, 2e10)
-    for text in ("n=1e9,d=many", "n=-1,d=1e9"):
+    for text in ("n=1e9,d=many", "n=-1,d=1e9", "n=13B,d=5T", "n=1e9", "d=5e12,n=13e9", "n=1,c=9"):
         with pytest.raises(InputError, match="write a config, or"):
             parse_target(text)
     with pytest.raises(InputError, match="--config.seed: .* is no config to change"):

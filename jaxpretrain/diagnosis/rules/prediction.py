@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from jaxpretrain.diagnosis.findings import Finding
 from jaxpretrain.diagnosis.history import History
 from jaxpretrain.diagnosis.intent import TrainingPlan
-from jaxpretrain.diagnosis.predicted import about_another, final_value, is_late
+from jaxpretrain.diagnosis.predicted import about_another, final_value, how_far, is_late
 from jaxpretrain.display.wording import EVAL_DIGITS, format_number
 from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
 
@@ -54,8 +54,7 @@ def _score(
         step,
         step,
         f"{kind} was {value} for {one.metric}, and {came} came: an error of {error:+.2%}, {where} "
-        f"its interval from {low} to {high}. It went {format_number(said.extrapolation, 3)} times "
-        "beyond the largest run that it was made from.",
+        f"its interval from {low} to {high}. It {how_far(said.extrapolation)} of its points.",
         "Nothing to do."
         if is_inside
         else "Look for what this run has and the smaller ones had not, before the law is trusted "
