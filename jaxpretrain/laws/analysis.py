@@ -222,6 +222,12 @@ def _influence(points: Points, fit: Fit) -> Document | None:
 def _doubts(found: Analysis) -> list[str]:
     """Returns warnings that follow from the points themselves."""
     lines, points = [], found.points
+    _, first = np.unique(points.logs, axis=1, return_index=True)
+    if again := [name for place, name in enumerate(points.names) if place not in first]:
+        lines.append(
+            f"{len(again)} points have the numbers of others, such as {again[0]}, and count twice; "
+            "leave them out unless they are different runs"
+        )
     if found.huber is not None and (apart := _short_runs(points, found.huber)) is not None:
         lines.append(
             f"the {SHORT_PART:.0%} of the runs with the fewest tokens a parameter lie {apart:.2%} "

@@ -30,6 +30,8 @@ from jaxpretrain.laws.told import tell
 from jaxpretrain.sweeps.arms import Override
 from jaxpretrain.sweeps.console import run_arms
 
+FEW_RESAMPLINGS = 100
+"""The number of resamplings below which the ends of intervals are rough."""
 PAGE = "scaling.html"
 """The page about the law of runs, in the first of the folders that were named."""
 
@@ -103,6 +105,8 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
     with activity("fitting"):
         found = analyse(points, flags.bootstraps, are_optima=flags.optima)
         document = describe(found, budgets)
+    if flags.bootstraps < FEW_RESAMPLINGS:
+        document["warnings"].append(f"--bootstraps={flags.bootstraps}: intervals are rough")
     if flags.folders:
         document["scored"], unscored = scores_in(flags.folders)
         document["warnings"] += unscored

@@ -73,14 +73,19 @@ def fit_tasks(points: Points, counts: np.ndarray) -> dict[str, TaskLaw]:
       counts: how often each of them counts in each resampling.
 
     Raises:
-      InputError: a value of a task is not known at all points, or there are too few.
+      InputError: a point has no bits per byte or no accuracy of a task, or there are too few.
     """
     laws = {}
     for name, (bits, shares) in points.tasks.items():
         if len(points) < LEAST:
             raise InputError(f"task {name}: {len(points)} points; two steps take {LEAST} or more")
-        if not (np.isfinite(shares).all() and np.isfinite(bits).all() and (bits > 0).all()):
-            raise InputError(f"task {name}: not all points have bits per byte and an accuracy")
+        known = np.isfinite(bits) & (bits > 0) & (shares >= 0) & (shares <= 1)
+        if not known.all():
+            place = int(known.argmin())
+            raise InputError(
+                f"task {name}: {points.names[place]} has {bits[place]:g} bits per byte and an "
+                f"accuracy of {shares[place]:g}; bits are above 0, accuracies from 0 to 1"
+            )
         fit = fit_huber(replace(points, losses=bits, metric=f"bits per byte of {name}"), counts)
         first = _fit_sigmoid(bits, shares, np.ones(len(points)), None)
         again = [_fit_sigmoid(bits, shares, row, first) for row in counts]

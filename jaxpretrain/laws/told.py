@@ -6,7 +6,7 @@ from jaxpretrain.config.serialize import Document
 from jaxpretrain.diagnosis.predicted import how_far
 from jaxpretrain.display.wording import format_count, format_number, format_table
 from jaxpretrain.laws.law import NAMES
-from jaxpretrain.reports.scaling import optimal_rows
+from jaxpretrain.reports.scaling import law_rows, optimal_rows
 
 _DIGITS = 5
 
@@ -15,9 +15,13 @@ def tell(document: Document) -> Iterator[str]:
     """Yields the lines about fits, optimal sizes, doubts and the prediction."""
     number = document["num_points"]
     yield f"{number} points of {document['metric']}, hash {document['hash'][:12]}"
-    if laws := [fit for fit in document["fits"] if fit["A"] is not None]:
+    if laws := law_rows(document):
         yield ""
-        rows = [row for fit in laws for row in (_coefficients(fit), ("  95 %", *_ends(fit), ""))]
+        rows = [
+            row
+            for name, fit in laws
+            for row in (_coefficients(name, fit), ("  95 %", *_ends(fit), ""))
+        ]
         yield from format_table([("fit", *NAMES, "objective"), *rows])
     yield ""
     head = ("best sizes", "N grows as C to the", "95 % interval", "D as C to the")
@@ -50,8 +54,8 @@ def tell(document: Document) -> Iterator[str]:
 _OPTIMAL = ("FLOPs", "parameters", "tokens", "tokens a parameter", "loss", "95 % interval")
 
 
-def _coefficients(fit: Document) -> tuple[str, ...]:
-    return (fit["method"], *(_number(fit[name]) for name in NAMES), f"{fit['objective']:.6g}")
+def _coefficients(name: str, fit: Document) -> tuple[str, ...]:
+    return (name, *(_number(fit[name]) for name in NAMES), f"{fit['objective']:.6g}")
 
 
 def _ends(fit: Document) -> Iterator[str]:

@@ -53,15 +53,23 @@ def _top(document: Document) -> str:
 def _fits(document: Document) -> str:
     head = ["fit", *NAMES, "exponent of N in C", "objective", "points"]
     rows = []
-    for fit in document["fits"]:
+    isoflops = [("isoflop", fit) for fit in document["fits"] if fit["method"] == "isoflop"]
+    for method, fit in [*law_rows(document), *isoflops]:
         cells = [_with_ends(fit, name) for name in (*NAMES, "n_exponent")]
-        rows.append([fit["method"], *cells, f"{fit['objective']:.6g}", str(fit["num_points"])])
+        rows.append([method, *cells, f"{fit['objective']:.6g}", str(fit["num_points"])])
     note = (
         "<p class='soft'>The loss is E + A / N^alpha + B / D^beta, with N parameters without the "
         "embedding, D tokens and C = 6 N D. Brackets hold 95 % of the resamplings of the points. "
         f"The loss is {escape(document['metric'])}.</p>"
     )
     return table(head, rows) + note
+
+
+def law_rows(document: Document) -> list[tuple[str, Document]]:
+    """Returns the laws of the loss by their methods, and those of the bits per byte of tasks."""
+    laws = [(fit["method"], fit) for fit in document["fits"] if fit["A"] is not None]
+    tasks = [(f"bits of {name}", law["bits_per_byte"]) for name, law in document["tasks"].items()]
+    return laws + tasks
 
 
 def _with_ends(fit: Document, name: str) -> str:

@@ -79,3 +79,10 @@ def test_optima_have_a_power_law_and_no_law():
     document = describe(analyse(made(), 5, are_optima=True))
     assert [fit["method"] for fit in document["fits"]] == ["isoflop"]
     assert document["optimal"] == []
+
+
+def test_points_that_count_twice_are_said():
+    points = made(0.001)[np.array([*range(16), 5, 2])]
+    lines = [x for x in describe(analyse(points, 2))["warnings"] if "count twice" in x]
+    assert len(lines) == 1
+    assert lines[0].startswith("2 points have the numbers of others, such as run 5,")

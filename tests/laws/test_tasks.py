@@ -47,8 +47,9 @@ def test_published_tasks_at_13b_are_predicted_about_as_published():
         assert found["accuracy"] == pytest.approx(measured[name], rel=0.04)
 
 
-def test_values_that_are_missing_are_named():
+@pytest.mark.parametrize("share", [np.nan, 50.0, -0.1])
+def test_a_point_without_an_accuracy_is_named(share):
     points = made()
-    gap = np.where(np.arange(16) == 3, np.nan, 0.5)
-    with pytest.raises(InputError, match="task made: not all points"):
-        fit_tasks(replace(points, tasks={"made": (points.losses, gap)}), np.ones((1, 16)))
+    shares = np.where(np.arange(16) == 3, share, 0.5)
+    with pytest.raises(InputError, match=f"task made: run 3 has .* an accuracy of {share:g}; bits"):
+        fit_tasks(replace(points, tasks={"made": (points.losses, shares)}), np.ones((1, 16)))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from jaxpretrain.laws.analysis import analyse, describe
 from jaxpretrain.laws.prediction import PredictionTarget, predict
 from jaxpretrain.laws.told import tell
@@ -5,7 +7,9 @@ from tests.laws.published import made
 
 
 def test_all_that_is_known_is_told():
-    found = analyse(made(0.001), 5)
+    points = made(0.001)
+    points = replace(points, tasks={"arc/acc": (points.losses / 4, 1 / points.losses)})
+    found = analyse(points, 5)
     document = describe(found, [1e20])
     document["prediction"] = predict(
         found, PredictionTarget("x", 1e10, 1e12), last=1, hindcast=True
@@ -13,6 +17,8 @@ def test_all_that_is_known_is_told():
     text = "\n".join(tell(document))
     assert "16 points of loss" in text
     assert "variable_projection" in text
+    assert "\nbits of arc/acc" in text
+    assert "  eval/arc/bpb 0.5" in text
     assert "1e+20" in text
     assert "Hindcast for 10B parameters and 1T tokens: loss 2.1" in text
     assert "extrapolates 100 times beyond the largest run" in text
