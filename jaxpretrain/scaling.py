@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
 def _require_sensible(flags: Namespace, items: list[str]) -> None:
     """Raises InputError where flags, given as `items`, say nothing, or do not fit together."""
-    if empty := [item for item in items if item.startswith("--") and item.endswith("=")]:
+    if empty := [x for x in items if x.startswith("--") and x.partition("=")[1:] == ("=", "")]:
         raise InputError(f"{empty[0]} has no value")
     for name in ("bootstraps", "last"):
         if getattr(flags, name) < 1:

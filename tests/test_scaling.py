@@ -120,6 +120,14 @@ def test_a_ladder_is_trained_fitted_and_its_prediction_scored(
         ([f"--points={LADDER}", COLUMNS + "_"], "Did you mean 'ce5_c4_en'"),
         ([f"--points={LADDER}", COLUMNS, "--workdir=x"], "--predict=CONFIG is about"),
         ([f"--points={LADDER}", COLUMNS, "--predict=a", "--workdir=x"], "--metric=NAME"),
+        (
+            [f"--points={LADDER}", COLUMNS, "--predict=a", "--workdir=x", "--metric=b"],
+            "--metric=b: ",
+        ),
+        (
+            [f"--points={LADDER}", COLUMNS, "--where=length!=", "--drop_highest=99"],
+            "--drop_highest=99: it is 0 to 31",
+        ),
         ([f"--points={LADDER}", COLUMNS, "--tasks=a=b"], "write NAME=BITS_PER_BYTE"),
         ([f"--points={LADDER}", COLUMNS, "--hindcast"], "--hindcast: give --predict"),
         ([f"--points={LADDER}", COLUMNS, "--rule=step_law"], "--rule goes with --sizes"),

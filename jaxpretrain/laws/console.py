@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from jaxpretrain.config.errors import InputError
 from jaxpretrain.config.serialize import Document
+from jaxpretrain.diagnosis.metric_names import lower_is_better
 from jaxpretrain.display.progress import activity
 from jaxpretrain.laws.analysis import analyse, describe
 from jaxpretrain.laws.ladder import make_ladder, parse_numbers
@@ -92,10 +93,10 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
         raise InputError(
             "--metric and --last: say with --points how the run of --workdir is scored"
         )
-    if flags.workdir and flags.points and not flags.metric:
+    if flags.workdir and flags.points and not _is_loss(flags.metric or ""):
         raise InputError(
-            "--metric=NAME: name the metric of the run that the points are about, such as "
-            "eval/validation/loss; the prediction is scored by it"
+            f"--metric={flags.metric or 'NAME'}: name the loss of the run that the points are "
+            "about, such as eval/validation/loss; the prediction is scored by it"
         )
     if flags.predict and flags.workdir:
         hindcast = require_place(flags.workdir, hindcast=flags.hindcast)
@@ -120,6 +121,10 @@ def run_scaling(flags: Namespace, overrides: Sequence[Override]) -> Document:
 
         write_scaling(document, output)
     return document
+
+
+def _is_loss(metric: str) -> bool:
+    return metric.startswith(("eval/", "train/")) and lower_is_better(metric)
 
 
 def read_points(flags: Namespace) -> Points:

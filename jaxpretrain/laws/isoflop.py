@@ -105,10 +105,14 @@ def join_optima(points: Points, resamplings: int, seed: int = 0) -> Isoflop:
     """Returns the power law through points that are the best of their budgets already.
 
     Raises:
-      InputError: there are fewer than three.
+      InputError: there are fewer than three, or all are of one budget.
     """
     if len(points) < 3:
         raise InputError(f"--optima: {len(points)} points; a power law takes 3 or more")
+    if len(np.unique(same(np.log(points.flops)))) == 1:
+        raise InputError(
+            f"--optima: all points have {points.flops[0]:.3g} FLOPs; take more budgets"
+        )
     random, again = np.random.default_rng(seed), []
     for _ in range(resamplings):
         rows = random.integers(len(points), size=len(points))

@@ -206,11 +206,13 @@ def matching(rows: Sequence[Row], conditions: Iterable[str]) -> np.ndarray:
         condition = parse_condition(text)
         column = require_column(condition.column, rows, f"--where={text}")
         if condition.sign in ("=", "!="):
-            names = dict.fromkeys(f"{comparable(row.get(column))}" for row in rows)
-            for value in map(str, condition.wanted):
-                if value and value not in names:
-                    hint = nearest(value, names) or f" There are {', '.join([*names][:8])}."
-                    raise InputError(f"--where={text}: no row has the {column} {value}.{hint}")
+            known = dict.fromkeys(comparable(row.get(column)) for row in rows)
+            if unknown := [x for x in condition.wanted if x != "" and x not in known]:
+                value, *names = (
+                    f"{x:g}" if isinstance(x, float) else x for x in (unknown[0], *known)
+                )
+                hint = nearest(value, names) or f" There are {', '.join(names[:8])}."
+                raise InputError(f"--where={text}: no row has the {column} {value}.{hint}")
         holds &= np.array([condition.holds(row.get(column)) for row in rows])
     if not holds.any():
         raise InputError("--where: no row passes all tests")

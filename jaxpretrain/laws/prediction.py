@@ -117,9 +117,14 @@ def require_place(workdir: Path, *, hindcast: bool) -> bool:
     """Checks that a prediction may be written into a folder; returns true where it is a hindcast.
 
     Raises:
-      InputError: the run has begun and no hindcast was asked for, or a prediction from before it
-        began is there.
+      InputError: the run has begun and no hindcast was asked for, a prediction from before it
+        began is there, or the folder holds other runs.
     """
+    if inside := next(workdir.glob("*/**/metrics.jsonl"), None):
+        raise InputError(
+            f"--workdir={workdir}: holds the run {inside.parent}; name the folder of the run that "
+            "is predicted"
+        )
     begun = (workdir / "metrics.jsonl").exists() or (workdir / "experiment.json").exists()
     if begun and not hindcast:
         raise InputError(

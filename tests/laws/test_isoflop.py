@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -82,6 +83,9 @@ def test_optima_are_joined_as_they_are():
     assert join_optima(points, 20).exponent == pytest.approx(LAW.exponents["parameters"])
     with pytest.raises(InputError, match="3 or more"):
         join_optima(points[np.arange(2)], 1)
+    one = replace(points, tokens=1e19 / points.parameters)
+    with pytest.raises(InputError, match="all points have 6e\\+19 FLOPs; take more budgets"):
+        join_optima(one, 1)
 
 
 def test_the_loss_over_compute_is_that_of_the_law():

@@ -93,5 +93,7 @@ def test_nothing_is_predicted_about_a_run_that_has_begun(tmp_path, prediction):
         require_place(folder, hindcast=False)
     with pytest.raises(InputError, match="stays as it is"):
         require_place(folder, hindcast=True)
+    with pytest.raises(InputError, match="holds the run .*large; name the folder of the run"):
+        require_place(tmp_path, hindcast=False)
     write_prediction(folder, prediction | {"hindcast": True})
     assert require_place(folder, hindcast=True)
