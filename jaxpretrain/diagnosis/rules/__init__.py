@@ -74,6 +74,7 @@ RULES: tuple[Rule, ...] = (
     Rule("slow_host", speed.slow_host),
     Rule("resume_discontinuity", sessions.discontinuity, end_is_news="never"),
     Rule("prediction_scored", prediction.scored, end_is_news="never", is_replayed=False),
+    Rule("prediction_of_another_size", prediction.another_size, is_replayed=False),
 )
 """All rules, in the order of the documentation."""
 

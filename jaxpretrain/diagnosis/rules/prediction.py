@@ -11,33 +11,40 @@ from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
 
 
 def scored(history: History, plan: TrainingPlan) -> Iterator[Finding]:
-    """Compares the end of a run with `prediction.json`, metric by metric.
-
-    A run of another size is told from its first step on, so that it can be stopped, and not scored.
-    """
+    """Compares the end of a run with `prediction.json`, metric by metric."""
     said = plan.prediction
-    if said is None or history.step < 1:
-        return
-    parameters, tokens = (history.last(f"run/{name}") for name in ("parameters", "tokens"))
-    if other := about_another(said, parameters, tokens):
-        yield Finding(
-            "prediction_scored",
-            1,
-            history.step,
-            f"There is no score: {other}.",
-            "Train the run that was predicted in a new folder, or predict this one in a folder of "
-            "its own and train it there.",
-            {"parameters": parameters or 0.0, "tokens": tokens or 0.0},
-            signal=said.metric,
-        )
-        return
-    if history.step < plan.total_steps:
+    if said is None or history.step < plan.total_steps or about_another(said, *_size(history)):
         return
     loss = PredictedScore(said.metric, said.loss, said.low, said.high)
     for one in (loss, *said.scores):
         measured = final_value(history, one.metric, plan.total_steps, said.last)
         if measured:
             yield _score(one, measured, said, is_late(said, history), plan.total_steps)
+
+
+def another_size(history: History, plan: TrainingPlan) -> Iterator[Finding]:
+    """Tells from the first step on that a run is not the predicted one, while it can be stopped.
+
+    Runs of older versions do not say what size they have.
+    """
+    said, size = plan.prediction, _size(history)
+    if said is None or history.step < 1 or not (other := about_another(said, *size)):
+        return
+    evidence = {n: x for n, x in zip(("parameters", "tokens"), size, strict=True) if x is not None}
+    yield Finding(
+        "prediction_of_another_size",
+        1,
+        history.step,
+        f"There will be no score: {other}.",
+        "Train the run that was predicted in a new folder, or predict this one in a folder of its "
+        "own and train it there.",
+        evidence,
+        signal=said.metric,
+    )
+
+
+def _size(history: History) -> tuple[float | None, float | None]:
+    return history.last("run/parameters"), history.last("run/tokens")
 
 
 def _score(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.diagnosis.intent import TrainingPlan
-from jaxpretrain.diagnosis.rules.prediction import scored
+from jaxpretrain.diagnosis.rules.prediction import another_size, scored
 from jaxpretrain.storage.run_documents import PredictedScore, PredictionFile
 
 SAID = PredictionFile("eval/a/loss", 2.9, 2.8, 3.1, "1970-01-01T00:00:00+00:00", "hash", 30.0)
@@ -39,22 +39,27 @@ def test_what_was_said_after_the_start_is_a_hindcast(run, said):
     assert finding.reading.startswith("A hindcast, made after the run began,")
 
 
-@pytest.mark.parametrize("step", [50, 100])
+@pytest.mark.parametrize("step", [1, 100])
 def test_a_run_of_another_size_has_no_score_and_is_told_from_the_start(history, step):
-    sizes = {"run/parameters": [5e6, 7e6], "run/tokens": [1e8, 2e8]}
-    run = history([50, 100], {"eval/a/loss": [4.0, 3.0], **sizes}).until(step)
-    said = replace(SAID, parameters=7.1e6, tokens=2e8)
-    found = [*scored(run, replace(PLAN, prediction=said))]
-    assert len(found) == 1
+    sizes = {"run/parameters": [5e6, 5e6], "run/tokens": [1e8, 1e8]}
+    run = history([1, 100], {"eval/a/loss": [4.0, 3.0], **sizes}).until(step)
+    plan = replace(PLAN, prediction=replace(SAID, parameters=5.1e6, tokens=2e8))
+    (finding,) = another_size(run, plan)
     words = (
-        "is about 7.1M parameters and 200M tokens, and the run has 5M parameters and 100M tokens"
+        "is about 5.1M parameters and 200M tokens, and the run has 5M parameters and 100M tokens"
     )
-    assert (words in found[0].reading) == (step == 50)
-    assert found[0].severity == ("warning" if step == 50 else "info")
-    # Older runs do not say what size they have.
-    old = history([50, 100], {"eval/a/loss": [4.0, 3.0]})
-    (score,) = scored(old, replace(PLAN, prediction=said))
-    assert "error" in score.evidence
+    assert words in finding.reading
+    assert finding.severity == "warning"
+    assert [*scored(run, plan)] == []
+
+
+def test_a_run_of_the_predicted_size_is_scored(history):
+    sizes = {"run/parameters": [5e6, 5e6], "run/tokens": [1e8, 1e8]}
+    plan = replace(PLAN, prediction=replace(SAID, parameters=5.1e6, tokens=1e8))
+    for known in (sizes, {}):  # older runs do not say what size they have
+        run = history([1, 100], {"eval/a/loss": [4.0, 3.0], **known})
+        assert [*another_size(run, plan)] == []
+        assert len([*scored(run, plan)]) == 1
 
 
 def test_nothing_is_scored_before_the_end_or_without_a_prediction(run):
