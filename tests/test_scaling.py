@@ -8,7 +8,7 @@ from jaxpretrain.main import main as train
 from jaxpretrain.report import main as report
 from jaxpretrain.scaling import main
 from tests.laws.published import DATA, SHARED, needs_shared
-from tests.sweeps.tiny import HereLauncher, write_config
+from tests.sweeps.tiny import Ended, HereLauncher, write_config
 
 LADDER = DATA / "olmo_ladder.csv"
 COLUMNS = "--columns=n=N_non_embedding,d=D_tokens,loss=ce5_c4_en"
@@ -74,6 +74,27 @@ def test_a_ladder_is_planned_as_a_whole(run_command, config):
     assert code == 0
     assert [arm["name"] for arm in json.loads(output)["arms"]] == ["8-1x", "8-2x", "16-1x", "16-2x"]
     assert "in all" in error
+
+
+def test_the_same_command_goes_on_with_a_ladder_that_may_grow(
+    run_command, config, monkeypatch, tmp_path
+):
+    started = []
+
+    class Failing(HereLauncher):
+        def start(self, command, log):
+            started.append(log.stem)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            return Ended(1)
+
+    monkeypatch.setattr("jaxpretrain.sweeps.console.LocalLauncher", lambda *_: Failing())
+    flags = (f"--config={config}", f"--workdir={tmp_path / 'ladder'}", "--multiples=1,2")
+    assert run_command(main, *flags, "--sizes=8,16")[0] == 1
+    assert len(started) == 4
+    code, output, _ = run_command(main, *flags, "--sizes=8,16,24")
+    assert code == 1
+    assert "6 runs: 6 arms x 1 seed" in output
+    assert len(started) == 6  # what has failed waits for --retry_failed
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def run_ladder(
         rule=flags.rule,
         shared=overrides,
     )
-    flags = Namespace(**vars(flags), unequal=True, equal=None)
+    flags = Namespace(**vars(flags), unequal=True, equal=None, control=None)
     return run_arms(ladder, flags, environment, gpus, compares=False)
 
 
