@@ -209,7 +209,7 @@ def matching(rows: Sequence[Row], conditions: Iterable[str]) -> np.ndarray:
             known = dict.fromkeys(comparable(row.get(column)) for row in rows)
             if unknown := [x for x in condition.wanted if x != "" and x not in known]:
                 value, *names = (
-                    f"{x:g}" if isinstance(x, float) else x for x in (unknown[0], *known)
+                    f"{x:g}" if isinstance(x, float) else str(x) for x in (unknown[0], *known)
                 )
                 hint = nearest(value, names) or f" There are {', '.join(names[:8])}."
                 raise InputError(f"--where={text}: no row has the {column} {value}.{hint}")
@@ -241,7 +241,7 @@ def points_of(
     parameters = values["n"]
     with np.errstate(all="ignore"):  # such numbers are named below
         tokens = values["d"] if "d" in values else values["c"] / (FLOPS * parameters)
-    known = ~np.isnan(np.stack([values[name] for name in values if name != "loss"])).any(axis=0)
+    known = ~np.isnan(parameters) & ~np.isnan(values["d" if "d" in values else "c"])
     if not known.any():
         raise InputError(f"no row has a size and a length: {', '.join(columns.values())}")
     missing = len(known) - int(known.sum())

@@ -44,7 +44,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     Raises:
       InputError: a folder does not exist, or holds no run.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for folder in folders:
         below = sorted(file.parent for file in folder.rglob("metrics.jsonl"))
         if not below:
