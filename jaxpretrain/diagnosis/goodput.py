@@ -99,9 +99,7 @@ def goodput(sessions: Sequence[Session]) -> Goodput | None:
         return None
     spent: dict[str, float] = {cause: 0.0 for cause in CAUSES}
     after: Session | None = None
-    kept = (
-        math.inf
-    )  # seconds of steps, in all sessions until then, behind which no later start went
+    kept = math.inf  # seconds of steps of all sessions, behind which no later start went back
     for session in reversed(sessions):
         own = {k: x - session.clock.get(k, 0.0) for k, x in session.seconds.items()}
         lost = min(max(_steps(session.seconds) - kept, 0.0), _steps(own))

@@ -70,7 +70,10 @@ def killed_in_removal(case: Case) -> None:
 
 def killed_at_random(case: Case) -> None:
     victim, seconds = case.anyone(), case.draw.uniform(0.0, case.usual_seconds)
-    gang = case.start(only(victim, points.kill_soon(seconds)))
+    # It may die before the others have met it, and they wait as long as they are told to.
+    waits = [f"--start_timeout={max(60.0, 2 * case.usual_seconds):.0f}"]
+    flags = waits if case.num_processes > 1 else []
+    gang = case.start(only(victim, points.kill_soon(seconds)), *flags)
     others = ANY_FAILURE | {0}
     expected = (FROM_KILL | {0} if i == victim else others for i in range(case.num_processes))
     case.check_codes(gang, *expected)
