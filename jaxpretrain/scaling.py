@@ -46,7 +46,7 @@ _FLAGS = {
         *("drop_highest", "metric", "bootstraps", "output"),
     ),
 }
-"""What the command is about -> the flags that say something about it."""
+"""Each use of the command, by what it is given -> the names of the flags that the use reads."""
 
 
 def main(argv: list[str]) -> int:

@@ -16,16 +16,6 @@ from jaxpretrain.models.scaling import FactorsOf
 Params = dict[str, Any]
 """A nested dict of arrays; leaf names (kernel, scale, bias, embedding) say what they are."""
 
-
-def count_computing(params: Params) -> int:
-    """Returns the number of parameters without those of the embedding, which take no arithmetic.
-
-    Shapes alone will do for the arrays.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return sum(math.prod(x.shape) for path, x in leaves if path[-1].key != "embedding")
-
-
 Batch = Mapping[str, jax.Array]
 """Arrays by name; the first axis is the batch. Optional are `weight` [B], the weights of examples
 (0 for padding), `row` [B], their numbers in the whole batch or in an evaluation set, and `mask`
@@ -251,3 +241,12 @@ class ImageModel(Model, Protocol):
         Patches go row by row. Masks are those of `loss`.
         """
         ...
+
+
+def count_computing(params: Params) -> int:
+    """Returns the number of parameters without those of the embedding, which take no arithmetic.
+
+    Shapes alone will do for the arrays.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return sum(math.prod(x.shape) for path, x in leaves if path[-1].key != "embedding")
